@@ -1,0 +1,104 @@
+"""Every exception that the library raises on purpose.
+
+All derive from :class:`QuboCompressError`, so one ``except`` clause catches the library's own
+refusals and lets programming errors through. Each message says what was given, what is allowed and
+what to do about it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class QuboCompressError(Exception):
+    """Base class of all errors raised by ``qubo_compress``."""
+
+
+class InvalidProblem(QuboCompressError, ValueError):
+    """The arrays given do not describe a choice problem."""
+
+
+class InvalidAssignment(QuboCompressError, ValueError):
+    """An assignment does not pick one existing choice per group."""
+
+
+class InvalidBudget(QuboCompressError, ValueError):
+    """A budget is contradictory, incomplete or out of range."""
+
+
+class InfeasibleBudget(QuboCompressError, ValueError):
+    """Proven: no assignment fits the budget.
+
+    Attributes:
+        smallest: the smallest reachable value of the budget named, where that is known.
+    """
+
+    def __init__(self, message: str, smallest: int | None = None) -> None:
+        super().__init__(message)
+        self.smallest = smallest
+
+
+class NoFeasibleFound(QuboCompressError):
+    """A solver found no assignment within the budget, but that none exists is not proven."""
+
+
+class InvalidSolverOption(QuboCompressError, ValueError):
+    """A solver was given an option that it does not know or a value out of range."""
+
+
+class MissingDependency(QuboCompressError, ImportError):
+    """An optional package is needed; the message says which ``pip install`` brings it."""
+
+
+class UnknownName(QuboCompressError, ValueError):
+    """A name is not registered; the message says the nearest one."""
+
+
+class InvalidBatches(QuboCompressError, ValueError):
+    """The calibration batches cannot be used."""
+
+
+class InvalidModel(QuboCompressError, ValueError):
+    """The model cannot be compressed as it stands, for example because a weight is not finite."""
+
+
+class ForwardFailed(QuboCompressError, RuntimeError):
+    """The model's own ``forward`` raised while it was being measured; the model is left unchanged."""
+
+
+class InvalidMenu(QuboCompressError, ValueError):
+    """A menu, an operator or a grouping rule is contradictory or out of range."""
+
+
+class NonFiniteLoss(QuboCompressError, ValueError):
+    """A loss came out as NaN or infinity where a number is needed."""
+
+
+class CacheMismatch(QuboCompressError, ValueError):
+    """A cache on disk was written for other weights, other data or other settings."""
+
+
+class StorageError(QuboCompressError, OSError):
+    """A file could not be written, for example because the disk is full; nothing was replaced."""
+
+
+class WrongModel(QuboCompressError, ValueError):
+    """A plan or an artifact belongs to another architecture or to other weights."""
+
+
+class CorruptArtifact(QuboCompressError, ValueError):
+    """A file is truncated, altered or not an artifact of this library."""
+
+
+def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownName:
+    """Build the error for a name that is not registered, with the nearest known one.
+
+    Example:
+        >>> str(unknown_name("solver", "anealer", ["annealer", "exact"]))
+        "unknown solver 'anealer'; did you mean 'annealer'? Known: annealer, exact"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return UnknownName(f"unknown {kind} {given!r}{hint} Known: {', '.join(names)}")

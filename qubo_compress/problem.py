@@ -1,0 +1,384 @@
+"""The choice problem: pick one choice per group at the least energy within the budgets.
+
+This is the mathematical core of the library. It is numpy and scipy only: it knows nothing of
+networks, and nothing of annealers.
+
+The energy of an assignment that selects the choices S (one per group) is
+
+    energy(S) = constant + sum_{v in S} linear[v] + 1/2 sum_{v, w in S, different groups} Q[v, w]
+
+with Q = factor @ factor.T or Q = pairs. With a factor Q is never formed:
+
+    energy(S) = constant + sum_{v in S} (linear[v] - 1/2 |factor[v]|^2) + 1/2 |sum_{v in S} factor[v]|^2
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from qubo_compress.errors import CorruptArtifact, InvalidAssignment, InvalidProblem
+from qubo_compress.files import write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+FactorArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class ChoiceProblem:
+    """One choice per group, pairwise energies, linear budgets.
+
+    Args:
+        linear: (V,) energy of each choice on its own, in units of the loss.
+        group_offsets: (G + 1,) first choice of each group, ending with V; groups are contiguous.
+        costs: (B, V) non-negative integer cost of each choice under each budget.
+        limits: (B,) largest allowed total of each budget.
+        fixed_costs: (B,) cost that no choice changes; zero when left out.
+        factor: (V, r) rows whose inner products are the pair energies, or None.
+        pairs: (V, V) scipy sparse symmetric pair energies, both triangles stored, empty within
+            groups, or None. At most one of ``factor`` and ``pairs``.
+        group_names: G names; ``group0`` ... when left out.
+        choice_names: V names, unique within each group; ``choice0`` ... when left out.
+        budget_names: B names; ``budget0`` ... when left out.
+        constant: added to every energy.
+
+    Raises:
+        InvalidProblem: when shapes disagree, values are not finite, costs are negative, or ``pairs``
+            is not symmetric or couples choices of one group.
+
+    Example:
+        >>> problem = ChoiceProblem(
+        ...     linear=[0.0, 1.0, 0.0, 2.0], group_offsets=[0, 2, 4],
+        ...     costs=[[8, 2, 8, 2]], limits=[10], factor=[[0.0], [1.0], [0.0], [-1.0]])
+        >>> problem.energy([1, 1]), problem.is_feasible([1, 1])
+        (2.0, True)
+        >>> problem.deltas([1, 1], 0).tolist()
+        [0.0, 0.0]
+    """
+
+    linear: FloatArray
+    group_offsets: IntArray
+    costs: IntArray
+    limits: IntArray
+    fixed_costs: IntArray = None  # type: ignore[assignment]
+    factor: FactorArray | None = None
+    pairs: sparse.csr_array | None = None
+    group_names: tuple[str, ...] = None  # type: ignore[assignment]
+    choice_names: tuple[str, ...] = None  # type: ignore[assignment]
+    budget_names: tuple[str, ...] = None  # type: ignore[assignment]
+    constant: float = 0.0
+    diagonal: FloatArray = field(init=False, repr=False)
+    """(V,) ``linear - 1/2 |factor|^2``: what a choice adds beside the squared norm of the sum."""
+
+    def __post_init__(self) -> None:
+        linear = _vector("linear", self.linear, np.float64)
+        offsets = _vector("group_offsets", self.group_offsets, np.int64)
+        _check_offsets(offsets, linear.size)
+        costs, limits, fixed = _check_budgets(self.costs, self.limits, self.fixed_costs, linear.size)
+        if self.factor is not None and self.pairs is not None:
+            raise InvalidProblem("both factor and pairs were given; give one of them or neither")
+        if not np.isfinite(linear).all():
+            raise InvalidProblem(f"linear[{int(np.flatnonzero(~np.isfinite(linear))[0])}] is not finite")
+        if not np.isfinite(self.constant):
+            raise InvalidProblem(f"constant is {self.constant}; it must be finite")
+        factor = None if self.factor is None else _check_factor(self.factor, linear.size)
+        pairs = None if self.pairs is None else _check_pairs(self.pairs, offsets)
+        diagonal = linear.copy()
+        if factor is not None:
+            diagonal -= 0.5 * np.einsum("vr,vr->v", factor, factor, dtype=np.float64)
+        groups, total, count = offsets.size - 1, linear.size, limits.size
+        choice_names = self.choice_names
+        if choice_names is None:
+            choice_names = [f"choice{v - offsets[g]}" for g in range(groups) for v in range(offsets[g], offsets[g + 1])]
+        values: dict[str, Any] = {
+            "linear": linear,
+            "group_offsets": offsets,
+            "costs": costs,
+            "limits": limits,
+            "fixed_costs": fixed,
+            "factor": factor,
+            "pairs": pairs,
+            "diagonal": diagonal,
+            "constant": float(self.constant),
+            "group_names": _names("group_names", self.group_names, "group", groups),
+            "choice_names": _names("choice_names", choice_names, "choice", total),
+            "budget_names": _names("budget_names", self.budget_names, "budget", count),
+        }
+        for array in values.values():
+            if isinstance(array, np.ndarray):
+                array.setflags(write=False)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        _check_unique(self)
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups G."""
+        return self.group_offsets.size - 1
+
+    @property
+    def num_choices(self) -> int:
+        """Number of choices V over all groups."""
+        return self.linear.size
+
+    @property
+    def num_budgets(self) -> int:
+        """Number of budgets B."""
+        return self.limits.size
+
+    @property
+    def group_sizes(self) -> IntArray:
+        """(G,) number of choices in each group."""
+        return np.diff(self.group_offsets)
+
+    @property
+    def structure(self) -> str:
+        """``"factor"``, ``"pairs"`` or ``"separable"``: how the pair energies are given."""
+        if self.factor is not None:
+            return "factor"
+        return "pairs" if self.pairs is not None and self.pairs.nnz else "separable"
+
+    def selected(self, assignment: npt.ArrayLike) -> IntArray:
+        """(G,) global choice numbers of an assignment of local ones.
+
+        Raises:
+            InvalidAssignment: when its length is not G or an entry is out of range.
+        """
+        local = np.asarray(assignment)
+        if local.shape != (self.num_groups,) or not np.issubdtype(local.dtype, np.integer):
+            raise InvalidAssignment(
+                f"an assignment has shape ({self.num_groups},) and integer type; got {local.shape} {local.dtype}"
+            )
+        local = local.astype(np.int64)
+        outside = np.flatnonzero((local < 0) | (local >= self.group_sizes))
+        if outside.size:
+            group = int(outside[0])
+            raise InvalidAssignment(
+                f"group {self.group_names[group]!r} has {self.group_sizes[group]} choices; got index {local[group]}"
+            )
+        return self.group_offsets[:-1] + local
+
+    def energy(self, assignment: npt.ArrayLike) -> float:
+        """Energy of an assignment, in units of the loss, computed in float64."""
+        chosen = self.selected(assignment)
+        value = self.constant + float(self.diagonal[chosen].sum())
+        if self.factor is not None:
+            total = self.factor[chosen].sum(axis=0, dtype=np.float64)
+            value += 0.5 * float(total @ total)
+        elif self.pairs is not None:
+            value += 0.5 * float(self.pairs[chosen][:, chosen].sum())
+        return value
+
+    def energies(self, assignments: npt.ArrayLike) -> FloatArray:
+        """(N,) energies of (N, G) assignments."""
+        return np.array([self.energy(row) for row in np.asarray(assignments)], dtype=np.float64)
+
+    def deltas(self, assignment: npt.ArrayLike, group: int) -> FloatArray:
+        """(K,) energy(with group set to k) - energy(assignment), for every choice k of the group."""
+        chosen = self.selected(assignment)
+        start, stop = self.group_offsets[group], self.group_offsets[group + 1]
+        values = self.diagonal[start:stop].copy()
+        if self.factor is not None:
+            total = self.factor[chosen].sum(axis=0, dtype=np.float64) - self.factor[chosen[group]]
+            rows = self.factor[start:stop].astype(np.float64)
+            values += rows @ total + 0.5 * np.einsum("kr,kr->k", rows, rows)
+        elif self.pairs is not None:
+            # Nothing is stored within a group, so the group's own choice adds zero here.
+            values += np.asarray(self.pairs[start:stop][:, chosen].sum(axis=1)).ravel()
+        return np.asarray(values - values[chosen[group] - start], dtype=np.float64)
+
+    def totals(self, assignment: npt.ArrayLike) -> IntArray:
+        """(B,) cost of an assignment under each budget, fixed costs included."""
+        chosen = self.selected(assignment)
+        return np.asarray(self.fixed_costs + self.costs[:, chosen].sum(axis=1), dtype=np.int64)
+
+    def is_feasible(self, assignment: npt.ArrayLike) -> bool:
+        """Whether every budget holds."""
+        return bool((self.totals(assignment) <= self.limits).all())
+
+    def smallest_totals(self) -> IntArray:
+        """(B,) the smallest total that each budget can reach on its own."""
+        if self.num_budgets == 0:
+            return np.zeros(0, dtype=np.int64)
+        return self.fixed_costs + np.minimum.reduceat(self.costs, self.group_offsets[:-1], axis=1).sum(axis=1)
+
+    def names_of(self, assignment: npt.ArrayLike) -> dict[str, str]:
+        """Group name -> choice name of an assignment."""
+        chosen = self.selected(assignment)
+        return {group: self.choice_names[v] for group, v in zip(self.group_names, chosen, strict=True)}
+
+    def with_limits(self, limits: npt.ArrayLike) -> ChoiceProblem:
+        """The same problem under other limits; all arrays are shared."""
+        return self._replace(limits=limits)
+
+    def without_interactions(self) -> ChoiceProblem:
+        """The same problem without pair energies."""
+        return self._replace(factor=None, pairs=None)
+
+    def _replace(self, **changes: Any) -> ChoiceProblem:
+        names = [name for name in self.__dataclass_fields__ if name != "diagonal"]
+        return ChoiceProblem(**{name: changes.get(name, getattr(self, name)) for name in names})
+
+    def save(self, path: str | Path) -> None:
+        """Write the problem to a ``.npz`` file, atomically and without pickle."""
+        arrays: dict[str, Any] = {
+            name: getattr(self, name) for name in ("linear", "group_offsets", "costs", "limits", "fixed_costs")
+        }
+        for name in ("group_names", "choice_names", "budget_names"):
+            arrays[name] = np.array(getattr(self, name), dtype=np.str_)
+        arrays["constant"] = np.float64(self.constant)
+        if self.factor is not None:
+            arrays["factor"] = self.factor
+        if self.pairs is not None:
+            arrays.update(pairs_data=self.pairs.data, pairs_indices=self.pairs.indices, pairs_indptr=self.pairs.indptr)
+        write_atomically(Path(path), lambda handle: np.savez_compressed(handle, allow_pickle=False, **arrays))
+
+    @classmethod
+    def load(cls, path: str | Path) -> ChoiceProblem:
+        """Read a problem written by :meth:`save`.
+
+        Raises:
+            CorruptArtifact: when the file is not a complete problem.
+        """
+        try:
+            with np.load(Path(path), allow_pickle=False) as stored:
+                values = {name: stored[name] for name in stored.files}
+            total = values["linear"].size
+            if "pairs_data" in values:
+                values["pairs"] = sparse.csr_array(
+                    (values.pop("pairs_data"), values.pop("pairs_indices"), values.pop("pairs_indptr")),
+                    shape=(total, total),
+                )
+            for name in ("group_names", "choice_names", "budget_names"):
+                values[name] = tuple(str(text) for text in values[name])
+            values["constant"] = float(values["constant"])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as cause:
+            raise CorruptArtifact(f"{path} is not a complete choice problem ({cause}); write it again") from cause
+
+    @staticmethod
+    def random(
+        kind: str = "dense", groups: int = 20, choices: int = 16, seed: int = 0, **options: Any
+    ) -> ChoiceProblem:
+        """A random problem: see :func:`qubo_compress.problem_generators.random_problem`."""
+        from qubo_compress.problem_generators import random_problem
+
+        return random_problem(kind=kind, groups=groups, choices=choices, seed=seed, **options)
+
+    def to_bqm(self, encoding: str = "domain-wall", budget: str = "multiplier", **options: Any) -> tuple[Any, Callable[..., Any]]:
+        """A dimod binary quadratic model and its inverse: see :func:`qubo_compress.encodings.to_bqm`."""
+        from qubo_compress.encodings import to_bqm
+
+        return to_bqm(self, encoding=encoding, budget=budget, **options)
+
+    def to_cqm(self) -> tuple[Any, Callable[..., Any]]:
+        """A dimod constrained quadratic model and its inverse: see :func:`qubo_compress.encodings.to_cqm`."""
+        from qubo_compress.encodings import to_cqm
+
+        return to_cqm(self)
+
+
+def _vector(name: str, given: Any, dtype: Any) -> npt.NDArray[Any]:
+    array = np.array(given, dtype=None)
+    if array.ndim != 1:
+        raise InvalidProblem(f"{name} has shape {array.shape}; it must have one axis")
+    return _converted(name, array, dtype)
+
+
+def _converted(name: str, array: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
+    if np.issubdtype(dtype, np.integer) and array.size and not np.issubdtype(array.dtype, np.integer):
+        raise InvalidProblem(f"{name} must hold integers; got {array.dtype}. Scale and round them yourself")
+    if not (np.issubdtype(array.dtype, np.number) or array.size == 0):
+        raise InvalidProblem(f"{name} must hold numbers; got {array.dtype}")
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _check_offsets(offsets: IntArray, total: int) -> None:
+    if offsets.size < 2 or offsets[0] != 0 or offsets[-1] != total:
+        raise InvalidProblem(
+            f"group_offsets must begin with 0 and end with the number of choices, {total}; got {offsets.tolist()[:8]}"
+        )
+    if (np.diff(offsets) < 1).any():
+        raise InvalidProblem(f"group {int(np.argmax(np.diff(offsets) < 1))} is empty; every group needs a choice")
+
+
+def _check_budgets(costs: Any, limits: Any, fixed: Any, total: int) -> tuple[IntArray, IntArray, IntArray]:
+    limit_array = _vector("limits", limits, np.int64)
+    raw = np.array(costs)
+    cost_array = _converted("costs", raw.reshape(0, total) if raw.size == 0 else raw, np.int64)
+    if cost_array.shape != (limit_array.size, total):
+        raise InvalidProblem(
+            f"costs must have shape (budgets, choices) = ({limit_array.size}, {total}); got {cost_array.shape}"
+        )
+    fixed_array = np.zeros_like(limit_array) if fixed is None else _vector("fixed_costs", fixed, np.int64)
+    if fixed_array.shape != limit_array.shape:
+        raise InvalidProblem(f"fixed_costs must have shape {limit_array.shape}; got {fixed_array.shape}")
+    if (cost_array < 0).any():
+        raise InvalidProblem("costs must not be negative")
+    return cost_array, limit_array, fixed_array
+
+
+def _check_factor(given: Any, total: int) -> FactorArray:
+    factor = np.asarray(given)
+    if factor.ndim != 2 or factor.shape[0] != total:
+        raise InvalidProblem(f"factor must have shape ({total}, rank); got {factor.shape}")
+    # A read-only contiguous float32 array is shared, not copied: factors are the largest arrays here.
+    if factor.dtype != np.float32 or factor.flags.writeable or not factor.flags.c_contiguous:
+        factor = np.array(factor, dtype=np.float32, order="C")
+    if not np.isfinite(factor).all():
+        raise InvalidProblem("factor holds NaN or infinity")
+    return factor
+
+
+def _check_pairs(given: Any, offsets: IntArray) -> sparse.csr_array:
+    if not sparse.issparse(given):
+        raise InvalidProblem(f"pairs must be a scipy sparse array; got {type(given).__name__}")
+    total = int(offsets[-1])
+    if given.shape != (total, total):
+        raise InvalidProblem(f"pairs must have shape ({total}, {total}); got {given.shape}")
+    pairs = sparse.csr_array(given, dtype=np.float64, copy=True)
+    pairs.sum_duplicates()
+    if not np.isfinite(pairs.data).all():
+        raise InvalidProblem("pairs holds NaN or infinity")
+    difference = abs(pairs - pairs.T)
+    if difference.nnz and difference.max() > 1e-9 * max(1.0, float(abs(pairs).max())):
+        raise InvalidProblem("pairs is not symmetric; store both triangles, pairs[v, w] == pairs[w, v]")
+    group = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
+    rows = np.repeat(np.arange(total), np.diff(pairs.indptr))
+    inside = np.flatnonzero((group[rows] == group[pairs.indices]) & (pairs.data != 0))
+    if inside.size:
+        v, w = int(rows[inside[0]]), int(pairs.indices[inside[0]])
+        raise InvalidProblem(
+            f"pairs[{v}, {w}] couples two choices of group {int(group[v])}; only one of them is ever chosen"
+        )
+    pairs.eliminate_zeros()
+    for array in (pairs.data, pairs.indices, pairs.indptr):
+        array.setflags(write=False)
+    return pairs
+
+
+def _names(argument: str, given: Sequence[str] | None, stem: str, count: int) -> tuple[str, ...]:
+    names = tuple(f"{stem}{i}" for i in range(count)) if given is None else tuple(given)
+    if len(names) != count:
+        raise InvalidProblem(f"{argument} must hold {count} names; got {len(names)}")
+    return names
+
+
+def _check_unique(problem: ChoiceProblem) -> None:
+    if len(set(problem.group_names)) != problem.num_groups:
+        raise InvalidProblem("group_names must be unique")
+    for group in range(problem.num_groups):
+        names = problem.choice_names[problem.group_offsets[group] : problem.group_offsets[group + 1]]
+        if len(set(names)) != len(names):
+            raise InvalidProblem(f"choice names of group {problem.group_names[group]!r} are not unique: {names}")

@@ -1,0 +1,54 @@
+"""What a solver gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from qubo_compress.problem import IntArray
+
+OPTIMAL_GAP = 1e-6
+"""A solution is called optimal when its gap is at most this."""
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A verified answer to a :class:`~qubo_compress.problem.ChoiceProblem`.
+
+    Attributes:
+        assignment: (G,) local index of the chosen choice in each group.
+        energy: recomputed by the library from the assignment, in units of the loss.
+        bound: lower bound on the energy of every feasible assignment, or None when unknown.
+        solver: name of the solver that found it.
+        pool: distinct feasible solutions, best first, this one included.
+        timing: seconds by stage (``build``, ``compile``, ``solve``, ``total``, ...).
+        trace: (seconds, best energy, bound or None) whenever one of them improved.
+        work: sweeps, iterations or nodes done; the same number as ``work_limit`` repeats the answer.
+        interrupted: whether Ctrl-C ended the search early.
+        notes: remarks in plain words, such as why ``auto`` chose a solver, or that a solver's own
+            figures differed from the recomputed ones.
+    """
+
+    assignment: IntArray
+    energy: float
+    bound: float | None
+    solver: str
+    pool: tuple[Solution, ...] = ()
+    timing: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    trace: tuple[tuple[float, float, float | None], ...] = ()
+    work: int = 0
+    interrupted: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def gap(self) -> float | None:
+        """(energy - bound) / max(|energy|, 1e-9), or None without a bound."""
+        if self.bound is None:
+            return None
+        return max(0.0, self.energy - self.bound) / max(abs(self.energy), 1e-9)
+
+    @property
+    def status(self) -> str:
+        """``"optimal"`` when the gap is at most 1e-6, else ``"feasible"``."""
+        return "optimal" if self.gap is not None and self.gap <= OPTIMAL_GAP else "feasible"
