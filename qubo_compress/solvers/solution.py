@@ -18,6 +18,7 @@ class Solution:
 
     Attributes:
         assignment: (G,) local index of the chosen choice in each group.
+        choices: group name -> choice name, the same in words.
         energy: recomputed by the library from the assignment, in units of the loss.
         bound: lower bound on the energy of every feasible assignment, or None when unknown.
         solver: name of the solver that found it.
@@ -34,6 +35,7 @@ class Solution:
     energy: float
     bound: float | None
     solver: str
+    choices: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     pool: tuple[Solution, ...] = ()
     timing: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     trace: tuple[tuple[float, float, float | None], ...] = ()

@@ -184,12 +184,13 @@ def verify(problem: ChoiceProblem, name: str, raw: RawSolution, seconds: float) 
             bound = None
         else:
             bound = best_energy
-    pool = tuple(Solution(a, energy, bound, name) for energy, a in ranked)
+    pool = tuple(Solution(a, energy, bound, name, MappingProxyType(problem.names_of(a))) for energy, a in ranked)
     return Solution(
         assignment=best,
         energy=best_energy,
         bound=bound,
         solver=name,
+        choices=pool[0].choices,
         pool=pool,
         timing=MappingProxyType({**raw.timing, "total": seconds}),
         trace=raw.trace,

@@ -1,0 +1,71 @@
+"""What may be stored, and what may be computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qubo_compress.errors import InvalidBudget
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on stored bytes, and optionally on arithmetic or memory cells.
+
+    Exactly one of ``ratio``, ``bytes`` and ``bits_per_weight`` sets the bytes of the file, header included.
+
+    Args:
+        ratio: original bytes over stored bytes; 12 means a twelfth of the size.
+        bytes: largest size of the file.
+        bits_per_weight: eight times the bytes of the file over the number of unique parameters.
+        macs: largest number of multiplications by non-zero weights per example.
+        bit_operations: the same, each times the bits of the weight and of a 32-bit activation.
+        cells: largest number of one-bit memory cells for the compressed tensors.
+
+    Raises:
+        InvalidBudget: when none or several of the three sizes are given, or a value is out of range.
+
+    Example:
+        >>> Budget(ratio=10).limits(original_bytes=1000, parameters=250)
+        {'bytes': 100}
+        >>> Budget(bits_per_weight=4, macs=5000).limits(original_bytes=1000, parameters=250)
+        {'bytes': 125, 'macs': 5000}
+    """
+
+    ratio: float | None = None
+    bytes: int | None = None
+    bits_per_weight: float | None = None
+    macs: int | None = None
+    bit_operations: int | None = None
+    cells: int | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self, name) for name in ("ratio", "bytes", "bits_per_weight")}
+        given = [name for name, value in sizes.items() if value is not None]
+        if len(given) != 1:
+            raise InvalidBudget(
+                f"give exactly one of ratio, bytes and bits_per_weight; got {', '.join(given) or 'none of them'}"
+            )
+        for name in ("ratio", "bytes", "bits_per_weight", "macs", "bit_operations", "cells"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InvalidBudget(f"{name} must be a positive number; got {value}")
+            if value is not None and name not in ("ratio", "bits_per_weight") and value != int(value):
+                raise InvalidBudget(f"{name} must be a whole number; got {value}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the limits that are set, ``bytes`` first."""
+        extra = tuple(name for name in ("macs", "bit_operations", "cells") if getattr(self, name) is not None)
+        return ("bytes", *extra)
+
+    def limits(self, original_bytes: int, parameters: int) -> Mapping[str, int]:
+        """Absolute limits for a network of the given size."""
+        if self.bytes is not None:
+            size = int(self.bytes)
+        elif self.ratio is not None:
+            size = math.floor(original_bytes / self.ratio)
+        else:
+            size = math.floor(float(self.bits_per_weight or 0.0) * parameters / 8)
+        return {"bytes": size, **{name: int(getattr(self, name)) for name in self.names[1:]}}

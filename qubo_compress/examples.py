@@ -1,0 +1,232 @@
+"""Calibration batches, read once into memory and handed out in even slices."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qubo_compress.errors import InvalidBatches
+
+Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some consecutive examples.
+
+    Attributes:
+        inputs: a Tensor, tuple or dict, passed as ``model(x)``, ``model(*x)`` or ``model(**x)``.
+        targets: labels, or None.
+        weights: (n,) example weights that sum to one over all examples.
+    """
+
+    inputs: Inputs
+    targets: Tensor | None
+    weights: Tensor
+
+    def __len__(self) -> int:
+        return self.weights.shape[0]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All calibration examples.
+
+    Attributes:
+        slices: examples in the order given, evenly re-sliced where their shapes agree.
+        count: number of examples.
+        labelled: whether every batch had targets.
+    """
+
+    slices: tuple[Slice, ...]
+    count: int
+    labelled: bool
+
+    def to(self, device: torch.device) -> Examples:
+        """The same examples on another device."""
+        moved = tuple(
+            Slice(
+                map_tensors(s.inputs, lambda t: t.to(device)),
+                None if s.targets is None else s.targets.to(device),
+                s.weights.to(device),
+            )
+            for s in self.slices
+        )
+        return Examples(moved, self.count, self.labelled)
+
+    def split(self, share: float) -> tuple[Examples, Examples]:
+        """The first examples, and the last ``share`` of them, each with weights that sum to one."""
+        cut = self.count - max(1, round(share * self.count))
+        if cut < 1:
+            raise InvalidBatches(f"{self.count} examples are too few to hold out {share:.0%} of them; give more")
+        first, last, seen = [], [], 0
+        for part in self.slices:
+            inside = min(max(cut - seen, 0), len(part))
+            seen += len(part)
+            if inside:
+                first.append(_rows(part, slice(0, inside)))
+            if inside < len(part):
+                last.append(_rows(part, slice(inside, None)))
+        return _normalised(first, self.labelled), _normalised(last, self.labelled)
+
+    def signature(self) -> str:
+        """Digest of every value, in order."""
+        digest = hashlib.sha256()
+        for part in self.slices:
+            for tensor in (*tensors_of(part.inputs), part.targets, part.weights):
+                if tensor is not None:
+                    digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
+                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:32]
+
+
+def read_examples(batches: Iterable[Any], max_examples: int = 2048, slice_size: int = 250) -> Examples:
+    """Read calibration batches into memory, once.
+
+    Args:
+        batches: re-iterable of ``inputs``, ``(inputs, targets)`` or ``(inputs, targets, weights)``; a
+            DataLoader is one. Inputs are a Tensor, a tuple or a dict of Tensors with examples along the
+            first axis. A two-element *tuple* whose first element is a Tensor counts as (inputs, targets).
+        max_examples: reading stops there.
+        slice_size: examples per slice.
+
+    Raises:
+        InvalidBatches: for one-shot iterators, no examples, values that are not finite, or batches of
+            an unknown form.
+
+    Example:
+        >>> data = [(torch.ones(4, 3), torch.tensor([0, 1, 0, 1]))]
+        >>> read_examples(data, max_examples=3).count
+        3
+    """
+    if isinstance(batches, Iterator):
+        raise InvalidBatches(
+            f"batches is a one-shot {type(batches).__name__}; give something that can be iterated again, "
+            "such as a DataLoader or list(batches)"
+        )
+    if isinstance(batches, (Tensor, dict)) or not isinstance(batches, Iterable):
+        raise InvalidBatches(
+            f"batches must be an iterable of batches, such as a DataLoader or [(inputs, targets)]; "
+            f"got {type(batches).__name__}"
+        )
+    if max_examples < 1:
+        raise InvalidBatches(f"max_examples must be at least 1; got {max_examples}")
+    parts: list[Slice] = []
+    count = 0
+    for batch in batches:
+        part = _slice_of(batch)
+        part = _rows(part, slice(0, max_examples - count))
+        parts.append(part)
+        count += len(part)
+        if count >= max_examples:
+            break
+    if count == 0:
+        raise InvalidBatches("batches holds no examples; give at least one batch")
+    with_targets = [part.targets is not None for part in parts]
+    if any(with_targets) != all(with_targets):
+        raise InvalidBatches("some batches have targets and some have none; give targets with all or with none")
+    return _normalised(_even_slices(parts, slice_size), all(with_targets))
+
+
+def tensors_of(inputs: Any) -> tuple[Tensor, ...]:
+    """The tensors in a Tensor, tuple or dict."""
+    if isinstance(inputs, Tensor):
+        return (inputs,)
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
+    return tuple(value for value in values if isinstance(value, Tensor))
+
+
+def map_tensors(inputs: Any, change: Any) -> Any:
+    """Apply ``change`` to every tensor of a Tensor, tuple, list or dict, keeping the form."""
+    if isinstance(inputs, Tensor):
+        return change(inputs)
+    if isinstance(inputs, Mapping):
+        return {name: map_tensors(value, change) for name, value in inputs.items()}
+    if isinstance(inputs, tuple) and hasattr(inputs, "_fields"):
+        return type(inputs)(*(map_tensors(value, change) for value in inputs))
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(map_tensors(value, change) for value in inputs)
+    return inputs
+
+
+def call(model: Any, inputs: Inputs) -> Any:
+    """``model(x)``, ``model(*x)`` or ``model(**x)``."""
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs)
+
+
+def _slice_of(batch: Any) -> Slice:
+    inputs, targets, weights = batch, None, None
+    if isinstance(batch, (tuple, list)):
+        if not 1 <= len(batch) <= 3:
+            raise InvalidBatches(f"a batch is inputs, (inputs, targets) or (inputs, targets, weights); got {len(batch)} parts")
+        inputs, targets, weights = (*batch, None, None)[:3]
+    if isinstance(inputs, list):
+        inputs = tuple(inputs)
+    tensors = tensors_of(inputs) if isinstance(inputs, (Tensor, tuple, Mapping)) else ()
+    if not tensors or (not isinstance(inputs, Tensor) and len(tensors) != len(inputs)):
+        raise InvalidBatches(f"inputs must be a Tensor, or a tuple or dict of Tensors; got {type(inputs).__name__}")
+    sizes = {t.shape[0] if t.ndim else None for t in (*tensors, *(x for x in (targets, weights) if x is not None))}
+    if len(sizes) != 1 or None in sizes:
+        raise InvalidBatches(f"inputs, targets and weights must agree in their first axis; got {sorted(map(str, sizes))}")
+    for tensor in tensors:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InvalidBatches("the inputs hold NaN or infinity; clean the calibration data")
+    count = tensors[0].shape[0]
+    if weights is None:
+        weights = torch.ones(count, dtype=torch.float64)
+    weights = weights.detach().double().cpu()
+    if weights.shape != (count,) or not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
+        raise InvalidBatches("example weights must be a vector of finite, non-negative numbers, one per example")
+    inputs = map_tensors(inputs, lambda t: t.detach())
+    return Slice(inputs, None if targets is None else torch.as_tensor(targets).detach(), weights)
+
+
+def _rows(part: Slice, rows: slice) -> Slice:
+    return Slice(
+        map_tensors(part.inputs, lambda t: t[rows]),
+        None if part.targets is None else part.targets[rows],
+        part.weights[rows],
+    )
+
+
+def _even_slices(parts: list[Slice], size: int) -> list[Slice]:
+    shapes = {
+        str([(tuple(t.shape[1:]), t.dtype) for t in (*tensors_of(p.inputs), *(() if p.targets is None else (p.targets,)))])
+        for p in parts
+    }
+    if len(shapes) != 1:
+        return parts
+    joined = Slice(
+        _concatenate([part.inputs for part in parts]),
+        None if parts[0].targets is None else torch.cat([p.targets for p in parts if p.targets is not None]),
+        torch.cat([part.weights for part in parts]),
+    )
+    starts = np.arange(0, len(joined), size)
+    return [_rows(joined, slice(int(start), int(start) + size)) for start in starts]
+
+
+def _concatenate(inputs: list[Any]) -> Any:
+    first = inputs[0]
+    if isinstance(first, Tensor):
+        return torch.cat(inputs)
+    if isinstance(first, Mapping):
+        return {name: torch.cat([part[name] for part in inputs]) for name in first}
+    return tuple(torch.cat([part[i] for part in inputs]) for i in range(len(first)))
+
+
+def _normalised(parts: list[Slice], labelled: bool) -> Examples:
+    total = float(sum(float(part.weights.sum()) for part in parts))
+    if not total > 0:
+        raise InvalidBatches("the example weights sum to zero; give at least one positive weight")
+    slices = tuple(Slice(p.inputs, p.targets, p.weights / total) for p in parts)
+    return Examples(slices, sum(len(p) for p in slices), labelled)

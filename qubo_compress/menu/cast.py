@@ -1,0 +1,91 @@
+"""Biases, and normalisations without running statistics, at a lower precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from qubo_compress.menu.groups import Group, Member
+from qubo_compress.menu.operator import operators
+from qubo_compress.menu.vectors import StoredVector, check_vector_bits, fits_half
+
+
+@dataclass(frozen=True, eq=False)
+class CastTensors:
+    """One stored vector per member."""
+
+    members: tuple[Member, ...]
+    vectors: tuple[StoredVector, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all vectors."""
+        return sum(vector.nbytes for vector in self.vectors)
+
+    @property
+    def nonzeros(self) -> int:
+        """All values count."""
+        return sum(member.numel for member in self.members)
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits per value."""
+        return self.vectors[0].bits
+
+    def to_bytes(self) -> bytes:
+        """Vectors one after the other."""
+        return b"".join(vector.to_bytes() for vector in self.vectors)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The vectors in the members' dtype and shape."""
+        pairs = zip(self.members, self.vectors, strict=True)
+        return tuple(vector.value().to(member.dtype).reshape(member.part_shape) for member, vector in pairs)
+
+    def project(self, values: Sequence[Tensor], refit: bool = False) -> CastTensors:
+        """Nearest values of the same precision; an 8-bit scale moves only with ``refit``."""
+        pairs = zip(values, self.vectors, strict=True)
+        return CastTensors(
+            self.members, tuple(StoredVector.of(new, old.bits, None if refit else old.scale) for new, old in pairs)
+        )
+
+
+@operators.register("cast")
+@dataclass(frozen=True)
+class Cast:
+    """Store vectors as float32, float16, or 8-bit codes with one scale per vector.
+
+    Args:
+        bits: 32, 16 or 8.
+    """
+
+    operator_name: ClassVar[str] = "cast"
+    bits: int
+
+    def __post_init__(self) -> None:
+        check_vector_bits(self.bits)
+
+    def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
+        """Suits biases, and normalisations that keep no statistics."""
+        if group.kind == "weight" or group.epsilon is not None:
+            return "only biases and normalisations without statistics are cast"
+        if any(8 * member.dtype.itemsize <= self.bits for member in group.members):
+            return f"its values have {self.bits} bits or fewer already"
+        if self.bits == 16 and not all(fits_half(part) for part in parts):
+            return "its values exceed the range of float16"
+        return None
+
+    def encode(self, group: Group, parts: Sequence[Tensor]) -> CastTensors:
+        """Round every vector."""
+        return CastTensors(group.members, tuple(StoredVector.of(part, self.bits) for part in parts))
+
+    def decode(self, group: Group, data: memoryview) -> tuple[CastTensors, int]:
+        """Read the vectors one after the other."""
+        vectors, used = [], 0
+        for member in group.members:
+            vector, read = StoredVector.from_bytes(data[used:], member.numel, self.bits)
+            vectors.append(vector)
+            used += read
+        return CastTensors(group.members, tuple(vectors)), used

@@ -1,0 +1,126 @@
+"""Batch normalisations folded into scale and bias, which is exact in eval mode.
+
+    (x - mean) / sqrt(variance + epsilon) * weight + bias  =  x * scale + shift
+    scale = weight / sqrt(variance + epsilon),   shift = bias - mean * scale
+
+The module stays where it is: scale and shift become its weight and bias, its mean becomes 0 and its
+variance 1 - epsilon. Two vectors are stored instead of four and a counter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from qubo_compress.menu.groups import Group
+from qubo_compress.menu.operator import operators
+from qubo_compress.menu.vectors import StoredVector, check_vector_bits, fits_half
+
+
+def attribute(name: str) -> str:
+    """Last part of a dotted name."""
+    return name.rpartition(".")[2]
+
+
+def scale_and_shift(named: dict[str, Tensor], epsilon: float) -> tuple[Tensor, Tensor]:
+    """Float64 scale and shift of a batch normalisation's four vectors."""
+    values = {name: tensor.detach().cpu().double() for name, tensor in named.items()}
+    scale = values["weight"] / torch.sqrt(values["running_var"] + epsilon)
+    return scale, values["bias"] - values["running_mean"] * scale
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedNormalisation:
+    """Scale and shift of one batch normalisation."""
+
+    group: Group
+    scale: StoredVector
+    shift: StoredVector
+
+    @property
+    def nbytes(self) -> int:
+        """Both vectors."""
+        return self.scale.nbytes + self.shift.nbytes
+
+    @property
+    def nonzeros(self) -> int:
+        """One multiplication per channel."""
+        return self.scale.values.numel()
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits per value."""
+        return self.scale.bits
+
+    def to_bytes(self) -> bytes:
+        """Scale, then shift."""
+        return self.scale.to_bytes() + self.shift.to_bytes()
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Weight, bias, mean 0, variance 1 - epsilon, counter 0, in the members' order."""
+        epsilon = self.group.epsilon or 0.0
+        count = self.scale.values.numel()
+        named = {
+            "weight": self.scale.value(),
+            "bias": self.shift.value(),
+            "running_mean": torch.zeros(count),
+            "running_var": torch.full((count,), 1.0 - epsilon),
+            "num_batches_tracked": torch.zeros(()),
+        }
+        return tuple(named[attribute(m.name)].to(m.dtype).reshape(m.shape) for m in self.group.members)
+
+    def project(self, values: Sequence[Tensor], refit: bool = False) -> FoldedNormalisation:
+        """Fold the new values and round them as before."""
+        named = {attribute(m.name): v for m, v in zip(self.group.members, values, strict=True)}
+        scale, shift = scale_and_shift(named, self.group.epsilon or 0.0)
+        return FoldedNormalisation(
+            self.group,
+            StoredVector.of(scale, self.scale.bits, None if refit else self.scale.scale),
+            StoredVector.of(shift, self.shift.bits, None if refit else self.shift.scale),
+        )
+
+
+@operators.register("fold")
+@dataclass(frozen=True)
+class Fold:
+    """Store a batch normalisation as scale and shift.
+
+    Args:
+        bits: 32, 16 or 8 bits per value.
+    """
+
+    operator_name: ClassVar[str] = "fold"
+    bits: int
+
+    def __post_init__(self) -> None:
+        check_vector_bits(self.bits)
+
+    def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
+        """Suits batch normalisations with weight, bias and statistics."""
+        if group.kind != "normalisation" or group.epsilon is None:
+            return "only batch normalisations with statistics are folded"
+        named = {attribute(m.name): p for m, p in zip(group.members, parts, strict=True)}
+        if not {"weight", "bias", "running_mean", "running_var"} <= set(named):
+            return "it has no weight and bias to fold into"
+        if any(m.dtype.is_floating_point and 8 * m.dtype.itemsize < self.bits for m in group.members):
+            return f"its values have fewer than {self.bits} bits already"
+        if self.bits == 16 and not all(fits_half(v) for v in scale_and_shift(named, group.epsilon)):
+            return "its folded values exceed the range of float16"
+        return None
+
+    def encode(self, group: Group, parts: Sequence[Tensor]) -> FoldedNormalisation:
+        """Fold and round."""
+        named = {attribute(m.name): p for m, p in zip(group.members, parts, strict=True)}
+        scale, shift = scale_and_shift(named, group.epsilon or 0.0)
+        return FoldedNormalisation(group, StoredVector.of(scale, self.bits), StoredVector.of(shift, self.bits))
+
+    def decode(self, group: Group, data: memoryview) -> tuple[FoldedNormalisation, int]:
+        """Read scale and shift."""
+        count = next(member.numel for member in group.members if attribute(member.name) == "weight")
+        scale, used = StoredVector.from_bytes(data, count, self.bits)
+        shift, read = StoredVector.from_bytes(data[used:], count, self.bits)
+        return FoldedNormalisation(group, scale, shift), used + read

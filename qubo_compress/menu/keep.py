@@ -1,0 +1,92 @@
+"""The choice that changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qubo_compress.menu.groups import Group, Member
+from qubo_compress.menu.operator import operators
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    """The bytes of a tensor in memory order, little endian."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def from_raw_bytes(data: memoryview, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Inverse of :func:`raw_bytes`."""
+    flat = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
+    return flat.view(dtype).reshape(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptTensors:
+    """Tensors stored as they are."""
+
+    values: tuple[Tensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes as they are in memory."""
+        return sum(value.numel() * value.element_size() for value in self.values)
+
+    @property
+    def nonzeros(self) -> int:
+        """All values count."""
+        return sum(value.numel() for value in self.values)
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of the widest dtype."""
+        return max(8 * value.element_size() for value in self.values)
+
+    def to_bytes(self) -> bytes:
+        """Members one after the other."""
+        return b"".join(raw_bytes(value) for value in self.values)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The values themselves."""
+        return self.values
+
+    def project(self, values: Sequence[Tensor], refit: bool = False) -> KeptTensors:
+        """Any values can be stored."""
+        return KeptTensors(
+            tuple(
+                new.detach().to("cpu", old.dtype).reshape(old.shape)
+                for new, old in zip(values, self.values, strict=True)
+            )
+        )
+
+
+@operators.register("keep")
+@dataclass(frozen=True)
+class Keep:
+    """Store a group as it is: zero displacement, full size. Always on the menu."""
+
+    operator_name: ClassVar[str] = "keep"
+
+    def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
+        """Suits every group."""
+        return None
+
+    def encode(self, group: Group, parts: Sequence[Tensor]) -> KeptTensors:
+        """Copy the values."""
+        return KeptTensors(tuple(part.detach().cpu().clone() for part in parts))
+
+    def decode(self, group: Group, data: memoryview) -> tuple[KeptTensors, int]:
+        """Read the members one after the other."""
+        values, used = [], 0
+        for member in group.members:
+            values.append(self._read(member, data[used : used + member.nbytes]))
+            used += member.nbytes
+        return KeptTensors(tuple(values)), used
+
+    @staticmethod
+    def _read(member: Member, data: memoryview) -> Tensor:
+        return from_raw_bytes(data, member.part_shape, member.dtype)

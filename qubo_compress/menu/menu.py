@@ -1,0 +1,95 @@
+"""The menu: what may be done to each group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.cast import Cast
+from qubo_compress.menu.fold import Fold
+from qubo_compress.menu.groups import Group
+from qubo_compress.menu.keep import Keep
+from qubo_compress.menu.operator import Operator, choice_name
+from qubo_compress.menu.prune import Prune
+from qubo_compress.menu.quantize import Quantize
+
+LARGEST_MENU = 255
+"""A file names the choice of each group in one byte."""
+
+
+class Menu:
+    """The choices offered to every group that they suit; ``keep`` is always one of them.
+
+    Args:
+        operators: explicit operators; then no other argument is allowed.
+        bits: bits per weight to offer; None among them means not quantized.
+        sparsity: shares of weights to prune; the menu is the product of both.
+        vector_bits: precisions of biases and normalisations.
+
+    Raises:
+        InvalidMenu: for values out of range, duplicates, or more than 255 choices.
+
+    Example:
+        >>> Menu(bits=(4, None), sparsity=(0.0, 0.5), vector_bits=()).names
+        ('keep', 'quantize(bits=4)', 'quantize(bits=4,sparsity=0.5)', 'prune(sparsity=0.5)')
+    """
+
+    def __init__(
+        self,
+        operators: Sequence[Operator] | None = None,
+        *,
+        bits: Sequence[int | None] | None = None,
+        sparsity: Sequence[float] | None = None,
+        vector_bits: Sequence[int] | None = None,
+    ) -> None:
+        if operators is not None:
+            if bits is not None or sparsity is not None or vector_bits is not None:
+                raise InvalidMenu("give either operators or bits, sparsity and vector_bits, not both")
+            wrong = [item for item in operators if not isinstance(item, Operator)]
+            if wrong:
+                raise InvalidMenu(f"{wrong[0]!r} is not an operator; see qubo_compress.menu.names()")
+            offered = list(operators)
+        else:
+            offered = _product(
+                (2, 3, 4, 6, 8) if bits is None else bits, (0.0, 0.5, 0.75) if sparsity is None else sparsity
+            )
+            for width in (16, 8) if vector_bits is None else vector_bits:
+                offered += [Fold(width), Cast(width)]
+        named: dict[str, Operator] = {"keep": Keep()}
+        for operator in offered:
+            name = choice_name(operator)
+            if name in named and name != "keep":
+                raise InvalidMenu(f"{name} is on the menu twice")
+            named[name] = operator
+        if len(named) > LARGEST_MENU:
+            raise InvalidMenu(f"a menu has at most {LARGEST_MENU} choices; got {len(named)}")
+        self._operators = named
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all choices, ``keep`` first."""
+        return tuple(self._operators)
+
+    def operator(self, name: str) -> Operator:
+        """The operator of a choice of this menu."""
+        return self._operators[name]
+
+    def offered(self, group: Group, parts: Sequence[Tensor]) -> dict[str, Operator]:
+        """The choices that suit a group, ``keep`` first."""
+        return {name: o for name, o in self._operators.items() if o.refusal(group, parts) is None}
+
+    def __repr__(self) -> str:
+        return f"Menu({', '.join(self.names)})"
+
+
+def _product(bits: Sequence[int | None], sparsity: Sequence[float]) -> list[Operator]:
+    offered: list[Operator] = []
+    for width in bits:
+        for share in sparsity:
+            if width is not None:
+                offered.append(Quantize(width, float(share)))
+            elif share > 0:
+                offered.append(Prune(float(share)))
+    return offered

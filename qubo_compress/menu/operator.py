@@ -1,0 +1,125 @@
+"""The interface of operators: ways to store one group of tensors in fewer bytes.
+
+A new operator is one new file in this folder: a frozen dataclass whose fields are its settings,
+registered under its name. The name of a choice is the operator's name with its settings, and can be
+read back: ``parse("quantize(bits=4)")``.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.groups import Group
+from qubo_compress.registry import Registry
+
+
+@runtime_checkable
+class Packed(Protocol):
+    """A group of tensors as one choice stores it."""
+
+    @property
+    def nbytes(self) -> int:
+        """Exact length of :meth:`to_bytes`, had without building them."""
+        ...
+
+    @property
+    def nonzeros(self) -> int:
+        """Number of stored values that may differ from zero: each multiplies once per position."""
+        ...
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of one stored value."""
+        ...
+
+    def to_bytes(self) -> bytes:
+        """The bytes that go into the file."""
+        ...
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The members' values on the CPU, in their own dtype and part shape."""
+        ...
+
+    def project(self, values: Sequence[Tensor], refit: bool = False) -> Packed:
+        """The nearest storable values with the same bytes: masks stay, codes move on the grid.
+
+        Args:
+            values: one tensor per member.
+            refit: also move the scales, which are stored in as many bytes as before.
+        """
+        ...
+
+
+@runtime_checkable
+class Operator(Protocol):
+    """A frozen dataclass that turns a group into stored bytes and back."""
+
+    operator_name: ClassVar[str]
+
+    def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
+        """Why this operator does not suit the group, or None when it does."""
+        ...
+
+    def encode(self, group: Group, parts: Sequence[Tensor]) -> Packed:
+        """Store the members' values, given on the CPU in their own dtype."""
+        ...
+
+    def decode(self, group: Group, data: memoryview) -> tuple[Packed, int]:
+        """Inverse of ``encode(...).to_bytes()``: what was stored, and how many bytes it took."""
+        ...
+
+
+operators: Registry[type[Operator]] = Registry("operator")
+
+
+def choice_name(operator: Operator) -> str:
+    """Name of a choice: the operator and the settings that differ from their defaults.
+
+    Example:
+        >>> from qubo_compress.menu.quantize import Quantize
+        >>> choice_name(Quantize(bits=4)), choice_name(Quantize(bits=4, sparsity=0.5))
+        ('quantize(bits=4)', 'quantize(bits=4,sparsity=0.5)')
+    """
+    settings = [
+        f"{field.name}={getattr(operator, field.name)!r}"
+        for field in dataclasses.fields(operator)  # type: ignore[arg-type]
+        if getattr(operator, field.name) != field.default
+    ]
+    return f"{operator.operator_name}({','.join(settings)})" if settings else operator.operator_name
+
+
+def parse(name: str) -> Operator:
+    """The operator that a choice name describes; inverse of :func:`choice_name`.
+
+    Raises:
+        UnknownName: when no such operator is registered.
+        InvalidMenu: when the settings cannot be read.
+
+    Example:
+        >>> parse("quantize(bits=4,sparsity=0.5)")
+        Quantize(bits=4, sparsity=0.5)
+    """
+    head, _, rest = name.partition("(")
+    kind: Any = operators.get(head)
+    try:
+        call = ast.parse(f"f({rest}" if rest else "f()", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError("settings must be given by name")
+        settings = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+        operator: Operator = kind(**settings)
+    except (SyntaxError, ValueError, TypeError) as cause:
+        raise InvalidMenu(f"{name!r} is not a choice of operator {head!r}: {cause}") from cause
+    return operator
+
+
+def values_of(part: Tensor) -> Tensor:
+    """(rows, columns) float32 copy on the CPU; a scalar or vector becomes one row."""
+    flat = part.detach().to("cpu", torch.float32)
+    return flat.reshape(flat.shape[0], -1) if flat.ndim > 1 else flat.reshape(1, -1)

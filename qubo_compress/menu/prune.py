@@ -1,0 +1,127 @@
+"""Unstructured magnitude pruning without quantization."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.groups import Group
+from qubo_compress.menu.keep import from_raw_bytes, raw_bytes
+from qubo_compress.menu.operator import operators
+from qubo_compress.menu.packing import pack_mask, unpack_mask
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raise :class:`InvalidMenu` unless 0 <= sparsity < 1."""
+    if not (isinstance(sparsity, (int, float)) and math.isfinite(sparsity) and 0 <= sparsity < 1):
+        raise InvalidMenu(f"sparsity is the share of weights set to zero, at least 0 and below 1; got {sparsity!r}")
+
+
+def survivor_count(numel: int, sparsity: float) -> int:
+    """Number of weights that remain: at least one."""
+    return max(1, numel - math.floor(sparsity * numel))
+
+
+def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
+    """Flat boolean mask of the largest magnitudes; ties go to the earlier weight.
+
+    Example:
+        >>> magnitude_mask(torch.tensor([3.0, -1.0, 2.0, 0.5]), 0.5).tolist()
+        [True, False, True, False]
+    """
+    flat = weight.detach().reshape(-1).abs().float()
+    order = torch.argsort(flat, descending=True, stable=True)
+    mask = torch.zeros(flat.numel(), dtype=torch.bool)
+    mask[order[: survivor_count(flat.numel(), sparsity)]] = True
+    return mask
+
+
+@dataclass(frozen=True, eq=False)
+class PrunedTensors:
+    """Masks and the surviving values, in their own dtype."""
+
+    masks: tuple[Tensor, ...]
+    survivors: tuple[Tensor, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Packed masks and survivors."""
+        masks = sum(len(pack_mask(mask.numpy())) for mask in self.masks)
+        return masks + sum(values.numel() * values.element_size() for values in self.survivors)
+
+    @property
+    def nonzeros(self) -> int:
+        """Number of survivors."""
+        return sum(values.numel() for values in self.survivors)
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of the dtype."""
+        return max(8 * values.element_size() for values in self.survivors)
+
+    def to_bytes(self) -> bytes:
+        """Mask, then survivors, member by member."""
+        pairs = zip(self.masks, self.survivors, strict=True)
+        return b"".join(pack_mask(mask.numpy()) + raw_bytes(values) for mask, values in pairs)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Survivors in their places, zeros elsewhere."""
+        out = []
+        for mask, values, shape in zip(self.masks, self.survivors, self.shapes, strict=True):
+            dense = torch.zeros(mask.numel(), dtype=values.dtype)
+            dense[mask] = values
+            out.append(dense.reshape(shape))
+        return tuple(out)
+
+    def project(self, values: Sequence[Tensor], refit: bool = False) -> PrunedTensors:
+        """Survivors take the new values; the masks stay."""
+        survivors = tuple(
+            new.detach().cpu().reshape(-1)[mask].to(old.dtype)
+            for new, old, mask in zip(values, self.survivors, self.masks, strict=True)
+        )
+        return PrunedTensors(self.masks, survivors, self.shapes)
+
+
+@operators.register("prune")
+@dataclass(frozen=True)
+class Prune:
+    """Zero the smallest magnitudes of each tensor; survivors keep their precision.
+
+    Args:
+        sparsity: share of weights set to zero, per tensor (per row for filter groups).
+    """
+
+    operator_name: ClassVar[str] = "prune"
+    sparsity: float
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+
+    def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
+        """Suits weights only."""
+        return None if group.kind == "weight" else f"{group.kind} vectors are not pruned"
+
+    def encode(self, group: Group, parts: Sequence[Tensor]) -> PrunedTensors:
+        """Mask by magnitude and keep the survivors."""
+        masks = tuple(magnitude_mask(part.cpu(), self.sparsity) for part in parts)
+        survivors = tuple(part.detach().cpu().reshape(-1)[mask] for part, mask in zip(parts, masks, strict=True))
+        return PrunedTensors(masks, survivors, tuple(tuple(part.shape) for part in parts))
+
+    def decode(self, group: Group, data: memoryview) -> tuple[PrunedTensors, int]:
+        """Read mask and survivors, member by member."""
+        masks, survivors, used = [], [], 0
+        for member in group.members:
+            mask, read = unpack_mask(data[used:], member.numel)
+            used += read
+            size = int(mask.sum()) * member.dtype.itemsize
+            survivors.append(from_raw_bytes(data[used : used + size], (int(mask.sum()),), member.dtype))
+            masks.append(torch.from_numpy(mask))
+            used += size
+        return PrunedTensors(tuple(masks), tuple(survivors), tuple(m.part_shape for m in group.members)), used

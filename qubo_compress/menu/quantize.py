@@ -1,0 +1,285 @@
+"""Symmetric quantization with a float16 scale per output row, alone or after pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.groups import Group, Member
+from qubo_compress.menu.operator import operators, values_of
+from qubo_compress.menu.packing import (
+    TRITS_PER_BYTE,
+    pack_codes,
+    pack_mask,
+    pack_ternary,
+    packed_size,
+    unpack_codes,
+    unpack_mask,
+    unpack_ternary,
+)
+from qubo_compress.menu.prune import check_sparsity, magnitude_mask
+
+SMALLEST_SCALE = 2.0**-24
+"""The smallest positive float16: a row of tiny weights must not lose its scale to rounding."""
+
+LARGEST_SCALE = 65504.0
+CLIPPING_CANDIDATES = 16
+REFINEMENTS = 3
+
+
+def highest_level(bits: int) -> int:
+    """2^(bits - 1) - 1: codes run from minus this to plus this."""
+    return (1 << (bits - 1)) - 1
+
+
+def half_scale(scale: Tensor) -> Tensor:
+    """Scales as they are stored: float16, never zero or infinite."""
+    return scale.clamp(SMALLEST_SCALE, LARGEST_SCALE).to(torch.float16)
+
+
+def round_to_codes(values: Tensor, scale: Tensor, bits: int, signs_only: bool) -> Tensor:
+    """Nearest codes of (rows, columns) values on the grid of (rows, 1) scales."""
+    if signs_only:
+        return torch.where(values < 0, -1.0, 1.0)
+    level = highest_level(bits)
+    return torch.round(values / scale.float()).clamp_(-level, level)
+
+
+def least_squares_scale(values: Tensor, codes: Tensor, fallback: Tensor) -> Tensor:
+    """(rows, 1) scale that fits values best for given codes."""
+    square = (codes * codes).sum(1, keepdim=True)
+    fitted = (values * codes).sum(1, keepdim=True) / square.clamp(min=1.0)
+    return torch.where((square > 0) & (fitted > 0), fitted, fallback)
+
+
+def fit_scale(values: Tensor, mask: Tensor | None, bits: int) -> Tensor:
+    """(rows, 1) float16 scales of least squared error over the surviving weights.
+
+    A grid of clipping ranges, then alternating least squares between codes and scale.
+
+    Args:
+        values: (rows, columns) float32, zero where pruned.
+        mask: (rows, columns) survivors, or None.
+        bits: bits per code.
+    """
+    signs_only = mask is not None and bits == 2
+    keep = torch.ones_like(values) if mask is None else mask.float()
+    level = highest_level(bits)
+    largest = values.abs().amax(1, keepdim=True).clamp(min=level * SMALLEST_SCALE)
+
+    def error(scale: Tensor) -> Tensor:
+        codes = round_to_codes(values, scale, bits, signs_only)
+        return (((values - codes * scale.float()) * keep) ** 2).sum(1, keepdim=True)
+
+    best = half_scale(largest / level)
+    least = error(best)
+    for share in np.linspace(0.15, 1.0, CLIPPING_CANDIDATES, endpoint=False):
+        scale = half_scale(share * largest / level)
+        found = error(scale)
+        best, least = torch.where(found < least, scale, best), torch.minimum(found, least)
+    for _ in range(REFINEMENTS):
+        codes = round_to_codes(values, best, bits, signs_only) * keep
+        scale = half_scale(least_squares_scale(values, codes, best.float()))
+        found = error(scale)
+        best, least = torch.where(found < least, scale, best), torch.minimum(found, least)
+    return best
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedTensor:
+    """Codes and scales of one member.
+
+    Attributes:
+        member: what is stored.
+        bits: bits per code.
+        scale: (rows, 1) float16.
+        codes: (rows, columns) int8 or int16, zero where pruned.
+        mask: (rows, columns) survivors, or None when nothing is pruned.
+    """
+
+    member: Member
+    bits: int
+    scale: Tensor
+    codes: Tensor
+    mask: Tensor | None
+
+    def value(self) -> Tensor:
+        """The weights that the codes stand for."""
+        return (self.codes.float() * self.scale.float()).to(self.member.dtype).reshape(self.member.part_shape)
+
+    def stored_codes(self) -> Tensor:
+        """Codes that are written: those of the survivors."""
+        return self.codes.reshape(-1) if self.mask is None else self.codes[self.mask]
+
+    def nbytes(self) -> int:
+        """Scales, mask and codes."""
+        size = 2 * self.scale.numel()
+        if self.mask is None:
+            return size + code_bytes(self.codes.numel(), self.bits, signs_only=False)
+        survivors = int(self.mask.sum())
+        return size + len(pack_mask(self.mask.reshape(-1).numpy())) + code_bytes(survivors, self.bits, self.bits == 2)
+
+    def to_bytes(self) -> bytes:
+        """Scales, mask, codes, in this order."""
+        codes = self.stored_codes().numpy().astype(np.int64)
+        mask = b"" if self.mask is None else pack_mask(self.mask.reshape(-1).numpy())
+        return self.scale.numpy().tobytes() + mask + _pack(codes, self.bits, self.mask is not None)
+
+    @classmethod
+    def from_bytes(cls, member: Member, bits: int, sparse: bool, data: memoryview) -> tuple[QuantizedTensor, int]:
+        """Inverse of :meth:`to_bytes`, with the number of bytes read."""
+        shape = member.part_shape
+        rows = shape[0] if len(shape) > 1 else 1
+        used = 2 * rows
+        scale = torch.from_numpy(np.frombuffer(data[:used], dtype=np.float16).copy()).reshape(rows, 1)
+        codes = torch.zeros(rows, member.numel // rows, dtype=torch.int16)
+        mask = None
+        count = member.numel
+        if sparse:
+            survivors, read = unpack_mask(data[used:], member.numel)
+            used += read
+            mask = torch.from_numpy(survivors).reshape(codes.shape)
+            count = int(survivors.sum())
+        size = code_bytes(count, bits, sparse and bits == 2)
+        stored = torch.from_numpy(_unpack(data[used : used + size], count, bits, sparse)).to(torch.int16)
+        if mask is None:
+            codes = stored.reshape(codes.shape)
+        else:
+            codes[mask] = stored
+        return cls(member, bits, scale, codes, mask), used + size
+
+    def project(self, value: Tensor, refit: bool) -> QuantizedTensor:
+        """Nearest codes on the same mask; scales move only with ``refit``."""
+        values = values_of(value)
+        signs_only = self.mask is not None and self.bits == 2
+        keep = torch.ones_like(values) if self.mask is None else self.mask.float()
+        values = values * keep
+        scale = self.scale
+        codes = round_to_codes(values, scale, self.bits, signs_only) * keep
+        if refit:
+            scale = half_scale(least_squares_scale(values, codes, scale.float()))
+            codes = round_to_codes(values, scale, self.bits, signs_only) * keep
+        return QuantizedTensor(self.member, self.bits, scale, codes.to(torch.int16), self.mask)
+
+
+def code_bytes(count: int, bits: int, signs_only: bool) -> int:
+    """Bytes of ``count`` codes: five ternary digits a byte, one bit a sign, else ``bits`` bits each."""
+    if signs_only:
+        return packed_size(count, 1)
+    return -(-count // TRITS_PER_BYTE) if bits == 2 else packed_size(count, bits)
+
+
+def _pack(codes: np.ndarray, bits: int, sparse: bool) -> bytes:
+    if bits == 2:
+        return (pack_codes((codes > 0).astype(np.int64), 1) if sparse else pack_ternary(codes + 1)).tobytes()
+    return pack_codes(codes + highest_level(bits), bits).tobytes()
+
+
+def _unpack(data: memoryview, count: int, bits: int, sparse: bool) -> np.ndarray:
+    stored = np.frombuffer(data, dtype=np.uint8)
+    if bits == 2:
+        return 2 * unpack_codes(stored, count, 1) - 1 if sparse else unpack_ternary(stored, count) - 1
+    return unpack_codes(stored, count, bits) - highest_level(bits)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedTensors:
+    """All members of a group, quantized."""
+
+    parts: tuple[QuantizedTensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all members."""
+        return sum(part.nbytes() for part in self.parts)
+
+    @property
+    def nonzeros(self) -> int:
+        """Weights whose code is not zero."""
+        return sum(int((part.codes != 0).sum()) for part in self.parts)
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits per code."""
+        return self.parts[0].bits
+
+    def to_bytes(self) -> bytes:
+        """Members one after the other."""
+        return b"".join(part.to_bytes() for part in self.parts)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Codes times scales."""
+        return tuple(part.value() for part in self.parts)
+
+    def project(self, values: Sequence[Tensor], refit: bool = False) -> QuantizedTensors:
+        """Nearest codes, member by member."""
+        return QuantizedTensors(tuple(p.project(v, refit) for p, v in zip(self.parts, values, strict=True)))
+
+
+@operators.register("quantize")
+@dataclass(frozen=True)
+class Quantize:
+    """Symmetric codes with one float16 scale per output row, optionally after magnitude pruning.
+
+    Levels are -(2^(bits-1) - 1) ... 2^(bits-1) - 1 times the scale; two bits are ternary and take 1.6 bits
+    each, or one bit (the sign) for the survivors of pruning. The clipping range minimises the squared
+    error of each row.
+
+    Args:
+        bits: 2 to 16.
+        sparsity: share of weights set to zero first, per tensor.
+
+    Raises:
+        InvalidMenu: for values out of range.
+
+    Example:
+        >>> group = Group("w", "weight", (Member("w", (2, 4), torch.float32),), "Linear")
+        >>> weight = torch.tensor([[1.0, -1.0, 0.0, 1.0], [2.0, 0.0, -2.0, 2.0]])
+        >>> packed = Quantize(bits=2).encode(group, [weight])
+        >>> torch.equal(packed.tensors()[0], weight), packed.nbytes, len(packed.to_bytes())
+        (True, 6, 6)
+    """
+
+    operator_name: ClassVar[str] = "quantize"
+    bits: int
+    sparsity: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.bits, int) and 2 <= self.bits <= 16):
+            raise InvalidMenu(f"bits must be a whole number from 2 to 16; got {self.bits!r}")
+        check_sparsity(self.sparsity)
+
+    def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
+        """Suits weights only."""
+        return None if group.kind == "weight" else f"{group.kind} vectors are cast or folded, not quantized by rows"
+
+    def encode(self, group: Group, parts: Sequence[Tensor]) -> QuantizedTensors:
+        """Prune, fit the scales, round."""
+        return QuantizedTensors(tuple(self._one(m, p) for m, p in zip(group.members, parts, strict=True)))
+
+    def _one(self, member: Member, part: Tensor) -> QuantizedTensor:
+        values = values_of(part)
+        mask = None
+        if self.sparsity > 0:
+            mask = magnitude_mask(values, self.sparsity).reshape(values.shape)
+            values = values * mask
+        scale = fit_scale(values, mask, self.bits)
+        codes = round_to_codes(values, scale, self.bits, signs_only=mask is not None and self.bits == 2)
+        if mask is not None:
+            codes = codes * mask
+        return QuantizedTensor(member, self.bits, scale, codes.to(torch.int16), mask)
+
+    def decode(self, group: Group, data: memoryview) -> tuple[QuantizedTensors, int]:
+        """Read the members one after the other."""
+        parts, used = [], 0
+        for member in group.members:
+            part, read = QuantizedTensor.from_bytes(member, self.bits, self.sparsity > 0, data[used:])
+            parts.append(part)
+            used += read
+        return QuantizedTensors(tuple(parts)), used
