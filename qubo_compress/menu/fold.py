@@ -118,6 +118,10 @@ class Fold:
         scale, shift = scale_and_shift(named, group.epsilon or 0.0)
         return FoldedNormalisation(group, StoredVector.of(scale, self.bits), StoredVector.of(shift, self.bits))
 
+    def reference(self, group: Group, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The fold without rounding, in eval mode the same function as the original."""
+        return Fold(32).encode(group, parts).tensors()
+
     def decode(self, group: Group, data: memoryview) -> tuple[FoldedNormalisation, int]:
         """Read scale and shift."""
         count = next(member.numel for member in group.members if attribute(member.name) == "weight")

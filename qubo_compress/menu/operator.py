@@ -76,6 +76,18 @@ class Operator(Protocol):
         ...
 
 
+@runtime_checkable
+class Reparametrised(Protocol):
+    """An operator that writes the same function in other parameters, such as a folded normalisation.
+
+    Displacements of such a group are taken from the reference, not from the tensors as they were found.
+    """
+
+    def reference(self, group: Group, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The original function in the operator's own parameters, without rounding."""
+        ...
+
+
 operators: Registry[type[Operator]] = Registry("operator")
 
 

@@ -90,7 +90,7 @@ def pack_mask(survivors: npt.NDArray[np.bool_]) -> bytes:
     Example:
         >>> mask = np.zeros(1000, dtype=bool); mask[[5, 700]] = True
         >>> len(pack_mask(mask)), bool((unpack_mask(pack_mask(mask), 1000)[0] == mask).all())
-        (12, True)
+        (9, True)
     """
     best = bytes([0]) + np.packbits(survivors).tobytes()
     runs = np.diff(np.flatnonzero(survivors), prepend=-1) - 1

@@ -85,8 +85,10 @@ class CrossEntropy:
         return outputs.softmax(-1) - goal
 
     def features(self, change: Tensor, outputs: Tensor, targets: Tensor | None) -> Tensor:
-        """Softmax features."""
-        return softmax_features(change, outputs)
+        """Softmax features; zero where the target is to be ignored."""
+        rows = softmax_features(change, outputs)
+        goal = target_rows(targets, outputs)
+        return rows if goal.ndim > 1 else rows * (goal >= 0).unsqueeze(-1)
 
 
 @dataclass(frozen=True)

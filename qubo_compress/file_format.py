@@ -1,0 +1,99 @@
+"""The frame of a compressed file: one safetensors tensor of bytes under a header of known length.
+
+The payload is, in this order: one byte per group (the position of its choice on the menu), the bytes
+of every group, the tensors that no choice changes. The header is padded with blanks to the length that
+the largest payload would need, so its length depends on the network and the menu alone, and the size
+of a file is known before it is written.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from qubo_compress.menu.groups import Layout, state_entries
+from qubo_compress.menu.keep import raw_bytes
+
+FORMAT = "qubo_compress 1"
+TENSOR = "payload"
+DIGEST_LENGTH = 32
+
+
+def architecture_signature(layout: Layout) -> str:
+    """Digest of names, shapes and dtypes of every unique tensor, and of how they are grouped."""
+    text = json.dumps(
+        [
+            [[g.name, g.kind, [(m.name, m.shape, str(m.dtype), m.rows) for m in g.members]] for g in layout.groups],
+            [(kept.name, kept.nbytes) for kept in layout.kept],
+        ]
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def weights_signature(model: nn.Module) -> str:
+    """Digest of the values of every unique parameter and persistent buffer."""
+    digest = hashlib.sha256()
+    for name, entry in state_entries(model)[0].items():
+        tensor = entry.tensor.detach()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        if tensor.numel():
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
+
+
+def pack_names(names: Sequence[str]) -> str:
+    """Menu names as short text."""
+    return base64.b64encode(zlib.compress("\n".join(names).encode(), 9)).decode()
+
+
+def unpack_names(text: str) -> tuple[str, ...]:
+    """Inverse of :func:`pack_names`."""
+    return tuple(zlib.decompress(base64.b64decode(text)).decode().split("\n"))
+
+
+def metadata(layout: Layout, menu_names: Sequence[str], digest: str = "0" * DIGEST_LENGTH) -> dict[str, str]:
+    """What the header says of the file."""
+    return {
+        "format": FORMAT,
+        "model": architecture_signature(layout),
+        "groups": layout.rule,
+        "menu": pack_names(menu_names),
+        "digest": digest,
+    }
+
+
+def _header_json(described: Mapping[str, str], payload_bytes: int) -> bytes:
+    tensor = {"dtype": "U8", "shape": [payload_bytes], "data_offsets": [0, payload_bytes]}
+    return json.dumps({"__metadata__": dict(described), TENSOR: tensor}, separators=(",", ":")).encode()
+
+
+def header(layout: Layout, menu_names: Sequence[str], payload: bytes) -> bytes:
+    """Length and header of a safetensors file with this payload."""
+    described = metadata(layout, menu_names, hashlib.sha256(payload).hexdigest()[:DIGEST_LENGTH])
+    text = _header_json(described, len(payload))
+    text = text.ljust(header_bytes(layout, menu_names) - 8, b" ")
+    return len(text).to_bytes(8, "little") + text
+
+
+def header_bytes(layout: Layout, menu_names: Sequence[str]) -> int:
+    """Bytes before the payload, a multiple of eight."""
+    # Operators may need a few bytes more than the original, for masks and scales; twice is ample.
+    largest = 2 * layout.original_bytes + 64 * len(layout.groups) + 1024
+    return 8 + -(-len(_header_json(metadata(layout, menu_names), largest)) // 8) * 8
+
+
+def fixed_bytes(layout: Layout, menu_names: Sequence[str]) -> int:
+    """Bytes of a file that no choice changes."""
+    return header_bytes(layout, menu_names) + len(layout.groups) + sum(kept.nbytes for kept in layout.kept)
+
+
+def kept_payload(layout: Layout, model: nn.Module) -> bytes:
+    """Bytes of the tensors that no choice changes."""
+    entries = state_entries(model)[0]
+    return b"".join(raw_bytes(entries[kept.name].tensor) for kept in layout.kept if kept.nbytes)

@@ -1,0 +1,235 @@
+"""Metrics from gradients: a pass backwards over every example, whatever the number of choices.
+
+``jacobian``: dz_n(v) = J_n d(v), the outputs' first-order change; features H_n^(1/2) J_n d(v) / sqrt(N).
+``fisher``: g_n . d(v) / sqrt(N) with g_n the gradient of the example's loss (Singh & Alistarh 2020).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, jacrev, vmap
+
+from qubo_compress.examples import Slice, map_tensors
+from qubo_compress.menu.groups import state_entries
+from qubo_compress.sensitivity.cache import Arrays
+from qubo_compress.sensitivity.forward import compact, forward_sweep, total_columns
+from qubo_compress.sensitivity.losses import KullbackLeibler, rows_of
+from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
+
+logger = logging.getLogger(__name__)
+
+GRADIENT_MEMORY = 300_000_000
+"""Bytes that per-example gradients of one chunk of examples may take."""
+
+
+@metrics.register("jacobian")
+@dataclass(frozen=True)
+class Jacobian:
+    """Linear terms mean (p - y)^T J d + 1/2 |A[v]|^2.
+
+    Args:
+        measured_linear: measure the linear terms by one run per choice instead.
+    """
+
+    metric_name: ClassVar[str] = "jacobian"
+    measured_linear: bool = False
+
+    def evaluations(self, task: MeasureTask) -> float:
+        """About two runs per output, and one per choice if linear terms are measured."""
+        backward = 2.0 * task.outputs[0].shape[1]
+        return backward + (float(task.offsets[-1]) if self.measured_linear else 0.0)
+
+    def measure(self, task: MeasureTask) -> MetricResult:
+        """Backward passes over every example and output."""
+        return _measure(task, "jacobian", self.measured_linear, self.evaluations(task))
+
+
+@metrics.register("fisher")
+@dataclass(frozen=True)
+class Fisher:
+    """Linear terms mean g_n^T d + 1/2 |A[v]|^2, with labels drawn from the softmax under ``loss="kl"``.
+
+    Args:
+        measured_linear: measure the linear terms by one run per choice instead.
+    """
+
+    metric_name: ClassVar[str] = "fisher"
+    measured_linear: bool = False
+
+    def evaluations(self, task: MeasureTask) -> float:
+        """About two runs, and one per choice if linear terms are measured."""
+        return 2.0 + (float(task.offsets[-1]) if self.measured_linear else 0.0)
+
+    def measure(self, task: MeasureTask) -> MetricResult:
+        """One backward pass over every example."""
+        return _measure(task, "fisher", self.measured_linear, self.evaluations(task))
+
+
+def _measure(task: MeasureTask, kind: str, measured_linear: bool, evaluations: float) -> MetricResult:
+    stacked = _displacement_matrix(task)
+    share = (evaluations - (float(task.offsets[-1]) if measured_linear else 0.0)) / len(task.examples.slices)
+    slope = np.zeros(int(task.offsets[-1]))
+    blocks = []
+    for number, part in task.slices():
+        made = task.cache.get(
+            f"{kind}_{number:05d}", lambda number=number, part=part: _slice_rows(task, kind, number, part, stacked)  # type: ignore[misc]
+        )
+        slope += made["slope"].astype(np.float64)
+        blocks.append(made["features"].astype(np.float32))
+        task.advance(share)
+    sketched = kind == "jacobian" and total_columns(task) > task.max_columns
+    features = np.sum(blocks, axis=0) if sketched else np.concatenate(blocks, axis=1)
+    linear = slope + 0.5 * np.einsum("vc,vc->v", features, features, dtype=np.float64)
+    divergence = halves = None
+    if measured_linear:
+        found = forward_sweep(task, "linear", with_features=False)
+        linear, divergence, halves = found.linear, found.divergence, found.halves
+    return MetricResult(
+        linear, features if task.interactions else None, None, int(np.ceil(evaluations)) + 1, divergence, halves
+    )
+
+
+def _displacement_matrix(task: MeasureTask) -> dict[str, list[tuple[int, tuple[int, int] | None, Tensor]]]:
+    """Parameter name -> (choice number, rows, displacement) of every choice that changes it."""
+    found: dict[str, list[tuple[int, tuple[int, int] | None, Tensor]]] = {}
+    for group, start in enumerate(task.offsets[:-1]):
+        for k, row in enumerate(task.displacements(group)):
+            for member, displacement in zip(task.layout.groups[group].members, row, strict=True):
+                if member.dtype.is_floating_point and bool(displacement.any()):
+                    found.setdefault(member.name, []).append((int(start) + k, member.rows, displacement))
+    return found
+
+
+def _slice_rows(
+    task: MeasureTask, kind: str, number: int, part: Slice, stacked: dict[str, list[tuple[int, tuple[int, int] | None, Tensor]]]
+) -> Arrays:
+    total = int(task.offsets[-1])
+    weights = task.row_weights(number)
+    outputs, reference = task.outputs[number], task.reference[number]
+    if kind == "jacobian":
+        change = _per_example_products(task, number, part, stacked, None)
+        slope_rows = task.loss.gradient(outputs, part.targets, reference).double() * weights[:, None]
+        slope = torch.einsum("vmc,mc->v", change.double(), slope_rows)
+        rows = task.loss.features(change, outputs, part.targets) * weights.sqrt().float()[:, None]
+        features = compact(task, number, rows.reshape(total, -1))
+    else:
+        cotangent, slopes = _fisher_cotangent(task, number, part)
+        change = _per_example_products(task, number, part, stacked, cotangent)
+        per_row = change.reshape(total, -1).double()
+        example_weights = weights.reshape(len(part), -1).sum(1)
+        slope = (per_row * example_weights).sum(1) * slopes
+        features = (per_row * example_weights.sqrt()).float()
+    return {"features": features.cpu().numpy(), "slope": slope.cpu().numpy()}
+
+
+def _fisher_cotangent(task: MeasureTask, number: int, part: Slice) -> tuple[Tensor, float]:
+    """Output gradient whose pull-back is each example's g_n, and whether its mean is a slope of the loss."""
+    outputs, reference = task.outputs[number], task.reference[number]
+    if isinstance(task.loss, KullbackLeibler):
+        generator = torch.Generator().manual_seed(task.seed * 1_000_003 + number)
+        share = outputs.softmax(-1)
+        drawn = torch.multinomial(share.cpu(), 1, generator=generator).to(outputs.device)
+        one_hot = torch.zeros_like(share).scatter_(1, drawn, 1.0)
+        return share - one_hot, 0.0
+    return task.loss.gradient(outputs, part.targets, reference), 1.0
+
+
+def _per_example_products(
+    task: MeasureTask,
+    number: int,
+    part: Slice,
+    stacked: dict[str, list[tuple[int, tuple[int, int] | None, Tensor]]],
+    cotangent: Tensor | None,
+) -> Tensor:
+    """(V, M, C) first-order output changes, or (V, n, 1) products with each example's gradient."""
+    state = _state_at_reference(task)
+    parameters = {name: state[name].float() if state[name].dtype == torch.float64 else state[name] for name in stacked}
+    rest = {name: tensor for name, tensor in state.items() if name not in stacked}
+    repeats = task.outputs[number].shape[0] // len(part)
+    width = repeats * task.outputs[number].shape[1] if cotangent is None else 1
+    per_example = 4 * width * sum(p.numel() for p in parameters.values())
+    chunk = max(1, min(len(part), GRADIENT_MEMORY // max(per_example, 1)))
+    total = int(task.offsets[-1])
+    out = torch.zeros(total, len(part), width, device=task.device)
+    shaped = None if cotangent is None else cotangent.reshape(len(part), repeats, -1)
+
+    def rows(values: dict[str, Tensor], inputs: Any) -> Tensor:
+        single = map_tensors(inputs, lambda t: t.unsqueeze(0))
+        arguments = single if isinstance(single, tuple) else () if isinstance(single, dict) else (single,)
+        keywords = single if isinstance(single, dict) else {}
+        return rows_of(functional_call(task.base, {**rest, **values}, arguments, keywords)).reshape(-1)
+
+    for start in range(0, len(part), chunk):
+        inputs = map_tensors(part.inputs, lambda t, start=start: t[start : start + chunk])
+        pulled = None if shaped is None else shaped[start : start + chunk]
+        gradients = _per_example_gradients(rows, parameters, inputs, pulled)
+        size = next(iter(gradients.values())).shape[0]
+        for name, entries in stacked.items():
+            tensor = gradients[name].reshape(size, width, *parameters[name].shape)
+            _accumulate(out[:, start : start + size], tensor, entries)
+    if cotangent is None:
+        return out.reshape(total, len(part) * repeats, -1)
+    return out
+
+
+def _accumulate(out: Tensor, gradients: Tensor, entries: list[tuple[int, tuple[int, int] | None, Tensor]]) -> None:
+    size, width = gradients.shape[:2]
+    by_rows: dict[tuple[int, int] | None, list[tuple[int, Tensor]]] = {}
+    for choice, rows, displacement in entries:
+        by_rows.setdefault(rows, []).append((choice, displacement))
+    for rows, listed in by_rows.items():
+        used = gradients if rows is None else gradients[:, :, rows[0] : rows[1]]
+        matrix = torch.stack([d.reshape(-1) for _, d in listed]).to(used.device, torch.float32)
+        products = matrix @ used.reshape(size * width, -1).float().T
+        out[[choice for choice, _ in listed]] += products.reshape(len(listed), size, width)
+
+
+def _state_at_reference(task: MeasureTask) -> dict[str, Tensor]:
+    """The base model's tensors, with every group in the parameters its choices are written in."""
+    state = {name: entry.tensor.detach() for name, entry in state_entries(task.base)[0].items()}
+    for group, found in enumerate(task.layout.groups):
+        for member, value in zip(found.members, task.references(group), strict=True):
+            if member.rows is None:
+                state[member.name] = value.to(state[member.name].device, state[member.name].dtype)
+    return state
+
+
+def _per_example_gradients(
+    rows: Callable[[dict[str, Tensor], Any], Tensor], parameters: dict[str, Tensor], inputs: Any, pulled: Tensor | None
+) -> dict[str, Tensor]:
+    """Name -> (n, outputs, *shape) Jacobians, or (n, *shape) gradients of outputs times ``pulled``."""
+    with torch.enable_grad():
+        try:
+            if pulled is None:
+                return dict(vmap(jacrev(rows), in_dims=(None, 0))(parameters, inputs))
+            scalar = lambda values, x, g: (rows(values, x) * g.reshape(-1)).sum()  # noqa: E731
+            return dict(vmap(grad(scalar), in_dims=(None, 0, 0))(parameters, inputs, pulled))
+        except (RuntimeError, ValueError, NotImplementedError) as cause:
+            logger.info("vmap does not support this model (%s); one backward pass per example instead", cause)
+        return _looped_gradients(rows, parameters, inputs, pulled)
+
+
+def _looped_gradients(
+    rows: Callable[[dict[str, Tensor], Any], Tensor], parameters: dict[str, Tensor], inputs: Any, pulled: Tensor | None
+) -> dict[str, Tensor]:
+    leaves = {name: tensor.detach().clone().requires_grad_(True) for name, tensor in parameters.items()}
+    tensors = [inputs] if isinstance(inputs, Tensor) else list(inputs.values() if isinstance(inputs, dict) else inputs)
+    collected: dict[str, list[Tensor]] = {name: [] for name in leaves}
+    for i in range(tensors[0].shape[0]):
+        outputs = rows(leaves, map_tensors(inputs, lambda t, i=i: t[i]))
+        seeds = torch.eye(outputs.numel(), device=outputs.device) if pulled is None else pulled[i].reshape(1, -1)
+        found = [
+            torch.autograd.grad(outputs, list(leaves.values()), s.reshape(outputs.shape), retain_graph=True, allow_unused=True)
+            for s in seeds
+        ]
+        for position, name in enumerate(leaves):
+            stacked = [torch.zeros_like(leaves[name]) if f[position] is None else f[position] for f in found]
+            collected[name].append(torch.stack(stacked) if pulled is None else stacked[0])
+    return {name: torch.stack(values) for name, values in collected.items()}

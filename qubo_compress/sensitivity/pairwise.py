@@ -1,0 +1,73 @@
+"""The reference metric: every pair of choices measured, V^2 / 2 runs (CLADO, Deng et al. 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from qubo_compress.sensitivity.cache import Arrays
+from qubo_compress.sensitivity.forward import forward_sweep
+from qubo_compress.sensitivity.substitution import swapped
+from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
+
+
+@metrics.register("pairwise")
+@dataclass(frozen=True)
+class Pairwise:
+    """Q[v, w] = L(v, w) - L(v) - L(w) + L(0), all measured. No clipping to positive semidefinite."""
+
+    metric_name: ClassVar[str] = "pairwise"
+
+    def evaluations(self, task: MeasureTask) -> float:
+        """One per choice and one per pair of choices of different groups."""
+        sizes = np.diff(task.offsets).astype(float)
+        return float(sizes.sum() + (sizes.sum() ** 2 - (sizes**2).sum()) / 2)
+
+    def measure(self, task: MeasureTask) -> MetricResult:
+        """Run every choice, then every pair; the later choices of one choice are one unit of the cache."""
+        singles = forward_sweep(task, "linear", with_features=False)
+        offsets, total = task.offsets, int(task.offsets[-1])
+        pairs = np.zeros((total, total))
+        for group in range(len(task.layout.groups) - 1):
+            made = task.cache.get(f"pairs_{group:05d}", lambda group=group: _pair_losses(task, group))  # type: ignore[misc]
+            first, last = offsets[group], offsets[group + 1]
+            joint = made["loss"].astype(np.float64)
+            block = joint - singles.linear[first:last, None] - singles.linear[None, last:]
+            pairs[first:last, last:] = block
+            task.advance(float(block.size))
+        pairs += pairs.T
+        evaluations = int(self.evaluations(task)) + 1
+        return MetricResult(
+            singles.linear, None, sparse.csr_array(pairs), evaluations, singles.divergence, singles.halves
+        )
+
+
+def _pair_losses(task: MeasureTask, group: int) -> Arrays:
+    """(K, later choices) loss changes with a choice of this group and one of a later group."""
+    total, stop = int(task.offsets[-1]), int(task.offsets[group + 1])
+    variants = task.variants(group)
+    joint = np.zeros((len(variants), total - stop))
+    later = [(other, task.variants(other)) for other in range(group + 1, len(task.layout.groups))]
+    for k, variant in enumerate(variants):
+        with swapped([(module, attribute, variant[i]) for module, attribute, i in task.places(group)]):
+            for other, choices in later:
+                start = int(task.offsets[other]) - stop
+                joint[k, start : start + len(choices)] = _losses(task, other, choices)
+    return {"loss": joint}
+
+
+def _losses(task: MeasureTask, group: int, choices: list[tuple[torch.Tensor, ...]]) -> np.ndarray:
+    sweep = task.sweep(group)
+    losses = torch.zeros(len(choices), dtype=torch.float64)
+    for number, part in task.slices():
+        outputs = sweep.outputs(part.inputs, choices, task.rows_per_pass)
+        reference, weights = task.reference[number], task.row_weights(number)
+        before = task.loss.values(task.outputs[number], part.targets, reference)
+        for k, rows in enumerate(outputs):
+            losses[k] += ((task.loss.values(rows, part.targets, reference) - before).double() * weights).sum().cpu()
+    task.require_finite(losses[:, None], group)
+    return losses.numpy()

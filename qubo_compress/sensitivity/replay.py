@@ -1,0 +1,311 @@
+"""Re-running only what lies behind a changed module, without tracing the network.
+
+A network is run once with every module's calls numbered. To see the effect of changing one group, all
+calls that ended before the group's first call need not run again: they return their remembered output.
+The code between modules always runs. All choices of a group share one batch behind the changed
+module: the network sees the examples once per choice, and only the changed module tells them apart.
+
+Whether this is right for a network is checked, not assumed: see :meth:`GroupSweep.check`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qubo_compress.errors import ForwardFailed, QuboCompressError
+from qubo_compress.examples import Inputs, call, map_tensors, tensors_of
+from qubo_compress.sensitivity.losses import rows_of
+from qubo_compress.sensitivity.substitution import swapped
+
+logger = logging.getLogger(__name__)
+
+Place = tuple[nn.Module, str, int]
+"""A module, the attribute that holds a member of the group, and the member's number."""
+
+
+class _ReachedGroup(BaseException):
+    """Ends a run at the changed group; not an Exception, so that no model swallows it."""
+
+
+class _Diverged(Exception):
+    """The network did not call its modules in the order it did before."""
+
+
+@dataclass
+class CallTrace:
+    """Module calls of one forward pass, in the order they began.
+
+    Attributes:
+        modules: the module of each call.
+        ends: number of the first call that began after this one ended.
+        changed_inputs: the call changed its inputs in place, so it must run again.
+        changed_later: its output was changed in place afterwards, so copies must be handed out.
+        positions: output values per example of each call, for counting multiplications.
+    """
+
+    modules: list[nn.Module] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    changed_inputs: list[bool] = field(default_factory=list)
+    changed_later: list[bool] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+
+    def first_call(self, module: nn.Module) -> int | None:
+        """Number of a module's first call, or None when it was never called."""
+        return next((i for i, seen in enumerate(self.modules) if seen is module), None)
+
+    def before(self, start: int) -> list[int]:
+        """The outermost calls that ended before call ``start`` began and may be skipped."""
+        chosen, i = [], 1
+        while i < start:
+            if self.ends[i] <= start and not any(self.changed_inputs[i : self.ends[i]]):
+                chosen.append(i)
+                i = self.ends[i]
+            else:
+                i += 1
+        return chosen
+
+
+@contextlib.contextmanager
+def intercepted(model: nn.Module, handle: Callable[[nn.Module, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
+    """Route every module's forward through ``handle``; instance attributes are restored afterwards."""
+    absent = object()
+    saved = [(module, module.__dict__.get("forward", absent)) for module in model.modules()]
+    try:
+        for module, _ in saved:
+            original = module.forward
+
+            def forward(*args: Any, _module: nn.Module = module, _original: Any = original, **kwargs: Any) -> Any:
+                return handle(_module, _original, args, kwargs)
+
+            module.__dict__["forward"] = forward
+        yield
+    finally:
+        for module, former in saved:
+            if former is absent:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = former
+
+
+def trace_calls(model: nn.Module, inputs: Inputs) -> CallTrace:
+    """Run the model once and number its module calls."""
+    trace = CallTrace()
+    outputs: list[list[tuple[Tensor, int]]] = []
+    examples = tensors_of(inputs)[0].shape[0]
+
+    def handle(module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        number = len(trace.modules)
+        trace.modules.append(module)
+        for values in (trace.ends, trace.changed_inputs, trace.changed_later, trace.positions):
+            values.append(0)  # type: ignore[attr-defined]
+        outputs.append([])
+        given = [(t, t._version) for t in _all_tensors((args, kwargs))]
+        result = original(*args, **kwargs)
+        trace.ends[number] = len(trace.modules)
+        trace.changed_inputs[number] = any(t._version != version for t, version in given)
+        outputs[number] = [(t, t._version) for t in _all_tensors(result)]
+        trace.positions[number] = sum(t.numel() for t, _ in outputs[number]) // examples
+        return result
+
+    with intercepted(model, handle), torch.no_grad():
+        run_model(model, inputs)
+    trace.changed_later = [any(t._version != version for t, version in made) for made in outputs]
+    return trace
+
+
+def run_model(model: nn.Module, inputs: Inputs) -> Any:
+    """Call the model; its own exceptions become :class:`ForwardFailed`."""
+    try:
+        return call(model, inputs)
+    except (QuboCompressError, _Diverged):
+        raise
+    except Exception as cause:
+        raise ForwardFailed(
+            f"the model's forward raised {type(cause).__name__}: {cause}; the model is as it was. "
+            "Check that it accepts the calibration batches as model(x), model(*x) or model(**x)"
+        ) from cause
+
+
+def _all_tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [t for item in value.values() for t in _all_tensors(item)]
+    if isinstance(value, (tuple, list)):
+        return [t for item in value for t in _all_tensors(item)]
+    return []
+
+
+class GroupSweep:
+    """Network outputs for every choice of one group.
+
+    Args:
+        model: in eval mode; its registered tensors are swapped, never written to.
+        places: where the group's members live.
+        trace: the numbered calls, or None to run the whole network for each choice.
+    """
+
+    def __init__(self, model: nn.Module, places: Sequence[Place], trace: CallTrace | None) -> None:
+        self._model = model
+        self._places = list(places)
+        self._owners = {id(module) for module, _, _ in places}
+        self._trace = trace
+        self._start = 0
+        starts = [] if trace is None else [trace.first_call(module) for module, _, _ in places]
+        if trace is not None and all(start is not None for start in starts):
+            self._start = min(start for start in starts if start is not None)
+            self._skipped = frozenset(trace.before(self._start))
+        else:
+            self._trace = None
+
+    @property
+    def replays(self) -> bool:
+        """Whether only the part behind the group is run again."""
+        return self._trace is not None
+
+    def check(self, inputs: Inputs, variants: Sequence[Sequence[Tensor]], tolerance: float) -> bool:
+        """Compare replayed outputs of two variants with full runs; give up replaying if they differ."""
+        if self._trace is None:
+            return False
+        pair = [variants[0], variants[-1]]
+        reason = "its outputs differ from a full run"
+        try:
+            got = self.outputs(inputs, pair, rows_per_pass=1 << 30)
+            want = torch.stack([self._full(inputs, variant) for variant in pair])
+            scale = float(want.abs().max().nan_to_num(0.0, 0.0, 0.0))
+            agree = got.shape == want.shape and bool(
+                torch.allclose(got, want, rtol=tolerance, atol=tolerance * max(scale, 1e-6), equal_nan=True)
+            )
+        except (_Diverged, ForwardFailed) as cause:
+            agree, reason = False, str(cause)
+        if not agree:
+            logger.info("replaying from %s is not possible (%s); running the whole network", self._names(), reason)
+            self._trace = None
+        return agree
+
+    def outputs(self, inputs: Inputs, variants: Sequence[Sequence[Tensor]], rows_per_pass: int) -> Tensor:
+        """(K, M, C) output rows of all variants.
+
+        Args:
+            inputs: one slice of examples.
+            variants: for each choice one whole tensor per member.
+            rows_per_pass: how many examples may share a pass behind the changed module.
+        """
+        if self._trace is None:
+            return torch.stack([self._full(inputs, variant) for variant in variants])
+        count = tensors_of(inputs)[0].shape[0]
+        together = max(1, rows_per_pass // count)
+        remembered = self._remember(inputs)
+        passes = [
+            self._replay(inputs, count, variants[i : i + together], remembered)
+            for i in range(0, len(variants), together)
+        ]
+        return torch.cat(passes)
+
+    def _names(self) -> str:
+        return ", ".join(f"{type(module).__name__}.{attribute}" for module, attribute, _ in self._places)
+
+    def _full(self, inputs: Inputs, variant: Sequence[Tensor]) -> Tensor:
+        with torch.no_grad(), swapped([(m, a, variant[i]) for m, a, i in self._places]):
+            return rows_of(run_model(self._model, inputs))
+
+    def _remember(self, inputs: Inputs) -> dict[int, Any]:
+        trace = self._require_trace()
+        remembered: dict[int, Any] = {}
+        position = 0
+
+        def handle(module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            nonlocal position
+            number = position
+            if number >= len(trace.modules) or trace.modules[number] is not module:
+                raise _Diverged("its modules are not called in a fixed order")
+            if number == self._start:
+                raise _ReachedGroup
+            position += 1
+            result = original(*args, **kwargs)
+            if number in self._skipped:
+                copies = trace.changed_later[number]
+                remembered[number] = map_tensors(result, lambda t: t.clone() if copies else t)
+            return result
+
+        with intercepted(self._model, handle), torch.no_grad(), contextlib.suppress(_ReachedGroup):
+            run_model(self._model, inputs)
+        return remembered
+
+    def _replay(
+        self, inputs: Inputs, count: int, variants: Sequence[Sequence[Tensor]], remembered: dict[int, Any]
+    ) -> Tensor:
+        trace = self._require_trace()
+        copies = len(variants)
+        position = 0
+        inside = False
+
+        def repeated(value: Any, clone: bool) -> Any:
+            def one(tensor: Tensor) -> Tensor:
+                if copies > 1 and tensor.ndim and tensor.shape[0] == count:
+                    return torch.cat([tensor] * copies)
+                return tensor.clone() if clone else tensor
+
+            return map_tensors(value, one)
+
+        def handle(module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            nonlocal position, inside
+            if inside:
+                return original(*args, **kwargs)
+            number = position
+            if number >= len(trace.modules) or trace.modules[number] is not module:
+                raise _Diverged("its modules are not called in a fixed order")
+            if number in self._skipped:
+                position = trace.ends[number]
+                return repeated(remembered[number], trace.changed_later[number])
+            if id(module) not in self._owners:
+                position += 1
+                return original(*args, **kwargs)
+            position = trace.ends[number]
+            inside = True
+            try:
+                return self._changed(module, original, args, kwargs, count, variants)
+            finally:
+                inside = False
+
+        with intercepted(self._model, handle), torch.no_grad():
+            rows = rows_of(run_model(self._model, repeated(inputs, clone=False)))
+        if rows.shape[0] % copies:
+            raise _Diverged("its outputs do not split evenly over the choices")
+        return rows.reshape(copies, rows.shape[0] // copies, rows.shape[1])
+
+    def _changed(
+        self,
+        module: nn.Module,
+        original: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        count: int,
+        variants: Sequence[Sequence[Tensor]],
+    ) -> Any:
+        copies = len(variants)
+
+        def part(k: int) -> Callable[[Tensor], Tensor]:
+            return lambda t: t[k * count : (k + 1) * count] if t.ndim and t.shape[0] == count * copies else t
+
+        results = []
+        for k, variant in enumerate(variants):
+            with swapped([(m, a, variant[i]) for m, a, i in self._places if m is module]):
+                results.append(original(*map_tensors(args, part(k)), **map_tensors(kwargs, part(k))))
+        if copies == 1:
+            return results[0]
+        if not all(isinstance(result, Tensor) for result in results):
+            raise _Diverged(f"{type(module).__name__} does not return one tensor")
+        return torch.cat(results)
+
+    def _require_trace(self) -> CallTrace:
+        if self._trace is None:
+            raise _Diverged("there is no trace")
+        return self._trace

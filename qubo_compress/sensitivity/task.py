@@ -1,0 +1,211 @@
+"""What a metric is given: the model, the choices of every group, the examples and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from qubo_compress.errors import NonFiniteLoss
+from qubo_compress.examples import Examples, Slice, map_tensors
+from qubo_compress.menu.groups import Group, Layout, Member, state_entries
+from qubo_compress.menu.operator import Operator, Packed, Reparametrised
+from qubo_compress.problem import FactorArray, FloatArray
+from qubo_compress.registry import Registry
+from qubo_compress.sensitivity.cache import UnitCache
+from qubo_compress.sensitivity.losses import Loss, rows_of
+from qubo_compress.sensitivity.replay import CallTrace, GroupSweep, Place, run_model
+
+PACKED_MEMORY = 400_000_000
+"""Encoded choices are kept in memory up to this many values; beyond, they are encoded again."""
+
+PROBE_EXAMPLES = 8
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """What a metric found.
+
+    Attributes:
+        linear: (V,) loss change of each choice on its own.
+        features: (V, columns) rows whose inner products are the pair energies, or None.
+        pairs: sparse (V, V) pair energies, or None.
+        evaluations: runs of the network over all examples.
+        divergence: (V,) Kullback-Leibler divergence of each choice, where it was had for free.
+        halves: (2, V) the linear terms on either half of the examples, where they were measured.
+    """
+
+    linear: FloatArray
+    features: FactorArray | None = None
+    pairs: sparse.csr_array | None = None
+    evaluations: int = 0
+    divergence: FloatArray | None = None
+    halves: FloatArray | None = None
+
+
+@dataclass
+class MeasureTask:
+    """One measurement, seen from a metric.
+
+    Attributes:
+        base: the model around which is measured, in eval mode.
+        originals: first name -> tensor of the *uncompressed* network, which choices are made from.
+        layout: the groups.
+        choices: for every group, choice name -> operator.
+        examples: the calibration examples, on the model's device.
+        loss: the loss.
+        reference: output rows of the uncompressed network, one tensor per slice.
+        outputs: output rows of ``base``, one tensor per slice.
+        seed: of everything drawn.
+        rows_per_pass: examples that share one pass behind a changed module.
+        interactions: whether features are wanted.
+        cache: finished units.
+        advance: called with a number of finished evaluations, for the progress bar.
+    """
+
+    base: nn.Module
+    originals: dict[str, Tensor]
+    layout: Layout
+    choices: Sequence[dict[str, Operator]]
+    examples: Examples
+    loss: Loss
+    reference: list[Tensor]
+    outputs: list[Tensor]
+    seed: int
+    rows_per_pass: int
+    interactions: bool
+    max_columns: int
+    cache: UnitCache
+    advance: Callable[[float], None]
+    trace: CallTrace | None = None
+    _packed: dict[int, list[Packed]] = field(default_factory=dict)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """(G + 1,) first choice of each group."""
+        return np.concatenate([[0], np.cumsum([len(names) for names in self.choices])]).astype(np.int64)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.reference[0].device
+
+    def part(self, member: Member) -> Tensor:
+        """The rows of an original tensor that a member owns, on the CPU."""
+        whole = self.originals[member.name]
+        return whole if member.rows is None else whole[member.rows[0] : member.rows[1]]
+
+    def packed(self, group: int) -> list[Packed]:
+        """Every choice of a group as it would be stored."""
+        if group not in self._packed:
+            found = self.layout.groups[group]
+            parts = [self.part(member) for member in found.members]
+            made = [operator.encode(found, parts) for operator in self.choices[group].values()]
+            if sum(len(c) * g.numel for c, g in zip(self.choices, self.layout.groups, strict=True)) > PACKED_MEMORY:
+                return made
+            self._packed[group] = made
+        return self._packed[group]
+
+    def variants(self, group: int) -> list[tuple[Tensor, ...]]:
+        """For every choice, the whole tensors to be seen by the network, on its device."""
+        members = self.layout.groups[group].members
+        base = {name: entry.tensor.detach() for name, entry in state_entries(self.base)[0].items()}
+        return [
+            tuple(self._placed(base[m.name], m, value) for m, value in zip(members, packed.tensors(), strict=True))
+            for packed in self.packed(group)
+        ]
+
+    def _placed(self, whole: Tensor, member: Member, value: Tensor) -> Tensor:
+        value = value.to(whole.device)
+        if member.rows is None:
+            return value
+        changed = whole.clone()
+        changed[member.rows[0] : member.rows[1]] = value
+        return changed
+
+    def references(self, group: int) -> tuple[Tensor, ...]:
+        """The group's original function in the parameters that its choices are written in."""
+        found = self.layout.groups[group]
+        parts = [self.part(member) for member in found.members]
+        for operator in self.choices[group].values():
+            if isinstance(operator, Reparametrised):
+                return operator.reference(found, parts)
+        return tuple(parts)
+
+    def displacements(self, group: int) -> list[tuple[Tensor, ...]]:
+        """For every choice, stored minus reference values, part by part, float64 on the CPU."""
+        reference = self.references(group)
+        rows = []
+        for name, packed in zip(self.choices[group], self.packed(group), strict=True):
+            values = reference if name == "keep" else packed.tensors()
+            rows.append(tuple(v.double() - r.double() for v, r in zip(values, reference, strict=True)))
+        return rows
+
+    def places(self, group: int) -> list[Place]:
+        """Every module and attribute that holds a member of the group."""
+        entries = state_entries(self.base)[0]
+        return [
+            (module, attribute, number)
+            for number, member in enumerate(self.layout.groups[group].members)
+            for module, attribute in entries[member.name].owners
+        ]
+
+    def sweep(self, group: int) -> GroupSweep:
+        """A checked sweep over the choices of a group."""
+        sweep = GroupSweep(self.base, self.places(group), self.trace)
+        if sweep.replays:
+            first = self.examples.slices[0].inputs
+            probe = map_tensors(first, lambda t: t[:PROBE_EXAMPLES])
+            low = self.reference[0].dtype != torch.float32 or any(
+                e.tensor.dtype in (torch.float16, torch.bfloat16) for e in state_entries(self.base)[0].values()
+            )
+            sweep.check(probe, self.variants(group), tolerance=5e-2 if low else 1e-4)
+        return sweep
+
+    def row_weights(self, number: int) -> Tensor:
+        """(M,) weight of each output row of a slice; they sum to one over all slices."""
+        part = self.examples.slices[number]
+        repeats = self.outputs[number].shape[0] // len(part)
+        return (part.weights / repeats).repeat_interleave(repeats).to(self.outputs[number].device)
+
+    def slices(self) -> Iterator[tuple[int, Slice]]:
+        """Numbered slices."""
+        yield from enumerate(self.examples.slices)
+
+    def require_finite(self, values: Tensor, group: int) -> None:
+        """Raise :class:`NonFiniteLoss` naming the first choice whose loss is not finite."""
+        bad = (~torch.isfinite(values)).nonzero()
+        if bad.numel():
+            name = list(self.choices[group])[int(bad[0, 0])]
+            raise NonFiniteLoss(
+                f"the loss is not finite when {self.layout.groups[group].name} is stored as {name}; "
+                "take that choice off the menu, or look for overflow in a low-precision model"
+            )
+
+
+def base_outputs(model: nn.Module, examples: Examples) -> list[Tensor]:
+    """Output rows of a model, slice by slice."""
+    with torch.no_grad():
+        return [rows_of(run_model(model, part.inputs)) for part in examples.slices]
+
+
+class Metric(Protocol):
+    """A way to say what each choice and each pair costs: a frozen dataclass of options."""
+
+    metric_name: ClassVar[str]
+
+    def evaluations(self, task: MeasureTask) -> float:
+        """Expected runs over all examples, for the progress bar."""
+        ...
+
+    def measure(self, task: MeasureTask) -> MetricResult:
+        """Measure all choices of all groups."""
+        ...
+
+
+metrics: Registry[type[Metric]] = Registry("metric")
