@@ -84,6 +84,7 @@ class MeasureTask:
     advance: Callable[[float], None]
     trace: CallTrace | None = None
     _packed: dict[int, list[Packed]] = field(default_factory=dict)
+    _sweeps: dict[int, GroupSweep] = field(default_factory=dict)
 
     @property
     def offsets(self) -> np.ndarray:
@@ -157,6 +158,8 @@ class MeasureTask:
 
     def sweep(self, group: int) -> GroupSweep:
         """A checked sweep over the choices of a group."""
+        if group in self._sweeps:
+            return self._sweeps[group]
         sweep = GroupSweep(self.base, self.places(group), self.trace)
         if sweep.replays:
             first = self.examples.slices[0].inputs
@@ -165,6 +168,7 @@ class MeasureTask:
                 e.tensor.dtype in (torch.float16, torch.bfloat16) for e in state_entries(self.base)[0].values()
             )
             sweep.check(probe, self.variants(group), tolerance=5e-2 if low else 1e-4)
+        self._sweeps[group] = sweep
         return sweep
 
     def row_weights(self, number: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from qubo_compress.problem import IntArray
 from qubo_compress.solvers.annealer_kernels import (
     State,
     begin_pair,
@@ -136,7 +135,3 @@ def improve_random_pairs(tables: Tables, state: State, tolerance: float, count: 
         second += second >= first
         changes += improve_pair(tables, state, first, second, tolerance)
     return changes
-
-
-    """Copy choices into the state without touching the rest; :func:`start_state` must follow."""
-    state.chosen[:] = chosen

@@ -1,0 +1,195 @@
+"""The trained networks of benchmarks, demo and tests, each with its images: ``load("digits")``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from benchmarks import datasets
+from benchmarks.architectures import DigitsNet, ResNet20, digits_of_width, digits_width_within, float32_bytes
+from benchmarks.datasets import Dataset, Examples, NetworkUnavailable
+from benchmarks.train import DIGITS_WEIGHTS, FASHION_WEIGHTS, evaluate, train_digits, train_small_digits
+
+__all__ = [
+    "BATCH_SIZE",
+    "Batches",
+    "Network",
+    "NetworkUnavailable",
+    "UnknownNetwork",
+    "accuracy_and_loss",
+    "digits_of_width",
+    "digits_width_within",
+    "float32_bytes",
+    "load",
+    "names",
+    "train_digits",
+    "train_small_digits",
+]
+
+BATCH_SIZE = 250
+Batches = list[tuple[Tensor, Tensor]]
+
+
+class UnknownNetwork(LookupError):
+    """A network was asked for that does not exist."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network and its images, in batches of (inputs (N, C, H, W) float32, targets (N,) int64).
+
+    Attributes:
+        name: what `load` was asked for.
+        model: in eval mode, on the CPU, float32; a fresh instance for every `load`.
+        calibration: images drawn from the training images by the seed.
+        validation: images from the training side, the same for every seed, none of them in `train` or `calibration`.
+        test: for reporting only.
+        train: the training images, those of `calibration` among them.
+        description: one sentence for reports.
+    """
+
+    name: str
+    model: nn.Module
+    calibration: Batches
+    validation: Batches
+    test: Batches
+    train: Batches
+    description: str
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a network comes from.
+
+    Attributes:
+        data: (data folder or None, may download) -> images.
+        weights: data folder or None -> path of the weights.
+        build: makes the network with arbitrary weights.
+        calibration_examples: how many by default.
+        description: one sentence for reports.
+    """
+
+    data: Callable[[Path | None, bool], Dataset]
+    weights: Callable[[Path | None], Path]
+    build: Callable[[], nn.Module]
+    calibration_examples: int
+    description: str
+
+
+def _cifar10_weights(data_dir: Path | None) -> Path:
+    """The CIFAR-10 weights lie beside the images."""
+    folders = [data_dir] if data_dir else datasets.CIFAR10_FOLDERS
+    name = "resnet20.safetensors"
+    return datasets.find_folder("The CIFAR-10 ResNet-20", (name,), folders, "give data_dir=") / name
+
+
+_SOURCES: dict[str, _Source] = {
+    "digits": _Source(
+        data=lambda data_dir, download: datasets.digits(),
+        weights=lambda data_dir: DIGITS_WEIGHTS,
+        build=DigitsNet,
+        calibration_examples=512,
+        description="residual network of 63 thousand parameters for scikit-learn's 8 x 8 digits; it never saw the "
+        "validation images",
+    ),
+    "fashion-mnist": _Source(
+        data=lambda data_dir, download: datasets.fashion_mnist(data_dir, download=download),
+        weights=lambda data_dir: FASHION_WEIGHTS,
+        build=lambda: ResNet20(input_channels=1),
+        calibration_examples=2_048,
+        description="ResNet-20 (272 thousand parameters) for Fashion-MNIST; it never saw the validation images",
+    ),
+    "cifar10-resnet20": _Source(
+        data=lambda data_dir, download: datasets.cifar10(data_dir),
+        weights=_cifar10_weights,
+        build=ResNet20,
+        calibration_examples=2_048,
+        description="ResNet-20 (272 thousand parameters), a public checkpoint fine-tuned on JPEG copies of CIFAR-10; "
+        "it may have been trained on the validation images",
+    ),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every name that `load` knows, whether or not its images are on this machine."""
+    return tuple(_SOURCES)
+
+
+def load(
+    name: str,
+    *,
+    calibration_examples: int | None = None,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+) -> Network:
+    """Load a trained network and its images.
+
+    Args:
+        name: one of `names()`.
+        calibration_examples: how many of the training images calibrate; by default 512 for digits, else 2,048.
+        seed: draws the calibration images; weights, validation and test images are the same for every seed.
+        data_dir: folder of the images (for `cifar10-resnet20` of the weights too) instead of the usual places;
+            `digits` needs none and ignores it.
+        download: may Fashion-MNIST be fetched into the user's cache folder when it is nowhere on this machine?
+
+    Raises:
+        UnknownNetwork: when there is no network of that name.
+        NetworkUnavailable: when images or weights are not on this machine, or are not the expected ones.
+        ValueError: when `calibration_examples` is below 1 or above the number of training images.
+    """
+    source = _SOURCES.get(name)
+    if source is None:
+        near = difflib.get_close_matches(str(name).lower(), names(), n=1, cutoff=0.0)
+        raise UnknownNetwork(f"there is no network {name!r}; did you mean {near[0]!r}? Allowed: {', '.join(names())}")
+    folder = None if data_dir is None else Path(data_dir)
+    model = _filled(source.build(), source.weights(folder), name)
+    data = source.data(folder, download)
+    count = source.calibration_examples if calibration_examples is None else calibration_examples
+    if not 1 <= count <= len(data.train):
+        raise ValueError(
+            f"calibration_examples={count} was given; {name} has {len(data.train)} training images, give 1 to that"
+        )
+    chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:count]
+    return Network(
+        name=name,
+        model=model,
+        calibration=data.train.select(chosen).batches(BATCH_SIZE),
+        validation=data.validation.batches(BATCH_SIZE),
+        test=data.test.batches(BATCH_SIZE),
+        train=data.train.batches(BATCH_SIZE),
+        description=source.description,
+    )
+
+
+def accuracy_and_loss(model: nn.Module, batches: Batches) -> tuple[float, float]:
+    """Top-1 accuracy, between 0 and 1, and mean cross-entropy of a network over the batches, in eval mode."""
+    inputs, targets = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
+    was_training = model.training
+    try:
+        return evaluate(model.eval(), Examples(inputs, targets), BATCH_SIZE)
+    finally:
+        model.train(was_training)
+
+
+def _filled(model: nn.Module, path: Path, name: str) -> nn.Module:
+    """The network with the weights of the file, in eval mode.
+
+    Raises:
+        NetworkUnavailable: when the file is missing, unreadable or of another architecture.
+    """
+    advice = f"make it with `python -m benchmarks.train {name}`" if name != "cifar10-resnet20" else "give data_dir="
+    if not path.is_file():
+        raise NetworkUnavailable(f"the weights of {name} are not on this machine: looked for {path}; {advice}")
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise NetworkUnavailable(f"{path} does not hold the weights of {name} ({error}); {advice}") from error
+    return model.eval()

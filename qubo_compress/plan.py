@@ -1,0 +1,172 @@
+"""A plan: one choice for every group, and what applying it makes of a network."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qubo_compress.errors import CorruptArtifact, WrongModel
+from qubo_compress.file_format import weights_signature
+from qubo_compress.files import write_atomically
+from qubo_compress.menu.groups import Group, Layout, discover, state_entries
+from qubo_compress.menu.operator import Packed, parse
+
+ATTRIBUTE = "compression"
+"""Name of the plain attribute under which a compressed module carries its :class:`Compression`."""
+
+_FORMAT = "qubo_compress plan 1"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which choice every group gets.
+
+    Attributes:
+        choices: group name -> choice name.
+        bytes: size of the file that :func:`qubo_compress.save` writes, header included.
+        original_bytes: numel x itemsize over unique parameters and persistent buffers.
+        parameters: number of unique parameters.
+        predicted_loss: loss change that the table predicts.
+        menu_names: all choices of the menu, in the order the file refers to.
+        rule: the grouping, as text.
+        weights: signature of the weights the plan was made for.
+    """
+
+    choices: Mapping[str, str]
+    bytes: int
+    original_bytes: int
+    parameters: int
+    predicted_loss: float
+    menu_names: tuple[str, ...]
+    rule: str
+    weights: str = field(repr=False)
+
+    @property
+    def ratio(self) -> float:
+        """Original bytes over stored bytes."""
+        return self.original_bytes / self.bytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits, of everything, per unique parameter."""
+        return 8 * self.bytes / max(1, self.parameters)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON, atomically."""
+        text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=1)
+        write_atomically(Path(path), lambda handle: handle.write(text.encode()))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan written by :meth:`save`.
+
+        Raises:
+            CorruptArtifact: when the file is not a complete plan.
+        """
+        try:
+            values = json.loads(Path(path).read_text())
+            if values.pop("format") != _FORMAT:
+                raise ValueError("its format is not known")
+            values["menu_names"] = tuple(values["menu_names"])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError, AttributeError) as cause:
+            raise CorruptArtifact(f"{path} is not a complete plan ({cause}); save it again") from cause
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """A new module in eval mode with the plan applied; the original is untouched.
+
+        Raises:
+            WrongModel: when the weights are not those that the plan was made for.
+        """
+        if weights_signature(model) != self.weights:
+            raise WrongModel(
+                "the plan was made for other weights; apply it to the network that was measured, or measure this one"
+            )
+        layout = discover(model, self.rule)
+        entries = state_entries(model)[0]
+        stored = {}
+        for group in layout.groups:
+            parts = [_rows(entries[m.name].tensor.detach().cpu(), m.rows) for m in group.members]
+            stored[group.name] = parse(self.choices[group.name]).encode(group, parts)
+        return filled(model, Compression(self, layout, stored))
+
+
+@dataclass(frozen=True, eq=False)
+class Compression:
+    """What a compressed module carries: its plan, its groups, and the stored form of each.
+
+    Attributes:
+        plan: the plan applied.
+        layout: the groups of the network.
+        stored: group name -> packed tensors, the very bytes that are saved.
+    """
+
+    plan: Plan
+    layout: Layout
+    stored: Mapping[str, Packed]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """First name -> whole tensor, for every tensor that a choice sets."""
+        whole: dict[str, Tensor] = {}
+        for group in self.layout.groups:
+            for member, value in zip(group.members, self.stored[group.name].tensors(), strict=True):
+                if member.rows is None:
+                    whole[member.name] = value
+                else:
+                    target = whole.setdefault(member.name, torch.zeros(member.shape, dtype=member.dtype))
+                    target[member.rows[0] : member.rows[1]] = value
+        return whole
+
+    def with_stored(self, stored: Mapping[str, Packed]) -> Compression:
+        """The same plan with other codes for some groups."""
+        return Compression(self.plan, self.layout, {**self.stored, **stored})
+
+    def group(self, name: str) -> Group:
+        """The group of that name."""
+        return next(group for group in self.layout.groups if group.name == name)
+
+
+def filled(model: nn.Module, compression: Compression) -> nn.Module:
+    """A copy of ``model`` in eval mode that holds the stored values and carries ``compression``."""
+    small = copy.deepcopy(model)
+    fill(small, compression.tensors())
+    setattr(small, ATTRIBUTE, compression)
+    return small.eval()
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy values into a model's own tensors, keeping their dtype and device."""
+    entries = state_entries(model)[0]
+    with torch.no_grad():
+        for name, value in tensors.items():
+            entries[name].tensor.copy_(value)
+
+
+def compression_of(model: nn.Module) -> Compression:
+    """The compression that a module carries.
+
+    Raises:
+        WrongModel: when it carries none, or its values were changed since.
+    """
+    found: Any = getattr(model, ATTRIBUTE, None)
+    if not isinstance(found, Compression):
+        raise WrongModel("this module was not made by plan.apply, recover or load; apply a plan to it first")
+    entries = state_entries(model)[0]
+    for name, value in found.tensors().items():
+        if name not in entries or not torch.equal(entries[name].tensor.detach().cpu(), value):
+            raise WrongModel(
+                f"{name} was changed after the plan was applied, so it is no longer on the plan's grid; "
+                "use qubo_compress.recover to retrain within the plan"
+            )
+    return found
+
+
+def _rows(tensor: Tensor, rows: tuple[int, int] | None) -> Tensor:
+    return tensor if rows is None else tensor[rows[0] : rows[1]]

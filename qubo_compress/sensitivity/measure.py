@@ -1,0 +1,263 @@
+"""Measuring a table: the one place that prepares a model, its choices and its examples for a metric."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from qubo_compress.errors import InvalidBatches, InvalidMenu, InvalidModel, NonFiniteLoss, QuboCompressError
+from qubo_compress.examples import Examples, Slice, map_tensors, read_examples
+from qubo_compress.file_format import fixed_bytes, weights_signature
+from qubo_compress.menu.groups import GroupRule, Layout, discover, state_entries
+from qubo_compress.menu.menu import Menu
+from qubo_compress.problem import FloatArray
+from qubo_compress.sensitivity.cache import UnitCache
+from qubo_compress.sensitivity.factor import reduce_features
+from qubo_compress.sensitivity.losses import LossLike, make_loss
+from qubo_compress.sensitivity.prices import price_choices
+from qubo_compress.sensitivity.replay import CallTrace, run_model, trace_calls
+from qubo_compress.sensitivity.substitution import evaluating
+from qubo_compress.sensitivity.table import Provenance, SensitivityTable
+from qubo_compress.sensitivity.task import PROBE_EXAMPLES, MeasureTask, Metric, MetricResult, base_outputs, metrics
+
+ROWS_PER_PASS = {"cpu": 512, "cuda": 8192}
+MAX_COLUMNS = 65_536
+SHRINKAGES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def measure(
+    model: nn.Module,
+    batches: Iterable[Any],
+    menu: Menu | None = None,
+    metric: str | Metric = "gauss-newton",
+    loss: LossLike = "cross-entropy",
+    groups: GroupRule = "layer",
+    max_examples: int = 2048,
+    cache: str | Path | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    *,
+    max_rank: int | None = 1024,
+    shrinkage: float | str = 0.0,
+    interactions: bool = True,
+) -> SensitivityTable:
+    """Measure what each choice and each pair of choices costs the network.
+
+    The model is left exactly as it was found, also after an exception.
+
+    Args:
+        model: trained; on the CPU or a GPU; in float32, bfloat16 or float16.
+        batches: re-iterable calibration batches; see :func:`qubo_compress.examples.read_examples`.
+        menu: what is offered; ``Menu()`` when left out.
+        metric: a registered name (see ``qubo_compress.sensitivity.names()``) or a metric object.
+        loss: ``"cross-entropy"``, ``"kl"`` or a function (outputs, targets) -> (N,).
+        groups: see :func:`qubo_compress.menu.discover`.
+        max_examples: reading the batches stops there.
+        cache: folder for finished parts; a later call with the same arguments resumes from it.
+        seed: of everything drawn.
+        progress: show a progress bar.
+        max_rank: largest number of columns of the factor.
+        shrinkage: share of the KL divergence in the linear terms, 0 to 1, or ``"auto"``: chosen by
+            how well one half of the examples predicts the loss on the other.
+        interactions: False measures linear terms only.
+
+    Raises:
+        InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> data = [(torch.randn(16, 4), torch.randint(3, (16,)))]
+        >>> table = measure(model, data, menu=Menu(bits=(2, 8), sparsity=(0.0,)), progress=False)
+        >>> table.group_names
+        ('0.weight', '0.bias', '2.weight', '2.bias')
+    """
+    examples = read_examples(batches, max_examples)
+    return measure_around(
+        model, model, examples, menu or Menu(), metric, loss, discover(model, groups), cache, seed, progress,
+        max_rank=max_rank, shrinkage=shrinkage, interactions=interactions,
+    )  # fmt: skip
+
+
+def measure_around(
+    base: nn.Module,
+    original: nn.Module,
+    examples: Examples,
+    menu: Menu,
+    metric: str | Metric,
+    loss: LossLike,
+    layout: Layout,
+    cache: str | Path | None,
+    seed: int,
+    progress: bool,
+    *,
+    max_rank: int | None = 1024,
+    shrinkage: float | str = 0.0,
+    interactions: bool = True,
+    restrict: Callable[[int, dict[str, Any]], dict[str, Any]] | None = None,
+) -> SensitivityTable:
+    """Measure every single choice from ``base``, which differs from ``original`` by a plan already applied.
+
+    ``restrict`` may shorten a group's choices: (group number, name -> operator) -> name -> operator.
+    """
+    started = time.perf_counter()
+    chosen = metrics.get(metric)() if isinstance(metric, str) else metric
+    checked_loss = make_loss(loss)
+    if checked_loss.needs_targets and not examples.labelled:
+        raise InvalidBatches("the loss needs targets; give (inputs, targets) batches or loss='kl'")
+    originals = {name: entry.tensor.detach().cpu() for name, entry in state_entries(original)[0].items()}
+    _refuse_bad_weights(originals)
+    with evaluating(base), evaluating(original), torch.no_grad():
+        examples = _placed(base, examples)
+        reference = base_outputs(original, examples)
+        outputs = reference if base is original else base_outputs(base, examples)
+        _refuse_bad_outputs(reference, checked_loss, examples)
+        choices = []
+        for number, group in enumerate(layout.groups):
+            parts = [originals[m.name] if m.rows is None else originals[m.name][m.rows[0] : m.rows[1]] for m in group.members]
+            offered = menu.offered(group, parts)
+            choices.append(offered if restrict is None else restrict(number, offered))
+        weights = weights_signature(original)
+        signature = {
+            "weights": weights if base is original else f"{weights} around {weights_signature(base)}",
+            "data": examples.signature(),
+            "menu": "\n".join(",".join(offered) for offered in choices),
+            "groups": layout.rule,
+            "metric": repr(chosen),
+            "loss": loss if isinstance(loss, str) else _function_name(loss),
+            "options": f"seed={seed} columns={MAX_COLUMNS} interactions={interactions}",
+        }
+        task = MeasureTask(
+            base=base, originals=originals, layout=layout, choices=choices, examples=examples, loss=checked_loss,
+            reference=reference, outputs=outputs, seed=seed,
+            rows_per_pass=ROWS_PER_PASS.get(outputs[0].device.type, 512), interactions=interactions,
+            max_columns=MAX_COLUMNS, cache=UnitCache(cache, signature), advance=lambda _: None,
+            trace=_trace(base, examples),
+        )  # fmt: skip
+        costs = price_choices(task)
+        with _progress(progress, chosen.metric_name, chosen.evaluations(task)) as task.advance:
+            result = chosen.measure(task)
+    factor, dropped = (None, 0.0) if result.features is None else reduce_features(result.features, max_rank, seed)
+    share, linear = _shrunk(result, shrinkage)
+    baseline = _mean_loss(task, reference)
+    fixed = fixed_bytes(layout, menu.names)
+    return SensitivityTable(
+        layout=layout,
+        menu_names=menu.names,
+        choices=tuple(tuple(offered) for offered in choices),
+        linear=linear,
+        costs=costs,
+        fixed_costs={"bytes": fixed},
+        provenance=Provenance(
+            chosen.metric_name, signature["loss"], examples.count, baseline, result.evaluations,
+            time.perf_counter() - started, dropped, share, weights, task.cache.loaded,
+        ),
+        factor=factor,
+        pairs=result.pairs,
+        constant=0.0 if base is original else _mean_loss(task, outputs) - baseline,
+        divergence=result.divergence,
+    )  # fmt: skip
+
+
+def _refuse_bad_weights(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise InvalidModel(f"{name} holds {count} values that are NaN or infinite; load sound weights first")
+
+
+def _refuse_bad_outputs(reference: list[Tensor], loss: Any, examples: Examples) -> None:
+    for part, rows in zip(examples.slices, reference, strict=True):
+        values = loss.values(rows, part.targets, rows)
+        if not bool(torch.isfinite(rows).all()) or not bool(torch.isfinite(values).all()):
+            raise NonFiniteLoss(
+                "the uncompressed network's outputs or losses are NaN or infinite on the calibration data; "
+                "check the weights, the inputs' normalisation and the targets"
+            )
+
+
+def _function_name(loss: Any) -> str:
+    """A stable name of a caller's loss: its code, so that an edited loss does not reuse an old cache."""
+    code = getattr(loss, "__code__", None)
+    text = repr((code.co_code, code.co_consts, code.co_names)) if code is not None else type(loss).__qualname__
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{getattr(loss, '__qualname__', type(loss).__qualname__)}:{digest}"
+
+
+def _placed(model: nn.Module, examples: Examples) -> Examples:
+    """Examples on the model's device; images channels last on the CPU, where that gives the same outputs."""
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    examples = examples.to(device)
+    first = examples.slices[0].inputs
+    if device.type != "cpu" or not any(t.ndim == 4 for t in (first,) if isinstance(t, Tensor)):
+        return examples
+
+    def last(tensor: Tensor) -> Tensor:
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+    probe = map_tensors(first, lambda t: t[:PROBE_EXAMPLES])
+    before = run_model(model, probe)
+    try:
+        after = run_model(model, map_tensors(probe, last))
+    except QuboCompressError:
+        # A model that reshapes with view() accepts only the layout it was written for.
+        return examples
+    if not (isinstance(before, Tensor) and before.shape == after.shape and torch.allclose(before, after, rtol=1e-3, atol=1e-4)):
+        return examples
+    moved = tuple(Slice(map_tensors(s.inputs, last), s.targets, s.weights) for s in examples.slices)
+    return Examples(moved, examples.count, examples.labelled)
+
+
+def _trace(model: nn.Module, examples: Examples) -> CallTrace | None:
+    probe = map_tensors(examples.slices[0].inputs, lambda t: t[:PROBE_EXAMPLES])
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return None
+    return trace_calls(model, probe)
+
+
+def _mean_loss(task: MeasureTask, outputs: list[Tensor]) -> float:
+    total = 0.0
+    for number, part in task.slices():
+        values = task.loss.values(outputs[number], part.targets, task.reference[number]).double()
+        total += float((values * task.row_weights(number)).sum())
+    return total
+
+
+def _shrunk(result: MetricResult, shrinkage: float | str) -> tuple[float, FloatArray]:
+    """Linear terms drawn towards the KL divergence, which no lucky calibration example can make negative."""
+    if shrinkage == 0.0:
+        return 0.0, result.linear
+    if result.divergence is None:
+        raise InvalidMenu("shrinkage needs measured linear terms: use gauss-newton, pairwise or measured_linear=True")
+    if shrinkage == "auto":
+        if result.halves is None:
+            raise InvalidMenu("shrinkage='auto' needs measured linear terms on two halves of the examples")
+        errors = [_held_out_error(result.halves, result.divergence, share) for share in SHRINKAGES]
+        shrinkage = SHRINKAGES[int(np.argmin(errors))]
+    if not isinstance(shrinkage, (int, float)) or not 0 <= shrinkage <= 1:
+        raise InvalidMenu(f"shrinkage must be between 0 and 1 or 'auto'; got {shrinkage!r}")
+    return float(shrinkage), (1 - shrinkage) * result.linear + shrinkage * result.divergence
+
+
+def _held_out_error(halves: FloatArray, divergence: FloatArray, share: float) -> float:
+    first, second = (1 - share) * halves + share * divergence
+    return float(((first - halves[1]) ** 2).sum() + ((second - halves[0]) ** 2).sum())
+
+
+@contextlib.contextmanager
+def _progress(show: bool, name: str, total: float) -> Iterator[Callable[[float], None]]:
+    if not show or total == 0:
+        yield lambda _: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task(f"measuring ({name})", total=total)
+        yield lambda done: bar.advance(task, done)

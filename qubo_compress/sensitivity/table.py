@@ -1,0 +1,219 @@
+"""The sensitivity table: what every choice and every pair costs, to be solved again and again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy import sparse
+
+from qubo_compress.budget import Budget
+from qubo_compress.errors import InvalidMenu, unknown_name
+from qubo_compress.menu.groups import Layout
+from qubo_compress.menu.operator import parse
+from qubo_compress.plan import Plan
+from qubo_compress.problem import ChoiceProblem, FactorArray, FloatArray, IntArray
+from qubo_compress.solvers.solution import Solution
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a table came about.
+
+    Attributes:
+        metric, loss: names.
+        examples: number of calibration examples.
+        baseline_loss: mean loss of the uncompressed network on them; NaN under ``"kl"`` without targets.
+        evaluations: runs of the network over all examples.
+        seconds: wall time, cached parts not counted.
+        dropped: share of the squared feature norm lost by reducing the factor's rank.
+        shrinkage: weight of the KL terms in the linear terms.
+        weights: signature of the weights measured.
+        resumed: units read back from the cache.
+    """
+
+    metric: str
+    loss: str
+    examples: int
+    baseline_loss: float
+    evaluations: int
+    seconds: float
+    dropped: float
+    shrinkage: float
+    weights: str
+    resumed: int = 0
+
+
+@dataclass(eq=False)
+class SensitivityTable:
+    """Linear terms, a factor or pairs, and costs of every choice of every group.
+
+    Attributes:
+        layout: groups, and what is kept with reasons.
+        menu_names: all choices of the menu.
+        choices: for every group, the names of its choices, ``keep`` first.
+        linear: (V,) loss change of each choice alone, relative to ``constant``.
+        costs: budget name -> (V,) cost.
+        fixed_costs: budget name -> cost that no choice changes.
+        factor: (V, r) rows, or None.
+        pairs: sparse (V, V), or None.
+        constant: loss change of the point around which was measured: zero, but for refined tables.
+        divergence: (V,) KL divergence of each choice alone, or None.
+        provenance: how the table came about.
+        allowed: (V,) choices that pins leave open.
+    """
+
+    layout: Layout
+    menu_names: tuple[str, ...]
+    choices: tuple[tuple[str, ...], ...]
+    linear: FloatArray
+    costs: Mapping[str, IntArray]
+    fixed_costs: Mapping[str, int]
+    provenance: Provenance
+    factor: FactorArray | None = None
+    pairs: sparse.csr_array | None = None
+    constant: float = 0.0
+    divergence: FloatArray | None = None
+    allowed: np.ndarray = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.allowed is None:
+            self.allowed = np.ones(self.linear.size, dtype=bool)
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names of all groups."""
+        return tuple(group.name for group in self.layout.groups)
+
+    @property
+    def offsets(self) -> IntArray:
+        """(G + 1,) first choice of each group."""
+        return np.concatenate([[0], np.cumsum([len(names) for names in self.choices])]).astype(np.int64)
+
+    def pin(self, group: str, choice: str) -> SensitivityTable:
+        """Allow one choice only for a group; changes this table and returns it.
+
+        Raises:
+            UnknownName: when the group or the choice does not exist.
+        """
+        return self._restrict(group, lambda name: name == choice, choice)
+
+    def leave_alone(self, group: str) -> SensitivityTable:
+        """Pin a group to ``keep``."""
+        return self.pin(group, "keep")
+
+    def minimum_bits(self, group: str, bits: int) -> SensitivityTable:
+        """Take from a group the choices that quantize to fewer bits.
+
+        Args:
+            group: its name, or a regular expression that matches several.
+            bits: fewest bits allowed.
+
+        Raises:
+            InvalidMenu: when nothing would be left.
+        """
+        matching = [name for name in self.group_names if name == group or re.fullmatch(group, name)]
+        if not matching:
+            raise unknown_name("group", group, self.group_names)
+        for name in matching:
+            self._restrict(name, lambda choice: getattr(parse(choice), "bits", bits) >= bits, None)
+        return self
+
+    def unpin(self, group: str) -> SensitivityTable:
+        """Allow every choice of a group again."""
+        self.allowed[self._range(group)] = True
+        return self
+
+    def _range(self, group: str) -> slice:
+        if group not in self.group_names:
+            raise unknown_name("group", group, self.group_names)
+        index = self.group_names.index(group)
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def _restrict(self, group: str, keeps: object, wanted: str | None) -> SensitivityTable:
+        where = self._range(group)
+        names = self.choices[self.group_names.index(group)]
+        if wanted is not None and wanted not in names:
+            raise unknown_name(f"choice of group {group!r}:", wanted, names)
+        open_choices = np.array([bool(keeps(name)) for name in names])  # type: ignore[operator]
+        if wanted is None:
+            open_choices &= self.allowed[where]
+        if not open_choices.any():
+            raise InvalidMenu(f"no choice would be left for {group!r}; its choices are {', '.join(names)}")
+        self.allowed[where] = open_choices
+        return self
+
+    def problem(self, budget: Budget, interactions: bool = True) -> ChoiceProblem:
+        """The choice problem under a budget; measures nothing.
+
+        Args:
+            budget: what may be stored.
+            interactions: False: linear terms only.
+        """
+        limits = budget.limits(self.layout.original_bytes, self.layout.parameters)
+        index = np.flatnonzero(self.allowed)
+        group_of = np.repeat(np.arange(len(self.choices)), np.diff(self.offsets))[index]
+        counts = np.bincount(group_of, minlength=len(self.choices))
+        names = [name for group in self.choices for name in group]
+        return ChoiceProblem(
+            linear=self.linear[index],
+            group_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            costs=np.stack([self.costs[name][index] for name in limits]),
+            limits=np.array(list(limits.values()), dtype=np.int64),
+            fixed_costs=np.array([self.fixed_costs.get(name, 0) for name in limits], dtype=np.int64),
+            factor=self.factor[index] if interactions and self.factor is not None else None,
+            pairs=self.pairs[index][:, index] if interactions and self.pairs is not None else None,
+            group_names=self.group_names,
+            choice_names=tuple(names[i] for i in index),
+            budget_names=tuple(limits),
+            constant=self.constant,
+        )
+
+    def plan(self, solution: Solution | Mapping[str, str]) -> Plan:
+        """The plan of a solution, or of group name -> choice name (groups left out are kept).
+
+        Raises:
+            UnknownName: when a group or a choice does not exist.
+        """
+        named = dict(solution.choices if isinstance(solution, Solution) else solution)
+        unknown = sorted(set(named) - set(self.group_names))
+        if unknown:
+            raise unknown_name("group", unknown[0], self.group_names)
+        chosen = {}
+        for group, names in zip(self.group_names, self.choices, strict=True):
+            chosen[group] = named.get(group, "keep")
+            if chosen[group] not in names:
+                raise unknown_name(f"choice of group {group!r}:", chosen[group], names)
+        local = self.assignment(chosen)
+        return Plan(
+            choices=chosen,
+            bytes=int(self.fixed_costs["bytes"] + self.costs["bytes"][self.offsets[:-1] + local].sum()),
+            original_bytes=self.layout.original_bytes,
+            parameters=self.layout.parameters,
+            predicted_loss=self.predict(chosen),
+            menu_names=self.menu_names,
+            rule=self.layout.rule,
+            weights=self.provenance.weights,
+        )
+
+    def assignment(self, choices: Mapping[str, str]) -> IntArray:
+        """(G,) local indices, among all choices of this table, of group name -> choice name."""
+        pairs = zip(self.group_names, self.choices, strict=True)
+        return np.array([names.index(choices.get(group, "keep")) for group, names in pairs], dtype=np.int64)
+
+    def predict(self, choices: Mapping[str, str], interactions: bool = True) -> float:
+        """Predicted loss change of group name -> choice name."""
+        chosen = self.offsets[:-1] + self.assignment(choices)
+        value = self.constant + float(self.linear[chosen].sum())
+        if interactions and self.factor is not None:
+            rows = self.factor[chosen].astype(np.float64)
+            value += 0.5 * (float((rows.sum(0) ** 2).sum()) - float((rows**2).sum()))
+        elif interactions and self.pairs is not None:
+            value += 0.5 * float(self.pairs[chosen][:, chosen].sum())
+        return value
+
+    def with_linear(self, linear: FloatArray) -> SensitivityTable:
+        """The same table with other linear terms, for studies."""
+        return replace(self, linear=linear, allowed=self.allowed.copy())

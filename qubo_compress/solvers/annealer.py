@@ -1,0 +1,211 @@
+"""The categorical annealer: the library's own solver for coupled choices under budgets.
+
+The state is one choice per group, so that no penalty for invalid groups exists. Runs of doubling length
+follow a small portfolio of schedules, in parallel; each ends with an exact fill of the budgets.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qubo_compress.errors import InvalidSolverOption
+from qubo_compress.problem import ChoiceProblem, IntArray
+from qubo_compress.problem_generators import random_problem
+from qubo_compress.solvers.annealer_jobs import Job, JobResult, Scales, first_candidate, run_length
+from qubo_compress.solvers.annealer_tables import Tables, make_tables
+try:
+    from qubo_compress.solvers.bounds import lower_bound
+except ImportError:  # until the bounds exist
+
+    def lower_bound(problem: ChoiceProblem, seconds: float, rng: np.random.Generator) -> float | None:
+        return None
+
+
+from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+
+_RESERVE = 0.02
+"""Share of the time kept for the last polish, at least what the longest one so far took."""
+_BOUND_SHARE = 0.1
+_GAP_CLOSED = 1e-7
+
+
+@solvers.register("annealer")
+@dataclass(frozen=True)
+class Annealer:
+    """Anneal one choice per group by heat-bath visits and budget-trading pair moves.
+
+    Args:
+        restarts: most runs, each with its own random start; None for as many as the time allows.
+        threads: runs at a time; None for one per processor.
+        pool_size: how many distinct good assignments to give back.
+
+    Raises:
+        InvalidSolverOption: when an option is not a positive number.
+
+    Example:
+        >>> from qubo_compress import ChoiceProblem, solve
+        >>> problem = ChoiceProblem.random(kind="low-rank", groups=8, choices=4, seed=0)
+        >>> solution = solve(problem, Annealer(restarts=5), time_limit=5.0)
+        >>> problem.is_feasible(solution.assignment)
+        True
+    """
+
+    name: ClassVar[str] = "annealer"
+    restarts: int | None = None
+    threads: int | None = None
+    pool_size: int = 64
+
+    def __post_init__(self) -> None:
+        for option in ("restarts", "threads", "pool_size"):
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise InvalidSolverOption(f"{option} must be at least 1; got {value}")
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        """Anneal until the time or the work is used up, or the bound is met."""
+        compile_seconds = warm_up()
+        return _Search(self, problem, limits, rng).run(compile_seconds)
+
+
+def warm_up() -> float:
+    """Compile (or load from the disk cache) every kernel on tiny problems; returns the seconds it took."""
+    start = time.perf_counter()
+    for kind in ("dense", "low-rank"):
+        tables = make_tables(random_problem(kind, groups=3, choices=2, seed=0, rank=2))
+        pilot = Job(tables, 0, 0, None)
+        pilot.length = 2
+        scales = pilot.run(lambda seconds: True, 2).scales
+        Job(tables, 1, 0, scales).run(lambda seconds: True, 2)
+    return time.perf_counter() - start
+
+
+class _Search:
+    """One call of the solver: hands runs to threads in order and takes in what they find in order."""
+
+    def __init__(self, options: Annealer, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> None:
+        self.start = time.perf_counter()
+        self.problem = problem
+        self.limits = limits
+        self.threads = options.threads or os.cpu_count() or 1
+        self.pool_size = options.pool_size
+        self.most_runs = options.restarts
+        self.seed, self.bound_rng = int(rng.integers(2**63)), rng.spawn(1)[0]
+        self.stop = threading.Event()
+        self.longest_polish = 0.0
+        self.bound: float | None = None
+        self.found: dict[bytes, tuple[float, IntArray]] = {}
+        self.best = np.inf
+        self.trace: list[tuple[float, float, float | None]] = []
+        self.work = 0
+        self.waiting: dict[int, JobResult] = {}
+        self.taken = 0
+
+    def run(self, compile_seconds: float) -> RawSolution:
+        executor = ThreadPoolExecutor(max_workers=self.threads)
+        built, interrupted = self.start, False
+        try:
+            tables = make_tables(self.problem)
+            built = time.perf_counter()
+            self._drive(tables, executor)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            self.stop.set()
+            executor.shutdown(wait=True, cancel_futures=True)
+        self._take_in_order()
+        ranked = sorted(self.found.values(), key=lambda pair: pair[0])[: self.pool_size]
+        timing = {"compile": compile_seconds, "build": built - self.start, "solve": time.perf_counter() - built}
+        return RawSolution(
+            assignments=tuple(chosen - self.problem.group_offsets[:-1] for _, chosen in ranked),
+            bound=self.bound,
+            timing=timing,
+            trace=tuple(self.trace),
+            work=self.work,
+            interrupted=interrupted,
+        )
+
+    def _drive(self, tables: Tables, executor: ThreadPoolExecutor) -> None:
+        self._take(first_candidate(tables, self.seed))
+        running: dict[Future[JobResult], int] = {executor.submit(self._run, tables, 0, None, self._allowed(0)): 0}
+        self.bound = self._lower_bound()
+        scales: Scales | None = None
+        submitted = 1
+        while running and not self._proven():
+            finished, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
+            for future in finished:
+                number, result = running.pop(future), future.result()
+                self.waiting[number] = result
+                scales = scales or result.scales
+            self._take_in_order()
+            while scales is not None and len(running) < self.threads and self._may_start(submitted):
+                future = executor.submit(self._run, tables, submitted, scales, self._allowed(submitted))
+                running[future] = submitted
+                submitted += 1
+
+    def _run(self, tables: Tables, number: int, scales: Scales | None, most: int) -> JobResult:
+        job = Job(tables, number, self.seed, scales)
+        result = job.run(self._keep_going, most)
+        self.longest_polish = max(self.longest_polish, job.polish_seconds)
+        if number not in self.waiting and self.stop.is_set():
+            self.waiting[number] = result  # nobody waits for the future any more
+        return result
+
+    def _keep_going(self, seconds: float) -> bool:
+        reserve = max(_RESERVE * self.limits.seconds, 1.5 * self.longest_polish)
+        return not self.stop.is_set() and self._elapsed() + seconds + reserve < self.limits.seconds
+
+    def _may_start(self, number: int) -> bool:
+        if self.most_runs is not None and number >= self.most_runs:
+            return False
+        return self._allowed(number) > 0 and self._keep_going(0.0)
+
+    def _allowed(self, number: int) -> int:
+        """Sweeps that the work limit leaves to a run once all earlier ones are complete."""
+        length = run_length(number)
+        if self.limits.work is None:
+            return length
+        return min(length, self.limits.work - sum(run_length(earlier) for earlier in range(number)))
+
+    def _take_in_order(self) -> None:
+        """Take in finished runs by number, up to the first incomplete one, and drop what lies beyond it.
+
+        So the answer is a function of the seed and of the work alone, whichever thread was faster.
+        """
+        while self.taken in self.waiting:
+            result = self.waiting.pop(self.taken)
+            self._take(result)
+            self.work += result.sweeps
+            if not result.complete:
+                self.taken = -1
+                break
+            self.taken += 1
+
+    def _take(self, result: JobResult) -> None:
+        for energy, chosen in result.found:
+            self.found.setdefault(chosen.tobytes(), (energy, chosen))
+            if energy + self.problem.constant < self.best - 1e-12 * max(1.0, abs(energy)):
+                self.best = energy + self.problem.constant
+                self.trace.append((self._elapsed(), self.best, self.bound))
+        if len(self.found) > 8 * self.pool_size:
+            ranked = sorted(self.found.items(), key=lambda item: item[1][0])
+            self.found = dict(ranked[: self.pool_size])
+
+    def _lower_bound(self) -> float | None:
+        seconds = _BOUND_SHARE * self.limits.seconds
+        bound = lower_bound(self.problem, seconds, self.bound_rng)
+        if bound is not None and self.trace:
+            self.trace.append((self._elapsed(), self.best, bound))
+        return bound
+
+    def _proven(self) -> bool:
+        return self.bound is not None and self.best - self.bound <= _GAP_CLOSED * max(1e-9, abs(self.best))
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self.start

@@ -1,0 +1,271 @@
+"""One annealing run from start to polished answer, and the portfolio of schedules that the runs follow.
+
+A run is a function of (problem, seed, number of the run) alone, never of time or of other runs, so that
+the same amount of work gives the same answer on any number of threads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from qubo_compress.problem import FloatArray, IntArray
+from qubo_compress.solvers import annealer_kernels as kernels
+from qubo_compress.solvers import annealer_polish as polishing
+from qubo_compress.solvers.annealer_kernels import State
+from qubo_compress.solvers.annealer_tables import FACTOR, Tables
+
+PILOT_SWEEPS = 160
+SHORTEST_RUN = 64
+_PILOT_STEP = 8  # sweeps between two looks at how much still moves
+_SLICE_SECONDS = 0.02
+_POLISH_SHARE = 0.3
+"""Random pairs are tried for about this share of the multiplications that the run itself took."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How one run treats the budgets, and how cold it ends.
+
+    Attributes:
+        below: what a unit of room earns, as a multiple of the price; 0 makes the budget a wall.
+        above: what a unit over the limit costs, as a multiple of the price.
+        cooling: final temperature, as a multiple of the one at which the pilot froze.
+    """
+
+    below: float
+    above: float
+    cooling: float
+
+
+PORTFOLIO = (
+    Schedule(0.0, 1.5, 1.0),
+    Schedule(0.8, 1.5, 1.0),
+    Schedule(0.0, 4.0, 1.0),
+    Schedule(1.0, 1.0, 0.3),
+    Schedule(0.0, 1.2, 0.1),
+)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What the pilot run measured: the temperatures between which choices freeze, and the prices."""
+
+    hot: float
+    cold: float
+    prices: FloatArray
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What one run found.
+
+    Attributes:
+        found: (energy, global choices) of states within the budgets, best first.
+        sweeps: sweeps done.
+        complete: whether the whole schedule was run.
+        scales: measured by the pilot run, else None.
+    """
+
+    found: tuple[tuple[float, IntArray], ...]
+    sweeps: int
+    complete: bool
+    scales: Scales | None = None
+
+
+def run_length(job: int) -> int:
+    """Sweeps of a run: the pilot's, then each round of the portfolio is twice as long as the one before."""
+    return PILOT_SWEEPS if job == 0 else int(SHORTEST_RUN * 2 ** ((job - 1) // len(PORTFOLIO)))
+
+
+def make_state(tables: Tables, rng: np.random.Generator, prices: FloatArray) -> State:
+    """A random walker."""
+    groups, budgets = tables.num_groups, tables.room.size
+    sizes = np.diff(tables.offsets)
+    chosen = tables.offsets[:-1] + (rng.random(groups) * sizes).astype(np.int64)
+    ranges = _ranges(tables)
+    rank, widest = tables.factor.shape[1], tables.largest_group
+    state = State(
+        chosen=chosen,
+        fields=np.zeros(0 if tables.form == FACTOR else tables.linear.size),
+        sums=np.zeros(rank),
+        totals=np.zeros(budgets, dtype=np.int64),
+        prices=np.array(prices, dtype=np.float64),
+        spans=np.maximum(1.0, np.sqrt((ranges**2).sum(axis=0))),
+        energies=np.array([0.0, np.inf]),
+        best=chosen.copy(),
+        random=rng.integers(1, 2**63, size=4).astype(np.uint64),
+        values=np.zeros((4, 2 * widest)),
+        couplings=np.zeros((2, widest)),
+        rest=np.zeros((2, rank), dtype=np.float32),
+    )
+    kernels.start_state(tables, state)
+    return state
+
+
+def _ranges(tables: Tables) -> FloatArray:
+    """(G, B) how much each group can change each total."""
+    if tables.room.size == 0:
+        return np.zeros((tables.num_groups, 0))
+    starts = tables.offsets[:-1]
+    highest = np.maximum.reduceat(tables.costs, starts, axis=0)
+    return np.asarray(highest - np.minimum.reduceat(tables.costs, starts, axis=0), dtype=np.float64)
+
+
+class Job:
+    """One run; ``advance`` may be called from any one thread at a time.
+
+    Args:
+        tables: the problem.
+        number: 0 for the pilot, which measures the scales; others follow the portfolio.
+        seed: common to all runs of a search.
+        scales: from the pilot, for all other runs.
+    """
+
+    def __init__(self, tables: Tables, number: int, seed: int, scales: Scales | None) -> None:
+        self.tables = tables
+        self.number = number
+        self.length = run_length(number)
+        self.rng = np.random.default_rng([seed, number])
+        self.trades = tables.num_groups // 2 if tables.room.size and tables.num_groups > 1 else 0
+        self.sweeps = 0
+        self.seconds_per_sweep = 0.0
+        self.polish_seconds = 0.0
+        if scales is None:
+            self.schedule = Schedule(1.0, 1.0, 1.0)
+            self.rate = 0.1
+            self.state = make_state(tables, self.rng, np.zeros(tables.room.size))
+            self.scales = self._first_guess()
+            self.state.prices[:] = self.scales.prices
+        else:
+            self.schedule = PORTFOLIO[(number - 1) % len(PORTFOLIO)]
+            self.rate = min(0.1, 10.0 / self.length)
+            self.scales = scales
+            self.state = make_state(tables, self.rng, scales.prices)
+        self._changed = 0
+        self._changes: list[tuple[float, float]] = []
+        self._prices: list[FloatArray] = []
+
+    def run(self, keep_going: Callable[[float], bool], most: int) -> JobResult:
+        """Anneal for at most ``most`` sweeps, as long as ``keep_going(seconds of the next slice)``, then polish."""
+        end = min(self.length, most)
+        while self.sweeps < end:
+            step = 1
+            if self.seconds_per_sweep > 0.0:
+                step = max(1, int(_SLICE_SECONDS / self.seconds_per_sweep))
+            if self.number == 0:
+                step = min(step, _PILOT_STEP - self.sweeps % _PILOT_STEP)
+            step = min(step, end - self.sweeps)
+            if not keep_going(step * self.seconds_per_sweep):
+                break
+            self._advance(step)
+        start = time.perf_counter()
+        result = self._finish()
+        self.polish_seconds = time.perf_counter() - start
+        return result
+
+    def _advance(self, count: int) -> None:
+        start = time.perf_counter()
+        cold = self.scales.cold * self.schedule.cooling
+        changes = kernels.anneal(
+            self.tables,
+            self.state,
+            self.sweeps,
+            self.sweeps + count,
+            self.length,
+            self.scales.hot,
+            cold,
+            self.schedule.below,
+            self.schedule.above,
+            self.rate,
+            self.trades,
+        )
+        self.sweeps += count
+        self.seconds_per_sweep = (time.perf_counter() - start) / count
+        if self.number == 0:
+            self._changed += changes
+            if self.sweeps % _PILOT_STEP == 0:
+                temperature = self.scales.hot * (cold / self.scales.hot) ** (self.sweeps / self.length)
+                moves = _PILOT_STEP * (self.tables.num_groups + 1.5 * self.trades)
+                self._changes.append((temperature, self._changed / moves))
+                self._prices.append(self.state.prices.copy())
+                self._changed = 0
+
+    def _finish(self) -> JobResult:
+        complete = self.sweeps >= self.length
+        scales = self._measure_scales() if self.number == 0 else None
+        state, tables = self.state, self.tables
+        found: list[tuple[float, IntArray]] = []
+        if np.isfinite(state.energies[1]):
+            found.append((float(state.energies[1]), state.best.copy()))
+            state.chosen[:] = state.best
+            kernels.start_state(tables, state)
+        if polish(tables, state, self.scales, self.sweeps):
+            found.insert(0, (float(state.energies[0]), state.chosen.copy()))
+        return JobResult(tuple(found), self.sweeps, complete, scales)
+
+    def _first_guess(self) -> Scales:
+        """Temperatures and prices wide of the mark on both sides, from the spread of single changes."""
+        tables, state = self.tables, self.state
+        spreads = np.zeros(tables.num_groups)
+        for group in range(tables.num_groups):
+            start, stop = tables.offsets[group], tables.offsets[group + 1]
+            kernels.group_energies(tables, state, group, state.values[0])
+            spreads[group] = np.ptp(state.values[0, : stop - start])
+        typical = float(np.sqrt((spreads**2).mean()))
+        if typical == 0.0:
+            typical = 1.0
+        ranges = _ranges(tables)
+        costs = np.maximum(1e-9, np.sqrt((ranges**2).mean(axis=0)))
+        return Scales(hot=2.0 * max(typical, float(spreads.max())), cold=1e-4 * typical, prices=typical / costs)
+
+    def _measure_scales(self) -> Scales:
+        """Where choices begin to settle and where they are settled, and the price at low temperature."""
+        if not self._changes:
+            return self.scales
+        temperatures, rates = np.array(self._changes).T
+        settled = rates <= 0.003
+        cold = temperatures[settled].max() if settled.any() else temperatures[-1]
+        free = rates >= 0.8 * rates[0]
+        hot = temperatures[free].min() if free.any() else temperatures[0]
+        late = np.array(self._prices[len(self._prices) // 2 :])
+        prices = np.exp(np.log(np.maximum(late, 1e-300)).mean(axis=0))
+        return Scales(float(max(hot, 2.0 * cold)), float(cold), np.maximum(prices, 1e-6 * self.scales.prices))
+
+
+def first_candidate(tables: Tables, seed: int) -> JobResult:
+    """The choices of least linear energy, brought within the budgets: an answer before any annealing."""
+    job = Job(tables, 0, seed, None)
+    starts, stops = tables.offsets[:-1], tables.offsets[1:]
+    job.state.chosen[:] = [start + np.argmin(tables.linear[start:stop]) for start, stop in zip(starts, stops, strict=True)]
+    kernels.start_state(tables, job.state)
+    found = polish(tables, job.state, job.scales, 0)
+    return JobResult(((float(job.state.energies[0]), job.state.chosen.copy()),) if found else (), 0, True)
+
+
+def polish(tables: Tables, state: State, scales: Scales, sweeps: int) -> bool:
+    """Repair to the budgets, then descend by single and double changes; False when the repair failed."""
+    state.prices[:] = np.maximum(state.prices, scales.prices)
+    if not polishing.repair(tables, state, 100):
+        return False
+    groups = tables.num_groups
+    tolerance = 1e-9 * scales.cold
+    width = tables.linear.size / groups
+    allowance = _POLISH_SHARE * (sweeps + 4) * groups * width * (tables.row_cost + 8) / (width**2 * tables.row_cost)
+    for _ in range(50):
+        while polishing.descend(tables, state, tolerance):
+            pass
+        if groups == 1:
+            break
+        if groups * (groups - 1) / 2 <= max(allowance, 500.0):
+            improved = polishing.improve_all_pairs(tables, state, tolerance)
+            allowance *= 0.9
+        else:
+            improved = polishing.improve_random_pairs(tables, state, tolerance, int(max(groups, allowance)))
+            allowance *= 0.5
+        if not improved:
+            break
+    return True
