@@ -1,1 +1,7 @@
-"""."""
+"""Recovery: repairing a compressed network without leaving its plan's grid or bytes."""
+
+from __future__ import annotations
+
+from qubo_compress.recovery.recover import recover
+
+__all__ = ["recover"]

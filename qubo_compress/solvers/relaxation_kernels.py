@@ -262,3 +262,70 @@ def best_price(
             right, right_value, right_slope = middle, value, slope
     price[budget] = best
     return best_value
+
+
+@compiled
+def polish_prices(
+    slopes: FloatArray,
+    offsets: IntArray,
+    choices: IntArray,
+    costs: FloatArray,
+    room: FloatArray,
+    price: FloatArray,
+    rounds: int,
+) -> float:
+    """Raise priced_minimum - price . room by exact line searches over one price at a time."""
+    if room.size == 0:
+        return priced_minimum(slopes, offsets, choices, costs, price, np.empty(0))
+    value = -np.inf
+    for _ in range(rounds if room.size > 1 else 1):
+        before = value
+        for b in range(room.size):
+            value = best_price(slopes, offsets, choices, costs, room, price, b)
+            if value == np.inf:
+                return value
+        if value <= before + 1e-12 * abs(value):
+            break
+    return value
+
+
+@compiled
+def certified_bound(
+    diagonal: FloatArray,
+    slopes: FloatArray,
+    quadratic: float,
+    offsets: IntArray,
+    choices: IntArray,
+    costs: FloatArray,
+    room: FloatArray,
+    price: FloatArray,
+    terms: int,
+) -> float:
+    """The dual bound at given slopes and prices, less all that rounding can have added to it.
+
+    ``quadratic`` is x . Gram x, ``terms`` the longest sum behind any slope. Where no interaction
+    and no price takes part (everything kept as it is) nothing is rounded and nothing is deducted.
+    """
+    value, plain, coupled = 0.0, 0.0, abs(quadratic)
+    for b in range(room.size):
+        coupled += price[b] * abs(room[b])
+    value = -0.5 * quadratic
+    for b in range(room.size):
+        value -= price[b] * room[b]
+    lows = 0.0
+    for g in range(offsets.size - 1):
+        low, largest_plain, largest_coupled = np.inf, 0.0, 0.0
+        for position in range(offsets[g], offsets[g + 1]):
+            v = choices[position]
+            charge = 0.0
+            for b in range(room.size):
+                charge += price[b] * costs[v, b]
+            low = min(low, slopes[v] + charge)
+            largest_plain = max(largest_plain, abs(diagonal[v]))
+            largest_coupled = max(largest_coupled, abs(slopes[v] - diagonal[v]) + charge)
+        value += low
+        lows += abs(low)
+        plain += largest_plain
+        coupled += largest_coupled
+    unit = 1.2e-16 * (terms + offsets.size)
+    return value - (unit * (coupled + plain) if coupled > 0.0 else unit * lows)

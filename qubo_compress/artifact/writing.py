@@ -1,0 +1,41 @@
+"""Writing a compressed network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from qubo_compress.file_format import header, kept_payload
+from qubo_compress.files import write_atomically
+from qubo_compress.plan import Compression, compression_of
+
+
+def save(model: nn.Module, path: str | Path) -> int:
+    """Write a compressed module to one safetensors file, atomically.
+
+    Args:
+        model: made by ``plan.apply``, ``recover``, ``compress`` or ``load``.
+        path: where the file shall stand; an older one is replaced only when the new one is complete.
+
+    Returns:
+        The size of the file in bytes, which equals ``plan.bytes``.
+
+    Raises:
+        WrongModel: when the module carries no plan, or its values have left the plan's grid.
+        StorageError: when the file cannot be written.
+    """
+    compression = compression_of(model)
+    payload = payload_of(compression, model)
+    head = header(compression.layout, compression.plan.menu_names, payload)
+    write_atomically(Path(path), lambda handle: (handle.write(head), handle.write(payload)))
+    return len(head) + len(payload)
+
+
+def payload_of(compression: Compression, model: nn.Module) -> bytes:
+    """Choice numbers, packed groups, kept tensors."""
+    names = compression.plan.menu_names
+    groups = compression.layout.groups
+    numbers = bytes(names.index(compression.plan.choices[group.name]) for group in groups)
+    packed = b"".join(compression.stored[group.name].to_bytes() for group in groups)
+    return numbers + packed + kept_payload(compression.layout, model)

@@ -1,0 +1,225 @@
+"""The one place that strings the rooms together."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from qubo_compress.artifact.writing import save
+from qubo_compress.budget import Budget
+from qubo_compress.errors import InvalidBudget
+from qubo_compress.evaluation import ALL_EXAMPLES, Score, outputs_of, score_examples
+from qubo_compress.examples import Examples, read_examples
+from qubo_compress.menu.groups import GroupRule
+from qubo_compress.menu.menu import Menu
+from qubo_compress.plan import Plan
+from qubo_compress.problem import ChoiceProblem
+from qubo_compress.recovery import recover as recover_model
+from qubo_compress.refinement import Round, best_of_pool, refine
+from qubo_compress.sensitivity.losses import LossLike
+from qubo_compress.sensitivity.measure import measure_around
+from qubo_compress.sensitivity.table import SensitivityTable
+from qubo_compress.sensitivity.task import Metric
+from qubo_compress.menu.groups import discover
+from qubo_compress.solvers.solution import Solution
+from qubo_compress.solvers.solver import Solver
+from qubo_compress.solvers.solver import solve as solve_problem
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT_SHARE = 0.2
+"""Share of the calibration examples set aside when no validation batches are given."""
+
+VERIFIED_PLANS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class CompressionResult:
+    """Everything that one call of :func:`compress` found.
+
+    Attributes:
+        model: the compressed network, recovered if asked, in eval mode; it carries its plan.
+        original: the network given, untouched.
+        plan: which choice every group got.
+        solution: the solver's answer behind the plan, with its bound.
+        table: the sensitivity table that was solved first.
+        rounds: the first solve and every refinement.
+        before, compressed, recovered: scores on the held-out examples: the original, the plan applied,
+            and the plan recovered (None when no recovery was asked for).
+        held_out_is_validation: whether these examples are the caller's validation batches.
+        budget: what was asked for.
+    """
+
+    model: nn.Module
+    original: nn.Module
+    plan: Plan
+    solution: Solution
+    table: SensitivityTable
+    rounds: tuple[Round, ...]
+    before: Score
+    compressed: Score
+    recovered: Score | None
+    held_out_is_validation: bool
+    budget: Budget
+
+    def save(self, path: str | Path) -> int:
+        """Write the compressed network; returns the bytes written."""
+        return save(self.model, path)
+
+    def report(self, path: str | Path) -> Path:
+        """Write one self-contained HTML file and return its path."""
+        from qubo_compress.report import write_report
+
+        return write_report(self, path)
+
+    def show(self) -> None:
+        """Print the summary tables on the terminal."""
+        from qubo_compress.report import print_summary
+
+        print_summary(self)
+
+
+def compress(
+    model: nn.Module,
+    batches: Iterable[Any],
+    budget: Budget,
+    validation: Iterable[Any] | None = None,
+    menu: Menu | None = None,
+    metric: str | Metric = "gauss-newton",
+    loss: LossLike = "cross-entropy",
+    groups: GroupRule = "layer",
+    solver: str | Solver = "auto",
+    time_limit: float = 10.0,
+    rounds: int = 0,
+    recover: bool = True,
+    seed: int = 0,
+    cache: str | Path | None = None,
+    progress: bool = True,
+    *,
+    max_examples: int = 2048,
+    epochs: int = 0,
+) -> CompressionResult:
+    """Compress a trained network to a budget: measure, solve, refine, apply, recover, score.
+
+    The model given is left exactly as it was found.
+
+    Args:
+        model: trained network.
+        batches: calibration batches; see :func:`qubo_compress.examples.read_examples`.
+        budget: what may be stored.
+        validation: held-out batches that choose between plans; without them a fifth of the
+            calibration examples is set aside.
+        menu: what is offered; ``Menu()`` when left out.
+        metric, loss, groups: see :func:`qubo_compress.measure`.
+        solver, time_limit: see :func:`qubo_compress.solve`.
+        rounds: refinement rounds: each re-measures every swap from the best plan so far.
+        recover: repair normalisation statistics and biases, and fine-tune for ``epochs`` > 0.
+        seed: of everything drawn.
+        cache: folder for the measurement, which is resumed from it.
+        progress: show progress bars.
+        max_examples: calibration examples read.
+        epochs: fine-tuning epochs of the recovery, on the calibration batches.
+
+    Raises:
+        InfeasibleBudget: when the budget is below the smallest reachable size, which it names.
+        InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.
+    """
+    if rounds < 0 or epochs < 0:
+        raise InvalidBudget(f"rounds and epochs must not be negative; got {rounds} and {epochs}")
+    menu = menu or Menu()
+    examples, held_out = _held_out(read_examples(batches, max_examples), validation)
+    table = measure_around(
+        model, model, examples, menu, metric, loss, discover(model, groups), cache, seed, progress
+    )  # fmt: skip
+
+    def solve(problem: ChoiceProblem) -> Solution:
+        return solve_problem(problem, solver, time_limit=time_limit, seed=seed)
+
+    solution = solve(table.problem(budget))
+    plan, measured = best_of_pool(model, table, solution, held_out, loss, VERIFIED_PLANS)
+    first = Round(table, solution, plan, plan.predicted_loss, measured, True)
+    history = refine(
+        model, table, first, rounds=rounds, budget=budget, examples=examples, held_out=held_out, menu=menu,
+        metric=metric, loss=loss, solve=solve, seed=seed, cache=cache, progress=progress, verify=VERIFIED_PLANS,
+    )  # fmt: skip
+    chosen = [found for found in history if found.accepted][-1]
+    reference = outputs_of(model, held_out)
+    small = chosen.plan.apply(model)
+    compressed = score_examples(small, held_out, loss, reference)
+    recovered = None
+    if recover:
+        small = recover_model(small, batches, teacher=model, epochs=epochs, seed=seed, max_examples=max_examples, progress=progress)
+        recovered = score_examples(small, held_out, loss, reference)
+    return CompressionResult(
+        model=small,
+        original=model,
+        plan=chosen.plan,
+        solution=chosen.solution,
+        table=table,
+        rounds=tuple(history),
+        before=score_examples(model, held_out, loss, reference),
+        compressed=compressed,
+        recovered=recovered,
+        held_out_is_validation=validation is not None,
+        budget=budget,
+    )
+
+
+def _held_out(examples: Examples, validation: Iterable[Any] | None) -> tuple[Examples, Examples]:
+    if validation is not None:
+        return examples, read_examples(validation, ALL_EXAMPLES)
+    if math.floor(HELD_OUT_SHARE * examples.count) < 1:
+        return examples, examples
+    return examples.split(HELD_OUT_SHARE)
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One budget of a Pareto front.
+
+    Attributes:
+        ratio: asked for.
+        plan: found.
+        energy: predicted loss change.
+        bound: lower bound on it, or None.
+        solution: the solver's whole answer.
+    """
+
+    ratio: float
+    plan: Plan
+    energy: float
+    bound: float | None
+    solution: Solution
+
+
+def pareto(
+    table: SensitivityTable,
+    ratios: Sequence[float] = (4, 8, 12, 16),
+    solver: str | Solver = "auto",
+    time_limit: float = 5.0,
+    seed: int = 0,
+    interactions: bool = True,
+) -> tuple[FrontPoint, ...]:
+    """Best plans over a range of sizes: solves again for each, measures nothing.
+
+    Args:
+        table: measured once.
+        ratios: original bytes over stored bytes.
+        solver, time_limit, seed: see :func:`qubo_compress.solve`; the limit holds for each ratio.
+        interactions: False: linear terms only.
+
+    Raises:
+        InfeasibleBudget: when a ratio is out of reach.
+    """
+    points = []
+    for ratio in ratios:
+        problem = table.problem(Budget(ratio=ratio), interactions)
+        solution = solve_problem(problem, solver, time_limit=time_limit, seed=seed)
+        points.append(FrontPoint(float(ratio), table.plan(solution), solution.energy, solution.bound, solution))
+    return tuple(points)

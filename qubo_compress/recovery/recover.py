@@ -1,0 +1,99 @@
+"""The recovery of a compressed network: statistics and biases always, fine-tuning on request."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from qubo_compress.errors import InvalidBudget, NonFiniteLoss
+from qubo_compress.evaluation import outputs_of, score_examples
+from qubo_compress.examples import Examples, read_examples
+from qubo_compress.menu.operator import Packed
+from qubo_compress.plan import ATTRIBUTE, Compression, compression_of, fill
+from qubo_compress.recovery.statistics import METHODS, matched_statistics
+from qubo_compress.recovery.training import LEARNING_RATE, fine_tuned
+
+logger = logging.getLogger(__name__)
+
+
+def recover(
+    small: nn.Module,
+    batches: Iterable[Any],
+    teacher: nn.Module,
+    epochs: int = 0,
+    seed: int = 0,
+    *,
+    max_examples: int = 2048,
+    learning_rate: float = LEARNING_RATE,
+    progress: bool = True,
+) -> nn.Module:
+    """Repair a compressed network within its plan: the same choices, the same bytes.
+
+    With ``epochs=0`` normalisation statistics and biases are matched to the teacher's outputs. With
+    ``epochs > 0`` all stored values are then fine-tuned with masks fixed and straight-through
+    quantization, against the labels and the teacher. A repair that moves the outputs further from the
+    teacher's on the calibration examples is not kept.
+
+    Args:
+        small: made by ``plan.apply`` or ``load``; left as it is.
+        batches: calibration batches.
+        teacher: the original network; left as it is.
+        epochs: passes over the examples; 0: statistics and biases only.
+        seed: of the order of the examples.
+        max_examples: reading the batches stops there.
+        learning_rate: of Adam, one-cycle schedule.
+        progress: show a progress bar.
+
+    Returns:
+        A new module in eval mode that carries the same plan.
+
+    Raises:
+        WrongModel: when ``small`` carries no plan.
+        NonFiniteLoss: when fine-tuning diverges.
+    """
+    if epochs < 0:
+        raise InvalidBudget(f"epochs must not be negative; got {epochs}")
+    compression = compression_of(small)
+    device = next((t.device for t in (*small.parameters(), *small.buffers())), torch.device("cpu"))
+    examples = read_examples(batches, max_examples).to(device)
+    reference = outputs_of(teacher, examples)
+    best, least = small, score_examples(small, examples, "kl", reference).loss
+    for method in METHODS:
+        candidate = copy.deepcopy(small)
+        stored = matched_statistics(candidate, compression, teacher, examples, method)
+        repaired = _rebuilt(small, compression, stored)
+        apart = score_examples(repaired, examples, "kl", reference).loss
+        logger.info("recovery by %s: divergence %.4g, before %.4g", method, apart, least)
+        if apart < least:
+            best, least = repaired, apart
+    if epochs:
+        best = _tuned(best, teacher, examples, epochs, seed, learning_rate, progress)
+    return copy.deepcopy(best).eval()
+
+
+def _tuned(
+    start: nn.Module, teacher: nn.Module, examples: Examples, epochs: int, seed: int, learning_rate: float, progress: bool
+) -> nn.Module:
+    compression = compression_of(start)
+    stored = fine_tuned(
+        copy.deepcopy(start), compression, teacher, examples,
+        epochs=epochs, seed=seed, progress=progress, learning_rate=learning_rate,
+    )  # fmt: skip
+    tuned = _rebuilt(start, compression, stored)
+    if not all(bool(torch.isfinite(t).all()) for t in tuned.state_dict().values() if t.is_floating_point()):
+        raise NonFiniteLoss(f"fine-tuning diverged at learning rate {learning_rate}; use a smaller one")
+    return tuned
+
+
+def _rebuilt(small: nn.Module, compression: Compression, stored: Mapping[str, Packed]) -> nn.Module:
+    """A copy of ``small`` that holds other stored values and carries them."""
+    changed = compression.with_stored(stored)
+    made = copy.deepcopy(small)
+    fill(made, changed.tensors())
+    setattr(made, ATTRIBUTE, changed)
+    return made

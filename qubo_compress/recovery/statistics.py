@@ -1,0 +1,203 @@
+"""Repair without training: normalisation statistics and biases, matched to the original's outputs.
+
+The original runs on some calibration examples and its normalised outputs y are remembered. The
+compressed network then runs once on the same examples; at each normalisation with inputs x, scale a and
+shift b are set anew, channel by channel, before the run goes on. So every layer is repaired for inputs
+that already carry the repairs in front of it. Two ways are offered:
+
+    "moments":       a = sign * std(y) / std(x),       b = mean(y) - a mean(x)
+    "least-squares": a = cov(x, y) / var(x),           b = mean(y) - a mean(x)
+
+The first keeps the outputs' spread, the second has the least squared error and so damps noise. Other
+modules with a stored bias get the mean difference of their outputs added (bias correction, Nagel et
+al. 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qubo_compress.examples import Examples, Slice, map_tensors, tensors_of
+from qubo_compress.menu.fold import attribute
+from qubo_compress.menu.groups import Group, state_entries
+from qubo_compress.menu.operator import Packed
+from qubo_compress.plan import Compression, fill
+from qubo_compress.sensitivity.replay import run_model
+from qubo_compress.sensitivity.substitution import evaluating
+
+METHODS = ("moments", "least-squares")
+
+REMEMBERED_BYTES = 1_000_000_000
+"""Bytes of the original's outputs that are remembered; the number of examples follows from it."""
+
+FEWEST_EXAMPLES = 16
+SMALLEST_VARIANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class _Target:
+    group: Group
+    name: str
+    is_normalisation: bool
+
+
+def matched_statistics(
+    small: nn.Module, compression: Compression, teacher: nn.Module, examples: Examples, method: str
+) -> dict[str, Packed]:
+    """Stored normalisations and biases after the repair; ``small`` is changed to hold them.
+
+    Args:
+        small: a compressed module, which this function may change.
+        compression: what it carries.
+        teacher: the original network, left as it was found.
+        examples: on the device of both.
+        method: ``"moments"`` or ``"least-squares"``.
+    """
+    targets = _targets(small, compression)
+    if not targets:
+        return {}
+    with evaluating(small), evaluating(teacher), torch.no_grad():
+        batch = _batch(teacher, examples, [target.name for target in targets])
+        wanted = _remembered(teacher, batch, [target.name for target in targets])
+        return _repaired(small, compression, batch, [t for t in targets if t.name in wanted], wanted, method)
+
+
+def _targets(small: nn.Module, compression: Compression) -> list[_Target]:
+    modules = {id(module): name for name, module in small.named_modules()}
+    entries = state_entries(small)[0]
+    found = []
+    for group in compression.layout.groups:
+        owners = {id(module) for member in group.members for module, _ in entries[member.name].owners}
+        if group.kind == "weight" or len(owners) != 1:
+            continue
+        folded = group.kind == "normalisation" and group.epsilon is not None
+        names = {attribute(member.name) for member in group.members}
+        if ("weight" in names and "bias" in names) if folded else "bias" in names:
+            found.append(_Target(group, modules[owners.pop()], folded))
+    return found
+
+
+def _batch(model: nn.Module, examples: Examples, names: list[str]) -> Slice:
+    """As many examples, in one slice, as the outputs of the named modules allow."""
+    first = examples.slices[0]
+    probe = Slice(map_tensors(first.inputs, lambda t: t[:1]), None, first.weights[:1])
+    per_example = sum(o.numel() * o.element_size() for o in _remembered(model, probe, names).values())
+    count = max(FEWEST_EXAMPLES, REMEMBERED_BYTES // max(1, per_example))
+    parts = [first]
+    for part in examples.slices[1:]:
+        same = all(a.shape[1:] == b.shape[1:] for a, b in zip(tensors_of(part.inputs), tensors_of(first.inputs), strict=True))
+        if same and sum(len(p) for p in parts) < count:
+            parts.append(part)
+    inputs: Any = [part.inputs for part in parts]
+    if isinstance(first.inputs, Tensor):
+        joined: Any = torch.cat(inputs)
+    elif isinstance(first.inputs, Mapping):
+        joined = {name: torch.cat([i[name] for i in inputs]) for name in first.inputs}
+    else:
+        joined = tuple(torch.cat([i[k] for i in inputs]) for k in range(len(first.inputs)))
+    weights = torch.cat([part.weights for part in parts])[:count]
+    return Slice(map_tensors(joined, lambda t: t[:count]), None, weights)
+
+
+def _remembered(model: nn.Module, batch: Slice, names: list[str]) -> dict[str, Tensor]:
+    """Name -> output, for the named modules that are called exactly once and return a tensor."""
+    outputs: dict[str, list[Any]] = {name: [] for name in names}
+    modules = dict(model.named_modules())
+    # A copy is kept, since an in-place activation behind the module would overwrite it.
+    handles = [
+        modules[name].register_forward_hook(
+            lambda _module, _inputs, output, name=name: outputs[name].append(
+                output.clone() if isinstance(output, Tensor) else None
+            )
+        )
+        for name in names
+    ]
+    try:
+        run_model(model, batch.inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: found[0] for name, found in outputs.items() if len(found) == 1 and found[0] is not None}
+
+
+def _repaired(
+    small: nn.Module,
+    compression: Compression,
+    batch: Slice,
+    targets: list[_Target],
+    wanted: dict[str, Tensor],
+    method: str,
+) -> dict[str, Packed]:
+    modules = dict(small.named_modules())
+    stored: dict[str, Packed] = {}
+
+    def hook_for(target: _Target) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            goal = wanted.pop(target.name)
+            if output.shape != goal.shape:
+                return None
+            if target.is_normalisation:
+                values = _normalisation(target, small, inputs[0], goal, method)
+            else:
+                values = _corrected_bias(target, small, module, output, goal)
+            packed = compression.stored[target.group.name].project(values, refit=True)
+            fill(small, {m.name: v for m, v in zip(target.group.members, packed.tensors(), strict=True)})
+            stored[target.group.name] = packed
+            return module.forward(*inputs)  # type: ignore[no-any-return]
+
+        return hook
+
+    handles = [modules[target.name].register_forward_hook(hook_for(target)) for target in targets]
+    try:
+        run_model(small, batch.inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return stored
+
+
+def _per_channel(tensor: Tensor, axis: int) -> Tensor:
+    """(values, channels) float64."""
+    return tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis]).double()
+
+
+def _normalisation(target: _Target, small: nn.Module, given: Tensor, goal: Tensor, method: str) -> list[Tensor]:
+    x, y = _per_channel(given, 1), _per_channel(goal, 1)
+    entries = state_entries(small)[0]
+    current = {attribute(m.name): entries[m.name].tensor.detach().double() for m in target.group.members}
+    epsilon = target.group.epsilon or 0.0
+    before = current["weight"] / torch.sqrt(current["running_var"] + epsilon)
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    x_var, y_var = x.var(0, unbiased=False), y.var(0, unbiased=False)
+    if method == "moments":
+        scale = torch.sign(before) * torch.sqrt(y_var / x_var.clamp(min=SMALLEST_VARIANCE))
+    else:
+        scale = ((x - x_mean) * (y - y_mean)).mean(0) / x_var.clamp(min=SMALLEST_VARIANCE)
+    # A channel that is constant on these examples tells nothing about its scale.
+    scale = torch.where((x_var > SMALLEST_VARIANCE) & torch.isfinite(scale), scale, before)
+    named = {
+        "weight": scale,
+        "bias": y_mean - scale * x_mean,
+        "running_mean": torch.zeros_like(scale),
+        "running_var": torch.full_like(scale, 1.0 - epsilon),
+        "num_batches_tracked": torch.zeros((), device=scale.device),
+    }
+    return [named[attribute(member.name)].to(member.dtype) for member in target.group.members]
+
+
+def _corrected_bias(target: _Target, small: nn.Module, module: nn.Module, output: Tensor, goal: Tensor) -> list[Tensor]:
+    entries = state_entries(small)[0]
+    axis = 1 if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm)) else -1
+    values = []
+    for member in target.group.members:
+        tensor = entries[member.name].tensor.detach()
+        if attribute(member.name) == "bias" and tensor.numel() == output.shape[axis]:
+            difference = _per_channel(goal, axis).mean(0) - _per_channel(output, axis).mean(0)
+            tensor = (tensor.double() + difference.reshape(tensor.shape)).to(tensor.dtype)
+        values.append(tensor)
+    return values
