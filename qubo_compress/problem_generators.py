@@ -61,7 +61,7 @@ def random_problem(
     rank: int | None = None,
     budget_fraction: float = 0.45,
     neighbours: int = 2,
-    coupling: float = 1.0,
+    coupling: float = 0.3,
     budgets: int = 1,
 ) -> ChoiceProblem:
     """A random problem of a given interaction structure.

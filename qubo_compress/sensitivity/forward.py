@@ -56,27 +56,36 @@ def _half_weights(task: MeasureTask) -> FloatArray:
 
 
 def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays:
-    variants = task.variants(group)
+    every = task.variants(group)
+    # The choice that the base model already holds changes nothing and need not be run.
+    changing = [k for k, variant in enumerate(every) if not task.is_base(group, variant)]
+    variants = [every[k] for k in changing]
+    if not variants:
+        changing, variants = [0], every[:1]
     sweep = task.sweep(group)
     divergence_of = KullbackLeibler()
-    losses = torch.zeros(len(variants), 2, dtype=torch.float64)
-    divergences = torch.zeros(len(variants), 2, dtype=torch.float64)
+    losses = torch.zeros(len(every), 2, dtype=torch.float64)
+    divergences = torch.zeros(len(every), 2, dtype=torch.float64)
     columns = []
     for number, part in task.slices():
         outputs = sweep.outputs(part.inputs, variants, task.rows_per_pass)
         base, reference = task.outputs[number], task.reference[number]
         weights = task.row_weights(number)
         before = task.loss.values(base, part.targets, reference)
-        for k, rows in enumerate(outputs):
+        still = divergence_of.values(base, None, reference).double() * weights
+        divergences += torch.stack([still[::2].sum(), still[1::2].sum()]).cpu()
+        for k, rows in zip(changing, outputs, strict=True):
             change = (task.loss.values(rows, part.targets, reference) - before).double() * weights
-            apart = divergence_of.values(rows, None, reference).double() * weights
+            apart = divergence_of.values(rows, None, reference).double() * weights - still
             # Even and odd examples are two halves, for choosing the shrinkage by held-out prediction.
             losses[k] += torch.stack([change[::2].sum(), change[1::2].sum()]).cpu()
             divergences[k] += torch.stack([apart[::2].sum(), apart[1::2].sum()]).cpu()
         task.require_finite(losses, group)
         if with_features:
             rows = task.loss.features(outputs - base, base, part.targets) * weights.sqrt().float()[:, None]
-            columns.append(compact(task, number, rows.reshape(len(variants), -1)))
+            spread = torch.zeros(len(every), rows[0].numel(), dtype=rows.dtype, device=rows.device)
+            spread[changing] = rows.reshape(len(variants), -1)
+            columns.append(compact(task, number, spread))
     made: Arrays = {"loss": losses.numpy(), "divergence": divergences.numpy()}
     if with_features:
         made["features"] = (sum(columns[1:], columns[0]) if _sketched(task) else torch.cat(columns, dim=1)).cpu().numpy()

@@ -29,7 +29,9 @@ from qubo_compress.sensitivity.substitution import evaluating
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 from qubo_compress.sensitivity.task import PROBE_EXAMPLES, MeasureTask, Metric, MetricResult, base_outputs, metrics
 
-ROWS_PER_PASS = {"cpu": 512, "cuda": 8192}
+ROWS_PER_PASS = {"cpu": 256, "cuda": 8192}
+"""Choices share a pass up to this many examples: more gains nothing on a CPU and fills the caches."""
+
 MAX_COLUMNS = 65_536
 SHRINKAGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 

@@ -121,6 +121,12 @@ class MeasureTask:
             for packed in self.packed(group)
         ]
 
+    def is_base(self, group: int, variant: tuple[Tensor, ...]) -> bool:
+        """Whether a variant is what the base model holds already."""
+        entries = state_entries(self.base)[0]
+        members = self.layout.groups[group].members
+        return all(torch.equal(entries[m.name].tensor, value) for m, value in zip(members, variant, strict=True))
+
     def _placed(self, whole: Tensor, member: Member, value: Tensor) -> Tensor:
         value = value.to(whole.device)
         if member.rows is None:

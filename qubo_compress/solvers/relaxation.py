@@ -107,17 +107,15 @@ def _convexified(problem: ChoiceProblem) -> tuple[float, FloatArray, FloatArray]
     assert problem.pairs is not None
     offsets, sizes = problem.group_offsets, problem.group_sizes
     matrix = problem.pairs.toarray()
-    # Centre: with c the mean of its group, y = c + z and y.Qy = z.Qz + 2 c.Qz + c.Qc on assignments.
+    # With c the even mixture and y = c + z: 1/2 y.Qy = 1/2 z.Qz + (Qc).y - 1/2 c.Qc, and z = y less its group means.
     centre = np.repeat(1.0 / sizes, sizes)
     pull = matrix @ centre
-    constant = problem.constant + 0.5 * float(centre @ pull)
+    constant = problem.constant - 0.5 * float(centre @ pull)
     linear = problem.linear + pull
-    linear -= np.repeat(np.add.reduceat(pull, offsets[:-1]) / sizes, sizes)
     for axis in (0, 1):
         means = np.add.reduceat(matrix, offsets[:-1], axis=axis) / np.expand_dims(sizes, 1 - axis)
         matrix -= np.repeat(means, sizes, axis=axis)
     matrix = 0.5 * (matrix + matrix.T)
-    constant, linear = _recentred(problem, centre, constant, linear)
     # Strongly coupled choices get the more curvature; the least eigenvalue decides how much.
     strength = np.sqrt(np.sqrt((matrix**2).sum(axis=1)) + 1e-12 * np.abs(matrix).max(initial=1e-300))
     scaled = matrix / np.outer(strength, strength)
@@ -125,14 +123,6 @@ def _convexified(problem: ChoiceProblem) -> tuple[float, FloatArray, FloatArray]
     shift = (max(0.0, -least) + 1e-9) * strength**2
     matrix[np.diag_indices_from(matrix)] += shift
     return constant, linear - 0.5 * shift, matrix
-
-
-def _recentred(
-    problem: ChoiceProblem, centre: FloatArray, constant: float, linear: FloatArray
-) -> tuple[float, FloatArray]:
-    """Account for the constant that subtracting group means from the pull has moved."""
-    assert problem.pairs is not None
-    return constant, linear
 
 
 def start_at(form: ConvexForm, vertex: IntArray) -> Mixture:
