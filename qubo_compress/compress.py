@@ -46,6 +46,7 @@ class CompressionResult:
     Attributes:
         model: the compressed network, recovered if asked, in eval mode; it carries its plan.
         original: the network given, untouched.
+        compressed_model: the plan applied, before any recovery.
         plan: which choice every group got.
         solution: the solver's answer behind the plan, with its bound.
         table: the sensitivity table that was solved first.
@@ -58,6 +59,7 @@ class CompressionResult:
 
     model: nn.Module
     original: nn.Module
+    compressed_model: nn.Module
     plan: Plan
     solution: Solution
     table: SensitivityTable
@@ -150,15 +152,16 @@ def compress(
     )  # fmt: skip
     chosen = [found for found in history if found.accepted][-1]
     reference = outputs_of(model, held_out)
-    small = chosen.plan.apply(model)
-    compressed = score_examples(small, held_out, loss, reference)
+    small = applied = chosen.plan.apply(model)
+    compressed = score_examples(applied, held_out, loss, reference)
     recovered = None
     if recover:
-        small = recover_model(small, batches, teacher=model, epochs=epochs, seed=seed, max_examples=max_examples, progress=progress)
+        small = recover_model(applied, batches, teacher=model, epochs=epochs, seed=seed, max_examples=max_examples, progress=progress)
         recovered = score_examples(small, held_out, loss, reference)
     return CompressionResult(
         model=small,
         original=model,
+        compressed_model=applied,
         plan=chosen.plan,
         solution=chosen.solution,
         table=table,

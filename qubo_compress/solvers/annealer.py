@@ -20,14 +20,7 @@ from qubo_compress.problem import ChoiceProblem, IntArray
 from qubo_compress.problem_generators import random_problem
 from qubo_compress.solvers.annealer_jobs import Job, JobResult, Scales, first_candidate, run_length
 from qubo_compress.solvers.annealer_tables import Tables, make_tables
-try:
-    from qubo_compress.solvers.bounds import lower_bound
-except ImportError:  # until the bounds exist
-
-    def lower_bound(problem: ChoiceProblem, seconds: float, rng: np.random.Generator) -> float | None:
-        return None
-
-
+from qubo_compress.solvers.bounds import lower_bound
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
 _RESERVE = 0.02
@@ -124,10 +117,11 @@ class _Search:
         timing = {"compile": compile_seconds, "build": built - self.start, "solve": time.perf_counter() - built}
         return RawSolution(
             assignments=tuple(chosen - self.problem.group_offsets[:-1] for _, chosen in ranked),
-            bound=self.bound,
+            bound=self.bound if self.bound is not None and np.isfinite(self.bound) else None,
             timing=timing,
             trace=tuple(self.trace),
             work=self.work,
+            infeasible=self.bound == np.inf,
             interrupted=interrupted,
         )
 

@@ -19,7 +19,7 @@ from qubo_compress.solvers.relaxation import (
     stiffness_of,
 )
 
-_LARGEST_EIGENPROBLEM = 1500
+LARGEST_EIGENPROBLEM = 1500
 _PATIENCE = 8
 
 
@@ -109,10 +109,10 @@ def _certified(
 
 def _pairs_bound(problem: ChoiceProblem, deadline: float) -> float | None:
     found: list[float] = []
-    share = 0.5 if problem.num_choices <= _LARGEST_EIGENPROBLEM else 1.0
+    share = 0.5 if problem.num_choices <= LARGEST_EIGENPROBLEM else 1.0
     if fits_in_blocks(problem):
         found.append(message_bound(problem, share * (deadline - time.perf_counter())))
-    if problem.num_choices <= _LARGEST_EIGENPROBLEM and time.perf_counter() < deadline:
+    if problem.num_choices <= LARGEST_EIGENPROBLEM and time.perf_counter() < deadline:
         form = convex_form(problem)
         found.append(relax(form, start_at(form, _lowest_vertex(problem)), deadline)[0])
     return max(found, default=None)

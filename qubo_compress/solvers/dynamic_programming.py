@@ -18,7 +18,7 @@ from qubo_compress.solvers import relaxation_kernels as kernels
 from qubo_compress.solvers.compiling import compiled
 from qubo_compress.solvers.relaxation import scaled_costs
 
-MOST_STATES = 1_000_000
+MOST_STATES = 250_000
 """States kept after each group: 12 bytes each per group for the way back, 32 bytes while they are extended."""
 
 _MOST_TRACKED = 60_000_000
@@ -83,9 +83,10 @@ def solve_table(
 
     total, energy = np.zeros(1, dtype=np.int64), np.zeros(1)
     back: list[tuple[IntArray, IntArray]] = []
-    dropped, states, tracked = np.inf, 0, 0
+    dropped, states, tracked, longest = np.inf, 0, 0, 0.0
     for step, g in enumerate(order):
-        if time.perf_counter() >= deadline or (work is not None and states >= work) or tracked > _MOST_TRACKED:
+        begin = time.perf_counter()
+        if begin + longest >= deadline or (work is not None and states >= work) or tracked > _MOST_TRACKED:
             # Undecided: every living state is as good as its relaxation.
             lives = energy + unit_price * (total - room) + remaining[step]
             return TableAnswer(incumbent, max(root, problem.constant + min(dropped, limit, lives.min()) - tolerance), states)
@@ -94,6 +95,7 @@ def solve_table(
             total, energy, costs[allowed], linear[allowed], room - reserve[step + 1], unit_price, room,
             remaining[step + 1], limit + tolerance, most_states,
         )  # fmt: skip
+        longest = max(longest, time.perf_counter() - begin)
         dropped = min(dropped, lost)
         states += int(made)
         tracked += total.size

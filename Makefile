@@ -1,0 +1,35 @@
+# Two commands do everything: `make demo` and `make test`. Both make the virtual environment first.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# The suite runs two processes side by side; threads within each would only get in each other's way.
+TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg DWAVE_CACHE_ENABLED=false
+
+.PHONY: install demo test lint types check clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: install
+	$(RUN) -m benchmarks.demo
+
+test: install
+	$(TEST_ENV) $(RUN) -m pytest
+
+lint: install
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: install
+	$(RUN) -m mypy
+
+check: lint types test
+
+clean:
+	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,187 @@
+"""Greedy: give up bytes where they cost least, then spend what is left over."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qubo_compress.problem import ChoiceProblem, FloatArray
+from qubo_compress.problem_generators import random_problem
+from qubo_compress.solvers.annealer_kernels import State, change, group_energies
+from qubo_compress.solvers.annealer_polish import fits
+from qubo_compress.solvers.annealer_tables import Tables
+from qubo_compress.solvers.compiling import compiled
+from qubo_compress.solvers.local_search import LocalSearch, lagrangian_vertex
+from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+
+_STEPS_PER_CALL = 64
+
+
+@solvers.register("greedy")
+@dataclass(frozen=True)
+class Greedy:
+    """Walk from the choices of least energy to the budget, cheapest step first, then fill the room left.
+
+    Every step is the change of one group with the least rise of the energy per unit of overspending removed,
+    interactions with the present choices of all other groups included. Groups that cannot help any more
+    are skipped, never waited for. Afterwards single changes that fit and lower the energy are made, best first.
+
+    Args:
+        fill: whether to spend the room left over.
+
+    Example:
+        >>> from qubo_compress import ChoiceProblem, solve
+        >>> problem = ChoiceProblem.random(kind="low-rank", groups=8, choices=5, seed=0)
+        >>> solve(problem, "greedy").energy >= solve(problem, "exact").energy - 1e-9
+        True
+    """
+
+    name: ClassVar[str] = "greedy"
+    fill: bool = True
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        """One deterministic walk; the work is the number of changes made."""
+        compiling = warm_up()
+        start = time.perf_counter()
+        walk = _Walk(problem, limits, rng, start)
+        interrupted = False
+        try:
+            walk.to_budget()
+            if self.fill and walk.search.feasible:
+                walk.fill()
+        except KeyboardInterrupt:
+            interrupted = True
+        notes = []
+        if not walk.search.feasible:
+            notes.append("the walk ended before the budget was met; the rest was forced")
+            walk.search.repair()
+        seconds = time.perf_counter() - start
+        return RawSolution(
+            assignments=(walk.search.assignment,),
+            claimed_energy=walk.search.energy,
+            timing={"compile": compiling, "solve": seconds},
+            trace=((seconds, walk.search.energy, None),),
+            work=walk.steps,
+            interrupted=interrupted,
+            notes=tuple(notes),
+        )
+
+
+class _Walk:
+    def __init__(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator, start: float) -> None:
+        self.problem, self.limits, self.start = problem, limits, start
+        self.steps = 0
+        self.search = LocalSearch(problem, rng)
+        self.search.place(lagrangian_vertex(problem, np.zeros(problem.num_budgets)))
+        # Budgets of different units are compared as shares of what they allow.
+        self.weights = 1.0 / np.maximum(1.0, (problem.limits - problem.fixed_costs).astype(np.float64))
+
+    def to_budget(self) -> None:
+        groups = self.problem.num_groups
+        self._advance(np.full(groups, -np.inf), False)
+
+    def fill(self) -> None:
+        self._advance(np.full(self.problem.num_groups, -np.inf), True)
+
+    def _advance(self, scores: FloatArray, filling: bool) -> None:
+        """``scores`` holds what was last known of each group's best step; -inf forces a first look."""
+        while self._may_go_on():
+            most = _STEPS_PER_CALL
+            if self.limits.work is not None:
+                most = min(most, self.limits.work - self.steps)
+            made = walk_steps(self.search.tables, self.search.state, self.weights, scores, filling, most)
+            self.steps += made
+            if made < most:
+                return
+
+    def _may_go_on(self) -> bool:
+        if self.limits.work is not None and self.steps >= self.limits.work:
+            return False
+        return time.perf_counter() - self.start < self.limits.seconds
+
+
+@compiled
+def walk_steps(
+    tables: Tables, state: State, weights: FloatArray, scores: FloatArray, filling: bool, most: int
+) -> int:
+    """Make up to ``most`` changes, each the best one at present; returns how many were made.
+
+    Scores go stale when other groups change, so the group with the best old score is scored afresh until
+    it stays the best: the next change is then found without looking at every group.
+    """
+    groups = tables.offsets.size - 1
+    budgets = state.totals.size
+    values = state.values[0]
+    made = 0
+    rescued = False
+    while made < most:
+        if not filling:
+            over = False
+            for b in range(budgets):
+                over = over or state.totals[b] > tables.room[b]
+            if not over:
+                return made
+        fresh = np.full(groups, False)
+        moved = False
+        while True:
+            group = int(np.argmin(scores))
+            if scores[group] == np.inf:
+                break
+            start, stop = tables.offsets[group], tables.offsets[group + 1]
+            old = state.chosen[group]
+            group_energies(tables, state, group, values)
+            pick, best, gain = -1, np.inf, 0.0
+            for v in range(start, stop):
+                if v == old:
+                    continue
+                rise = values[v - start] - values[old - start]
+                if filling:
+                    score = rise if rise < -1e-12 and fits(tables, state, group, v) else np.inf
+                else:
+                    relief = 0.0
+                    for b in range(budgets):
+                        now = state.totals[b]
+                        then = now + tables.costs[v, b] - tables.costs[old, b]
+                        excess_now = max(0, now - tables.room[b])
+                        excess_then = max(0, then - tables.room[b])
+                        relief += weights[b] * (excess_now - excess_then)
+                    # A change that lowers the energy and overspending alike is taken first, the best of them first.
+                    score = np.inf
+                    if relief > 0.0:
+                        score = rise / relief if rise > 0.0 else rise * relief - 1e-300
+                if score < best:
+                    pick, best, gain = v, score, rise
+            if pick >= 0 and fresh[group]:
+                change(tables, state, group, pick, gain)
+                scores[group] = -np.inf
+                moved = True
+                break
+            scores[group] = best
+            fresh[group] = True
+            if pick < 0:
+                scores[group] = np.inf
+        if not moved:
+            # Groups set aside while other changes were made may help again.
+            if rescued:
+                return made
+            rescued = True
+            scores[:] = -np.inf
+            continue
+        rescued = False
+        made += 1
+    return made
+
+
+def warm_up() -> float:
+    """Compile (or load from the disk cache) the walk on tiny problems; returns the seconds it took."""
+    start = time.perf_counter()
+    for kind in ("dense", "low-rank"):
+        problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
+        walk = _Walk(problem, SearchLimits(60.0, 2), np.random.default_rng(0), start)
+        walk.to_budget()
+        walk.search.repair()
+        walk.fill()
+    return time.perf_counter() - start
