@@ -100,7 +100,9 @@ def limit(ratios: tuple[float, ...], seed: int = 0) -> list[dict[str, float]]:
         except qc.QuboCompressError:
             break
         small = qc.recover(point.plan.apply(network.model), network.calibration, network.model, progress=False)
-        rows.append({"ratio": point.plan.ratio, "bytes": point.plan.bytes, "drop": before - percent(small, network.test)})
+        rows.append(
+            {"ratio": point.plan.ratio, "bytes": point.plan.bytes, "drop": before - percent(small, network.test)}
+        )
     return rows
 
 
@@ -113,7 +115,8 @@ def show(rows: list[Row], console: Console) -> None:
         table.add_row(
             str(row.seed), f"{row.bytes:,}", f"{row.original_bytes / row.bytes:.2f}", f"{row.original:.2f}",
             f"{row.compressed:.2f}", f"{row.recovered:.2f}", f"{row.drop:+.2f}",
-            f"{row.uniform:.2f} ({row.uniform_choice}, {row.uniform_bytes:,} B)", f"{row.small:.2f} ({row.small_bytes:,} B)",
+            f"{row.uniform:.2f} ({row.uniform_choice}, {row.uniform_bytes:,} B)",
+            f"{row.small:.2f} ({row.small_bytes:,} B)",
         )  # fmt: skip
     console.print(table)
     console.print(

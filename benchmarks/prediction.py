@@ -60,7 +60,9 @@ def draw_plans(table: qc.SensitivityTable, count: int, seed: int) -> list[tuple[
     return drawn + [("pool", dict(solution.choices)) for solution in pool]
 
 
-def correlations(plans: list[tuple[str, dict[str, str]]], predicted: list[float], measured: list[float]) -> dict[str, float]:
+def correlations(
+    plans: list[tuple[str, dict[str, str]]], predicted: list[float], measured: list[float]
+) -> dict[str, float]:
     """Spearman's correlation per band and pooled over the random bands."""
     bands = [band for band, _ in plans]
     found = {}
@@ -87,7 +89,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     network = load(options.network, calibration_examples=options.examples, seed=options.seed)
     held_out = read_examples(network.test, options.held_out)
-    few = {"jacobian": options.backward_examples, "fisher": options.backward_examples, "pairwise": options.pairwise_examples}
+    few = {
+        "jacobian": options.backward_examples,
+        "fisher": options.backward_examples,
+        "pairwise": options.pairwise_examples,
+    }
     plans: list[tuple[str, dict[str, str]]] = []
     measured: list[float] = []
     found: dict[str, dict[str, Any]] = {}
@@ -95,7 +101,14 @@ def main() -> None:
         examples = few.get(metric, options.examples)
         folder = f"{options.network}_{examples}_{options.seed}" + ("" if metric == "gauss-newton" else f"_{metric}")
         started = time.perf_counter()
-        table = qc.measure(network.model, network.calibration, metric=metric, max_examples=examples, cache=options.cache / folder, progress=False)
+        table = qc.measure(
+            network.model,
+            network.calibration,
+            metric=metric,
+            max_examples=examples,
+            cache=options.cache / folder,
+            progress=False,
+        )
         seconds = time.perf_counter() - started
         if not plans:
             plans = draw_plans(table, options.plans, options.seed)
@@ -103,15 +116,30 @@ def main() -> None:
             sizes = [float(-table.plan(plan).bytes) for _, plan in plans]
             found["bytes alone"] = correlations(plans, sizes, measured)
         predicted = [table.predict(plan) for _, plan in plans]
-        found[metric] = correlations(plans, predicted, measured) | {"examples": examples, "evaluations": table.provenance.evaluations, "seconds": seconds}
+        found[metric] = correlations(plans, predicted, measured) | {
+            "examples": examples,
+            "evaluations": table.provenance.evaluations,
+            "seconds": seconds,
+        }
         if table.factor is not None or table.pairs is not None:
             additive = [table.predict(plan, interactions=False) for _, plan in plans]
             found[f"{metric}, additive"] = correlations(plans, additive, measured)
+        if metric == "gauss-newton" and table.divergence is not None:
+            for share in (0.5, 1.0):
+                shrunk = table.with_linear((1 - share) * table.linear + share * table.divergence)
+                predicted = [shrunk.predict(plan) for _, plan in plans]
+                found[f"{metric}, shrinkage {share:g}"] = correlations(plans, predicted, measured)
         print(metric, found[metric], found.get(f"{metric}, additive"), flush=True)
-    columns = [name for name in next(iter(found.values()))]
+    columns = list(next(iter(found.values())))
     rows = [[name, *(f"{values[c]:.3f}" for c in columns)] for name, values in found.items()]
     text = markdown(["predictor", *columns], rows)
-    content = {"network": options.network, "found": found, "plans": len(plans), "held_out": options.held_out, **environment()}
+    content = {
+        "network": options.network,
+        "found": found,
+        "plans": len(plans),
+        "held_out": options.held_out,
+        **environment(),
+    }
     (RESULTS / f"prediction_{options.network}.json").write_text(json.dumps(content, indent=1))
     (RESULTS / f"prediction_{options.network}.md").write_text(text)
     print(text)

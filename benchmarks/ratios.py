@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,24 @@ import torch
 import qubo_compress as qc
 from benchmarks.networks import Network, accuracy_and_loss, load
 from benchmarks.records import RESULTS, append, environment, markdown, read
+from qubo_compress.evaluation import score_examples
 from qubo_compress.examples import read_examples
 from qubo_compress.plan import Plan
 from qubo_compress.refinement import Round, refine
-from qubo_compress.evaluation import score_examples
 
 METHODS = ("uniform", "greedy", "linear", "full", "full+1", "full+2")
 PATH = RESULTS / "ratios.jsonl"
+
+
+def channels_last(network: Network) -> Network:
+    """The same network with images stored channels last, which a CPU convolves about 1.4 times as fast."""
+
+    def moved(batches: Any) -> Any:
+        return [(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x, y) for x, y in batches]
+
+    return replace(
+        network, calibration=moved(network.calibration), validation=moved(network.validation), test=moved(network.test)
+    )
 
 
 def evaluate(network: Network, plan: Plan, recover: bool) -> dict[str, float]:
@@ -76,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
     """Measure what is missing."""
     done = {(r["network"], r["seed"], r["ratio"], r["method"]) for r in read(PATH)}
     for seed in options.seeds:
-        network = load(options.network, calibration_examples=options.examples, seed=seed)
+        network = channels_last(load(options.network, calibration_examples=options.examples, seed=seed))
         cache = options.cache / f"{options.network}_{options.examples}_{seed}"
         table = qc.measure(network.model, network.calibration, cache=cache, progress=False)
         before, loss_before = accuracy_and_loss(network.model, network.test)
@@ -84,17 +96,23 @@ def run(options: argparse.Namespace) -> None:
             wanted = METHODS[: 4 + options.rounds]
             if all((options.network, seed, ratio, method) in done for method in wanted):
                 continue
+            known: dict[str, dict[str, float]] = {}
             for method, plan in plans_of(network, table, qc.Budget(ratio=ratio), options):
+                key = str(sorted(plan.choices.items()))
                 if (options.network, seed, ratio, method) in done:
                     continue
+                if key not in known:
+                    known[key] = evaluate(network, plan, recover=True)
                 record = {
                     "network": options.network, "seed": seed, "ratio": ratio, "method": method, "bytes": plan.bytes,
                     "predicted": plan.predicted_loss, "original_accuracy": 100 * before, "original_loss": loss_before,
-                    **evaluate(network, plan, recover=True), "examples": options.examples,
+                    **known[key], "examples": options.examples,
                     "refine_examples": options.refine_examples, "neighbourhood": options.neighbourhood, **environment(),
                 }  # fmt: skip
                 append(PATH, record)
-                print(seed, ratio, method, {k: round(v, 4) for k, v in record.items() if isinstance(v, float)}, flush=True)
+                print(
+                    seed, ratio, method, {k: round(v, 4) for k, v in record.items() if isinstance(v, float)}, flush=True
+                )
 
 
 def table_text(network: str) -> str:
@@ -105,7 +123,10 @@ def table_text(network: str) -> str:
         for method in METHODS:
             found = [r for r in records if r["ratio"] == ratio and r["method"] == method]
             if found:
-                mean = {k: statistics.mean(r[k] for r in found) for k in ("loss", "accuracy", "recovered_loss", "recovered_accuracy", "original_accuracy")}
+                mean = {
+                    k: statistics.mean(r[k] for r in found)
+                    for k in ("loss", "accuracy", "recovered_loss", "recovered_accuracy", "original_accuracy")
+                }
                 rows.append([
                     f"{ratio:g}x", method, str(len(found)), f"{mean['loss']:.3f}", f"{mean['accuracy']:.2f}",
                     f"{mean['recovered_loss']:.3f}", f"{mean['recovered_accuracy']:.2f}",

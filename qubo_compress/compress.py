@@ -16,7 +16,7 @@ from qubo_compress.budget import Budget
 from qubo_compress.errors import InvalidBudget
 from qubo_compress.evaluation import ALL_EXAMPLES, Score, outputs_of, score_examples
 from qubo_compress.examples import Examples, read_examples
-from qubo_compress.menu.groups import GroupRule
+from qubo_compress.menu.groups import GroupRule, discover
 from qubo_compress.menu.menu import Menu
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem
@@ -26,7 +26,6 @@ from qubo_compress.sensitivity.losses import LossLike
 from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.sensitivity.task import Metric
-from qubo_compress.menu.groups import discover
 from qubo_compress.solvers.solution import Solution
 from qubo_compress.solvers.solver import Solver
 from qubo_compress.solvers.solver import solve as solve_problem
@@ -118,8 +117,11 @@ def compress(
         validation: held-out batches that choose between plans; without them a fifth of the
             calibration examples is set aside.
         menu: what is offered; ``Menu()`` when left out.
-        metric, loss, groups: see :func:`qubo_compress.measure`.
-        solver, time_limit: see :func:`qubo_compress.solve`.
+        metric: a registered name or an object; see :func:`qubo_compress.measure`.
+        loss: ``"cross-entropy"``, ``"kl"`` or a function (outputs, targets) -> (N,).
+        groups: ``"layer"``, ``"filter"``, a regular expression or a function; see :func:`qubo_compress.menu.discover`.
+        solver: a registered name or an object; see :func:`qubo_compress.solve`.
+        time_limit: wall-clock seconds for each solve.
         rounds: refinement rounds: each re-measures every swap from the best plan so far.
         recover: repair normalisation statistics and biases, and fine-tune for ``epochs`` > 0.
         seed: of everything drawn.
@@ -156,7 +158,9 @@ def compress(
     compressed = score_examples(applied, held_out, loss, reference)
     recovered = None
     if recover:
-        small = recover_model(applied, batches, teacher=model, epochs=epochs, seed=seed, max_examples=max_examples, progress=progress)
+        small = recover_model(
+            applied, batches, teacher=model, epochs=epochs, seed=seed, max_examples=max_examples, progress=progress
+        )
         recovered = score_examples(small, held_out, loss, reference)
     return CompressionResult(
         model=small,
@@ -214,7 +218,9 @@ def pareto(
     Args:
         table: measured once.
         ratios: original bytes over stored bytes.
-        solver, time_limit, seed: see :func:`qubo_compress.solve`; the limit holds for each ratio.
+        solver: a registered name or an object; see :func:`qubo_compress.solve`.
+        time_limit: wall-clock seconds for each ratio.
+        seed: of the solver's generator.
         interactions: False: linear terms only.
 
     Raises:

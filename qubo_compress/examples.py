@@ -82,7 +82,7 @@ class Examples:
             for tensor in (*tensors_of(part.inputs), part.targets, part.weights):
                 if tensor is not None:
                     digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
-                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:32]
 
 
@@ -168,7 +168,9 @@ def _slice_of(batch: Any) -> Slice:
     inputs, targets, weights = batch, None, None
     if isinstance(batch, (tuple, list)):
         if not 1 <= len(batch) <= 3:
-            raise InvalidBatches(f"a batch is inputs, (inputs, targets) or (inputs, targets, weights); got {len(batch)} parts")
+            raise InvalidBatches(
+                f"a batch is inputs, (inputs, targets) or (inputs, targets, weights); got {len(batch)} parts"
+            )
         inputs, targets, weights = (*batch, None, None)[:3]
     if isinstance(inputs, list):
         inputs = tuple(inputs)
@@ -177,7 +179,9 @@ def _slice_of(batch: Any) -> Slice:
         raise InvalidBatches(f"inputs must be a Tensor, or a tuple or dict of Tensors; got {type(inputs).__name__}")
     sizes = {t.shape[0] if t.ndim else None for t in (*tensors, *(x for x in (targets, weights) if x is not None))}
     if len(sizes) != 1 or None in sizes:
-        raise InvalidBatches(f"inputs, targets and weights must agree in their first axis; got {sorted(map(str, sizes))}")
+        raise InvalidBatches(
+            f"inputs, targets and weights must agree in their first axis; got {sorted(map(str, sizes))}"
+        )
     for tensor in tensors:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InvalidBatches("the inputs hold NaN or infinity; clean the calibration data")
@@ -201,7 +205,12 @@ def _rows(part: Slice, rows: slice) -> Slice:
 
 def _even_slices(parts: list[Slice], size: int) -> list[Slice]:
     shapes = {
-        str([(tuple(t.shape[1:]), t.dtype) for t in (*tensors_of(p.inputs), *(() if p.targets is None else (p.targets,)))])
+        str(
+            [
+                (tuple(t.shape[1:]), t.dtype)
+                for t in (*tensors_of(p.inputs), *(() if p.targets is None else (p.targets,)))
+            ]
+        )
         for p in parts
     }
     if len(shapes) != 1:

@@ -14,7 +14,6 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import nn
 
 from qubo_compress.menu.groups import Layout, state_entries
@@ -30,7 +29,7 @@ def architecture_signature(layout: Layout) -> str:
     text = json.dumps(
         [
             [[g.name, g.kind, [(m.name, m.shape, str(m.dtype), m.rows) for m in g.members]] for g in layout.groups],
-            [(kept.name, kept.nbytes) for kept in layout.kept],
+            [(kept.name, kept.shape, kept.dtype) for kept in layout.kept],
         ]
     )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -43,7 +42,7 @@ def weights_signature(model: nn.Module) -> str:
         tensor = entry.tensor.detach()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         if tensor.numel():
-            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(raw_bytes(tensor))
     return digest.hexdigest()[:32]
 
 
@@ -73,9 +72,15 @@ def _header_json(described: Mapping[str, str], payload_bytes: int) -> bytes:
     return json.dumps({"__metadata__": dict(described), TENSOR: tensor}, separators=(",", ":")).encode()
 
 
+def file_digest(described: Mapping[str, str], payload: bytes) -> str:
+    """Digest of the payload and of all that the header says beside the digest itself."""
+    said = json.dumps(sorted((name, text) for name, text in described.items() if name != "digest"))
+    return hashlib.sha256(said.encode() + payload).hexdigest()[:DIGEST_LENGTH]
+
+
 def header(layout: Layout, menu_names: Sequence[str], payload: bytes) -> bytes:
     """Length and header of a safetensors file with this payload."""
-    described = metadata(layout, menu_names, hashlib.sha256(payload).hexdigest()[:DIGEST_LENGTH])
+    described = metadata(layout, menu_names, file_digest(metadata(layout, menu_names), payload))
     text = _header_json(described, len(payload))
     text = text.ljust(header_bytes(layout, menu_names) - 8, b" ")
     return len(text).to_bytes(8, "little") + text
@@ -83,8 +88,8 @@ def header(layout: Layout, menu_names: Sequence[str], payload: bytes) -> bytes:
 
 def header_bytes(layout: Layout, menu_names: Sequence[str]) -> int:
     """Bytes before the payload, a multiple of eight."""
-    # Operators may need a few bytes more than the original, for masks and scales; twice is ample.
-    largest = 2 * layout.original_bytes + 64 * len(layout.groups) + 1024
+    # Operators may need more bytes than the original, for masks and scales; only the number of digits counts here.
+    largest = 8 * layout.original_bytes + 64 * len(layout.groups) + 1024
     return 8 + -(-len(_header_json(metadata(layout, menu_names), largest)) // 8) * 8
 
 

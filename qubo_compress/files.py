@@ -38,8 +38,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             write(handle)
             handle.flush()
             os.fsync(handle.fileno())
-        os.chmod(temporary, 0o666 & ~_current_umask())
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o666 & ~_current_umask())
+        Path(temporary).replace(path)
     except OSError as cause:
         raise StorageError(
             f"{path} could not be written ({cause.strerror or cause}); it is as it was before. "
@@ -48,7 +48,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     finally:
         if temporary:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+                Path(temporary).unlink()
 
 
 def _current_umask() -> int:

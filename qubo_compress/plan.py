@@ -90,6 +90,12 @@ class Plan:
                 "the plan was made for other weights; apply it to the network that was measured, or measure this one"
             )
         layout = discover(model, self.rule)
+        different = sorted({group.name for group in layout.groups} ^ set(self.choices))
+        if different:
+            raise WrongModel(
+                f"the plan's groups are not this network's: {', '.join(different[:3])}; "
+                "make the plan with table.plan for this network"
+            )
         entries = state_entries(model)[0]
         stored = {}
         for group in layout.groups:

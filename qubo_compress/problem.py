@@ -167,7 +167,8 @@ class ChoiceProblem:
             raise InvalidAssignment(
                 f"group {self.group_names[group]!r} has {self.group_sizes[group]} choices; got index {local[group]}"
             )
-        return self.group_offsets[:-1] + local
+        chosen: IntArray = self.group_offsets[:-1] + local
+        return chosen
 
     def energy(self, assignment: npt.ArrayLike) -> float:
         """Energy of an assignment, in units of the loss, computed in float64."""
@@ -211,7 +212,8 @@ class ChoiceProblem:
         """(B,) the smallest total that each budget can reach on its own."""
         if self.num_budgets == 0:
             return np.zeros(0, dtype=np.int64)
-        return self.fixed_costs + np.minimum.reduceat(self.costs, self.group_offsets[:-1], axis=1).sum(axis=1)
+        least = np.minimum.reduceat(self.costs, self.group_offsets[:-1], axis=1).sum(axis=1)
+        return np.asarray(self.fixed_costs + least, dtype=np.int64)
 
     def names_of(self, assignment: npt.ArrayLike) -> dict[str, str]:
         """Group name -> choice name of an assignment."""
@@ -276,7 +278,9 @@ class ChoiceProblem:
 
         return random_problem(kind=kind, groups=groups, choices=choices, seed=seed, **options)
 
-    def to_bqm(self, encoding: str = "domain-wall", budget: str = "multiplier", **options: Any) -> tuple[Any, Callable[..., Any]]:
+    def to_bqm(
+        self, encoding: str = "domain-wall", budget: str = "multiplier", **options: Any
+    ) -> tuple[Any, Callable[..., Any]]:
         """A dimod binary quadratic model and its inverse: see :func:`qubo_compress.encodings.to_bqm`."""
         from qubo_compress.encodings import to_bqm
 

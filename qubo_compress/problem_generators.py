@@ -47,7 +47,7 @@ class _Menu:
             limits=interactions.pop("limits", self.limits),
             fixed_costs=self.fixed_costs,
             choice_names=tuple(names) * groups,
-            budget_names=("bytes", *(f"budget{b}" for b in range(1, len(self.limits)))),
+            budget_names=("bytes", *(f"budget{b}" for b in range(1, len(self.limits))))[: len(self.limits)],
             **interactions,
         )
 
@@ -260,4 +260,4 @@ def _draw_assignment(menu: _Menu, rng: np.random.Generator, budget_fraction: flo
         low, high = (middle, high) if spent < budget_fraction else (low, middle)
     cumulative = probabilities(0.5 * (low + high)).cumsum(axis=1)
     draws = rng.random((menu.shape[0], 1))
-    return np.minimum((draws > cumulative).sum(axis=1), menu.shape[1] - 1).astype(np.int64)
+    return np.asarray(np.minimum((draws > cumulative).sum(axis=1), menu.shape[1] - 1), dtype=np.int64)

@@ -74,10 +74,20 @@ def refine(
         table: the first table; its pins stay in force.
         first: the first solve.
         rounds: how often to repeat; a round that improves nothing is the last.
+        budget: what may be stored.
+        examples: calibration examples, measured again in every round.
+        held_out: examples that decide between plans.
+        menu: what is offered.
+        metric: see :func:`qubo_compress.measure`.
+        loss: see :func:`qubo_compress.measure`.
         solve: problem -> solution.
         verify: how many plans of each pool are checked on the held-out examples.
         neighbourhood: measure only choices whose bytes are within this factor of the incumbent's; None
             measures all.
+        seed: of everything drawn.
+        cache: folder in which every round has its own.
+        progress: show progress bars.
+        max_rank: largest number of columns of the factor.
 
     Returns:
         All rounds, the first included; the incumbent is the last accepted one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from qubo_compress.errors import CorruptArtifact, QuboCompressError, WrongModel
-from qubo_compress.file_format import DIGEST_LENGTH, FORMAT, TENSOR, architecture_signature, unpack_names
+from qubo_compress.file_format import FORMAT, TENSOR, architecture_signature, file_digest, unpack_names
 from qubo_compress.menu.groups import Layout, discover, state_entries
 from qubo_compress.menu.keep import from_raw_bytes
 from qubo_compress.menu.operator import Packed, parse
@@ -41,8 +40,10 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         names = unpack_names(described["menu"])
         stored, kept = _parse(layout, names, memoryview(payload), model)
         choices = {group.name: names[number] for group, number in zip(layout.groups, payload, strict=False)}
-    except (ValueError, IndexError, KeyError, zlib.error, QuboCompressError) as cause:
-        raise CorruptArtifact(f"{path} cannot be decoded ({cause}); it was written by another version or altered") from cause
+    except (ValueError, IndexError, KeyError, TypeError, RuntimeError, zlib.error, QuboCompressError) as cause:
+        raise CorruptArtifact(
+            f"{path} cannot be decoded ({cause}); it was written by another version or altered"
+        ) from cause
     plan = Plan(
         choices=choices,
         bytes=Path(path).stat().st_size,
@@ -69,11 +70,13 @@ def _read(path: Path) -> tuple[Mapping[str, str], bytes]:
                 )
             payload = file.get_tensor(TENSOR).tobytes()
     except SafetensorError as cause:
-        raise CorruptArtifact(f"{path} is truncated or not a safetensors file ({cause}); copy or save it again") from cause
+        raise CorruptArtifact(
+            f"{path} is truncated or not a safetensors file ({cause}); copy or save it again"
+        ) from cause
     missing = {"model", "groups", "menu", "digest"} - set(described)
     if missing:
         raise CorruptArtifact(f"{path} lacks {', '.join(sorted(missing))} in its header; save it again")
-    if hashlib.sha256(payload).hexdigest()[:DIGEST_LENGTH] != described["digest"]:
+    if file_digest(described, payload) != described["digest"]:
         raise CorruptArtifact(f"{path} was altered after it was written: its checksum does not match; copy it again")
     return described, payload
 
@@ -95,5 +98,3 @@ def _parse(
     if used != len(payload):
         raise ValueError(f"{len(payload) - used} bytes are left over")
     return stored, kept
-
-

@@ -106,6 +106,9 @@ class Fold:
         named = {attribute(m.name): p for m, p in zip(group.members, parts, strict=True)}
         if not {"weight", "bias", "running_mean", "running_var"} <= set(named):
             return "it has no weight and bias to fold into"
+        strange = set(named) - {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+        if strange:
+            return f"it holds {', '.join(sorted(strange))}, which folding does not know"
         if any(m.dtype.is_floating_point and 8 * m.dtype.itemsize < self.bits for m in group.members):
             return f"its values have fewer than {self.bits} bits already"
         if self.bits == 16 and not all(fits_half(v) for v in scale_and_shift(named, group.epsilon)):

@@ -101,6 +101,8 @@ class Kept:
     name: str
     reason: str
     nbytes: int
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def discover(model: nn.Module, groups: GroupRule = "layer") -> Layout:
         [('0.weight', 'weight'), ('0.bias', 'bias'), ('1.weight', 'normalisation')]
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if torch.nn.parameter.is_lazy(tensor):
             raise InvalidModel(f"{name} is not initialised yet; run the model once before compressing it")
     entries, aliases = state_entries(model)
     if not entries:
@@ -185,12 +187,12 @@ def discover(model: nn.Module, groups: GroupRule = "layer") -> Layout:
             continue
         group, reason = _group_of(entry, entries)
         if group is None:
-            kept.append(Kept(name, reason, entry.tensor.numel() * entry.tensor.element_size()))
+            kept.append(_kept(entry, reason))
         else:
             found.append(group)
             taken.update(member.name for member in group.members)
     labels, rule = _labels(found, groups, entries)
-    found, left = _regroup(found, labels)
+    found, left = _regroup(found, labels, entries)
     return Layout(
         groups=tuple(found),
         kept=tuple(kept + left),
@@ -199,6 +201,11 @@ def discover(model: nn.Module, groups: GroupRule = "layer") -> Layout:
         parameters=sum(e.tensor.numel() for e in entries.values() if e.is_parameter),
         rule=rule,
     )
+
+
+def _kept(entry: _Entry, reason: str) -> Kept:
+    tensor = entry.tensor
+    return Kept(entry.name, reason, tensor.numel() * tensor.element_size(), tuple(tensor.shape), str(tensor.dtype))
 
 
 def _member(entry: _Entry, rows: tuple[int, int] | None = None) -> Member:
@@ -217,7 +224,7 @@ def _group_of(entry: _Entry, entries: dict[str, _Entry]) -> tuple[Group | None, 
         statistics = isinstance(entry.module, nn.modules.batchnorm._BatchNorm)
         if statistics and entry.module.running_var is None:
             return None, "its batch normalisation keeps no running statistics, so it cannot be folded"
-        epsilon = float(entry.module.eps) if statistics else None
+        epsilon = float(getattr(entry.module, "eps", 0.0)) if statistics else None
         if not any(e.tensor.is_floating_point() for e in owned):
             return None, "it holds no floating-point values"
         return Group(owned[0].name, "normalisation", tuple(_member(e) for e in owned), kind_name, epsilon), ""
@@ -247,7 +254,10 @@ def _labels(
     if rule == "filter":
         return "filter", "filter"
     if isinstance(rule, str) and rule.startswith(_CUSTOM):
-        stored = json.loads(zlib.decompress(base64.b64decode(rule[len(_CUSTOM) :])))
+        try:
+            stored = json.loads(zlib.decompress(base64.b64decode(rule[len(_CUSTOM) :])))
+        except (ValueError, zlib.error) as cause:
+            raise InvalidMenu(f"the stored grouping {rule[:40]!r} cannot be read ({cause})") from cause
         return {name: stored.get(name) for name in names}, rule
     if isinstance(rule, str):
         try:
@@ -262,7 +272,9 @@ def _labels(
             match = rule.search(name)
             shared = "/".join(text or "" for text in match.groups()) or match.group(0) if match else name
             labels[name] = shared
-        return labels, rule.pattern
+        # Text that would be read back as something else is stored by what it made of this network.
+        ambiguous = rule.pattern in ("layer", "filter") or rule.pattern.startswith(_CUSTOM)
+        return labels, _as_text(labels) if ambiguous or rule.flags != re.compile(rule.pattern).flags else rule.pattern
     if not callable(rule):
         raise InvalidMenu(f"groups must be 'layer', 'filter', a regular expression or a function; got {rule!r}")
     for name in names:
@@ -270,12 +282,16 @@ def _labels(
         if label is not None and not isinstance(label, str):
             raise InvalidMenu(f"the grouping function must return a name or None for {name}; got {label!r}")
         labels[name] = label
+    return labels, _as_text(labels)
+
+
+def _as_text(labels: dict[str, str | None]) -> str:
     text = json.dumps({name: label for name, label in labels.items() if label is not None})
-    return labels, _CUSTOM + base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    return _CUSTOM + base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
 def _regroup(
-    found: list[Group], labels: dict[str, str | None] | Literal["filter"]
+    found: list[Group], labels: dict[str, str | None] | Literal["filter"], entries: dict[str, _Entry]
 ) -> tuple[list[Group], list[Kept]]:
     if isinstance(labels, str):
         return [part for group in found for part in _filters(group)], []
@@ -284,7 +300,7 @@ def _regroup(
     for group in found:
         label = labels[group.name] if group.kind == "weight" else group.name
         if label is None:
-            left.append(Kept(group.name, "the caller's grouping leaves it alone", group.nbytes))
+            left.append(_kept(entries[group.name], "the caller's grouping leaves it alone"))
         else:
             joined.setdefault(f"{group.kind}:{label}", []).append(group)
     merged = [

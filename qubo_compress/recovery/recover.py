@@ -77,7 +77,13 @@ def recover(
 
 
 def _tuned(
-    start: nn.Module, teacher: nn.Module, examples: Examples, epochs: int, seed: int, learning_rate: float, progress: bool
+    start: nn.Module,
+    teacher: nn.Module,
+    examples: Examples,
+    epochs: int,
+    seed: int,
+    learning_rate: float,
+    progress: bool,
 ) -> nn.Module:
     compression = compression_of(start)
     stored = fine_tuned(

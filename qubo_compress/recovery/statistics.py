@@ -90,7 +90,9 @@ def _batch(model: nn.Module, examples: Examples, names: list[str]) -> Slice:
     count = max(FEWEST_EXAMPLES, REMEMBERED_BYTES // max(1, per_example))
     parts = [first]
     for part in examples.slices[1:]:
-        same = all(a.shape[1:] == b.shape[1:] for a, b in zip(tensors_of(part.inputs), tensors_of(first.inputs), strict=True))
+        same = all(
+            a.shape[1:] == b.shape[1:] for a, b in zip(tensors_of(part.inputs), tensors_of(first.inputs), strict=True)
+        )
         if same and sum(len(p) for p in parts) < count:
             parts.append(part)
     inputs: Any = [part.inputs for part in parts]

@@ -52,7 +52,10 @@ class _Latent:
 
     def packed(self) -> dict[str, Packed]:
         stored = self._compression.stored
-        return {name: stored[name].project([v.detach() for v in values], refit=True) for name, values in self._values.items()}
+        return {
+            name: stored[name].project([v.detach() for v in values], refit=True)
+            for name, values in self._values.items()
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         """First name -> whole tensor whose value is on the grid and whose gradient reaches the latent one."""
@@ -96,7 +99,9 @@ def fine_tuned(
         optimizer = torch.optim.Adam(latent.leaves(), lr=learning_rate)
         batches = _steps(examples, generator)
         total = epochs * len(batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(2, total), pct_start=0.1)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, learning_rate, total_steps=max(2, total), pct_start=0.1
+        )
         for _ in track(range(epochs), description="recovering", disable=not progress, transient=True):
             for part in _steps(examples, generator):
                 optimizer.zero_grad(set_to_none=True)
@@ -121,7 +126,9 @@ def _steps(examples: Examples, generator: torch.Generator) -> list[Slice]:
 
 
 def _loss(small: nn.Module, teacher: nn.Module, tensors: dict[str, Tensor], part: Slice) -> Tensor:
-    arguments = part.inputs if isinstance(part.inputs, tuple) else () if isinstance(part.inputs, dict) else (part.inputs,)
+    arguments = (
+        part.inputs if isinstance(part.inputs, tuple) else () if isinstance(part.inputs, dict) else (part.inputs,)
+    )
     keywords = part.inputs if isinstance(part.inputs, dict) else {}
     found = rows_of(functional_call(small, tensors, arguments, keywords))
     with torch.no_grad():

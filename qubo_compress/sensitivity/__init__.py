@@ -7,9 +7,19 @@ import pkgutil
 
 from qubo_compress.sensitivity.measure import measure
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
-from qubo_compress.sensitivity.task import Metric, MetricResult, MeasureTask, metrics
+from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, metrics
 
-__all__ = ["MeasureTask", "Metric", "MetricResult", "Provenance", "SensitivityTable", "measure", "metrics", "names", "register"]
+__all__ = [
+    "MeasureTask",
+    "Metric",
+    "MetricResult",
+    "Provenance",
+    "SensitivityTable",
+    "measure",
+    "metrics",
+    "names",
+    "register",
+]
 
 register = metrics.add
 

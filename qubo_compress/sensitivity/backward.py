@@ -79,7 +79,8 @@ def _measure(task: MeasureTask, kind: str, measured_linear: bool, evaluations: f
     blocks = []
     for number, part in task.slices():
         made = task.cache.get(
-            f"{kind}_{number:05d}", lambda number=number, part=part: _slice_rows(task, kind, number, part, stacked)  # type: ignore[misc]
+            f"{kind}_{number:05d}",
+            lambda number=number, part=part: _slice_rows(task, kind, number, part, stacked),  # type: ignore[misc]
         )
         slope += made["slope"].astype(np.float64)
         blocks.append(made["features"].astype(np.float32))
@@ -108,7 +109,11 @@ def _displacement_matrix(task: MeasureTask) -> dict[str, list[tuple[int, tuple[i
 
 
 def _slice_rows(
-    task: MeasureTask, kind: str, number: int, part: Slice, stacked: dict[str, list[tuple[int, tuple[int, int] | None, Tensor]]]
+    task: MeasureTask,
+    kind: str,
+    number: int,
+    part: Slice,
+    stacked: dict[str, list[tuple[int, tuple[int, int] | None, Tensor]]],
 ) -> Arrays:
     total = int(task.offsets[-1])
     weights = task.row_weights(number)
@@ -150,7 +155,7 @@ def _per_example_products(
 ) -> Tensor:
     """(V, M, C) first-order output changes, or (V, n, 1) products with each example's gradient."""
     state = _state_at_reference(task)
-    parameters = {name: state[name].float() if state[name].dtype == torch.float64 else state[name] for name in stacked}
+    parameters = {name: state[name] for name in stacked}
     rest = {name: tensor for name, tensor in state.items() if name not in stacked}
     repeats = task.outputs[number].shape[0] // len(part)
     width = repeats * task.outputs[number].shape[1] if cotangent is None else 1
@@ -226,7 +231,9 @@ def _looped_gradients(
         outputs = rows(leaves, map_tensors(inputs, lambda t, i=i: t[i]))
         seeds = torch.eye(outputs.numel(), device=outputs.device) if pulled is None else pulled[i].reshape(1, -1)
         found = [
-            torch.autograd.grad(outputs, list(leaves.values()), s.reshape(outputs.shape), retain_graph=True, allow_unused=True)
+            torch.autograd.grad(
+                outputs, list(leaves.values()), s.reshape(outputs.shape), retain_graph=True, allow_unused=True
+            )
             for s in seeds
         ]
         for position, name in enumerate(leaves):

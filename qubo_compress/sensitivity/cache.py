@@ -41,6 +41,10 @@ class UnitCache:
         path = self._folder / "signature.json"
         if path.exists():
             self._compare(path, dict(signature))
+        elif any(self._folder.glob("*.npz")):
+            raise CacheMismatch(
+                f"{self._folder} holds measurements but no signature.json that says of what; delete it or name another"
+            )
         else:
             text = json.dumps(dict(signature), indent=1, sort_keys=True).encode()
             write_atomically(path, lambda handle: handle.write(text))

@@ -55,7 +55,7 @@ def _from_gram(features: FactorArray, rank: int) -> FactorArray:
     values, vectors = values[keep][::-1][:rank], vectors[:, keep][:, ::-1][:, :rank]
     # Eigenvectors are determined up to their sign; the largest entry is made positive.
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
-    return (vectors * signs * np.sqrt(values)).astype(np.float32)
+    return np.asarray(vectors * signs * np.sqrt(values), dtype=np.float32)
 
 
 def _from_sketch(features: FactorArray, rank: int, seed: int) -> FactorArray:

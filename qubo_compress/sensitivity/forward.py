@@ -88,7 +88,9 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
             columns.append(compact(task, number, spread))
     made: Arrays = {"loss": losses.numpy(), "divergence": divergences.numpy()}
     if with_features:
-        made["features"] = (sum(columns[1:], columns[0]) if _sketched(task) else torch.cat(columns, dim=1)).cpu().numpy()
+        made["features"] = (
+            (sum(columns[1:], columns[0]) if _sketched(task) else torch.cat(columns, dim=1)).cpu().numpy()
+        )
     return made
 
 

@@ -32,10 +32,13 @@ def rows_of(outputs: Tensor) -> Tensor:
     """
     if not isinstance(outputs, Tensor):
         raise InvalidModel(
-            f"the model returned {type(outputs).__name__}; wrap it so that forward returns one tensor (examples, classes)"
+            f"the model returned {type(outputs).__name__}; "
+            "wrap it so that forward returns one tensor (examples, classes)"
         )
     if outputs.ndim < 2 or not outputs.is_floating_point():
-        raise InvalidModel(f"outputs must be floating-point of shape (N, C, ...); got {tuple(outputs.shape)} {outputs.dtype}")
+        raise InvalidModel(
+            f"outputs must be floating-point of shape (N, C, ...); got {tuple(outputs.shape)} {outputs.dtype}"
+        )
     moved = outputs.movedim(1, -1) if outputs.ndim > 2 else outputs
     return moved.reshape(-1, outputs.shape[1]).float()
 
@@ -43,7 +46,10 @@ def rows_of(outputs: Tensor) -> Tensor:
 class Loss(Protocol):
     """What sensitivity asks of a loss. ``reference`` are the uncompressed network's output rows."""
 
-    needs_targets: bool
+    @property
+    def needs_targets(self) -> bool:
+        """Whether the batches must bring targets."""
+        ...
 
     def values(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
         """(M,) loss per output row."""
@@ -130,7 +136,8 @@ class CallableLoss:
         """By automatic differentiation; rows must not depend on each other."""
         with torch.enable_grad():
             leaf = outputs.detach().requires_grad_(True)
-            return torch.autograd.grad(self.values(leaf, targets, reference).sum(), leaf)[0]
+            found: Tensor = torch.autograd.grad(self.values(leaf, targets, reference).sum(), leaf)[0]
+            return found
 
     def features(self, change: Tensor, outputs: Tensor, targets: Tensor | None) -> Tensor:
         """Eigenvectors of each row's Hessian, scaled by the roots of its positive eigenvalues."""
@@ -169,9 +176,13 @@ def target_rows(targets: Tensor | None, outputs: Tensor) -> Tensor:
     elif targets.numel() == rows:
         flat = targets.reshape(-1).long()
         if bool((flat >= classes).any()) or bool(((flat < 0) & (flat != -100)).any()):
-            raise InvalidBatches(f"targets must be class indices from 0 to {classes - 1}; got {int(flat.min())} to {int(flat.max())}")
+            raise InvalidBatches(
+                f"targets must be class indices from 0 to {classes - 1}; got {int(flat.min())} to {int(flat.max())}"
+            )
         return flat
-    raise InvalidBatches(f"targets of shape {tuple(targets.shape)} {targets.dtype} do not fit outputs of shape {(rows, classes)}")
+    raise InvalidBatches(
+        f"targets of shape {tuple(targets.shape)} {targets.dtype} do not fit outputs of shape {(rows, classes)}"
+    )
 
 
 def make_loss(loss: LossLike) -> Loss:

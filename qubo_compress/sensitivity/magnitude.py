@@ -26,6 +26,6 @@ class Magnitude:
         linear = [
             sum(float((d * d).sum()) for d in row)
             for group in range(len(task.layout.groups))
-            for row in task.displacements(group)
+            for row in task.displacements(group, from_original=True)
         ]
         return MetricResult(np.array(linear, dtype=np.float64))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from qubo_compress.errors import InvalidBatches, InvalidMenu, InvalidModel, NonFiniteLoss, QuboCompressError
+from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidMenu, InvalidModel, NonFiniteLoss, QuboCompressError
 from qubo_compress.examples import Examples, Slice, map_tensors, read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import GroupRule, Layout, discover, state_entries
@@ -28,6 +30,8 @@ from qubo_compress.sensitivity.replay import CallTrace, run_model, trace_calls
 from qubo_compress.sensitivity.substitution import evaluating
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 from qubo_compress.sensitivity.task import PROBE_EXAMPLES, MeasureTask, Metric, MetricResult, base_outputs, metrics
+
+logger = logging.getLogger(__name__)
 
 ROWS_PER_PASS = {"cpu": 256, "cuda": 8192}
 """Choices share a pass up to this many examples: more gains nothing on a CPU and fills the caches."""
@@ -116,7 +120,7 @@ def measure_around(
     if checked_loss.needs_targets and not examples.labelled:
         raise InvalidBatches("the loss needs targets; give (inputs, targets) batches or loss='kl'")
     originals = {name: entry.tensor.detach().cpu() for name, entry in state_entries(original)[0].items()}
-    _refuse_bad_weights(originals)
+    _refuse_bad_weights(original, layout)
     with evaluating(base), evaluating(original), torch.no_grad():
         examples = _placed(base, examples)
         reference = base_outputs(original, examples)
@@ -124,7 +128,9 @@ def measure_around(
         _refuse_bad_outputs(reference, checked_loss, examples)
         choices = []
         for number, group in enumerate(layout.groups):
-            parts = [originals[m.name] if m.rows is None else originals[m.name][m.rows[0] : m.rows[1]] for m in group.members]
+            parts = [
+                originals[m.name] if m.rows is None else originals[m.name][m.rows[0] : m.rows[1]] for m in group.members
+            ]
             offered = menu.offered(group, parts)
             choices.append(offered if restrict is None else restrict(number, offered))
         weights = weights_signature(original)
@@ -169,9 +175,12 @@ def measure_around(
     )  # fmt: skip
 
 
-def _refuse_bad_weights(tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+def _refuse_bad_weights(model: nn.Module, layout: Layout) -> None:
+    grouped = {member.name for group in layout.groups for member in group.members}
+    for name, entry in state_entries(model)[0].items():
+        tensor = entry.tensor.detach()
+        # A buffer that no operator touches may hold infinities on purpose: attention masks do.
+        if (entry.is_parameter or name in grouped) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
             raise InvalidModel(f"{name} holds {count} values that are NaN or infinite; load sound weights first")
 
@@ -188,10 +197,23 @@ def _refuse_bad_outputs(reference: list[Tensor], loss: Any, examples: Examples) 
 
 def _function_name(loss: Any) -> str:
     """A stable name of a caller's loss: its code, so that an edited loss does not reuse an old cache."""
+    if isinstance(loss, functools.partial):
+        return f"partial({_function_name(loss.func)},{loss.args!r},{sorted(loss.keywords.items())!r})"
     code = getattr(loss, "__code__", None)
-    text = repr((code.co_code, code.co_consts, code.co_names)) if code is not None else type(loss).__qualname__
+    cells = [cell.cell_contents for cell in getattr(loss, "__closure__", None) or ()]
+    settings = [getattr(loss, "__defaults__", None), getattr(loss, "__kwdefaults__", None), *cells]
+    # Text that holds an address differs in every process, so it tells nothing.
+    plain = [text for text in map(repr, settings) if " at 0x" not in text]
+    text = type(loss).__qualname__ if code is None else _code_text(code) + repr(plain)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return f"{getattr(loss, '__qualname__', type(loss).__qualname__)}:{digest}"
+
+
+def _code_text(code: Any) -> str:
+    """What a function does, without the addresses that the text of the functions inside it holds."""
+    ordered = [sorted(c, key=repr) if isinstance(c, frozenset) else c for c in code.co_consts]
+    constants = [_code_text(c) if hasattr(c, "co_code") else repr(c) for c in ordered]
+    return f"{code.co_code.hex()}{code.co_names}{constants}"
 
 
 def _placed(model: nn.Module, examples: Examples) -> Examples:
@@ -212,7 +234,11 @@ def _placed(model: nn.Module, examples: Examples) -> Examples:
     except QuboCompressError:
         # A model that reshapes with view() accepts only the layout it was written for.
         return examples
-    if not (isinstance(before, Tensor) and before.shape == after.shape and torch.allclose(before, after, rtol=1e-3, atol=1e-4)):
+    if not (
+        isinstance(before, Tensor)
+        and before.shape == after.shape
+        and torch.allclose(before, after, rtol=1e-3, atol=1e-4)
+    ):
         return examples
     moved = tuple(Slice(map_tensors(s.inputs, last), s.targets, s.weights) for s in examples.slices)
     return Examples(moved, examples.count, examples.labelled)
@@ -222,7 +248,11 @@ def _trace(model: nn.Module, examples: Examples) -> CallTrace | None:
     probe = map_tensors(examples.slices[0].inputs, lambda t: t[:PROBE_EXAMPLES])
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         return None
-    return trace_calls(model, probe)
+    try:
+        return trace_calls(model, probe)
+    except ForwardFailed as cause:
+        logger.info("the network's modules cannot be followed (%s); the whole of it is run for every choice", cause)
+        return None
 
 
 def _mean_loss(task: MeasureTask, outputs: list[Tensor]) -> float:
@@ -259,7 +289,13 @@ def _progress(show: bool, name: str, total: float) -> Iterator[Callable[[float],
     if not show or total == 0:
         yield lambda _: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task(f"measuring ({name})", total=total)
         yield lambda done: bar.advance(task, done)

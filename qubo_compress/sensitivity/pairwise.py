@@ -51,10 +51,11 @@ def _pair_losses(task: MeasureTask, group: int) -> Arrays:
     total, stop = int(task.offsets[-1]), int(task.offsets[group + 1])
     variants = task.variants(group)
     joint = np.zeros((len(variants), total - stop))
-    later = [(other, task.variants(other)) for other in range(group + 1, len(task.layout.groups))]
     for k, variant in enumerate(variants):
         with swapped([(module, attribute, variant[i]) for module, attribute, i in task.places(group)]):
-            for other, choices in later:
+            for other in range(group + 1, len(task.layout.groups)):
+                # Made anew each time: two groups may be rows of one tensor, which then has to hold both.
+                choices = task.variants(other)
                 start = int(task.offsets[other]) - stop
                 joint[k, start : start + len(choices)] = _losses(task, other, choices)
     return {"loss": joint}

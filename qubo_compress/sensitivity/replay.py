@@ -48,6 +48,8 @@ class CallTrace:
         changed_inputs: the call changed its inputs in place, so it must run again.
         changed_later: its output was changed in place afterwards, so copies must be handed out.
         positions: output values per example of each call, for counting multiplications.
+        fixed: first axes, among all tensors that modules exchange, that do not follow the number of
+            examples; None when there was only one example to tell them apart by.
     """
 
     modules: list[nn.Module] = field(default_factory=list)
@@ -55,6 +57,7 @@ class CallTrace:
     changed_inputs: list[bool] = field(default_factory=list)
     changed_later: list[bool] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
+    fixed: frozenset[int] | None = None
 
     def first_call(self, module: nn.Module) -> int | None:
         """Number of a module's first call, or None when it was never called."""
@@ -73,7 +76,9 @@ class CallTrace:
 
 
 @contextlib.contextmanager
-def intercepted(model: nn.Module, handle: Callable[[nn.Module, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
+def intercepted(
+    model: nn.Module, handle: Callable[[nn.Module, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+) -> Iterator[None]:
     """Route every module's forward through ``handle``; instance attributes are restored afterwards."""
     absent = object()
     saved = [(module, module.__dict__.get("forward", absent)) for module in model.modules()]
@@ -95,29 +100,45 @@ def intercepted(model: nn.Module, handle: Callable[[nn.Module, Callable[..., Any
 
 
 def trace_calls(model: nn.Module, inputs: Inputs) -> CallTrace:
-    """Run the model once and number its module calls."""
+    """Run the model and number its module calls; a second run with fewer examples tells which axes count them."""
+    examples = tensors_of(inputs)[0].shape[0]
+    trace, sizes = _traced(model, inputs)
+    if examples > 1:
+        _, fewer = _traced(model, map_tensors(inputs, lambda t: t[:-1]))
+        same = {size for size, other in zip(sizes, fewer, strict=False) if size == other}
+        trace.fixed = frozenset(same) if len(sizes) == len(fewer) else None
+    return trace
+
+
+def _traced(model: nn.Module, inputs: Inputs) -> tuple[CallTrace, list[int]]:
+    """The numbered calls of one run, and the first axes of all tensors given to and returned by them."""
     trace = CallTrace()
+    sizes: list[int] = []
     outputs: list[list[tuple[Tensor, int]]] = []
     examples = tensors_of(inputs)[0].shape[0]
 
     def handle(module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         number = len(trace.modules)
         trace.modules.append(module)
-        for values in (trace.ends, trace.changed_inputs, trace.changed_later, trace.positions):
-            values.append(0)  # type: ignore[attr-defined]
+        trace.ends.append(0)
+        trace.changed_inputs.append(False)
+        trace.changed_later.append(False)
+        trace.positions.append(0)
         outputs.append([])
         given = [(t, t._version) for t in _all_tensors((args, kwargs))]
+        sizes.extend(t.shape[0] for t, _ in given if t.ndim)
         result = original(*args, **kwargs)
         trace.ends[number] = len(trace.modules)
         trace.changed_inputs[number] = any(t._version != version for t, version in given)
         outputs[number] = [(t, t._version) for t in _all_tensors(result)]
+        sizes.extend(t.shape[0] for t, _ in outputs[number] if t.ndim)
         trace.positions[number] = sum(t.numel() for t, _ in outputs[number]) // examples
         return result
 
     with intercepted(model, handle), torch.no_grad():
         run_model(model, inputs)
     trace.changed_later = [any(t._version != version for t, version in made) for made in outputs]
-    return trace
+    return trace, sizes
 
 
 def run_model(model: nn.Module, inputs: Inputs) -> Any:
@@ -143,6 +164,11 @@ def _all_tensors(value: Any) -> list[Tensor]:
     return []
 
 
+def _distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    """Squared distance of two variants."""
+    return sum(float((a.float() - b.float()).square().sum()) for a, b in zip(first, second, strict=True))
+
+
 class GroupSweep:
     """Network outputs for every choice of one group.
 
@@ -158,6 +184,7 @@ class GroupSweep:
         self._owners = {id(module) for module, _, _ in places}
         self._trace = trace
         self._start = 0
+        self._one_by_one = False
         starts = [] if trace is None else [trace.first_call(module) for module, _, _ in places]
         if trace is not None and all(start is not None for start in starts):
             self._start = min(start for start in starts if start is not None)
@@ -171,13 +198,18 @@ class GroupSweep:
         return self._trace is not None
 
     def check(self, inputs: Inputs, variants: Sequence[Sequence[Tensor]], tolerance: float) -> bool:
-        """Compare replayed outputs of two variants with full runs; give up replaying if they differ."""
+        """Compare replayed outputs of two variants with full runs; give up replaying if they differ.
+
+        The two are the first and the one farthest from it, whose effect is the hardest to miss.
+        """
         if self._trace is None:
             return False
-        pair = [variants[0], variants[-1]]
+        pair = [variants[0], max(variants, key=lambda variant: _distance(variants[0], variant))]
         reason = "its outputs differ from a full run"
         try:
-            got = self.outputs(inputs, pair, rows_per_pass=1 << 30)
+            # What was not checked is not done: choices share passes only where two of them agree with full runs.
+            self._one_by_one = self._copies(tensors_of(inputs)[0].shape[0], len(pair)) < len(pair)
+            got = self._replayed(inputs, pair, rows_per_pass=1 << 30)
             want = torch.stack([self._full(inputs, variant) for variant in pair])
             scale = float(want.abs().max().nan_to_num(0.0, 0.0, 0.0))
             agree = got.shape == want.shape and bool(
@@ -198,16 +230,31 @@ class GroupSweep:
             variants: for each choice one whole tensor per member.
             rows_per_pass: how many examples may share a pass behind the changed module.
         """
-        if self._trace is None:
-            return torch.stack([self._full(inputs, variant) for variant in variants])
+        if self._trace is not None:
+            try:
+                return self._replayed(inputs, variants, rows_per_pass)
+            except (_Diverged, ForwardFailed) as cause:
+                # Other examples may take another path through the network than the probe did.
+                logger.info("replaying from %s broke off (%s); running the whole network", self._names(), cause)
+                self._trace = None
+        return torch.stack([self._full(inputs, variant) for variant in variants])
+
+    def _replayed(self, inputs: Inputs, variants: Sequence[Sequence[Tensor]], rows_per_pass: int) -> Tensor:
         count = tensors_of(inputs)[0].shape[0]
-        together = max(1, rows_per_pass // count)
+        together = self._copies(count, min(len(variants), max(1, rows_per_pass // count)))
         remembered = self._remember(inputs)
         passes = [
             self._replay(inputs, count, variants[i : i + together], remembered)
             for i in range(0, len(variants), together)
         ]
         return torch.cat(passes)
+
+    def _copies(self, count: int, wanted: int) -> int:
+        """How many choices may share a pass over ``count`` examples."""
+        fixed = self._require_trace().fixed
+        # An axis that happens to be as long as the batch would be taken for it.
+        mistaken = fixed is None or any(count * copies in fixed for copies in range(1, wanted + 1))
+        return 1 if mistaken or self._one_by_one else wanted
 
     def _names(self) -> str:
         return ", ".join(f"{type(module).__name__}.{attribute}" for module, attribute, _ in self._places)
@@ -221,7 +268,9 @@ class GroupSweep:
         remembered: dict[int, Any] = {}
         position = 0
 
-        def handle(module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def handle(
+            module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> Any:
             nonlocal position
             number = position
             if number >= len(trace.modules) or trace.modules[number] is not module:
@@ -255,7 +304,9 @@ class GroupSweep:
 
             return map_tensors(value, one)
 
-        def handle(module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def handle(
+            module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> Any:
             nonlocal position, inside
             if inside:
                 return original(*args, **kwargs)

@@ -51,5 +51,5 @@ def swapped(places: list[tuple[nn.Module, str, Tensor]]) -> Iterator[None]:
             home[attribute] = tensor
         yield
     finally:
-        for home, attribute, tensor in reversed(saved):
-            home[attribute] = tensor
+        for home, attribute, former in reversed(saved):
+            home[attribute] = former

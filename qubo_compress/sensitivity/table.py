@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
@@ -76,7 +76,7 @@ class SensitivityTable:
     pairs: sparse.csr_array | None = None
     constant: float = 0.0
     divergence: FloatArray | None = None
-    allowed: np.ndarray = field(default=None)  # type: ignore[assignment]
+    allowed: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.allowed is None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qubo_compress.errors import NonFiniteLoss
 from qubo_compress.examples import Examples, Slice, map_tensors
-from qubo_compress.menu.groups import Group, Layout, Member, state_entries
+from qubo_compress.menu.groups import Layout, Member, state_entries
 from qubo_compress.menu.operator import Operator, Packed, Reparametrised
 from qubo_compress.problem import FactorArray, FloatArray
 from qubo_compress.registry import Registry
@@ -136,20 +136,32 @@ class MeasureTask:
         return changed
 
     def references(self, group: int) -> tuple[Tensor, ...]:
-        """The group's original function in the parameters that its choices are written in."""
+        """The group as the base model holds it, in the parameters that its choices are written in."""
+        entries = state_entries(self.base)[0]
         found = self.layout.groups[group]
-        parts = [self.part(member) for member in found.members]
+        tensors = [entries[member.name].tensor.detach().cpu() for member in found.members]
+        parts = [t if m.rows is None else t[m.rows[0] : m.rows[1]] for t, m in zip(tensors, found.members, strict=True)]
+        return self._rewritten(group, parts)
+
+    def _rewritten(self, group: int, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The same function in the parameters that the group's choices are written in."""
         for operator in self.choices[group].values():
             if isinstance(operator, Reparametrised):
-                return operator.reference(found, parts)
+                return operator.reference(self.layout.groups[group], parts)
         return tuple(parts)
 
-    def displacements(self, group: int) -> list[tuple[Tensor, ...]]:
-        """For every choice, stored minus reference values, part by part, float64 on the CPU."""
-        reference = self.references(group)
+    def displacements(self, group: int, from_original: bool = False) -> list[tuple[Tensor, ...]]:
+        """For every choice, stored minus reference values, part by part, float64 on the CPU.
+
+        Args:
+            group: its number.
+            from_original: take the uncompressed network for the reference, not the base model.
+        """
+        kept = self._rewritten(group, [self.part(member) for member in self.layout.groups[group].members])
+        reference = kept if from_original else self.references(group)
         rows = []
         for name, packed in zip(self.choices[group], self.packed(group), strict=True):
-            values = reference if name == "keep" else packed.tensors()
+            values = kept if name == "keep" else packed.tensors()
             rows.append(tuple(v.double() - r.double() for v, r in zip(values, reference, strict=True)))
         return rows
 

@@ -19,7 +19,7 @@ from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem, IntArray
 from qubo_compress.problem_generators import random_problem
 from qubo_compress.solvers.annealer_jobs import Job, JobResult, Scales, first_candidate, run_length
-from qubo_compress.solvers.annealer_tables import Tables, make_tables
+from qubo_compress.solvers.annealer_tables import DENSE, Tables, make_tables
 from qubo_compress.solvers.bounds import lower_bound
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
@@ -27,6 +27,8 @@ _RESERVE = 0.02
 """Share of the time kept for the last polish, at least what the longest one so far took."""
 _BOUND_SHARE = 0.1
 _GAP_CLOSED = 1e-7
+_PATIENT_SECONDS = 5.0
+"""From this time limit on, even a bound that cannot end the search is computed, for the report."""
 
 
 @solvers.register("annealer")
@@ -68,21 +70,29 @@ class Annealer:
 
 
 def warm_up() -> float:
-    """Compile (or load from the disk cache) every kernel on tiny problems; returns the seconds it took."""
+    """Compile (or load from the disk cache) every kernel, on tiny problems; returns the seconds it took."""
     start = time.perf_counter()
-    for kind in ("dense", "low-rank"):
-        tables = make_tables(random_problem(kind, groups=3, choices=2, seed=0, rank=2))
+    for kind in ("separable", "dense", "low-rank"):
+        problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
+        tables = make_tables(problem)
         pilot = Job(tables, 0, 0, None)
         pilot.length = 2
-        scales = pilot.run(lambda seconds: True, 2).scales
-        Job(tables, 1, 0, scales).run(lambda seconds: True, 2)
+        scales = pilot.run(_always, 2).scales
+        Job(tables, 1, 0, scales).run(_always, 2)
+        lower_bound(problem, 0.02)
     return time.perf_counter() - start
+
+
+def _always(seconds: float) -> bool:
+    return seconds >= 0.0
 
 
 class _Search:
     """One call of the solver: hands runs to threads in order and takes in what they find in order."""
 
-    def __init__(self, options: Annealer, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> None:
+    def __init__(
+        self, options: Annealer, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator
+    ) -> None:
         self.start = time.perf_counter()
         self.problem = problem
         self.limits = limits
@@ -91,6 +101,7 @@ class _Search:
         self.most_runs = options.restarts
         self.seed, self.bound_rng = int(rng.integers(2**63)), rng.spawn(1)[0]
         self.stop = threading.Event()
+        self.bounder = ThreadPoolExecutor(max_workers=1)
         self.longest_polish = 0.0
         self.bound: float | None = None
         self.found: dict[bytes, tuple[float, IntArray]] = {}
@@ -99,6 +110,7 @@ class _Search:
         self.work = 0
         self.waiting: dict[int, JobResult] = {}
         self.taken = 0
+        self.running: dict[Future[JobResult], int] = {}
 
     def run(self, compile_seconds: float) -> RawSolution:
         executor = ThreadPoolExecutor(max_workers=self.threads)
@@ -111,7 +123,12 @@ class _Search:
             interrupted = True
         finally:
             self.stop.set()
+            # Late bounds are not waited for: they would break the time limit and change no answer.
+            self.bounder.shutdown(wait=False, cancel_futures=True)
             executor.shutdown(wait=True, cancel_futures=True)
+        for future, number in self.running.items():
+            if not future.cancelled():
+                self.waiting[number] = future.result()
         self._take_in_order()
         ranked = sorted(self.found.values(), key=lambda pair: pair[0])[: self.pool_size]
         timing = {"compile": compile_seconds, "build": built - self.start, "solve": time.perf_counter() - built}
@@ -127,11 +144,20 @@ class _Search:
 
     def _drive(self, tables: Tables, executor: ThreadPoolExecutor) -> None:
         self._take(first_candidate(tables, self.seed))
-        running: dict[Future[JobResult], int] = {executor.submit(self._run, tables, 0, None, self._allowed(0)): 0}
-        self.bound = self._lower_bound()
+        if tables.num_groups == 1:
+            self.bound = self.best  # the descent has looked at every choice
+            return
+        running = self.running
+        running[executor.submit(self._run, tables, 0, None, self._allowed(0))] = 0
+        bounding: Future[float | None] = Future()
+        if self._worth_bounding(tables):
+            seconds = _BOUND_SHARE * self.limits.seconds
+            bounding = self.bounder.submit(lower_bound, self.problem, seconds, self.bound_rng)
         scales: Scales | None = None
         submitted = 1
         while running and not self._proven():
+            if self.bound is None and bounding.done():
+                self._take_bound(bounding.result())
             finished, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
             for future in finished:
                 number, result = running.pop(future), future.result()
@@ -147,8 +173,6 @@ class _Search:
         job = Job(tables, number, self.seed, scales)
         result = job.run(self._keep_going, most)
         self.longest_polish = max(self.longest_polish, job.polish_seconds)
-        if number not in self.waiting and self.stop.is_set():
-            self.waiting[number] = result  # nobody waits for the future any more
         return result
 
     def _keep_going(self, seconds: float) -> bool:
@@ -191,15 +215,19 @@ class _Search:
             ranked = sorted(self.found.items(), key=lambda item: item[1][0])
             self.found = dict(ranked[: self.pool_size])
 
-    def _lower_bound(self) -> float | None:
-        seconds = _BOUND_SHARE * self.limits.seconds
-        bound = lower_bound(self.problem, seconds, self.bound_rng)
-        if bound is not None and self.trace:
-            self.trace.append((self._elapsed(), self.best, bound))
-        return bound
+    def _worth_bounding(self, tables: Tables) -> bool:
+        """Dense pair energies of both signs take an eigenvalue problem for a bound that is never met."""
+        return self.problem.factor is not None or tables.form != DENSE or self.limits.seconds >= _PATIENT_SECONDS
+
+    def _take_bound(self, bound: float | None) -> None:
+        self.bound = -np.inf if bound is None else bound
+        if np.isfinite(self.bound) and self.trace:
+            self.trace.append((self._elapsed(), self.best, self.bound))
 
     def _proven(self) -> bool:
-        return self.bound is not None and self.best - self.bound <= _GAP_CLOSED * max(1e-9, abs(self.best))
+        if self.bound is None or np.isneginf(self.bound):
+            return False
+        return bool(self.best <= self.bound + _GAP_CLOSED * max(1e-9, abs(self.bound)))
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.start

@@ -14,6 +14,7 @@ import numpy as np
 
 from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.solvers import annealer_kernels as kernels
+from qubo_compress.solvers import annealer_moves as moves
 from qubo_compress.solvers import annealer_polish as polishing
 from qubo_compress.solvers.annealer_kernels import State
 from qubo_compress.solvers.annealer_tables import FACTOR, Tables
@@ -180,7 +181,7 @@ class Job:
     def _advance(self, count: int) -> None:
         start = time.perf_counter()
         hot, cold = self.scales.hot * self.schedule.heating, self.scales.cold * self.schedule.cooling
-        changes = kernels.anneal(
+        changes = moves.anneal(
             self.tables,
             self.state,
             self.sweeps,
@@ -199,8 +200,8 @@ class Job:
             self._changed += changes
             if self.sweeps % _PILOT_STEP == 0:
                 temperature = hot * (cold / hot) ** (self.sweeps / self.length)
-                moves = _PILOT_STEP * (self.tables.num_groups + 1.5 * self.trades)
-                self._changes.append((temperature, self._changed / moves))
+                offered = _PILOT_STEP * (self.tables.num_groups + 1.5 * self.trades)
+                self._changes.append((temperature, self._changed / offered))
                 self._prices.append(self.state.prices.copy())
                 self._changed = 0
 
@@ -250,7 +251,9 @@ def first_candidate(tables: Tables, seed: int) -> JobResult:
     """The choices of least linear energy, brought within the budgets: an answer before any annealing."""
     job = Job(tables, 0, seed, None)
     starts, stops = tables.offsets[:-1], tables.offsets[1:]
-    job.state.chosen[:] = [start + np.argmin(tables.linear[start:stop]) for start, stop in zip(starts, stops, strict=True)]
+    job.state.chosen[:] = [
+        start + np.argmin(tables.linear[start:stop]) for start, stop in zip(starts, stops, strict=True)
+    ]
     kernels.start_state(tables, job.state)
     found = polish(tables, job.state, job.scales, 0)
     return JobResult(((float(job.state.energies[0]), job.state.chosen.copy()),) if found else (), 0, True)

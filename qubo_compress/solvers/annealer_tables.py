@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem import ChoiceProblem, FactorArray, FloatArray, IntArray
 
 DENSE, SPARSE, FACTOR = 0, 1, 2
 
@@ -78,7 +79,7 @@ def make_tables(problem: ChoiceProblem) -> Tables:
     if problem.factor is not None:
         visit = problem.num_choices / problem.num_groups * problem.factor.shape[1]
         if fits and _CHANGES_PER_VISIT * total < visit:
-            form, arrays["dense"] = DENSE, _gram(problem)
+            form, arrays["dense"] = DENSE, _gram(problem.factor, problem.group_offsets)
         else:
             form, arrays["factor"] = FACTOR, problem.factor
     elif problem.pairs is not None:
@@ -100,10 +101,10 @@ def make_tables(problem: ChoiceProblem) -> Tables:
     )
 
 
-def _gram(problem: ChoiceProblem) -> npt.NDArray[np.float32]:
-    assert problem.factor is not None
-    gram = problem.factor @ problem.factor.T
-    for start, stop in zip(problem.group_offsets[:-1], problem.group_offsets[1:], strict=True):
+def _gram(factor: FactorArray, offsets: IntArray) -> npt.NDArray[np.float32]:
+    """All inner products, with those inside a group set to zero."""
+    gram = factor @ factor.T
+    for start, stop in itertools.pairwise(offsets):
         gram[start:stop, start:stop] = 0.0
     return np.asarray(gram, dtype=np.float32)
 

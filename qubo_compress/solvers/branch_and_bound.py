@@ -27,7 +27,9 @@ _ENUMERATE = 4096
 _MOST_OPEN = 400_000
 """Open nodes above which the search dives instead of widening, about 100 bytes each and 2 kB per parent."""
 
-_ROUND_EVERY = 16
+_ROUND_EVERY = 32
+_PAIRED_GROUPS = 50
+"""Most groups for which a rounded mixture is improved by double changes too."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class Tree:
         if value >= cutoff:
             self._closed = min(self._closed, value)
             return
-        if self.nodes < 4 * _ROUND_EVERY or self.nodes % _ROUND_EVERY == 0:
+        if self.nodes <= _ROUND_EVERY or self.nodes % _ROUND_EVERY == 0:
             self._round(offsets, choices, shares)
             cutoff = self._cutoff()
         keep = value + reduced < cutoff
@@ -192,7 +194,7 @@ class Tree:
         picks = [choices[a + int(np.argmax(shares[a:b]))] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
         self.search.place(np.array(picks) - self.form.offsets[:-1])
         if self.search.repair():
-            self.search.descend(np.inf, pairs=False)
+            self.search.descend(np.inf, pairs=self.problem.num_groups <= _PAIRED_GROUPS)
             self._offer(self.search.assignment)
 
     def _offer(self, assignment: IntArray) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -12,7 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def compiled(function: Function) -> Function:
     """Compile to machine code on first call, cached on disk; runs without the interpreter lock."""
-    return cast(Function, numba.njit(cache=True, nogil=True)(function))
+    return cast(Function, _cached(numba.njit(nogil=True)(function)))
 
 
 def compiled_inline(function: Function) -> Function:
@@ -21,4 +25,28 @@ def compiled_inline(function: Function) -> Function:
     Sums may be reordered and products fused, which is what lets a dot product use vector
     instructions; nothing is assumed about infinities or NaN.
     """
-    return cast(Function, numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})(function))
+    return cast(Function, _cached(numba.njit(nogil=True, fastmath={"reassoc", "contract"})(function)))
+
+
+def _cached(dispatcher: Any) -> Any:
+    """Cache on disk, valid for as long as no kernel of the package has changed.
+
+    Numba looks only at the file that defines a function, although code from other files is compiled
+    into it: after an update of those it would silently run the old code.
+    """
+    dispatcher.enable_caching()
+    with contextlib.suppress(AttributeError):  # private to numba; without it the cache is merely numba's own
+        file = dispatcher._cache._cache_file
+        file._source_stamp = (file._source_stamp, _sources_digest())
+    return dispatcher
+
+
+@functools.cache
+def _sources_digest() -> str:
+    """Digest of all files beside this one that define kernels."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        text = path.read_bytes()
+        if b"compiling import" in text or b"NamedTuple" in text:
+            digest.update(path.name.encode() + b"\0" + text)
+    return digest.hexdigest()

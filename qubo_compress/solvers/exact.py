@@ -49,6 +49,7 @@ class Exact:
     """
 
     name: ClassVar[str] = "exact"
+    optimises: ClassVar[bool] = True
     first: tuple[int, ...] | None = None
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:

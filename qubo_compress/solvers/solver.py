@@ -88,10 +88,12 @@ def make_solver(solver: str | Solver, **options: Any) -> Solver:
             raise InvalidSolverOption("give options either to the solver object or by name, not both")
         return solver
     kind = solvers.get(solver)
-    allowed = [name for name in inspect.signature(kind).parameters]
+    allowed = list(inspect.signature(kind).parameters)
     unknown = sorted(set(options) - set(allowed))
     if unknown:
-        raise InvalidSolverOption(f"solver {solver!r} has no option {unknown[0]!r}; it has: {', '.join(allowed) or 'none'}")
+        raise InvalidSolverOption(
+            f"solver {solver!r} has no option {unknown[0]!r}; it has: {', '.join(allowed) or 'none'}"
+        )
     return kind(**options)
 
 
@@ -176,11 +178,15 @@ def verify(problem: ChoiceProblem, name: str, raw: RawSolution, seconds: float) 
     best_energy, best = ranked[0]
     scale = max(1.0, abs(best_energy))
     if raw.claimed_energy is not None and abs(raw.claimed_energy - best_energy) > 1e-6 * scale:
-        notes.append(f"{name} claimed energy {raw.claimed_energy:.9g}; recomputed from its assignment: {best_energy:.9g}")
+        notes.append(
+            f"{name} claimed energy {raw.claimed_energy:.9g}; recomputed from its assignment: {best_energy:.9g}"
+        )
     bound = raw.bound
     if bound is not None and bound > best_energy:
         if bound > best_energy + 1e-6 * scale:
-            notes.append(f"{name} claimed the bound {bound:.9g} above a feasible energy {best_energy:.9g}; it was dropped")
+            notes.append(
+                f"{name} claimed the bound {bound:.9g} above a feasible energy {best_energy:.9g}; it was dropped"
+            )
             bound = None
         else:
             bound = best_energy

@@ -1,0 +1,464 @@
+"""What a report says, gathered once from a result: numbers, rows and sentences, in no particular medium."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qubo_compress.budget import Budget
+from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
+from qubo_compress.menu.groups import Group, state_entries
+from qubo_compress.menu.operator import parse
+from qubo_compress.plan import ATTRIBUTE, Compression
+from qubo_compress.problem import FloatArray, IntArray
+from qubo_compress.refinement import Round
+from qubo_compress.sensitivity.table import SensitivityTable
+
+if TYPE_CHECKING:
+    from qubo_compress.compress import CompressionResult, FrontPoint
+
+SPEED = (
+    "Applied densely, as here, the plan saves bytes, not time: the network computes with weights of the "
+    "original shape and type, and runs as fast as before."
+)
+
+SIMULATED = "The annealer was simulated locally; no quantum hardware was used."
+
+LOCAL_ANNEALERS = ("annealer", "simulated-annealing")
+"""Solvers whose name suggests hardware that they do not use; ``auto`` names those it ran in its notes."""
+
+FRONT_FACTORS = (0.5, 0.7, 1.0, 1.25, 1.6, 2.0)
+"""Ratios of the Pareto front, as multiples of the budget's."""
+
+_FILTER = re.compile(r"\[\d+\]$")
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group of the plan, or several shown as one.
+
+    Attributes:
+        name: of the group, or of what joins several.
+        kind: ``"weight"``, ``"normalisation"``, ``"bias"`` or ``"mixed"``.
+        choice: its choice, or a count of choices.
+        bits: bits per stored value as coded, averaged over several groups.
+        zeros: share of weights that are zero, or None where that means nothing.
+        values: how many values the group has.
+        original_bytes, bytes: before and after.
+        alone: predicted or measured loss change of this choice alone.
+        groups: how many groups the row stands for.
+    """
+
+    name: str
+    kind: str
+    choice: str
+    bits: float
+    zeros: float | None
+    values: int
+    original_bytes: int
+    bytes: int
+    alone: float
+    groups: int = 1
+
+    @property
+    def stored_bits(self) -> float:
+        """Bits per value that the file really spends: scales and masks included."""
+        return 8 * self.bytes / max(1, self.values)
+
+
+@dataclass(frozen=True)
+class Bundles:
+    """Groups joined so that they fit a picture or a table.
+
+    Attributes:
+        labels: one name per row shown.
+        members: for each, the indices of its groups.
+        sentence: what was joined, or "" when every group has its own row.
+    """
+
+    labels: tuple[str, ...]
+    members: tuple[tuple[int, ...], ...]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class KeptRow:
+    """Something that was not compressed, and why."""
+
+    name: str
+    nbytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Front:
+    """A Pareto front, and the ratios that are out of reach.
+
+    Attributes:
+        points: found, by ratio.
+        missing: ratios asked for but not reached, with the reason.
+    """
+
+    points: tuple[FrontPoint, ...]
+    missing: tuple[tuple[float, str], ...]
+
+
+def chosen_round(result: CompressionResult) -> Round:
+    """The round whose plan was taken."""
+    return [found for found in result.rounds if found.accepted][-1]
+
+
+def group_rows(result: CompressionResult) -> tuple[GroupRow, ...]:
+    """One row per group, in the order of the network."""
+    table, plan = result.table, result.plan
+    stored = _compression(result).stored
+    chosen = chosen_indices(table, plan.choices)
+    rows = []
+    for group, position in zip(table.layout.groups, chosen, strict=True):
+        packed = stored[group.name]
+        zeros = 1.0 - packed.nonzeros / max(1, group.numel) if group.kind == "weight" else None
+        rows.append(
+            GroupRow(
+                name=group.name,
+                kind=group.kind,
+                choice=plan.choices[group.name],
+                bits=float(packed.weight_bits),
+                zeros=zeros,
+                values=group.numel,
+                original_bytes=group.nbytes,
+                bytes=int(table.costs["bytes"][position]),
+                alone=float(table.linear[position]),
+            )
+        )
+    return tuple(rows)
+
+
+def chosen_indices(table: SensitivityTable, choices: object) -> IntArray:
+    """(G,) positions of a plan's choices among all choices of the table."""
+    return np.asarray(table.offsets[:-1] + table.assignment(choices), dtype=np.int64)  # type: ignore[arg-type]
+
+
+def bundle(rows: Sequence[GroupRow], *, most: int, vectors_from: int) -> Bundles:
+    """Join groups until there are at most ``most`` rows.
+
+    Filters are joined to their layer first, then biases and normalisations to one row (from
+    ``vectors_from`` rows on), then the smallest groups to one row.
+
+    Args:
+        rows: one per group.
+        most: rows that fit.
+        vectors_from: from how many rows on biases and normalisations are joined.
+    """
+    parts: list[tuple[str, list[int]]] = [(row.name, [number]) for number, row in enumerate(rows)]
+    said = []
+    if len(parts) > most:
+        joined: dict[str, list[int]] = {}
+        for name, members in parts:
+            joined.setdefault(_FILTER.sub("", name), []).extend(members)
+        if len(joined) < len(parts):
+            said.append("the filters of a layer are joined to one row")
+        parts = list(joined.items())
+    vectors = [members[0] for _, members in parts if rows[members[0]].kind != "weight"]
+    if len(parts) > vectors_from and len(vectors) > 1:
+        parts = [(name, members) for name, members in parts if rows[members[0]].kind == "weight"]
+        parts.append((f"{len(vectors)} biases and normalisations", vectors))
+        said.append(f"{len(vectors)} biases and normalisations are joined to one row")
+    if len(parts) > most:
+        sizes = [sum(rows[i].original_bytes for i in members) for _, members in parts]
+        largest = set(np.argsort(sizes, kind="stable")[::-1][: most - 1].tolist())
+        rest = [members for number, (_, members) in enumerate(parts) if number not in largest]
+        parts = [part for number, part in enumerate(parts) if number in largest]
+        parts.append((f"{len(rest)} smaller rows", [i for members in rest for i in members]))
+        said.append(f"only the {most - 1} largest rows are shown, the other {len(rest)} are joined to one")
+    sentence = f"There are {len(rows)} groups: {', and '.join(said)}." if said else ""
+    return Bundles(tuple(name for name, _ in parts), tuple(tuple(members) for _, members in parts), sentence)
+
+
+def bundled_rows(rows: Sequence[GroupRow], bundles: Bundles) -> tuple[GroupRow, ...]:
+    """Rows of joined groups: sums of bytes, values and losses; averages of bits and zeros by value."""
+    return tuple(
+        rows[members[0]] if len(members) == 1 else _joined(label, [rows[i] for i in members])
+        for label, members in zip(bundles.labels, bundles.members, strict=True)
+    )
+
+
+def _joined(label: str, rows: Sequence[GroupRow]) -> GroupRow:
+    values = sum(row.values for row in rows)
+    weights = [row for row in rows if row.zeros is not None]
+    weighed = sum(row.values for row in weights)
+    kinds = {row.kind for row in rows}
+    counts = Counter(row.choice for row in rows).most_common()
+    listed = ", ".join(f"{count} × {choice}" for choice, count in counts[:4])
+    return GroupRow(
+        name=label,
+        kind=kinds.pop() if len(kinds) == 1 else "mixed",
+        choice=listed + (f", {len(counts) - 4} more" if len(counts) > 4 else ""),
+        bits=sum(row.bits * row.values for row in rows) / max(1, values),
+        zeros=sum((row.zeros or 0.0) * row.values for row in weights) / weighed if weighed else None,
+        values=values,
+        original_bytes=sum(row.original_bytes for row in rows),
+        bytes=sum(row.bytes for row in rows),
+        alone=sum(row.alone for row in rows),
+        groups=len(rows),
+    )
+
+
+def bundled_factor(result: CompressionResult, bundles: Bundles) -> tuple[FloatArray, bool] | None:
+    """(R, R) inner products between rows of the plan in units of the loss, or None without cross terms.
+
+    Feature rows add up, so those of joined groups are summed exactly. The diagonal is what a row adds by
+    itself. The second value says whether the matrix comes from a factor and so is positive semidefinite.
+    """
+    table = result.table
+    chosen = chosen_indices(table, result.plan.choices)
+    if table.factor is not None:
+        features = table.factor[chosen].astype(np.float64)
+        summed = np.stack([features[list(members)].sum(0) for members in bundles.members])
+        return summed @ summed.T, True
+    if table.pairs is None:
+        return None
+    between = np.asarray(table.pairs[chosen][:, chosen].todense(), dtype=np.float64)
+    member = np.zeros((len(bundles.members), len(chosen)))
+    for row, members in enumerate(bundles.members):
+        member[row, list(members)] = 1.0
+    return member @ between @ member.T, False
+
+
+def kept_rows(result: CompressionResult) -> tuple[KeptRow, ...]:
+    """Everything stored as it was: tensors outside all groups, then groups for which ``keep`` was chosen."""
+    layout = result.table.layout
+    rows = [KeptRow(item.name, item.nbytes, item.reason) for item in layout.kept]
+    for number, group in enumerate(layout.groups):
+        if result.plan.choices[group.name] == "keep":
+            rows.append(KeptRow(group.name, group.nbytes, _why_kept(result, number, group)))
+    return tuple(rows)
+
+
+def _why_kept(result: CompressionResult, number: int, group: Group) -> str:
+    table = result.table
+    offered = table.choices[number]
+    start = int(table.offsets[number])
+    if len(offered) == 1:
+        return _refusals(result, group)
+    if int(table.allowed[start : start + len(offered)].sum()) == 1:
+        return "it was pinned to keep"
+    return "the solver kept it: the budget allowed that, and it lowers the predicted loss"
+
+
+def _refusals(result: CompressionResult, group: Group) -> str:
+    entries = state_entries(result.original)[0]
+    tensors = [(entries[member.name].tensor.detach().cpu(), member.rows) for member in group.members]
+    parts = [tensor if rows is None else tensor[rows[0] : rows[1]] for tensor, rows in tensors]
+    found = [parse(name).refusal(group, parts) for name in result.table.menu_names if name != "keep"]
+    reasons = list(dict.fromkeys(reason for reason in found if reason))
+    return "no choice of the menu suits it" + (f": {'; '.join(reasons)}" if reasons else "")
+
+
+def shared_tensors(result: CompressionResult) -> tuple[tuple[str, str], ...]:
+    """(name, first name) of parameters that share a tensor, which is stored once."""
+    return tuple((name, first) for name, first in result.table.layout.aliases.items() if name != first)
+
+
+def find_front(result: CompressionResult, seconds_per_point: float) -> Front:
+    """Solve again for ratios around the budget; measures nothing."""
+    from qubo_compress.compress import pareto
+
+    layout = result.table.layout
+    limit = result.budget.limits(layout.original_bytes, layout.parameters)["bytes"]
+    points: list[FrontPoint] = []
+    missing: list[tuple[float, str]] = []
+    for factor in FRONT_FACTORS:
+        ratio = float(f"{factor * layout.original_bytes / max(1, limit):.3g}")
+        if ratio <= 1:
+            continue
+        try:
+            points.extend(pareto(result.table, (ratio,), time_limit=seconds_per_point))
+        except InfeasibleBudget as cause:
+            least = f"; the smallest reachable file is {size(cause.smallest)}" if cause.smallest is not None else ""
+            missing.append((ratio, f"out of reach{least}"))
+        except NoFeasibleFound:
+            missing.append((ratio, "nothing that fits was found in the time given"))
+    return Front(tuple(points), tuple(missing))
+
+
+def budget_rows(result: CompressionResult) -> tuple[tuple[str, int, int], ...]:
+    """(name, limit, used) for every budget that was set."""
+    table = result.table
+    chosen = chosen_indices(table, result.plan.choices)
+    limits = result.budget.limits(table.layout.original_bytes, table.layout.parameters)
+    return tuple(
+        (name, limit, int(table.fixed_costs.get(name, 0)) + int(table.costs[name][chosen].sum()))
+        for name, limit in limits.items()
+    )
+
+
+def measured_change(result: CompressionResult) -> float:
+    """Loss that the plan added on the held-out examples, before any recovery."""
+    return result.compressed.loss - result.before.loss
+
+
+# ----------------------------------------------------------------------------------------------- words
+
+
+def about_solver(result: CompressionResult) -> tuple[str, ...]:
+    """Which solver, why, how good its answer is, and that nothing simulated is quantum."""
+    solution = result.solution
+    said = [f"Solver: {solution.solver}, {solution.work:,} steps in {solution.timing.get('total', math.nan):.2f} s."]
+    said += [f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in solution.notes]
+    if solution.bound is None:
+        said.append(
+            f"It found a predicted loss change of {signed(solution.energy)}. There is no lower bound: how much better "
+            "a plan could be is not known."
+        )
+    elif solution.status == "optimal":
+        said.append(
+            f"Its answer, a predicted loss change of {signed(solution.energy)}, is proven optimal for the loss model "
+            "(the bound meets it)."
+        )
+    else:
+        said.append(
+            f"It found a predicted loss change of {signed(solution.energy)}; no plan within the budget can be below "
+            f"{signed(solution.bound)}, so the answer is at most {number(solution.energy - solution.bound)} from "
+            f"the best (gap {gap_text(solution.gap)})."
+        )
+    if solution.interrupted:
+        said.append("The search was interrupted; this is the best plan found until then.")
+    if _is_local_annealer(result):
+        said.append(SIMULATED)
+    said.append(_which_of_the_pool(result))
+    return tuple(said)
+
+
+def _is_local_annealer(result: CompressionResult) -> bool:
+    solution = result.solution
+    if solution.solver in LOCAL_ANNEALERS:
+        return True
+    return solution.solver == "auto" and any(name in note for note in solution.notes for name in LOCAL_ANNEALERS)
+
+
+def _which_of_the_pool(result: CompressionResult) -> str:
+    found = chosen_round(result)
+    pool = [dict(candidate.choices) for candidate in found.solution.pool or (found.solution,)]
+    wanted = dict(result.plan.choices)
+    where = "your validation examples" if result.held_out_is_validation else "the examples set aside"
+    if wanted not in pool or len(pool) == 1:
+        return f"The plan was measured on {where}."
+    rank = pool.index(wanted) + 1
+    return (
+        f"The plan taken is number {rank} of the solver's pool by predicted loss: of the best ones, measured on {where}, "
+        "it had the lowest loss."
+    )
+
+
+def about_calibration(result: CompressionResult) -> tuple[str, ...]:
+    """How the costs were measured, and on what the results stand."""
+    facts = result.table.provenance
+    held_out = result.before.examples
+    said = [
+        f"Costs come from the metric {facts.metric} with the loss {facts.loss} on {facts.examples:,} calibration "
+        f"examples: {facts.evaluations:,} runs of the network over all of them, {facts.seconds:.1f} s"
+        + (f", {facts.resumed:,} parts read back from the cache." if facts.resumed else ".")
+    ]
+    if result.table.factor is not None:
+        said.append(
+            f"Cross terms come from a factor of rank {result.table.factor.shape[1]}; reducing its rank dropped "
+            f"{100 * facts.dropped:.2g} % of its energy."
+        )
+    elif result.table.pairs is not None:
+        said.append("Cross terms were measured pair by pair.")
+    else:
+        said.append("There are no cross terms: this metric gives every choice a cost of its own only.")
+    if facts.shrinkage:
+        said.append(f"Linear terms were shrunk by {100 * facts.shrinkage:.0f} % towards the divergence from the original.")
+    rounds = len(result.rounds) - 1
+    if rounds:
+        extra = sum(found.table.provenance.evaluations for found in result.rounds[1:])
+        seconds = sum(found.table.provenance.seconds for found in result.rounds[1:])
+        taken = sum(found.accepted for found in result.rounds[1:])
+        said.append(
+            f"{rounds} refinement round{'s' * (rounds > 1)} measured again from the plan found ({extra:,} more runs, "
+            f"{seconds:.1f} s); {taken or 'none'} improved it."
+        )
+    if result.held_out_is_validation:
+        said.append(
+            f"Loss and accuracy are those on the {held_out:,} validation examples given. They chose between plans, so "
+            "judge the final network on examples that it has never met."
+        )
+    else:
+        said.append(
+            f"Loss and accuracy are those on {held_out:,} calibration examples set aside. They chose between plans, "
+            + ("and recovery saw them too; " if result.recovered is not None else "")
+            + "judge the final network on examples that it has never met."
+        )
+    return tuple(said)
+
+
+def headline(result: CompressionResult) -> str:
+    """One sentence that says it all."""
+    plan = result.plan
+    after = result.recovered or result.compressed
+    text = (
+        f"{type(result.original).__name__}: {size(plan.original_bytes)} to {size(plan.bytes)}, "
+        f"{plan.ratio:.1f} times smaller"
+    )
+    if math.isnan(result.before.accuracy):
+        return f"{text}; held-out loss {number(result.before.loss)} to {number(after.loss)}"
+    return f"{text}; held-out accuracy {percent(result.before.accuracy)} to {percent(after.accuracy)}"
+
+
+def budget_text(budget: Budget) -> str:
+    """The budget as it was asked for."""
+    given = [
+        ("ratio", "ratio {:g}"), ("bytes", "{:,} bytes"), ("bits_per_weight", "{:g} bits per weight"),
+        ("macs", "{:,} multiplications"), ("bit_operations", "{:,} bit operations"), ("cells", "{:,} cells"),
+    ]  # fmt: skip
+    return ", ".join(form.format(getattr(budget, name)) for name, form in given if getattr(budget, name) is not None)
+
+
+def size(count: float) -> str:
+    """Bytes for people; 1 MB is a million bytes.
+
+    Example:
+        >>> size(25343), size(999), size(4_610_000)
+        ('25.3 kB', '999 B', '4.61 MB')
+    """
+    if count < 1000:
+        return f"{count:.0f} B"
+    return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.2f} MB"
+
+
+def number(value: float) -> str:
+    """Three significant digits; a dash for what is not a number."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:.3g}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """Like :func:`number`, always with a sign."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:+.3g}".replace("-", "−")
+
+
+def percent(share: float | None) -> str:
+    """A share in percent; a dash for what is not a number.
+
+    Example:
+        >>> percent(0.9875), percent(None)
+        ('98.8 %', '–')
+    """
+    return "–" if share is None or math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def gap_text(gap: float | None) -> str:
+    """A relative gap; in multiples where percents say nothing."""
+    if gap is None:
+        return "no bound"
+    return f"{100 * gap:.2g} %" if gap < 1 else f"{gap:.3g} times the value"

@@ -1,0 +1,166 @@
+"""Auto: look at the structure of the problem, pick the solvers that suit it, and say why."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qubo_compress.problem import ChoiceProblem, IntArray
+from qubo_compress.solvers.bounds import LARGEST_EIGENPROBLEM
+from qubo_compress.solvers.exact import Exact
+from qubo_compress.solvers.exact import warm_up as warm_up_exact
+from qubo_compress.solvers.greedy import Greedy
+from qubo_compress.solvers.relaxation import LARGEST_GRAM
+from qubo_compress.solvers.solution import OPTIMAL_GAP
+from qubo_compress.solvers.solver import RawSolution, SearchLimits, Solver, make_solver, solvers
+
+_SMALL_GROUPS = 12
+_SMALL_COMBINATIONS = 2e6
+_MODEST_GROUPS = 40
+"""With a factor, branch and bound proves many problems of this size, and bounds the rest."""
+
+_HEURISTIC_WORK = 6000
+"""Sweeps of the annealer before exact takes over: fixed, so that the same total work gives the same answer."""
+
+_GREEDY_SHARE = 0.2
+_HEURISTIC_SHARE = 0.5
+"""Most of the time that those sweeps may take; exact does not follow where they take longer."""
+
+
+@solvers.register("auto")
+@dataclass(frozen=True)
+class Auto:
+    """Choose solvers by the structure of the problem.
+
+    Without interactions, or where a small problem can be searched to the end: ``exact``. Otherwise the
+    ``annealer``; with a factor of modest size, ``exact`` goes on from the annealer's answer to prove or improve it.
+
+    Args:
+        heuristic: the solver for problems that cannot be solved to the end.
+
+    Example:
+        >>> from qubo_compress import ChoiceProblem, solve
+        >>> solution = solve(ChoiceProblem.random(kind="separable", groups=9, choices=4, seed=0))
+        >>> solution.status, solution.notes[0]
+        ('optimal', 'auto chose exact: no interactions, 9 groups')
+    """
+
+    name: ClassVar[str] = "auto"
+    optimises: ClassVar[bool] = True
+    heuristic: str = "annealer"
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        """Run what suits the problem; the work is the sum over the solvers run."""
+        reason = _exact_suits(problem)
+        if reason is not None:
+            return _with_note(Exact().search(problem, limits, rng), f"auto chose exact: {reason}")
+        heuristic = make_solver(self.heuristic)
+        most = _MODEST_GROUPS if problem.structure == "factor" else _SMALL_GROUPS
+        if problem.num_groups > most or problem.num_choices > LARGEST_EIGENPROBLEM:
+            size = f"{problem.structure} interactions, {problem.num_groups} groups, too many to be searched to the end"
+            return self._heuristic_only(heuristic, problem, limits, rng, f"auto chose {self.heuristic}: {size}")
+        return self._both(heuristic, problem, limits, rng)
+
+    def _heuristic_only(
+        self, heuristic: Solver, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator, note: str
+    ) -> RawSolution:
+        """The heuristic, with greedy's answer as a floor: on very large problems little else fits into seconds."""
+        first_rng, second_rng = rng.spawn(2)
+        start = time.perf_counter()
+        quick = Greedy().search(problem, SearchLimits(_GREEDY_SHARE * limits.seconds), first_rng)
+        spent = time.perf_counter() - start - quick.timing["compile"]
+        # A walk cut short by the clock would make the answer depend on the clock: it serves only as a last resort.
+        cut = spent >= _GREEDY_SHARE * limits.seconds
+        if quick.interrupted:
+            return _with_note(quick, note)
+        left = SearchLimits(max(0.01, limits.seconds - spent), limits.work)
+        main = heuristic.search(problem, left, second_rng)
+        found = main.assignments if cut and main.assignments else (*main.assignments, *quick.assignments)
+        timing = {**main.timing, "greedy": spent}
+        trace = quick.trace + tuple((seconds + spent, energy, bound) for seconds, energy, bound in main.trace)
+        ranked = sorted(found, key=problem.energy)
+        merged = {
+            **vars(main),
+            "assignments": tuple(ranked),
+            "claimed_energy": None,
+            "timing": timing,
+            "trace": trace,
+        }
+        return _with_note(RawSolution(**merged), note)
+
+    def _both(
+        self, heuristic: Solver, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator
+    ) -> RawSolution:
+        size = f"{problem.structure} interactions, {problem.num_groups} groups, few enough to try for a proof"
+        note = f"auto chose {self.heuristic}, then exact: {size}"
+        first_rng, second_rng = rng.spawn(2)
+        compiling = warm_up_exact()
+        start = time.perf_counter()
+        sweeps = _HEURISTIC_WORK if limits.work is None else min(_HEURISTIC_WORK, limits.work)
+        first = heuristic.search(problem, SearchLimits(_HEURISTIC_SHARE * limits.seconds, sweeps), first_rng)
+        compiling += first.timing.get("compile", 0.0)
+        spent = time.perf_counter() - start - first.timing.get("compile", 0.0)
+        feasible = [assignment for assignment in first.assignments if problem.is_feasible(assignment)]
+        energy = min((problem.energy(assignment) for assignment in feasible), default=np.inf)
+        proven = first.bound is not None and energy - first.bound <= OPTIMAL_GAP * max(abs(energy), 1e-9)
+        left = limits.seconds - spent
+        work = None if limits.work is None else limits.work - first.work
+        late = first.work < sweeps and spent > 0.9 * _HEURISTIC_SHARE * limits.seconds
+        if first.interrupted or first.infeasible or proven or late or (work is not None and work < 1):
+            return _with_note(first, note)
+        begun = min(feasible, key=problem.energy) if feasible else None
+        second = Exact(first=None if begun is None else tuple(begun.tolist())).search(
+            problem, SearchLimits(left, work), second_rng
+        )
+        return _joined(problem, first, second, spent, compiling, note)
+
+
+def _exact_suits(problem: ChoiceProblem) -> str | None:
+    """Why the problem can be searched to the end, or None."""
+    if problem.structure == "separable" and problem.num_budgets <= 1:
+        return f"no interactions, {problem.num_groups} groups"
+    combinations = float(np.exp(min(700.0, np.log(problem.group_sizes).sum())))
+    if problem.structure != "pairs" and problem.num_groups <= _SMALL_GROUPS:
+        return f"only {problem.num_groups} groups"
+    if combinations <= _SMALL_COMBINATIONS:
+        return f"only {combinations:.0f} combinations"
+    if problem.structure == "separable" and problem.num_choices <= LARGEST_GRAM:
+        return f"no interactions, {problem.num_budgets} budgets, {problem.num_groups} groups"
+    return None
+
+
+def _with_note(raw: RawSolution, note: str) -> RawSolution:
+    return RawSolution(**{**vars(raw), "notes": (note, *raw.notes)})
+
+
+def _joined(
+    problem: ChoiceProblem, first: RawSolution, second: RawSolution, spent: float, compiling: float, note: str
+) -> RawSolution:
+    """The second search's answer with the first one's candidates, work and trace."""
+    candidates: dict[bytes, IntArray] = {
+        assignment.tobytes(): assignment
+        for assignment in (*second.assignments, *first.assignments)
+        if problem.is_feasible(assignment)
+    }
+    ranked = sorted(candidates.values(), key=problem.energy)
+    bounds = [bound for bound in (first.bound, second.bound) if bound is not None]
+    later = tuple((seconds + spent, energy, bound) for seconds, energy, bound in second.trace)
+    return RawSolution(
+        assignments=tuple(ranked),
+        claimed_energy=problem.energy(ranked[0]) if ranked else None,
+        bound=max(bounds, default=None),
+        timing={
+            "compile": compiling,
+            "heuristic": spent,
+            "exact": second.timing["solve"],
+            "solve": spent + second.timing["solve"],
+        },
+        trace=first.trace + later,
+        work=first.work + second.work,
+        interrupted=second.interrupted,
+        infeasible=second.infeasible and not ranked,
+        notes=(note, *first.notes, *second.notes),
+    )

@@ -1,0 +1,253 @@
+"""Conformance checks for solvers: run on all that are registered here, and meant for users' own.
+
+Example:
+    >>> from qubo_compress.testing import check_solver
+    >>> check_solver("greedy", time_limit=0.5)
+"""
+
+from __future__ import annotations
+
+import _thread
+import itertools
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
+from qubo_compress.problem import ChoiceProblem, IntArray
+from qubo_compress.problem_generators import random_problem
+from qubo_compress.solvers import Solution, Solver, make_solver, solve
+
+_KINDS = ("separable", "sparse", "dense", "low-rank")
+
+
+def check_solver(solver: str | Solver, *, time_limit: float = 1.0, optimises: bool | None = None) -> None:
+    """Run every check of :data:`CHECKS` on a solver.
+
+    Args:
+        solver: a registered name or an object with ``name`` and ``search``.
+        time_limit: wall-clock seconds for each solve; the checks take some dozens of solves.
+        optimises: whether the solver must find the optimum where it is obvious (keep everything on a positive
+            semidefinite table that no budget binds); None reads the solver's attribute
+            ``optimises``, and takes its absence as no.
+
+    Raises:
+        AssertionError: naming the check that failed and what was wrong.
+    """
+    chosen = make_solver(solver)
+    for check in CHECKS:
+        _run(check, chosen, time_limit)
+    wanted = getattr(chosen, "optimises", False) if optimises is None else optimises
+    if wanted:
+        _run(keeps_everything_when_free, chosen, time_limit)
+
+
+def _run(check: Callable[[Solver, float], None], solver: Solver, time_limit: float) -> None:
+    try:
+        check(solver, time_limit)
+    except AssertionError as failure:
+        raise AssertionError(f"solver {solver.name!r}, check {check.__name__}: {failure}") from failure
+
+
+def brute_force(problem: ChoiceProblem) -> tuple[float, IntArray] | None:
+    """The least energy within the budgets and an assignment that has it, by trying all; None when nothing fits.
+
+    Example:
+        >>> problem = ChoiceProblem(linear=[0.0, 1.0], group_offsets=[0, 2], costs=[[8, 2]], limits=[4])
+        >>> brute_force(problem)[0]
+        1.0
+    """
+    best: tuple[float, IntArray] | None = None
+    for picks in itertools.product(*(range(size) for size in problem.group_sizes)):
+        assignment = np.array(picks, dtype=np.int64)
+        if problem.is_feasible(assignment):
+            energy = problem.energy(assignment)
+            if best is None or energy < best[0]:
+                best = energy, assignment
+    return best
+
+
+def answers_are_verified(solver: Solver, time_limit: float) -> None:
+    """Energies, budgets and claims hold on every structure, with none, one and two budgets."""
+    found = 0
+    for kind, budgets in itertools.product(_KINDS, (0, 1, 2)):
+        problem = _small(kind, budgets)
+        solution = _attempt(problem, solver, time_limit)
+        if solution is not None:
+            found += 1
+            _check_answer(problem, solution, f"{kind} with {budgets} budgets")
+    assert found > 0, "no feasible answer on any of twelve small problems"
+
+
+def bounds_hold(solver: Solver, time_limit: float) -> None:
+    """No bound lies above the optimum found by trying all assignments."""
+    for kind, budgets, seed in itertools.product(_KINDS, (1, 2), (5, 6)):
+        problem = random_problem(kind, groups=5, choices=4, seed=seed, budgets=budgets, rank=6 if kind == "low-rank" else None)
+        truth = brute_force(problem)
+        solution = _attempt(problem, solver, time_limit)
+        if truth is None or solution is None:
+            assert truth is not None or solution is None
+            continue
+        tolerance = 1e-9 * max(1.0, abs(truth[0]))
+        assert solution.energy >= truth[0] - tolerance, f"energy {solution.energy} below the optimum {truth[0]}"
+        if solution.bound is not None:
+            assert solution.bound <= truth[0] + tolerance, f"bound {solution.bound} above the optimum {truth[0]}"
+        if solution.status == "optimal":
+            assert solution.energy <= truth[0] + 1e-5 * max(abs(truth[0]), 1e-9), (
+                f"called optimal at {solution.energy}, but {truth[0]} can be reached ({kind}, seed {seed})"
+            )
+
+
+def same_seed_and_work_repeat(solver: Solver, time_limit: float) -> None:
+    """The same seed and work limit give the same answer, and so does the work done under a time limit."""
+    for kind in ("sparse", "low-rank"):
+        problem = random_problem(kind, groups=8, choices=6, seed=2)
+        first = _attempt(problem, solver, 60.0, work=40, seed=3)
+        second = _attempt(problem, solver, 60.0, work=40, seed=3)
+        _check_same(first, second, f"work_limit=40 on {kind}")
+        if first is not None:
+            assert first.work <= 40, f"work_limit=40, but {first.work} was done"
+        timed = _attempt(problem, solver, min(time_limit, 0.5), seed=3)
+        if timed is not None and timed.work >= 1:
+            again = _attempt(problem, solver, 60.0, work=timed.work, seed=3)
+            _check_same(timed, again, f"re-running with the recorded work {timed.work} on {kind}", counted=False)
+
+
+def time_limit_is_kept(solver: Solver, time_limit: float) -> None:
+    """Wall clock stays within max(0.5 s, 5 %) of the limit, compiling apart."""
+    _attempt(_small("dense", 1), solver, time_limit)  # whatever is compiled once is compiled here
+    for kind in ("dense", "low-rank", "separable"):
+        problem = random_problem(kind, groups=60, choices=12, seed=1)
+        seconds: list[float] = []
+        for _ in range(2):  # a busy machine is forgiven once
+            start = time.perf_counter()
+            solution = _attempt(problem, solver, time_limit)
+            compiling = 0.0 if solution is None else solution.timing.get("compile", 0.0)
+            seconds.append(time.perf_counter() - start - compiling)
+            if seconds[-1] <= time_limit + max(0.5, 0.05 * time_limit):
+                break
+        else:
+            raise AssertionError(f"time_limit={time_limit} s, but {min(seconds):.2f} s were taken on {kind}")
+
+
+def unreachable_budgets_are_refused(solver: Solver, time_limit: float) -> None:
+    """One budget out of reach: InfeasibleBudget. Two that exclude each other: that or NoFeasibleFound."""
+    problem = random_problem("low-rank", groups=4, choices=3, seed=0)
+    try:
+        solve(problem.with_limits(problem.smallest_totals() - 1), solver, time_limit=time_limit)
+    except InfeasibleBudget as refusal:
+        assert refusal.smallest == problem.smallest_totals()[0], "the error does not name the smallest reachable total"
+    else:
+        raise AssertionError("a budget below the smallest reachable total was accepted")
+    contradictory = ChoiceProblem(
+        linear=[0.0, 0.0, 0.0, 0.0], group_offsets=[0, 2, 4], costs=[[4, 1, 4, 1], [1, 4, 1, 4]], limits=[4, 4]
+    )
+    try:
+        solution = solve(contradictory, solver, time_limit=time_limit)
+    except (InfeasibleBudget, NoFeasibleFound):
+        return
+    raise AssertionError(f"an answer over budget was returned: {solution.assignment.tolist()}")
+
+
+def degenerate_shapes_are_solved(solver: Solver, time_limit: float) -> None:
+    """One group, one choice everywhere, and nothing but ties."""
+    single = ChoiceProblem(linear=[3.0, 2.0, 1.0], group_offsets=[0, 3], costs=[[1, 2, 3]], limits=[2])
+    solution = _attempt(single, solver, time_limit)
+    assert solution is not None, "no answer for one group with three choices"
+    _check_answer(single, solution, "one group")
+    forced = random_problem("low-rank", groups=5, choices=1, seed=0)
+    solution = _attempt(forced, solver, time_limit)
+    assert solution is not None and not solution.assignment.any(), "no answer where every group has one choice"
+    tied = ChoiceProblem(
+        linear=np.ones(12), group_offsets=[0, 4, 8, 12], costs=np.ones((1, 12), dtype=np.int64), limits=[3],
+        factor=np.zeros((12, 2), dtype=np.float32),
+    )  # fmt: skip
+    solution = _attempt(tied, solver, time_limit)
+    assert solution is not None and solution.energy == 3.0, "no answer where all choices are alike"
+
+
+def tight_budgets_are_met(solver: Solver, time_limit: float) -> None:
+    """Where only one assignment fits, a solver finds it or says that it found none, and never more than fits."""
+    problem = random_problem("dense", groups=5, choices=4, seed=4)
+    tight = problem.with_limits(problem.smallest_totals())
+    solution = _attempt(tight, solver, time_limit)
+    if solution is not None:
+        _check_answer(tight, solution, "the smallest reachable budget")
+
+
+def interruption_returns_the_best(solver: Solver, time_limit: float) -> None:
+    """Ctrl-C ends the search with an answer; a search that ended before is as good. Main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    problem = random_problem("low-rank", groups=60, choices=12, seed=7)
+    _attempt(problem, solver, 0.2)
+    timer = threading.Timer(0.4, _thread.interrupt_main)
+    start = time.perf_counter()
+    try:
+        timer.start()
+        solution = _attempt(problem, solver, 20.0)
+        seconds = time.perf_counter() - start
+        timer.cancel()
+        timer.join()
+    except KeyboardInterrupt:
+        raise AssertionError("KeyboardInterrupt escaped instead of ending the search") from None
+    if solution is not None:
+        assert solution.interrupted or seconds < 0.6 or solution.status == "optimal", (
+            f"interrupted after 0.4 s, but went on for {seconds:.1f} s without saying so"
+        )
+        assert not solution.interrupted or seconds < 3.0, f"took {seconds:.1f} s to react to Ctrl-C"
+        _check_answer(problem, solution, "an interrupted search")
+
+
+def keeps_everything_when_free(solver: Solver, time_limit: float) -> None:
+    """On a positive semidefinite table that no budget binds, nothing is changed: energy zero, proven or not."""
+    for groups, choices in ((5, 4), (20, 8)):
+        problem = random_problem("low-rank", groups=groups, choices=choices, seed=groups)
+        everything = problem.totals(np.zeros(groups, dtype=np.int64))
+        solution = solve(problem.with_limits(everything), solver, time_limit=time_limit)
+        assert not solution.assignment.any(), f"changed {int((solution.assignment > 0).sum())} of {groups} groups"
+
+
+CHECKS: tuple[Callable[[Solver, float], None], ...] = (
+    answers_are_verified,
+    bounds_hold,
+    same_seed_and_work_repeat,
+    time_limit_is_kept,
+    unreachable_budgets_are_refused,
+    degenerate_shapes_are_solved,
+    tight_budgets_are_met,
+    interruption_returns_the_best,
+)
+"""Every check that any solver must pass: each takes a solver and a time limit and raises AssertionError."""
+
+
+def _small(kind: str, budgets: int) -> ChoiceProblem:
+    return random_problem(kind, groups=6, choices=5, seed=11, budgets=budgets, rank=8 if kind == "low-rank" else None)
+
+
+def _attempt(
+    problem: ChoiceProblem, solver: Solver, time_limit: float, work: int | None = None, seed: int = 0
+) -> Solution | None:
+    try:
+        return solve(problem, solver, time_limit=time_limit, work_limit=work, seed=seed)
+    except NoFeasibleFound:
+        return None
+
+
+def _check_answer(problem: ChoiceProblem, solution: Solution, where: str) -> None:
+    assert problem.is_feasible(solution.assignment), f"over budget on {where}"
+    assert np.isclose(solution.energy, problem.energy(solution.assignment), rtol=1e-12, atol=1e-12), f"wrong energy on {where}"
+    wrong = [note for note in solution.notes if "claimed" in note or "dropped" in note]
+    assert not wrong, f"{where}: {wrong[0]}"
+    assert solution.bound is None or solution.bound <= solution.energy, f"bound above the energy on {where}"
+    assert all(entry.energy >= solution.energy for entry in solution.pool), f"pool not sorted on {where}"
+
+
+def _check_same(first: Solution | None, second: Solution | None, where: str, counted: bool = True) -> None:
+    if first is None or second is None:
+        assert first is None and second is None, f"{where}: one run found an answer and the other did not"
+        return
+    assert (first.assignment == second.assignment).all(), f"{where}: different assignments"
+    assert not counted or first.work == second.work, f"{where}: work {first.work} and {second.work}"

@@ -1,0 +1,250 @@
+"""The categorical annealer: right on small problems, repeatable, on time, and never over a budget."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from qubo_compress import ChoiceProblem, solve
+from qubo_compress.errors import InfeasibleBudget, InvalidSolverOption
+from qubo_compress.problem_generators import planted_problem, random_problem
+from qubo_compress.solvers import annealer_kernels as kernels
+from qubo_compress.solvers import annealer_moves as moves
+from qubo_compress.solvers import annealer_polish as polishing
+from qubo_compress.solvers.annealer import Annealer, warm_up
+from qubo_compress.solvers.annealer_jobs import make_state, run_length
+from qubo_compress.solvers.annealer_tables import DENSE, FACTOR, SPARSE, make_tables
+
+KINDS = ("separable", "sparse", "dense", "low-rank", "planted")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    warm_up()
+
+
+def brute_force(problem):
+    """Least feasible energy, or None."""
+    energies = [
+        problem.energy(np.array(x))
+        for x in itertools.product(*(range(n) for n in problem.group_sizes))
+        if problem.is_feasible(np.array(x))
+    ]
+    return min(energies, default=None)
+
+
+@st.composite
+def small_problems(draw):
+    """Uneven groups, zero to three budgets of very different scale, all three forms, any energy scale."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    total, budgets = int(offsets[-1]), draw(st.integers(0, 3))
+    scale = draw(st.sampled_from([1e-6, 1.0, 1e5]))
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    form = draw(st.sampled_from(["none", "factor", "pairs"]))
+    interactions = {}
+    if form == "factor":
+        interactions["factor"] = np.sqrt(scale) * rng.standard_normal((total, draw(st.integers(1, 4))))
+    if form == "pairs":
+        upper = np.triu(rng.standard_normal((total, total)) * (rng.random((total, total)) < 0.6))
+        upper[group[:, None] == group[None, :]] = 0.0
+        interactions["pairs"] = sparse.csr_array(scale * (upper + upper.T))
+    magnitudes = 10 ** rng.integers(1, 6, size=(budgets, 1))
+    costs = (rng.random((budgets, total)) * magnitudes).astype(np.int64)
+    witness = offsets[:-1] + (rng.random(len(sizes)) * sizes).astype(int)  # something always fits
+    return ChoiceProblem(
+        linear=scale * rng.standard_normal(total),
+        group_offsets=offsets,
+        costs=costs,
+        limits=costs[:, witness].sum(axis=1) + 7,
+        fixed_costs=np.full(budgets, 7),
+        constant=float(rng.standard_normal()),
+        **interactions,
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(problem=small_problems(), seed=st.integers(0, 100))
+def test_small_problems_are_solved_to_the_optimum(problem, seed):
+    best = brute_force(problem)
+    solution = solve(problem, "annealer", time_limit=20.0, work_limit=1500, seed=seed)
+    spread = max(1e-12, float(np.ptp(problem.linear)))
+    assert solution.energy == pytest.approx(best, abs=1e-5 * spread)
+    assert all(problem.is_feasible(member.assignment) for member in solution.pool)
+    assert solution.bound is None or solution.bound <= best + 1e-6 * max(1.0, abs(best))
+
+
+def tables_in_every_form(problem):
+    """The tables chosen for a problem, and the same problem in the other forms it can take."""
+    tables = make_tables(problem)
+    yield tables
+    if problem.factor is not None:
+        yield tables._replace(form=FACTOR, factor=problem.factor, dense=np.zeros((0, 0), dtype=np.float32))
+        yield make_tables(as_pairs(problem))
+    elif problem.pairs is not None and tables.form == DENSE:
+        rows = problem.pairs
+        yield tables._replace(
+            form=SPARSE,
+            indptr=rows.indptr.astype(np.int64),
+            indices=rows.indices.astype(np.int32),
+            data=rows.data,
+        )
+
+
+def as_pairs(problem):
+    gram = problem.factor.astype(np.float64) @ problem.factor.T.astype(np.float64)
+    group = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
+    gram[group[:, None] == group[None, :]] = 0.0
+    return problem._replace(factor=None, pairs=sparse.csr_array(gram))
+
+
+@settings(max_examples=25, deadline=None)
+@given(problem=small_problems(), seed=st.integers(0, 100))
+def test_kernels_keep_energy_totals_and_fields_true(problem, seed):
+    """After many moves of every kind the incremental figures equal those computed afresh."""
+    for tables in tables_in_every_form(problem):
+        rng = np.random.default_rng(seed)
+        state = make_state(tables, rng, np.full(problem.num_budgets, 1e-3))
+        scale = max(1e-12, float(np.ptp(problem.linear)))
+        trades = 5 if problem.num_groups > 1 else 0
+        moves.anneal(tables, state, 0, 20, 20, scale, 0.01 * scale, 0.5, 1.5, 0.1, trades)
+        polishing.repair(tables, state, 50)
+        polishing.descend(tables, state, 0.0)
+        if problem.num_groups > 1:
+            polishing.improve_all_pairs(tables, state, 1e-9 * scale)
+            polishing.improve_random_pairs(tables, state, 1e-9 * scale, 10)
+        local = state.chosen - problem.group_offsets[:-1]
+        expected = problem.energy(local) - problem.constant
+        size = float(np.abs(problem.linear).sum()) + abs(expected)
+        assert state.energies[0] == pytest.approx(expected, abs=1e-4 * size)
+        assert np.array_equal(state.totals + problem.fixed_costs, problem.totals(local))
+        for group in range(problem.num_groups):
+            values = np.zeros(tables.largest_group)
+            kernels.group_energies(tables, state, group, values)
+            values = values[: problem.group_sizes[group]]
+            assert np.allclose(values - values[local[group]], problem.deltas(local, group), atol=1e-4 * size)
+
+
+def test_a_visit_draws_from_the_boltzmann_distribution():
+    problem = random_problem("dense", 2, 4, 5, budgets=0)
+    tables = make_tables(problem)
+    state = make_state(tables, np.random.default_rng(0), np.zeros(0))
+    temperature = 0.3 * float(np.ptp(problem.linear))
+    counts = np.zeros((4, 4))
+    for _ in range(40_000):
+        moves.visit(tables, state, 0, temperature, 0.0, 1.0)
+        moves.visit(tables, state, 1, temperature, 0.0, 1.0)
+        moves.trade(tables, state, temperature, 0.0, 1.0)
+        counts[state.chosen[0], state.chosen[1] - 4] += 1
+    energies = np.array([[problem.energy([i, j]) for j in range(4)] for i in range(4)])
+    expected = np.exp(-energies / temperature)
+    expected /= expected.sum()
+    assert np.abs(counts / counts.sum() - expected).max() < 0.015
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("budgets", [1, 3])
+def test_a_timed_run_is_repeated_exactly_by_its_work(kind, budgets):
+    problem = random_problem(kind, 30, 8, 1, budgets=budgets)
+    timed = solve(problem, "annealer", time_limit=0.4, seed=5)
+    again = solve(problem, Annealer(threads=1), time_limit=60.0, work_limit=max(1, timed.work), seed=5)
+    assert np.array_equal(timed.assignment, again.assignment)
+    assert timed.work == again.work
+    assert len(timed.pool) == len(again.pool)
+
+
+def test_the_answer_does_not_depend_on_the_number_of_threads():
+    problem = random_problem("dense", 20, 8, 2)
+    answers = [solve(problem, Annealer(threads=n), time_limit=60.0, work_limit=3000, seed=1) for n in (1, 2, 5)]
+    assert len({answer.assignment.tobytes() for answer in answers}) == 1
+    assert len({tuple(member.energy for member in answer.pool) for answer in answers}) == 1
+
+
+def test_the_time_limit_is_kept_and_compiling_is_apart():
+    problem = random_problem("dense", 60, 16, 0)
+    start = time.perf_counter()
+    solution = solve(problem, "annealer", time_limit=1.0)
+    spent = time.perf_counter() - start - solution.timing["compile"]
+    assert spent < 1.5
+    assert solution.trace[-1][1] == pytest.approx(solution.energy, abs=1e-5)
+    energies = [energy for _, energy, _ in solution.trace]
+    assert energies == sorted(energies, reverse=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_keep_everywhere_where_nothing_binds(seed):
+    """The published solver of a quadratic-sensitivity method fails this on its own tables."""
+    problem = random_problem("low-rank", 25, 8, seed, rank=40)
+    solution = solve(problem.with_limits(problem.limits * 10), "annealer", time_limit=5.0)
+    assert not solution.assignment.any()
+    assert solution.energy == 0.0
+    assert solution.status == "optimal"
+    assert solution.timing["solve"] < 3.0, "a met bound ends the search"
+
+
+def test_the_planted_optimum_is_nearly_reached():
+    problem, optimum = planted_problem(60, 8, 0, rank=32)
+    rng = np.random.default_rng(0)
+    typical = np.mean([problem.energy(rng.integers(0, 8, 60)) for _ in range(50)])
+    solution = solve(problem, "annealer", time_limit=20.0, work_limit=4000)
+    assert solution.energy - problem.energy(optimum) <= 0.05 * (typical - problem.energy(optimum))
+
+
+def test_the_pool_is_distinct_feasible_and_sorted():
+    problem = random_problem("dense", 40, 8, 0)
+    solution = solve(problem, Annealer(pool_size=20), time_limit=20.0, work_limit=6000)
+    assert 5 < len(solution.pool) <= 20
+    assert len({member.assignment.tobytes() for member in solution.pool}) == len(solution.pool)
+    energies = [member.energy for member in solution.pool]
+    assert energies == sorted(energies)
+    assert energies[0] == solution.energy
+
+
+def test_one_group_ends_at_once():
+    problem = random_problem("low-rank", 1, 16, 0)
+    solution = solve(problem, "annealer", time_limit=10.0)
+    assert solution.energy == pytest.approx(brute_force(problem))
+    assert solution.status == "optimal"
+    assert solution.timing["solve"] < 1.0
+
+
+def test_restarts_limit_the_runs():
+    problem = random_problem("dense", 20, 6, 0)
+    solution = solve(problem, Annealer(restarts=3), time_limit=30.0)
+    assert solution.work == sum(run_length(number) for number in range(3))
+
+
+def test_contradicting_budgets_are_recognised():
+    problem = ChoiceProblem(
+        linear=[0.0, 0.0], group_offsets=[0, 2], costs=[[1, 5], [5, 1]], limits=[2, 2], choice_names=["a", "b"]
+    )
+    with pytest.raises(InfeasibleBudget):
+        solve(problem, "annealer", time_limit=2.0)
+
+
+@pytest.mark.parametrize("options", [{"restarts": 0}, {"threads": -1}, {"pool_size": 0}])
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(InvalidSolverOption, match="must be at least 1"):
+        Annealer(**options)
+
+
+def test_an_interrupt_returns_the_best_so_far():
+    problem = random_problem("dense", 60, 16, 0)
+    warm_up()
+    timer = threading.Timer(0.7, lambda: signal.raise_signal(signal.SIGINT))
+    timer.start()
+    start = time.perf_counter()
+    solution = solve(problem, "annealer", time_limit=30.0)
+    timer.join()
+    assert solution.interrupted
+    assert problem.is_feasible(solution.assignment)
+    assert time.perf_counter() - start < 5.0

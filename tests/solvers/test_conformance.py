@@ -1,0 +1,43 @@
+"""Every registered solver passes the suite that is shipped to users for their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from qubo_compress import solvers, testing
+from qubo_compress.problem import ChoiceProblem
+from qubo_compress.solvers import RawSolution, SearchLimits, make_solver
+
+OPTIMISERS = ("annealer", "auto", "exact")
+TIME_LIMIT = 0.3
+
+
+@pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", solvers.names())
+def test_conformance(name, check):
+    check(make_solver(name), TIME_LIMIT)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_everything_is_kept_when_no_budget_binds(name):
+    testing.keeps_everything_when_free(make_solver(name), 2.0)
+
+
+@dataclass(frozen=True)
+class Liar:
+    """Claims a bound above what can be reached."""
+
+    name: ClassVar[str] = "liar"
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        cheapest = [int(np.argmin(problem.costs[:, a:b].sum(axis=0))) for a, b in zip(problem.group_offsets[:-1], problem.group_offsets[1:])]
+        return RawSolution(assignments=(np.array(cheapest),), bound=1e6, work=1)
+
+
+def test_a_false_bound_is_caught():
+    with pytest.raises(AssertionError, match="liar.*claimed the bound"):
+        testing.check_solver(Liar(), time_limit=0.3)
