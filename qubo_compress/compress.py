@@ -27,7 +27,7 @@ from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.sensitivity.task import Metric
 from qubo_compress.solvers.solution import Solution
-from qubo_compress.solvers.solver import Solver
+from qubo_compress.solvers.solver import Solver, make_solver
 from qubo_compress.solvers.solver import solve as solve_problem
 
 logger = logging.getLogger(__name__)
@@ -137,13 +137,15 @@ def compress(
     if rounds < 0 or epochs < 0:
         raise InvalidBudget(f"rounds and epochs must not be negative; got {rounds} and {epochs}")
     menu = menu or Menu()
+    # A misspelt name must not be noticed only after the measurement.
+    chosen_solver = make_solver(solver)
     examples, held_out = _held_out(read_examples(batches, max_examples), validation)
     table = measure_around(
         model, model, examples, menu, metric, loss, discover(model, groups), cache, seed, progress
     )  # fmt: skip
 
     def solve(problem: ChoiceProblem) -> Solution:
-        return solve_problem(problem, solver, time_limit=time_limit, seed=seed)
+        return solve_problem(problem, chosen_solver, time_limit=time_limit, seed=seed)
 
     solution = solve(table.problem(budget))
     plan, measured = best_of_pool(model, table, solution, held_out, loss, VERIFIED_PLANS)
@@ -158,8 +160,10 @@ def compress(
     compressed = score_examples(applied, held_out, loss, reference)
     recovered = None
     if recover:
+        # Not the held-out examples: the scores on them are to be believed.
+        calibration = [(part.inputs, part.targets, part.weights) for part in examples.slices]
         small = recover_model(
-            applied, batches, teacher=model, epochs=epochs, seed=seed, max_examples=max_examples, progress=progress
+            applied, calibration, teacher=model, epochs=epochs, seed=seed, max_examples=max_examples, progress=progress
         )
         recovered = score_examples(small, held_out, loss, reference)
     return CompressionResult(

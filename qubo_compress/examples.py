@@ -122,7 +122,8 @@ def read_examples(batches: Iterable[Any], max_examples: int = 2048, slice_size: 
     for batch in batches:
         part = _slice_of(batch)
         part = _rows(part, slice(0, max_examples - count))
-        parts.append(part)
+        if len(part):
+            parts.append(part)
         count += len(part)
         if count >= max_examples:
             break
@@ -177,6 +178,7 @@ def _slice_of(batch: Any) -> Slice:
     tensors = tensors_of(inputs) if isinstance(inputs, (Tensor, tuple, Mapping)) else ()
     if not tensors or (not isinstance(inputs, Tensor) and len(tensors) != len(inputs)):
         raise InvalidBatches(f"inputs must be a Tensor, or a tuple or dict of Tensors; got {type(inputs).__name__}")
+    targets, weights = (None if given is None else _as_tensor(given) for given in (targets, weights))
     sizes = {t.shape[0] if t.ndim else None for t in (*tensors, *(x for x in (targets, weights) if x is not None))}
     if len(sizes) != 1 or None in sizes:
         raise InvalidBatches(
@@ -192,7 +194,14 @@ def _slice_of(batch: Any) -> Slice:
     if weights.shape != (count,) or not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
         raise InvalidBatches("example weights must be a vector of finite, non-negative numbers, one per example")
     inputs = map_tensors(inputs, lambda t: t.detach())
-    return Slice(inputs, None if targets is None else torch.as_tensor(targets).detach(), weights)
+    return Slice(inputs, None if targets is None else targets.detach(), weights)
+
+
+def _as_tensor(values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as cause:
+        raise InvalidBatches(f"targets and weights must be tensors or lists of numbers; got {type(values).__name__}") from cause
 
 
 def _rows(part: Slice, rows: slice) -> Slice:

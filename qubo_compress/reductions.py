@@ -101,8 +101,8 @@ def _typical_context(problem: ChoiceProblem, alive: npt.NDArray[np.bool_]) -> Fl
         others = (means.sum(axis=0) - means).astype(np.float32)
         spans = zip(problem.group_offsets[:-1], problem.group_offsets[1:], strict=True)
         pulls = [problem.factor[a:b] @ others[g] for g, (a, b) in enumerate(spans)]
-        return problem.linear + np.concatenate(pulls)
-    return problem.linear + (0.0 if problem.pairs is None else problem.pairs @ shares)
+        return np.asarray(problem.linear + np.concatenate(pulls), dtype=np.float64)
+    return np.asarray(problem.linear + (0.0 if problem.pairs is None else problem.pairs @ shares), dtype=np.float64)
 
 
 def _beaten(
@@ -154,7 +154,8 @@ def _difference(problem: ChoiceProblem, winner: int, loser: int) -> FloatArray:
             return np.zeros(problem.num_choices)
         chunks = [problem.factor[a : a + 4096] @ apart for a in range(0, problem.num_choices, 4096)]
         return np.asarray(np.concatenate(chunks), dtype=np.float64)
-    assert problem.pairs is not None
+    if problem.pairs is None:
+        return np.zeros(problem.num_choices)
     rows = problem.pairs[[winner, loser]].toarray()
     return np.asarray(rows[0] - rows[1], dtype=np.float64)
 

@@ -14,6 +14,7 @@ from torch import nn
 from qubo_compress.budget import Budget
 from qubo_compress.evaluation import outputs_of, score_examples
 from qubo_compress.examples import Examples
+from qubo_compress.file_format import weights_signature
 from qubo_compress.menu.menu import Menu
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem
@@ -98,7 +99,8 @@ def refine(
         base = incumbent.plan.apply(model)
         around = measure_around(
             base, model, examples, menu, metric, loss, table.layout,
-            None if cache is None else Path(cache) / f"round_{number}_{incumbent.plan.bytes}",
+            # Two incumbents may be of the same size, so the folder is named by what they hold.
+            None if cache is None else Path(cache) / f"round_{number}_{weights_signature(base)[:12]}",
             seed + number, progress, max_rank=max_rank,
             restrict=_restriction(table, incumbent.plan, neighbourhood),
         )  # fmt: skip

@@ -7,6 +7,7 @@ Example:
 
 from __future__ import annotations
 
+# ruff: noqa: S101  (assertions are what this module is for)
 import _thread
 import itertools
 import threading
@@ -16,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
-from qubo_compress.problem import ChoiceProblem, IntArray
+from qubo_compress.problem import ChoiceProblem, FactorArray, IntArray
 from qubo_compress.problem_generators import random_problem
 from qubo_compress.solvers import Solution, Solver, make_solver, solve
 
@@ -84,7 +85,8 @@ def answers_are_verified(solver: Solver, time_limit: float) -> None:
 def bounds_hold(solver: Solver, time_limit: float) -> None:
     """No bound lies above the optimum found by trying all assignments."""
     for kind, budgets, seed in itertools.product(_KINDS, (1, 2), (5, 6)):
-        problem = random_problem(kind, groups=5, choices=4, seed=seed, budgets=budgets, rank=6 if kind == "low-rank" else None)
+        rank = 6 if kind == "low-rank" else None
+        problem = random_problem(kind, groups=5, choices=4, seed=seed, budgets=budgets, rank=rank)
         truth = brute_force(problem)
         solution = _attempt(problem, solver, time_limit)
         if truth is None or solution is None:
@@ -135,15 +137,14 @@ def time_limit_is_kept(solver: Solver, time_limit: float) -> None:
 def unreachable_budgets_are_refused(solver: Solver, time_limit: float) -> None:
     """One budget out of reach: InfeasibleBudget. Two that exclude each other: that or NoFeasibleFound."""
     problem = random_problem("low-rank", groups=4, choices=3, seed=0)
+    refusal: InfeasibleBudget | None = None
     try:
         solve(problem.with_limits(problem.smallest_totals() - 1), solver, time_limit=time_limit)
-    except InfeasibleBudget as refusal:
-        assert refusal.smallest == problem.smallest_totals()[0], "the error does not name the smallest reachable total"
-    else:
-        raise AssertionError("a budget below the smallest reachable total was accepted")
-    contradictory = ChoiceProblem(
-        linear=[0.0, 0.0, 0.0, 0.0], group_offsets=[0, 2, 4], costs=[[4, 1, 4, 1], [1, 4, 1, 4]], limits=[4, 4]
-    )
+    except InfeasibleBudget as raised:
+        refusal = raised
+    assert refusal is not None, "a budget below the smallest reachable total was accepted"
+    assert refusal.smallest == problem.smallest_totals()[0], "the error does not name the smallest reachable total"
+    contradictory = _problem([0.0] * 4, [0, 2, 4], [[4, 1, 4, 1], [1, 4, 1, 4]], [4, 4])
     try:
         solution = solve(contradictory, solver, time_limit=time_limit)
     except (InfeasibleBudget, NoFeasibleFound):
@@ -153,17 +154,14 @@ def unreachable_budgets_are_refused(solver: Solver, time_limit: float) -> None:
 
 def degenerate_shapes_are_solved(solver: Solver, time_limit: float) -> None:
     """One group, one choice everywhere, and nothing but ties."""
-    single = ChoiceProblem(linear=[3.0, 2.0, 1.0], group_offsets=[0, 3], costs=[[1, 2, 3]], limits=[2])
+    single = _problem([3.0, 2.0, 1.0], [0, 3], [[1, 2, 3]], [2])
     solution = _attempt(single, solver, time_limit)
     assert solution is not None, "no answer for one group with three choices"
     _check_answer(single, solution, "one group")
     forced = random_problem("low-rank", groups=5, choices=1, seed=0)
     solution = _attempt(forced, solver, time_limit)
     assert solution is not None and not solution.assignment.any(), "no answer where every group has one choice"
-    tied = ChoiceProblem(
-        linear=np.ones(12), group_offsets=[0, 4, 8, 12], costs=np.ones((1, 12), dtype=np.int64), limits=[3],
-        factor=np.zeros((12, 2), dtype=np.float32),
-    )  # fmt: skip
+    tied = _problem([1.0] * 12, [0, 4, 8, 12], [[1] * 12], [3], factor=np.zeros((12, 2), dtype=np.float32))
     solution = _attempt(tied, solver, time_limit)
     assert solution is not None and solution.energy == 3.0, "no answer where all choices are alike"
 
@@ -177,7 +175,7 @@ def tight_budgets_are_met(solver: Solver, time_limit: float) -> None:
         _check_answer(tight, solution, "the smallest reachable budget")
 
 
-def interruption_returns_the_best(solver: Solver, time_limit: float) -> None:
+def interruption_returns_the_best(solver: Solver, time_limit: float) -> None:  # noqa: ARG001
     """Ctrl-C ends the search with an answer; a search that ended before is as good. Main thread only."""
     if threading.current_thread() is not threading.main_thread():
         return
@@ -223,6 +221,16 @@ CHECKS: tuple[Callable[[Solver, float], None], ...] = (
 """Every check that any solver must pass: each takes a solver and a time limit and raises AssertionError."""
 
 
+def _problem(
+    linear: list[float],
+    offsets: list[int],
+    costs: list[list[int]],
+    limits: list[int],
+    factor: FactorArray | None = None,
+) -> ChoiceProblem:
+    return ChoiceProblem(np.array(linear), np.array(offsets), np.array(costs), np.array(limits), factor=factor)
+
+
 def _small(kind: str, budgets: int) -> ChoiceProblem:
     return random_problem(kind, groups=6, choices=5, seed=11, budgets=budgets, rank=8 if kind == "low-rank" else None)
 
@@ -238,7 +246,8 @@ def _attempt(
 
 def _check_answer(problem: ChoiceProblem, solution: Solution, where: str) -> None:
     assert problem.is_feasible(solution.assignment), f"over budget on {where}"
-    assert np.isclose(solution.energy, problem.energy(solution.assignment), rtol=1e-12, atol=1e-12), f"wrong energy on {where}"
+    recomputed = problem.energy(solution.assignment)
+    assert np.isclose(solution.energy, recomputed, rtol=1e-12, atol=1e-12), f"wrong energy on {where}"
     wrong = [note for note in solution.notes if "claimed" in note or "dropped" in note]
     assert not wrong, f"{where}: {wrong[0]}"
     assert solution.bound is None or solution.bound <= solution.energy, f"bound above the energy on {where}"

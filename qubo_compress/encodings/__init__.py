@@ -1,1 +1,75 @@
-"""."""
+"""Choice problems as the models that annealers and solvers of others read, and back."""
+
+from __future__ import annotations
+
+import dimod
+import numpy.typing as npt
+
+from qubo_compress.encodings.budgets import treatments
+from qubo_compress.encodings.constrained import to_cqm
+from qubo_compress.encodings.domain_wall import DomainWall
+from qubo_compress.encodings.encoding import Decoded, Decoder, Encoding, build_bqm, encodings, worst_case_penalties
+from qubo_compress.encodings.one_hot import OneHot
+from qubo_compress.problem import ChoiceProblem
+
+__all__ = [
+    "Decoded",
+    "Decoder",
+    "DomainWall",
+    "Encoding",
+    "OneHot",
+    "names",
+    "to_bqm",
+    "to_cqm",
+    "worst_case_penalties",
+]
+
+
+def names() -> tuple[str, ...]:
+    """Names of all encodings, sorted."""
+    return encodings.names()
+
+
+def to_bqm(
+    problem: ChoiceProblem,
+    encoding: str = "domain-wall",
+    budget: str = "multiplier",
+    *,
+    multipliers: npt.ArrayLike | None = None,
+    penalty: npt.ArrayLike | None = None,
+) -> tuple[dimod.BinaryQuadraticModel, Decoder]:
+    """A binary quadratic model of a choice problem, and its inverse.
+
+    On valid bit patterns the model's energy is the problem's, plus what the budget treatment adds.
+
+    Args:
+        problem: the problem.
+        encoding: ``"domain-wall"`` (K - 1 bits per group) or ``"one-hot"`` (K bits).
+        budget: ``"multiplier"`` adds ``multipliers . (totals - limits)``; ``"none"`` leaves budgets out.
+        multipliers: one price per budget and unit of cost; zero when left out.
+        penalty: what one invalid group costs, one number or one per group. When left out, a tenth of the
+            worst case: stiff enough in practice, not proven; see :func:`worst_case_penalties`.
+
+    Returns:
+        The model over the variables 0, 1, ..., and a decoder of samples.
+
+    Raises:
+        UnknownName: for another encoding or budget treatment.
+        InvalidBudget: for multipliers of the wrong shape.
+        InvalidProblem: for a penalty out of range, or a factor too large to multiply out.
+
+    Example:
+        >>> problem = ChoiceProblem.random(kind="dense", groups=3, choices=4, seed=0)
+        >>> bqm, decode = to_bqm(problem)
+        >>> bqm.num_variables
+        9
+        >>> decoded = decode([1, 0, 0, 1, 1, 1, 0, 0, 0])
+        >>> decoded.assignments.tolist(), int(decoded.invalid)
+        ([2, 0, 3], 0)
+        >>> bool(abs(bqm.energy([1, 0, 0, 1, 1, 1, 0, 0, 0]) - problem.energy([2, 0, 3])) < 1e-9)
+        True
+    """
+    chosen = encodings.get(encoding)()
+    linear, constant = treatments.get(budget)(problem, multipliers)
+    bqm = build_bqm(problem, chosen, linear, constant, penalty)
+    return bqm, Decoder(problem, chosen, bqm.num_variables)

@@ -25,7 +25,8 @@ def check_sparsity(sparsity: float) -> None:
 
 def survivor_count(numel: int, sparsity: float) -> int:
     """Number of weights that remain: at least one."""
-    return max(1, numel - math.floor(sparsity * numel))
+    # 0.29 * 100 is a little below 29.
+    return max(1, numel - math.floor(sparsity * numel + 1e-9 * numel))
 
 
 def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
@@ -103,6 +104,7 @@ class Prune:
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
+        object.__setattr__(self, "sparsity", float(self.sparsity))
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Suits weights only."""

@@ -110,8 +110,10 @@ class QuantizedTensor:
     mask: Tensor | None
 
     def value(self) -> Tensor:
-        """The weights that the codes stand for."""
-        return (self.codes.float() * self.scale.float()).to(self.member.dtype).reshape(self.member.part_shape)
+        """The weights that the codes stand for, never beyond the range of their dtype."""
+        largest = min(torch.finfo(self.member.dtype).max, torch.finfo(torch.float32).max)
+        values = (self.codes.float() * self.scale.float()).clamp(-largest, largest)
+        return values.to(self.member.dtype).reshape(self.member.part_shape)
 
     def stored_codes(self) -> Tensor:
         """Codes that are written: those of the survivors."""
@@ -254,6 +256,7 @@ class Quantize:
         if not (isinstance(self.bits, int) and 2 <= self.bits <= 16):
             raise InvalidMenu(f"bits must be a whole number from 2 to 16; got {self.bits!r}")
         check_sparsity(self.sparsity)
+        object.__setattr__(self, "sparsity", float(self.sparsity))
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Suits weights only."""

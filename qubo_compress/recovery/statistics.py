@@ -140,8 +140,9 @@ def _repaired(
 
     def hook_for(target: _Target) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            goal = wanted.pop(target.name)
-            if output.shape != goal.shape:
+            goal = wanted.pop(target.name, None)
+            # Modules called by keyword are left as they are.
+            if goal is None or not inputs or output.shape != goal.shape:
                 return None
             if target.is_normalisation:
                 values = _normalisation(target, small, inputs[0], goal, method)

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from qubo_compress.examples import Examples, Slice, map_tensors, tensors_of
+from qubo_compress.menu.fold import attribute
 from qubo_compress.menu.operator import Packed
 from qubo_compress.plan import Compression
 from qubo_compress.sensitivity.losses import rows_of, target_rows
@@ -19,6 +20,7 @@ from qubo_compress.sensitivity.substitution import evaluating
 
 BATCH = 125
 LEARNING_RATE = 1e-3
+STATISTICS = ("running_mean", "running_var")
 
 
 @contextlib.contextmanager
@@ -41,10 +43,12 @@ class _Latent:
         self._compression = compression
         self._values: dict[str, list[Tensor]] = {}
         for group in compression.layout.groups:
-            values = compression.stored[group.name].tensors()
+            # Clones: some stored forms hand out the very tensors that they hold. Statistics are not trained.
             self._values[group.name] = [
-                value.to(device, torch.float32).requires_grad_(True) if value.is_floating_point() else value.to(device)
-                for value in values
+                value.to(device, torch.float32).clone().requires_grad_(attribute(member.name) not in STATISTICS)
+                if value.is_floating_point()
+                else value.to(device)
+                for member, value in zip(group.members, compression.stored[group.name].tensors(), strict=True)
             ]
 
     def leaves(self) -> list[Tensor]:

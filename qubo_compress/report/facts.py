@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -139,9 +139,14 @@ def group_rows(result: CompressionResult) -> tuple[GroupRow, ...]:
     return tuple(rows)
 
 
-def chosen_indices(table: SensitivityTable, choices: object) -> IntArray:
+def _compression(result: CompressionResult) -> Compression:
+    found: Compression = getattr(result.model, ATTRIBUTE)
+    return found
+
+
+def chosen_indices(table: SensitivityTable, choices: Mapping[str, str]) -> IntArray:
     """(G,) positions of a plan's choices among all choices of the table."""
-    return np.asarray(table.offsets[:-1] + table.assignment(choices), dtype=np.int64)  # type: ignore[arg-type]
+    return np.asarray(table.offsets[:-1] + table.assignment(choices), dtype=np.int64)
 
 
 def bundle(rows: Sequence[GroupRow], *, most: int, vectors_from: int) -> Bundles:

@@ -85,7 +85,7 @@ def _measure(task: MeasureTask, kind: str, measured_linear: bool, evaluations: f
         slope += made["slope"].astype(np.float64)
         blocks.append(made["features"].astype(np.float32))
         task.advance(share)
-    sketched = kind == "jacobian" and total_columns(task) > task.max_columns
+    sketched = total_columns(task) > task.max_columns and (kind == "jacobian" or _rows_per_example(task, 0) > 1)
     features = np.sum(blocks, axis=0) if sketched else np.concatenate(blocks, axis=1)
     linear = slope + 0.5 * np.einsum("vc,vc->v", features, features, dtype=np.float64)
     divergence = halves = None
@@ -128,14 +128,19 @@ def _slice_rows(
         cotangent, slopes = _fisher_cotangent(task, number, part)
         change = _per_example_products(task, number, part, stacked, cotangent)
         per_row = change.reshape(total, -1).double()
-        example_weights = weights.reshape(len(part), -1).sum(1)
-        slope = (per_row * example_weights).sum(1) * slopes
-        features = (per_row * example_weights.sqrt()).float()
+        slope = (per_row * weights).sum(1) * slopes
+        features = (per_row * weights.sqrt()).float()
+        if _rows_per_example(task, number) > 1:
+            features = compact(task, number, features)
     return {"features": features.cpu().numpy(), "slope": slope.cpu().numpy()}
 
 
+def _rows_per_example(task: MeasureTask, number: int) -> int:
+    return task.outputs[number].shape[0] // len(task.examples.slices[number])
+
+
 def _fisher_cotangent(task: MeasureTask, number: int, part: Slice) -> tuple[Tensor, float]:
-    """Output gradient whose pull-back is each example's g_n, and whether its mean is a slope of the loss."""
+    """Output gradient whose pull-back, row by row, is each g_n, and whether its mean is a slope of the loss."""
     outputs, reference = task.outputs[number], task.reference[number]
     if isinstance(task.loss, KullbackLeibler):
         generator = torch.Generator().manual_seed(task.seed * 1_000_003 + number)
@@ -153,17 +158,19 @@ def _per_example_products(
     stacked: dict[str, list[tuple[int, tuple[int, int] | None, Tensor]]],
     cotangent: Tensor | None,
 ) -> Tensor:
-    """(V, M, C) first-order output changes, or (V, n, 1) products with each example's gradient."""
+    """(V, M, C) first-order output changes, or (V, M, 1) products with each output row's loss gradient."""
     state = _state_at_reference(task)
     parameters = {name: state[name] for name in stacked}
     rest = {name: tensor for name, tensor in state.items() if name not in stacked}
-    repeats = task.outputs[number].shape[0] // len(part)
-    width = repeats * task.outputs[number].shape[1] if cotangent is None else 1
+    repeats = _rows_per_example(task, number)
+    width = repeats * task.outputs[number].shape[1] if cotangent is None else repeats
     per_example = 4 * width * sum(p.numel() for p in parameters.values())
     chunk = max(1, min(len(part), GRADIENT_MEMORY // max(per_example, 1)))
     total = int(task.offsets[-1])
     out = torch.zeros(total, len(part), width, device=task.device)
     shaped = None if cotangent is None else cotangent.reshape(len(part), repeats, -1)
+    if not parameters:
+        return out.reshape(total, len(part) * repeats, -1)
 
     def rows(values: dict[str, Tensor], inputs: Any) -> Tensor:
         single = map_tensors(inputs, lambda t: t.unsqueeze(0))
@@ -179,9 +186,7 @@ def _per_example_products(
         for name, entries in stacked.items():
             tensor = gradients[name].reshape(size, width, *parameters[name].shape)
             _accumulate(out[:, start : start + size], tensor, entries)
-    if cotangent is None:
-        return out.reshape(total, len(part) * repeats, -1)
-    return out
+    return out.reshape(total, len(part) * repeats, -1)
 
 
 def _accumulate(out: Tensor, gradients: Tensor, entries: list[tuple[int, tuple[int, int] | None, Tensor]]) -> None:
@@ -209,13 +214,16 @@ def _state_at_reference(task: MeasureTask) -> dict[str, Tensor]:
 def _per_example_gradients(
     rows: Callable[[dict[str, Tensor], Any], Tensor], parameters: dict[str, Tensor], inputs: Any, pulled: Tensor | None
 ) -> dict[str, Tensor]:
-    """Name -> (n, outputs, *shape) Jacobians, or (n, *shape) gradients of outputs times ``pulled``."""
+    """Name -> (n, outputs, *shape) Jacobians, or (n, rows, *shape) gradients of each row times ``pulled``."""
     with torch.enable_grad():
         try:
             if pulled is None:
                 return dict(vmap(jacrev(rows), in_dims=(None, 0))(parameters, inputs))
-            scalar = lambda values, x, g: (rows(values, x) * g.reshape(-1)).sum()  # noqa: E731
-            return dict(vmap(grad(scalar), in_dims=(None, 0, 0))(parameters, inputs, pulled))
+            if pulled.shape[1] == 1:
+                scalar = lambda values, x, g: (rows(values, x) * g.reshape(-1)).sum()  # noqa: E731
+                return dict(vmap(grad(scalar), in_dims=(None, 0, 0))(parameters, inputs, pulled))
+            several = lambda values, x, g: (rows(values, x).reshape(g.shape) * g).sum(-1)  # noqa: E731
+            return dict(vmap(jacrev(several), in_dims=(None, 0, 0))(parameters, inputs, pulled))
         except (RuntimeError, ValueError, NotImplementedError) as cause:
             logger.info("vmap does not support this model (%s); one backward pass per example instead", cause)
         return _looped_gradients(rows, parameters, inputs, pulled)
@@ -229,7 +237,9 @@ def _looped_gradients(
     collected: dict[str, list[Tensor]] = {name: [] for name in leaves}
     for i in range(tensors[0].shape[0]):
         outputs = rows(leaves, map_tensors(inputs, lambda t, i=i: t[i]))
-        seeds = torch.eye(outputs.numel(), device=outputs.device) if pulled is None else pulled[i].reshape(1, -1)
+        seeds = torch.eye(outputs.numel(), device=outputs.device)
+        if pulled is not None:
+            seeds = torch.stack([torch.diag(mask) @ pulled[i] for mask in torch.eye(pulled.shape[1], device=outputs.device)])
         found = [
             torch.autograd.grad(
                 outputs, list(leaves.values()), s.reshape(outputs.shape), retain_graph=True, allow_unused=True
@@ -238,5 +248,5 @@ def _looped_gradients(
         ]
         for position, name in enumerate(leaves):
             stacked = [torch.zeros_like(leaves[name]) if f[position] is None else f[position] for f in found]
-            collected[name].append(torch.stack(stacked) if pulled is None else stacked[0])
+            collected[name].append(torch.stack(stacked))
     return {name: torch.stack(values) for name, values in collected.items()}

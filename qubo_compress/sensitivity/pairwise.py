@@ -39,6 +39,12 @@ class Pairwise:
             block = joint - singles.linear[first:last, None] - singles.linear[None, last:]
             pairs[first:last, last:] = block
             task.advance(float(block.size))
+        # What the network holds already goes with anything, but for rounding.
+        unchanged = [
+            task.is_base(group, variant) for group in range(len(task.layout.groups)) for variant in task.variants(group)
+        ]
+        pairs[unchanged] = 0.0
+        pairs[:, unchanged] = 0.0
         pairs += pairs.T
         evaluations = int(self.evaluations(task)) + 1
         return MetricResult(

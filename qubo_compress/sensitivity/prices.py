@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import nn
 
 from qubo_compress.menu.groups import Group, state_entries
@@ -21,19 +22,25 @@ def price_choices(task: MeasureTask) -> dict[str, IntArray]:
     for number, group in enumerate(task.layout.groups):
         positions = multiplications_per_value(task.base, group, task.trace)
         for packed in task.packed(number):
-            macs = packed.nonzeros * positions
+            if len(set(positions)) == 1:
+                macs = packed.nonzeros * positions[0]
+            else:
+                counts = [int(torch.count_nonzero(values)) for values in packed.tensors()]
+                macs = sum(count * times for count, times in zip(counts, positions, strict=True))
             values = (packed.nbytes, macs, macs * packed.weight_bits * ACTIVATION_BITS, 8 * packed.nbytes)
             for name, value in zip(names, values, strict=True):
                 rows[name].append(value)
     return {name: np.array(values, dtype=np.int64) for name, values in rows.items()}
 
 
-def multiplications_per_value(model: nn.Module, group: Group, trace: CallTrace | None) -> int:
-    """How often each weight of a group multiplies per example: the output positions of its modules."""
+def multiplications_per_value(model: nn.Module, group: Group, trace: CallTrace | None) -> tuple[int, ...]:
+    """How often each weight of each member multiplies per example: the output positions of its modules."""
     if trace is None or group.kind != "weight":
-        return 0
+        return (0,) * len(group.members)
     entries = state_entries(model)[0]
-    owners = {id(m) for m, _ in entries[group.members[0].name].owners if not isinstance(m, nn.Embedding)}
-    rows = group.members[0].shape[0]
-    calls = zip(trace.modules, trace.positions, strict=True)
-    return sum(values // rows for module, values in calls if id(module) in owners)
+    found = []
+    for member in group.members:
+        owners = {id(module) for module, _ in entries[member.name].owners if not isinstance(module, nn.Embedding)}
+        calls = zip(trace.modules, trace.positions, strict=True)
+        found.append(sum(values // member.shape[0] for module, values in calls if id(module) in owners))
+    return tuple(found)

@@ -198,7 +198,8 @@ class _Search:
         """
         while self.taken in self.waiting:
             result = self.waiting.pop(self.taken)
-            self._take(result)
+            if result.sweeps:  # a run that had no time for a single sweep would not be started again
+                self._take(result)
             self.work += result.sweeps
             if not result.complete:
                 self.taken = -1

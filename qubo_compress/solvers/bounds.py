@@ -8,6 +8,8 @@ import numpy as np
 from scipy import optimize, sparse
 
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem_generators import random_problem
+from qubo_compress.solvers import price_kernels
 from qubo_compress.solvers import relaxation_kernels as kernels
 from qubo_compress.solvers.messages import fits_in_blocks, message_bound
 from qubo_compress.solvers.relaxation import (
@@ -23,7 +25,7 @@ LARGEST_EIGENPROBLEM = 1500
 _PATIENCE = 8
 
 
-def lower_bound(problem: ChoiceProblem, seconds: float, rng: np.random.Generator | None = None) -> float | None:
+def lower_bound(problem: ChoiceProblem, seconds: float, rng: np.random.Generator | None = None) -> float | None:  # noqa: ARG001
     """A proven lower bound on the energy of every feasible assignment.
 
     With a factor it is the convex relaxation (every group may hold a mixture of its choices), by way
@@ -51,6 +53,7 @@ def lower_bound(problem: ChoiceProblem, seconds: float, rng: np.random.Generator
         >>> bound <= problem.energy(cheapest)
         True
     """
+    warm_up()  # what is compiled once per machine does not count
     deadline = time.perf_counter() + seconds
     if problem.structure == "separable":
         return _separable_bound(problem, seconds)
@@ -60,6 +63,22 @@ def lower_bound(problem: ChoiceProblem, seconds: float, rng: np.random.Generator
         form = convex_form(problem)
         return relax(form, start_at(form, _lowest_vertex(problem)), deadline)[0]
     return _factor_bound(problem, deadline)
+
+
+def warm_up() -> float:
+    """Compile (or load from the disk cache) every kernel on tiny problems; returns the seconds it took."""
+    start = time.perf_counter()
+    for kind in ("separable", "dense", "low-rank"):
+        problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
+        if kind == "separable":
+            _separable_bound(problem, 1.0)
+        elif kind == "dense":
+            _pairs_bound(problem, start)
+        else:
+            form = convex_form(problem)
+            relax(form, start_at(form, _lowest_vertex(problem)), start + 60.0)
+            _factor_bound(problem, start + 60.0)
+    return time.perf_counter() - start
 
 
 def _lowest_vertex(problem: ChoiceProblem) -> IntArray:
@@ -77,7 +96,7 @@ def _separable_bound(problem: ChoiceProblem, seconds: float) -> float:
     certified = -np.inf
     if room.size > 1:  # the line searches below start from zero in each budget; never lose what is known
         certified = _certified(problem, problem.linear, 0.0, costs, room, price)
-    if np.isinf(kernels.polish_prices(problem.linear.copy(), offsets, choices, costs, room, price, 20)):
+    if np.isinf(price_kernels.polish_prices(problem.linear.copy(), offsets, choices, costs, room, price, 20)):
         return np.inf
     return max(certified, _certified(problem, problem.linear, 0.0, costs, room, price))
 
@@ -101,7 +120,7 @@ def _certified(
     problem: ChoiceProblem, slopes: FloatArray, quadratic: float, costs: FloatArray, room: FloatArray, price: FloatArray
 ) -> float:
     rank = 0 if problem.factor is None else problem.factor.shape[1]
-    return problem.constant + kernels.certified_bound(
+    return problem.constant + price_kernels.certified_bound(
         problem.diagonal.copy(), slopes.copy(), quadratic, problem.group_offsets.copy(), np.arange(problem.num_choices),
         costs, room, price, rank + problem.num_groups,
     )  # fmt: skip
@@ -120,8 +139,8 @@ def _pairs_bound(problem: ChoiceProblem, deadline: float) -> float | None:
 
 def _factor_bound(problem: ChoiceProblem, deadline: float) -> float:
     """The relaxation for a factor whose Gram matrix would not fit: V r operations a sweep."""
-    assert problem.factor is not None
-    factor, offsets, choices = problem.factor, problem.group_offsets.copy(), np.arange(problem.num_choices)
+    factor = problem.factor if problem.factor is not None else np.zeros((problem.num_choices, 1), dtype=np.float32)
+    offsets, choices = problem.group_offsets.copy(), np.arange(problem.num_choices)
     costs, room, _ = scaled_costs(problem)
     diagonal = problem.diagonal.copy()
     norms = 2.0 * (problem.linear - problem.diagonal)
@@ -136,7 +155,7 @@ def _factor_bound(problem: ChoiceProblem, deadline: float) -> float:
     while True:
         slopes = diagonal + kernels.products(factor, total)
         price = multipliers.copy()
-        if np.isinf(kernels.polish_prices(slopes, offsets, choices, costs, room, price, 4)):
+        if np.isinf(price_kernels.polish_prices(slopes, offsets, choices, costs, room, price, 4)):
             return np.inf
         value = _certified(problem, slopes, float(total @ total), costs, room, price)
         if not np.isfinite(best):

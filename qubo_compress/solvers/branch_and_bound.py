@@ -8,6 +8,7 @@ are enumerated. The bound is at every moment the least over all open nodes.
 from __future__ import annotations
 
 import heapq
+import itertools
 import time
 from dataclasses import dataclass, field
 
@@ -191,7 +192,7 @@ class Tree:
             self._offer(answer - form.offsets[:-1])
 
     def _round(self, offsets: IntArray, choices: IntArray, shares: FloatArray) -> None:
-        picks = [choices[a + int(np.argmax(shares[a:b]))] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        picks = [choices[a + int(np.argmax(shares[a:b]))] for a, b in itertools.pairwise(offsets)]
         self.search.place(np.array(picks) - self.form.offsets[:-1])
         if self.search.repair():
             self.search.descend(np.inf, pairs=self.problem.num_groups <= _PAIRED_GROUPS)

@@ -6,13 +6,16 @@ import numpy as np
 
 from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.solvers.compiling import compiled
-from qubo_compress.solvers.relaxation_kernels import certified_bound, descend_gram, polish_prices, prices_of
+from qubo_compress.solvers.price_kernels import certified_bound, polish_prices
+from qubo_compress.solvers.relaxation_kernels import descend_gram, prices_of
 
 _SWEEPS_PER_LOOK = 4
 
 
 @compiled
-def drop_unaffordable(offsets: IntArray, choices: IntArray, costs: FloatArray, room: FloatArray) -> tuple[IntArray, IntArray]:
+def drop_unaffordable(
+    offsets: IntArray, choices: IntArray, costs: FloatArray, room: FloatArray
+) -> tuple[IntArray, IntArray]:
     """Offsets and choices without those that no completion can pay for; empty when nothing fits at all."""
     groups = offsets.size - 1
     out_offsets, out = offsets.copy(), choices.copy()
@@ -122,7 +125,7 @@ def bound_node(
                 used[b] += x[i] * sub_costs[i, b]
     every = np.arange(count)
     best, best_slopes = -np.inf, np.zeros(count)
-    for look in range(looks):
+    for _ in range(looks):
         for sweep in range(_SWEEPS_PER_LOOK):
             descend_gram(sub_gram, sub_offsets, every, sub_costs, left, lambdas, stiffness, x, gradient, used)
             if sweep % 2 == 1:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
-from qubo_compress.solvers import relaxation_kernels as kernels
+from qubo_compress.solvers import price_kernels
 from qubo_compress.solvers.compiling import compiled
 from qubo_compress.solvers.relaxation import scaled_costs
 
@@ -89,12 +89,22 @@ def solve_table(
         if begin + longest >= deadline or (work is not None and states >= work) or tracked > _MOST_TRACKED:
             # Undecided: every living state is as good as its relaxation.
             lives = energy + unit_price * (total - room) + remaining[step]
-            return TableAnswer(incumbent, max(root, problem.constant + min(dropped, limit, lives.min()) - tolerance), states)
+            return TableAnswer(
+                incumbent, max(root, problem.constant + min(dropped, limit, lives.min()) - tolerance), states
+            )
         allowed = np.flatnonzero(useful[offsets[g] : offsets[g + 1]]) + offsets[g]
         total, energy, parent, choice, lost, made = extend(
             total, energy, costs[allowed], linear[allowed], room - reserve[step + 1], unit_price, room,
-            remaining[step + 1], limit + tolerance, most_states,
+            remaining[step + 1], limit + tolerance, 4 * most_states,
         )  # fmt: skip
+        if total.size > most_states:
+            # Keep the most promising by their relaxation; what goes keeps its bound.
+            bounds = energy + unit_price * (total - room) + remaining[step + 1]
+            stay = np.sort(np.argpartition(bounds, most_states)[:most_states])
+            going = np.ones(total.size, dtype=np.bool_)
+            going[stay] = False
+            lost = min(lost, float(bounds[going].min()))
+            total, energy, parent, choice = total[stay], energy[stay], parent[stay], choice[stay]
         longest = max(longest, time.perf_counter() - begin)
         dropped = min(dropped, lost)
         states += int(made)
@@ -128,13 +138,15 @@ def _divisor(problem: ChoiceProblem) -> int:
 def _relaxed(problem: ChoiceProblem, costs: FloatArray, room: FloatArray, price: FloatArray) -> float:
     offsets, choices = problem.group_offsets.copy(), np.arange(problem.num_choices)
     linear = problem.linear.copy()
-    kernels.polish_prices(linear, offsets, choices, costs, room, price, 1)
-    return kernels.certified_bound(linear, linear, 0.0, offsets, choices, costs, room, price, problem.num_groups)
+    price_kernels.polish_prices(linear, offsets, choices, costs, room, price, 1)
+    return price_kernels.certified_bound(linear, linear, 0.0, offsets, choices, costs, room, price, problem.num_groups)
 
 
 def _rounding(problem: ChoiceProblem) -> float:
-    """What summing the energies in another order can change; nothing when every energy is zero or more and
-    the least are all zero, since then no sum that matters is rounded."""
+    """What summing the energies in another order can change.
+
+    Nothing where keeping the least energies is free of charge and they are all zero: no sum is rounded then.
+    """
     starts = problem.group_offsets[:-1]
     if problem.linear.min() >= 0.0 and not np.minimum.reduceat(problem.linear, starts).any():
         free = [
@@ -165,7 +177,7 @@ def extend(
     room: int,
     remaining: float,
     limit: float,
-    keep: int,
+    most_made: int,
 ) -> tuple[IntArray, FloatArray, IntArray, IntArray, float, int]:
     """All undominated extensions of the states by one group, sorted by cost.
 
@@ -175,7 +187,7 @@ def extend(
     """
     count = costs.size
     heads = np.zeros(count, dtype=np.int64)
-    capacity = min(total.size * count, 4 * keep) + 1
+    capacity = min(total.size * count, most_made) + 1
     new_total = np.empty(capacity, dtype=np.int64)
     new_energy = np.empty(capacity)
     parent = np.empty(capacity, dtype=np.int64)
@@ -208,17 +220,4 @@ def extend(
         lowest = value
         new_total[size], new_energy[size], parent[size], choice[size] = low, value, state, pick
         size += 1
-    if size > keep:
-        # Keep the most promising by their bound; what goes keeps its bound.
-        bounds = new_energy[:size] + unit_price * (new_total[:size] - room) + remaining
-        threshold = np.partition(bounds, keep)[keep]
-        stay = 0
-        for i in range(size):
-            if bounds[i] < threshold:
-                new_total[stay], new_energy[stay] = new_total[i], new_energy[i]
-                parent[stay], choice[stay] = parent[i], choice[i]
-                stay += 1
-            else:
-                lost = min(lost, bounds[i])
-        size = stay
     return new_total[:size].copy(), new_energy[:size].copy(), parent[:size].copy(), choice[:size].copy(), lost, made

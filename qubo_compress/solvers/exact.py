@@ -10,8 +10,7 @@ import numpy as np
 
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem_generators import random_problem
-from qubo_compress.solvers import local_search
-from qubo_compress.solvers import relaxation_kernels as kernels
+from qubo_compress.solvers import local_search, price_kernels
 from qubo_compress.solvers.bounds import LARGEST_EIGENPROBLEM, lower_bound
 from qubo_compress.solvers.branch_and_bound import Tree
 from qubo_compress.solvers.dynamic_programming import solve_table
@@ -87,14 +86,16 @@ class _Run:
         problem = self.problem
         search = LocalSearch(problem, self.rng)
         self._first_answer(search)
-        if problem.structure == "separable" and problem.num_budgets <= 1:
-            assert self.best is not None  # one budget in reach is always repaired to
+        # One budget within reach can always be repaired to; that it is within reach was checked before.
+        if problem.structure == "separable" and problem.num_budgets <= 1 and self.best is not None:
             answer = solve_table(problem, self.best, self.deadline, self.limits.work)
             self.best, self.bound, self.work = answer.assignment, answer.bound, answer.states
             return
         most = LARGEST_EIGENPROBLEM if problem.structure == "pairs" else LARGEST_GRAM
         if problem.num_choices > most:
-            self.notes.append(f"{problem.num_choices} choices are more than the {most} that exact can branch on: bound only")
+            self.notes.append(
+                f"{problem.num_choices} choices are more than the {most} that exact can branch on: bound only"
+            )
             self.bound = lower_bound(problem, self.deadline - time.perf_counter()) or -np.inf
             return
         self.tree = Tree(problem, convex_form(problem), search, self.best, start=self.start)
@@ -112,10 +113,8 @@ class _Run:
         few = problem.num_groups <= _FEW_GROUPS
         for vertex in starts:
             self._try(search, vertex, deadline, few)
-        rounds = _KICKS if few and problem.structure != "separable" and self.best is not None else 0
-        for _ in range(rounds):
-            assert self.best is not None
-            if time.perf_counter() >= deadline:
+        for _ in range(_KICKS if few and problem.structure != "separable" else 0):
+            if self.best is None or time.perf_counter() >= deadline:
                 break
             kicked = self.best.copy()
             groups = self.rng.integers(problem.num_groups, size=_KICKED_GROUPS)
@@ -165,7 +164,9 @@ def _prices(problem: ChoiceProblem) -> FloatArray:
     costs, room, scales = scaled_costs(problem)
     price = np.zeros(room.size)
     choices = np.arange(problem.num_choices)
-    value = kernels.polish_prices(problem.linear.copy(), problem.group_offsets.copy(), choices, costs, room, price, 4)
+    value = price_kernels.polish_prices(
+        problem.linear.copy(), problem.group_offsets.copy(), choices, costs, room, price, 4
+    )
     return price / scales if np.isfinite(value) else np.zeros(room.size)
 
 
@@ -173,7 +174,11 @@ def warm_up() -> float:
     """Compile (or load from the disk cache) every kernel on tiny problems; returns the seconds it took."""
     start = time.perf_counter()
     local_search.warm_up()
-    for kind in ("separable", "low-rank"):
-        run = _Run(random_problem(kind, groups=9, choices=5, seed=3), SearchLimits(60.0, 3), np.random.default_rng(0), None)
-        run.solve()
+    rng = np.random.default_rng(0)
+    _Run(random_problem("separable", groups=3, choices=3, seed=0), SearchLimits(60.0), rng, None).solve()
+    # Too many combinations to be enumerated, so that a node is bounded and then one small enough is enumerated.
+    for groups, work in ((13, 1), (3, 1)):
+        problem = random_problem("low-rank", groups=groups, choices=2, seed=0, rank=2)
+        tree = Tree(problem, convex_form(problem), LocalSearch(problem, rng), None)
+        tree.run(start + 600.0, work)
     return time.perf_counter() - start

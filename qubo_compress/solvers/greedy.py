@@ -104,9 +104,7 @@ class _Walk:
 
 
 @compiled
-def walk_steps(
-    tables: Tables, state: State, weights: FloatArray, scores: FloatArray, filling: bool, most: int
-) -> int:
+def walk_steps(tables: Tables, state: State, weights: FloatArray, scores: FloatArray, filling: bool, most: int) -> int:
     """Make up to ``most`` changes, each the best one at present; returns how many were made.
 
     Scores go stale when other groups change, so the group with the best old score is scored afresh until

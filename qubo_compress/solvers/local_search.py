@@ -116,5 +116,3 @@ def lagrangian_vertex(problem: ChoiceProblem, price: FloatArray) -> IntArray:
         order = np.lexsort((problem.costs[:, start:stop].sum(axis=0), charged[start:stop]))
         picks.append(int(order[0]))
     return np.array(picks, dtype=np.int64)
-
-

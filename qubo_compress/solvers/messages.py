@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
-from qubo_compress.solvers import relaxation_kernels as kernels
+from qubo_compress.solvers import price_kernels
 from qubo_compress.solvers.compiling import compiled
 from qubo_compress.solvers.relaxation import scaled_costs
 
@@ -48,13 +48,15 @@ def message_bound(problem: ChoiceProblem, seconds: float) -> float:
     blocks = _blocks(problem)
     price = np.zeros(room.size)
     charged = price.copy()
-    largest = float(np.abs(problem.linear).sum()) + (float(abs(problem.pairs).sum()) if problem.pairs is not None else 0.0)
+    largest = float(np.abs(problem.linear).sum())
+    if problem.pairs is not None:
+        largest += float(abs(problem.pairs).sum())
     best, stale = -np.inf, 0
     while True:
         # Multipliers can rise or fall: they are sought anew on terms freed of the present charge.
         free = singles - costs @ charged
         price = charged.copy()
-        value = kernels.polish_prices(free, offsets, choices, costs, room, price, 4)
+        value = price_kernels.polish_prices(free, offsets, choices, costs, room, price, 4)
         if value == np.inf:
             return np.inf
         singles, charged = free + costs @ price, price
@@ -94,9 +96,18 @@ def fits_in_blocks(problem: ChoiceProblem) -> bool:
     """Whether the coupled blocks of a problem are small enough to be held densely."""
     if problem.pairs is None:
         return True
-    widest = int(problem.group_sizes.max())
-    dense = problem.num_choices**2 // 2
-    return min(dense, problem.pairs.nnz * widest**2) <= _LARGEST_BLOCKS or problem.pairs.nnz // 2 <= _LARGEST_BLOCKS // 4
+    return int(_blocks_size(problem)) <= _LARGEST_BLOCKS
+
+
+def _blocks_size(problem: ChoiceProblem) -> int:
+    """Entries of all coupled blocks, counted once for each pair of groups."""
+    if problem.pairs is None:
+        return 0
+    sizes = problem.group_sizes
+    group = np.repeat(np.arange(problem.num_groups), sizes)
+    rows = np.repeat(group, np.diff(problem.pairs.indptr))
+    keys = np.unique(rows * problem.num_groups + group[problem.pairs.indices])
+    return int((sizes[keys // problem.num_groups] * sizes[keys % problem.num_groups]).sum()) // 2
 
 
 @compiled

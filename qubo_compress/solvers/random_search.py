@@ -100,9 +100,9 @@ def repair_at_random(offsets: IntArray, costs: IntArray, room: IntArray, chosen:
         state ^= state >> np.uint64(27)
         word = (state * np.uint64(2685821657736338717)) >> np.uint64(33)
         if failures < 20 * groups:
-            group = np.int64(word % np.uint64(groups))
+            group = int(np.int64(word % np.uint64(groups)))
             first, last = offsets[group], offsets[group + 1]
-            first += np.int64((word // np.uint64(groups)) % np.uint64(last - first))
+            first += int(np.int64((word // np.uint64(groups)) % np.uint64(last - first)))
             last = first + 1
         elif cursor < groups:
             first, last = offsets[cursor], offsets[cursor + 1]

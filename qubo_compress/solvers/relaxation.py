@@ -16,6 +16,7 @@ import numpy as np
 from scipy import linalg
 
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.solvers import price_kernels
 from qubo_compress.solvers import relaxation_kernels as kernels
 
 LARGEST_GRAM = 4000
@@ -90,23 +91,19 @@ def convex_form(problem: ChoiceProblem) -> ConvexForm:
     """The relaxation of a problem small enough for its Gram matrix."""
     costs, room, scales = scaled_costs(problem)
     constant, diagonal = problem.constant, problem.diagonal.copy()
-    if problem.structure == "factor":
-        assert problem.factor is not None
+    if problem.factor is not None:
         rows = problem.factor.astype(np.float64)
         gram = rows @ rows.T
-    elif problem.structure == "pairs":
-        assert problem.pairs is not None
-        constant, diagonal, gram = _convexified(problem)
+    elif problem.pairs is not None and problem.pairs.nnz:
+        constant, diagonal, gram = _convexified(problem, problem.pairs.toarray())
     else:
         gram = np.zeros((diagonal.size, diagonal.size))
     return ConvexForm(constant, diagonal, gram, problem.group_offsets.copy(), costs, room, scales)
 
 
-def _convexified(problem: ChoiceProblem) -> tuple[float, FloatArray, FloatArray]:
-    """Constant, linear terms and positive semidefinite matrix with the energies of the pairs."""
-    assert problem.pairs is not None
+def _convexified(problem: ChoiceProblem, matrix: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+    """Constant, linear terms and positive semidefinite matrix with the energies of the pairs; eats ``matrix``."""
     offsets, sizes = problem.group_offsets, problem.group_sizes
-    matrix = problem.pairs.toarray()
     # With c the even mixture and y = c + z: 1/2 y.Qy = 1/2 z.Qz + (Qc).y - 1/2 c.Qc, and z = y less its group means.
     centre = np.repeat(1.0 / sizes, sizes)
     pull = matrix @ centre
@@ -139,9 +136,9 @@ def bound_at(form: ConvexForm, mixture: Mixture, choices: IntArray, price: Float
     pull = mixture.x[support] @ form.gram[support]
     quadratic = float(pull @ mixture.x)
     slopes = form.diagonal + pull
-    if np.isinf(kernels.polish_prices(slopes, form.offsets, choices, form.costs, form.room, price, 4)):
+    if np.isinf(price_kernels.polish_prices(slopes, form.offsets, choices, form.costs, form.room, price, 4)):
         return np.inf
-    return form.constant + kernels.certified_bound(
+    return form.constant + price_kernels.certified_bound(
         form.diagonal, slopes, quadratic, form.offsets, choices, form.costs, form.room, price, slopes.size
     )
 

@@ -88,16 +88,21 @@ def tables_in_every_form(problem):
     tables = make_tables(problem)
     yield tables
     if problem.factor is not None:
-        yield tables._replace(form=FACTOR, factor=problem.factor, dense=np.zeros((0, 0), dtype=np.float32))
+        yield tables._replace(form=FACTOR, factor=problem.factor, dense=read_only(np.zeros((0, 0), dtype=np.float32)))
         yield make_tables(as_pairs(problem))
     elif problem.pairs is not None and tables.form == DENSE:
         rows = problem.pairs
         yield tables._replace(
             form=SPARSE,
-            indptr=rows.indptr.astype(np.int64),
-            indices=rows.indices.astype(np.int32),
+            indptr=read_only(rows.indptr.astype(np.int64)),
+            indices=read_only(rows.indices.astype(np.int32)),
             data=rows.data,
         )
+
+
+def read_only(array):
+    array.setflags(write=False)
+    return array
 
 
 def as_pairs(problem):
@@ -158,8 +163,9 @@ def test_a_timed_run_is_repeated_exactly_by_its_work(kind, budgets):
     timed = solve(problem, "annealer", time_limit=0.4, seed=5)
     again = solve(problem, Annealer(threads=1), time_limit=60.0, work_limit=max(1, timed.work), seed=5)
     assert np.array_equal(timed.assignment, again.assignment)
-    assert timed.work == again.work
-    assert len(timed.pool) == len(again.pool)
+    if timed.status != "optimal":  # a bound that is met ends the search whenever it arrives
+        assert timed.work == again.work
+        assert len(timed.pool) == len(again.pool)
 
 
 def test_the_answer_does_not_depend_on_the_number_of_threads():

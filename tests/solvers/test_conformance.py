@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,7 +35,8 @@ class Liar:
     name: ClassVar[str] = "liar"
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        cheapest = [int(np.argmin(problem.costs[:, a:b].sum(axis=0))) for a, b in zip(problem.group_offsets[:-1], problem.group_offsets[1:])]
+        spans = itertools.pairwise(problem.group_offsets)
+        cheapest = [int(np.argmin(problem.costs[:, a:b].sum(axis=0))) for a, b in spans]
         return RawSolution(assignments=(np.array(cheapest),), bound=1e6, work=1)
 
 

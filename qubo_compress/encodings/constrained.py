@@ -1,0 +1,47 @@
+"""The choice problem as a dimod constrained quadratic model: nothing is penalised, nothing is lost."""
+
+from __future__ import annotations
+
+import dimod
+import numpy as np
+
+from qubo_compress.encodings.encoding import Decoder, pair_matrix
+from qubo_compress.encodings.one_hot import OneHot
+from qubo_compress.problem import ChoiceProblem
+
+
+def to_cqm(problem: ChoiceProblem) -> tuple[dimod.ConstrainedQuadraticModel, Decoder]:
+    """A constrained quadratic model (one discrete constraint per group, one inequality per budget) and its inverse.
+
+    Variable v is the global number of a choice.
+
+    Example:
+        >>> problem = ChoiceProblem.random(kind="sparse", groups=3, choices=3, seed=0)
+        >>> cqm, decode = to_cqm(problem)
+        >>> len(cqm.variables), sorted(cqm.discrete), cqm.constraints["bytes"].sense.name
+        (9, ['group0', 'group1', 'group2'], 'Le')
+    """
+    total = problem.num_choices
+    upper = pair_matrix(problem).tocoo()
+    once = upper.row < upper.col
+    cqm = dimod.ConstrainedQuadraticModel()  # type: ignore[no-untyped-call]
+    cqm.set_objective(
+        dimod.BinaryQuadraticModel.from_numpy_vectors(
+            problem.linear, (upper.row[once], upper.col[once], upper.data[once]), problem.constant, dimod.BINARY
+        )
+    )
+    nothing = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
+    for g, name in enumerate(problem.group_names):
+        cqm.add_discrete(range(problem.group_offsets[g], problem.group_offsets[g + 1]), label=name)
+    for b, name in enumerate(problem.budget_names):
+        spent = dimod.BinaryQuadraticModel.from_numpy_vectors(
+            problem.costs[b].astype(float), nothing, 0.0, dimod.BINARY
+        )
+        room = float(problem.limits[b] - problem.fixed_costs[b])
+        cqm.add_constraint_from_model(spent, "<=", rhs=room, label=_free_label(cqm, name), copy=False)
+    return cqm, Decoder(problem, OneHot(), total)
+
+
+def _free_label(cqm: dimod.ConstrainedQuadraticModel, name: str) -> str:
+    """The budget's name, marked where a group already has it."""
+    return f"budget {name}" if name in cqm.constraints else name

@@ -1,0 +1,57 @@
+"""One bit per choice; exactly one of a group's bits must be set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from qubo_compress.encodings.encoding import BitMap, Couplings, Decoded, encodings
+from qubo_compress.problem import ChoiceProblem, FloatArray
+
+
+@encodings.register("one-hot")
+@dataclass(frozen=True)
+class OneHot:
+    """K bits for K choices, kept valid by penalty * (sum of the group's bits - 1)^2."""
+
+    name: ClassVar[str] = "one-hot"
+
+    def bit_map(self, problem: ChoiceProblem) -> BitMap:
+        """Every bit selects its choice."""
+        total = problem.num_choices
+        return BitMap(sparse.csr_array(sparse.eye_array(total)), np.zeros(total))
+
+    def worst_case(self, problem: ChoiceProblem, coupling_sums: FloatArray, linear: FloatArray) -> FloatArray:
+        """More than any one bit can gain by being set beside another, or by not being set at all."""
+        return np.maximum.reduceat(np.abs(linear) + coupling_sums, problem.group_offsets[:-1])
+
+    def penalty_terms(self, problem: ChoiceProblem, penalties: FloatArray) -> tuple[FloatArray, Couplings, float]:
+        """(sum - 1)^2 = 1 - sum + 2 * pairs, for bits."""
+        sizes = problem.group_sizes
+        starts = problem.group_offsets[:-1]
+        rows, columns, values = [], [], []
+        for size in np.unique(sizes):  # groups of one size at a time
+            first, second = np.triu_indices(size, k=1)
+            groups = np.flatnonzero(sizes == size)
+            rows.append((starts[groups][:, None] + first).ravel())
+            columns.append((starts[groups][:, None] + second).ravel())
+            values.append(np.repeat(2.0 * penalties[groups], first.size))
+        couplings = Couplings(np.concatenate(rows), np.concatenate(columns), np.concatenate(values))
+        return -np.repeat(penalties, sizes), couplings, float(penalties.sum())
+
+    def decode(self, problem: ChoiceProblem, bits: npt.NDArray[np.int8]) -> Decoded:
+        """The set bit; where none or several are, the one of least linear energy among all or the set ones."""
+        starts = problem.group_offsets[:-1]
+        on = bits > 0
+        counts = np.add.reduceat(on, starts, axis=1, dtype=np.int64)
+        candidates = on | np.repeat(counts == 0, problem.group_sizes, axis=1)
+        ranks = np.empty(problem.num_choices, dtype=np.int64)
+        groups = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
+        order = np.lexsort((problem.linear, groups))
+        ranks[order] = np.arange(problem.num_choices)
+        best = np.minimum.reduceat(np.where(candidates, ranks, problem.num_choices), starts, axis=1)
+        return Decoded(order[best] - starts, (counts != 1).sum(axis=1))

@@ -1,0 +1,343 @@
+"""The report as one HTML file that needs nothing else: no network, no script, no other file."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qubo_compress.files import write_atomically
+from qubo_compress.report import facts, pictures
+from qubo_compress.report.facts import Front, number, percent, signed, size
+
+if TYPE_CHECKING:
+    from qubo_compress.compress import CompressionResult
+
+MOST_ROWS = 160
+"""Groups in a table; beyond that, filters are joined to layers."""
+
+MOST_KEPT = 200
+
+_STYLE = """
+:root { --ink: #1f2933; --soft: #52606d; --line: #e4e7eb; --paper: #ffffff; --ground: #f4f6f8; --blue: #2456c7;
+        --good: #0f8a7e; --warm: #b45f06; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+       font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 36px 20px 64px; }
+header h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }
+header p { margin: 0; color: var(--soft); font-size: 17px; }
+section, .cards { margin-top: 24px; }
+section { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 22px 26px 24px; }
+h2 { font-size: 20px; margin: 0 0 4px; }
+h3 { font-size: 16px; margin: 0 0 2px; }
+section > p, figcaption, .note { color: var(--soft); margin: 0 0 12px; max-width: 82ch; font-size: 15px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(188px, 1fr)); gap: 14px; }
+.card { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 14px 16px; }
+.card .label { color: var(--soft); font-size: 13.5px; }
+.card .value { font-size: 30px; font-weight: 650; line-height: 1.25; letter-spacing: -0.02em; white-space: nowrap; }
+.card .value.main { color: var(--blue); }
+.card .value.words { font-size: 23px; line-height: 1.63; }
+.card .more { color: var(--soft); font-size: 13.5px; line-height: 1.4; }
+.plain { border-left: 5px solid var(--warm); }
+.plain ul, .said ul { margin: 6px 0 0; padding-left: 20px; max-width: 92ch; }
+.plain li, .said li { margin: 4px 0; }
+figure { margin: 14px 0 0; }
+figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 24px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: 14.5px; margin-top: 10px; }
+th { text-align: left; color: var(--soft); font-weight: 600; font-size: 13.5px; vertical-align: bottom; }
+th, td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--line); }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.name { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: 13px;
+          overflow-wrap: anywhere; }
+tbody tr:hover { background: #f8fafc; }
+tfoot td { font-weight: 600; border-bottom: none; }
+footer { color: var(--soft); font-size: 14px; margin-top: 24px; }
+@media print { body { background: white; } section, .card { break-inside: avoid; } }
+"""
+
+
+def write_report(result: CompressionResult, path: str | Path, *, seconds_per_point: float = 1.0) -> Path:
+    """Write the whole report as one HTML file and return its path.
+
+    Args:
+        result: of :func:`qubo_compress.compress`.
+        path: where the file shall stand; an older one is replaced only when the new one is complete.
+        seconds_per_point: time for each solve of the Pareto front; 0 leaves the front out.
+
+    Raises:
+        StorageError: when the file cannot be written.
+    """
+    front = facts.find_front(result, seconds_per_point) if seconds_per_point > 0 else None
+    text = page(result, front)
+    target = Path(path)
+    write_atomically(target, lambda handle: handle.write(text.encode()))
+    return target
+
+
+def page(result: CompressionResult, front: Front | None) -> str:
+    """The report's HTML."""
+    model = escape(type(result.original).__name__)
+    parts = [
+        _header(result),
+        _cards(result),
+        _plain_words(result),
+        _scores(result),
+        _layers(result),
+        _prediction_and_search(result),
+        _interactions(result),
+        _front(result, front),
+        _groups(result),
+        _kept(result),
+        _said("How the costs were measured", facts.about_calibration(result)),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{model}, compressed</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n<footer>Written by qubo_compress. 1 MB is a million bytes; every size counts the whole file, its header "
+        "included.</footer>\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _header(result: CompressionResult) -> str:
+    plan = result.plan
+    name = escape(type(result.original).__name__)
+    return (
+        f"<header><h1>{name}, {plan.ratio:.1f} times smaller</h1><p>{plan.parameters:,} parameters in "
+        f"{len(plan.choices):,} groups; asked for: {escape(facts.budget_text(result.budget))}</p></header>"
+    )
+
+
+def _cards(result: CompressionResult) -> str:
+    plan, before = result.plan, result.before
+    after = result.recovered or result.compressed
+    stage = "recovered" if result.recovered is not None else "applied, no recovery"
+    cards = [
+        ("Size of the file", size(plan.bytes), f"from {size(plan.original_bytes)}", "main"),
+        (
+            "Bits per weight",
+            f"{plan.bits_per_weight:.2f}",
+            f"from {8 * plan.original_bytes / max(1, plan.parameters):.1f}, everything counted",
+            "",
+        ),
+    ]
+    if not math.isnan(before.accuracy):
+        points = 100 * (after.accuracy - before.accuracy)
+        sign = "±" if abs(points) < 0.005 else ""
+        change = f"{sign}{abs(points):.1f}" if sign else signed(round(points, 2))
+        more = f"from {percent(before.accuracy)} ({change} points), {stage}"
+        cards.append(("Held-out accuracy", percent(after.accuracy), more, ""))
+    cards.append(("Held-out loss", number(after.loss), f"from {number(before.loss)}, {stage}", ""))
+    solution = result.solution
+    proven = solution.status == "optimal"
+    more = "no bound" if solution.bound is None else f"gap to the bound: {facts.gap_text(solution.gap)}"
+    if proven:
+        more = "no plan is better by the loss model"
+    cards.append((f"Solver: {solution.solver}", "Proven best" if proven else "Best found", more, "words"))
+    return '<div class="cards">' + "".join(_card(*card) for card in cards) + "</div>"
+
+
+def _card(label: str, value: str, more: str, style: str) -> str:
+    return (
+        f'<div class="card"><div class="label">{escape(label)}</div><div class="value {style}">{escape(value)}</div>'
+        f'<div class="more">{escape(more)}</div></div>'
+    )
+
+
+def _plain_words(result: CompressionResult) -> str:
+    said = (facts.SPEED, *facts.about_solver(result))
+    return f'<section class="plain"><h2>In plain words</h2>{_list(said)}</section>'
+
+
+def _scores(result: CompressionResult) -> str:
+    columns = [("before", result.before), ("plan applied", result.compressed)]
+    if result.recovered is not None:
+        columns.append(("recovered", result.recovered))
+    plan = result.plan
+    sizes = [plan.original_bytes, *[plan.bytes] * (len(columns) - 1)]
+    rows = [
+        ["Held-out loss", *(number(score.loss) for _, score in columns)],
+        ["Held-out accuracy", *(percent(score.accuracy) for _, score in columns)],
+        ["Bytes", *(f"{count:,}" for count in sizes)],
+        ["Times smaller", *(f"{plan.original_bytes / count:.2f}" for count in sizes)],
+        ["Bits per weight", *(f"{8 * count / max(1, plan.parameters):.2f}" for count in sizes)],
+    ]
+    predicted = (
+        f"Predicted loss change {signed(plan.predicted_loss)} (calibration examples), measured "
+        f"{signed(facts.measured_change(result))} ({result.before.examples:,} held-out examples) before recovery."
+    )
+    if result.recovered is None:
+        predicted += " No recovery was asked for."
+    head = ["", *(name for name, _ in columns)]
+    budgets = [
+        [name.replace("_", " "), f"{limit:,}", f"{used:,}", percent(used / max(1, limit))]
+        for name, limit, used in facts.budget_rows(result)
+    ]
+    used = _table(["budget", "allowed", "used", "share"], budgets, numeric=(1, 2, 3))
+    return (
+        f'<section><h2>What it cost</h2><p>{escape(predicted)}</p><div class="pair"><div>'
+        f"{_table(head, rows, numeric=range(1, len(head)))}</div><div>{used}</div></div></section>"
+    )
+
+
+def _layers(result: CompressionResult) -> str:
+    rows = facts.group_rows(result)
+    caption = (
+        "What the plan does to each group. The code is what one value is written in; the bar counts everything that the "
+        "file spends on it, scales and masks included. Pale bars are biases and normalisations; a folded normalisation "
+        "stores two vectors instead of four, so its bar is shorter than its code. "
+        + pictures.picture_bundles(rows).sentence
+    )
+    return f"<section><h2>Bits, zeros and bytes</h2>{_figure(pictures.layers(result), 'bits and sparsity', caption)}</section>"
+
+
+def _prediction_and_search(result: CompressionResult) -> str:
+    rounds = len(result.rounds) - 1
+    caption = (
+        "Plan 0 is the first solve" + (f", 1 to {rounds} are refinements; a hollow one was not taken. " if rounds else ". ")
+        + "Points on the dashed line cost what was predicted; calibration and held-out examples differ, so some scatter "
+        "is noise."
+    )  # fmt: skip
+    left = _figure(pictures.prediction(result), "predicted against measured loss", caption)
+    drawn = pictures.trace(result)
+    solution = result.solution
+    if drawn is None:
+        right = f"<p>{escape(solution.solver)} recorded no trace.</p>"
+    else:
+        bound = "It has no bound." if solution.bound is None else "No plan can lie below the amber line."
+        right = _figure(drawn, "solver trace", f"The solve behind the plan. {bound}")
+    return (
+        '<section><div class="pair"><div><h2>Predicted against measured</h2>'
+        f"{left}</div><div><h2>The search</h2>{right}</div></div></section>"
+    )
+
+
+def _interactions(result: CompressionResult) -> str:
+    drawn = pictures.interactions(result)
+    if drawn is None:
+        return (
+            "<section><h2>Interactions</h2><p>The metric gives no cross terms, or there is one group only; nothing to "
+            "draw.</p></section>"
+        )
+    sentence = pictures.picture_bundles(facts.group_rows(result)).sentence
+    caption = (
+        "Red: the errors of both groups add up, and together they cost more than each alone. Blue: they cancel. The "
+        f"colour scale is stretched around zero. {sentence}"
+    )
+    text = _figure(drawn, "interactions between the groups of the plan", caption)
+    every = pictures.all_choices(result)
+    if every is not None:
+        text += "<h3 style='margin-top:22px'>All choices of all groups</h3>" + _figure(
+            every,
+            "interactions between all choices",
+            "Cosine between the effects of any two choices on the network's outputs; white lines part the groups. "
+            "All of it comes from one sweep over single choices: no pair was measured.",
+        )
+    elif result.table.factor is not None:
+        text += (
+            f'<p class="note">The map of all {result.table.linear.size:,} choices is left out: it is drawn up to '
+            f"{pictures.MOST_CHOICES:,}.</p>"
+        )
+    return f"<section><h2>Interactions</h2>{text}</section>"
+
+
+def _front(result: CompressionResult, front: Front | None) -> str:
+    if front is None:
+        return ""
+    drawn = pictures.pareto_front(result, front)
+    rows = [
+        [
+            f"{point.plan.ratio:.2f}", f"{point.plan.bytes:,}", signed(point.energy),
+            "none" if point.bound is None else "met" if point.solution.status == "optimal" else signed(point.bound),
+        ]
+        for point in front.points
+    ]  # fmt: skip
+    head = ["times smaller", "bytes", "predicted loss change", "lower bound"]
+    table = _table(head, rows, numeric=range(4))
+    left_out = [f"{ratio:g} times smaller: {reason}." for ratio, reason in front.missing]
+    more = f'<p class="note" style="margin-top:12px">Left out:</p>{_list(left_out)}' if left_out else ""
+    caption = "Predicted loss change of the best plan at other sizes, by solving the first table again; nothing was measured."
+    if drawn is None:
+        return f'<section class="said"><h2>Smaller or larger</h2><p>No other size could be solved.</p>{more}</section>'
+    picture = _figure(drawn, "Pareto front", "")
+    return (
+        f'<section class="said"><h2>Smaller or larger</h2><p>{caption}</p><div class="pair"><div>{picture}</div>'
+        f"<div>{table}{more}</div></div></section>"
+    )
+
+
+def _groups(result: CompressionResult) -> str:
+    every = facts.group_rows(result)
+    bundles = facts.bundle(every, most=MOST_ROWS, vectors_from=len(every) + 1)
+    rows = [
+        [
+            row.name, row.kind, row.choice, f"{row.bits:.3g}", percent(row.zeros), f"{row.original_bytes:,}",
+            f"{row.bytes:,}", signed(row.alone),
+        ]
+        for row in facts.bundled_rows(every, bundles)
+    ]  # fmt: skip
+    overhead = int(result.table.fixed_costs["bytes"])
+    kept = sum(item.nbytes for item in result.table.layout.kept)
+    rows.append(["file header and tensors outside all groups", "", "", "", "", f"{kept:,}", f"{overhead:,}", ""])
+    total = ["in all", "", "", "", "", f"{result.plan.original_bytes:,}", f"{result.plan.bytes:,}", ""]
+    head = ["group", "kind", "choice", "bits", "zeros", "bytes before", "bytes after", "loss change alone"]
+    said = "The loss change of a choice alone is measured or modelled with everything else as it was. " + bundles.sentence
+    table = _table(head, rows, numeric=range(3, 8), names=(0, 2), total=total)
+    return f"<section><h2>Every group</h2><p>{escape(said)}</p>{table}</section>"
+
+
+def _kept(result: CompressionResult) -> str:
+    rows = facts.kept_rows(result)
+    shared = facts.shared_tensors(result)
+    text = "<section class='said'><h2>What was kept, and why</h2>"
+    if rows:
+        shown = [[row.name, f"{row.nbytes:,}", row.reason] for row in rows[:MOST_KEPT]]
+        text += _table(["tensor or group", "bytes", "reason"], shown, numeric=(1,), names=(0,))
+        if len(rows) > MOST_KEPT:
+            text += f'<p class="note">{len(rows) - MOST_KEPT:,} further ones are not listed.</p>'
+    else:
+        text += "<p>Nothing: every tensor is in a group, and every group was compressed.</p>"
+    if shared:
+        text += "<p style='margin-top:12px'>Stored once, used under several names:</p>"
+        text += _list(f"{name} is {first}" for name, first in shared[:MOST_KEPT])
+    return text + "</section>"
+
+
+def _said(title: str, sentences: Iterable[str]) -> str:
+    return f'<section class="said"><h2>{escape(title)}</h2>{_list(sentences)}</section>'
+
+
+def _list(sentences: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+
+
+def _table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numeric: Iterable[int] = (),
+    names: Iterable[int] = (),
+    total: Sequence[str] | None = None,
+) -> str:
+    kinds = {**dict.fromkeys(numeric, ' class="n"'), **dict.fromkeys(names, ' class="name"')}
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        styled = {i: kind for i, kind in kinds.items() if tag == "td" or kind == ' class="n"'}
+        return "<tr>" + "".join(f"<{tag}{styled.get(i, '')}>{escape(c)}</{tag}>" for i, c in enumerate(cells)) + "</tr>"
+
+    foot = f"<tfoot>{line(total, 'td')}</tfoot>" if total is not None else ""
+    body = "\n".join(line(row, "td") for row in rows)
+    return f'<div class="scroll"><table><thead>{line(head, "th")}</thead><tbody>{body}</tbody>{foot}</table></div>'
+
+
+def _figure(image: bytes, title: str, caption: str) -> str:
+    data = base64.b64encode(image).decode()
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure>{below}<img alt="{escape(title)}" src="data:image/svg+xml;base64,{data}"></figure>'

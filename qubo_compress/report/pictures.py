@@ -1,0 +1,347 @@
+"""The pictures of a report, each as the bytes of an SVG or PNG image.
+
+Only matplotlib's object interface is used: no figure registry, no settings changed, no window.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import AsinhNorm, LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from qubo_compress.problem import FloatArray
+from qubo_compress.report.facts import (
+    Bundles,
+    Front,
+    GroupRow,
+    bundle,
+    bundled_factor,
+    bundled_rows,
+    group_rows,
+    measured_change,
+    number,
+    size,
+)
+
+if TYPE_CHECKING:
+    from qubo_compress.compress import CompressionResult, FrontPoint
+
+ImageFormat = Literal["svg", "png"]
+
+INK, SOFT, FAINT = "#1f2933", "#64707d", "#e4e7eb"
+BLUE, PALE_BLUE, TEAL, AMBER, RED = "#2456c7", "#b9cdf5", "#0f8a7e", "#c77700", "#c62f3b"
+
+WIDTH = 10.4
+"""Inches; the page shows it at its natural size, so nine points here are nine points there."""
+
+MOST_ROWS = 48
+VECTORS_JOINED_FROM = 26
+MOST_CHOICES = 1200
+"""A map of all choices is drawn up to this many."""
+
+_DIVERGING = LinearSegmentedColormap.from_list(
+    "interaction", ["#1b4aa8", "#7ea3ea", "#f7f8fa", "#f0978c", "#b0202c"]
+)
+
+
+def picture_bundles(rows: Sequence[GroupRow]) -> Bundles:
+    """How groups are joined in pictures."""
+    return bundle(rows, most=MOST_ROWS, vectors_from=VECTORS_JOINED_FROM)
+
+
+def layers(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes:
+    """Bits, share of zeros, and bytes before and after, one row per group."""
+    every = group_rows(result)
+    rows = bundled_rows(every, picture_bundles(every))
+    places = np.arange(len(rows))
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.27 * len(rows)), layout="constrained")
+    bits, zeros, sizes = figure.subplots(1, 3, sharey=True, width_ratios=(1.0, 0.8, 1.25))
+    for axes in (bits, zeros, sizes):
+        _plain(axes)
+        axes.grid(axis="x", color=FAINT, linewidth=0.8)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+    _bits(bits, rows, places)
+    _zeros(zeros, rows, places)
+    _sizes(sizes, rows, places)
+    bits.set_yticks(places, [short(row.name) for row in rows])
+    return _bytes(figure, image_format)
+
+
+def _bits(axes: Axes, rows: Sequence[GroupRow], places: FloatArray) -> None:
+    # One group kept at 32 bits must not flatten the difference between 2 and 4.
+    most = max(8.0, min(16.0, max(row.bits for row in rows)))
+    colours = [BLUE if row.kind == "weight" else PALE_BLUE for row in rows]
+    axes.barh(places, [min(row.stored_bits, most) for row in rows], height=0.62, color=colours)
+    inside = [(place, row.bits) for place, row in zip(places, rows, strict=True) if row.bits <= most]
+    axes.plot([b for _, b in inside], [p for p, _ in inside], "|", color=INK, markersize=9, markeredgewidth=1.6)
+    for place, row in zip(places, rows, strict=True):
+        beyond = max(min(row.stored_bits, most), row.bits if row.bits <= most else 0.0)
+        axes.text(beyond + 0.025 * most, place, f"{row.stored_bits:.1f}", va="center", fontsize=8, color=SOFT)
+    axes.set_xlim(0, 1.17 * most)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _titled(axes, "Bits per value", "bar: stored, all counted     line: code")
+
+
+def _zeros(axes: Axes, rows: Sequence[GroupRow], places: FloatArray) -> None:
+    axes.barh(places, [100 * (row.zeros or 0.0) for row in rows], height=0.62, color=TEAL)
+    for place, row in zip(places, rows, strict=True):
+        text = "–" if row.zeros is None else f"{100 * row.zeros:.0f}"
+        axes.text(100 * (row.zeros or 0.0) + 2, place, text, va="center", fontsize=8, color=SOFT)
+    axes.set_xlim(0, 115)
+    axes.set_xticks([0, 25, 50, 75, 100])
+    _titled(axes, "Zeros, % of weights", "pruned or rounded to zero")
+
+
+def _sizes(axes: Axes, rows: Sequence[GroupRow], places: FloatArray) -> None:
+    most = max(row.original_bytes for row in rows)
+    axes.barh(places, [row.original_bytes for row in rows], height=0.62, color=FAINT)
+    axes.barh(places, [row.bytes for row in rows], height=0.62, color=AMBER)
+    for place, row in zip(places, rows, strict=True):
+        text = f"{size(row.original_bytes)} → {size(row.bytes)}"
+        right = max(row.original_bytes, row.bytes)
+        axes.text(right + 0.015 * most, place, text, va="center", fontsize=8, color=SOFT)
+    axes.set_xlim(0, 1.42 * most)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
+    _titled(axes, "Bytes", "grey: before     amber: after")
+
+
+def prediction(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes:
+    """Predicted against measured loss change: the plans of every round, those checked from its pool."""
+    figure = Figure(figsize=(0.5 * WIDTH, 4.3), layout="constrained")
+    axes = figure.subplots()
+    _plain(axes)
+    axes.grid(color=FAINT, linewidth=0.8)
+    before = result.before.loss
+    pool = [(p, m - before) for found in result.rounds for p, m in getattr(found, "checked", ())]
+    points = [(found.predicted, found.held_out - before) for found in result.rounds]
+    if pool:
+        axes.plot(*zip(*pool, strict=True), "o", color=PALE_BLUE, markersize=6, label="checked, from the pool")
+    taken = max(number for number, found in enumerate(result.rounds) if found.accepted)
+    for index, (x, y) in enumerate(points):
+        colour = BLUE if result.rounds[index].accepted else "white"
+        axes.plot([x], [y], "o", color=colour, markeredgecolor=BLUE, markersize=15, markeredgewidth=1.4, zorder=3)
+        ink = "white" if result.rounds[index].accepted else BLUE
+        axes.text(x, y, str(index), ha="center", va="center", fontsize=9, color=ink, zorder=4, fontweight="bold")
+    values = [value for point in (*points, *pool) for value in point if math.isfinite(value)]
+    low, high = min(0.0, *values), max(0.0, *values)
+    room = 0.12 * max(high - low, 1e-6)
+    axes.axline((0.0, 0.0), slope=1.0, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label="predicted = measured")
+    axes.plot([], [], "o", color=BLUE, markersize=9, label=f"plan of a round (number {taken} was taken)")
+    if result.recovered is not None:
+        label = "measured, the plan taken and recovered"
+        axes.axhline(result.recovered.loss - before, color=TEAL, linewidth=1.4, label=label)
+        low = min(low, result.recovered.loss - before)
+    axes.set_xlim(low - room, high + room)
+    axes.set_ylim(low - room, high + room)
+    axes.set_xlabel("predicted loss change (calibration examples)", fontsize=9, color=INK)
+    axes.set_ylabel("measured loss change (held-out examples)", fontsize=9, color=INK)
+    _legend(figure)
+    return _bytes(figure, image_format)
+
+
+def interactions(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes | None:
+    """Cross terms between the groups of the plan, in units of the loss and as cosines; None without any."""
+    bundles = picture_bundles(group_rows(result))
+    found = bundled_factor(result, bundles)
+    if found is None or len(bundles.labels) < 2:
+        return None
+    between, is_gram = found
+    names = [short(label, 30) for label in bundles.labels]
+    count = len(names)
+    panels = 2 if is_gram else 1
+    edge = max(2.6, min(8.0, 0.19 * count)) if panels == 2 else max(3.5, min(9.0, 0.22 * count))
+    figure = Figure(figsize=(WIDTH if panels == 2 else 0.65 * WIDTH, edge + 2.6), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, panels, sharey=True))
+    font = 8.5 if count <= 26 else 7.0
+    off = between.copy()
+    np.fill_diagonal(off, np.nan)
+    largest = float(np.nanmax(np.abs(off))) or 1e-12
+    _map(figure, axes[0], off, names, AsinhNorm(largest / 20, vmin=-largest, vmax=largest), font)
+    axes[0].set_title("Loss that a pair adds", fontsize=10.5, color=INK, loc="left", fontweight="bold")
+    axes[0].set_yticks(range(count), names, fontsize=font)
+    if is_gram:
+        length = np.sqrt(np.clip(np.diag(between), 0, None))
+        scale = np.where(length > 1e-12, length, np.inf)
+        cosine = between / np.outer(scale, scale)
+        np.fill_diagonal(cosine, np.nan)
+        _map(figure, axes[1], cosine, names, Normalize(-1, 1), font)
+        axes[1].set_title("The same as a cosine", fontsize=10.5, color=INK, loc="left", fontweight="bold")
+    return _bytes(figure, image_format)
+
+
+def _map(figure: Figure, axes: Axes, values: FloatArray, names: Sequence[str], norm: Normalize, font: float) -> None:
+    _plain(axes)
+    axes.set_facecolor("#cbd2d9")
+    image = axes.imshow(values, cmap=_DIVERGING, norm=norm, interpolation="nearest")
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=font)
+    bar = figure.colorbar(image, ax=axes, orientation="horizontal", location="top", shrink=0.9, aspect=32, pad=0.02)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.tick_params(labelsize=8, colors=SOFT, length=2)
+    if isinstance(norm, AsinhNorm):
+        limit = float(norm.vmax or 1.0)
+        ticks = [-limit, -limit / 10, 0.0, limit / 10, limit]
+        bar.set_ticks(ticks, labels=[number(tick) for tick in ticks])
+        bar.ax.minorticks_off()
+
+
+def all_choices(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes | None:
+    """Cosines between the effects of all choices of all groups; None without a factor, or when too many."""
+    table = result.table
+    if table.factor is None or table.linear.size > MOST_CHOICES:
+        return None
+    features = table.factor.astype(np.float64)
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    # A choice that changes nothing has no direction; it is left out so that it draws no empty stripe.
+    moved = (length[:, 0] > 1e-9) & (length[:, 0] > 1e-6 * length.max())
+    features = features[moved] / length[moved]
+    group_of = np.repeat(np.arange(len(table.choices)), np.diff(table.offsets))[moved]
+    if len(features) < 2:
+        return None
+    figure = Figure(figsize=(0.72 * WIDTH, 0.62 * WIDTH), layout="constrained")
+    axes = figure.subplots()
+    _plain(axes)
+    image = axes.imshow(features @ features.T, cmap=_DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
+    starts = np.flatnonzero(np.diff(group_of)) + 0.5
+    axes.set_xlim(-0.5, len(features) - 0.5)
+    axes.set_ylim(len(features) - 0.5, -0.5)
+    if len(starts) <= 60:
+        axes.hlines(starts, -0.5, len(features) - 0.5, color="white", linewidth=0.6)
+        axes.vlines(starts, -0.5, len(features) - 0.5, color="white", linewidth=0.6)
+    names, middles = _spread_labels(table.group_names, group_of, least=len(features) / 30)
+    axes.set_yticks(middles, names, fontsize=8)
+    axes.set_xticks([])
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=28, pad=0.02)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.tick_params(labelsize=8, colors=SOFT, length=2)
+    return _bytes(figure, image_format)
+
+
+def _spread_labels(names: Sequence[str], group_of: FloatArray, least: float) -> tuple[list[str], list[float]]:
+    """Labels at the middle of their groups, leaving out those that would touch the one before."""
+    labels: list[str] = []
+    middles: list[float] = []
+    for group in np.unique(group_of).tolist():
+        where = np.flatnonzero(group_of == group)
+        middle = float(where.mean())
+        if not middles or middle - middles[-1] >= least:
+            labels.append(short(names[group], 30))
+            middles.append(middle)
+    return labels, middles
+
+
+def trace(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes | None:
+    """The solver's best energy and its bound over time; None when it recorded nothing."""
+    points = result.solution.trace
+    if not points:
+        return None
+    figure = Figure(figsize=(0.5 * WIDTH, 3.6), layout="constrained")
+    axes = figure.subplots()
+    _plain(axes)
+    axes.grid(color=FAINT, linewidth=0.8)
+    solve = result.solution.timing.get("solve", 0.0) + result.solution.timing.get("build", 0.0)
+    end = max(points[-1][0], solve)
+    energies = [(seconds, energy) for seconds, energy, _ in points if math.isfinite(energy)]
+    bounds: list[tuple[float, float]] = []
+    for seconds, _, bound in points:
+        # A later stage of the search starts with no bound of its own; the earlier one still holds.
+        if bound is not None and math.isfinite(bound) and (not bounds or bound > bounds[-1][1]):
+            bounds.append((seconds, bound))
+    if result.solution.bound is not None and (not bounds or result.solution.bound > bounds[-1][1]):
+        bounds.append((end, result.solution.bound))
+    _steps(axes, energies, end, BLUE, "best plan so far")
+    if bounds:
+        _steps(axes, bounds, end, AMBER, "lower bound")
+    axes.set_xlabel("seconds", fontsize=9, color=INK)
+    axes.set_ylabel("predicted loss change", fontsize=9, color=INK)
+    if len({value for _, value in (*energies, *bounds)}) == 1:
+        # Otherwise the axis would show an offset of rounding noise around one value.
+        value = energies[0][1] if energies else bounds[0][1]
+        axes.set_ylim(value - max(0.1 * abs(value), 1e-6), value + max(0.1 * abs(value), 1e-6))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    _legend(figure)
+    return _bytes(figure, image_format)
+
+
+def _steps(axes: Axes, points: Sequence[tuple[float, float]], end: float, colour: str, label: str) -> None:
+    seconds = [point[0] for point in points]
+    values = [point[1] for point in points]
+    axes.step([*seconds, end], [*values, values[-1]], where="post", color=colour, linewidth=1.8, label=label)
+    axes.plot(seconds, values, "o", color=colour, markersize=4)
+
+
+def pareto_front(
+    result: CompressionResult, front: Front | Sequence[FrontPoint], image_format: ImageFormat = "svg"
+) -> bytes | None:
+    """Predicted loss over compression ratio, with bounds; the plan taken, predicted and measured."""
+    points = front.points if isinstance(front, Front) else tuple(front)
+    if not points:
+        return None
+    figure = Figure(figsize=(0.5 * WIDTH, 3.6), layout="constrained")
+    axes = figure.subplots()
+    _plain(axes)
+    axes.grid(color=FAINT, linewidth=0.8)
+    ratios = [point.plan.ratio for point in points]
+    axes.plot(ratios, [p.energy for p in points], "o-", color=BLUE, linewidth=1.8, markersize=6, label="best plan found")
+    bounded = [(point.plan.ratio, point.bound) for point in points if point.bound is not None]
+    if bounded:
+        label = "lower bound"
+        axes.plot(*zip(*bounded, strict=True), "_", color=AMBER, markersize=15, markeredgewidth=2, label=label)
+    mine = result.plan.ratio
+    label = "plan of this report, measured"
+    axes.plot([mine], [measured_change(result)], "D", color=RED, markersize=7, label=label)
+    if result.recovered is not None:
+        change = result.recovered.loss - result.before.loss
+        axes.plot([mine], [change], "D", color=TEAL, markersize=7, label="the same, recovered")
+    axes.set_xlabel("times smaller", fontsize=9, color=INK)
+    axes.set_ylabel("loss change", fontsize=9, color=INK)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    _legend(figure)
+    return _bytes(figure, image_format)
+
+
+def short(name: str, most: int = 34) -> str:
+    """A name that fits beside a picture, and that matplotlib does not read as a formula.
+
+    Example:
+        >>> short("features.block_17.depthwise.convolution.weight", 24)
+        'features.bl…ution.weight'
+    """
+    if len(name) > most:
+        half = (most - 1) // 2
+        name = f"{name[:half]}…{name[len(name) - (most - 1 - half) :]}"
+    return name.replace("$", r"\$")
+
+
+def _plain(axes: Axes) -> None:
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color("#cbd2d9")
+    axes.tick_params(labelsize=8.5, colors=INK, length=0)
+
+
+def _titled(axes: Axes, title: str, below: str) -> None:
+    axes.set_title(title, fontsize=10.5, color=INK, loc="left", fontweight="bold", pad=20)
+    axes.text(0, 1.0, below, transform=axes.transAxes, fontsize=8, color=SOFT, va="bottom", ha="left")
+
+
+def _legend(figure: Figure) -> None:
+    figure.legend(loc="outside upper left", fontsize=8.5, frameon=False, labelcolor=INK, ncols=1)
+
+
+def _bytes(figure: Figure, image_format: ImageFormat) -> bytes:
+    FigureCanvasAgg(figure)
+    stream = io.BytesIO()
+    # No date and no program in the file, so that the same result gives the same picture.
+    metadata: dict[str, Any] = {"Date": None, "Creator": None} if image_format == "svg" else {"Software": None}
+    figure.savefig(stream, format=image_format, dpi=110, facecolor="white", metadata=metadata)
+    return stream.getvalue()

@@ -1,0 +1,98 @@
+"""The summary on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from qubo_compress.report import facts
+from qubo_compress.report.facts import number, percent, signed, size
+
+if TYPE_CHECKING:
+    from qubo_compress.compress import CompressionResult
+
+MOST_ROWS = 80
+MOST_KEPT = 20
+
+
+def print_summary(result: CompressionResult, console: Console | None = None) -> None:
+    """Print what the compression did: sizes, losses, solver, every group, and what was kept.
+
+    Args:
+        result: of :func:`qubo_compress.compress`.
+        console: where to print; the standard output when left out.
+    """
+    console = console or Console()
+    console.print()
+    console.print(f"[bold]{escape(facts.headline(result))}[/bold]")
+    console.print(scores_table(result))
+    console.print(groups_table(result))
+    _print_kept(result, console)
+    for sentence in (*facts.about_solver(result), *facts.about_calibration(result), facts.SPEED):
+        console.print(f"  {escape(sentence)}", highlight=False, style="dim" if sentence != facts.SPEED else None)
+
+
+def scores_table(result: CompressionResult) -> Table:
+    """Bytes, loss and accuracy before and after."""
+    plan, solution = result.plan, result.solution
+    stages = [("before", result.before, plan.original_bytes), ("plan applied", result.compressed, plan.bytes)]
+    if result.recovered is not None:
+        stages.append(("recovered", result.recovered, plan.bytes))
+    table = Table(title="What it cost", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "bytes", "smaller", "bits/weight", "loss", "accuracy"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, score, count in stages:
+        table.add_row(
+            name, f"{count:,}", f"{plan.original_bytes / count:.2f} x", f"{8 * count / max(1, plan.parameters):.2f}",
+            number(score.loss), percent(score.accuracy),
+        )  # fmt: skip
+    bound = "no bound" if solution.bound is None else f"bound {signed(solution.bound)}, gap {facts.gap_text(solution.gap)}"
+    table.caption = (
+        f"on {result.before.examples:,} held-out examples; "
+        f"predicted loss change {signed(plan.predicted_loss)}, measured {signed(facts.measured_change(result))} before recovery\n"
+        f"solver {solution.solver}: {solution.status}, energy {signed(solution.energy)}, {bound}, "
+        f"{solution.timing.get('total', float('nan')):.2f} s"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def groups_table(result: CompressionResult) -> Table:
+    """One row per group: choice, bits, zeros, bytes, and the loss change of the choice alone."""
+    every = facts.group_rows(result)
+    bundles = facts.bundle(every, most=MOST_ROWS, vectors_from=len(every) + 1)
+    table = Table(
+        title="Groups", title_justify="left", title_style="bold", caption=bundles.sentence or None,
+        caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1),
+    )  # fmt: skip
+    table.add_column("group", overflow="fold")
+    table.add_column("choice", overflow="fold")
+    for name in ("bits", "zeros", "bytes", "from", "loss alone"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in facts.bundled_rows(every, bundles):
+        table.add_row(
+            escape(row.name), escape(row.choice.replace(",", ", ")), f"{row.bits:.3g}", percent(row.zeros),
+            f"{row.bytes:,}", f"{row.original_bytes:,}", signed(row.alone),
+        )  # fmt: skip
+    table.add_section()
+    kept = sum(item.nbytes for item in result.table.layout.kept)
+    table.add_row("header, kept tensors", "", "", "", f"{result.table.fixed_costs['bytes']:,}", f"{kept:,}", "")
+    plan = result.plan
+    table.add_row("in all", "", "", "", f"{plan.bytes:,}", f"{plan.original_bytes:,}", "", style="bold")
+    return table
+
+
+def _print_kept(result: CompressionResult, console: Console) -> None:
+    rows = facts.kept_rows(result)
+    if not rows:
+        console.print("[bold]Kept as it was:[/bold] nothing")
+        return
+    console.print("[bold]Kept as it was[/bold]")
+    for row in rows[:MOST_KEPT]:
+        console.print(f"  {escape(row.name)} ({size(row.nbytes)}): {escape(row.reason)}", highlight=False)
+    if len(rows) > MOST_KEPT:
+        console.print(f"  and {len(rows) - MOST_KEPT:,} more; the HTML report lists them")

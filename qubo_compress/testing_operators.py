@@ -1,0 +1,153 @@
+"""Conformance checks for operators: run on all that are registered here, and meant for users' own.
+
+Example:
+    >>> from qubo_compress.menu.quantize import Quantize
+    >>> from qubo_compress.testing_operators import check_operator
+    >>> check_operator(Quantize(bits=3, sparsity=0.5))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from qubo_compress.menu.groups import Group, Kind, Member
+from qubo_compress.menu.operator import Operator, Packed, choice_name, operators, parse
+
+SHAPES: dict[str, tuple[int, ...]] = {
+    "Linear": (7, 13),
+    "Embedding": (11, 5),
+    "Conv1d": (8, 3, 5),
+    "Conv2d, grouped": (6, 2, 3, 3),
+    "Conv2d, depthwise": (5, 1, 3, 3),
+    "Conv3d": (4, 2, 3, 2, 3),
+    "Linear of one weight": (1, 1),
+    "Linear with one input": (9, 1),
+}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+EPSILON = 1e-5
+
+Sample = tuple[str, Group, tuple[Tensor, ...]]
+
+
+def check_operator(operator: Operator, seed: int = 0) -> None:
+    """Store many groups of every kind with an operator and check what comes back.
+
+    Args:
+        operator: with its settings.
+        seed: of the weights.
+
+    Raises:
+        AssertionError: naming the group and what was wrong.
+    """
+    accepted = 0
+    for label, group, parts in sample_groups(seed):
+        reason = operator.refusal(group, parts)
+        assert reason is None or (isinstance(reason, str) and reason), f"{label}: refusal() gave {reason!r}"
+        if reason is not None:
+            continue
+        accepted += 1
+        try:
+            _check_group(operator, group, parts)
+        except AssertionError as failure:
+            raise AssertionError(f"operator {choice_name(operator)}, {label}: {failure}") from failure
+    assert accepted, f"{choice_name(operator)} suits none of the groups that were tried"
+    if operators.names() and operator.operator_name in operators.names():
+        assert parse(choice_name(operator)) == operator, f"{choice_name(operator)} does not read back as itself"
+
+
+def sample_groups(seed: int = 0) -> Iterator[Sample]:
+    """Groups of all kinds, shapes and dtypes, with awkward values among them: (label, group, parts)."""
+    generator = torch.Generator().manual_seed(seed)
+    for dtype in DTYPES:
+        for module, shape in SHAPES.items():
+            weight = torch.randn(shape, generator=generator)
+            for values, changed in _awkward(weight):
+                if values == "ordinary" or dtype != torch.float64:
+                    yield f"{module}, {values}, {dtype}", *_group("weight", module, {"weight": changed.to(dtype)})
+        whole = torch.randn(6, 4, 3, generator=generator).to(dtype)
+        member = Member("layer.weight", tuple(whole.shape), dtype, (2, 3))
+        yield f"one filter, {dtype}", Group("layer.weight[2]", "weight", (member,), "Conv1d"), (whole[2:3],)
+        two = {"first.weight": torch.randn(3, 5, generator=generator), "second.weight": torch.randn(4, 2, generator=generator)}
+        yield f"two weights, {dtype}", *_group("weight", "Linear", {name: t.to(dtype) for name, t in two.items()})
+        bias = torch.randn(9, generator=generator)
+        for values, changed in _awkward(bias):
+            yield f"bias, {values}, {dtype}", *_group("bias", "Linear", {"bias": changed.to(dtype)})
+        vectors = {"weight": torch.randn(5, generator=generator), "bias": torch.randn(5, generator=generator)}
+        named = {name: t.to(dtype) for name, t in vectors.items()}
+        yield f"LayerNorm, {dtype}", *_group("normalisation", "LayerNorm", named)
+        statistics = {
+            "running_mean": torch.randn(5, generator=generator).to(dtype),
+            "running_var": torch.rand(5, generator=generator).add(0.1).to(dtype),
+            "num_batches_tracked": torch.tensor(17),
+        }
+        yield f"BatchNorm, {dtype}", *_group("normalisation", "BatchNorm2d", {**named, **statistics}, EPSILON)
+
+
+def _awkward(weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    yield "ordinary", weight
+    zeroed = weight.clone()
+    zeroed[0] = 0.0
+    yield "first row zero", zeroed
+    yield "all zero", torch.zeros_like(weight)
+    yield "tiny", weight * 1e-7
+    yield "huge", weight * 1e4
+
+
+def _group(
+    kind: Kind, module: str, tensors: dict[str, Tensor], epsilon: float | None = None
+) -> tuple[Group, tuple[Tensor, ...]]:
+    members = tuple(Member(f"layer.{name}", tuple(t.shape), t.dtype) for name, t in tensors.items())
+    return Group(members[0].name, kind, members, module.partition(",")[0], epsilon), tuple(tensors.values())
+
+
+def _check_group(operator: Operator, group: Group, parts: Sequence[Tensor]) -> None:
+    before = [part.clone() for part in parts]
+    packed = operator.encode(group, parts)
+    assert all(torch.equal(a, b) for a, b in zip(before, parts, strict=True)), "encode() changed the weights given"
+    data = _check_packed(operator, group, packed)
+    assert operator.encode(group, parts).to_bytes() == data, "encode() does not give the same bytes twice"
+    again = packed.project(packed.tensors())
+    assert _equal(again, packed), "project() moves values that are stored already"
+    other = [_moved(member, part, seed) for seed, (member, part) in enumerate(zip(group.members, parts, strict=True))]
+    for refit in (False, True):
+        projected = packed.project(other, refit)
+        _check_packed(operator, group, projected)
+        assert projected.nbytes == packed.nbytes, f"project(refit={refit}) changed {packed.nbytes} bytes to {projected.nbytes}"
+        settled = projected.project(projected.tensors())
+        assert _equal(settled, projected), f"project() is not idempotent after refit={refit}"
+    assert packed.to_bytes() == data, "project() changed what it was called on"
+
+
+def _moved(member: Member, part: Tensor, seed: int) -> Tensor:
+    """Other values of the same size, as training would leave them."""
+    if not part.is_floating_point():
+        return part
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(part.shape, generator=generator) * float(part.float().abs().mean() + 1e-3)
+    return (part.float().abs() + noise if member.name.endswith("running_var") else part.float() + noise).to(part.dtype)
+
+
+def _check_packed(operator: Operator, group: Group, packed: Packed) -> bytes:
+    assert isinstance(packed, Packed), f"{type(packed).__name__} lacks a part of the interface of Packed"
+    data = packed.to_bytes()
+    assert isinstance(data, bytes), f"to_bytes() gave {type(data).__name__}"
+    assert packed.nbytes == len(data), f"nbytes is {packed.nbytes}, to_bytes() gave {len(data)}"
+    assert packed.nonzeros >= 0 and packed.weight_bits >= 1, f"nonzeros {packed.nonzeros}, weight_bits {packed.weight_bits}"
+    values = packed.tensors()
+    assert len(values) == len(group.members), f"{len(values)} tensors for {len(group.members)} members"
+    for member, value in zip(group.members, values, strict=True):
+        got, want = (tuple(value.shape), value.dtype), (member.part_shape, member.dtype)
+        assert got == want, f"{member.name} came back as {got}, not {want}"
+        assert bool(torch.isfinite(value).all()), f"{member.name} came back with values that are not finite"
+    decoded, used = operator.decode(group, memoryview(data + b"\x5a" * 9))
+    assert used == len(data), f"decode() read {used} of {len(data)} bytes"
+    assert _equal(decoded, packed), "decode() does not give the stored values bit for bit"
+    assert decoded.to_bytes() == data, "what decode() gives is stored as other bytes"
+    return data
+
+
+def _equal(first: Packed, second: Packed) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.tensors(), second.tensors(), strict=True))

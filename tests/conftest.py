@@ -1,0 +1,354 @@
+"""Shared fixtures: a zoo of small trained networks, each with its calibration batches."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+torch.set_num_threads(1)
+
+EXAMPLES = 24
+CLASSES = 3
+STEPS = 25
+
+
+class Grouped(nn.Module):
+    """Grouped and depthwise convolutions, in-place activations, GroupNorm, and a reshape by view()."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.grouped = nn.Conv2d(4, 6, 3, groups=2)
+        self.group_norm = nn.GroupNorm(2, 6)
+        self.depthwise = nn.Conv2d(6, 6, 3, groups=6)
+        self.head = nn.Linear(24, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.relu(self.norm(self.stem(x)))
+        hidden = functional.relu_(self.group_norm(self.grouped(hidden)))
+        hidden = self.relu(self.depthwise(hidden))
+        return self.head(hidden.view(hidden.size(0), -1))
+
+
+class Positions(nn.Module):
+    """Conv1d with one decision per position: outputs (N, C, T)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(4, 6, 3, padding=1)
+        self.norm = nn.BatchNorm1d(6)
+        self.last = nn.Conv1d(6, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)).relu())
+
+
+class Volume(nn.Module):
+    """Conv3d, and batch normalisation behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(1, 4, (2, 3, 2))
+        self.norm = nn.BatchNorm3d(4)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(functional.relu(self.norm(self.conv(x))).mean((2, 3, 4)))
+
+
+class TiedLanguage(nn.Module):
+    """An embedding whose weight is the output layer's too; outputs (N, vocabulary, T)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 6)
+        self.mix = nn.Linear(6, 6)
+        self.norm = nn.LayerNorm(6)
+        self.head = nn.Linear(6, 7, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.embedding(tokens)
+        return self.head(self.norm(hidden + torch.tanh(self.mix(hidden)))).transpose(1, 2)
+
+
+class Encoder(nn.Module):
+    """A transformer encoder layer, examples along the first or the second axis."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+        self.embedding = nn.Embedding(7, 8)
+        self.place = nn.Embedding(EXAMPLES, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.1, batch_first=batch_first)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        places = self.place(torch.arange(tokens.shape[1], device=tokens.device))
+        hidden = self.embedding(tokens) + places
+        if self.batch_first:
+            return self.head(self.layer(hidden).mean(1))
+        return self.head(self.layer(hidden.transpose(0, 1)).mean(0))
+
+
+class Attention(nn.Module):
+    """MultiheadAttention used directly, with more than one tensor returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.embedding(tokens)
+        mixed, _ = self.attention(hidden, hidden, hidden)
+        return self.head(self.norm(hidden + mixed).mean(1))
+
+
+class Recurrent(nn.Module):
+    """An LSTM, for which there is no operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 5)
+        self.lstm = nn.LSTM(5, 6, batch_first=True)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        states, _ = self.lstm(self.embedding(tokens))
+        return self.head(states[:, -1])
+
+
+class Twice(nn.Module):
+    """One module called twice, and one registered under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 6)
+        self.shared = nn.Linear(6, 6)
+        self.again = self.shared
+        self.norm = nn.LayerNorm(6)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(x))
+        hidden = self.norm(torch.tanh(self.shared(hidden)))
+        return self.head(torch.relu(self.again(self.norm(hidden))))
+
+
+class Functional(nn.Module):
+    """Weights used outside their modules: one module is never called, the other is called too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uncalled = nn.Linear(5, 6)
+        self.called = nn.Linear(6, 6)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(functional.linear(x, self.uncalled.weight, self.uncalled.bias))
+        hidden = torch.tanh(self.called(hidden))
+        return self.head(functional.linear(hidden, self.called.weight.t()))
+
+
+class TwoInputs(nn.Module):
+    """Called as model(*x) or model(**x)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Linear(5, 6)
+        self.right = nn.Linear(4, 6)
+        self.head = nn.Linear(6, CLASSES)
+        self.register_buffer("mask", torch.tensor([0.0, 0.0, 0.0, 0.0, -torch.inf, -torch.inf]))
+        self.register_buffer("shift", torch.full((6,), 0.5), persistent=False)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.head(torch.softmax(self.left(left) + self.right(right) + self.mask, -1) + self.shift)
+
+
+class Changeable(nn.Module):
+    """Takes another path for some batches, and a batch normalisation that looks at the batch in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 6)
+        self.low = nn.Linear(6, 6)
+        self.high = nn.Linear(6, 6)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(x))
+        hidden = self.low(hidden) if x.shape[0] % 2 == 0 else self.high(hidden)
+        return self.head(torch.relu(hidden))
+
+
+class BatchDependent(nn.Module):
+    """A batch normalisation without running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 6)
+        self.norm = nn.BatchNorm1d(6, track_running_stats=False)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.first(x)).relu())
+
+
+class Aliasing(nn.Module):
+    """Outputs that are changed in place later, through modules that hand on what they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 6)
+        self.identity = nn.Identity()
+        self.relu = nn.ReLU(inplace=True)
+        self.middle = nn.Linear(6, 6)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        rectified = self.relu(self.identity(hidden))
+        hidden = self.middle(hidden + rectified)
+        hidden += rectified
+        return self.head(torch.tanh(hidden))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A trained network and its batches."""
+
+    name: str
+    model: nn.Module
+    batches: list[Any]
+
+
+def _tokens(length: int = 6) -> Tensor:
+    return torch.randint(7, (EXAMPLES, length))
+
+
+def _classes() -> Tensor:
+    return torch.arange(EXAMPLES) % CLASSES
+
+
+def _shifted(shape: tuple[int, ...], targets: Tensor) -> Tensor:
+    return torch.randn(EXAMPLES, *shape) + targets.reshape(-1, *[1] * len(shape))
+
+
+def _vectors(model: nn.Module) -> tuple[nn.Module, Any, Tensor]:
+    return model, _shifted((5,), _classes()), _classes()
+
+
+def _two_inputs(named: bool) -> tuple[nn.Module, Any, Tensor]:
+    left, right = _shifted((5,), _classes()), _shifted((4,), _classes())
+    return TwoInputs(), {"left": left, "right": right} if named else (left, right), _classes()
+
+
+def _tied() -> tuple[nn.Module, Any, Tensor]:
+    tokens = _tokens(5)
+    return TiedLanguage(), tokens, (tokens + 1) % 7
+
+
+def _perceptron() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Linear(8, CLASSES))
+
+
+MAKERS: dict[str, Callable[[], tuple[nn.Module, Any, Tensor]]] = {
+    "perceptron": lambda: _vectors(_perceptron()),
+    "single-linear": lambda: _vectors(nn.Linear(5, CLASSES)),
+    "grouped-view-inplace": lambda: (Grouped(), _shifted((2, 6, 6), _classes()), _classes()),
+    "positions": lambda: (Positions(), _shifted((4, 5), _classes()), torch.randint(CLASSES, (EXAMPLES, 5))),
+    "volume": lambda: (Volume(), _shifted((1, 3, 4, 3), _classes()), _classes()),
+    "tied": _tied,
+    "encoder": lambda: (Encoder(True), _tokens(), _classes()),
+    # As long as a slice of the tests: the length must not be taken for the number of examples.
+    "encoder-length-of-batch": lambda: (Encoder(True), _tokens(10), _classes()),
+    "encoder-time-first": lambda: (Encoder(False), _tokens(), _classes()),
+    "encoder-time-first-length-of-batch": lambda: (Encoder(False), _tokens(10), _classes()),
+    "attention": lambda: (Attention(), _tokens(), _classes()),
+    "recurrent": lambda: (Recurrent(), _tokens(), _classes()),
+    "twice": lambda: _vectors(Twice()),
+    "functional": lambda: _vectors(Functional()),
+    "tuple-inputs": lambda: _two_inputs(False),
+    "dict-inputs": lambda: _two_inputs(True),
+    "changeable": lambda: _vectors(Changeable()),
+    "batch-dependent": lambda: _vectors(BatchDependent()),
+    "aliasing": lambda: _vectors(Aliasing()),
+    "bfloat16": lambda: _vectors(_perceptron()),
+    "float64": lambda: _vectors(_perceptron()),
+}
+
+
+def run(model: nn.Module, inputs: Any) -> Tensor:
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+
+
+def _part(inputs: Any, rows: slice) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs[rows]
+    if isinstance(inputs, dict):
+        return {name: tensor[rows] for name, tensor in inputs.items()}
+    return tuple(tensor[rows] for tensor in inputs)
+
+
+@functools.cache
+def _trained(name: str) -> Sample:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(len(name))
+        model, inputs, targets = MAKERS[name]()
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            functional.cross_entropy(run(model, inputs), targets).backward()
+            optimizer.step()
+        optimizer.zero_grad()
+    dtypes = {"bfloat16": torch.bfloat16, "float64": torch.float64}
+    if name in dtypes:
+        model, inputs = model.to(dtypes[name]), inputs.to(dtypes[name])
+    parts = [slice(0, 10), slice(10, 20), slice(20, 24)]
+    return Sample(name, model.eval(), [(_part(inputs, rows), targets[rows]) for rows in parts])
+
+
+def make_sample(name: str) -> Sample:
+    found = _trained(name)
+    return Sample(name, copy.deepcopy(found.model), found.batches)
+
+
+@pytest.fixture
+def sample() -> Callable[[str], Sample]:
+    """Makes a fresh copy of a network of the zoo by name."""
+    return make_sample
+
+
+@pytest.fixture(params=sorted(MAKERS))
+def any_sample(request: pytest.FixtureRequest) -> Sample:
+    """Every network of the zoo."""
+    return make_sample(request.param)
+
+
+@pytest.fixture
+def forward() -> Callable[[nn.Module, Any], Tensor]:
+    """Calls a network as the library does."""
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits() -> Any:
+    """The trained digits network with 200 calibration images."""
+    from benchmarks import networks
+
+    return networks.load("digits", calibration_examples=200)
