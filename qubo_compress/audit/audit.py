@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -94,12 +94,10 @@ class AuditReport:
         for name in ("", "before", "after", "change", "95 % interval after"):
             table.add_column(name, justify="right" if name else "left", no_wrap=True)
         if self.accuracy_before is not None and self.accuracy_after is not None:
-            change = self.accuracy_after - self.accuracy_before
-            table.add_row("accuracy", *_shares(self.accuracy_before, self.accuracy_after, change, self.accuracy_interval))
+            table.add_row("accuracy", *_shares(self.accuracy_before, self.accuracy_after, self.accuracy_interval))
         if self.loss_before is not None and self.loss_after is not None:
-            table.add_row(
-                "loss", f"{self.loss_before:.4f}", f"{self.loss_after:.4f}", f"{self.loss_after - self.loss_before:+.4f}", ""
-            )
+            change = f"{self.loss_after - self.loss_before:+.4f}"
+            table.add_row("loss", f"{self.loss_before:.4f}", f"{self.loss_after:.4f}", change, "")
         table.add_row("same prediction", "", f"{100 * self.agreement:.2f} %", "", "")
         kinds = "" if self.harmful is None else f" ({self.harmful:,} harmful, {self.repaired:,} repaired)"
         table.add_row(f"mismatches{kinds}", "", f"{self.mismatches:,}", "", "")
@@ -109,7 +107,7 @@ class AuditReport:
         worst = sorted(self.classes, key=lambda item: (item.change, item.label))
         for item in worst[:MOST_CLASSES_SHOWN]:
             name = f"class {item.label} ({item.examples:,} examples)"
-            table.add_row(name, *_shares(item.before, item.after, item.change, item.interval))
+            table.add_row(name, *_shares(item.before, item.after, item.interval))
         if len(worst) > MOST_CLASSES_SHOWN:
             table.caption = f"the {MOST_CLASSES_SHOWN} classes that lost most, of {len(worst):,}"
         return table
@@ -137,23 +135,23 @@ def audit(model: nn.Module, small: nn.Module, batches: Iterable[Any]) -> AuditRe
     guessed = torch.cat([rows.argmax(-1).cpu() for rows in before])
     guessed_after = torch.cat([rows.argmax(-1).cpu() for rows in after])
     differ = guessed != guessed_after
-    plain = {
-        "examples": examples.count,
-        "rows": guessed.numel(),
-        "agreement": 1.0 - float(differ.double().mean()),
-        "mismatches": int(differ.sum()),
-        "divergence": score_examples(small, examples, "kl", before).loss,
-    }
+    report = AuditReport(
+        examples=examples.count,
+        rows=guessed.numel(),
+        agreement=1.0 - float(differ.double().mean()),
+        mismatches=int(differ.sum()),
+        divergence=score_examples(small, examples, "kl", before).loss,
+    )
     labels = _labels(examples, before)
     if labels is None:
-        return AuditReport(**plain)
+        return report
     counted = labels >= 0  # negative labels are those to be ignored
     if not bool(counted.any()):
         raise InvalidBatches("every label is -100, which means ignored; give labels, or batches without any")
     right, right_after = (guessed == labels) & counted, (guessed_after == labels) & counted
     total, kept = int(counted.sum()), int(right_after.sum())
-    return AuditReport(
-        **plain,
+    return replace(
+        report,
         accuracy_before=int(right.sum()) / total,
         accuracy_after=kept / total,
         accuracy_interval=wilson(kept, total),
@@ -161,7 +159,7 @@ def audit(model: nn.Module, small: nn.Module, batches: Iterable[Any]) -> AuditRe
         loss_after=score_examples(small, examples, "cross-entropy").loss,
         harmful=int((differ & right).sum()),
         repaired=int((differ & right_after).sum()),
-        classes=tuple(_class(int(c), labels, right, right_after) for c in labels[counted].unique()),
+        classes=tuple(_class(c, labels, right, right_after) for c in sorted(set(labels[counted].tolist()))),
     )
 
 
@@ -196,6 +194,6 @@ def _class(label: int, labels: Tensor, right: Tensor, right_after: Tensor) -> Cl
     return ClassChange(label, total, int(right[members].sum()) / total, kept / total, wilson(kept, total))
 
 
-def _shares(before: float, after: float, change: float, interval: tuple[float, float] | None) -> tuple[str, ...]:
+def _shares(before: float, after: float, interval: tuple[float, float] | None) -> tuple[str, ...]:
     shown = "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
-    return f"{100 * before:.2f} %", f"{100 * after:.2f} %", f"{100 * change:+.2f}", shown
+    return f"{100 * before:.2f} %", f"{100 * after:.2f} %", f"{100 * (after - before):+.2f}", shown

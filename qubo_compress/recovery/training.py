@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator
 import torch
 from rich.progress import track
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
-from qubo_compress.examples import Examples, Slice, map_tensors, tensors_of
+from qubo_compress.examples import Examples, Slice, call, map_tensors, tensors_of
 from qubo_compress.menu.fold import attribute
 from qubo_compress.menu.operator import Packed
 from qubo_compress.plan import Compression
 from qubo_compress.sensitivity.losses import rows_of, target_rows
-from qubo_compress.sensitivity.substitution import evaluating
+from qubo_compress.sensitivity.substitution import evaluating, substituted
 
 BATCH = 125
 LEARNING_RATE = 1e-3
@@ -130,13 +129,10 @@ def _steps(examples: Examples, generator: torch.Generator) -> list[Slice]:
 
 
 def _loss(small: nn.Module, teacher: nn.Module, tensors: dict[str, Tensor], part: Slice) -> Tensor:
-    arguments = (
-        part.inputs if isinstance(part.inputs, tuple) else () if isinstance(part.inputs, dict) else (part.inputs,)
-    )
-    keywords = part.inputs if isinstance(part.inputs, dict) else {}
-    found = rows_of(functional_call(small, tensors, arguments, keywords))
+    with substituted(small, tensors):
+        found = rows_of(call(small, part.inputs))
     with torch.no_grad():
-        goal = rows_of(teacher(*arguments, **keywords)).log_softmax(-1)
+        goal = rows_of(call(teacher, part.inputs)).log_softmax(-1)
     weights = part.weights.to(found.device).float()
     weights = weights.repeat_interleave(found.shape[0] // len(part))
     weights = weights / weights.sum().clamp(min=1e-12)

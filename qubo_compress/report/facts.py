@@ -14,7 +14,7 @@ import numpy as np
 from qubo_compress.budget import Budget
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
 from qubo_compress.menu.groups import Group, state_entries
-from qubo_compress.menu.operator import parse
+from qubo_compress.menu.operator import Packed, parse
 from qubo_compress.plan import ATTRIBUTE, Compression
 from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.refinement import Round
@@ -128,7 +128,7 @@ def group_rows(result: CompressionResult) -> tuple[GroupRow, ...]:
                 name=group.name,
                 kind=group.kind,
                 choice=plan.choices[group.name],
-                bits=float(packed.weight_bits),
+                bits=_bits(group, plan.choices[group.name], packed),
                 zeros=zeros,
                 values=group.numel,
                 original_bytes=group.nbytes,
@@ -137,6 +137,11 @@ def group_rows(result: CompressionResult) -> tuple[GroupRow, ...]:
             )
         )
     return tuple(rows)
+
+
+def _bits(group: Group, choice: str, packed: Packed) -> float:
+    # A kept normalisation holds a 64-bit counter, which says nothing about its vectors.
+    return 8.0 * group.members[0].dtype.itemsize if choice == "keep" else float(packed.weight_bits)
 
 
 def _compression(result: CompressionResult) -> Compression:
@@ -253,7 +258,7 @@ def _why_kept(result: CompressionResult, number: int, group: Group) -> str:
         return _refusals(result, group)
     if int(table.allowed[start : start + len(offered)].sum()) == 1:
         return "it was pinned to keep"
-    return "the solver kept it: the budget allowed that, and it lowers the predicted loss"
+    return "the plan keeps it: the budget leaves room for that"
 
 
 def _refusals(result: CompressionResult, group: Group) -> str:
@@ -356,8 +361,8 @@ def _which_of_the_pool(result: CompressionResult) -> str:
         return f"The plan was measured on {where}."
     rank = pool.index(wanted) + 1
     return (
-        f"The plan taken is number {rank} of the solver's pool by predicted loss: of the best ones, measured on {where}, "
-        "it had the lowest loss."
+        f"The plan taken is number {rank} of the solver's pool by predicted loss: of the best ones, measured on "
+        f"{where}, it had the lowest loss."
     )
 
 
@@ -380,7 +385,8 @@ def about_calibration(result: CompressionResult) -> tuple[str, ...]:
     else:
         said.append("There are no cross terms: this metric gives every choice a cost of its own only.")
     if facts.shrinkage:
-        said.append(f"Linear terms were shrunk by {100 * facts.shrinkage:.0f} % towards the divergence from the original.")
+        share = f"{100 * facts.shrinkage:.0f} %"
+        said.append(f"Linear terms were shrunk by {share} towards the divergence from the original.")
     rounds = len(result.rounds) - 1
     if rounds:
         extra = sum(found.table.provenance.evaluations for found in result.rounds[1:])
@@ -390,17 +396,11 @@ def about_calibration(result: CompressionResult) -> tuple[str, ...]:
             f"{rounds} refinement round{'s' * (rounds > 1)} measured again from the plan found ({extra:,} more runs, "
             f"{seconds:.1f} s); {taken or 'none'} improved it."
         )
-    if result.held_out_is_validation:
-        said.append(
-            f"Loss and accuracy are those on the {held_out:,} validation examples given. They chose between plans, so "
-            "judge the final network on examples that it has never met."
-        )
-    else:
-        said.append(
-            f"Loss and accuracy are those on {held_out:,} calibration examples set aside. They chose between plans, "
-            + ("and recovery saw them too; " if result.recovered is not None else "")
-            + "judge the final network on examples that it has never met."
-        )
+    whose = "validation examples given" if result.held_out_is_validation else "calibration examples set aside"
+    said.append(
+        f"Loss and accuracy are those on the {held_out:,} {whose}. They chose between plans, so judge the final "
+        "network on examples that it has never met."
+    )
     return tuple(said)
 
 
@@ -445,11 +445,11 @@ def number(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 3) -> str:
     """Like :func:`number`, always with a sign."""
     if math.isnan(value):
         return "–"
-    return f"{value:+.3g}".replace("-", "−")
+    return f"{value:+.{digits}g}".replace("-", "−")
 
 
 def percent(share: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,9 +54,9 @@ th { text-align: left; color: var(--soft); font-weight: 600; font-size: 13.5px; 
 th, td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--line); }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.name { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: 13px;
-          overflow-wrap: anywhere; }
+          overflow-wrap: break-word; }
 tbody tr:hover { background: #f8fafc; }
-tfoot td { font-weight: 600; border-bottom: none; }
+tfoot tr:last-child td { font-weight: 600; border-bottom: none; }
 footer { color: var(--soft); font-size: 14px; margin-top: 24px; }
 @media print { body { background: white; } section, .card { break-inside: avoid; } }
 """
@@ -139,8 +139,8 @@ def _cards(result: CompressionResult) -> str:
     proven = solution.status == "optimal"
     more = "no bound" if solution.bound is None else f"gap to the bound: {facts.gap_text(solution.gap)}"
     if proven:
-        more = "no plan is better by the loss model"
-    cards.append((f"Solver: {solution.solver}", "Proven best" if proven else "Best found", more, "words"))
+        more = "proven, for the loss model"
+    cards.append((f"Solver: {solution.solver}", "Optimal" if proven else "Best found", more, "words"))
     return '<div class="cards">' + "".join(_card(*card) for card in cards) + "</div>"
 
 
@@ -190,21 +190,23 @@ def _scores(result: CompressionResult) -> str:
 def _layers(result: CompressionResult) -> str:
     rows = facts.group_rows(result)
     caption = (
-        "What the plan does to each group. The code is what one value is written in; the bar counts everything that the "
-        "file spends on it, scales and masks included. Pale bars are biases and normalisations; a folded normalisation "
-        "stores two vectors instead of four, so its bar is shorter than its code. "
+        "What the plan does to each group. The code is what one value is written in; the bar counts everything that "
+        "the file spends on it, scales and masks included. Pale bars are biases and normalisations; a folded "
+        "normalisation stores two vectors instead of four, so its bar is shorter than its code. "
         + pictures.picture_bundles(rows).sentence
     )
-    return f"<section><h2>Bits, zeros and bytes</h2>{_figure(pictures.layers(result), 'bits and sparsity', caption)}</section>"
+    figure = _figure(pictures.layers(result), "bits, zeros and bytes of every layer", caption)
+    return f"<section><h2>Bits, zeros and bytes</h2>{figure}</section>"
 
 
 def _prediction_and_search(result: CompressionResult) -> str:
     rounds = len(result.rounds) - 1
     caption = (
-        "Plan 0 is the first solve" + (f", 1 to {rounds} are refinements; a hollow one was not taken. " if rounds else ". ")
-        + "Points on the dashed line cost what was predicted; calibration and held-out examples differ, so some scatter "
-        "is noise."
-    )  # fmt: skip
+        "Plan 0 is the first solve"
+        + (f", 1 to {rounds} are refinements; a hollow one improved nothing. " if rounds else ". ")
+        + "Points on the dashed line cost what was predicted; calibration and held-out examples differ, so some "
+        "scatter is noise."
+    )
     left = _figure(pictures.prediction(result), "predicted against measured loss", caption)
     drawn = pictures.trace(result)
     solution = result.solution
@@ -263,7 +265,7 @@ def _front(result: CompressionResult, front: Front | None) -> str:
     table = _table(head, rows, numeric=range(4))
     left_out = [f"{ratio:g} times smaller: {reason}." for ratio, reason in front.missing]
     more = f'<p class="note" style="margin-top:12px">Left out:</p>{_list(left_out)}' if left_out else ""
-    caption = "Predicted loss change of the best plan at other sizes, by solving the first table again; nothing was measured."
+    caption = "The best plans at other sizes, by solving the first table again; nothing was measured for them."
     if drawn is None:
         return f'<section class="said"><h2>Smaller or larger</h2><p>No other size could be solved.</p>{more}</section>'
     picture = _figure(drawn, "Pareto front", "")
@@ -285,11 +287,13 @@ def _groups(result: CompressionResult) -> str:
     ]  # fmt: skip
     overhead = int(result.table.fixed_costs["bytes"])
     kept = sum(item.nbytes for item in result.table.layout.kept)
-    rows.append(["file header and tensors outside all groups", "", "", "", "", f"{kept:,}", f"{overhead:,}", ""])
-    total = ["in all", "", "", "", "", f"{result.plan.original_bytes:,}", f"{result.plan.bytes:,}", ""]
+    totals = [
+        ["file header, tensors outside all groups", "", "", "", "", f"{kept:,}", f"{overhead:,}", ""],
+        ["in all", "", "", "", "", f"{result.plan.original_bytes:,}", f"{result.plan.bytes:,}", ""],
+    ]
     head = ["group", "kind", "choice", "bits", "zeros", "bytes before", "bytes after", "loss change alone"]
-    said = "The loss change of a choice alone is measured or modelled with everything else as it was. " + bundles.sentence
-    table = _table(head, rows, numeric=range(3, 8), names=(0, 2), total=total)
+    said = f"The loss change of a choice alone is that with everything else left as it was. {bundles.sentence}"
+    table = _table(head, rows, numeric=range(3, 8), names=(0, 2), totals=totals)
     return f"<section><h2>Every group</h2><p>{escape(said)}</p>{table}</section>"
 
 
@@ -324,17 +328,23 @@ def _table(
     *,
     numeric: Iterable[int] = (),
     names: Iterable[int] = (),
-    total: Sequence[str] | None = None,
+    totals: Iterable[Sequence[str]] = (),
 ) -> str:
-    kinds = {**dict.fromkeys(numeric, ' class="n"'), **dict.fromkeys(names, ' class="name"')}
+    """A table; ``numeric`` and ``names`` are columns, ``totals`` are lines below the rule."""
+    numbers = dict.fromkeys(numeric, ' class="n"')
+    styled = {**numbers, **dict.fromkeys(names, ' class="name"')}
 
-    def line(cells: Sequence[str], tag: str) -> str:
-        styled = {i: kind for i, kind in kinds.items() if tag == "td" or kind == ' class="n"'}
-        return "<tr>" + "".join(f"<{tag}{styled.get(i, '')}>{escape(c)}</{tag}>" for i, c in enumerate(cells)) + "</tr>"
+    def line(cells: Sequence[str], tag: str, styles: Mapping[int, str]) -> str:
+        # Long choice names may break after their commas.
+        texts = [escape(cell).replace(",", ",<wbr>") if "=" in cell else escape(cell) for cell in cells]
+        return "<tr>" + "".join(f"<{tag}{styles.get(i, '')}>{text}</{tag}>" for i, text in enumerate(texts)) + "</tr>"
 
-    foot = f"<tfoot>{line(total, 'td')}</tfoot>" if total is not None else ""
-    body = "\n".join(line(row, "td") for row in rows)
-    return f'<div class="scroll"><table><thead>{line(head, "th")}</thead><tbody>{body}</tbody>{foot}</table></div>'
+    foot = "".join(line(row, "td", numbers) for row in totals)
+    body = "\n".join(line(row, "td", styled) for row in rows)
+    return (
+        f'<div class="scroll"><table><thead>{line(head, "th", numbers)}</thead><tbody>{body}</tbody>'
+        f"<tfoot>{foot}</tfoot></table></div>"
+    )
 
 
 def _figure(image: bytes, title: str, caption: str) -> str:

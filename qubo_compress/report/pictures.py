@@ -17,7 +17,7 @@ from matplotlib.colors import AsinhNorm, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from qubo_compress.problem import FloatArray
+from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.report.facts import (
     Bundles,
     Front,
@@ -47,9 +47,7 @@ VECTORS_JOINED_FROM = 26
 MOST_CHOICES = 1200
 """A map of all choices is drawn up to this many."""
 
-_DIVERGING = LinearSegmentedColormap.from_list(
-    "interaction", ["#1b4aa8", "#7ea3ea", "#f7f8fa", "#f0978c", "#b0202c"]
-)
+_DIVERGING = LinearSegmentedColormap.from_list("interaction", ["#1b4aa8", "#7ea3ea", "#f7f8fa", "#f0978c", "#b0202c"])
 
 
 def picture_bundles(rows: Sequence[GroupRow]) -> Bundles:
@@ -61,7 +59,7 @@ def layers(result: CompressionResult, image_format: ImageFormat = "svg") -> byte
     """Bits, share of zeros, and bytes before and after, one row per group."""
     every = group_rows(result)
     rows = bundled_rows(every, picture_bundles(every))
-    places = np.arange(len(rows))
+    places = np.arange(len(rows), dtype=np.int64)
     figure = Figure(figsize=(WIDTH, 1.0 + 0.27 * len(rows)), layout="constrained")
     bits, zeros, sizes = figure.subplots(1, 3, sharey=True, width_ratios=(1.0, 0.8, 1.25))
     for axes in (bits, zeros, sizes):
@@ -75,7 +73,7 @@ def layers(result: CompressionResult, image_format: ImageFormat = "svg") -> byte
     return _bytes(figure, image_format)
 
 
-def _bits(axes: Axes, rows: Sequence[GroupRow], places: FloatArray) -> None:
+def _bits(axes: Axes, rows: Sequence[GroupRow], places: IntArray) -> None:
     # One group kept at 32 bits must not flatten the difference between 2 and 4.
     most = max(8.0, min(16.0, max(row.bits for row in rows)))
     colours = [BLUE if row.kind == "weight" else PALE_BLUE for row in rows]
@@ -90,7 +88,7 @@ def _bits(axes: Axes, rows: Sequence[GroupRow], places: FloatArray) -> None:
     _titled(axes, "Bits per value", "bar: stored, all counted     line: code")
 
 
-def _zeros(axes: Axes, rows: Sequence[GroupRow], places: FloatArray) -> None:
+def _zeros(axes: Axes, rows: Sequence[GroupRow], places: IntArray) -> None:
     axes.barh(places, [100 * (row.zeros or 0.0) for row in rows], height=0.62, color=TEAL)
     for place, row in zip(places, rows, strict=True):
         text = "–" if row.zeros is None else f"{100 * row.zeros:.0f}"
@@ -100,7 +98,7 @@ def _zeros(axes: Axes, rows: Sequence[GroupRow], places: FloatArray) -> None:
     _titled(axes, "Zeros, % of weights", "pruned or rounded to zero")
 
 
-def _sizes(axes: Axes, rows: Sequence[GroupRow], places: FloatArray) -> None:
+def _sizes(axes: Axes, rows: Sequence[GroupRow], places: IntArray) -> None:
     most = max(row.original_bytes for row in rows)
     axes.barh(places, [row.original_bytes for row in rows], height=0.62, color=FAINT)
     axes.barh(places, [row.bytes for row in rows], height=0.62, color=AMBER)
@@ -225,7 +223,7 @@ def all_choices(result: CompressionResult, image_format: ImageFormat = "svg") ->
     return _bytes(figure, image_format)
 
 
-def _spread_labels(names: Sequence[str], group_of: FloatArray, least: float) -> tuple[list[str], list[float]]:
+def _spread_labels(names: Sequence[str], group_of: IntArray, least: float) -> tuple[list[str], list[float]]:
     """Labels at the middle of their groups, leaving out those that would touch the one before."""
     labels: list[str] = []
     middles: list[float] = []
@@ -290,7 +288,8 @@ def pareto_front(
     _plain(axes)
     axes.grid(color=FAINT, linewidth=0.8)
     ratios = [point.plan.ratio for point in points]
-    axes.plot(ratios, [p.energy for p in points], "o-", color=BLUE, linewidth=1.8, markersize=6, label="best plan found")
+    energies = [point.energy for point in points]
+    axes.plot(ratios, energies, "o-", color=BLUE, linewidth=1.8, markersize=6, label="best plan found, predicted")
     bounded = [(point.plan.ratio, point.bound) for point in points if point.bound is not None]
     if bounded:
         label = "lower bound"

@@ -30,6 +30,7 @@ def print_summary(result: CompressionResult, console: Console | None = None) -> 
     console.print()
     console.print(f"[bold]{escape(facts.headline(result))}[/bold]")
     console.print(scores_table(result))
+    console.print()
     console.print(groups_table(result))
     _print_kept(result, console)
     for sentence in (*facts.about_solver(result), *facts.about_calibration(result), facts.SPEED):
@@ -50,11 +51,11 @@ def scores_table(result: CompressionResult) -> Table:
             name, f"{count:,}", f"{plan.original_bytes / count:.2f} x", f"{8 * count / max(1, plan.parameters):.2f}",
             number(score.loss), percent(score.accuracy),
         )  # fmt: skip
-    bound = "no bound" if solution.bound is None else f"bound {signed(solution.bound)}, gap {facts.gap_text(solution.gap)}"
+    bound = f"bound {signed(solution.bound)}, gap {facts.gap_text(solution.gap)}" if solution.bound is not None else ""
+    measured = f"measured {signed(facts.measured_change(result))} before recovery"
     table.caption = (
-        f"on {result.before.examples:,} held-out examples; "
-        f"predicted loss change {signed(plan.predicted_loss)}, measured {signed(facts.measured_change(result))} before recovery\n"
-        f"solver {solution.solver}: {solution.status}, energy {signed(solution.energy)}, {bound}, "
+        f"on {result.before.examples:,} held-out examples; predicted {signed(plan.predicted_loss)}, {measured}\n"
+        f"solver {solution.solver}: {solution.status}, {signed(solution.energy)}, {bound or 'no bound'}, "
         f"{solution.timing.get('total', float('nan')):.2f} s"
     )
     table.caption_justify = "left"
@@ -67,7 +68,7 @@ def groups_table(result: CompressionResult) -> Table:
     bundles = facts.bundle(every, most=MOST_ROWS, vectors_from=len(every) + 1)
     table = Table(
         title="Groups", title_justify="left", title_style="bold", caption=bundles.sentence or None,
-        caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1),
+        caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0,
     )  # fmt: skip
     table.add_column("group", overflow="fold")
     table.add_column("choice", overflow="fold")
@@ -75,8 +76,9 @@ def groups_table(result: CompressionResult) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in facts.bundled_rows(every, bundles):
         table.add_row(
-            escape(row.name), escape(row.choice.replace(",", ", ")), f"{row.bits:.3g}", percent(row.zeros),
-            f"{row.bytes:,}", f"{row.original_bytes:,}", signed(row.alone),
+            escape(row.name), escape(row.choice.replace(",", ", ")), f"{row.bits:.3g}",
+            "–" if row.zeros is None else f"{100 * row.zeros:.0f} %", f"{row.bytes:,}", f"{row.original_bytes:,}",
+            signed(row.alone, digits=2),
         )  # fmt: skip
     table.add_section()
     kept = sum(item.nbytes for item in result.table.layout.kept)

@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, jacrev, vmap
+from torch.func import grad, jacrev, vmap
 
-from qubo_compress.examples import Slice, map_tensors
+from qubo_compress.examples import Slice, call, map_tensors
 from qubo_compress.menu.groups import state_entries
 from qubo_compress.sensitivity.cache import Arrays
 from qubo_compress.sensitivity.forward import compact, forward_sweep, total_columns
 from qubo_compress.sensitivity.losses import KullbackLeibler, rows_of
+from qubo_compress.sensitivity.substitution import substituted
 from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
 
 logger = logging.getLogger(__name__)
@@ -173,10 +174,9 @@ def _per_example_products(
         return out.reshape(total, len(part) * repeats, -1)
 
     def rows(values: dict[str, Tensor], inputs: Any) -> Tensor:
-        single = map_tensors(inputs, lambda t: t.unsqueeze(0))
-        arguments = single if isinstance(single, tuple) else () if isinstance(single, dict) else (single,)
-        keywords = single if isinstance(single, dict) else {}
-        return rows_of(functional_call(task.base, {**rest, **values}, arguments, keywords)).reshape(-1)
+        # torch's functional_call leaves its own tensors behind in a module that is registered under two names.
+        with substituted(task.base, {**state, **values}):
+            return rows_of(call(task.base, map_tensors(inputs, lambda t: t.unsqueeze(0)))).reshape(-1)
 
     for start in range(0, len(part), chunk):
         inputs = map_tensors(part.inputs, lambda t, start=start: t[start : start + chunk])
@@ -202,12 +202,13 @@ def _accumulate(out: Tensor, gradients: Tensor, entries: list[tuple[int, tuple[i
 
 
 def _state_at_reference(task: MeasureTask) -> dict[str, Tensor]:
-    """The base model's tensors, with every group in the parameters its choices are written in."""
-    state = {name: entry.tensor.detach() for name, entry in state_entries(task.base)[0].items()}
+    """The tensors of all groups as the base model holds them, in the parameters their choices are written in."""
+    entries = state_entries(task.base)[0]
+    state = {}
     for group, found in enumerate(task.layout.groups):
         for member, value in zip(found.members, task.references(group), strict=True):
-            if member.rows is None:
-                state[member.name] = value.to(state[member.name].device, state[member.name].dtype)
+            held = entries[member.name].tensor.detach()
+            state[member.name] = held if member.rows is not None else value.to(held.device, held.dtype)
     return state
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -255,7 +255,9 @@ def first_candidate(tables: Tables, seed: int) -> JobResult:
         start + np.argmin(tables.linear[start:stop]) for start, stop in zip(starts, stops, strict=True)
     ]
     kernels.start_state(tables, job.state)
-    found = polish(tables, job.state, job.scales, 0)
+    low = replace(job.scales, prices=1e-3 * job.scales.prices)  # a repair raises them as far as needed
+    job.state.prices[:] = low.prices
+    found = polish(tables, job.state, low, 0)
     return JobResult(((float(job.state.energies[0]), job.state.chosen.copy()),) if found else (), 0, True)
 
 

@@ -80,7 +80,7 @@ class PenaltyTerms:
 
     def add(self, bqm: dimod.BinaryQuadraticModel, share: float) -> None:
         """Add ``share`` (of either sign) of the worst-case penalties."""
-        extra = self.terms.copy()
+        extra = self.terms.copy()  # type: ignore[no-untyped-call]
         extra.scale(share)
         bqm.update(extra)
 
@@ -254,7 +254,8 @@ class QuboSearch:
         before = self.search.prices.copy()
         self.search.update(excess)
         change = np.asarray(self.bit_matrix.T @ ((self.search.prices - before) @ self.problem.costs))
-        self.bqm.add_linear_from_array(0.5 * change)  # a bit is (1 + spin) / 2; the constant does not matter here
+        # A bit is (1 + spin) / 2; the constant that this leaves out does not matter to a sampler.
+        self.bqm.add_linear_from_array(0.5 * change)  # type: ignore[arg-type]
         # One-hot groups break below the right penalty and freeze above it: keep most samples valid, no more.
         factor = 1.25 if valid < 0.5 else 0.9 if valid > 0.95 else 1.0
         share = min(1.0, max(0.02, self.share * factor))
