@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qubo_compress import menu, sensitivity, solvers
 from qubo_compress.artifact import load, save
+from qubo_compress.audit import AuditReport, audit
 from qubo_compress.budget import Budget
 from qubo_compress.compress import CompressionResult, compress, pareto
 from qubo_compress.errors import QuboCompressError
@@ -15,6 +16,6 @@ from qubo_compress.sensitivity import SensitivityTable, measure
 from qubo_compress.solvers import Solution, solve
 
 __all__ = [
-    "Budget", "ChoiceProblem", "CompressionResult", "Menu", "Plan", "QuboCompressError", "SensitivityTable", "Solution",
-    "compress", "load", "measure", "menu", "pareto", "recover", "save", "sensitivity", "solve", "solvers",
+    "AuditReport", "Budget", "ChoiceProblem", "CompressionResult", "Menu", "Plan", "QuboCompressError", "SensitivityTable", "Solution",
+    "audit", "compress", "load", "measure", "menu", "pareto", "recover", "save", "sensitivity", "solve", "solvers",
 ]  # fmt: skip

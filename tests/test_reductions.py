@@ -38,7 +38,7 @@ def weakly_coupled(kind: str, seed: int, strength: float, budgets: int) -> Choic
     return ChoiceProblem(linear=linear, group_offsets=offsets, costs=costs, limits=limits, **options)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     kind=st.sampled_from(["separable", "factor", "pairs"]),
     seed=st.integers(0, 10**6),

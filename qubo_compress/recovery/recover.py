@@ -46,7 +46,7 @@ def recover(
         epochs: passes over the examples; 0: statistics and biases only.
         seed: of the order of the examples.
         max_examples: reading the batches stops there.
-        learning_rate: of Adam, one-cycle schedule.
+        learning_rate: of Adam, after a short warm-up; it falls to zero along a cosine.
         progress: show a progress bar.
 
     Returns:

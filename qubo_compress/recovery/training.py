@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -102,9 +103,7 @@ def fine_tuned(
         optimizer = torch.optim.Adam(latent.leaves(), lr=learning_rate)
         batches = _steps(examples, generator)
         total = epochs * len(batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, learning_rate, total_steps=max(2, total), pct_start=0.1
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, total))
         for _ in track(range(epochs), description="recovering", disable=not progress, transient=True):
             for part in _steps(examples, generator):
                 optimizer.zero_grad(set_to_none=True)
@@ -112,6 +111,14 @@ def fine_tuned(
                 optimizer.step()
                 schedule.step()
         return latent.packed()
+
+
+def _share_of_rate(step: int, total: int) -> float:
+    """Linear warm-up over the first tenth of the steps, then half a cosine down to zero."""
+    warm = max(1, total // 10)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
 def _steps(examples: Examples, generator: torch.Generator) -> list[Slice]:

@@ -177,7 +177,7 @@ def bundle(rows: Sequence[GroupRow], *, most: int, vectors_from: int) -> Bundles
     vectors = [members[0] for _, members in parts if rows[members[0]].kind != "weight"]
     if len(parts) > vectors_from and len(vectors) > 1:
         parts = [(name, members) for name, members in parts if rows[members[0]].kind == "weight"]
-        parts.append((f"{len(vectors)} biases and normalisations", vectors))
+        parts.append((f"{len(vectors)} biases, normalisations", vectors))
         said.append(f"{len(vectors)} biases and normalisations are joined to one row")
     if len(parts) > most:
         sizes = [sum(rows[i].original_bytes for i in members) for _, members in parts]
@@ -204,11 +204,11 @@ def _joined(label: str, rows: Sequence[GroupRow]) -> GroupRow:
     weighed = sum(row.values for row in weights)
     kinds = {row.kind for row in rows}
     counts = Counter(row.choice for row in rows).most_common()
-    listed = ", ".join(f"{count} × {choice}" for choice, count in counts[:4])
+    listed = "; ".join(f"{count} × {choice}" for choice, count in counts[:4])
     return GroupRow(
         name=label,
         kind=kinds.pop() if len(kinds) == 1 else "mixed",
-        choice=listed + (f", {len(counts) - 4} more" if len(counts) > 4 else ""),
+        choice=listed + (f"; {len(counts) - 4} more" if len(counts) > 4 else ""),
         bits=sum(row.bits * row.values for row in rows) / max(1, values),
         zeros=sum((row.zeros or 0.0) * row.values for row in weights) / weighed if weighed else None,
         values=values,
@@ -281,10 +281,11 @@ def find_front(result: CompressionResult, seconds_per_point: float) -> Front:
 
     layout = result.table.layout
     limit = result.budget.limits(layout.original_bytes, layout.parameters)["bytes"]
+    asked = result.budget.ratio or layout.original_bytes / max(1, limit)
     points: list[FrontPoint] = []
     missing: list[tuple[float, str]] = []
     for factor in FRONT_FACTORS:
-        ratio = float(f"{factor * layout.original_bytes / max(1, limit):.3g}")
+        ratio = float(f"{factor * asked:.3g}")
         if ratio <= 1:
             continue
         try:

@@ -203,7 +203,7 @@ def _prediction_and_search(result: CompressionResult) -> str:
     rounds = len(result.rounds) - 1
     caption = (
         "Plan 0 is the first solve"
-        + (f", 1 to {rounds} are refinements; a hollow one improved nothing. " if rounds else ". ")
+        + (", the others are refinements; a hollow one improved nothing. " if rounds else ". ")
         + "Points on the dashed line cost what was predicted; calibration and held-out examples differ, so some "
         "scatter is noise."
     )
@@ -293,6 +293,8 @@ def _groups(result: CompressionResult) -> str:
     ]
     head = ["group", "kind", "choice", "bits", "zeros", "bytes before", "bytes after", "loss change alone"]
     said = f"The loss change of a choice alone is that with everything else left as it was. {bundles.sentence}"
+    if bundles.sentence:
+        said += " The plan's own file, written by plan.save, has them all."
     table = _table(head, rows, numeric=range(3, 8), names=(0, 2), totals=totals)
     return f"<section><h2>Every group</h2><p>{escape(said)}</p>{table}</section>"
 
@@ -335,8 +337,7 @@ def _table(
     styled = {**numbers, **dict.fromkeys(names, ' class="name"')}
 
     def line(cells: Sequence[str], tag: str, styles: Mapping[int, str]) -> str:
-        # Long choice names may break after their commas.
-        texts = [escape(cell).replace(",", ",<wbr>") if "=" in cell else escape(cell) for cell in cells]
+        texts = [_breakable(cell) for cell in cells]
         return "<tr>" + "".join(f"<{tag}{styles.get(i, '')}>{text}</{tag}>" for i, text in enumerate(texts)) + "</tr>"
 
     foot = "".join(line(row, "td", numbers) for row in totals)
@@ -345,6 +346,14 @@ def _table(
         f'<div class="scroll"><table><thead>{line(head, "th", numbers)}</thead><tbody>{body}</tbody>'
         f"<tfoot>{foot}</tfoot></table></div>"
     )
+
+
+def _breakable(cell: str) -> str:
+    """Escaped text; choice names may break after their commas, joined ones have a line each."""
+    text = escape(cell)
+    if "=" not in cell:
+        return text
+    return text.replace(",", ",<wbr>").replace("; ", "<br>").replace(" × ", "&nbsp;×&nbsp;")
 
 
 def _figure(image: bytes, title: str, caption: str) -> str:

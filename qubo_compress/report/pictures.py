@@ -157,9 +157,12 @@ def interactions(result: CompressionResult, image_format: ImageFormat = "svg") -
     count = len(names)
     panels = 2 if is_gram else 1
     edge = max(2.6, min(8.0, 0.19 * count)) if panels == 2 else max(3.5, min(9.0, 0.22 * count))
-    figure = Figure(figsize=(WIDTH if panels == 2 else 0.65 * WIDTH, edge + 2.6), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, panels, sharey=True))
     font = 8.5 if count <= 26 else 7.0
+    # The layout engine does not see how far upright labels reach below a square image: leave more than
+    # they need, and cut off the rest.
+    below = 0.011 * font * max(len(name) for name in names)
+    figure = Figure(figsize=(WIDTH if panels == 2 else 0.65 * WIDTH, edge + 1.0 + below), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, panels, sharey=True))
     off = between.copy()
     np.fill_diagonal(off, np.nan)
     largest = float(np.nanmax(np.abs(off))) or 1e-12
@@ -173,7 +176,7 @@ def interactions(result: CompressionResult, image_format: ImageFormat = "svg") -
         np.fill_diagonal(cosine, np.nan)
         _map(figure, axes[1], cosine, names, Normalize(-1, 1), font)
         axes[1].set_title("The same as a cosine", fontsize=10.5, color=INK, loc="left", fontweight="bold")
-    return _bytes(figure, image_format)
+    return _bytes(figure, image_format, tight=True)
 
 
 def _map(figure: Figure, axes: Axes, values: FloatArray, names: Sequence[str], norm: Normalize, font: float) -> None:
@@ -204,7 +207,7 @@ def all_choices(result: CompressionResult, image_format: ImageFormat = "svg") ->
     group_of = np.repeat(np.arange(len(table.choices)), np.diff(table.offsets))[moved]
     if len(features) < 2:
         return None
-    figure = Figure(figsize=(0.72 * WIDTH, 0.62 * WIDTH), layout="constrained")
+    figure = Figure(figsize=(0.72 * WIDTH, 0.53 * WIDTH), layout="constrained")
     axes = figure.subplots()
     _plain(axes)
     image = axes.imshow(features @ features.T, cmap=_DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
@@ -220,7 +223,7 @@ def all_choices(result: CompressionResult, image_format: ImageFormat = "svg") ->
     bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=28, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(labelsize=8, colors=SOFT, length=2)
-    return _bytes(figure, image_format)
+    return _bytes(figure, image_format, tight=True)
 
 
 def _spread_labels(names: Sequence[str], group_of: IntArray, least: float) -> tuple[list[str], list[float]]:
@@ -258,6 +261,7 @@ def trace(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes
     _steps(axes, energies, end, BLUE, "best plan so far")
     if bounds:
         _steps(axes, bounds, end, AMBER, "lower bound")
+    axes.set_xlim(left=0.0)
     axes.set_xlabel("seconds", fontsize=9, color=INK)
     axes.set_ylabel("predicted loss change", fontsize=9, color=INK)
     if len({value for _, value in (*energies, *bounds)}) == 1:
@@ -337,10 +341,11 @@ def _legend(figure: Figure) -> None:
     figure.legend(loc="outside upper left", fontsize=8.5, frameon=False, labelcolor=INK, ncols=1)
 
 
-def _bytes(figure: Figure, image_format: ImageFormat) -> bytes:
+def _bytes(figure: Figure, image_format: ImageFormat, tight: bool = False) -> bytes:
     FigureCanvasAgg(figure)
     stream = io.BytesIO()
     # No date and no program in the file, so that the same result gives the same picture.
     metadata: dict[str, Any] = {"Date": None, "Creator": None} if image_format == "svg" else {"Software": None}
-    figure.savefig(stream, format=image_format, dpi=110, facecolor="white", metadata=metadata)
+    box = "tight" if tight else None
+    figure.savefig(stream, format=image_format, dpi=110, facecolor="white", metadata=metadata, bbox_inches=box)
     return stream.getvalue()

@@ -76,7 +76,7 @@ def groups_table(result: CompressionResult) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in facts.bundled_rows(every, bundles):
         table.add_row(
-            escape(row.name), escape(row.choice.replace(",", ", ")), f"{row.bits:.3g}",
+            escape(row.name), escape(_narrow(row.choice)), f"{row.bits:.3g}",
             "–" if row.zeros is None else f"{100 * row.zeros:.0f} %", f"{row.bytes:,}", f"{row.original_bytes:,}",
             signed(row.alone, digits=2),
         )  # fmt: skip
@@ -86,6 +86,13 @@ def groups_table(result: CompressionResult) -> Table:
     plan = result.plan
     table.add_row("in all", "", "", "", f"{plan.bytes:,}", f"{plan.original_bytes:,}", "", style="bold")
     return table
+
+
+def _narrow(choice: str) -> str:
+    """A choice that may break after commas; of several joined ones the two most common."""
+    listed = choice.split("; ")
+    shown = "; ".join(listed[:2]) + ("; …" if len(listed) > 2 else "")
+    return shown.replace(",", ", ").replace(" × ", "×")
 
 
 def _print_kept(result: CompressionResult, console: Console) -> None:

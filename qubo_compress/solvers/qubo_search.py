@@ -7,8 +7,10 @@ it fits and repaired and filled up if it does not.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import dimod
@@ -28,8 +30,6 @@ from qubo_compress.solvers.local_search import LocalSearch, warm_up
 from qubo_compress.solvers.solver import RawSolution, SearchLimits
 
 _POLISHED_PER_ROUND = 4
-_POLISH_SHARE = 0.25
-_MOST_ROUNDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Request:
         penalty: mean penalty of an invalid group.
         most_work: work that is left, in the sampler's unit; None for no limit.
         seed: for the sampler, below 2**31.
-        stop: says whether sampling must end now; also true once Ctrl-C was pressed.
+        stop: says whether sampling must end now, for want of time or because Ctrl-C was pressed.
         seconds_left: wall clock until the loop must end.
     """
 
@@ -89,7 +89,7 @@ class PriceSearch:
     """One price per budget, doubled or halved until its limit is crossed, then bisected in the logarithm."""
 
     def __init__(self, problem: ChoiceProblem, spread: float) -> None:
-        ranges = np.ptp(problem.costs.reshape(problem.num_budgets, -1), axis=1).astype(np.float64)
+        ranges = np.ptp(problem.costs, axis=1).astype(np.float64)
         self.unit = spread / np.maximum(1.0, ranges)
         self.prices = np.zeros(problem.num_budgets)
         self.factors = np.full(problem.num_budgets, 4.0)
@@ -142,15 +142,15 @@ class QuboSearch:
 
     def run(self) -> RawSolution:
         """Search; on Ctrl-C, give back the best so far."""
-        built = self.start
-        try:
-            self._prepare()
-            built = time.perf_counter()
-            for number in range(_MOST_ROUNDS):
-                if self._stop() or not self._round(number):
-                    break
-        except KeyboardInterrupt:
-            self.interrupted = True
+        # In a thread of its own, because samplers in C swallow the exception that Ctrl-C raises.
+        with ThreadPoolExecutor(max_workers=1) as executor:
+            rounds = executor.submit(self._rounds)
+            while not rounds.done():
+                try:
+                    wait([rounds], timeout=0.1)
+                except KeyboardInterrupt:
+                    self.interrupted = True
+        built = rounds.result()
         ranked = sorted(self.found.values(), key=lambda pair: pair[0])[: self.pool_size]
         share = (
             f"{self.drawn} samples drawn: {self.valid} with every group valid, {self.fitting} of those within budget"
@@ -167,6 +167,15 @@ class QuboSearch:
             interrupted=self.interrupted,
             notes=(share,),
         )
+
+    def _rounds(self) -> float:
+        """Rounds until it is time to stop; returns when the model was built."""
+        self._prepare()
+        built = time.perf_counter()
+        for number in itertools.count():
+            if self._stop() or not self._round(number):
+                break
+        return built
 
     def _prepare(self) -> None:
         problem = self.problem
@@ -264,11 +273,7 @@ class QuboSearch:
             self.share = share
 
     def _stop(self) -> bool:
-        try:
-            return self.interrupted or self._elapsed() >= self.limits.seconds
-        except KeyboardInterrupt:  # a sampler in C calls this function, and must not see the exception
-            self.interrupted = True
-            return True
+        return self.interrupted or self._elapsed() >= self.limits.seconds
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.start

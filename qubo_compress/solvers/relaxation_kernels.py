@@ -174,3 +174,46 @@ def products(factor: FactorArray, vector: FloatArray) -> FloatArray:
     for v in range(factor.shape[0]):
         out[v] = _dot(factor[v], vector)
     return out
+
+
+@compiled_inline
+def _dot_start(first: FloatArray, second: FloatArray, count: int) -> float:
+    total = 0.0
+    for i in range(count):
+        total += first[i] * second[i]
+    return total
+
+
+@compiled
+def is_definite(matrix: FloatArray) -> bool:
+    """Whether the Cholesky factorisation of a symmetric matrix succeeds; done in place of its lower triangle."""
+    for i in range(matrix.shape[0]):
+        for j in range(i):
+            matrix[i, j] = (matrix[i, j] - _dot_start(matrix[i], matrix[j], j)) / matrix[j, j]
+        rest = matrix[i, i] - _dot_start(matrix[i], matrix[i], i)
+        if not rest > 0.0:
+            return False
+        matrix[i, i] = np.sqrt(rest)
+    return True
+
+
+@compiled
+def lanczos(matrix: FloatArray, steps: int) -> tuple[FloatArray, FloatArray]:
+    """Diagonal and off-diagonal of the tridiagonal matrix whose extreme eigenvalues approach the matrix's."""
+    size = matrix.shape[0]
+    diagonal, beside = np.zeros(steps), np.zeros(steps)
+    before, now = np.zeros(size), np.cos(np.arange(1.0, size + 1.0))  # fixed, so that the result repeats
+    now /= np.sqrt(_dot_start(now, now, size))
+    for step in range(steps):
+        after = np.empty(size)
+        for i in range(size):
+            after[i] = _dot_start(matrix[i], now, size)
+        diagonal[step] = _dot_start(after, now, size)
+        for i in range(size):
+            after[i] -= diagonal[step] * now[i] + (beside[step - 1] * before[i] if step > 0 else 0.0)
+        length = np.sqrt(_dot_start(after, after, size))
+        if length < 1e-12:
+            return diagonal[: step + 1], beside[:step]
+        beside[step] = length
+        before, now = now, after / length
+    return diagonal, beside[: steps - 1]

@@ -25,9 +25,10 @@ except ImportError:  # dwave-neal is deprecated in favour of the package that it
 
 # Temperatures at the start and the end, as multiples of the typical spread of a group's energies
 # (domain-wall) or of the penalty (one-hot, where changing a choice means climbing over it).
-_TEMPERATURES = {"domain-wall": (0.05, 0.0005), "one-hot": (0.25, 0.04)}
+_TEMPERATURES = {"domain-wall": (0.05, 0.0005), "one-hot": (1.0, 0.02)}
 _FIRST_SWEEPS = 64
 _ROUNDS_PER_DOUBLING = 6
+_MOST_SWEEPS = 4096  # a read cannot be interrupted
 
 
 @solvers.register("simulated-annealing")
@@ -74,7 +75,7 @@ class SimulatedAnnealing:
 
         def draw(request: Request) -> Draw | None:
             nonlocal seconds_per_sweep
-            sweeps = self.sweeps or _FIRST_SWEEPS * 2 ** min(20, request.round // _ROUNDS_PER_DOUBLING)
+            sweeps = self.sweeps or min(_MOST_SWEEPS, _FIRST_SWEEPS * 2 ** (request.round // _ROUNDS_PER_DOUBLING))
             if request.most_work is not None:
                 sweeps = min(sweeps, request.most_work)
             reads = self.reads if request.most_work is None else min(self.reads, request.most_work // sweeps)

@@ -127,7 +127,9 @@ def test_displacement_shrinks_with_bits(shape: tuple[int, ...], sparsity: float)
     group = _group(*shape)
     pruned = Prune(sparsity).encode(group, [weight]).tensors()[0]
     errors = [float((Quantize(b, sparsity).encode(group, [weight]).tensors()[0] - pruned).norm()) for b in range(2, 13)]
-    assert all(later <= earlier * 1.001 + 1e-6 for earlier, later in itertools.pairwise(errors))
+    # Scales are float16, which leaves a relative error of about 2^-11 whatever the bits.
+    slack = 2**-11 * float(weight.norm())
+    assert all(later <= earlier + slack for earlier, later in itertools.pairwise(errors))
     assert errors[-1] < 2e-3 * float(weight.norm())
 
 

@@ -44,7 +44,7 @@ def ragged(kind: str, seed: int, budgets: int) -> ChoiceProblem:
     )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(kind=st.sampled_from(["separable", "factor", "pairs"]), seed=st.integers(0, 10**6), budgets=st.integers(0, 3))
 def test_equals_brute_force(kind, seed, budgets):
     problem = ragged(kind, seed, budgets)

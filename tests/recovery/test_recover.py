@@ -1,0 +1,118 @@
+"""Recovery: the same plan, the same bytes, nearer to the original."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import qubo_compress as qc
+from qubo_compress import errors
+from qubo_compress.evaluation import outputs_of, score, score_examples
+from qubo_compress.examples import read_examples
+from qubo_compress.plan import compression_of
+from qubo_compress.testing_metrics import same_snapshot, snapshot
+
+MENU = qc.Menu(bits=(2, 4), sparsity=(0.0, 0.5))
+
+
+def compressed(sample: Any, harsh: bool = True) -> torch.nn.Module:
+    """Two bits for every weight, and the last choice of every other group."""
+    table = qc.measure(sample.model, sample.batches, menu=MENU, metric="magnitude", progress=False)
+    choices = {
+        group.name: "quantize(bits=2)" if group.kind == "weight" and harsh else names[-1]
+        for group, names in zip(table.layout.groups, table.choices, strict=True)
+    }
+    return table.plan(choices).apply(sample.model)
+
+
+def divergence(model: torch.nn.Module, sample: Any) -> float:
+    examples = read_examples(sample.batches)
+    return score_examples(model, examples, "kl", outputs_of(sample.model, examples)).loss
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_recovery_keeps_bytes_grid_and_models(any_sample: Any, epochs: int, tmp_path: Path) -> None:
+    small = compressed(any_sample)
+    teacher_before, small_before = snapshot(any_sample.model), snapshot(small)
+    size = qc.save(small, tmp_path / "before")
+    better = qc.recover(small, any_sample.batches, teacher=any_sample.model, epochs=epochs, progress=False)
+    assert same_snapshot(teacher_before, snapshot(any_sample.model))
+    assert same_snapshot(small_before, snapshot(small))
+    assert qc.save(small, tmp_path / "after") == size
+    assert (tmp_path / "after").read_bytes() == (tmp_path / "before").read_bytes()
+    assert compression_of(better).plan == compression_of(small).plan
+    assert qc.save(better, tmp_path / "better") == size == (tmp_path / "better").stat().st_size
+    loaded = qc.load(tmp_path / "better", any_sample.model)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), better.parameters(), strict=True))
+    assert better is not small and not better.training
+    if epochs == 0:
+        assert divergence(better, any_sample) <= divergence(small, any_sample) + 1e-6
+
+
+def test_masks_stay(sample: Callable[[str], Any]) -> None:
+    found = sample("perceptron")
+    table = qc.measure(found.model, found.batches, menu=MENU, metric="magnitude", progress=False)
+    small = table.plan({"0.weight": "quantize(bits=4,sparsity=0.5)", "3.weight": "quantize(bits=2,sparsity=0.5)"}).apply(
+        found.model
+    )
+    better = qc.recover(small, found.batches, teacher=found.model, epochs=3, progress=False, learning_rate=1e-2)
+    for layer in (0, 3):
+        masks = [compression_of(m).stored[f"{layer}.weight"].parts[0].mask for m in (small, better)]  # type: ignore[attr-defined]
+        assert torch.equal(*masks)
+        assert not better[layer].weight.detach().reshape(masks[0].shape)[~masks[0]].any()
+    assert not torch.equal(small[0].weight, better[0].weight)
+
+
+def test_kept_tensors_are_trained_without_touching_the_network_given(sample: Callable[[str], Any], tmp_path: Path) -> None:
+    found = sample("perceptron")
+    table = qc.measure(found.model, found.batches, menu=MENU, metric="magnitude", progress=False)
+    small = table.plan({"0.weight": "quantize(bits=2)"}).apply(found.model)
+    better = qc.recover(small, found.batches, teacher=found.model, epochs=2, progress=False)
+    assert not torch.equal(better[3].weight, small[3].weight)
+    assert torch.equal(small[3].weight, found.model[3].weight)
+    qc.save(small, tmp_path / "small")
+
+
+def test_a_normalisation_with_tiny_variances_survives_training(sample: Callable[[str], Any]) -> None:
+    found = sample("perceptron")
+    with torch.no_grad():
+        found.model[1].running_var[:2] = 1e-6
+    table = qc.measure(found.model, found.batches, menu=MENU, metric="magnitude", progress=False)
+    small = table.plan({"0.weight": "quantize(bits=2)"}).apply(found.model)
+    better = qc.recover(small, found.batches, teacher=found.model, epochs=5, progress=False, learning_rate=1e-2)
+    assert bool((better[1].running_var > 0).all())
+
+
+def test_digits_recover(digits: Any, tmp_path: Path) -> None:
+    table = qc.measure(digits.model, digits.calibration, menu=qc.Menu(bits=(2,)), metric="magnitude", progress=False)
+    harsh = {name: "quantize(bits=2)" for name in table.group_names if "conv" in name}
+    small = table.plan(harsh).apply(digits.model)
+    repaired = qc.recover(small, digits.calibration, teacher=digits.model, progress=False)
+    tuned = qc.recover(small, digits.calibration, teacher=digits.model, epochs=1, progress=False)
+    losses = [score(net, digits.test).loss for net in (small, repaired, tuned)]
+    assert losses[1] < 0.8 * losses[0] and losses[2] < 0.8 * losses[0]
+    assert qc.save(repaired, tmp_path / "a") == qc.save(tuned, tmp_path / "b") == table.plan(harsh).bytes
+
+
+def test_the_same_seed_gives_the_same_network(sample: Callable[[str], Any]) -> None:
+    found = sample("perceptron")
+    small = compressed(found)
+    nets = [
+        qc.recover(small, found.batches, teacher=found.model, epochs=2, seed=seed, progress=False) for seed in (0, 0, 1)
+    ]
+    weights = [torch.cat([p.detach().reshape(-1) for p in net.parameters()]) for net in nets]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_wrong_input_is_refused(sample: Callable[[str], Any]) -> None:
+    found = sample("perceptron")
+    with pytest.raises(errors.WrongModel, match="apply a plan"):
+        qc.recover(found.model, found.batches, teacher=found.model, progress=False)
+    with pytest.raises(errors.InvalidBudget, match="epochs"):
+        qc.recover(compressed(found), found.batches, teacher=found.model, epochs=-1, progress=False)
+    with pytest.raises(errors.NonFiniteLoss, match="learning rate"):
+        qc.recover(compressed(found), found.batches, teacher=found.model, epochs=3, progress=False, learning_rate=1e38)

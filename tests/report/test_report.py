@@ -1,0 +1,301 @@
+"""What the report says, on the terminal and as HTML, compared with the result itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import io
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+import qubo_compress as qc
+from qubo_compress.compress import CompressionResult
+from qubo_compress.report import facts, pictures, print_summary, write_report
+from qubo_compress.report.html import page
+
+MENU = qc.Menu(bits=(2, 4), sparsity=(0.0, 0.5), vector_bits=(16,))
+
+
+class Odd(nn.Module):
+    """Ordinary layers, a parameter of its own, an integer buffer, shared weights, and a name fit for HTML."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module("in<b>&$x$", nn.Linear(6, 16))
+        self.norm = nn.BatchNorm1d(16)
+        self.middle = nn.Linear(16, 16)
+        self.again = nn.Linear(16, 16)
+        self.again.weight = self.middle.weight
+        self.last = nn.Linear(16, 3)
+        self.temperature = nn.Parameter(torch.ones(1))
+        self.register_buffer("steps", torch.tensor(7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.get_submodule("in<b>&$x$")
+        hidden = torch.relu(self.norm(first(x)))
+        return self.last(self.again(torch.relu(self.middle(hidden)))) * self.temperature
+
+
+def data(count: int = 40) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(count, 6, generator=generator), torch.arange(count) % 3)]
+
+
+def compressed(**changes: Any) -> CompressionResult:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "budget": qc.Budget(ratio=2.0), "menu": MENU, "solver": "annealer", "time_limit": 0.3, "rounds": 1,
+        "recover": True, "progress": False,
+    }  # fmt: skip
+    return qc.compress(Odd().eval(), data(), **{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def result() -> CompressionResult:
+    return compressed()
+
+
+@pytest.fixture(scope="module")
+def text(result: CompressionResult) -> str:
+    return page(result, facts.find_front(result, 0.05))
+
+
+def plain(text: str) -> str:
+    """The page's words without its tags."""
+    return html.unescape(re.sub(r"<wbr>|<[^>]+>", "", text))
+
+
+def printed(result: CompressionResult, width: int = 200) -> str:
+    stream = io.StringIO()
+    print_summary(result, Console(file=stream, width=width))
+    return stream.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------ facts
+
+
+def test_rows_are_the_plan(result: CompressionResult) -> None:
+    rows = facts.group_rows(result)
+    assert {row.name: row.choice for row in rows} == dict(result.plan.choices)
+    assert sum(row.bytes for row in rows) + result.table.fixed_costs["bytes"] == result.plan.bytes
+    kept = sum(item.nbytes for item in result.table.layout.kept)
+    assert sum(row.original_bytes for row in rows) + kept == result.plan.original_bytes
+    state = result.model.state_dict()
+    for row in rows:
+        if row.kind == "weight":
+            assert row.zeros == pytest.approx(float((state[row.name] == 0).double().mean())), row.name
+        expected = re.search(r"bits=(\d+)", row.choice)
+        assert row.bits == (float(expected.group(1)) if expected else 32.0)
+
+
+def test_the_round_taken_is_the_last_accepted_one(result: CompressionResult) -> None:
+    assert facts.chosen_round(result).plan.choices == result.plan.choices
+
+
+def test_bundles_keep_every_group_once(result: CompressionResult) -> None:
+    rows = [
+        facts.GroupRow(f"layer{n // 9}.weight[{n % 9}]", "weight", "keep", 32.0, 0.0, 4, 16 + n, 16, 0.5)
+        for n in range(700)
+    ]
+    rows += [facts.GroupRow(f"layer{n}.bias", "bias", "keep", 32.0, None, 4, 16, 8, 0.25) for n in range(78)]
+    for most, vectors_from in ((1000, 2000), (200, 2000), (48, 26), (5, 2)):
+        bundles = facts.bundle(rows, most=most, vectors_from=vectors_from)
+        assert len(bundles.labels) == len(bundles.members) <= most
+        assert sorted(i for members in bundles.members for i in members) == list(range(len(rows)))
+        assert bool(bundles.sentence) == (len(bundles.labels) < len(rows))
+        joined = facts.bundled_rows(rows, bundles)
+        assert sum(row.original_bytes for row in joined) == sum(row.original_bytes for row in rows)
+        assert sum(row.groups for row in joined) == len(rows)
+    assert "778 groups" in bundles.sentence
+
+
+def test_joined_rows_average_by_value() -> None:
+    rows = [
+        facts.GroupRow("a[0]", "weight", "quantize(bits=2)", 2.0, 0.5, 30, 120, 8, 0.1),
+        facts.GroupRow("a[1]", "weight", "quantize(bits=6)", 6.0, 0.1, 10, 40, 8, 0.2),
+    ]
+    row = facts.bundled_rows(rows, facts.bundle(rows, most=1, vectors_from=9))[0]
+    assert (row.name, row.bits, row.zeros, row.bytes) == ("a", 3.0, pytest.approx(0.4), 16)
+    assert row.choice == "1 × quantize(bits=2); 1 × quantize(bits=6)"
+    assert row.alone == pytest.approx(0.3)
+
+
+def test_interactions_add_up_to_the_prediction(result: CompressionResult) -> None:
+    rows = facts.group_rows(result)
+    bundles = facts.bundle(rows, most=4, vectors_from=2)
+    between, is_gram = facts.bundled_factor(result, bundles) or (None, False)
+    assert is_gram
+    assert between is not None
+    every, _ = facts.bundled_factor(result, facts.bundle(rows, most=99, vectors_from=99)) or (None, False)
+    assert every is not None
+    assert between.sum() == pytest.approx(every.sum(), rel=1e-9)
+    pairs = 0.5 * (every.sum() - np.trace(every))
+    predicted = result.table.predict(result.plan.choices)
+    assert sum(row.alone for row in rows) + pairs == pytest.approx(predicted, rel=1e-6, abs=1e-9)
+
+
+def test_kept_tensors_have_reasons(result: CompressionResult) -> None:
+    found = {row.name: row.reason for row in facts.kept_rows(result)}
+    assert "no operator" in found["temperature"]
+    assert "int64" in found["steps"]
+    kept = {name for name, choice in result.plan.choices.items() if choice == "keep"}
+    assert set(found) == kept | {"temperature", "steps"}
+    assert facts.shared_tensors(result) == (("again.weight", "middle.weight"),)
+
+
+def test_group_without_any_choice_says_why(result: CompressionResult) -> None:
+    only = compressed(menu=qc.Menu(bits=(2,), sparsity=(0.0,), vector_bits=()), budget=qc.Budget(ratio=1.5), rounds=0)
+    reasons = {row.name: row.reason for row in facts.kept_rows(only)}
+    assert "no choice of the menu suits it" in reasons["last.bias"]
+    assert "bias" in reasons["last.bias"].split(":", 1)[1]
+
+
+def test_solver_sentences(result: CompressionResult) -> None:
+    said = " ".join(facts.about_solver(result))
+    assert facts.SIMULATED in said
+    assert "annealer" in said
+    unbounded = dataclasses.replace(result, solution=dataclasses.replace(result.solution, bound=None))
+    assert "no lower bound" in " ".join(facts.about_solver(unbounded))
+    energy = result.solution.energy
+    loose = dataclasses.replace(result, solution=dataclasses.replace(result.solution, bound=energy - 0.25))
+    assert "at most 0.25 from" in " ".join(facts.about_solver(loose))
+    proven = dataclasses.replace(result, solution=dataclasses.replace(result.solution, bound=energy))
+    assert "proven optimal" in " ".join(facts.about_solver(proven))
+    exact = dataclasses.replace(result, solution=dataclasses.replace(result.solution, solver="exact"))
+    assert facts.SIMULATED not in facts.about_solver(exact)
+
+
+def test_auto_says_why() -> None:
+    found = compressed(solver="auto", rounds=0)
+    assert found.solution.notes
+    words = plain(page(found, None))
+    for note in found.solution.notes:
+        assert note[1:] in words
+
+
+def test_front_skips_what_is_out_of_reach(result: CompressionResult) -> None:
+    front = facts.find_front(dataclasses.replace(result, budget=qc.Budget(ratio=60.0)), 0.05)
+    assert not front.points
+    assert [ratio for ratio, _ in front.missing] == pytest.approx([60.0 * factor for factor in facts.FRONT_FACTORS])
+    assert all("out of reach" in reason for _, reason in front.missing)
+    assert "30 times smaller: out of reach" in plain(page(result, front))
+
+
+# ------------------------------------------------------------------------------------------------- HTML
+
+
+def test_html_has_every_group_and_number(result: CompressionResult, text: str) -> None:
+    words = plain(text)
+    for row in facts.group_rows(result):
+        assert row.name in words
+        assert row.choice in words
+        assert f"{row.bytes:,}" in words
+    assert f"{result.plan.bytes:,}" in words
+    assert f"{result.plan.original_bytes:,}" in words
+    assert facts.number(result.before.loss) in words
+    assert result.recovered is not None
+    assert facts.number(result.recovered.loss) in words
+    assert facts.signed(result.plan.predicted_loss) in words
+    for sentence in (facts.SPEED, *facts.about_solver(result), *facts.about_calibration(result)):
+        assert sentence in words
+    for row in facts.kept_rows(result):
+        assert row.reason in words
+    assert "again.weight is middle.weight" in words
+
+
+def test_html_needs_nothing_else(text: str) -> None:
+    assert not re.search(r"https?:|//[a-z]|@import|<script|<link|url\(", text, re.IGNORECASE)
+    sources = re.findall(r'src="([^"]{0,40})', text)
+    assert len(sources) >= 6
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+
+
+def test_html_escapes_names(text: str) -> None:
+    assert "in<b>" not in text
+    assert "in&lt;b&gt;&amp;$x$.weight" in text
+
+
+def test_html_tags_are_balanced(text: str) -> None:
+    for tag in ("table", "section", "div", "figure", "ul", "tr", "td", "tbody"):
+        assert len(re.findall(rf"<{tag}[ >]", text)) == text.count(f"</{tag}>"), tag
+
+
+def test_report_is_written_through_the_result(result: CompressionResult, tmp_path: Path) -> None:
+    path = write_report(result, tmp_path / "deep" / "report.html", seconds_per_point=0)
+    assert path.read_text().startswith("<!DOCTYPE html>")
+    assert "Smaller or larger" not in path.read_text()
+    assert [item.name for item in path.parent.iterdir()] == ["report.html"]
+
+
+def test_results_without_labels_recovery_or_factor(tmp_path: Path) -> None:
+    unlabelled = [data()[0][0]]
+    found = qc.compress(
+        Odd().eval(),
+        unlabelled,
+        qc.Budget(ratio=2),
+        menu=MENU,
+        loss="kl",
+        solver="greedy",
+        recover=False,
+        progress=False,
+    )
+    assert math.isnan(found.before.accuracy)
+    assert "nan" not in plain(page(found, None))
+    separable = compressed(metric="magnitude", rounds=0, recover=False)
+    assert pictures.interactions(separable) is None
+    assert "no cross terms" in plain(page(separable, None))
+    assert "No recovery was asked for" in plain(page(separable, None))
+    pairs = compressed(metric="pairwise", rounds=0, recover=False, menu=qc.Menu(bits=(2,), sparsity=(0.0,)))
+    assert pictures.interactions(pairs) is not None
+    assert "pair by pair" in plain(page(pairs, None))
+
+
+def test_filters_are_joined() -> None:
+    found = compressed(groups="filter", rounds=0, recover=False)
+    words = plain(page(found, None))
+    assert "joined to one row" in words, "pictures show layers"
+    for row in facts.group_rows(found):
+        assert row.name in words, "so few groups fit the table"
+
+
+# ----------------------------------------------------------------------------------------- other media
+
+
+def test_pictures_are_images_and_leave_matplotlib_alone(result: CompressionResult) -> None:
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    front = facts.find_front(result, 0.05)
+    for draw in (pictures.layers, pictures.prediction, pictures.interactions, pictures.all_choices, pictures.trace):
+        assert (draw(result) or b"").lstrip().startswith(b"<?xml"), draw.__name__
+    assert (pictures.layers(result, "png") or b"").startswith(b"\x89PNG")
+    assert pictures.pareto_front(result, front) is not None
+    assert pictures.pareto_front(result, front.points, "png") is not None
+    assert pictures.pareto_front(result, ()) is None
+    assert dict(mpl.rcParams) == before
+
+
+def test_terminal(result: CompressionResult) -> None:
+    words = printed(result)
+    for row in facts.group_rows(result):
+        assert row.name in words
+    for part in (f"{result.plan.bytes:,}", "recovered", "temperature", facts.SIMULATED, facts.SPEED[:60]):
+        assert part in words
+    assert facts.headline(result) in words
+
+
+def test_terminal_is_no_wider_than_it_may(result: CompressionResult) -> None:
+    assert max(len(line) for line in printed(result, width=80).splitlines()) <= 80
+
+
+def test_long_names_are_shortened_in_the_middle() -> None:
+    assert pictures.short("a" * 50, 11) == "aaaaa…aaaaa"
+    assert pictures.short("x$y$") == r"x\$y\$"

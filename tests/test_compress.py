@@ -1,0 +1,141 @@
+"""The whole way, on the trained digits network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import qubo_compress as qc
+from qubo_compress import errors
+from qubo_compress.evaluation import score
+from qubo_compress.testing_metrics import same_snapshot, snapshot
+
+MENU = qc.Menu(bits=(2, 4, 8), sparsity=(0.0, 0.5))
+OPTIONS: dict[str, Any] = {"menu": MENU, "solver": "annealer", "time_limit": 1.0, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def result(digits: Any) -> qc.CompressionResult:
+    return qc.compress(digits.model, digits.calibration, qc.Budget(ratio=20), rounds=1, **OPTIONS)
+
+
+def test_the_budget_is_kept_to_the_byte(result: qc.CompressionResult, digits: Any, tmp_path: Path) -> None:
+    size = result.save(tmp_path / "net.safetensors")
+    assert size == result.plan.bytes == (tmp_path / "net.safetensors").stat().st_size
+    assert size * 20 <= result.plan.original_bytes
+    loaded = qc.load(tmp_path / "net.safetensors", digits.model)
+    inputs = digits.test[0][0]
+    with torch.no_grad():
+        assert torch.equal(loaded(inputs), result.model(inputs))
+
+
+def test_the_compressed_network_still_knows_its_digits(result: qc.CompressionResult, digits: Any) -> None:
+    assert score(digits.model, digits.test).accuracy > 0.97
+    assert score(result.model, digits.test).accuracy > 0.85
+
+
+def test_refinement_never_gives_a_worse_held_out_loss(result: qc.CompressionResult) -> None:
+    first, *later = result.rounds
+    assert first.accepted and len(later) == 1
+    best = first.held_out
+    for found in later:
+        assert found.accepted == (found.held_out < best)
+        best = min(best, found.held_out)
+    chosen = [found for found in result.rounds if found.accepted][-1]
+    assert chosen.plan == result.plan and chosen.held_out == best
+    assert result.compressed.loss == pytest.approx(best, abs=1e-6)
+
+
+def test_the_refined_table_is_exact_at_the_plan_it_was_measured_around(result: qc.CompressionResult) -> None:
+    first, around = result.rounds
+    where = around.table.assignment(first.plan.choices) + around.table.offsets[:-1]
+    assert np.abs(around.table.linear[where]).max() == 0.0
+    assert around.table.predict(first.plan.choices) == pytest.approx(around.table.constant, abs=1e-6)
+
+
+def test_the_network_given_is_left_alone(digits: Any) -> None:
+    before = snapshot(digits.model)
+    small = qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), **{**OPTIONS, "metric": "fisher"}).model
+    assert same_snapshot(before, snapshot(digits.model)) and small is not digits.model
+
+
+def test_the_held_out_examples_are_not_used_for_recovery(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    module = sys.modules["qubo_compress.compress"]
+    seen: list[torch.Tensor] = []
+    real = module.recover_model
+
+    def spying(small: Any, batches: Any, **options: Any) -> Any:
+        seen.extend(batch[0] for batch in batches)
+        return real(small, batches, **options)
+
+    monkeypatch.setattr(module, "recover_model", spying)
+    options = {**OPTIONS, "metric": "magnitude"}
+    qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), **options)
+    given = torch.cat([inputs for inputs, _ in digits.calibration])
+    assert torch.equal(torch.cat(seen), given[:160])
+
+
+def test_a_budget_below_the_smallest_names_it(digits: Any) -> None:
+    with pytest.raises(errors.InfeasibleBudget) as caught:
+        qc.compress(digits.model, digits.calibration, qc.Budget(ratio=400), **{**OPTIONS, "metric": "magnitude"})
+    smallest = caught.value.smallest
+    assert smallest is not None and str(smallest) in str(caught.value)
+    fitting = qc.Budget(bytes=smallest)
+    found = qc.compress(digits.model, digits.calibration, fitting, **{**OPTIONS, "metric": "magnitude"}, recover=False)
+    assert found.plan.bytes == smallest
+
+
+def test_misspelt_names_are_noticed_before_anything_is_measured(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qubo_compress.compress.measure_around", lambda *_, **__: pytest.fail("it was measured"))
+    for wrong, said in (({"solver": "anealer"}, "did you mean 'annealer'"), ({"rounds": -1}, "rounds")):
+        with pytest.raises(errors.QuboCompressError, match=said):
+            qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), **{**OPTIONS, **wrong})
+
+
+def test_the_cache_serves_several_budgets_and_rounds(sample: Any, tmp_path: Path) -> None:
+    found = sample("perceptron")
+    options = {**OPTIONS, "cache": tmp_path, "rounds": 2, "time_limit": 0.3}
+    largest = qc.measure(found.model, found.batches, menu=MENU, metric="magnitude", progress=False).plan({}).bytes
+    for size in (largest - 50, largest - 60, largest - 50):
+        qc.compress(found.model, found.batches, qc.Budget(bytes=size), **options)
+    with torch.no_grad():
+        found.model[0].weight[0, 0] += 1.0
+    with pytest.raises(errors.CacheMismatch, match="weights differ"):
+        qc.compress(found.model, found.batches, qc.Budget(bytes=largest), **options)
+
+
+@pytest.mark.parametrize("name", ["tied", "positions", "dict-inputs", "bfloat16", "attention", "recurrent"])
+def test_other_networks_go_the_whole_way(sample: Any, name: str, tmp_path: Path) -> None:
+    found = sample(name)
+    table = qc.measure(found.model, found.batches, menu=MENU, metric="magnitude", progress=False)
+    smallest = int(table.problem(qc.Budget(ratio=1)).smallest_totals()[0])
+    limit = (smallest + table.plan({}).bytes) // 2
+    result = qc.compress(found.model, found.batches, qc.Budget(bytes=limit), rounds=1, **{**OPTIONS, "time_limit": 0.3})
+    assert result.save(tmp_path / "net") == result.plan.bytes <= limit
+
+
+def test_a_front_solves_again_and_measures_nothing(result: qc.CompressionResult) -> None:
+    front = qc.pareto(result.table, ratios=(4, 8, 16), solver="annealer", time_limit=0.5)
+    assert [point.ratio for point in front] == [4.0, 8.0, 16.0]
+    assert all(point.plan.ratio >= point.ratio for point in front)
+    assert all(point.bound is None or point.bound <= point.energy + 1e-9 for point in front)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_goes_the_whole_way(sample: Any, tmp_path: Path) -> None:
+    for name in ("perceptron", "grouped-view-inplace", "encoder", "tied"):
+        found = sample(name)
+        found.model.cuda()
+        plan = qc.measure(found.model, found.batches, menu=MENU, metric="magnitude", progress=False).plan({})
+        result = qc.compress(found.model, found.batches, qc.Budget(bytes=plan.bytes), rounds=1, epochs=1, **OPTIONS)
+        assert next(result.model.parameters()).device.type == "cuda"
+        size = result.save(tmp_path / "net")
+        net = qc.load(tmp_path / "net", found.model)
+        assert size == result.plan.bytes
+        assert all(torch.equal(a, b) for a, b in zip(net.parameters(), result.model.parameters(), strict=True))
