@@ -15,7 +15,7 @@ from qubo_compress.solvers.solver import RawSolution, SearchLimits
 
 @dataclass(frozen=True)
 class Tabu:
-    """D-Wave's tabu search of the encoded problem, in the same price search, repair and fill as ``simulated-annealing``.
+    """D-Wave's tabu search of the encoded problem, in the same loop as ``simulated-annealing``.
 
     Args:
         encoding: ``"domain-wall"`` or ``"one-hot"``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ OPTIONS: dict[str, Any] = {"menu": MENU, "solver": "annealer", "time_limit": 1.0
 
 @pytest.fixture(scope="module")
 def result(digits: Any) -> qc.CompressionResult:
-    return qc.compress(digits.model, digits.calibration, qc.Budget(ratio=20), rounds=1, **OPTIONS)
+    options = {**OPTIONS, "menu": qc.Menu(bits=(2, 3, 4, 8), sparsity=(0.0, 0.5, 0.75))}
+    return qc.compress(digits.model, digits.calibration, qc.Budget(ratio=20), rounds=1, **options)
 
 
 def test_the_budget_is_kept_to_the_byte(result: qc.CompressionResult, digits: Any, tmp_path: Path) -> None:
@@ -64,8 +66,6 @@ def test_the_network_given_is_left_alone(digits: Any) -> None:
 
 
 def test_the_held_out_examples_are_not_used_for_recovery(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     module = sys.modules["qubo_compress.compress"]
     seen: list[torch.Tensor] = []
     real = module.recover_model
@@ -92,7 +92,8 @@ def test_a_budget_below_the_smallest_names_it(digits: Any) -> None:
 
 
 def test_misspelt_names_are_noticed_before_anything_is_measured(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qubo_compress.compress.measure_around", lambda *_, **__: pytest.fail("it was measured"))
+    module = sys.modules["qubo_compress.compress"]
+    monkeypatch.setattr(module, "measure_around", lambda *_, **__: pytest.fail("it was measured"))
     for wrong, said in (({"solver": "anealer"}, "did you mean 'annealer'"), ({"rounds": -1}, "rounds")):
         with pytest.raises(errors.QuboCompressError, match=said):
             qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), **{**OPTIONS, **wrong})

@@ -91,7 +91,7 @@ def _tuned(
         epochs=epochs, seed=seed, progress=progress, learning_rate=learning_rate,
     )  # fmt: skip
     tuned = _rebuilt(start, compression, stored)
-    if not all(bool(torch.isfinite(t).all()) for t in tuned.state_dict().values() if t.is_floating_point()):
+    if not all(bool(torch.isfinite(t).all()) for t in compression_of(tuned).tensors().values()):
         raise NonFiniteLoss(f"fine-tuning diverged at learning rate {learning_rate}; use a smaller one")
     return tuned
 

@@ -85,8 +85,9 @@ def _targets(small: nn.Module, compression: Compression) -> list[_Target]:
 def _batch(model: nn.Module, examples: Examples, names: list[str]) -> Slice:
     """As many examples, in one slice, as the outputs of the named modules allow."""
     first = examples.slices[0]
-    probe = Slice(map_tensors(first.inputs, lambda t: t[:1]), None, first.weights[:1])
-    per_example = sum(o.numel() * o.element_size() for o in _remembered(model, probe, names).values())
+    # Two examples, since a normalisation without statistics refuses one.
+    probe = Slice(map_tensors(first.inputs, lambda t: t[:2]), None, first.weights[:2])
+    per_example = sum(o.numel() * o.element_size() for o in _remembered(model, probe, names).values()) // len(probe)
     count = max(FEWEST_EXAMPLES, REMEMBERED_BYTES // max(1, per_example))
     parts = [first]
     for part in examples.slices[1:]:

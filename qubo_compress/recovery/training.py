@@ -11,6 +11,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qubo_compress.errors import NonFiniteLoss
 from qubo_compress.examples import Examples, Slice, call, map_tensors, tensors_of
 from qubo_compress.menu.fold import attribute
 from qubo_compress.menu.operator import Packed
@@ -107,7 +108,11 @@ def fine_tuned(
         for _ in track(range(epochs), description="recovering", disable=not progress, transient=True):
             for part in _steps(examples, generator):
                 optimizer.zero_grad(set_to_none=True)
-                _loss(small, teacher, latent.tensors(), part).backward()  # type: ignore[no-untyped-call]
+                value = _loss(small, teacher, latent.tensors(), part)
+                # Codes are whole numbers: rounding would hide a weight that is not a number.
+                if not bool(torch.isfinite(value)):
+                    raise NonFiniteLoss(f"fine-tuning diverged at learning rate {learning_rate}; use a smaller one")
+                value.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
         return latent.packed()

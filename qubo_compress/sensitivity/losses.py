@@ -157,7 +157,8 @@ class CallableLoss:
                 columns.append(torch.zeros_like(outputs) if column is None else column)
         hessian = torch.stack(columns, dim=1).detach()
         values, vectors = torch.linalg.eigh(0.5 * (hessian + hessian.transpose(1, 2)))
-        return values.clamp(min=0).sqrt().unsqueeze(-1) * vectors.transpose(1, 2)
+        root: Tensor = values.clamp(min=0).sqrt().unsqueeze(-1) * vectors.transpose(1, 2)
+        return root
 
 
 def target_rows(targets: Tensor | None, outputs: Tensor) -> Tensor:

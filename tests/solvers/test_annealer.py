@@ -163,7 +163,7 @@ def test_a_timed_run_is_repeated_exactly_by_its_work(kind, budgets):
     timed = solve(problem, "annealer", time_limit=0.4, seed=5)
     again = solve(problem, Annealer(threads=1), time_limit=60.0, work_limit=max(1, timed.work), seed=5)
     assert np.array_equal(timed.assignment, again.assignment)
-    if timed.status != "optimal":  # a bound that is met ends the search whenever it arrives
+    if "optimal" not in (timed.status, again.status):  # a bound that is met ends the search whenever it arrives
         assert timed.work == again.work
         assert len(timed.pool) == len(again.pool)
 
