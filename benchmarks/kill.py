@@ -1,4 +1,4 @@
-"""Kill ``measure`` and ``save`` with SIGKILL at random moments, and look at what is left: ``python -m benchmarks.kill``.
+"""Kill ``measure`` and ``save`` at random moments and look at what is left: ``python -m benchmarks.kill``.
 
 A measurement killed again and again and resumed from its cache must end with the same table bit for bit, and every
 file that can be seen in its folder must be whole. A file that is saved over and over must be the old one or the new
@@ -113,9 +113,7 @@ def kill_save(kills: int, seed: int, folder: Path) -> Outcome:
     network = networks.load("digits", calibration_examples=EXAMPLES)
     table = qc.measure(network.model, network.calibration, menu=MENU, metric="magnitude", progress=False)
     weights = [name for name in table.group_names if "conv" in name]
-    small = [
-        table.plan({name: choice for name in weights}).apply(network.model) for choice in ("quantize(bits=2)", "keep")
-    ]
+    small = [table.plan(dict.fromkeys(weights, choice)).apply(network.model) for choice in ("quantize(bits=2)", "keep")]
     contents, path = [], folder / "net.safetensors"
     for net in small:
         qc.save(net, path)
@@ -136,7 +134,8 @@ def kill_save(kills: int, seed: int, folder: Path) -> Outcome:
         try:
             net = qc.load(path, _other_weights(network.model))
             held = small[contents.index(data)] if data in contents else net
-            identical = identical and all(torch.equal(a, b) for a, b in zip(net.parameters(), held.parameters(), strict=True))
+            pairs = zip(net.parameters(), held.parameters(), strict=True)
+            identical = identical and all(torch.equal(a, b) for a, b in pairs)
         except qc.QuboCompressError:
             damaged += 1
     leftovers = len(list(folder.glob(".*")))

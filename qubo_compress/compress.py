@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from qubo_compress.artifact.writing import save
@@ -19,7 +20,7 @@ from qubo_compress.examples import Examples, read_examples
 from qubo_compress.menu.groups import GroupRule, discover
 from qubo_compress.menu.menu import Menu
 from qubo_compress.plan import Plan
-from qubo_compress.problem import ChoiceProblem
+from qubo_compress.problem import ChoiceProblem, IntArray
 from qubo_compress.recovery import recover as recover_model
 from qubo_compress.refinement import Round, best_of_pool, refine
 from qubo_compress.sensitivity.losses import LossLike
@@ -27,7 +28,7 @@ from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.sensitivity.task import Metric
 from qubo_compress.solvers.solution import Solution
-from qubo_compress.solvers.solver import Solver, make_solver
+from qubo_compress.solvers.solver import Solver, make_solver, refuse_unreachable
 from qubo_compress.solvers.solver import solve as solve_problem
 
 logger = logging.getLogger(__name__)
@@ -140,8 +141,24 @@ def compress(
     # A misspelt name must not be noticed only after the measurement.
     chosen_solver = make_solver(solver)
     examples, held_out = _held_out(read_examples(batches, max_examples), validation)
+    layout = discover(model, groups)
+
+    def refuse_early(costs: Mapping[str, IntArray], fixed: Mapping[str, int], offsets: IntArray) -> None:
+        # A budget out of reach must not be noticed only after the measurement.
+        limits = budget.limits(layout.original_bytes, layout.parameters)
+        refuse_unreachable(
+            ChoiceProblem(
+                linear=np.zeros(int(offsets[-1])),
+                group_offsets=offsets,
+                costs=np.stack([costs[name] for name in limits]),
+                limits=np.array(list(limits.values()), dtype=np.int64),
+                fixed_costs=np.array([fixed.get(name, 0) for name in limits], dtype=np.int64),
+                budget_names=tuple(limits),
+            )
+        )
+
     table = measure_around(
-        model, model, examples, menu, metric, loss, discover(model, groups), cache, seed, progress
+        model, model, examples, menu, metric, loss, layout, cache, seed, progress, priced=refuse_early
     )  # fmt: skip
 
     def solve(problem: ChoiceProblem) -> Solution:

@@ -201,7 +201,8 @@ def _as_tensor(values: Any) -> Tensor:
     try:
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as cause:
-        raise InvalidBatches(f"targets and weights must be tensors or lists of numbers; got {type(values).__name__}") from cause
+        given = type(values).__name__
+        raise InvalidBatches(f"targets and weights must be tensors or lists of numbers; got {given}") from cause
 
 
 def _rows(part: Slice, rows: slice) -> Slice:

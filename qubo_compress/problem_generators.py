@@ -209,7 +209,7 @@ def _draw_factor(menu: _Menu, rng: np.random.Generator, rank: int) -> FactorArra
     common = rng.standard_normal(rank, dtype=np.float32)
     factor = np.empty((groups, choices, rank), dtype=np.float32)
     for g in range(groups):  # group by group: no temporary as large as the factor
-        own = rng.standard_normal(rank, dtype=np.float32) + np.float32(0.1) * common
+        own = rng.standard_normal(rank, dtype=np.float32) + np.float32(0.07) * common
         rows = own + np.float32(0.7) * rng.standard_normal((choices, rank), dtype=np.float32)
         rows *= (menu.amplitudes[g] / np.linalg.norm(rows, axis=1)).astype(np.float32)[:, None]
         factor[g] = rows

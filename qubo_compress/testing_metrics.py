@@ -62,7 +62,7 @@ def trained_network(seed: int = 0) -> tuple[nn.Module, list[tuple[Tensor, Tensor
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
         for _ in range(STEPS):
             optimizer.zero_grad()
-            functional.cross_entropy(model(inputs), targets).backward()
+            functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return model.eval(), [(inputs[:40], targets[:40]), (inputs[40:], targets[40:])]
 
@@ -80,8 +80,8 @@ def snapshot(model: nn.Module) -> list[Any]:
         for held in (module._parameters, module._buffers):
             for key, tensor in held.items():
                 if tensor is not None:
-                    values = tensor.detach().clone()
-                    found.append((key, id(tensor), type(tensor).__name__, tensor.requires_grad, id(tensor.grad), values))
+                    flags = (type(tensor).__name__, tensor.requires_grad, id(tensor.grad))
+                    found.append((key, id(tensor), *flags, tensor.detach().clone()))
     return found
 
 
@@ -100,7 +100,8 @@ def same_snapshot(first: list[Any], second: list[Any]) -> bool:
 
 def same_table(first: SensitivityTable, second: SensitivityTable) -> bool:
     """Whether two tables hold the same numbers bit for bit."""
-    arrays = [(first.linear, second.linear), *((first.costs[name], second.costs[name]) for name in first.costs)]
+    arrays: list[tuple[Any, Any]] = [(first.linear, second.linear)]
+    arrays += [(first.costs[name], second.costs[name]) for name in first.costs]
     for one, other in ((first.factor, second.factor), (first.divergence, second.divergence)):
         if (one is None) != (other is None):
             return False

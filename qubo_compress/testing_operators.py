@@ -70,8 +70,9 @@ def sample_groups(seed: int = 0) -> Iterator[Sample]:
         whole = torch.randn(6, 4, 3, generator=generator).to(dtype)
         member = Member("layer.weight", tuple(whole.shape), dtype, (2, 3))
         yield f"one filter, {dtype}", Group("layer.weight[2]", "weight", (member,), "Conv1d"), (whole[2:3],)
-        two = {"first.weight": torch.randn(3, 5, generator=generator), "second.weight": torch.randn(4, 2, generator=generator)}
-        yield f"two weights, {dtype}", *_group("weight", "Linear", {name: t.to(dtype) for name, t in two.items()})
+        shapes = {"first.weight": (3, 5), "second.weight": (4, 2)}
+        two = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
+        yield f"two weights, {dtype}", *_group("weight", "Linear", two)
         bias = torch.randn(9, generator=generator)
         for values, changed in _awkward(bias):
             yield f"bias, {values}, {dtype}", *_group("bias", "Linear", {"bias": changed.to(dtype)})
@@ -115,7 +116,8 @@ def _check_group(operator: Operator, group: Group, parts: Sequence[Tensor]) -> N
     for refit in (False, True):
         projected = packed.project(other, refit)
         _check_packed(operator, group, projected)
-        assert projected.nbytes == packed.nbytes, f"project(refit={refit}) changed {packed.nbytes} bytes to {projected.nbytes}"
+        sizes = (packed.nbytes, projected.nbytes)
+        assert sizes[0] == sizes[1], f"project(refit={refit}) changed {sizes[0]} bytes to {sizes[1]}"
         settled = projected.project(projected.tensors())
         assert _equal(settled, projected), f"project() is not idempotent after refit={refit}"
     assert packed.to_bytes() == data, "project() changed what it was called on"
@@ -135,7 +137,8 @@ def _check_packed(operator: Operator, group: Group, packed: Packed) -> bytes:
     data = packed.to_bytes()
     assert isinstance(data, bytes), f"to_bytes() gave {type(data).__name__}"
     assert packed.nbytes == len(data), f"nbytes is {packed.nbytes}, to_bytes() gave {len(data)}"
-    assert packed.nonzeros >= 0 and packed.weight_bits >= 1, f"nonzeros {packed.nonzeros}, weight_bits {packed.weight_bits}"
+    counts = (packed.nonzeros, packed.weight_bits)
+    assert counts[0] >= 0 and counts[1] >= 1, f"nonzeros and weight_bits are {counts}"
     values = packed.tensors()
     assert len(values) == len(group.members), f"{len(values)} tensors for {len(group.members)} members"
     for member, value in zip(group.members, values, strict=True):

@@ -82,8 +82,18 @@ def test_the_held_out_examples_are_not_used_for_recovery(digits: Any, monkeypatc
 
 
 def test_a_budget_below_the_smallest_names_it(digits: Any) -> None:
+
+    class Unmeasurable:
+        metric_name = "unmeasurable"
+
+        def evaluations(self, task: Any) -> float:
+            return 0.0
+
+        def measure(self, task: Any) -> Any:
+            pytest.fail("it was measured for a budget out of reach")
+
     with pytest.raises(errors.InfeasibleBudget) as caught:
-        qc.compress(digits.model, digits.calibration, qc.Budget(ratio=400), **{**OPTIONS, "metric": "magnitude"})
+        qc.compress(digits.model, digits.calibration, qc.Budget(ratio=400), **{**OPTIONS, "metric": Unmeasurable()})
     smallest = caught.value.smallest
     assert smallest is not None and str(smallest) in str(caught.value)
     fitting = qc.Budget(bytes=smallest)

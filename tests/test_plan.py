@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +41,9 @@ def test_pins_bind(table: qc.SensitivityTable) -> None:
     table.pin("0.weight", "quantize(bits=2)").leave_alone("0.bias").minimum_bits("3.*weight", 4)
     problem = table.problem(qc.Budget(bytes=10**6))
     assert problem.num_choices < free.num_choices
-    names = dict(zip(problem.group_names, np.split(np.array(problem.choice_names), problem.group_offsets[1:-1]), strict=True))
+    names = dict(
+        zip(problem.group_names, np.split(np.array(problem.choice_names), problem.group_offsets[1:-1]), strict=True)
+    )
     assert list(names["0.weight"]) == ["quantize(bits=2)"]
     assert list(names["0.bias"]) == ["keep"]
     assert "quantize(bits=4)" in names["3.weight"] and "quantize(bits=2)" not in names["3.weight"]
@@ -69,10 +70,6 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(table: qc.Sensitiv
 
 
 def test_a_budget_out_of_reach_names_the_smallest_size(table: qc.SensitivityTable) -> None:
-    smallest = min(
-        table.plan(dict(zip(table.group_names, names, strict=True))).bytes
-        for names in itertools.product(*(sorted(set(names)) for names in table.choices[:2]), *([n] for n in table.choices[2]),)
-    ) if len(table.choices) == 3 else None  # fmt: skip
     with pytest.raises(errors.InfeasibleBudget) as caught:
         qc.solve(table.problem(qc.Budget(bytes=10)), "greedy")
     found = caught.value.smallest
@@ -81,7 +78,6 @@ def test_a_budget_out_of_reach_names_the_smallest_size(table: qc.SensitivityTabl
         for group, names, start in zip(table.group_names, table.choices, table.offsets[:-1], strict=True)
     }
     assert found == table.plan(cheapest).bytes and str(found) in str(caught.value)
-    assert smallest is None or smallest == found
     assert table.plan(qc.solve(table.problem(qc.Budget(bytes=found)), "greedy", time_limit=1.0)).bytes == found
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from qubo_compress.report import facts
 from qubo_compress.report.facts import number, percent, signed, size
@@ -26,15 +27,20 @@ def print_summary(result: CompressionResult, console: Console | None = None) -> 
         result: of :func:`qubo_compress.compress`.
         console: where to print; the standard output when left out.
     """
-    console = console or Console()
-    console.print()
-    console.print(f"[bold]{escape(facts.headline(result))}[/bold]")
-    console.print(scores_table(result))
-    console.print()
-    console.print(groups_table(result))
-    _print_kept(result, console)
-    for sentence in (*facts.about_solver(result), *facts.about_calibration(result), facts.SPEED):
-        console.print(f"  {escape(sentence)}", highlight=False, style="dim" if sentence != facts.SPEED else None)
+    said = [
+        Text(f"  {sentence}", "dim") for sentence in (*facts.about_solver(result), *facts.about_calibration(result))
+    ]
+    # One renderable, so that a notebook shows one output and not a dozen.
+    everything = Group(
+        Text(f"\n{facts.headline(result)}\n", "bold"),
+        scores_table(result),
+        "",
+        groups_table(result),
+        *_kept(result),
+        *said,
+        Text(f"  {facts.SPEED}"),
+    )
+    (console or Console()).print(everything)
 
 
 def scores_table(result: CompressionResult) -> Table:
@@ -95,13 +101,10 @@ def _narrow(choice: str) -> str:
     return shown.replace(",", ", ").replace(" × ", "×")
 
 
-def _print_kept(result: CompressionResult, console: Console) -> None:
+def _kept(result: CompressionResult) -> list[Text]:
     rows = facts.kept_rows(result)
-    if not rows:
-        console.print("[bold]Kept as it was:[/bold] nothing")
-        return
-    console.print("[bold]Kept as it was[/bold]")
-    for row in rows[:MOST_KEPT]:
-        console.print(f"  {escape(row.name)} ({size(row.nbytes)}): {escape(row.reason)}", highlight=False)
+    lines = [Text("Kept as it was" if rows else "Kept as it was: nothing", "bold")]
+    lines += [Text(f"  {row.name} ({size(row.nbytes)}): {row.reason}") for row in rows[:MOST_KEPT]]
     if len(rows) > MOST_KEPT:
-        console.print(f"  and {len(rows) - MOST_KEPT:,} more; the HTML report lists them")
+        lines.append(Text(f"  and {len(rows) - MOST_KEPT:,} more; the HTML report lists them"))
+    return lines

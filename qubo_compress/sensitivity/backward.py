@@ -162,7 +162,6 @@ def _per_example_products(
     """(V, M, C) first-order output changes, or (V, M, 1) products with each output row's loss gradient."""
     state = _state_at_reference(task)
     parameters = {name: state[name] for name in stacked}
-    rest = {name: tensor for name, tensor in state.items() if name not in stacked}
     repeats = _rows_per_example(task, number)
     width = repeats * task.outputs[number].shape[1] if cotangent is None else repeats
     per_example = 4 * width * sum(p.numel() for p in parameters.values())
@@ -240,7 +239,8 @@ def _looped_gradients(
         outputs = rows(leaves, map_tensors(inputs, lambda t, i=i: t[i]))
         seeds = torch.eye(outputs.numel(), device=outputs.device)
         if pulled is not None:
-            seeds = torch.stack([torch.diag(mask) @ pulled[i] for mask in torch.eye(pulled.shape[1], device=outputs.device)])
+            each_row = torch.eye(pulled.shape[1], device=outputs.device)
+            seeds = torch.stack([torch.diag(chosen) @ pulled[i] for chosen in each_row])
         found = [
             torch.autograd.grad(
                 outputs, list(leaves.values()), s.reshape(outputs.shape), retain_graph=True, allow_unused=True

@@ -16,12 +16,19 @@ import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidMenu, InvalidModel, NonFiniteLoss, QuboCompressError
+from qubo_compress.errors import (
+    ForwardFailed,
+    InvalidBatches,
+    InvalidMenu,
+    InvalidModel,
+    NonFiniteLoss,
+    QuboCompressError,
+)
 from qubo_compress.examples import Examples, Slice, map_tensors, read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import GroupRule, Layout, discover, state_entries
 from qubo_compress.menu.menu import Menu
-from qubo_compress.problem import FloatArray
+from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.losses import LossLike, make_loss
@@ -109,10 +116,12 @@ def measure_around(
     shrinkage: float | str = 0.0,
     interactions: bool = True,
     restrict: Callable[[int, dict[str, Any]], dict[str, Any]] | None = None,
+    priced: Callable[[Mapping[str, IntArray], Mapping[str, int], IntArray], None] | None = None,
 ) -> SensitivityTable:
     """Measure every single choice from ``base``, which differs from ``original`` by a plan already applied.
 
     ``restrict`` may shorten a group's choices: (group number, name -> operator) -> name -> operator.
+    ``priced`` is called with costs, fixed costs and group offsets before anything is measured, and may refuse them.
     """
     started = time.perf_counter()
     chosen = metrics.get(metric)() if isinstance(metric, str) else metric
@@ -151,19 +160,21 @@ def measure_around(
             trace=_trace(base, examples),
         )  # fmt: skip
         costs = price_choices(task)
+        fixed_costs = {"bytes": fixed_bytes(layout, menu.names)}
+        if priced is not None:
+            priced(costs, fixed_costs, task.offsets)
         with _progress(progress, chosen.metric_name, chosen.evaluations(task)) as task.advance:
             result = chosen.measure(task)
     factor, dropped = (None, 0.0) if result.features is None else reduce_features(result.features, max_rank, seed)
     share, linear = _shrunk(result, shrinkage)
     baseline = _mean_loss(task, reference)
-    fixed = fixed_bytes(layout, menu.names)
     return SensitivityTable(
         layout=layout,
         menu_names=menu.names,
         choices=tuple(tuple(offered) for offered in choices),
         linear=linear,
         costs=costs,
-        fixed_costs={"bytes": fixed},
+        fixed_costs=fixed_costs,
         provenance=Provenance(
             chosen.metric_name, signature["loss"], examples.count, baseline, result.evaluations,
             time.perf_counter() - started, dropped, share, weights, task.cache.loaded,
@@ -180,7 +191,8 @@ def _refuse_bad_weights(model: nn.Module, layout: Layout) -> None:
     for name, entry in state_entries(model)[0].items():
         tensor = entry.tensor.detach()
         # A buffer that no operator touches may hold infinities on purpose: attention masks do.
-        if (entry.is_parameter or name in grouped) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        checked = tensor.is_floating_point() and (entry.is_parameter or name in grouped)
+        if checked and not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
             raise InvalidModel(f"{name} holds {count} values that are NaN or infinite; load sound weights first")
 

@@ -85,6 +85,7 @@ class MeasureTask:
     trace: CallTrace | None = None
     _packed: dict[int, list[Packed]] = field(default_factory=dict)
     _sweeps: dict[int, GroupSweep] = field(default_factory=dict)
+    _references: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
     @property
     def offsets(self) -> np.ndarray:
@@ -137,11 +138,14 @@ class MeasureTask:
 
     def references(self, group: int) -> tuple[Tensor, ...]:
         """The group as the base model holds it, in the parameters that its choices are written in."""
+        if group in self._references:
+            return self._references[group]
         entries = state_entries(self.base)[0]
         found = self.layout.groups[group]
         tensors = [entries[member.name].tensor.detach().cpu() for member in found.members]
         parts = [t if m.rows is None else t[m.rows[0] : m.rows[1]] for t, m in zip(tensors, found.members, strict=True)]
-        return self._rewritten(group, parts)
+        self._references[group] = self._rewritten(group, parts)
+        return self._references[group]
 
     def _rewritten(self, group: int, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The same function in the parameters that the group's choices are written in."""

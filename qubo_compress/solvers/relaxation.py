@@ -123,8 +123,8 @@ def _convexified(problem: ChoiceProblem, matrix: FloatArray) -> tuple[float, Flo
 def _shift_to_semidefinite(matrix: FloatArray) -> float:
     """How much on the diagonal makes a matrix positive semidefinite: estimated by Lanczos, proven by Cholesky.
 
-    Neither hands a large matrix to LAPACK: its threads wait for each other thousands of times, which was measured to turn 0.1 s into 20 s
-    on a busy machine.
+    Neither hands a large matrix to LAPACK: its threads wait for each other thousands of times, which was
+    measured to turn 0.1 s into 20 s on a busy machine.
     """
     size = matrix.shape[0]
     diagonal, beside = kernels.lanczos(matrix, min(size, _LANCZOS_STEPS))

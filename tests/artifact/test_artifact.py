@@ -33,7 +33,9 @@ def table_of(sample: Any, rule: Any = "layer", metric: str = "magnitude") -> qc.
 
 def random_plan(table: qc.SensitivityTable, seed: int) -> qc.Plan:
     chance = random.Random(seed)
-    return table.plan({group: chance.choice(names) for group, names in zip(table.group_names, table.choices, strict=True)})
+    return table.plan(
+        {group: chance.choice(names) for group, names in zip(table.group_names, table.choices, strict=True)}
+    )
 
 
 def same_tensors(first: nn.Module, second: nn.Module) -> bool:
@@ -127,7 +129,7 @@ def test_every_altered_bit_is_noticed(saved: tuple[Path, Any]) -> None:
     data = bytearray(path.read_bytes())
     chance = random.Random(0)
     header = 8 + int.from_bytes(data[:8], "little")
-    positions = [*range(0, 8), *chance.sample(range(8, header), 150), *chance.sample(range(header, len(data)), 60)]
+    positions = [*range(8), *chance.sample(range(8, header), 150), *chance.sample(range(header, len(data)), 60)]
     for position in positions:
         bit = 1 << chance.randrange(8)
         data[position] ^= bit
@@ -236,7 +238,9 @@ def test_damaged_plans_are_refused(sample: Callable[[str], Any], tmp_path: Path)
         qc.Plan.load(path).apply(found.model)
 
 
-def test_buffers_that_are_not_persistent_come_from_the_architecture(sample: Callable[[str], Any], tmp_path: Path) -> None:
+def test_buffers_that_are_not_persistent_come_from_the_architecture(
+    sample: Callable[[str], Any], tmp_path: Path
+) -> None:
     found = sample("tuple-inputs")
     qc.save(random_plan(table_of(found), 2).apply(found.model), tmp_path / "net")
     other = scrambled(found.model)

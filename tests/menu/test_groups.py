@@ -31,8 +31,8 @@ def test_every_tensor_is_in_a_group_or_kept_with_a_reason(any_sample: Any) -> No
 
 def test_the_rule_as_text_makes_the_same_groups_again(any_sample: Any) -> None:
     rules: list[Any] = [
-        "layer", "filter", r"(\w+)\.weight", re.compile("WEIGHT", re.IGNORECASE), re.compile("layer"), re.compile("filter"),
-        lambda name, module: None if "head" in name else type(module).__name__,
+        "layer", "filter", r"(\w+)\.weight", re.compile("WEIGHT", re.IGNORECASE), re.compile("layer"),
+        re.compile("filter"), lambda name, module: None if "head" in name else type(module).__name__,
     ]  # fmt: skip
     for rule in rules:
         layout = discover(any_sample.model, rule)
@@ -68,7 +68,9 @@ def test_groups_by_expression_and_by_function(sample: Callable[[str], Any]) -> N
     assert [[m.name for m in g.members] for g in merged.groups if g.kind == "weight"] == [
         ["first.weight", "shared.weight", "head.weight"]
     ]
-    left = discover(model, lambda name, module: None if isinstance(module, nn.Linear) and module.in_features == 5 else "x")
+    left = discover(
+        model, lambda name, module: None if isinstance(module, nn.Linear) and module.in_features == 5 else "x"
+    )
     assert {kept.name: kept.reason for kept in left.kept} == {"first.weight": "the caller's grouping leaves it alone"}
 
 

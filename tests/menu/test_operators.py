@@ -210,7 +210,14 @@ def test_names_read_back() -> None:
         assert parse(choice_name(operator)) == operator
     with pytest.raises(qc.errors.UnknownName, match="quantize"):
         parse("quantise(bits=4)")
-    for wrong in ("quantize(bits=1)", "quantize(4)", "quantize(bits=4", "prune(sparsity=1.0)", "fold(bits=12)", "cast()"):
+    for wrong in (
+        "quantize(bits=1)",
+        "quantize(4)",
+        "quantize(bits=4",
+        "prune(sparsity=1.0)",
+        "fold(bits=12)",
+        "cast()",
+    ):
         with pytest.raises(qc.errors.InvalidMenu):
             parse(wrong)
 
@@ -229,5 +236,16 @@ def test_menus_say_what_is_wrong_with_them() -> None:
 
 def test_sample_groups_cover_what_is_asked() -> None:
     labels = [label for label, _, _ in sample_groups()]
-    for wanted in ("Conv3d", "depthwise", "grouped", "Embedding", "filter", "bfloat16", "float16", "zero", "tiny", "huge"):
+    for wanted in (
+        "Conv3d",
+        "depthwise",
+        "grouped",
+        "Embedding",
+        "filter",
+        "bfloat16",
+        "float16",
+        "zero",
+        "tiny",
+        "huge",
+    ):
         assert any(wanted in label for label in labels), wanted

@@ -56,9 +56,9 @@ def test_recovery_keeps_bytes_grid_and_models(any_sample: Any, epochs: int, tmp_
 def test_masks_stay(sample: Callable[[str], Any]) -> None:
     found = sample("perceptron")
     table = qc.measure(found.model, found.batches, menu=MENU, metric="magnitude", progress=False)
-    small = table.plan({"0.weight": "quantize(bits=4,sparsity=0.5)", "3.weight": "quantize(bits=2,sparsity=0.5)"}).apply(
-        found.model
-    )
+    small = table.plan(
+        {"0.weight": "quantize(bits=4,sparsity=0.5)", "3.weight": "quantize(bits=2,sparsity=0.5)"}
+    ).apply(found.model)
     better = qc.recover(small, found.batches, teacher=found.model, epochs=3, progress=False, learning_rate=1e-2)
     for layer in (0, 3):
         masks = [compression_of(m).stored[f"{layer}.weight"].parts[0].mask for m in (small, better)]  # type: ignore[attr-defined]
@@ -67,7 +67,9 @@ def test_masks_stay(sample: Callable[[str], Any]) -> None:
     assert not torch.equal(small[0].weight, better[0].weight)
 
 
-def test_kept_tensors_are_trained_without_touching_the_network_given(sample: Callable[[str], Any], tmp_path: Path) -> None:
+def test_kept_tensors_are_trained_without_touching_the_network_given(
+    sample: Callable[[str], Any], tmp_path: Path
+) -> None:
     found = sample("perceptron")
     table = qc.measure(found.model, found.batches, menu=MENU, metric="magnitude", progress=False)
     small = table.plan({"0.weight": "quantize(bits=2)"}).apply(found.model)

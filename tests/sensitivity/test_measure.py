@@ -89,7 +89,9 @@ def test_a_model_that_fails_is_named_and_left_alone(perceptron: Any) -> None:
         ({"groups": "("}, errors.InvalidMenu, "regular expression"),
     ],
 )
-def test_wrong_arguments_are_refused(perceptron: Any, options: dict[str, Any], error: type[Exception], said: str) -> None:
+def test_wrong_arguments_are_refused(
+    perceptron: Any, options: dict[str, Any], error: type[Exception], said: str
+) -> None:
     before = snapshot(perceptron.model)
     with pytest.raises(error, match=said):
         measured(perceptron, **options)
@@ -228,7 +230,9 @@ def small_disk() -> Iterator[Callable[[int], None]]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_leaves_the_old_files_alone(perceptron: Any, tmp_path: Path, small_disk: Callable[[int], None]) -> None:
+def test_a_full_disk_leaves_the_old_files_alone(
+    perceptron: Any, tmp_path: Path, small_disk: Callable[[int], None]
+) -> None:
     table = measured(perceptron)
     path, cache = tmp_path / "net.safetensors", tmp_path / "cache"
     qc.save(table.plan({"0.weight": "quantize(bits=2)"}).apply(perceptron.model), path)

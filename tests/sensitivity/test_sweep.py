@@ -32,8 +32,8 @@ def examples_of(sample: Any) -> Examples:
 
 
 def measured(
-    sample: Any, metric: Any = "gauss-newton", loss: Any = "cross-entropy", menu: qc.Menu = MENU, base: nn.Module | None = None,
-    groups: Any = "layer", **options: Any,
+    sample: Any, metric: Any = "gauss-newton", loss: Any = "cross-entropy", menu: qc.Menu = MENU,
+    base: nn.Module | None = None, groups: Any = "layer", **options: Any,
 ) -> SensitivityTable:  # fmt: skip
     """Measured in slices of 10, 10 and 4, so that several choices share a pass."""
     return measure_around(
@@ -191,7 +191,17 @@ def test_a_metric_that_ignores_its_seed_or_keep_is_caught() -> None:
         check_metric(Wrong())
 
 
-PER_EXAMPLE = ["perceptron", "grouped-view-inplace", "positions", "tied", "encoder", "recurrent", "twice", "dict-inputs", "float64"]
+PER_EXAMPLE = [
+    "perceptron",
+    "grouped-view-inplace",
+    "positions",
+    "tied",
+    "encoder",
+    "recurrent",
+    "twice",
+    "dict-inputs",
+    "float64",
+]
 
 
 def loss_rows(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -244,7 +254,10 @@ def test_fisher_is_the_explicit_gradient_of_every_output_row(sample: Any, name: 
             sum(float((g[n] * (after[n] - start[n])).sum()) for n in member_names if n in g) for g in gradients
         ])  # fmt: skip
         features = table.factor[v].astype(np.float64)
-        assert float((features**2).sum()) == pytest.approx(float((along**2).mean()), rel=2e-3, abs=1e-8), (group, choice)
+        assert float((features**2).sum()) == pytest.approx(float((along**2).mean()), rel=2e-3, abs=1e-8), (
+            group,
+            choice,
+        )
         wanted = float(along.mean()) + 0.5 * float((along**2).mean())
         assert table.linear[v] == pytest.approx(wanted, rel=2e-3, abs=1e-6), (group, choice)
 
@@ -282,7 +295,7 @@ def test_pairs_of_two_choices_predict_the_loss_better_than_their_sum(sample: Any
     table = measured(found)
     examples = examples_of(found)
     before = score_examples(found.model, examples).loss
-    names = {group: "quantize(bits=2)" for group in ("0.weight", "3.weight")}
+    names = dict.fromkeys(("0.weight", "3.weight"), "quantize(bits=2)")
     truth = score_examples(table.plan(names).apply(found.model), examples).loss - before
     assert abs(table.predict(names) - truth) < abs(table.predict(names, interactions=False) - truth)
 
@@ -300,7 +313,9 @@ def test_a_callable_loss_is_measured_and_its_hessian_taken(sample: Any) -> None:
     before = float(squared(base, all_targets(examples)).mean())
     for v, group, choice in singles(table):
         outputs = all_outputs(applied(table, found, (group, choice)), examples)
-        assert table.linear[v] == pytest.approx(float(squared(outputs, all_targets(examples)).mean()) - before, abs=2e-4)
+        assert table.linear[v] == pytest.approx(
+            float(squared(outputs, all_targets(examples)).mean()) - before, abs=2e-4
+        )
         # The Hessian of the squared error is twice the identity.
         wanted = 2 * float(((outputs - base) ** 2).sum(-1).mean())
         assert float((table.factor[v].astype(np.float64) ** 2).sum()) == pytest.approx(wanted, rel=1e-3, abs=1e-6)
