@@ -27,7 +27,7 @@ from torch import nn
 
 import qubo_compress as qc
 from benchmarks import networks
-from qubo_compress.testing_metrics import same_table
+from qubo_compress.testing import same_table
 
 EXAMPLES = 96
 MENU = qc.Menu(bits=(2, 4, 8), sparsity=(0.0, 0.5))

@@ -165,8 +165,8 @@ def compress(
         return solve_problem(problem, chosen_solver, time_limit=time_limit, seed=seed)
 
     solution = solve(table.problem(budget))
-    plan, measured = best_of_pool(model, table, solution, held_out, loss, VERIFIED_PLANS)
-    first = Round(table, solution, plan, plan.predicted_loss, measured, True)
+    plan, measured, checked = best_of_pool(model, table, solution, held_out, loss, VERIFIED_PLANS)
+    first = Round(table, solution, plan, plan.predicted_loss, measured, True, checked)
     history = refine(
         model, table, first, rounds=rounds, budget=budget, examples=examples, held_out=held_out, menu=menu,
         metric=metric, loss=loss, solve=solve, seed=seed, cache=cache, progress=progress, verify=VERIFIED_PLANS,

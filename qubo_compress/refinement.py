@@ -38,6 +38,7 @@ class Round:
         predicted: its predicted loss change.
         held_out: its measured loss on held-out examples.
         accepted: whether it became the incumbent.
+        checked: (predicted loss change, measured held-out loss) of every plan of the pool that was looked at.
     """
 
     table: SensitivityTable
@@ -46,6 +47,7 @@ class Round:
     predicted: float
     held_out: float
     accepted: bool
+    checked: tuple[tuple[float, float], ...] = ()
 
 
 def refine(
@@ -105,9 +107,9 @@ def refine(
             restrict=_restriction(table, incumbent.plan, neighbourhood),
         )  # fmt: skip
         solution = solve(around.problem(budget))
-        plan, measured = best_of_pool(model, around, solution, held_out, loss, verify)
+        plan, measured, checked = best_of_pool(model, around, solution, held_out, loss, verify)
         better = measured < incumbent.held_out
-        found = Round(around, solution, plan, plan.predicted_loss, measured, better)
+        found = Round(around, solution, plan, plan.predicted_loss, measured, better, checked)
         history.append(found)
         logger.info("round %d: held-out loss %.4f, before %.4f", number, measured, incumbent.held_out)
         if not better:
@@ -118,19 +120,21 @@ def refine(
 
 def best_of_pool(
     model: nn.Module, table: SensitivityTable, solution: Solution, held_out: Examples, loss: LossLike, verify: int
-) -> tuple[Plan, float]:
-    """The plan of the pool with the lowest measured loss on held-out examples, and that loss."""
+) -> tuple[Plan, float, tuple[tuple[float, float], ...]]:
+    """The plan of the pool with the lowest measured held-out loss, that loss, and (predicted, measured) of all."""
     reference = outputs_of(model, held_out)
     best: tuple[float, Plan] | None = None
+    checked = []
     for candidate in (solution.pool or (solution,))[: max(1, verify)]:
         plan = table.plan(candidate)
         measured = score_examples(plan.apply(model), held_out, loss, reference).loss
         if not math.isfinite(measured):
             measured = math.inf
+        checked.append((plan.predicted_loss, measured))
         if best is None or measured < best[0]:
             best = (measured, plan)
     assert best is not None  # noqa: S101 - a pool holds at least the solution itself
-    return best[1], best[0]
+    return best[1], best[0], tuple(checked)
 
 
 def _restriction(

@@ -13,7 +13,7 @@ import torch
 import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress.evaluation import score
-from qubo_compress.testing_metrics import same_snapshot, snapshot
+from qubo_compress.testing import same_snapshot, snapshot
 
 MENU = qc.Menu(bits=(2, 4, 8), sparsity=(0.0, 0.5))
 OPTIONS: dict[str, Any] = {"menu": MENU, "solver": "annealer", "time_limit": 1.0, "progress": False}

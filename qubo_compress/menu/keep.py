@@ -43,8 +43,9 @@ class KeptTensors:
 
     @property
     def weight_bits(self) -> int:
-        """Bits of the widest dtype."""
-        return max(8 * value.element_size() for value in self.values)
+        """Bits of the widest floating-point dtype: counters do not multiply."""
+        floating = [value for value in self.values if value.is_floating_point()]
+        return max(8 * value.element_size() for value in floating or self.values)
 
     def to_bytes(self) -> bytes:
         """Members one after the other."""

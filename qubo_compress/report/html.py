@@ -240,7 +240,7 @@ def _interactions(result: CompressionResult) -> str:
             every,
             "interactions between all choices",
             "Cosine between the effects of any two choices on the network's outputs; white lines part the groups. "
-            "All of it comes from one sweep over single choices: no pair was measured.",
+            "No pair was measured: all of it follows from the effects of single choices.",
         )
     elif result.table.factor is not None:
         text += (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from qubo_compress.problem import IntArray
 
@@ -35,10 +34,10 @@ class Solution:
     energy: float
     bound: float | None
     solver: str
-    choices: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
-    pool: tuple[Solution, ...] = ()
-    timing: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    trace: tuple[tuple[float, float, float | None], ...] = ()
+    choices: Mapping[str, str] = field(default_factory=dict, repr=False)
+    pool: tuple[Solution, ...] = field(default=(), repr=False)
+    timing: Mapping[str, float] = field(default_factory=dict, repr=False)
+    trace: tuple[tuple[float, float, float | None], ...] = field(default=(), repr=False)
     work: int = 0
     interrupted: bool = False
     notes: tuple[str, ...] = ()

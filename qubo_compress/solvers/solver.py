@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -50,7 +49,7 @@ class RawSolution:
     assignments: tuple[IntArray, ...]
     claimed_energy: float | None = None
     bound: float | None = None
-    timing: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    timing: Mapping[str, float] = field(default_factory=dict)
     trace: tuple[tuple[float, float, float | None], ...] = ()
     work: int = 0
     interrupted: bool = False
@@ -190,7 +189,7 @@ def verify(problem: ChoiceProblem, name: str, raw: RawSolution, seconds: float) 
             bound = None
         else:
             bound = best_energy
-    pool = tuple(Solution(a, energy, bound, name, MappingProxyType(problem.names_of(a))) for energy, a in ranked)
+    pool = tuple(Solution(a, energy, bound, name, problem.names_of(a)) for energy, a in ranked)
     return Solution(
         assignment=best,
         energy=best_energy,
@@ -198,7 +197,7 @@ def verify(problem: ChoiceProblem, name: str, raw: RawSolution, seconds: float) 
         solver=name,
         choices=pool[0].choices,
         pool=pool,
-        timing=MappingProxyType({**raw.timing, "total": seconds}),
+        timing={**raw.timing, "total": seconds},
         trace=raw.trace,
         work=raw.work,
         interrupted=raw.interrupted,

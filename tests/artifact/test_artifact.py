@@ -16,7 +16,7 @@ from torch import nn
 
 import qubo_compress as qc
 from qubo_compress.menu.groups import state_entries
-from qubo_compress.testing_metrics import same_snapshot, snapshot
+from qubo_compress.testing import same_snapshot, snapshot
 
 MENU = qc.Menu(bits=(2, 3, 8), sparsity=(0.0, 0.5))
 RULES: dict[str, Any] = {

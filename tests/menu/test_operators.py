@@ -29,7 +29,7 @@ from qubo_compress.menu.packing import (
 )
 from qubo_compress.menu.prune import Prune, survivor_count
 from qubo_compress.menu.quantize import Quantize
-from qubo_compress.testing_operators import check_operator, sample_groups
+from qubo_compress.testing import check_operator, sample_groups
 
 OPERATORS = [
     Keep(),

@@ -14,7 +14,7 @@ from qubo_compress import errors
 from qubo_compress.evaluation import outputs_of, score, score_examples
 from qubo_compress.examples import read_examples
 from qubo_compress.plan import compression_of
-from qubo_compress.testing_metrics import same_snapshot, snapshot
+from qubo_compress.testing import same_snapshot, snapshot
 
 MENU = qc.Menu(bits=(2, 4), sparsity=(0.0, 0.5))
 

@@ -22,7 +22,7 @@ from qubo_compress import errors
 from qubo_compress.files import write_atomically
 from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.measure import _function_name
-from qubo_compress.testing_metrics import same_snapshot, same_table, snapshot
+from qubo_compress.testing import same_snapshot, same_table, snapshot
 
 MENU = qc.Menu(bits=(2, 4), sparsity=(0.0,))
 

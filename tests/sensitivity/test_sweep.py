@@ -17,7 +17,7 @@ from qubo_compress.examples import Examples, read_examples
 from qubo_compress.menu.groups import discover
 from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.table import SensitivityTable
-from qubo_compress.testing_metrics import check_metric, same_snapshot, snapshot
+from qubo_compress.testing import check_metric, same_snapshot, snapshot
 
 SLICE = 10
 MENU = qc.Menu(bits=(2, 4), sparsity=(0.0, 0.5))

@@ -1,7 +1,7 @@
 """Conformance checks for metrics: run on all that are registered here, and meant for users' own.
 
 Example:
-    >>> from qubo_compress.testing_metrics import check_metric
+    >>> from qubo_compress.testing import check_metric
     >>> check_metric("magnitude")
 """
 

@@ -2,7 +2,7 @@
 
 Example:
     >>> from qubo_compress.menu.quantize import Quantize
-    >>> from qubo_compress.testing_operators import check_operator
+    >>> from qubo_compress.testing import check_operator
     >>> check_operator(Quantize(bits=3, sparsity=0.5))
 """
 

@@ -7,7 +7,6 @@ Example:
 
 from __future__ import annotations
 
-# ruff: noqa: S101  (assertions are what this module is for)
 import _thread
 import itertools
 import threading
