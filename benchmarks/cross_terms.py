@@ -7,7 +7,8 @@
 2. The sanity check that CLADO's solver failed: with no binding budget a positive semidefinite table must give
    ``keep`` everywhere. It is run on the measured table with its linear terms raised to a valid second-order model
    (half the squared norms, which makes ``keep`` the unique minimum), for every solver that optimises; and on the
-   measured table as it is, the predicted and measured loss of the unconstrained minimiser stand beside those of ``keep``.
+   measured table as it is, the predicted and measured loss of the unconstrained minimiser stand beside those of
+   ``keep``.
 """
 
 from __future__ import annotations

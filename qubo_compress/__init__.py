@@ -16,6 +16,24 @@ from qubo_compress.sensitivity import SensitivityTable, measure
 from qubo_compress.solvers import Solution, solve
 
 __all__ = [
-    "AuditReport", "Budget", "ChoiceProblem", "CompressionResult", "Menu", "Plan", "QuboCompressError", "SensitivityTable", "Solution",
-    "audit", "compress", "load", "measure", "menu", "pareto", "recover", "save", "sensitivity", "solve", "solvers",
-]  # fmt: skip
+    "AuditReport",
+    "Budget",
+    "ChoiceProblem",
+    "CompressionResult",
+    "Menu",
+    "Plan",
+    "QuboCompressError",
+    "SensitivityTable",
+    "Solution",
+    "audit",
+    "compress",
+    "load",
+    "measure",
+    "menu",
+    "pareto",
+    "recover",
+    "save",
+    "sensitivity",
+    "solve",
+    "solvers",
+]
