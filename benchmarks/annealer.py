@@ -9,8 +9,8 @@ best of 1000 random assignments within the budget.
 
 All solvers were tuned alike, on other problems than these (seeds 0 to 4, here 100 and up): the annealer's four
 schedules over 12 problems of five kinds; temperatures, sweeps and penalty of simulated annealing over 13 settings on
-four dense problems; the time per sample of tabu search over three settings on four. The samplers of binary models all run in
-the same loop of price search, repair and fill.
+four dense problems; the time per sample of tabu search over three settings on four. The samplers of binary models all
+run in the same loop of price search, repair and fill.
 """
 
 from __future__ import annotations

@@ -106,6 +106,7 @@ def compress(
     *,
     max_examples: int = 2048,
     epochs: int = 0,
+    shrinkage: float | str = 0.0,
 ) -> CompressionResult:
     """Compress a trained network to a budget: measure, solve, refine, apply, recover, score.
 
@@ -130,6 +131,8 @@ def compress(
         progress: show progress bars.
         max_examples: calibration examples read.
         epochs: fine-tuning epochs of the recovery, on the calibration batches.
+        shrinkage: share of the KL divergence in the linear terms; worth setting to 1 when the network was
+            trained on the calibration examples. See :func:`qubo_compress.measure`.
 
     Raises:
         InfeasibleBudget: when the budget is below the smallest reachable size, which it names.
@@ -158,7 +161,8 @@ def compress(
         )
 
     table = measure_around(
-        model, model, examples, menu, metric, loss, layout, cache, seed, progress, priced=refuse_early
+        model, model, examples, menu, metric, loss, layout, cache, seed, progress,
+        shrinkage=shrinkage, priced=refuse_early,
     )  # fmt: skip
 
     def solve(problem: ChoiceProblem) -> Solution:
@@ -170,6 +174,7 @@ def compress(
     history = refine(
         model, table, first, rounds=rounds, budget=budget, examples=examples, held_out=held_out, menu=menu,
         metric=metric, loss=loss, solve=solve, seed=seed, cache=cache, progress=progress, verify=VERIFIED_PLANS,
+        shrinkage=shrinkage,
     )  # fmt: skip
     chosen = [found for found in history if found.accepted][-1]
     reference = outputs_of(model, held_out)

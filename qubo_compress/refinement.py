@@ -69,6 +69,7 @@ def refine(
     verify: int = 8,
     neighbourhood: float | None = None,
     max_rank: int | None = 1024,
+    shrinkage: float | str = 0.0,
 ) -> list[Round]:
     """Re-measure every single swap from the incumbent plan, solve again, keep the better plan.
 
@@ -91,6 +92,7 @@ def refine(
         cache: folder in which every round has its own.
         progress: show progress bars.
         max_rank: largest number of columns of the factor.
+        shrinkage: see :func:`qubo_compress.measure`.
 
     Returns:
         All rounds, the first included; the incumbent is the last accepted one.
@@ -103,7 +105,7 @@ def refine(
             base, model, examples, menu, metric, loss, table.layout,
             # Two incumbents may be of the same size, so the folder is named by what they hold.
             None if cache is None else Path(cache) / f"round_{number}_{weights_signature(base)[:12]}",
-            seed + number, progress, max_rank=max_rank,
+            seed + number, progress, max_rank=max_rank, shrinkage=shrinkage,
             restrict=_restriction(table, incumbent.plan, neighbourhood),
         )  # fmt: skip
         solution = solve(around.problem(budget))
