@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _interrupts_are_heard():
+    """A shell starts background jobs with SIGINT ignored; the tests that send it need Python's own handler."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 EXAMPLES = 24
 CLASSES = 3

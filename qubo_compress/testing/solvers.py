@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import itertools
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -181,6 +182,8 @@ def interruption_returns_the_best(solver: Solver, time_limit: float) -> None:  #
     problem = random_problem("low-rank", groups=60, choices=12, seed=7)
     _attempt(problem, solver, 0.2)
     timer = threading.Timer(0.4, _thread.interrupt_main)
+    # A process started in the background may ignore SIGINT, and then nothing would be tested.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     start = time.perf_counter()
     try:
         timer.start()
@@ -190,6 +193,8 @@ def interruption_returns_the_best(solver: Solver, time_limit: float) -> None:  #
         timer.join()
     except KeyboardInterrupt:
         raise AssertionError("KeyboardInterrupt escaped instead of ending the search") from None
+    finally:
+        signal.signal(signal.SIGINT, handler)
     if solution is not None:
         assert solution.interrupted or seconds < 0.6 or solution.status == "optimal", (
             f"interrupted after 0.4 s, but went on for {seconds:.1f} s without saying so"

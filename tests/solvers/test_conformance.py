@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from qubo_compress import solvers, testing
+from qubo_compress import solvers
 from qubo_compress.problem import ChoiceProblem
 from qubo_compress.solvers import RawSolution, SearchLimits, make_solver
+from qubo_compress.testing import solvers as testing
 
 OPTIMISERS = ("annealer", "auto", "exact")
 TIME_LIMIT = 0.3
