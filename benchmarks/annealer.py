@@ -7,10 +7,11 @@ best is the least energy that any solver reached, one long run of the annealer i
 each of the small problems, 80 s for each of the large ones, kept in ``results/annealer_best.json``), and random is the
 best of 1000 random assignments within the budget.
 
-All solvers were tuned alike, on other problems than these (seeds 0 to 4, here 100 and up): the annealer's four
-schedules over 12 problems of five kinds; temperatures, sweeps and penalty of simulated annealing over 13 settings on
-four dense problems; the time per sample of tabu search over three settings on four. The samplers of binary models all
-run in the same loop of price search, repair and fill.
+All solvers were tuned on other problems than these (seeds 0 to 5, here 100 and up), the annealer with the most effort:
+its four schedules were chosen among some 60 settings over 12 problems of five kinds; temperatures, sweeps and penalty
+of simulated annealing among 13 settings (domain wall) and 8 (one-hot) on four dense 20 x 16 problems; the time per
+sample of tabu search among three settings per encoding on four dense problems. The samplers of binary models all run in
+the same loop of price search, repair and fill.
 """
 
 from __future__ import annotations
