@@ -51,6 +51,58 @@ class MissingDependency(QuboCompressError, ImportError):
     """An optional package is needed; the message says which ``pip install`` brings it."""
 
 
+class ProblemTooLarge(QuboCompressError, ValueError):
+    """A problem does not fit the solver; the message names both sizes and a solver that takes it."""
+
+
+class TimeLimitTooShort(InvalidSolverOption):
+    """A solver cannot answer in so little time.
+
+    Attributes:
+        minimum: the shortest time limit that it accepts, in seconds.
+    """
+
+    def __init__(self, message: str, minimum: float) -> None:
+        super().__init__(message)
+        self.minimum = minimum
+
+
+class RemoteSolverError(QuboCompressError):
+    """Base class of all that can go wrong between here and a solver in the cloud."""
+
+
+class MissingToken(RemoteSolverError):
+    """No API token is configured; nothing was sent."""
+
+
+class InvalidToken(RemoteSolverError):
+    """The service does not accept the API token."""
+
+
+class SolverUnavailable(RemoteSolverError):
+    """The service has no solver of that name or with those features, or it is offline."""
+
+
+class QuotaExceeded(RemoteSolverError):
+    """The account's time or request quota is used up."""
+
+
+class RequestRejected(RemoteSolverError):
+    """The service refused the request as it stands (HTTP 4xx, or a problem that it calls invalid)."""
+
+
+class ServiceFailed(RemoteSolverError):
+    """The service failed or broke the connection (HTTP 5xx); the problem may or may not have been solved."""
+
+
+class RemoteTimeout(RemoteSolverError):
+    """The service did not answer in time, or cannot be reached."""
+
+
+class RemoteCancelled(RemoteSolverError):
+    """The problem was cancelled before it was solved."""
+
+
 class UnknownName(QuboCompressError, ValueError):
     """A name is not registered; the message says the nearest one."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from qubo_compress.problem import IntArray
 
@@ -28,6 +29,7 @@ class Solution:
         interrupted: whether Ctrl-C ended the search early.
         notes: remarks in plain words, such as why ``auto`` chose a solver, or that a solver's own
             figures differed from the recomputed ones.
+        details: named figures of the solver's own, such as evaluations, samples or chain breaks.
     """
 
     assignment: IntArray
@@ -41,6 +43,7 @@ class Solution:
     work: int = 0
     interrupted: bool = False
     notes: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def gap(self) -> float | None:

@@ -44,6 +44,7 @@ class RawSolution:
         interrupted: whether Ctrl-C ended the search.
         infeasible: the solver proved that no assignment is feasible.
         notes: remarks in plain words.
+        details: named figures of the solver's own, such as evaluations, samples or chain breaks.
     """
 
     assignments: tuple[IntArray, ...]
@@ -55,6 +56,7 @@ class RawSolution:
     interrupted: bool = False
     infeasible: bool = False
     notes: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -63,6 +65,11 @@ class Solver(Protocol):
 
     ``search`` must respect ``limits``, draw all randomness from ``rng``, return the best so far on
     ``KeyboardInterrupt``, and never claim a bound that it cannot prove.
+
+    Class attributes that a solver may have besides: ``optimises`` (finds obvious optima; see
+    ``testing.check_solver``), ``requires`` (import names of optional packages), ``repeats`` (False when
+    the same seed and work need not give the same answer, as with anything in a cloud) and ``remote``
+    (True when it needs a connection).
     """
 
     name: ClassVar[str]
@@ -202,4 +209,5 @@ def verify(problem: ChoiceProblem, name: str, raw: RawSolution, seconds: float) 
         work=raw.work,
         interrupted=raw.interrupted,
         notes=tuple(notes),
+        details=raw.details,
     )
