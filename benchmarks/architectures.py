@@ -84,18 +84,19 @@ class ResNet20(nn.Module):
     Args:
         input_channels: 3 for colour pictures, 1 for grey ones.
         classes: number of logits.
+        blocks: blocks in each stage; 9 make a ResNet-56.
 
     Shapes: (N, input_channels, H, W) -> (N, classes); CIFAR-10 has H = W = 32, Fashion-MNIST 28.
     """
 
-    def __init__(self, input_channels: int = 3, classes: int = 10) -> None:
+    def __init__(self, input_channels: int = 3, classes: int = 10, blocks: int = 3) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(input_channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.relu = nn.ReLU()
-        self.layer1 = _stage(16, 16, stride=1)
-        self.layer2 = _stage(16, 32, stride=2)
-        self.layer3 = _stage(32, 64, stride=2)
+        self.layer1 = _stage(16, 16, 1, blocks)
+        self.layer2 = _stage(16, 32, 2, blocks)
+        self.layer3 = _stage(32, 64, 2, blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.linear = nn.Linear(64, classes)
@@ -185,13 +186,10 @@ def _digits_bytes(width: int) -> int:
         return float32_bytes(DigitsNet(width))
 
 
-def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
-    """Three basic blocks, the first of which changes channels and resolution."""
-    return nn.Sequential(
-        BasicBlock(channels_in, channels_out, stride),
-        BasicBlock(channels_out, channels_out),
-        BasicBlock(channels_out, channels_out),
-    )
+def _stage(channels_in: int, channels_out: int, stride: int, blocks: int) -> nn.Sequential:
+    """Basic blocks, the first of which changes channels and resolution."""
+    rest = [BasicBlock(channels_out, channels_out) for _ in range(blocks - 1)]
+    return nn.Sequential(BasicBlock(channels_in, channels_out, stride), *rest)
 
 
 def _initialise(model: nn.Module) -> None:

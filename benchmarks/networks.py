@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from benchmarks import datasets
 from benchmarks.architectures import DigitsNet, ResNet20, digits_of_width, digits_width_within, float32_bytes
 from benchmarks.datasets import Dataset, Examples, NetworkUnavailable
-from benchmarks.train import DIGITS_WEIGHTS, FASHION_WEIGHTS, evaluate, train_digits, train_small_digits
+from benchmarks.train import (
+    DIGITS_WEIGHTS,
+    FASHION56_WEIGHTS,
+    FASHION_WEIGHTS,
+    evaluate,
+    train_digits,
+    train_small_digits,
+)
 
 __all__ = [
     "BATCH_SIZE",
@@ -105,6 +112,14 @@ _SOURCES: dict[str, _Source] = {
         build=lambda: ResNet20(input_channels=1),
         calibration_examples=2_048,
         description="ResNet-20 (272 thousand parameters) for Fashion-MNIST; it never saw the validation images",
+    ),
+    "fashion-mnist-resnet56": _Source(
+        data=lambda data_dir, download: datasets.fashion_mnist(data_dir, download=download),
+        weights=lambda data_dir: FASHION56_WEIGHTS,
+        build=lambda: ResNet20(input_channels=1, blocks=9),
+        calibration_examples=1_024,
+        description="ResNet-56 (853 thousand parameters) for Fashion-MNIST, trained briefly; it never saw the "
+        "validation images",
     ),
     "cifar10-resnet20": _Source(
         data=lambda data_dir, download: datasets.cifar10(data_dir),
