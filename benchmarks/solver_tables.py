@@ -1,0 +1,246 @@
+"""Tables and pictures of what ``python -m benchmarks.solvers`` recorded.
+
+    python -m benchmarks.solver_tables [--tier quick]
+
+* gap: (energy - best) / (random - best), where best is the proven optimum or, where none is proven, the least energy
+  that any run of any solver reached (marked ``*``), and random is the best of 1000 random assignments within the budget;
+* time to target: the target lies one hundredth of the way from best to random; reached with 99 % confidence
+  after t ln(0.01) / ln(1 - p), with p the share of runs that reached it by time t, at the best t;
+* answers: share of runs that gave an answer within the budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.instances import problem_of
+from benchmarks.plan_scores import key_of, scores
+from benchmarks.records import RESULTS, markdown, read
+from benchmarks.solvers import PATH
+from qubo_compress import ChoiceProblem, solve
+from qubo_compress.files import write_atomically
+from qubo_compress.solvers.solution import OPTIMAL_GAP
+
+BEST = RESULTS / "solvers_best.json"
+TARGET = 0.01
+_RANDOM_DRAWS = 1000
+
+Record = dict[str, Any]
+
+
+def load_records(tiers: Iterable[str]) -> list[Record]:
+    """All records of the tiers."""
+    wanted = set(tiers)
+    return [record for record in read(PATH) if record["tier"] in wanted]
+
+
+def best_known(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
+    """Instance -> least energy known, whether it is proven, and by whom; merged with what is on file."""
+    best: dict[str, dict[str, Any]] = json.loads(BEST.read_text()) if BEST.exists() else {}
+    for record in records:
+        if "energy" not in record:
+            continue
+        entry = best.setdefault(record["instance"], {"energy": math.inf, "bound": -math.inf, "by": ""})
+        if record["energy"] < entry["energy"] - 1e-12 * max(1.0, abs(entry["energy"])):
+            entry.update(energy=record["energy"], by=record["solver"])
+        if record["bound"] is not None:
+            entry["bound"] = max(entry["bound"], record["bound"])
+    for entry in best.values():
+        gap = (entry["energy"] - entry["bound"]) / max(abs(entry["energy"]), 1e-9)
+        entry["proven"] = bool(gap <= OPTIMAL_GAP)
+    text = json.dumps(best, indent=1, sort_keys=True).encode()
+    write_atomically(BEST, lambda handle: handle.write(text))
+    return best
+
+
+@lru_cache
+def random_energy(instance: str) -> float:
+    """The best of 1000 random assignments within the budgets; each is drawn with its own bent towards small choices."""
+    problem, rng = problem_of(instance), np.random.default_rng(0)
+    order = _by_cost(problem)
+    energies: list[float] = []
+    for _ in range(100 * _RANDOM_DRAWS):
+        position = (rng.random(problem.num_groups) ** rng.uniform(0.1, 1.0) * problem.group_sizes).astype(np.int64)
+        draw = order[problem.group_offsets[:-1] + position] - problem.group_offsets[:-1]
+        if problem.is_feasible(draw):
+            energies.append(problem.energy(draw))
+            if len(energies) == _RANDOM_DRAWS:
+                break
+    if energies:
+        return min(energies)
+    return solve(problem, "random", time_limit=1.0).energy  # budgets that random draws never meet
+
+
+def _by_cost(problem: ChoiceProblem) -> np.ndarray:
+    """(V,) choices of each group from the dearest to the cheapest."""
+    group = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
+    return np.lexsort((-problem.costs.sum(axis=0), group))
+
+
+def gap_of(record: Record, best: dict[str, dict[str, Any]], energy: float | None = None) -> float:
+    """Gap of a record, in percent of the way from best to random; 100 where there was no answer."""
+    if "energy" not in record:
+        return 100.0
+    least = best[record["instance"]]["energy"]
+    value = record["energy"] if energy is None else energy
+    return max(0.0, 100.0 * (value - least) / max(random_energy(record["instance"]) - least, 1e-12))
+
+
+def first_hit(record: Record, best: dict[str, dict[str, Any]], share: float = TARGET) -> float:
+    """Seconds after which a run was within the target; infinite when it never was."""
+    for seconds, energy in record.get("trace", []):
+        if gap_of(record, best, energy) <= 100.0 * share:
+            return float(seconds)
+    if "energy" in record and gap_of(record, best) <= 100.0 * share:
+        return float(record["taken"])
+    return math.inf
+
+
+def time_to_target(records: list[Record], best: dict[str, dict[str, Any]], share: float = TARGET) -> float:
+    """Seconds to reach the target with 99 % confidence, restarts counted; infinite when no run reached it."""
+    hits = sorted(first_hit(record, best, share) for record in records)
+    found = math.inf
+    for number, seconds in enumerate(hits, 1):
+        if math.isfinite(seconds):
+            p = number / len(hits)
+            repeats = 1.0 if p == 1.0 else max(1.0, math.log(0.01) / math.log(1.0 - p))
+            found = min(found, max(seconds, 1e-5) * repeats)
+    return found
+
+
+def grouped(records: Iterable[Record], *names: str) -> dict[tuple[Any, ...], list[Record]]:
+    """Records by the values of some fields."""
+    groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        groups[tuple(record[name] for name in names)].append(record)
+    return groups
+
+
+def gap_table(records: list[Record], best: dict[str, dict[str, Any]]) -> str:
+    """Rows: solvers. Columns: mean gap per instance and time limit; worst of all; answers; memory; evaluations."""
+    instances = list(dict.fromkeys(record["instance"] for record in records))
+    limits = sorted({record["seconds"] for record in records})
+    cells = grouped(records, "solver", "instance", "seconds")
+    header = ["solver"]
+    header += [f"{i}{'' if best[i]['proven'] else ' *'}, {s:g} s" for i in instances for s in limits]
+    header += ["answers", "peak memory MB"]
+    rows = []
+    for solver in CONTESTANTS:
+        mine = [record for record in records if record["solver"] == solver]
+        if not mine:
+            continue
+        row = [f"`{solver}`"]
+        for instance in instances:
+            for seconds in limits:
+                found = cells.get((solver, instance, seconds), [])
+                row.append(_percent(statistics.mean(gap_of(r, best) for r in found), found) if found else "not run")
+        row.append(f"{100 * statistics.mean('energy' in r for r in mine):.0f} %")
+        row.append(f"{max(r['memory'] for r in mine):.0f}")
+        rows.append(row)
+    return markdown(header, rows)
+
+
+def _percent(value: float, found: list[Record]) -> str:
+    failed = sum("energy" not in record for record in found)
+    note = f" ({failed} of {len(found)} without answer)" if failed else ""
+    return f"{value:.2f} %{note}"
+
+
+def target_table(records: list[Record], best: dict[str, dict[str, Any]]) -> str:
+    """Rows: solvers. Columns: time to target of each instance at the longest limit, in seconds."""
+    limit = max(record["seconds"] for record in records)
+    instances = list(dict.fromkeys(record["instance"] for record in records))
+    cells = grouped((r for r in records if r["seconds"] == limit), "solver", "instance")
+    rows = []
+    for solver in CONTESTANTS:
+        times = [time_to_target(cells[solver, i], best) if (solver, i) in cells else None for i in instances]
+        if any(t is not None for t in times):
+            rows.append([f"`{solver}`", *("not run" if t is None else _seconds(t) for t in times)])
+    return markdown(["solver", *instances], rows)
+
+
+def _seconds(value: float) -> str:
+    return "never" if math.isinf(value) else f"{value:.3g}"
+
+
+def outcome_table(records: list[Record], best: dict[str, dict[str, Any]]) -> str:
+    """Measured instances at the longest limit: energy, test loss and accuracy of the plans, work done."""
+    known = scores()
+    limit = max(record["seconds"] for record in records)
+    rows = []
+    for (instance, solver), found in grouped(records, "instance", "solver").items():
+        longest = [r for r in found if r["seconds"] == limit and "energy" in r]
+        plans = [known[key] for r in longest if (key := key_of(instance, r["assignment"])) in known]
+        if not plans:
+            continue
+        rows.append(
+            [
+                instance,
+                f"`{solver}`",
+                f"{statistics.mean(r['energy'] for r in longest):.5f}",
+                f"{statistics.mean(gap_of(r, best) for r in longest):.2f} %",
+                f"{statistics.mean(p['loss'] for p in plans):.4f}",
+                f"{statistics.mean(p['accuracy'] for p in plans):.2f}",
+                f"{statistics.median(r['details'].get('evaluations', r['work']) for r in longest):,.0f}",
+            ]
+        )
+    header = ["instance", "solver", "energy", "gap", "test loss", "test accuracy %", "evaluations or work"]
+    return markdown(header, rows)
+
+
+def timing_table(records: list[Record]) -> str:
+    """Samplers of binary models at the longest limit: where the time went, in percent of the total."""
+    limit = max(record["seconds"] for record in records)
+    stages = ("build", "embed", "queue", "programming", "sample", "anneal", "readout", "decode")
+    rows = []
+    for (solver,), found in grouped((r for r in records if r["seconds"] == limit and "timing" in r), "solver").items():
+        if CONTESTANTS[solver].kind != "binary sampler":
+            continue
+        row = [f"`{solver}`"]
+        for stage in stages:
+            shares = [100 * r["timing"][stage] / r["timing"]["total"] for r in found if stage in r["timing"]]
+            row.append(f"{statistics.mean(shares):.1f}" if shares else "-")
+        for name in ("valid", "within_budget"):
+            drawn = sum(r["details"].get("samples", 0) for r in found)
+            count = sum(r["details"].get(name, 0) for r in found)
+            row.append(f"{100 * count / drawn:.0f}" if drawn else "-")
+        rows.append(row)
+    return markdown(["solver", *stages, "samples valid", "samples valid and within budget"], rows)
+
+
+def main() -> None:
+    """Write the tables and pictures of a tier."""
+    from benchmarks.solver_pictures import anytime_curves, performance_profile
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tier", default="quick")
+    tier = parser.parse_args().tier
+    records = load_records([tier])
+    best = best_known(read(PATH))
+    parts = {
+        "Gap": gap_table(records, best),
+        "Time to target in seconds": target_table(records, best),
+        "What the plans are worth": outcome_table(records, best),
+        "Where the time of the samplers goes (percent), and what share of their samples is usable": timing_table(
+            records
+        ),
+    }
+    text = "\n".join(f"## {title}\n\n{part}" for title, part in parts.items())
+    write_atomically(RESULTS / f"solvers_{tier}.md", lambda handle: handle.write(text.encode()))
+    anytime_curves(records, best, RESULTS / f"anytime_{tier}.png")
+    performance_profile(records, best, RESULTS / f"profile_{tier}.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
