@@ -183,11 +183,18 @@ def evaluate(model: nn.Module, examples: Examples, batch_size: int = 250) -> tup
     return correct / len(examples), loss / len(examples)
 
 
-def save_weights(model: nn.Module, path: Path, **facts: str) -> None:
-    """Write the state dict and, as metadata, the facts; the file appears whole or not at all."""
+def save_weights(model: nn.Module, path: Path, half: bool = False, **facts: str) -> None:
+    """Write the state dict and, as metadata, the facts; the file appears whole or not at all.
+
+    ``half`` stores float16, half the size; the network that is loaded is float32 all the same.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial, metadata=facts)
+    state = {
+        name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(state, partial, metadata=facts | ({"stored": "float16"} if half else {}))
     partial.replace(path)
 
 
@@ -221,7 +228,8 @@ def main(arguments: list[str] | None = None) -> None:
         accuracy, loss = evaluate(model, data.validation)
         seconds = time.perf_counter() - started
         print(f"epoch {epoch}: validation {accuracy:.2%}, cross-entropy {loss:.4f}, {seconds:.0f} s", flush=True)
-        save_weights(model, output, network=options.network, seed=str(options.seed), epochs=f"{epoch}/{recipe.epochs}")
+        facts = {"network": options.network, "seed": str(options.seed), "epochs": f"{epoch}/{recipe.epochs}"}
+        save_weights(model, output, half=options.network.endswith("resnet56"), **facts)
         return options.enough is not None and accuracy >= options.enough
 
     model = train(build, data.train, recipe, options.seed, report)
