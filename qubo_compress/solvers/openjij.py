@@ -31,10 +31,9 @@ class OpenJij:
     OpenJij gives all reads of one seed the same result, so every read has a seed of its own; and its automatic
     schedule is drawn at random and too hot, so temperatures are given.
 
-    Temperatures are those that suit ``simulated-annealing``. Eight settings per encoding were tried (sweeps, temperatures,
-    reads, field, copies), 1 s each on two dense 20 x 16 problems and two tables of networks, but on a machine so busy
-    that differences between them and between encodings were noise: the domain wall is the default because it
-    is the better one for the other samplers.
+    Eight settings per encoding were tried (sweeps, temperatures, reads, field, copies). At 1 s on four dense 20 x 16
+    problems and two tables of networks, on a busy machine, the mean gap was 0.31 % of a random answer's with the domain
+    wall and 0.08 % with one-hot, which one or two problems decide.
 
     Args:
         method: ``"annealing"`` (``SASampler``) or ``"quantum-annealing-simulation"`` (``SQASampler``, a classical
@@ -57,7 +56,7 @@ class OpenJij:
     name: ClassVar[str] = "openjij"
     requires: ClassVar[tuple[str, ...]] = ("openjij",)
     method: str = "annealing"
-    encoding: str = "domain-wall"
+    encoding: str = "one-hot"
     reads: int = 4
     sweeps: int | None = None
     hot: float | None = None

@@ -34,9 +34,9 @@ class PathIntegral:
     At progress s of a read, the problem's energies are weighed by s / temperature and the transverse
     field is ``field`` * (1 - s), both in units of the inverse temperature.
 
-    Six settings per encoding were tried (sweeps 8 to 64 at first, field 0.5 to 3, temperature 0.0005 to 0.01 or 0.02 to
-    0.2), 1 s each on two dense 20 x 16 problems and two tables of networks: the domain wall was no worse than one-hot on
-    any (mean gap 1.05 against 1.16 % of a random answer's), and is the default.
+    Six settings per encoding were tried (sweeps, field, temperature). At 1 s on four dense 20 x 16
+    problems and two tables of networks, on a busy machine, the mean gap was 0.29 % of a random answer's with the domain
+    wall and 0.87 % with one-hot, which one or two problems decide.
 
     Args:
         encoding: ``"domain-wall"`` or ``"one-hot"``.

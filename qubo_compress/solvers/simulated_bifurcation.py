@@ -25,9 +25,10 @@ _MOST_STEPS = 3200  # a call cannot be interrupted
 class SimulatedBifurcation:
     """Sample the encoded problem by the ``simulated_bifurcation`` package, in the loop of ``simulated-annealing``.
 
-    Five settings per encoding were tried (steps 100 to 1000, agents, heated or not, ballistic), 1 s each on two dense
-    20 x 16 problems and two tables of networks, on a busy machine: no difference between the encodings was
-    beyond noise, heated samples hardly ever had all groups valid, and the answers are mostly those of the repair.
+    Five settings per encoding were tried (steps, agents, heated or not, ballistic). At 1 s on four dense 20 x 16
+    problems and two tables of networks, on a busy machine, the mean gap was 0.87 % of a random answer's with the domain
+    wall and 0.53 % with one-hot, which one or two problems decide.
+    Hardly a heated sample had every group valid: its answers are mostly those of the repair.
 
     Args:
         encoding: ``"domain-wall"`` or ``"one-hot"``.
@@ -44,7 +45,7 @@ class SimulatedBifurcation:
 
     name: ClassVar[str] = "simulated-bifurcation"
     requires: ClassVar[tuple[str, ...]] = ("simulated_bifurcation",)
-    encoding: str = "domain-wall"
+    encoding: str = "one-hot"
     agents: int = 8
     steps: int = 100
     mode: str = "discrete"
