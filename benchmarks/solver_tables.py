@@ -217,7 +217,7 @@ def timing_table(records: list[Record]) -> str:
         for stage in stages:
             shares = [100 * r["timing"][stage] / r["timing"]["total"] for r in found if stage in r["timing"]]
             row.append(f"{statistics.mean(shares):.1f}" if shares else "-")
-        for name in ("valid", "within_budget"):
+        for name in ("samples valid", "samples within budget"):
             drawn = sum(r["details"].get("samples", 0) for r in found)
             count = sum(r["details"].get(name, 0) for r in found)
             row.append(f"{100 * count / drawn:.0f}" if drawn else "-")
