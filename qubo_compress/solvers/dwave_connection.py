@@ -25,8 +25,10 @@ __all__ = [
     "cloud_future",
     "is_simulated",
     "opened",
+    "outcome",
     "resolve",
     "seconds",
+    "stages",
     "translate",
     "translated",
     "within",
@@ -127,25 +129,37 @@ def within(deadline: float, work: Callable[[], Result], where: str, late: Callab
     Raises:
         RemoteTimeout: when the deadline passed first.
     """
-    outcome: Future[Result] = Future()
+    done: Future[Result] = Future()
 
     def run() -> None:
         try:
-            outcome.set_result(work())
+            done.set_result(work())
         except BaseException as error:
-            outcome.set_exception(error)
+            done.set_exception(error)
 
     threading.Thread(target=run, name="qubo_compress remote call", daemon=True).start()
     try:
-        return outcome.result(max(0.0, deadline - time.perf_counter()))
-    except BaseException as error:
-        if not outcome.done() and late is not None:
-            outcome.add_done_callback(lambda _: late())
-        if isinstance(error, WaitTimeout) and not outcome.done():
-            raise RemoteTimeout(
-                f"{where}: the service did not answer within the time limit; raise the time limit or try again"
-            ) from None
+        return outcome(done, deadline, where)
+    except BaseException:
+        if not done.done() and late is not None:
+            done.add_done_callback(lambda _: late())
         raise
+
+
+def outcome(future: Future[Result], deadline: float, where: str) -> Result:
+    """The result of work that is already under way, such as an upload.
+
+    Raises:
+        RemoteTimeout: when the deadline passed first.
+    """
+    try:
+        return future.result(max(0.0, deadline - time.perf_counter()))
+    except WaitTimeout:
+        if future.done():
+            raise
+        raise RemoteTimeout(
+            f"{where}: the service did not answer within the time limit; raise the time limit or try again"
+        ) from None
 
 
 @contextmanager
