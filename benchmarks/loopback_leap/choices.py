@@ -100,7 +100,7 @@ def from_constrained(cqm: dimod.ConstrainedQuadraticModel) -> Recovered | None:
 
 def from_discrete(dqm: dimod.DiscreteQuadraticModel) -> ChoiceProblem:
     """The choice problem of a discrete model: a group per variable, and no budget."""
-    vectors = dqm.to_numpy_vectors()
+    vectors = dqm.to_numpy_vectors(return_offset=True)
     total = len(vectors.linear_biases)
     offsets = np.append(np.asarray(vectors.case_starts, dtype=np.int64), total)
     quadratic = vectors.quadratic

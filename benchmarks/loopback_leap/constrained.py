@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import dimod
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +42,9 @@ def solve(task: Task) -> Answer:
 
 def _ignoring_constraints(cqm: dimod.ConstrainedQuadraticModel, task: Task) -> npt.NDArray[np.float64]:
     """(1, variables) the objective minimised as if there were no constraints: less than any feasible energy, mostly."""
-    free = dimod.ConstrainedQuadraticModel()
-    free.set_objective(cqm.objective)
+    free = copy.deepcopy(cqm)
+    for label in list(free.constraints):
+        free.remove_constraint(label)
     return _by_penalties(free, list(cqm.variables), 1.0, task)[:1]
 
 

@@ -128,10 +128,11 @@ class _Search:
         return float(self.rng.integers(int(self.lowest[i][place]), int(self.highest[i][place]) + 1))
 
     def _random(self) -> list[npt.NDArray[np.float64]]:
-        return [
-            self.rng.integers(low.astype(np.int64), high.astype(np.int64) + 1).astype(np.float64).reshape(low.shape)
-            for low, high in zip(self.lowest, self.highest, strict=True)
-        ]
+        drawn = [low.copy() for low in self.lowest]
+        for i, values in enumerate(drawn):
+            for place in np.ndindex(values.shape):
+                values[place] = self._draw(i, place)
+        return drawn
 
     def _set_all(self) -> None:
         for symbol, values in zip(self.symbols, self.values, strict=True):

@@ -7,6 +7,7 @@ geometrically with s; a schedule that starts at s = 1 starts from the given stat
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -192,7 +193,7 @@ def _schedule(task: Task) -> Points:
     points = [(float(t), float(s)) for t, s in given]
     times = [t for t, _ in points]
     most = task.properties["max_anneal_schedule_points"]
-    if not 2 <= len(points) <= most or times[0] != 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
+    if not 2 <= len(points) <= most or times[0] != 0 or any(b <= a for a, b in itertools.pairwise(times)):
         raise ProblemRejected(f"anneal_schedule has 2 to {most} points of growing time from 0 on; got {given}")
     if not all(0 <= s <= 1 for _, s in points) or points[-1][1] != 1:
         raise ProblemRejected(f"anneal_schedule must stay within 0 <= s <= 1 and end at s = 1; got {given}")
