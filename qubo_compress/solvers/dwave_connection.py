@@ -7,20 +7,19 @@ for any more, closes every client, and counts seconds.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as WaitTimeout
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from qubo_compress.errors import InvalidSolverOption, RemoteSolverError, RemoteTimeout, ServiceFailed
+from qubo_compress.errors import InvalidSolverOption, RemoteSolverError
 from qubo_compress.solvers.dwave_errors import translate, translated
+from qubo_compress.solvers.dwave_waiting import PATIENCE, cancel, cloud_future, outcome, resolve, within
 
 __all__ = [
+    "SIMULATED_NOTE",
     "Connection",
     "cancel",
     "cloud_future",
@@ -35,9 +34,6 @@ __all__ = [
     "within",
 ]
 
-Result = TypeVar("Result")
-_logger = logging.getLogger(__name__)
-
 SIMULATED_NOTE = "the solver that answered is a stand-in on a classical computer: no D-Wave machine was involved"
 """Goes with every answer of a solver that :func:`is_simulated`."""
 
@@ -46,12 +42,6 @@ _LONG_POLL_SECONDS = 2
 
 _SHORTEST_REQUEST = 1.5
 """Least seconds for a request, so that a status request that the service holds for one second is not cut off."""
-
-_PAUSES = (0.1, 0.3, 1.0)
-"""Seconds before each further attempt to get an answer whose problem is known to the service."""
-
-_PATIENCE = 0.3
-"""Seconds that closing or cancelling may take beyond a deadline; what is left ends in a thread of its own."""
 
 
 @dataclass(frozen=True)
@@ -125,51 +115,6 @@ class Connection:
         return f"region {self.region}" if self.region else f"profile {self.profile}" if self.profile else "D-Wave"
 
 
-def within(deadline: float, work: Callable[[], Result], where: str, late: Callable[[], None] | None = None) -> Result:
-    """Do ``work`` in a thread and wait for it, but not beyond a deadline; Ctrl-C is answered at once.
-
-    Args:
-        deadline: of ``time.perf_counter()``.
-        work: what to do; it cannot be stopped, only left alone.
-        where: the solver and the service, for the message.
-        late: called when work has ended after nobody waited for it any more.
-
-    Raises:
-        RemoteTimeout: when the deadline passed first.
-    """
-    done: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="qubo_compress remote call", daemon=True).start()
-    try:
-        return outcome(done, deadline, where)
-    except BaseException:
-        if not done.done() and late is not None:
-            done.add_done_callback(lambda _: late())
-        raise
-
-
-def outcome(future: Future[Result], deadline: float, where: str) -> Result:
-    """The result of work that is already under way, such as an upload.
-
-    Raises:
-        RemoteTimeout: when the deadline passed first.
-    """
-    try:
-        return future.result(max(0.0, deadline - time.perf_counter()))
-    except WaitTimeout:
-        if future.done():
-            raise
-        raise RemoteTimeout(
-            f"{where}: the service did not answer within the time limit; raise the time limit or try again"
-        ) from None
-
-
 @contextmanager
 def opened(kind: Callable[..., Any], connection: Connection, deadline: float, **options: Any) -> Iterator[Any]:
     """One of Ocean's samplers, connected in time and closed whatever happens.
@@ -199,114 +144,19 @@ def opened(kind: Callable[..., Any], connection: Connection, deadline: float, **
     waiting = True
     try:
         yield sampler
-    except (RemoteTimeout, KeyboardInterrupt):
+    except (RemoteSolverError, KeyboardInterrupt):
         waiting = False  # what is still under way is not waited for
         raise
     finally:
         closing = threading.Thread(target=_close, args=(sampler, waiting), name="qubo_compress closing", daemon=True)
         closing.start()
-        closing.join(max(_PATIENCE, min(2.0, deadline - time.perf_counter())))
+        closing.join(max(PATIENCE, min(2.0, deadline - time.perf_counter())))
 
 
 def _close(sampler: Any, waiting: bool) -> None:
     client = getattr(sampler, "client", None)
     if client is not None:
         client.close(wait=waiting)
-
-
-def resolve(future: Any, deadline: float, where: str, token: str | None = None) -> Any:
-    """Wait for a problem that was submitted, until its answer is here.
-
-    When the deadline passes or Ctrl-C is pressed, the service is asked to cancel the problem. When the connection
-    breaks or the service stumbles after the problem has got its number, the answer is asked for again: it may
-    have been paid for.
-
-    Args:
-        future: of dwave-cloud-client, or a sample set that waits for one.
-        deadline: of ``time.perf_counter()``.
-        where: the solver and the service, for messages.
-        token: removed from messages.
-
-    Returns:
-        The future that holds the answer: the one given, or one that asked again for the same problem.
-
-    Raises:
-        RemoteTimeout: when the deadline passed first.
-        RemoteSolverError: another subclass, for what the service or the connection did.
-        KeyboardInterrupt: after the cancellation.
-    """
-    job = cloud_future(future)
-    for pause in (*_PAUSES, None):
-        try:
-            _wait(job, deadline, where)
-            with translated(where, token):
-                within(deadline + _PATIENCE, job.result, where)
-            return job
-        except KeyboardInterrupt:
-            cancel(job)
-            raise
-        except RemoteSolverError as failure:
-            last = pause is None or time.perf_counter() + pause >= deadline
-            if last or job.id is None or not _passing(failure):
-                if isinstance(failure, RemoteTimeout):
-                    cancel(job)
-                raise
-            _logger.warning("asking again for problem %s: %s", job.id, failure)
-        job = _ask_again(job, pause or 0.0)
-    raise AssertionError("the last attempt returns or raises")
-
-
-def _wait(job: Any, deadline: float, where: str) -> None:
-    while not job.wait(max(0.0, min(0.5, deadline - time.perf_counter()))):
-        if time.perf_counter() >= deadline:
-            raise RemoteTimeout(
-                f"{where}: no answer to problem {job.id or '(not yet numbered)'} within the time limit; the "
-                "service was asked to cancel it. Raise the time limit, or the reserve for the queue, and try again"
-            )
-
-
-def _passing(failure: RemoteSolverError) -> bool:
-    """Whether it lies with the connection or the service's front, and not with the problem."""
-    from dwave.cloud.exceptions import SolverFailureError
-    from requests.exceptions import RequestException
-
-    cause = failure.__cause__
-    wrong_side = isinstance(failure, (ServiceFailed, RemoteTimeout))
-    return wrong_side and isinstance(cause, RequestException) and not isinstance(cause, SolverFailureError)
-
-
-def _ask_again(job: Any, pause: float) -> Any:
-    try:
-        time.sleep(pause)
-    except KeyboardInterrupt:
-        cancel(job)
-        raise
-    again = job.solver.client.retrieve_answer(job.id)
-    again.solver = job.solver
-    return again
-
-
-def cancel(job: Any, patience: float = _PATIENCE) -> None:
-    """Ask the service to cancel a problem, which it does for those still in its queue.
-
-    A problem whose submission hangs so long that it has no number cannot be cancelled: it may still run.
-
-    Args:
-        job: a future of dwave-cloud-client, or a sample set that waits for one.
-        patience: seconds to wait for the problem's number, without which it cannot be cancelled.
-    """
-    job = cloud_future(job)
-    if job.id is None and not job.done():
-        with suppress(WaitTimeout):
-            job.wait_id(patience)
-    job.cancel()
-
-
-def cloud_future(waiting: Any) -> Any:
-    """The dwave-cloud-client future behind a sample set that is not yet resolved, or the future itself."""
-    while hasattr(waiting, "_future"):
-        waiting = waiting._future
-    return waiting
 
 
 def is_simulated(solver: Any) -> bool:

@@ -37,7 +37,12 @@ class LeapSolver:
 
     The time limit covers connecting, building, upload, queue, run and download. The service is asked for what is
     left of it when the problem is built, less ``reserve``, and never less than the service's minimum for the
-    problem. When the time limit passes first, for example in a long queue, the problem is cancelled.
+    problem. When the time limit passes first, for example in a long queue, the problem is cancelled. Importing Ocean
+    and compiling, once each, are not counted; they are in ``timing["compile"]``.
+
+    ``timing`` holds seconds by stage (``connect``, ``build``, ``upload``, ``queue``, ``network``, ``run``, ``decode``,
+    ``fill``) and every field that the service reports, in seconds, summed over submissions; ``details`` has the
+    problems' numbers, the share of feasible samples, and what was charged.
 
     ``work`` counts submissions. The same seed and work need not give the same answer.
 

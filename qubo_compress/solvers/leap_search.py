@@ -23,6 +23,7 @@ from qubo_compress.solvers.leap_terms import Clock, Preview, Request, quota_seco
 from qubo_compress.solvers.local_search import LocalSearch, warm_up
 from qubo_compress.solvers.solver import RawSolution, SearchLimits
 
+_PREVIEW_SECONDS = 30.0
 _FEW_GROUPS = 60
 """Up to so many, filling tries double changes too."""
 
@@ -76,8 +77,6 @@ class LeapSearch:
         if (self.problem.group_sizes == 1).all():
             only = np.zeros(self.problem.num_groups, dtype=np.int64)
             return RawSolution((only,), notes=("every group has one choice only; nothing was sent",))
-        if self.request.formulation.priced:
-            self._prepare_local_search()
         try:
             self._connected()
         except KeyboardInterrupt:
@@ -95,7 +94,7 @@ class LeapSearch:
     def _connected(self) -> None:
         kind = self._sampler_class()
         begin = time.perf_counter()
-        with connections.opened(kind, self.request.connection, self.deadline) as sampler:
+        with connections.opened(kind, self.request.connection, self._connected_until()) as sampler:
             self._spent("connect", begin)
             self.service = sampler.solver
             self.where = f"{self.request.name} ({self.service.name} at {self.request.connection.place})"
@@ -105,6 +104,10 @@ class LeapSearch:
             for number in range(self._most_submissions()):
                 if not self._submission(sampler, prices, number):
                     break
+
+    def _connected_until(self) -> float:
+        """A preview for a short time limit may take longer to come than that."""
+        return max(self.deadline, self.start + _PREVIEW_SECONDS) if self.request.dry_run else self.deadline
 
     def _sampler_class(self) -> Any:
         """Importing Ocean takes a second, once; it is reported, and not the search's time."""

@@ -211,9 +211,9 @@ FAULTS = [
     ("submit", {"status": 503}, e.ServiceFailed, "503"),
     ("submit", {"drop": True}, e.ServiceFailed, "connection broke"),
     ("submit", {"item_error": (400, "Invalid parameter: time_limit")}, e.RequestRejected, "Invalid parameter"),
-    ("submit", {"delay": 3.0}, e.RemoteTimeout, "time limit"),
+    ("submit", {"delay": 2.2}, e.RemoteTimeout, "time limit"),
     ("poll", {"status": 401}, e.InvalidToken, "token"),
-    ("poll", {"status": 429}, e.QuotaExceeded, "429"),
+    ("load", {"status": 429, "times": 9}, e.QuotaExceeded, "429"),
     ("load", {"status": 500, "times": 9}, e.ServiceFailed, "500"),
     ("load", {"drop": True, "times": 9}, e.ServiceFailed, "connection broke"),
     ("load", {"status": 404}, e.SolverUnavailable, "404"),
@@ -267,8 +267,8 @@ def test_an_answer_that_cannot_be_downloaded(server, fault):
 def test_passing_trouble_while_polling_is_survived(server):
     server.faults.next("poll", status=503)
     server.faults.next("poll", drop=True)
+    server.faults.next("load", status=429)
     server.faults.next("load", status=500)
-    server.faults.next("load", drop=True)
     with nothing_left_behind():
         assert solve(PROBLEM, "leap-cqm", time_limit=4.0, **options(server)).work == 1
 
@@ -278,6 +278,24 @@ def test_a_problem_that_takes_too_long_is_cancelled_at_the_service(server):
     before = len(server.requests)
     with nothing_left_behind(), pytest.raises(e.RemoteTimeout, match="problem [0-9a-f-]{36}"):
         solve(PROBLEM, "leap-cqm", time_limit=1.0, **options(server))
+    assert "cancel" in kinds(server, before)
+
+
+def test_a_problem_that_is_given_up_is_cancelled_too(server):
+    server.faults.next("solve", delay=20.0)
+    server.faults.next("poll", status=401)
+    before = len(server.requests)
+    with nothing_left_behind(), pytest.raises(e.InvalidToken):
+        solve(PROBLEM, "leap-cqm", time_limit=3.0, **options(server))
+    assert "cancel" in kinds(server, before)
+
+
+def test_the_polling_time_out_is_its_own_limit(server):
+    server.faults.next("solve", delay=20.0)
+    before = len(server.requests)
+    impatient = at(server, polling_timeout=0.2)
+    with nothing_left_behind(), pytest.raises(e.RemoteTimeout, match="polling time-out"):
+        solve(PROBLEM, "leap-cqm", time_limit=2.5, reserve=0.3, connection=impatient)
     assert "cancel" in kinds(server, before)
 
 
@@ -297,7 +315,7 @@ def test_cancelled_by_somebody_else(server):
     with nothing_left_behind():
         thread.start()
         with pytest.raises(e.RemoteCancelled, match="cancelled before it was solved"):
-            solve(PROBLEM, "leap-cqm", time_limit=5.0, **options(server))
+            solve(PROBLEM, "leap-cqm", time_limit=2.8, **options(server))
         thread.join()
 
 
@@ -441,9 +459,11 @@ def test_conformance_of_the_others(server, name, check):
     check(make_solver(name, **options(server)), 7.0 if name == "leap-dqm" else 2.0)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["separable", "sparse", "dense"])
-def test_every_structure(server, name, kind):
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("leap-cqm", "sparse"), ("leap-nonlinear", "dense"), ("leap-nonlinear", "separable"), ("leap-dqm", "sparse")],
+)
+def test_structures_and_two_budgets(server, name, kind):
     problem = ChoiceProblem.random(kind=kind, groups=5, choices=4, seed=5, budgets=2)
     solution = solve(problem, name, time_limit=LIMITS[name], **options(server))
     assert problem.is_feasible(solution.assignment)
