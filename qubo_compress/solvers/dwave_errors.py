@@ -25,6 +25,7 @@ _INVALID_WORDS = re.compile(
     re.IGNORECASE,
 )
 _SHORTEST_TOKEN = 8
+_LONGEST = 300
 _TOKEN_WORDS = re.compile(r"(token['\"]?\s*[:=]\s*['\"]?|X-Auth-Token['\"]?\s*[:=]\s*['\"]?)[^\s'\",}]+", re.IGNORECASE)
 
 
@@ -66,7 +67,7 @@ def translate(cause: BaseException, where: str, token: str | None = None) -> Rem
     """
     chain = list(_chain(cause))
     kind, text, advice = _kind(chain)
-    said = _without_token(text, token)
+    said = _short(_without_token(text, token))
     return kind(f"{where}: {said}; {advice}")
 
 
@@ -141,13 +142,11 @@ def _cloud(error: BaseException) -> _Rule:
     if isinstance(error, cloud.SolverFailureError):
         return _failure(text)
     if isinstance(error, api.RequestTimeout):
-        if any(isinstance(inner, ConnectionRefusedError) or "refused" in str(inner) for inner in _chain(error)):
-            return (
-                RemoteTimeout,
-                "the service cannot be reached (connection refused)",
-                "check the endpoint and the network",
-            )
-        return RemoteTimeout, f"the service did not answer in time ({text})", "try again, or raise the time limit"
+        return _unreachable(error) or (
+            RemoteTimeout,
+            f"the service did not answer in time ({text})",
+            "try again, or raise the time limit",
+        )
     if isinstance(error, cloud.PollingTimeout):
         return RemoteTimeout, "the polling time-out passed before an answer came", "raise polling_timeout or time_limit"
     if isinstance(error, cloud.CanceledFutureError):
@@ -175,7 +174,7 @@ def _status(error: BaseException) -> _Rule:
     code = getattr(error, "error_code", None)
     if not isinstance(error, RequestError) or not isinstance(code, int):
         return None
-    text = f"HTTP {code}: {error}"
+    text = f"HTTP {code}: {_short(str(error))}"
     if code == 401:
         return InvalidToken, f"the service does not accept the API token ({text})", "copy it from the Leap dashboard"
     if code == 429 or (400 <= code < 500 and _QUOTA_WORDS.search(str(error))):
@@ -193,24 +192,37 @@ def _network(error: BaseException) -> _Rule:
 
     if isinstance(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):
         return RemoteTimeout, "the service did not answer in time", "try again, or raise the time limit"
-    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema):
+    if isinstance(error, _bad_addresses()):
         return RequestRejected, f"the endpoint is not a URL ({error})", "give the whole one, https:// included"
+    if isinstance(error, requests.exceptions.SSLError):
+        text = f"no secure connection could be made ({_short(str(error))})"
+        return RemoteTimeout, text, "check the endpoint, the proxy and the certificates"
     if isinstance(error, (requests.exceptions.ConnectionError, urllib3.exceptions.HTTPError, OSError)):
-        if any(isinstance(inner, ConnectionRefusedError) for inner in _chain(error)):
-            return (
-                RemoteTimeout,
-                "the service cannot be reached (connection refused)",
-                "check the endpoint and the network",
-            )
-        if any("resolve" in str(inner).lower() for inner in _chain(error)):
-            return RemoteTimeout, "the service's name cannot be resolved", "check the endpoint and the network"
-        return ServiceFailed, f"the connection broke ({_short(error)})", "try again; the problem may have been solved"
+        advice = "try again; the problem may have been solved"
+        return _unreachable(error) or (ServiceFailed, f"the connection broke ({_short(str(error))})", advice)
     return None
 
 
-def _short(error: BaseException) -> str:
-    text = str(error)
-    return text if len(text) <= 200 else text[:197] + "..."
+def _bad_addresses() -> tuple[type[BaseException], ...]:
+    from requests import exceptions
+
+    return exceptions.InvalidURL, exceptions.MissingSchema, exceptions.InvalidSchema
+
+
+def _unreachable(error: BaseException) -> _Rule:
+    """When nothing was sent because nobody listens there, or the name is not known."""
+    causes = list(_chain(error))
+    if any(isinstance(cause, ConnectionRefusedError) or "refused" in str(cause) for cause in causes):
+        return RemoteTimeout, "the service cannot be reached (connection refused)", "check the endpoint and the network"
+    if any("resolve" in str(cause).lower() for cause in causes):
+        return RemoteTimeout, "the service's name cannot be resolved", "check the endpoint and the network"
+    return None
+
+
+def _short(text: str) -> str:
+    """One line of a message that may be a whole page."""
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def _without_token(text: str, token: str | None) -> str:

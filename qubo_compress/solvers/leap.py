@@ -14,7 +14,7 @@ A submission costs quota. ``preview`` says how much before anything is sent.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -240,8 +240,7 @@ def preview(
     chosen = make_solver(solver, **options)
     if not isinstance(chosen, LeapSolver):
         raise InvalidSolverOption(f"there is a preview for Leap's solvers only; got {chosen.name!r}")
-    request = chosen._request()
-    asked = Request(**{**vars(request), "dry_run": True})
+    asked = replace(chosen._request(), dry_run=True)
     try:
         LeapSearch(asked, problem, SearchLimits(time_limit), np.random.default_rng(0)).run()
     except DryRun as stopped:
