@@ -119,6 +119,9 @@ class Connection:
 def opened(kind: Callable[..., Any], connection: Connection, deadline: float, **options: Any) -> Iterator[Any]:
     """One of Ocean's samplers, connected in time and closed whatever happens.
 
+    Nothing is left behind but, when the time is up in the middle of a request or of the client's own retries of an
+    upload, threads that end with these, seconds later.
+
     Args:
         kind: the sampler's class, such as ``LeapHybridCQMSampler`` or ``DWaveSampler``.
         connection: how to reach the service.

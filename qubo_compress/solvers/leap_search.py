@@ -87,7 +87,8 @@ class LeapSearch:
             self.notes.append(f"a further submission failed: {failure}")
         if self.interrupted and not self.found:
             raise NoFeasibleFound(
-                f"{self.request.name} was interrupted before the service had answered; what was submitted was cancelled"
+                f"{self.request.name} was interrupted before the service had answered; if a problem was submitted, the "
+                "service was asked to cancel it"
             )
         return self._result()
 

@@ -204,7 +204,6 @@ FAULTS = [
     ("list", {"status": 503}, e.ServiceFailed, "503"),
     ("list", {"drop": True, "times": 9}, e.ServiceFailed, "connection broke"),
     ("list", {"delay": 2.2}, e.RemoteTimeout, "time limit"),
-    ("upload", {"delay": 2.2}, e.RemoteTimeout, "time limit"),
     ("submit", {"status": 400}, e.RequestRejected, "400"),
     ("submit", {"status": 401}, e.InvalidToken, "token"),
     ("submit", {"status": 404}, e.SolverUnavailable, "404"),
