@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import dimod
 import numpy as np
@@ -26,6 +27,7 @@ def solve(task: Task) -> Answer:
     cqm = dimod.ConstrainedQuadraticModel.from_file(task.file())
     labels = list(cqm.variables)
     recovered = choices.from_constrained(cqm)
+    rows: npt.NDArray[Any]
     if recovered is None:
         rows = _penalised(cqm, clock, task)
     else:
@@ -73,6 +75,8 @@ def _by_penalties(
         raise ProblemRejected(
             f"the loopback solver turns general constrained models into binary ones, and that failed: {cause}"
         ) from cause
-    drawn = SimulatedAnnealingSampler().sample(model, num_reads=_READS, num_sweeps=_SWEEPS, seed=task.seed)
+    drawn = SimulatedAnnealingSampler().sample(
+        model, num_reads=_READS, num_sweeps=_SWEEPS, seed=task.seed, interrupt_function=task.stopped.is_set
+    )
     originals = [invert(sample) for sample in drawn.samples(sorted_by="energy")]
     return np.array([[sample[v] for v in labels] for sample in originals], dtype=np.float64)

@@ -133,7 +133,7 @@ class _Betas:
         if not sizes.size:
             return _Betas(1.0, 1.0)
         hot = math.log(2) / (2 * float(field.max()))
-        cold = math.log(100) / (2 * float(np.quantile(sizes, 0.1)))
+        cold = math.log(100) / (2 * float(np.quantile(sizes, 0.25)))
         if temperature is not None:
             cold = min(cold, 1 / temperature)
         return _Betas(min(hot, cold), cold)
@@ -273,7 +273,7 @@ def _encode_answer(
         values, counts = np.unique(values, axis=0, return_counts=True)
     energies = np.asarray(model.energies((values, list(range(len(qubits))))), dtype=np.float64)
     order = np.argsort(energies, kind="stable") if mode == "histogram" else np.arange(len(values))
-    order = order[: int(task.params.get("max_answers", len(order)))]
+    order = order[: int(_number(task, "max_answers", len(order), task.properties["num_reads_range"]))]
     return {
         "format": "qp",
         "num_variables": int(task.properties["num_qubits"]),
