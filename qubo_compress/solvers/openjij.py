@@ -20,7 +20,7 @@ from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 # wall) or of the penalty (one-hot).
 _TEMPERATURES = {"domain-wall": (0.05, 0.0005), "one-hot": (1.0, 0.02)}
 _METHODS = ("annealing", "quantum-annealing-simulation")
-_MOST_SWEEPS = 4096
+_MOST_SWEEPS = 1024  # a read cannot be interrupted
 
 
 @solvers.register("openjij")
@@ -30,6 +30,10 @@ class OpenJij:
 
     OpenJij gives all reads of one seed the same result, so every read has a seed of its own; and its automatic
     schedule is drawn at random and too hot, so temperatures are given.
+
+    Eight settings per encoding were tried (sweeps, temperatures, reads, field, copies). At 1 s on four dense 20 x 16
+    problems and two tables of networks, on a busy machine, the mean gap was 0.31 % of a random answer's with the domain
+    wall and 0.08 % with one-hot, which one or two problems decide.
 
     Args:
         method: ``"annealing"`` (``SASampler``) or ``"quantum-annealing-simulation"`` (``SQASampler``, a classical
@@ -52,8 +56,8 @@ class OpenJij:
     name: ClassVar[str] = "openjij"
     requires: ClassVar[tuple[str, ...]] = ("openjij",)
     method: str = "annealing"
-    encoding: str = "domain-wall"
-    reads: int = 8
+    encoding: str = "one-hot"
+    reads: int = 4
     sweeps: int | None = None
     hot: float | None = None
     cold: float | None = None

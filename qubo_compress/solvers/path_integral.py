@@ -21,8 +21,9 @@ from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
 # Final temperature, as a multiple of the typical spread of a group's energies (domain wall) or of the
 # penalty (one-hot).
-_COLD = {"domain-wall": 0.002, "one-hot": 0.02}
-_MOST_SWEEPS = 4096
+_COLD = {"domain-wall": 0.0005, "one-hot": 0.05}
+_FIRST_SWEEPS = 4  # a sweep costs some fifty times as much as one of simulated annealing
+_MOST_SWEEPS = 512
 
 
 @solvers.register("path-integral")
@@ -33,10 +34,14 @@ class PathIntegral:
     At progress s of a read, the problem's energies are weighed by s / temperature and the transverse
     field is ``field`` * (1 - s), both in units of the inverse temperature.
 
+    Six settings per encoding were tried (sweeps, field, temperature). At 1 s on four dense 20 x 16
+    problems and two tables of networks, on a busy machine, the mean gap was 0.29 % of a random answer's with the domain
+    wall and 0.87 % with one-hot, which one or two problems decide.
+
     Args:
         encoding: ``"domain-wall"`` or ``"one-hot"``.
         reads: samples per round, all at one price.
-        sweeps: per sample; when None, 64 at first and twice as many every six rounds.
+        sweeps: per sample; when None, 4 at first and twice as many every six rounds.
         cold: final temperature as a multiple of the typical spread of a group's energies (domain wall) or of the
             penalty (one-hot); chosen for the encoding when None.
         field: transverse field at the start, in units of the temperature.
@@ -55,10 +60,10 @@ class PathIntegral:
 
     name: ClassVar[str] = "path-integral"
     encoding: str = "domain-wall"
-    reads: int = 4
+    reads: int = 2
     sweeps: int | None = None
     cold: float | None = None
-    field: float = 3.0
+    field: float = 1.0
 
     def __post_init__(self) -> None:
         encodings.get(self.encoding)
@@ -73,7 +78,7 @@ class PathIntegral:
         from dwave.samplers import PathIntegralAnnealingSampler
 
         sampler = PathIntegralAnnealingSampler()  # type: ignore[no-untyped-call]
-        pace = Pace(self.reads, self.sweeps or 64, self.sweeps or _MOST_SWEEPS, counted=True)
+        pace = Pace(self.reads, self.sweeps or _FIRST_SWEEPS, self.sweeps or _MOST_SWEEPS, counted=True)
 
         def draw(request: Request) -> Draw | None:
             def call(reads: int, sweeps: int) -> npt.NDArray[np.int8]:
@@ -85,6 +90,7 @@ class PathIntegral:
                     Hp_field=progress / self._temperature(request),
                     Hd_field=self.field * (1.0 - progress),
                     seed=request.seed,
+                    interrupt_function=request.stop,
                 )
                 return bits_of(result)
 

@@ -191,7 +191,8 @@ class QuboSearch:
         self._prepare()
         built = time.perf_counter()
         for number in itertools.count():
-            if self._stop() or not self._round(number):
+            # Where every group has one choice the only answer is kept already, and samplers refuse no variables.
+            if not self.bqm.num_variables or self._stop() or not self._round(number):
                 break
         return built
 

@@ -14,15 +14,15 @@ from qubo_compress.problem import FloatArray
 from qubo_compress.solvers.qubo_search import Draw, Request
 
 _ROUNDS_PER_DOUBLING = 6
-_LONGEST_CALL = 1.0
 
 
 @dataclass
 class Pace:
     """Learns what a read costs, so that a sampler that cannot be interrupted ends in time.
 
-    A call is finished or not begun, never cut short: the same reads are drawn again from the same work limit.
-    The first round is one read, for nothing is known of the machine before.
+    A call is finished and taken, or not begun, or dropped: nothing in it is cut short, and a call with fewer reads
+    for want of time is the last. So the same reads are drawn again from the same work limit. The first round
+    is one read, for nothing is known of the machine before. Ctrl-C waits for the call to end.
 
     Args:
         reads: per call.
@@ -36,6 +36,7 @@ class Pace:
     most: int
     counted: bool
     seconds_per_effort: float = 0.0
+    cut: bool = False
 
     def draw(self, request: Request, call: Callable[[int, int], npt.NDArray[np.int8]]) -> Draw | None:
         """Call with (reads, effort) as far as time and work allow; None when that is not one read."""
@@ -46,14 +47,18 @@ class Pace:
                 effort = min(effort, request.most_work)
             reads = min(reads, request.most_work // (effort if self.counted else 1))
         if self.seconds_per_effort > 0:
-            # Ctrl-C waits for the end of a call, so calls stay short where single reads allow it.
-            seconds = self.seconds_per_effort * effort
-            reads = min(reads, int(request.seconds_left / seconds), max(1, int(_LONGEST_CALL / seconds)))
+            affordable = int(request.seconds_left / (self.seconds_per_effort * effort))
+            if self.cut:
+                return None
+            self.cut = affordable < reads
+            reads = min(reads, affordable)
         if reads < 1 or request.stop():
             return None
         begin = time.perf_counter()
         bits = call(reads, effort)
         self.seconds_per_effort = (time.perf_counter() - begin) / (reads * effort)
+        if request.stop():
+            return None
         return Draw(bits, reads * effort if self.counted else reads)
 
 

@@ -17,13 +17,18 @@ from qubo_compress.solvers.sampler_pace import Pace, dense_spins
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
 _MODES = ("discrete", "ballistic")
-_MOST_STEPS = 10_000
+_MOST_STEPS = 3200  # a call cannot be interrupted
 
 
 @solvers.register("simulated-bifurcation")
 @dataclass(frozen=True)
 class SimulatedBifurcation:
     """Sample the encoded problem by the ``simulated_bifurcation`` package, in the loop of ``simulated-annealing``.
+
+    Five settings per encoding were tried (steps, agents, heated or not, ballistic). At 1 s on four dense 20 x 16
+    problems and two tables of networks, on a busy machine, the mean gap was 0.87 % of a random answer's with the domain
+    wall and 0.53 % with one-hot, which one or two problems decide.
+    Hardly a heated sample had every group valid: its answers are mostly those of the repair.
 
     Args:
         encoding: ``"domain-wall"`` or ``"one-hot"``.
@@ -40,9 +45,9 @@ class SimulatedBifurcation:
 
     name: ClassVar[str] = "simulated-bifurcation"
     requires: ClassVar[tuple[str, ...]] = ("simulated_bifurcation",)
-    encoding: str = "domain-wall"
-    agents: int = 32
-    steps: int = 200
+    encoding: str = "one-hot"
+    agents: int = 8
+    steps: int = 100
     mode: str = "discrete"
     heated: bool = True
 

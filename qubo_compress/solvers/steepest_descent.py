@@ -21,6 +21,10 @@ from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 class SteepestDescent:
     """Descend from random bits by D-Wave's steepest-descent sampler, in the same loop as ``simulated-annealing``.
 
+    Three numbers of reads per encoding were tried. At 1 s on four dense 20 x 16
+    problems and two tables of networks, on a busy machine, the mean gap was 1.70 % of a random answer's with the domain
+    wall and 0.53 % with one-hot, which one or two problems decide.
+
     Args:
         encoding: ``"domain-wall"`` or ``"one-hot"``.
         reads: random restarts per round, all at one price.
@@ -38,8 +42,8 @@ class SteepestDescent:
     """
 
     name: ClassVar[str] = "steepest-descent"
-    encoding: str = "domain-wall"
-    reads: int = 32
+    encoding: str = "one-hot"
+    reads: int = 8
 
     def __post_init__(self) -> None:
         encodings.get(self.encoding)

@@ -24,6 +24,10 @@ _NEVER = 600_000  # milliseconds; updates end a read, for a clock would not end 
 class Tabu:
     """Sample the encoded problem by multistart tabu search, in the same loop as ``simulated-annealing``.
 
+    Five settings per encoding were tried (updates 10 to 200, tenure, reads). At 1 s on four dense 20 x 16
+    problems and two tables of networks, on a busy machine, the mean gap was 0.20 % of a random answer's with the domain
+    wall and 0.24 % with one-hot, which one or two problems decide.
+
     Args:
         encoding: ``"domain-wall"`` or ``"one-hot"``.
         reads: samples per round, all at one price.
@@ -46,7 +50,7 @@ class Tabu:
     name: ClassVar[str] = "tabu"
     encoding: str = "domain-wall"
     reads: int = 4
-    updates: int = 50
+    updates: int = 200
     tenure: int | None = None
 
     def __post_init__(self) -> None:

@@ -231,11 +231,12 @@ FAULTS = [
 )
 def test_each_fault_has_its_exception(server, kind, fault, expected, words):
     server.faults.next(kind, **fault)
+    limit = 1.5 if expected is e.RemoteTimeout else 3.0
     start = time.perf_counter()
     with nothing_left_behind():
         with pytest.raises(expected, match=words) as raised:
-            solve(PROBLEM, "leap-cqm", time_limit=1.5, **options(server))
-        assert time.perf_counter() - start < 1.5 + 0.8
+            solve(PROBLEM, "leap-cqm", time_limit=limit, **options(server))
+        assert time.perf_counter() - start < limit + 0.8
     assert type(raised.value) is expected
     assert "leap-cqm" in str(raised.value) or "LeapHybridCQMSampler" in str(raised.value)
     assert server.endpoint in str(raised.value) and server.token not in str(raised.value)
@@ -278,7 +279,7 @@ def test_a_problem_that_takes_too_long_is_cancelled_at_the_service(server):
     server.faults.next("solve", delay=20.0)
     before = len(server.requests)
     with nothing_left_behind(), pytest.raises(e.RemoteTimeout, match="problem [0-9a-f-]{36}"):
-        solve(PROBLEM, "leap-cqm", time_limit=1.0, **options(server))
+        solve(PROBLEM, "leap-cqm", time_limit=1.5, **options(server))
     assert "cancel" in kinds(server, before)
 
 
@@ -395,32 +396,41 @@ def test_one_choice_everywhere_is_answered_without_sending(server):
 def test_interrupted_while_waiting(server):
     server.faults.next("solve", delay=20.0)
     before = len(server.requests)
+    moments = []
+
+    def interrupt():
+        while "submit" not in kinds(server, before):
+            time.sleep(0.01)
+        time.sleep(0.2)
+        moments.append(time.perf_counter())
+        _thread.interrupt_main()
+
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(0.6, _thread.interrupt_main)
-    start = time.perf_counter()
+    thread = threading.Thread(target=interrupt)
     try:
         with nothing_left_behind():
-            timer.start()
+            thread.start()
             with pytest.raises(e.NoFeasibleFound, match="interrupted"):
                 solve(PROBLEM, "leap-cqm", time_limit=20.0, **options(server))
-            timer.join()
+            assert time.perf_counter() - moments[0] < 2.0
+            thread.join()
     finally:
         signal.signal(signal.SIGINT, handler)
-    assert time.perf_counter() - start < 3.0
     assert "cancel" in kinds(server, before)
 
 
 def test_interrupted_after_a_first_answer(server):
-    server.faults.next("poll", delay=0.0001)  # counted in order: the first poll is served at once
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    before = sum(request.kind == "load" for request in server.requests)
+    before, first = sum(request.kind == "load" for request in server.requests), len(server.requests)
     ended = threading.Event()
 
     def interrupt_in_the_second():
         while sum(request.kind == "load" for request in server.requests) == before and not ended.is_set():
             time.sleep(0.005)
         server.faults.next("solve", delay=20.0)
-        time.sleep(0.6)
+        while sum(request.kind == "submit" for request in server.requests[first:]) < 2 and not ended.is_set():
+            time.sleep(0.005)
+        time.sleep(0.2)
         if not ended.is_set():
             _thread.interrupt_main()
 
@@ -443,7 +453,7 @@ CHECKS = [check for check in conformance.CHECKS if check.__name__ not in OTHERWI
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_conformance_of_the_default(server, check):
-    check(make_solver("leap-cqm", **options(server)), 2.0)
+    check(make_solver("leap-cqm", **options(server)), 4.0)
 
 
 @pytest.mark.parametrize("name", ["leap-nonlinear", "leap-bqm", "leap-dqm"])
@@ -457,7 +467,7 @@ def test_conformance_of_the_default(server, check):
     ids=lambda check: check.__name__,
 )
 def test_conformance_of_the_others(server, name, check):
-    check(make_solver(name, **options(server)), 7.0 if name == "leap-dqm" else 2.0)
+    check(make_solver(name, **options(server)), LIMITS[name])
 
 
 @pytest.mark.parametrize(
