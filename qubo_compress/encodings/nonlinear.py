@@ -7,15 +7,16 @@ the size of the problem, and budgets are constraints.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from dwave.optimization.mathematical import add
-from dwave.optimization.model import Model
 
 from qubo_compress.encodings.encoding import Decoded
 from qubo_compress.errors import InvalidAssignment, ProblemTooLarge
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from dwave.optimization.model import Model
 
 LARGEST_CONSTANTS = 50_000_000
 """Most constants that a model may hold, 8 bytes each: 400 MB of the 750 MB that Leap documents for a state."""
@@ -43,6 +44,9 @@ def to_nonlinear(problem: ChoiceProblem) -> tuple[Model, NonlinearDecoder]:
         >>> decode(model).assignments.tolist()
         [[2, 0, 3]]
     """
+    from dwave.optimization.mathematical import add  # importing it takes as long as numpy and scipy together
+    from dwave.optimization.model import Model
+
     _check_size(problem)
     model = Model()  # type: ignore[no-untyped-call]
     groups, widest = np.arange(problem.num_groups), int(problem.group_sizes.max())
@@ -137,7 +141,7 @@ class NonlinearDecoder:
         Raises:
             InvalidAssignment: when the number of groups differs, or a value is not an integer.
         """
-        rows = np.asarray(_integers_of(samples) if isinstance(samples, Model) else samples)
+        rows = np.asarray(_integers_of(samples) if hasattr(samples, "iter_decisions") else samples)
         if rows.ndim not in (1, 2) or rows.shape[-1] != self.problem.num_groups:
             raise InvalidAssignment(
                 f"samples of this model have {self.problem.num_groups} integers, one per group; got shape {rows.shape}"

@@ -8,11 +8,26 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from qubo_compress.solvers.dwave_connection import Connection
+from qubo_compress.solvers.leap import Preview, preview
 from qubo_compress.solvers.solution import Solution
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, Solver, make_solver, solve
 from qubo_compress.solvers.solver import solvers as registry
 
-__all__ = ["RawSolution", "SearchLimits", "Solution", "Solver", "make_solver", "names", "register", "registry", "solve"]
+__all__ = [
+    "Connection",
+    "Preview",
+    "RawSolution",
+    "SearchLimits",
+    "Solution",
+    "Solver",
+    "make_solver",
+    "names",
+    "preview",
+    "register",
+    "registry",
+    "solve",
+]
 
 register = registry.add
 
