@@ -44,8 +44,7 @@ class Levels(NamedTuple):
 
     def overspending(self, genomes: IntArray) -> FloatArray:
         """(N, B) totals above the limits as shares of them, negative where there is room."""
-        chosen = self.offsets[:-1] + genomes
-        totals = np.stack([self.costs[:, b][chosen].sum(axis=1) for b in range(self.room.size)], axis=1)
+        totals = self.costs[self.offsets[:-1] + genomes].sum(axis=1)
         return np.asarray((totals - self.room) / np.maximum(1, self.room), dtype=np.float64)
 
 

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+_LAST_LAYER = 3e-3
+
 
 @dataclass(frozen=True)
 class DdpgSettings:
@@ -145,7 +147,7 @@ def make_ddpg(environment: Any, settings: DdpgSettings, length: int, seed: int, 
                 check()
                 super().train(1, batch_size)
 
-    return Published(
+    agent = Published(
         "MlpPolicy",
         environment,
         learning_rate=settings.learning_rates[0],
@@ -160,6 +162,19 @@ def make_ddpg(environment: Any, settings: DdpgSettings, length: int, seed: int, 
         seed=seed,
         device="cpu",
     )
+    _start_undecided(agent)
+    return agent
+
+
+def _start_undecided(agent: Any) -> None:
+    """Small weights in the last layers, as published: the first actor says 0.5 to everything instead of 0 or 1."""
+    import torch
+
+    for network, target in ((agent.actor, agent.actor_target), (agent.critic, agent.critic_target)):
+        last = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1]
+        torch.nn.init.uniform_(last.weight, -_LAST_LAYER, _LAST_LAYER)
+        torch.nn.init.uniform_(last.bias, -_LAST_LAYER, _LAST_LAYER)
+        target.load_state_dict(network.state_dict())
 
 
 def make_ppo(environment: Any, settings: PpoSettings, length: int, seed: int, check: Callable[[], None]) -> Any:
