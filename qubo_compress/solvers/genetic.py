@@ -2,6 +2,12 @@
 
 pymoo brings the loop, the tournaments, the crossover, the elitist survival and the elimination of
 duplicates; ours are the level-switch mutation and the repair, handed to it as its operators.
+
+The defaults were chosen among some 25 settings (population 50, 100, 200; uniform and two-point crossover at 0.5
+and 0.9; 1, 1.5, 2.5 and 3 switches; reach 2, 4 and any; tournaments of 2, 3 and 4; patience 30 to 100; spending
+never, sometimes or always; filling up at random, which was worse by far; first populations with and without
+priced individuals, which were better by far) on random dense 20 x 16 problems of seeds 0 to 3 and layer
+tables of digits and ResNet-20, at 15,000 evaluations or one second.
 """
 
 from __future__ import annotations
@@ -41,6 +47,7 @@ class Genetic:
         reach: farthest step of a switch in levels; None for any.
         spend: how often a switch that lowered a level raises another one at random, in [0, 1].
         pressure: size of the tournaments.
+        seeded: share of a first population drawn at random prices from the linear energies, the rest uniformly.
         patience: generations without a better individual after which a new population starts; the best is kept.
 
     Raises:
@@ -64,6 +71,7 @@ class Genetic:
     reach: int | None = None
     spend: float = 0.25
     pressure: int = 2
+    seeded: float = 0.5
     patience: int = 100
 
     def __post_init__(self) -> None:
@@ -78,10 +86,10 @@ class Genetic:
             raise InvalidSolverOption(f"crossover_probability must be in [0, 1]; got {self.crossover_probability}")
         if not (math.isfinite(self.switches) and self.switches >= 1.0):
             raise InvalidSolverOption(f"switches must be at least 1; got {self.switches}")
-        if (self.reach is not None and self.reach < 1) or not 0.0 <= self.spend <= 1.0:
-            raise InvalidSolverOption(
-                f"reach must be at least 1 or None, and spend in [0, 1]; got {self.reach} and {self.spend}"
-            )
+        if self.reach is not None and self.reach < 1:
+            raise InvalidSolverOption(f"reach must be at least 1 or None; got {self.reach}")
+        if not (0.0 <= self.spend <= 1.0 and 0.0 <= self.seeded <= 1.0):
+            raise InvalidSolverOption(f"spend and seeded must be in [0, 1]; got {self.spend} and {self.seeded}")
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         """Evolve until the time or the work, counted in evaluations, is used up."""
@@ -214,7 +222,13 @@ def _pymoo_parts(settings: Genetic, levels: Levels, choices: ChoiceProblem) -> _
 
     class RandomLevels(Sampling):  # type: ignore[misc]
         def _do(self, problem: Any, count: int, *args: Any, random_state: Any = None, **kwargs: Any) -> IntArray:
-            return operators.random_genomes(levels, count, random_state)
+            priced = round(settings.seeded * count)
+            return np.vstack(
+                [
+                    operators.priced_genomes(levels, choices.linear, priced, random_state),
+                    operators.random_genomes(levels, count - priced, random_state),
+                ]
+            )
 
     class LevelSwitch(Mutation):  # type: ignore[misc]
         def _do(self, problem: Any, genomes: IntArray, *args: Any, random_state: Any = None, **kwargs: Any) -> IntArray:

@@ -7,6 +7,7 @@ generator words of its own.
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ from qubo_compress.solvers.compiling import compiled, compiled_inline
 Words = npt.NDArray[np.uint64]
 
 _FAILURES_PER_GROUP = 20
+_PRICE_DEVIATION = 1.5  # of the logarithm
+_PERTURBATION = 0.3  # of the logarithm
+_TINY = 1e-12
 
 
 class Levels(NamedTuple):
@@ -235,6 +239,26 @@ def _relieve(levels: Levels, genome: IntArray, totals: IntArray, group: int, new
 def random_genomes(levels: Levels, count: int, rng: np.random.Generator) -> IntArray:
     """(count, G) uniformly random levels, over budget or not."""
     return np.asarray(rng.integers(np.diff(levels.offsets), size=(count, levels.offsets.size - 1)), dtype=np.int64)
+
+
+def priced_genomes(levels: Levels, linear: FloatArray, count: int, rng: np.random.Generator) -> IntArray:
+    """(count, G) levels of least linear energy plus cost at random prices, energies perturbed at random.
+
+    Args:
+        levels: the problem.
+        linear: (V,) energies of the choices on their own, in the problem's order.
+        count: how many.
+        rng: decides prices and perturbations.
+    """
+    starts, shares = levels.offsets[:-1], levels.costs / np.maximum(1, levels.room)
+    energies = linear[levels.order]
+    steps = np.maximum.reduceat(energies, starts) - np.minimum.reduceat(energies, starts)
+    widths = np.maximum.reduceat(shares, starts, axis=0) - np.minimum.reduceat(shares, starts, axis=0)
+    typical = steps.sum() / np.maximum(widths.sum(axis=0), _TINY)
+    prices = typical * np.exp(_PRICE_DEVIATION * rng.standard_normal((count, levels.room.size)))
+    charged = energies * np.exp(_PERTURBATION * rng.standard_normal((count, linear.size))) + prices @ shares.T
+    spans = itertools.pairwise(levels.offsets)
+    return np.stack([charged[:, a:b].argmin(axis=1) for a, b in spans], axis=1).astype(np.int64)
 
 
 def warm_up() -> float:

@@ -9,6 +9,10 @@ per rank tied to a learnable parameter, with a loss for the constraint added; it
 readable, so those here are ours). The energy of a mixture is the multilinear one, where no group interacts with
 itself, so that it equals the problem's energy wherever the mixtures are pure. The largest share of each
 group is then taken, repaired to the budgets, and filled up by single changes.
+
+The defaults were chosen among 16 settings (50 to 500 steps, rates 0.03 to 0.3, spreads 0.1 to 1, four ranges of
+temperatures) on random dense 20 x 16 problems of seeds 0 to 3 and layer tables of digits and ResNet-20, at
+half a second: many short descents beat few long ones.
 """
 
 from __future__ import annotations

@@ -87,6 +87,20 @@ def test_levels_are_ordered_by_cost_and_map_back():
     assert (np.diff(share, axis=1) >= 0).all()
 
 
+def test_priced_individuals_are_better_than_uniform_ones_once_repaired():
+    problem = random_problem("low-rank", 30, 8, 0)
+    levels, rng = operators.make_levels(problem), np.random.default_rng(0)
+    means = []
+    for genomes in (
+        operators.priced_genomes(levels, problem.linear, 50, rng),
+        operators.random_genomes(levels, 50, rng),
+    ):
+        assert genomes.shape == (50, 30) and (genomes >= 0).all() and (genomes < 8).all()
+        operators.repair(levels, genomes, operators.generator_words(rng))
+        means.append(problem.energies(levels.assignments(genomes)).min())
+    assert means[0] < means[1]
+
+
 def test_the_same_work_gives_the_same_answer_whatever_numpy_was_seeded_with():
     problem = random_problem("dense", 10, 8, 0)
     answers = []
@@ -109,7 +123,7 @@ def test_a_population_that_stands_still_makes_way_for_a_new_one():
     "options",
     [
         {"population": 1}, {"pressure": 1}, {"patience": 0}, {"crossover": "sbx"}, {"crossover_probability": 1.5},
-        {"switches": 0.5}, {"reach": 0}, {"spend": -0.1},
+        {"switches": 0.5}, {"reach": 0}, {"spend": -0.1}, {"seeded": 2.0},
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(options):

@@ -106,7 +106,7 @@ def test_training_is_better_than_its_warm_up():
     learns = Reinforcement(agent="ppo", ppo=PpoSettings(hidden=(32, 32), learning_rate=3e-3))
     explores = Reinforcement(ddpg=DdpgSettings(hidden=(8, 8), warm_up=400))
     energies = [
-        [solve(problem, solver, time_limit=60.0, work_limit=200, seed=seed).energy for seed in range(2)]
+        [solve(problem, solver, time_limit=60.0, work_limit=120, seed=seed).energy for seed in range(2)]
         for solver in (learns, explores)
     ]
     assert np.mean(energies[0]) < np.mean(energies[1])
