@@ -52,6 +52,35 @@ def test_energy_and_deltas(kind, groups, choices, seed, draw):
     assert problem.energies([assignment, assignment]).tolist() == [energy, energy]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS), groups=st.integers(1, 8), choices=st.integers(1, 5), rows=st.integers(0, 12),
+    seed=st.integers(0, 10**6),
+)  # fmt: skip
+def test_energies_of_many_are_those_of_each(kind, groups, choices, rows, seed):
+    problem = ChoiceProblem.random(kind=kind, groups=groups, choices=choices, seed=seed)
+    assignments = np.random.default_rng(seed).integers(problem.group_sizes, size=(rows, groups))
+    expected = [problem.energy(row) for row in assignments]
+    assert problem.energies(assignments) == pytest.approx(np.array(expected), rel=1e-12, abs=1e-12)
+
+
+def test_energies_of_more_than_one_chunk(monkeypatch):
+    monkeypatch.setattr("qubo_compress.problem._CHUNK_NUMBERS", 20)
+    for kind in KINDS:
+        problem = ChoiceProblem.random(kind=kind, groups=5, choices=3, seed=1)
+        assignments = np.random.default_rng(0).integers(3, size=(17, 5))
+        expected = [problem.energy(row) for row in assignments]
+        assert problem.energies(assignments) == pytest.approx(np.array(expected), rel=1e-12, abs=1e-12)
+
+
+def test_energies_refuses_what_is_no_assignment():
+    problem = ChoiceProblem.random(kind="dense", groups=3, choices=4, seed=0)
+    with pytest.raises(InvalidAssignment, match=r"\(N, 3\).*got \(2, 2\)"):
+        problem.energies([[0, 1], [1, 0]])
+    with pytest.raises(InvalidAssignment, match="'group1' has 4 choices; got index 4"):
+        problem.energies([[0, 0, 0], [0, 4, 0]])
+
+
 @settings(max_examples=50, deadline=None)
 @given(groups=st.integers(1, 5), seed=st.integers(0, 10**6), budgets=st.integers(0, 3))
 def test_totals(groups, seed, budgets):
