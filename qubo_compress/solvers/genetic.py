@@ -3,11 +3,11 @@
 pymoo brings the loop, the tournaments, the crossover, the elitist survival and the elimination of
 duplicates; ours are the level-switch mutation and the repair, handed to it as its operators.
 
-The defaults were chosen among some 25 settings (population 50, 100, 200; uniform and two-point crossover at 0.5
-and 0.9; 1, 1.5, 2.5 and 3 switches; reach 2, 4 and any; tournaments of 2, 3 and 4; patience 30 to 100; spending
-never, sometimes or always; filling up at random, which was worse by far; first populations with and without
-priced individuals, which looked better on different instances but were not compared in one run) on random dense 20 x 16 problems of seeds 0 to 3 and layer
-tables of digits and ResNet-20, at 15,000 evaluations or one second.
+The defaults were chosen among some 25 settings (population 50, 100, 200; uniform and two-point crossover at 0.5 and
+0.9; 1, 1.5, 2.5 and 3 switches; reach 2, 4 and any; tournaments of 2, 3 and 4; patience 30 to 100; spending never,
+sometimes or always; filling up at random, which was worse by far; first populations with and without priced
+individuals, which looked better on different instances but were not compared in one run) on random dense 20 x 16
+problems of seeds 0 to 3 and layer tables of digits and ResNet-20, at 15,000 evaluations or one second.
 """
 
 from __future__ import annotations
