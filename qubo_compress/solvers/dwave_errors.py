@@ -1,0 +1,218 @@
+"""What the Ocean client raises, as this library's own exceptions: what happened, where, and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from qubo_compress.errors import (
+    InvalidToken,
+    MissingToken,
+    QuboCompressError,
+    QuotaExceeded,
+    RemoteCancelled,
+    RemoteSolverError,
+    RemoteTimeout,
+    RequestRejected,
+    ServiceFailed,
+    SolverUnavailable,
+)
+
+_QUOTA_WORDS = re.compile(r"insufficient remaining|quota|limits? exceeded|too many requests", re.IGNORECASE)
+_INVALID_WORDS = re.compile(
+    r"invalid|not valid|unknown parameter|unsupported|not supported|malformed|must be|out of range|exceeds the maximum",
+    re.IGNORECASE,
+)
+_TOKEN_WORDS = re.compile(r"(token['\"]?\s*[:=]\s*['\"]?|X-Auth-Token['\"]?\s*[:=]\s*['\"]?)[^\s'\",}]+", re.IGNORECASE)
+
+
+@contextmanager
+def translated(where: str, token: str | None = None) -> Iterator[None]:
+    """Turn every failure of the client in this block into one of :class:`RemoteSolverError`'s subclasses.
+
+    Errors of this library and ``KeyboardInterrupt`` pass through unchanged.
+
+    Args:
+        where: the solver and the service, as they shall stand in messages.
+        token: the API token, which is removed from every message.
+
+    Raises:
+        RemoteSolverError: the subclass that fits, with the client's exception as its cause.
+
+    Example:
+        >>> with translated("leap-cqm"):  # doctest: +ELLIPSIS
+        ...     raise ValueError("API token not defined")
+        Traceback (most recent call last):
+        ...
+        qubo_compress.errors.MissingToken: leap-cqm: no API token is configured, and nothing was sent; ...
+    """
+    try:
+        yield
+    except QuboCompressError:
+        raise
+    except Exception as cause:
+        raise translate(cause, where, token) from cause
+
+
+def translate(cause: BaseException, where: str, token: str | None = None) -> RemoteSolverError:
+    """The library's exception for one of the client's; programming errors become :class:`ServiceFailed`.
+
+    Args:
+        cause: what the client raised.
+        where: the solver and the service, as they shall stand in the message.
+        token: the API token, which is removed from the message.
+    """
+    chain = list(_chain(cause))
+    kind, text, advice = _kind(chain)
+    said = _without_token(text, token)
+    return kind(f"{where}: {said}; {advice}")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what caused it, outermost first."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _kind(chain: list[BaseException]) -> tuple[type[RemoteSolverError], str, str]:
+    from dwave.cloud import exceptions as cloud
+
+    upload = isinstance(chain[0], cloud.ProblemUploadError)
+    prefix = "uploading the problem failed: " if upload else ""
+    for error in chain:
+        for rule in (_configuration, _cloud, _status, _network):
+            found = rule(error)
+            if found is not None:
+                kind, text, advice = found
+                return kind, prefix + text, advice
+    first = chain[0]
+    text = f"{prefix}the client failed with {type(first).__name__}: {first}"
+    return ServiceFailed, text, "try again, and report it if it stays"
+
+
+_Rule = tuple[type[RemoteSolverError], str, str] | None
+
+
+def _configuration(error: BaseException) -> _Rule:
+    from dwave.cloud.config.exceptions import ConfigFileError
+    from pydantic import ValidationError
+
+    text = str(error)
+    if isinstance(error, ConfigFileError):
+        advice = "correct the path or the file (see `dwave config inspect`), or give endpoint and token yourself"
+        return RequestRejected, f"the configuration file cannot be used ({text}), and nothing was sent", advice
+    if isinstance(error, ValidationError):  # its text repeats the values given, the token among them
+        fields = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors(include_input=False))
+        return RequestRejected, f"the configuration is not valid in {fields}, and nothing was sent", "correct it"
+    if not isinstance(error, ValueError):
+        return None
+    if "token not defined" in text:
+        advice = (
+            "set token=..., the DWAVE_API_TOKEN variable or a profile in dwave.conf (Leap's trial plan has no token)"
+        )
+        return MissingToken, "no API token is configured, and nothing was sent", advice
+    if "endpoint not defined" in text or text.startswith("Config profile"):
+        return RequestRejected, f"{text}, and nothing was sent", "correct the connection's endpoint, region or profile"
+    if text.startswith("selected solver"):
+        advice = "name another solver, or leave the name out so that the newest one of the right kind is used"
+        return SolverUnavailable, f"the solver configured is of the wrong kind ({text})", advice
+    return None
+
+
+def _cloud(error: BaseException) -> _Rule:
+    """What the client has a class of its own for."""
+    from dwave.cloud import exceptions as cloud
+    from dwave.cloud.api import exceptions as api
+
+    text = str(error)
+    if isinstance(error, (cloud.SolverAuthenticationError, api.ResourceAuthenticationError)):
+        return InvalidToken, "the service does not accept the API token", "copy it again from the Leap dashboard"
+    if isinstance(error, (cloud.SolverNotFoundError, cloud.SolverOfflineError, cloud.UnsupportedSolverError)):
+        return (
+            SolverUnavailable,
+            text,
+            "see `dwave solvers` for those that your account has, and use one that is online",
+        )
+    if isinstance(error, cloud.SolverFailureError):
+        return _failure(text)
+    if isinstance(error, api.RequestTimeout):
+        if any(isinstance(inner, ConnectionRefusedError) or "refused" in str(inner) for inner in _chain(error)):
+            return (
+                RemoteTimeout,
+                "the service cannot be reached (connection refused)",
+                "check the endpoint and the network",
+            )
+        return RemoteTimeout, f"the service did not answer in time ({text})", "try again, or raise the time limit"
+    if isinstance(error, cloud.PollingTimeout):
+        return RemoteTimeout, "the polling time-out passed before an answer came", "raise polling_timeout or time_limit"
+    if isinstance(error, cloud.CanceledFutureError):
+        return RemoteCancelled, "the problem was cancelled before it was solved", "submit it again"
+    if isinstance(error, cloud.UseAfterCloseError):
+        return RemoteCancelled, "the connection was closed before an answer came", "submit it again"
+    if isinstance(error, api.ResourceBadResponseError):
+        return ServiceFailed, f"the answer cannot be read ({text})", "check the endpoint, or update the Ocean SDK"
+    return None
+
+
+def _failure(text: str) -> tuple[type[RemoteSolverError], str, str]:
+    """A problem that the service refused or gave up on: only its words say which."""
+    if _QUOTA_WORDS.search(text):
+        return QuotaExceeded, f"the service refused the problem ({text})", "see the Leap dashboard for what is left"
+    if _INVALID_WORDS.search(text):
+        return RequestRejected, f"the service refused the problem ({text})", "correct it; sent again it will fail again"
+    return ServiceFailed, f"the service failed on the problem ({text})", "try again later; it may have been charged"
+
+
+def _status(error: BaseException) -> _Rule:
+    """What the client knows by its HTTP status only."""
+    from dwave.cloud.api.exceptions import RequestError
+
+    code = getattr(error, "error_code", None)
+    if not isinstance(error, RequestError) or not isinstance(code, int):
+        return None
+    text = f"HTTP {code}: {error}"
+    if code == 401:
+        return InvalidToken, f"the service does not accept the API token ({text})", "copy it from the Leap dashboard"
+    if code == 429 or (400 <= code < 500 and _QUOTA_WORDS.search(str(error))):
+        return QuotaExceeded, f"too many requests or no quota left ({text})", "wait, or see the Leap dashboard"
+    if code == 404:
+        return SolverUnavailable, f"not found at the service ({text})", "check the endpoint and the solver's name"
+    if 400 <= code < 500:
+        return RequestRejected, f"the service refused the request ({text})", "sent again as it is, it will fail again"
+    return ServiceFailed, f"the service failed ({text})", "try again later; the problem may or may not have been solved"
+
+
+def _network(error: BaseException) -> _Rule:
+    import requests
+    import urllib3
+
+    if isinstance(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):
+        return RemoteTimeout, "the service did not answer in time", "try again, or raise the time limit"
+    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema):
+        return RequestRejected, f"the endpoint is not a URL ({error})", "give the whole one, https:// included"
+    if isinstance(error, (requests.exceptions.ConnectionError, urllib3.exceptions.HTTPError, OSError)):
+        if any(isinstance(inner, ConnectionRefusedError) for inner in _chain(error)):
+            return (
+                RemoteTimeout,
+                "the service cannot be reached (connection refused)",
+                "check the endpoint and the network",
+            )
+        if any("resolve" in str(inner).lower() for inner in _chain(error)):
+            return RemoteTimeout, "the service's name cannot be resolved", "check the endpoint and the network"
+        return ServiceFailed, f"the connection broke ({_short(error)})", "try again; the problem may have been solved"
+    return None
+
+
+def _short(error: BaseException) -> str:
+    text = str(error)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _without_token(text: str, token: str | None) -> str:
+    if token:
+        text = text.replace(token, "<token>")
+    return _TOKEN_WORDS.sub(r"\1<token>", text)
