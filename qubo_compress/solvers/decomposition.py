@@ -87,12 +87,40 @@ class Decomposition:
         return _Loop(self, problem, limits, rng).run()
 
 
+@solvers.register("qpu-decomposition")
+@dataclass(frozen=True)
+class QpuDecomposition(Decomposition):
+    """Decomposition whose blocks go to a quantum annealer, each as large as the chip's largest clique.
+
+    Example:
+        >>> from dwave.system.testing import MockDWaveSampler
+        >>> from qubo_compress import ChoiceProblem, solve
+        >>> from qubo_compress.solvers.qpu import Qpu
+        >>> chip = MockDWaveSampler(topology_type="zephyr", topology_shape=[2, 4])
+        >>> problem = ChoiceProblem.random(kind="dense", groups=12, choices=5, seed=0)
+        >>> solver = QpuDecomposition(inner=Qpu(sampler=chip, cache=None), blocks=3, block_work=2)
+        >>> solution = solve(problem, solver, time_limit=30.0)
+        >>> solution.details["blocks"], solution.details["simulated"]
+        (3, True)
+    """
+
+    name: ClassVar[str] = "qpu-decomposition"
+    repeats: ClassVar[bool] = False
+    remote: ClassVar[bool] = True
+    inner: str | Solver = "qpu"
+
+
 @contextmanager
-def opened(solver: Solver) -> Iterator[Solver]:
-    """The solver, with its connection held open where it has a method ``opened`` that does so."""
+def opened(solver: Solver, seconds: float) -> Iterator[Solver]:
+    """The solver, with its connection held open where it has a method ``opened`` that does so.
+
+    Args:
+        solver: any.
+        seconds: most seconds that it is needed.
+    """
     with ExitStack() as stack:
         opener = getattr(solver, "opened", None)
-        yield solver if opener is None else stack.enter_context(opener())
+        yield solver if opener is None else stack.enter_context(opener(seconds))
 
 
 @dataclass
@@ -144,7 +172,7 @@ class _Loop:
             self.local = LocalSearch(self.problem, self.rng)
             self._begin()
             began = np.nan if self.best is None else self.best[0]
-            with opened(make_solver(self.options.inner)) as inner:
+            with opened(make_solver(self.options.inner), self.limits.seconds) as inner:
                 self._improve(inner)
         except KeyboardInterrupt:
             self.interrupted = True
