@@ -103,6 +103,18 @@ class RemoteCancelled(RemoteSolverError):
     """The problem was cancelled before it was solved."""
 
 
+class DryRun(QuboCompressError):
+    """Asked for with ``dry_run=True``: nothing was submitted and there is no solution, only a preview.
+
+    Attributes:
+        preview: what a submission would take; see ``qubo_compress.solvers.leap.Preview``.
+    """
+
+    def __init__(self, message: str, preview: object) -> None:
+        super().__init__(message)
+        self.preview = preview
+
+
 class UnknownName(QuboCompressError, ValueError):
     """A name is not registered; the message says the nearest one."""
 

@@ -292,6 +292,18 @@ class ChoiceProblem:
 
         return to_cqm(self)
 
+    def to_dqm(self, budget: str = "multiplier", **options: Any) -> tuple[Any, Callable[..., Any]]:
+        """A dimod discrete quadratic model and its inverse: see :func:`qubo_compress.encodings.to_dqm`."""
+        from qubo_compress.encodings import to_dqm
+
+        return to_dqm(self, budget=budget, **options)
+
+    def to_nonlinear(self) -> tuple[Any, Callable[..., Any]]:
+        """A dwave-optimization model and its inverse: see :func:`qubo_compress.encodings.to_nonlinear`."""
+        from qubo_compress.encodings import to_nonlinear
+
+        return to_nonlinear(self)
+
 
 def _vector(name: str, given: Any, dtype: Any) -> npt.NDArray[Any]:
     array = np.array(given, dtype=None)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dimod
 import numpy.typing as npt
 
-from qubo_compress.encodings.budgets import treatments
+from qubo_compress.encodings.budgets import make_treatment
 from qubo_compress.encodings.constrained import to_cqm
+from qubo_compress.encodings.discrete import DiscreteDecoder, to_dqm
 from qubo_compress.encodings.domain_wall import DomainWall
 from qubo_compress.encodings.encoding import Decoded, Decoder, Encoding, build_bqm, encodings, worst_case_penalties
+from qubo_compress.encodings.nonlinear import NonlinearDecoder, to_nonlinear
 from qubo_compress.encodings.one_hot import OneHot
 from qubo_compress.problem import ChoiceProblem
 
 __all__ = [
     "Decoded",
     "Decoder",
+    "DiscreteDecoder",
     "DomainWall",
     "Encoding",
+    "NonlinearDecoder",
     "OneHot",
     "names",
     "to_bqm",
     "to_cqm",
+    "to_dqm",
+    "to_nonlinear",
     "worst_case_penalties",
 ]
 
@@ -35,8 +43,8 @@ def to_bqm(
     encoding: str = "domain-wall",
     budget: str = "multiplier",
     *,
-    multipliers: npt.ArrayLike | None = None,
     penalty: npt.ArrayLike | None = None,
+    **options: Any,
 ) -> tuple[dimod.BinaryQuadraticModel, Decoder]:
     """A binary quadratic model of a choice problem, and its inverse.
 
@@ -46,16 +54,16 @@ def to_bqm(
         problem: the problem.
         encoding: ``"domain-wall"`` (K - 1 bits per group) or ``"one-hot"`` (K bits).
         budget: ``"multiplier"`` adds ``multipliers . (totals - limits)``; ``"none"`` leaves budgets out.
-        multipliers: one price per budget and unit of cost; zero when left out.
         penalty: what one invalid group costs, one number or one per group. When left out, a tenth of the
             worst case: stiff enough in practice, not proven; see :func:`worst_case_penalties`.
+        options: of the budget treatment, such as ``multipliers=`` (one price per budget; zero when left out).
 
     Returns:
         The model over the variables 0, 1, ..., and a decoder of samples.
 
     Raises:
         UnknownName: for another encoding or budget treatment.
-        InvalidBudget: for multipliers of the wrong shape.
+        InvalidBudget: for options of the treatment that it lacks or that are out of range.
         InvalidProblem: for a penalty out of range, or a factor too large to multiply out.
 
     Example:
@@ -70,6 +78,6 @@ def to_bqm(
         True
     """
     chosen = encodings.get(encoding)()
-    linear, constant = treatments.get(budget)(problem, multipliers)
-    bqm = build_bqm(problem, chosen, linear, constant, penalty)
+    terms = make_treatment(budget, options).terms(problem)
+    bqm = build_bqm(problem, chosen, problem.linear + terms.linear, problem.constant + terms.constant, penalty)
     return bqm, Decoder(problem, chosen, bqm.num_variables)

@@ -25,8 +25,10 @@ __all__ = [
     "cloud_future",
     "is_simulated",
     "opened",
+    "outcome",
     "resolve",
     "seconds",
+    "stages",
     "translate",
     "translated",
     "within",
@@ -127,25 +129,37 @@ def within(deadline: float, work: Callable[[], Result], where: str, late: Callab
     Raises:
         RemoteTimeout: when the deadline passed first.
     """
-    outcome: Future[Result] = Future()
+    done: Future[Result] = Future()
 
     def run() -> None:
         try:
-            outcome.set_result(work())
+            done.set_result(work())
         except BaseException as error:
-            outcome.set_exception(error)
+            done.set_exception(error)
 
     threading.Thread(target=run, name="qubo_compress remote call", daemon=True).start()
     try:
-        return outcome.result(max(0.0, deadline - time.perf_counter()))
-    except BaseException as error:
-        if not outcome.done() and late is not None:
-            outcome.add_done_callback(lambda _: late())
-        if isinstance(error, WaitTimeout) and not outcome.done():
-            raise RemoteTimeout(
-                f"{where}: the service did not answer within the time limit; raise the time limit or try again"
-            ) from None
+        return outcome(done, deadline, where)
+    except BaseException:
+        if not done.done() and late is not None:
+            done.add_done_callback(lambda _: late())
         raise
+
+
+def outcome(future: Future[Result], deadline: float, where: str) -> Result:
+    """The result of work that is already under way, such as an upload.
+
+    Raises:
+        RemoteTimeout: when the deadline passed first.
+    """
+    try:
+        return future.result(max(0.0, deadline - time.perf_counter()))
+    except WaitTimeout:
+        if future.done():
+            raise
+        raise RemoteTimeout(
+            f"{where}: the service did not answer within the time limit; raise the time limit or try again"
+        ) from None
 
 
 @contextmanager
@@ -169,25 +183,27 @@ def opened(kind: Callable[..., Any], connection: Connection, deadline: float, **
         try:
             sampler.__init__(**arguments)
         except BaseException:  # the client has started its threads before it fails
-            _close(sampler, finished=False)
+            _close(sampler, waiting=False)
             raise
 
     with translated(where, connection.token):
-        within(deadline, connect, where, late=lambda: _close(sampler, finished=False))
-    finished = False
+        within(deadline, connect, where, late=lambda: _close(sampler, waiting=False))
+    waiting = True
     try:
         yield sampler
-        finished = True
+    except (RemoteTimeout, KeyboardInterrupt):
+        waiting = False  # what is still under way is not waited for
+        raise
     finally:
-        closing = threading.Thread(target=_close, args=(sampler, finished), name="qubo_compress closing", daemon=True)
+        closing = threading.Thread(target=_close, args=(sampler, waiting), name="qubo_compress closing", daemon=True)
         closing.start()
         closing.join(max(_PATIENCE, min(2.0, deadline - time.perf_counter())))
 
 
-def _close(sampler: Any, finished: bool) -> None:
+def _close(sampler: Any, waiting: bool) -> None:
     client = getattr(sampler, "client", None)
     if client is not None:
-        client.close(wait=finished)
+        client.close(wait=waiting)
 
 
 def resolve(future: Any, deadline: float, where: str, token: str | None = None) -> Any:
@@ -211,8 +227,8 @@ def resolve(future: Any, deadline: float, where: str, token: str | None = None) 
         while not job.wait(max(0.0, min(0.5, deadline - time.perf_counter()))):
             if time.perf_counter() >= deadline:
                 raise RemoteTimeout(
-                    f"{where}: no answer to problem {job.id or '(not yet numbered)'} within the time limit; it was "
-                    "cancelled. Raise the time limit, or the reserve for the queue, and submit it again"
+                    f"{where}: no answer to problem {job.id or '(not yet numbered)'} within the time limit; the "
+                    "service was asked to cancel it. Raise the time limit, or the reserve for the queue, and try again"
                 )
         with translated(where, token):
             return within(deadline + _PATIENCE, job.result, where)
@@ -223,6 +239,8 @@ def resolve(future: Any, deadline: float, where: str, token: str | None = None) 
 
 def cancel(job: Any, patience: float = _PATIENCE) -> None:
     """Ask the service to cancel a problem, which it does for those still in its queue.
+
+    A problem whose submission hangs so long that it has no number cannot be cancelled: it may still run.
 
     Args:
         job: a future of dwave-cloud-client, or a sample set that waits for one.

@@ -1,0 +1,158 @@
+"""Answers to nonlinear models: iterated descent, one entry of one decision at a time.
+
+It knows nothing of what the model is about: it sets decisions and reads the objective and the constraints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from dwave.optimization import Model
+from dwave.optimization.symbols import BinaryVariable, Equal, IntegerVariable, LessEqual
+
+from benchmarks.loopback_leap.tasks import Answer, Clock, ProblemRejected, Task
+
+_MOST_VALUES = 16
+"""Values of one entry that are tried in one visit."""
+_KICKS = 3
+_EASE, _TIGHTEN = 0.8, 2.0
+"""Factors on the price of a violation when the last local optimum was feasible, and when it was not."""
+_RESTART_AFTER = 20
+
+
+def solve(task: Task) -> Answer:
+    """The best state found: feasible if one was found, else the least violated."""
+    clock = Clock(task)
+    model = Model.from_file(task.file())
+    model.lock()
+    model.states.resize(1)
+    best = _Search(model, task.rng).run(clock)
+    if not task.settings.eager:
+        task.stopped.wait(clock.left())
+    best.show(model)
+    with model.states.to_file() as file:
+        data = file.read()
+    return Answer(
+        {"format": "binary-ref", "auth_method": "sapi-token", "timing": clock.info(), "shape": {"num_states": 1}}, data
+    )
+
+
+@dataclass(frozen=True)
+class _State:
+    """Values of all decisions, and how good they are."""
+
+    values: list[npt.NDArray[np.float64]]
+    objective: float
+    violation: float
+
+    def better_than(self, other: _State | None) -> bool:
+        return other is None or (self.violation, self.objective) < (other.violation, other.objective)
+
+    def show(self, model: Model) -> None:
+        for symbol, values in zip(model.iter_decisions(), self.values, strict=True):
+            symbol.set_state(0, values)
+
+
+class _Search:
+    def __init__(self, model: Model, rng: np.random.Generator) -> None:
+        self.model, self.rng = model, rng
+        self.symbols = list(model.iter_decisions())
+        self.constraints = list(model.iter_constraints())
+        for symbol in self.symbols:
+            if not isinstance(symbol, IntegerVariable | BinaryVariable):
+                raise ProblemRejected(
+                    f"the loopback solver knows integer and binary decisions; got {type(symbol).__name__}"
+                )
+        self.lowest = [_bounds(symbol, "lower_bound") for symbol in self.symbols]
+        self.highest = [_bounds(symbol, "upper_bound") for symbol in self.symbols]
+        self.entries = [(i, place) for i, low in enumerate(self.lowest) for place in np.ndindex(low.shape)]
+        self.values = self._random()
+
+    def run(self, clock: Clock) -> _State:
+        """Descend, kick, descend; start afresh after a while without a better state."""
+        best: _State | None = None
+        price, stale = 0.0, 0
+        while best is None or not clock.over():
+            self._set_all()
+            state = self._read()
+            if price == 0.0:
+                price = abs(state.objective) / state.violation if state.violation else abs(state.objective)
+                price = price or 1.0
+            state = self._descend(state, price, clock)
+            price *= _TIGHTEN if state.violation > 0 else _EASE
+            stale = 0 if state.better_than(best) else stale + 1
+            best = state if stale == 0 else best
+            if not self.entries:
+                break
+            if stale >= _RESTART_AFTER:
+                self.values, stale = self._random(), 0
+            for entry in self.rng.integers(len(self.entries), size=_KICKS):
+                i, place = self.entries[entry]
+                self.values[i][place] = self._draw(i, place)
+        return best
+
+    def _descend(self, state: _State, price: float, clock: Clock) -> _State:
+        """Visit entries in random order until none can be bettered."""
+        improved = True
+        while improved and not clock.over():
+            improved = False
+            for entry in self.rng.permutation(len(self.entries)):
+                i, place = self.entries[entry]
+                merit = state.objective + price * state.violation
+                kept = self.values[i][place]
+                for value in self._candidates(i, place):
+                    self.values[i][place] = value
+                    self.symbols[i].set_state(0, self.values[i])
+                    tried = self._read()
+                    if tried.objective + price * tried.violation < merit - 1e-12 * abs(merit):
+                        state, kept, improved = tried, value, True
+                        merit = state.objective + price * state.violation
+                self.values[i][place] = kept
+                self.symbols[i].set_state(0, self.values[i])
+                if clock.over():
+                    break
+        return _State([values.copy() for values in self.values], state.objective, state.violation)
+
+    def _candidates(self, i: int, place: tuple[int, ...]) -> npt.NDArray[np.float64]:
+        low, high = self.lowest[i][place], self.highest[i][place]
+        if high - low < _MOST_VALUES:
+            return np.arange(low, high + 1)
+        here = self.values[i][place]
+        drawn = self.rng.integers(int(low), int(high) + 1, size=_MOST_VALUES - 2)
+        return np.clip(np.append(drawn, [here - 1, here + 1]), low, high)
+
+    def _draw(self, i: int, place: tuple[int, ...]) -> float:
+        return float(self.rng.integers(int(self.lowest[i][place]), int(self.highest[i][place]) + 1))
+
+    def _random(self) -> list[npt.NDArray[np.float64]]:
+        return [
+            self.rng.integers(low.astype(np.int64), high.astype(np.int64) + 1).astype(np.float64).reshape(low.shape)
+            for low, high in zip(self.lowest, self.highest, strict=True)
+        ]
+
+    def _set_all(self) -> None:
+        for symbol, values in zip(self.symbols, self.values, strict=True):
+            symbol.set_state(0, values)
+
+    def _read(self) -> _State:
+        violation = sum(_violation(constraint) for constraint in self.constraints)
+        return _State([], float(self.model.objective.state(0)), violation)
+
+
+def _bounds(symbol: Any, which: str) -> npt.NDArray[np.float64]:
+    """Lowest or highest value of each entry."""
+    if isinstance(symbol, BinaryVariable) and not hasattr(symbol, which):
+        return np.full(symbol.shape(), float(which == "upper_bound"))
+    return np.array(np.broadcast_to(getattr(symbol, which)(), symbol.shape()), dtype=np.float64)
+
+
+def _violation(constraint: Any) -> float:
+    """How far an inequality or equality is from holding; for others how many entries do not hold."""
+    if isinstance(constraint, LessEqual | Equal):
+        left, right = (symbol.state(0) for symbol in constraint.iter_predecessors())
+        excess = left - right
+        return float(np.sum(np.maximum(excess, 0) if isinstance(constraint, LessEqual) else np.abs(excess)))
+    return float(np.sum(np.asarray(constraint.state(0)) == 0))

@@ -1,0 +1,268 @@
+"""The server: HTTP on 127.0.0.1, and an end without anything left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+from benchmarks.loopback_leap.api import Api
+from benchmarks.loopback_leap.faults import Faults
+from benchmarks.loopback_leap.jobs import Jobs
+from benchmarks.loopback_leap.protocol import BASE_PATH, Request, Response
+from benchmarks.loopback_leap.solvers import SHORT_MINIMUM, offered_solvers
+from benchmarks.loopback_leap.tasks import Settings
+from benchmarks.loopback_leap.topology import Chip
+
+ADDRESS = "127.0.0.1"
+_BACKLOG = 64
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A request that was answered.
+
+    Args:
+        method: HTTP method.
+        path: below the base path, with the query.
+        kind: as faults know it; None for calls that do not exist.
+        status: HTTP status of the answer.
+        received: seconds since the server was started.
+        seconds: until the answer was ready.
+        bytes: length of the request's body, as sent.
+    """
+
+    method: str
+    path: str
+    kind: str | None
+    status: int
+    received: float
+    seconds: float
+    bytes: int
+
+
+class LoopbackLeap:
+    """A stand-in for Leap on 127.0.0.1, answered by classical solvers.
+
+    Args:
+        chips: make-believe annealing chips to offer; see :class:`~benchmarks.loopback_leap.Chip`.
+        minimum_time: least time limit of the hybrid solvers, in seconds.
+        documented_times: take the documented least times instead, which grow with the problem.
+        eager: let hybrid solvers end after a tenth of a second, whatever the time limit.
+        infeasible_first: let the constrained solver return a sample that breaks constraints and has less
+            energy than all others, as the real one does at times.
+        chip_temperature: None: as cold as the problem needs. A number: in units of the largest coupling of
+            the chip; small biases then drown, as on real chips.
+        workers: problems solved at a time.
+        seed: of all answers; the same problems in the same order are answered alike, times apart.
+        token: the only one that is let in; a random one when left out.
+
+    Example:
+        >>> from dwave.cloud import Client
+        >>> with LoopbackLeap(chips=[Chip("zephyr", 1)]) as server, server.environment():
+        ...     with Client(endpoint=server.endpoint, token=server.token) as client:
+        ...         sorted(solver.name for solver in client.get_solvers(hybrid=True))
+        ['loopback_hybrid_bqm', 'loopback_hybrid_cqm', 'loopback_hybrid_dqm', 'loopback_hybrid_nl']
+    """
+
+    faults: Faults
+    """Faults to inject."""
+
+    def __init__(
+        self,
+        chips: Sequence[Chip] = (Chip("zephyr", 4), Chip("pegasus", 4)),
+        *,
+        minimum_time: float = SHORT_MINIMUM,
+        documented_times: bool = False,
+        eager: bool = False,
+        infeasible_first: bool = False,
+        chip_temperature: float | None = None,
+        workers: int = 2,
+        seed: int = 0,
+        token: str | None = None,
+    ) -> None:
+        if not minimum_time > 0 or workers < 1:
+            raise ValueError(f"minimum_time and workers must be positive; got {minimum_time} and {workers}")
+        self.token = secrets.token_hex(16) if token is None else token
+        self.faults = Faults()
+        self._solvers = offered_solvers(chips, minimum_time, documented_times)
+        self._settings = Settings(eager, infeasible_first, chip_temperature)
+        self._workers, self._seed = workers, seed
+        self._http: _HttpServer | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Address to give to the client as ``endpoint``.
+
+        Raises:
+            RuntimeError: before the server was started and after it was closed.
+        """
+        return f"http://{ADDRESS}:{self._running().server_address[1]}{BASE_PATH}"
+
+    @property
+    def requests(self) -> list[Logged]:
+        """Requests answered so far, in the order of their answers; still there after the close."""
+        return list(self._log)
+
+    @property
+    def solver_names(self) -> list[str]:
+        """Names of the solvers on offer."""
+        return list(self._solvers)
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """Keyword arguments for every client and sampler of Ocean."""
+        return {"endpoint": self.endpoint, "token": self.token}
+
+    @contextlib.contextmanager
+    def environment(self) -> Iterator[None]:
+        """An environment in which samplers without arguments find this server.
+
+        All ``DWAVE_*`` variables are taken away and put back at the end; solver lists are not cached on
+        disk, and no proxy is used. A configuration file, if there is one, is ignored.
+        """
+        before = dict(os.environ)
+        for name in [name for name in os.environ if name.startswith("DWAVE_")]:
+            del os.environ[name]
+        os.environ.update(
+            DWAVE_API_ENDPOINT=self.endpoint, DWAVE_API_TOKEN=self.token, DWAVE_CONFIG_FILE=os.devnull,
+            DWAVE_CACHE_ENABLED="false", NO_PROXY=ADDRESS, no_proxy=ADDRESS,
+        )  # fmt: skip
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    def start(self) -> None:
+        """Begin to listen on a free port."""
+        if self._http is not None:
+            raise RuntimeError("the server is running already")
+        self._log: list[Logged] = []
+        self._closing = threading.Event()
+        self._jobs = Jobs(self._workers, self.faults, self._settings, self._seed)
+        api = Api(self.token, self._solvers, self._jobs, self.faults, self._closing)
+        self._http = _HttpServer(api, self._log)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), name="loopback-leap")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Cancel problems, let go of who waits, close all connections and join all threads."""
+        if self._http is None:
+            return
+        http, self._http = self._http, None
+        self._closing.set()
+        http.shutdown()
+        self._jobs.close()
+        http.close_connections()
+        http.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> LoopbackLeap:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _running(self) -> _HttpServer:
+        if self._http is None:
+            raise RuntimeError("the server is not running; use it in a with block, or call start")
+        return self._http
+
+
+class _HttpServer(ThreadingHTTPServer):
+    daemon_threads = False  # joined by server_close
+    request_queue_size = _BACKLOG
+
+    def __init__(self, api: Api, log: list[Logged]) -> None:
+        super().__init__((ADDRESS, 0), _Handler)
+        self.api, self.log, self.started = api, log, time.perf_counter()
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def close_connections(self) -> None:
+        """Wake the threads that wait for a next request on a connection kept alive."""
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            with contextlib.suppress(OSError):  # the other side was faster
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away in the middle is no news; anything else is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _HttpServer
+
+    def _answer(self) -> None:
+        start = time.perf_counter()
+        request = Request(self.command, self.path, self.headers, self._read_body())
+        response = self.server.api.respond(request)
+        end = time.perf_counter()
+        self.server.log.append(
+            Logged(
+                self.command, self.path.removeprefix(BASE_PATH), self.server.api.kind(request), response.status,
+                start - self.server.started, end - start, len(request.body),
+            )
+        )  # fmt: skip
+        self._send(response)
+
+    do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815
+
+    def _read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            continue
+        return b"".join(chunks)
+
+    def _send(self, response: Response) -> None:
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
+        self.send_header("Cache-Control", "no-store")
+        if self.close_connection:
+            # Without it the client takes the connection for reusable, and its next POST may meet the close.
+            self.send_header("Connection", "close")
+        for name, value in response.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if response.drop:
+            self.wfile.write(response.body[: len(response.body) // 2])
+            self.close_connection = True
+            return
+        self.wfile.write(response.body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are kept in ``LoopbackLeap.requests``, not printed."""

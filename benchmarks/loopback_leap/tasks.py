@@ -1,0 +1,118 @@
+"""What the classical solvers are given, and what they give back."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+NOTE = "loopback, classical: answered on this machine, no annealer was involved; timings are made up"
+"""Stands in every description, and in every answer whose format has a place for it."""
+
+EAGER_SECONDS = 0.1
+"""Longest work on one hybrid problem when the server is eager."""
+
+
+class ProblemRejected(Exception):
+    """The problem ends as FAILED with this message; the client raises ``SolverFailureError``."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the solvers behave; see :class:`benchmarks.loopback_leap.LoopbackLeap`."""
+
+    eager: bool = False
+    infeasible_first: bool = False
+    chip_temperature: float | None = None
+    sweeps_per_microsecond: float = 10.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One problem to be solved.
+
+    Args:
+        type: ``"ising"``, ``"qubo"``, ``"bqm"``, ``"cqm"``, ``"dqm"`` or ``"nl"``.
+        data: the qp encoding of a problem for a chip, or the uploaded bytes of a hybrid one.
+        params: sent along by the client.
+        properties: of the solver.
+        rng: the only source of randomness.
+        settings: of the server.
+        stopped: set when the problem is cancelled or the server closes.
+    """
+
+    type: str
+    data: Any
+    params: Mapping[str, Any]
+    properties: Mapping[str, Any]
+    rng: np.random.Generator
+    settings: Settings = field(default_factory=Settings)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def seed(self) -> int:
+        """A fresh 31-bit seed for a sampler."""
+        return int(self.rng.integers(2**31))
+
+    def file(self) -> io.BytesIO:
+        """The uploaded bytes, as a file."""
+        return io.BytesIO(self.data)
+
+    def time_limit(self) -> float:
+        """Seconds that the client asked for.
+
+        Raises:
+            ProblemRejected: when they are no positive number, or when there are unknown parameters.
+        """
+        unknown = sorted(set(self.params) - set(self.properties["parameters"]))
+        if unknown:
+            raise ProblemRejected(f"unknown parameters {unknown}; known are {sorted(self.properties['parameters'])}")
+        limit = self.params.get("time_limit")
+        longest = 3600 * self.properties["maximum_time_limit_hrs"]
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit <= longest:
+            raise ProblemRejected(f"time_limit must be a number of seconds in (0, {longest:g}]; got {limit!r}")
+        return float(limit)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it goes over the wire: JSON, and for nonlinear problems the bytes of the states."""
+
+    message: dict[str, Any]
+    data: bytes | None = None
+
+
+class Clock:
+    """Counts the seconds of a hybrid solve and says when to end it."""
+
+    def __init__(self, task: Task) -> None:
+        self.limit = task.time_limit()
+        self.seconds = min(self.limit, EAGER_SECONDS) if task.settings.eager else self.limit
+        self.start = time.perf_counter()
+        self._stopped = task.stopped
+
+    def left(self) -> float:
+        """Seconds left; zero when the time is over or the problem was cancelled."""
+        if self._stopped.is_set():
+            return 0.0
+        return max(0.0, self.start + self.seconds - time.perf_counter())
+
+    def over(self) -> bool:
+        """Whether to come to an end."""
+        return self.left() <= 0
+
+    def info(self) -> dict[str, Any]:
+        """Times as a hybrid solver reports them, in microseconds; no chip was accessed."""
+        return {
+            "qpu_access_time": 0,
+            "charge_time": round(1e6 * self.limit),
+            "run_time": round(1e6 * (time.perf_counter() - self.start)),
+        }
+
+
+Solve = Callable[[Task], Answer]

@@ -1,0 +1,157 @@
+"""The choice problem as a dwave-optimization model: one integer per group, and no penalty anywhere.
+
+Energies and costs are constants that the integers index, so the model has a few dozen symbols whatever
+the size of the problem, and budgets are constraints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dwave.optimization import Model
+from dwave.optimization.mathematical import add
+
+from qubo_compress.encodings.encoding import Decoded
+from qubo_compress.errors import InvalidAssignment, ProblemTooLarge
+from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
+
+LARGEST_CONSTANTS = 50_000_000
+"""Most constants that a model may hold, 8 bytes each: 400 MB of the 750 MB that Leap documents for a state."""
+
+
+def to_nonlinear(problem: ChoiceProblem) -> tuple[Model, NonlinearDecoder]:
+    """A nonlinear model (one array of integers, one constraint per budget) and its inverse.
+
+    With a factor the objective is the squared norm of the sum of the selected rows, so that the pair
+    energies are never formed. The model's only decision is the integer array of the local choices.
+
+    Raises:
+        ProblemTooLarge: when the factor, or the blocks of coupled groups, hold more numbers than
+            :data:`LARGEST_CONSTANTS`.
+
+    Example:
+        >>> problem = ChoiceProblem.random(kind="dense", groups=3, choices=4, seed=0)
+        >>> model, decode = to_nonlinear(problem)
+        >>> assignments = next(model.iter_decisions())
+        >>> model.states.resize(1)
+        >>> assignments.set_state(0, [2, 0, 3])
+        >>> with model.lock():
+        ...     bool(abs(float(model.objective.state(0)) - problem.energy([2, 0, 3])) < 1e-9)
+        True
+        >>> decode(model).assignments.tolist()
+        [[2, 0, 3]]
+    """
+    _check_size(problem)
+    model = Model()
+    groups, widest = np.arange(problem.num_groups), int(problem.group_sizes.max())
+    choices = model.integer(problem.num_groups, lower_bound=0, upper_bound=problem.group_sizes - 1)
+    # Ragged groups: a table of global numbers keeps every index in range by its own largest value, which
+    # adding the offsets to the integers would not.
+    local = np.minimum(np.arange(widest), problem.group_sizes[:, None] - 1)
+    numbers = model.constant(problem.group_offsets[:-1, None] + local)
+    selected = numbers[model.constant(groups), choices]
+    terms = [model.constant(problem.diagonal)[selected].sum(), model.constant(problem.constant)]
+    if problem.factor is not None and problem.factor.shape[1]:
+        total = model.constant(problem.factor.astype(np.float64))[selected, :].sum(axis=0)
+        terms.append(model.constant(0.5) * (total * total).sum())
+    elif problem.structure == "pairs":
+        blocks = pair_blocks(problem)
+        first, second = (choices[model.constant(side)] for side in (blocks.first, blocks.second))
+        rows = model.constant(blocks.starts)[model.constant(np.arange(blocks.first.size)), first]
+        terms.append(model.constant(blocks.values)[rows + second].sum())
+    model.minimize(add(*terms))
+    for costs, limit, fixed in zip(problem.costs, problem.limits, problem.fixed_costs, strict=True):
+        spent = model.constant(costs.astype(np.float64))[selected].sum()
+        model.add_constraint(spent <= model.constant(float(limit - fixed)))
+    return model, NonlinearDecoder(problem)
+
+
+@dataclass(frozen=True, eq=False)
+class PairBlocks:
+    """Pair energies of coupled groups, block by block in one flat array.
+
+    Attributes:
+        first: (P,) the groups whose choices number the rows of each block.
+        second: (P,) those whose choices number its columns; ``first < second``.
+        starts: (P, widest group) where each row of each block begins in ``values``.
+        values: the blocks' numbers, row by row, and as many zeros behind them as a group can have choices.
+    """
+
+    first: IntArray
+    second: IntArray
+    starts: IntArray
+    values: FloatArray
+
+
+def pair_blocks(problem: ChoiceProblem) -> PairBlocks:
+    """The blocks of ``pairs`` that hold anything, each pair of groups once."""
+    pairs = problem.pairs
+    if pairs is None:
+        raise InvalidAssignment("the problem has no pair energies")
+    sizes, groups = problem.group_sizes, problem.num_groups
+    owner = np.repeat(np.arange(groups), sizes)
+    entries = pairs.tocoo()
+    upper = entries.row < entries.col
+    rows, columns, values = entries.row[upper], entries.col[upper], entries.data[upper]
+    keys, block = np.unique(owner[rows] * groups + owner[columns], return_inverse=True)
+    first, second = keys // groups, keys % groups
+    begins = np.concatenate([[0], np.cumsum(sizes[first] * sizes[second])])
+    widest = int(sizes.max())
+    local = np.minimum(np.arange(widest), sizes[first][:, None] - 1)
+    starts = begins[:-1, None] + local * sizes[second][:, None]
+    flat = np.zeros(int(begins[-1]) + widest)
+    inner = problem.group_offsets[:-1]
+    row, column = rows - inner[first[block]], columns - inner[second[block]]
+    flat[begins[block] + row * sizes[second[block]] + column] = values
+    return PairBlocks(first, second, starts, flat)
+
+
+def _check_size(problem: ChoiceProblem) -> None:
+    constants = 0 if problem.factor is None else problem.factor.size
+    if problem.pairs is not None:
+        owner = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
+        rows = np.repeat(owner, np.diff(problem.pairs.indptr))
+        blocks = np.unique(rows * problem.num_groups + owner[problem.pairs.indices])
+        sizes = problem.group_sizes
+        constants = int((sizes[blocks // problem.num_groups] * sizes[blocks % problem.num_groups]).sum()) // 2
+    if constants > LARGEST_CONSTANTS:
+        raise ProblemTooLarge(
+            f"a nonlinear model of this problem would hold {constants:,} constants; at most {LARGEST_CONSTANTS:,} "
+            "are built. Reduce the factor's rank, or use the solver 'annealer'"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class NonlinearDecoder:
+    """Reads assignments from the states of a solved model, or from its integers."""
+
+    problem: ChoiceProblem
+
+    def __call__(self, samples: Any) -> Decoded:
+        """Assignments of every state of the model, or of an array (G,) or (N, G) of integers.
+
+        Integers out of range, which only a faulty solver gives, are clipped and counted as invalid.
+
+        Raises:
+            InvalidAssignment: when the number of groups differs, or a value is not an integer.
+        """
+        rows = np.asarray(_integers_of(samples) if isinstance(samples, Model) else samples)
+        if rows.ndim not in (1, 2) or rows.shape[-1] != self.problem.num_groups:
+            raise InvalidAssignment(
+                f"samples of this model have {self.problem.num_groups} integers, one per group; got shape {rows.shape}"
+            )
+        rounded = np.rint(rows.astype(np.float64))
+        if not np.array_equal(rounded, rows):
+            raise InvalidAssignment("samples of a nonlinear model are integers; got fractions")
+        valid = np.clip(rounded, 0, self.problem.group_sizes - 1)
+        return Decoded(valid.astype(np.int64), (valid != rounded).sum(axis=-1))
+
+
+def _integers_of(model: Model) -> FloatArray:
+    """(N, G) values of the model's integers in every one of its states that has been set."""
+    integers = next(model.iter_decisions())
+    # Symbols may carry states over from a solver one by one; unset ones are left out.
+    rows = [integers.state(i) for i in range(model.states.size()) if integers.has_state(i)]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), -1)
