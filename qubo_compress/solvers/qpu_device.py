@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import dimod
@@ -16,12 +17,11 @@ from qubo_compress.solvers.dwave_connection import cancel, cloud_future, is_simu
 from qubo_compress.solvers.qpu_embedding import (
     USER_CACHE,
     Chains,
+    Cliques,
     EmbeddingCache,
-    clique_chains,
     graph_digest,
     is_chains,
     joins,
-    largest_clique,
 )
 
 _DEFAULT_ANNEALING_MICROSECONDS = 20.0
@@ -60,6 +60,7 @@ class Device:
         self.identity = _identity_of(self.sampler, self.graph)
         self.store = EmbeddingCache(self.cache, self.identity)
         self._cliques: dict[int, Chains] = {}
+        self._table: Cliques | None = None
         self._largest: int | None = None
 
     @property
@@ -85,7 +86,7 @@ class Device:
         if self._largest is None:
             known = self.store.get("largest-clique")
             if not isinstance(known, int):
-                known = largest_clique(self.graph)
+                known = self._all_cliques().largest
                 self.store.put("largest-clique", known)
             self._largest = known
         return self._largest
@@ -93,8 +94,18 @@ class Device:
     def clique(self, size: int) -> Chains:
         """Chains for a dense problem of at most ``largest_clique`` bits, remembered in the session and on disk."""
         if size not in self._cliques:
-            self._cliques[size] = self.remembered(f"clique-{size}", size, None, lambda: clique_chains(self.graph, size))
+            self._cliques[size] = self.remembered(
+                f"clique-{size}", size, None, lambda: self._all_cliques().chains(size)
+            )
         return self._cliques[size]
+
+    def _search_clique(self, size: int) -> Chains | None:
+        return self._all_cliques().chains(size)
+
+    def _all_cliques(self) -> Cliques:
+        if self._table is None:
+            self._table = Cliques(self.graph)
+        return self._table
 
     def remembered(
         self,
@@ -171,8 +182,10 @@ class Device:
             RemoteTimeout: when the deadline passed first.
             RemoteSolverError: another subclass, for what else went wrong.
         """
+        samples: dimod.SampleSet
         if not self.remote:
-            return self.sampler.sample(bqm, **parameters)
+            samples = self.sampler.sample(bqm, **parameters)
+            return samples
         with translated(self.name, self.token):
             samples = self.sampler.sample(bqm, **parameters)
         job = cloud_future(samples)
@@ -188,7 +201,7 @@ class Device:
                 return None
         resolve(job, time.perf_counter() + 5.0, self.name, self.token)
         with translated(self.name, self.token):
-            samples.resolve()
+            samples.resolve()  # type: ignore[no-untyped-call]
         return samples
 
     def supported(self, parameters: Mapping[str, Any]) -> dict[str, Any]:

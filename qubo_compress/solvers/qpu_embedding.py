@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,35 +31,40 @@ USER_CACHE = "user"
 """Stands for the user's cache folder."""
 
 
-def clique_chains(graph: nx.Graph, size: int) -> Chains | None:
-    """Chains of a clique, the longest as short as is known; None when the chip has no clique of that size.
+class Cliques:
+    """Cliques of every size on a chip's graph, computed all at once by ``minorminer.busclique``.
+
+    Asked for one size alone, that library (0.2.22) takes all memory on some Zephyr graphs, such as 8 chains on Z2;
+    and its table of all sizes is kept on disk in pickled form, which is never read here.
 
     Args:
         graph: of the chip's family (``graph.graph["family"]``), with the working qubits and couplers only.
-        size: number of chains.
 
     Example:
         >>> import dwave.graphs
-        >>> graph = dwave.graphs.zephyr_graph(2, 4)
-        >>> len(clique_chains(graph, 10)), clique_chains(graph, 200)
-        (10, None)
+        >>> cliques = Cliques(dwave.graphs.zephyr_graph(2, 4))
+        >>> cliques.largest, len(cliques.chains(10)), cliques.chains(200)
+        (24, 10, None)
     """
-    from minorminer import busclique
 
-    # Not upstream's own cache on disk: it is pickled.
-    found = busclique.find_clique_embedding(size, graph, seed=0, use_cache=False)
-    return [[int(qubit) for qubit in found[v]] for v in range(size)] if found else None
+    def __init__(self, graph: nx.Graph) -> None:
+        from minorminer import busclique
 
+        class InMemory(busclique.busgraph_cache):  # type: ignore[misc]
+            def _fetch_cache(self, dirname: str, compute: Callable[[], Any], force_write: bool = False) -> Any:
+                return compute()
 
-def largest_clique(graph: nx.Graph) -> int:
-    """The most chains of a clique that are known for a chip's graph, by bisection."""
-    low, high = 0, 1
-    while clique_chains(graph, high) is not None:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if clique_chains(graph, middle) is not None else (low, middle)
-    return low
+        self._table = InMemory(graph, seed=0)
+
+    @property
+    def largest(self) -> int:
+        """The most chains of a clique."""
+        return len(self._table.largest_clique())
+
+    def chains(self, size: int) -> Chains | None:
+        """Chains of a clique, the longest as short as is known; None when the chip has none of that size."""
+        found = self._table.find_clique_embedding(size)
+        return [[int(qubit) for qubit in found[v]] for v in range(size)] if found else None
 
 
 def qubits_needed(degrees: npt.ArrayLike, couplers_per_qubit: int) -> int:
@@ -183,7 +188,7 @@ class EmbeddingCache:
 
 def user_cache_folder() -> Path:
     """The user's cache folder for embeddings, by the rules of the operating system."""
-    import homebase
+    import homebase  # type: ignore[import-untyped]
 
     return Path(homebase.user_cache_dir("qubo_compress", "qubo_compress", create=False)) / "embeddings"
 

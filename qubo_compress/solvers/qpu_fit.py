@@ -87,9 +87,10 @@ def fit(
     if bits > len(device.graph) or _too_many_pairs(problem, device):
         raise _too_large(bits, encoding, device, "which a problem with so many couplings needs")
     model = build_bqm(problem, encoding, problem.linear, problem.constant, None)
-    if not may_fit(device.graph, model.degrees(array=True)):
+    rows, columns, _ = model.to_numpy_vectors(variable_order=range(bits)).quadratic
+    if not may_fit(device.graph, np.bincount(rows, minlength=bits) + np.bincount(columns, minlength=bits)):
         raise _too_large(bits, encoding, device, "which a problem with so many couplings needs")
-    couplings = [(int(u), int(v)) for u, v in model.quadratic]
+    couplings = list(zip(rows.tolist(), columns.tolist(), strict=True))
     budget = _SEARCH_SHARE * max(0.0, deadline - time.perf_counter())
     edges = list(device.graph.edges)
     minor = device.remembered(

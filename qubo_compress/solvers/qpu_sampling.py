@@ -137,7 +137,7 @@ def bits_of(problem: ChoiceProblem, encoding: Encoding, assignment: npt.ArrayLik
     # The map has full column rank and the selection lies in its image, so least squares is exact.
     normal = sparse.csc_array(bits.matrix.T @ bits.matrix)
     solved = spsolve(normal, bits.matrix.T @ selection) if normal.shape[0] else np.zeros(0)
-    return np.rint(np.atleast_1d(solved)).astype(np.int8)
+    return np.asarray(np.rint(np.atleast_1d(solved)), dtype=np.int8)
 
 
 @dataclass
@@ -237,7 +237,7 @@ class EmbeddedSampler:
 
         account = self.account
         begin = time.perf_counter()
-        structure = self._structure([int(v) for v in free.variables])
+        structure = self._structure([v for v in range(self.owner.size) if v not in fixed])
         if structure is None:
             return None
         strength = chain_strength(free, self.factor)
@@ -297,8 +297,8 @@ class EmbeddedSampler:
     ) -> npt.NDArray[np.int8]:
         """(N, n) bits, fixed ones included."""
         rows = np.zeros((len(spins), self.owner.size), dtype=np.int8)
-        rows[:, [int(v) for v in fixed]] = [spin > 0 for spin in fixed.values()]
-        rows[:, [int(v) for v in variables]] = spins > 0
+        rows[:, list(fixed)] = [spin > 0 for spin in fixed.values()]
+        rows[:, variables] = spins > 0
         return rows
 
     def _judge(self, bits: npt.NDArray[np.int8]) -> None:
@@ -313,10 +313,10 @@ class EmbeddedSampler:
 
 
 def fixed_spins(bqm: dimod.BinaryQuadraticModel) -> dict[int, int]:
-    """Spins that every ground state shares, as far as roof duality proves it."""
+    """Values of the variables 0, 1, ... that all ground states share, as far as roof duality proves it."""
     from dwave.preprocessing import roof_duality
 
     if not bqm.num_variables:
         return {}
     _, fixed = roof_duality(bqm, strict=True)
-    return {int(variable): int(spin) for variable, spin in fixed.items()}
+    return {variable: int(fixed[variable]) for variable in range(bqm.num_variables) if variable in fixed}
