@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import threading
+from collections.abc import Callable, Sequence
 
 from benchmarks.loopback_leap import ADVANTAGE2, Chip, LoopbackLeap
 from benchmarks.loopback_leap.solvers import SHORT_MINIMUM
 
 
-def main() -> None:
-    """Serve until Ctrl-C."""
+def main(arguments: Sequence[str] | None = None, wait: Callable[[], object] | None = None) -> None:
+    """Serve until Ctrl-C.
+
+    Args:
+        arguments: of the command line; those of the process when left out.
+        wait: what to do while serving; for ever nothing when left out.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loopback_leap", description=__doc__)
     parser.add_argument("--zephyr", type=int, default=4, metavar="M", help="size of the Zephyr chip (default 4)")
     parser.add_argument("--pegasus", type=int, default=4, metavar="M", help="size of the Pegasus chip (default 4)")
@@ -20,7 +26,7 @@ def main() -> None:
     parser.add_argument("--documented-times", action="store_true", help="the least time limits that D-Wave documents")
     parser.add_argument("--eager", action="store_true", help="end hybrid problems after a tenth of a second")
     parser.add_argument("--infeasible-first", action="store_true", help="constrained: an infeasible sample comes first")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     zephyr = ADVANTAGE2 if options.advantage2 else Chip("zephyr", options.zephyr)
     server = LoopbackLeap(
         (zephyr, Chip("pegasus", options.pegasus)), minimum_time=options.minimum_time,
@@ -33,7 +39,7 @@ def main() -> None:
         print("export DWAVE_CACHE_ENABLED=false NO_PROXY=127.0.0.1")
         print(f"solvers: {', '.join(server.solver_names)}. Ctrl-C ends it.", flush=True)
         try:
-            threading.Event().wait()
+            (wait or threading.Event().wait)()
         except KeyboardInterrupt:
             print("closing")
 

@@ -18,6 +18,7 @@ from qubo_compress.solvers.annealer import Annealer, warm_up
 
 _SLICE = 1.0
 """Seconds per call of the annealer, which cannot be cancelled in between."""
+_LEAST_SLICE = 0.05
 _MOST_SAMPLES = 20
 _FRACTION_DIGITS = 10**6
 """Costs that are not integers are rounded up to this fraction of the largest one."""
@@ -41,9 +42,12 @@ class Recovered:
 def anneal(problem: ChoiceProblem, clock: Clock, task: Task) -> list[npt.NDArray[np.int64]]:
     """Good distinct feasible assignments, best first; none when nothing that fits was found."""
     found: dict[bytes, tuple[float, npt.NDArray[np.int64]]] = {}
-    while clock.left() > 0.01:
+    tried = False
+    # Once in any case: reading a large model may have taken all of the time.
+    while not (tried and clock.left() < _LEAST_SLICE) and not task.stopped.is_set():
+        tried, seconds = True, min(max(clock.left(), _LEAST_SLICE), _SLICE)
         try:
-            solution = solve(problem, Annealer(threads=1), time_limit=min(clock.left(), _SLICE), seed=task.seed)
+            solution = solve(problem, Annealer(threads=1), time_limit=seconds, seed=task.seed)
         except InfeasibleBudget:
             break
         except NoFeasibleFound:
@@ -85,14 +89,16 @@ def from_constrained(cqm: dimod.ConstrainedQuadraticModel) -> Recovered | None:
     linear = np.zeros(len(variables))
     for v, bias in objective.iter_linear():
         linear[number[v]] = bias
-    triples = [(number[u], number[v], bias) for u, v, bias in objective.iter_quadratic()]
-    rows, columns, biases = map(np.array, zip(*triples, strict=True)) if triples else (np.zeros(0, int),) * 3
+    triples = np.fromiter(
+        ((number[u], number[v], bias) for u, v, bias in objective.iter_quadratic()),
+        dtype=[("row", np.int64), ("column", np.int64), ("bias", np.float64)],
+    )
     problem = ChoiceProblem(
         linear=linear,
         group_offsets=offsets,
         costs=np.array([costs for costs, _ in budgets], dtype=np.int64).reshape(len(budgets), len(variables)),
         limits=np.array([limit for _, limit in budgets], dtype=np.int64),
-        pairs=symmetric_pairs(rows, columns, biases, offsets),
+        pairs=symmetric_pairs(triples["row"], triples["column"], triples["bias"], offsets),
         constant=float(objective.offset),
     )
     return Recovered(problem, variables)
@@ -100,7 +106,7 @@ def from_constrained(cqm: dimod.ConstrainedQuadraticModel) -> Recovered | None:
 
 def from_discrete(dqm: dimod.DiscreteQuadraticModel) -> ChoiceProblem:
     """The choice problem of a discrete model: a group per variable, and no budget."""
-    vectors = dqm.to_numpy_vectors()
+    vectors = dqm.to_numpy_vectors(return_offset=True)
     total = len(vectors.linear_biases)
     offsets = np.append(np.asarray(vectors.case_starts, dtype=np.int64), total)
     quadratic = vectors.quadratic

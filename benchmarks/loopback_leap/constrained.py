@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import dimod
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +27,7 @@ def solve(task: Task) -> Answer:
     cqm = dimod.ConstrainedQuadraticModel.from_file(task.file())
     labels = list(cqm.variables)
     recovered = choices.from_constrained(cqm)
+    rows: npt.NDArray[Any]
     if recovered is None:
         rows = _penalised(cqm, clock, task)
     else:
@@ -40,8 +44,9 @@ def solve(task: Task) -> Answer:
 
 def _ignoring_constraints(cqm: dimod.ConstrainedQuadraticModel, task: Task) -> npt.NDArray[np.float64]:
     """(1, variables) the objective minimised as if there were no constraints: less than any feasible energy, mostly."""
-    free = dimod.ConstrainedQuadraticModel()
-    free.set_objective(cqm.objective)
+    free = copy.deepcopy(cqm)
+    for label in list(free.constraints):
+        free.remove_constraint(label)
     return _by_penalties(free, list(cqm.variables), 1.0, task)[:1]
 
 
@@ -70,6 +75,8 @@ def _by_penalties(
         raise ProblemRejected(
             f"the loopback solver turns general constrained models into binary ones, and that failed: {cause}"
         ) from cause
-    drawn = SimulatedAnnealingSampler().sample(model, num_reads=_READS, num_sweeps=_SWEEPS, seed=task.seed)
+    drawn = SimulatedAnnealingSampler().sample(
+        model, num_reads=_READS, num_sweeps=_SWEEPS, seed=task.seed, interrupt_function=task.stopped.is_set
+    )
     originals = [invert(sample) for sample in drawn.samples(sorted_by="energy")]
     return np.array([[sample[v] for v in labels] for sample in originals], dtype=np.float64)

@@ -17,7 +17,7 @@ MESSAGES = {
     401: "Invalid token or access denied",
     403: "Forbidden",
     404: "Not found",
-    429: QUOTA_MESSAGE,
+    429: "Too many requests",
     500: "Internal server error",
     502: "Bad gateway",
     503: "Service unavailable",

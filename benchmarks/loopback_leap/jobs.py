@@ -33,7 +33,7 @@ class Job:
     label: str
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     status: str = PENDING
-    submitted_on: str = field(default_factory=lambda: _now())
+    submitted_on: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
     solved_on: str | None = None
     error_message: str | None = None
     answer: Answer | None = None
@@ -129,7 +129,7 @@ class Jobs:
             job.error_message, job.answer = message, answer
             job.status = status
             if job.ended:
-                job.solved_on = _now()
+                job.solved_on = datetime.now(UTC).isoformat()
             self._changed.notify_all()
 
     def _work(self, job: Job) -> None:
@@ -151,7 +151,3 @@ class Jobs:
             self._change(job, FAILED, f"internal error of the loopback server: {cause!r}")
         else:
             self._change(job, COMPLETED, answer=answer)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()

@@ -5,12 +5,12 @@ It knows nothing of what the model is about: it sets decisions and reads the obj
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from dwave.optimization import Model
+from dwave.optimization.model import Model
 from dwave.optimization.symbols import BinaryVariable, Equal, IntegerVariable, LessEqual
 
 from benchmarks.loopback_leap.tasks import Answer, Clock, ProblemRejected, Task
@@ -48,8 +48,8 @@ class _State:
     objective: float
     violation: float
 
-    def better_than(self, other: _State | None) -> bool:
-        return other is None or (self.violation, self.objective) < (other.violation, other.objective)
+    def better_than(self, other: _State) -> bool:
+        return (self.violation, self.objective) < (other.violation, other.objective)
 
     def show(self, model: Model) -> None:
         for symbol, values in zip(model.iter_decisions(), self.values, strict=True):
@@ -73,20 +73,15 @@ class _Search:
 
     def run(self, clock: Clock) -> _State:
         """Descend, kick, descend; start afresh after a while without a better state."""
-        best: _State | None = None
-        price, stale = 0.0, 0
-        while best is None or not clock.over():
+        self._set_all()
+        best = replace(self._read(), values=[values.copy() for values in self.values])
+        price, stale = abs(best.objective) / (best.violation or 1.0) or 1.0, 0
+        while self.entries and not clock.over():
             self._set_all()
-            state = self._read()
-            if price == 0.0:
-                price = abs(state.objective) / state.violation if state.violation else abs(state.objective)
-                price = price or 1.0
-            state = self._descend(state, price, clock)
+            state = self._descend(self._read(), price, clock)
             price *= _TIGHTEN if state.violation > 0 else _EASE
             stale = 0 if state.better_than(best) else stale + 1
             best = state if stale == 0 else best
-            if not self.entries:
-                break
             if stale >= _RESTART_AFTER:
                 self.values, stale = self._random(), 0
             for entry in self.rng.integers(len(self.entries), size=_KICKS):
@@ -128,10 +123,11 @@ class _Search:
         return float(self.rng.integers(int(self.lowest[i][place]), int(self.highest[i][place]) + 1))
 
     def _random(self) -> list[npt.NDArray[np.float64]]:
-        return [
-            self.rng.integers(low.astype(np.int64), high.astype(np.int64) + 1).astype(np.float64).reshape(low.shape)
-            for low, high in zip(self.lowest, self.highest, strict=True)
-        ]
+        drawn = [low.copy() for low in self.lowest]
+        for i, values in enumerate(drawn):
+            for place in np.ndindex(values.shape):
+                values[place] = self._draw(i, place)
+        return drawn
 
     def _set_all(self) -> None:
         for symbol, values in zip(self.symbols, self.values, strict=True):

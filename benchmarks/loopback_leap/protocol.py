@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,7 +20,7 @@ class Request:
 
     method: str
     target: str
-    headers: Mapping[str, str]
+    headers: Message
     body: bytes
 
     @property
@@ -112,14 +113,15 @@ def filtered(record: Mapping[str, Any], rule: str) -> dict[str, Any]:
     first, *changes = rule.split(",") if rule else ["all"]
     if first not in ("all", "none") or any(change[:1] not in ("+", "-") for change in changes):
         raise BadRequest(f"a filter is all or none, then +field and -field; got {rule!r}")
-    found: dict[str, Any] = json.loads(json.dumps(record)) if first == "all" else {}
+    found: dict[str, Any] = dict(record) if first == "all" else {}
     for change in changes:
         *outer, last = change[1:].split(".")
         source: Any = record
         target: Any = found
         for name in outer:
             source = source.get(name, {})
-            target = target.setdefault(name, {})
+            target[name] = dict(target.get(name, {}))  # the record itself stays as it is
+            target = target[name]
         if change[0] == "-":
             target.pop(last, None)
         elif last in source:

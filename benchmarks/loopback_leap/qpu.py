@@ -7,6 +7,7 @@ geometrically with s; a schedule that starts at s = 1 starts from the given stat
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ class _Betas:
         if not sizes.size:
             return _Betas(1.0, 1.0)
         hot = math.log(2) / (2 * float(field.max()))
-        cold = math.log(100) / (2 * float(np.quantile(sizes, 0.1)))
+        cold = math.log(100) / (2 * float(np.quantile(sizes, 0.25)))
         if temperature is not None:
             cold = min(cold, 1 / temperature)
         return _Betas(min(hot, cold), cold)
@@ -192,7 +193,7 @@ def _schedule(task: Task) -> Points:
     points = [(float(t), float(s)) for t, s in given]
     times = [t for t, _ in points]
     most = task.properties["max_anneal_schedule_points"]
-    if not 2 <= len(points) <= most or times[0] != 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
+    if not 2 <= len(points) <= most or times[0] != 0 or any(b <= a for a, b in itertools.pairwise(times)):
         raise ProblemRejected(f"anneal_schedule has 2 to {most} points of growing time from 0 on; got {given}")
     if not all(0 <= s <= 1 for _, s in points) or points[-1][1] != 1:
         raise ProblemRejected(f"anneal_schedule must stay within 0 <= s <= 1 and end at s = 1; got {given}")
@@ -272,7 +273,7 @@ def _encode_answer(
         values, counts = np.unique(values, axis=0, return_counts=True)
     energies = np.asarray(model.energies((values, list(range(len(qubits))))), dtype=np.float64)
     order = np.argsort(energies, kind="stable") if mode == "histogram" else np.arange(len(values))
-    order = order[: int(task.params.get("max_answers", len(order)))]
+    order = order[: int(_number(task, "max_answers", len(order), task.properties["num_reads_range"]))]
     return {
         "format": "qp",
         "num_variables": int(task.properties["num_qubits"]),

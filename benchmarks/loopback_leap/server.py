@@ -98,6 +98,7 @@ class LoopbackLeap:
         self._settings = Settings(eager, infeasible_first, chip_temperature)
         self._workers, self._seed = workers, seed
         self._http: _HttpServer | None = None
+        self._log: list[Logged] = []
 
     @property
     def endpoint(self) -> str:
@@ -147,7 +148,7 @@ class LoopbackLeap:
         """Begin to listen on a free port."""
         if self._http is not None:
             raise RuntimeError("the server is running already")
-        self._log: list[Logged] = []
+        self._log = []
         self._closing = threading.Event()
         self._jobs = Jobs(self._workers, self.faults, self._settings, self._seed)
         api = Api(self.token, self._solvers, self._jobs, self.faults, self._closing)
@@ -203,12 +204,12 @@ class _HttpServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def close_connections(self) -> None:
-        """Wake the threads that wait for a next request on a connection kept alive."""
+        """No further requests: threads that wait for one end, those that answer one finish first."""
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
             with contextlib.suppress(OSError):  # the other side was faster
-                connection.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RD)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away in the middle is no news; anything else is shown."""

@@ -32,7 +32,7 @@ class Uploads:
         self._lock = threading.Lock()
         self._uploads: dict[str, _Upload] = {}
 
-    def start(self, size: int) -> str:
+    def start(self, size: object) -> str:
         """Identifier of a new upload of so many bytes."""
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise UploadRefused(f"size must be a number of bytes; got {size!r}")
@@ -63,7 +63,7 @@ class Uploads:
             "parts": [{"part_number": number, "checksum": _md5(data).hex()} for number, data in parts],
         }
 
-    def combine(self, identifier: str, checksum: str) -> None:
+    def combine(self, identifier: str, checksum: object) -> None:
         """Put the parts together; ``checksum`` is the hexadecimal MD5 digest of the digests of all parts."""
         with self._lock:
             upload = self._find(identifier)
