@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import Tabu
 from benchmarks.records import RESULTS, environment, markdown
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.files import write_atomically
@@ -38,6 +37,7 @@ from qubo_compress.solvers import Solver
 from qubo_compress.solvers.annealer import Annealer, warm_up
 from qubo_compress.solvers.greedy import Greedy
 from qubo_compress.solvers.simulated_annealing import SimulatedAnnealing
+from qubo_compress.solvers.tabu import Tabu
 
 SOLVERS: dict[str, Solver] = {
     "annealer": Annealer(threads=1),

@@ -7,7 +7,17 @@ from typing import Any
 import dimod
 import numpy.typing as npt
 
-from qubo_compress.encodings.budgets import make_treatment
+from qubo_compress.encodings.budgets import (
+    BudgetTerms,
+    Multiplier,
+    Slack,
+    Square,
+    Treatment,
+    Unbalanced,
+    make_treatment,
+    slack_weight,
+    unbalanced_weights,
+)
 from qubo_compress.encodings.constrained import to_cqm
 from qubo_compress.encodings.discrete import DiscreteDecoder, to_dqm
 from qubo_compress.encodings.domain_wall import DomainWall
@@ -17,18 +27,26 @@ from qubo_compress.encodings.one_hot import OneHot
 from qubo_compress.problem import ChoiceProblem
 
 __all__ = [
+    "BudgetTerms",
     "Decoded",
     "Decoder",
     "DiscreteDecoder",
     "DomainWall",
     "Encoding",
+    "Multiplier",
     "NonlinearDecoder",
     "OneHot",
+    "Slack",
+    "Square",
+    "Treatment",
+    "Unbalanced",
     "names",
+    "slack_weight",
     "to_bqm",
     "to_cqm",
     "to_dqm",
     "to_nonlinear",
+    "unbalanced_weights",
     "worst_case_penalties",
 ]
 
@@ -53,18 +71,20 @@ def to_bqm(
     Args:
         problem: the problem.
         encoding: ``"domain-wall"`` (K - 1 bits per group) or ``"one-hot"`` (K bits).
-        budget: ``"multiplier"`` adds ``multipliers . (totals - limits)``; ``"none"`` leaves budgets out.
+        budget: ``"multiplier"`` adds ``multipliers . (totals - limits)``, ``"slack"`` a square with slack bits,
+            ``"unbalanced"`` a parabola without, ``"none"`` nothing; see :mod:`qubo_compress.encodings.budgets`.
         penalty: what one invalid group costs, one number or one per group. When left out, a tenth of the
             worst case: stiff enough in practice, not proven; see :func:`worst_case_penalties`.
         options: of the budget treatment, such as ``multipliers=`` (one price per budget; zero when left out).
 
     Returns:
-        The model over the variables 0, 1, ..., and a decoder of samples.
+        The model over the variables 0, 1, ... (slack bits last), and a decoder of samples.
 
     Raises:
         UnknownName: for another encoding or budget treatment.
         InvalidBudget: for options of the treatment that it lacks or that are out of range.
-        InvalidProblem: for a penalty out of range, or a factor too large to multiply out.
+        InvalidProblem: for a penalty out of range.
+        ProblemTooLarge: for more couplings than can be built.
 
     Example:
         >>> problem = ChoiceProblem.random(kind="dense", groups=3, choices=4, seed=0)
@@ -79,5 +99,12 @@ def to_bqm(
     """
     chosen = encodings.get(encoding)()
     terms = make_treatment(budget, options).terms(problem)
-    bqm = build_bqm(problem, chosen, problem.linear + terms.linear, problem.constant + terms.constant, penalty)
+    bqm = build_bqm(
+        problem,
+        chosen,
+        problem.linear + terms.linear,
+        problem.constant + terms.constant,
+        penalty,
+        squares=terms.squares,
+    )
     return bqm, Decoder(problem, chosen, bqm.num_variables)

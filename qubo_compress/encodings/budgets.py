@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress.encodings.quadratic import energy_spread
 from qubo_compress.errors import InvalidBudget
-from qubo_compress.problem import ChoiceProblem, FloatArray
+from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.registry import Registry
 
 
@@ -131,3 +132,189 @@ class NoTreatment:
     def terms(self, problem: ChoiceProblem) -> BudgetTerms:
         """Nothing."""
         return BudgetTerms(np.zeros(problem.num_choices))
+
+
+DEFAULT_SHARE = 0.1
+"""Default weights of squares, as a share of what is proven to suffice or of what the energies span."""
+
+LARGEST_SLACK_BITS = 32
+"""Per budget; beyond that the squares of the largest slack leave no digits for energies in float64."""
+
+
+@treatments.register("slack")
+@dataclass(frozen=True)
+class Slack:
+    """Add weight * (spent + slack - room)^2, where slack bits fill up what is not spent: zero if within budget.
+
+    What the cheapest choices cost is taken off spending and room first. Then both are divided by ``unit``, costs
+    rounded **up** and the room **down**, so that what fits in units fits in fact: a budget is never exceeded
+    by rounding, but with a unit above the common divisor of the costs an assignment that just fits may count
+    as too large, by at most one unit per group. Slack bits are worth 1, 2, 4, ..., the last one what is left, and reach
+    exactly from 0 to the largest slack. A budget that even the dearest choices meet adds nothing.
+
+    With every assignment's energy above the optimum by less than ``weight`` (see
+    :func:`slack_weight`), a unit that divides all costs, ``lower=0`` and penalties that keep groups valid, the
+    ground state is the optimum within the budgets.
+
+    Args:
+        weight: energy per squared unit, one number or one per budget. When left out, a tenth of what is proven,
+            divided by the largest slack in units: a sampler's setting, at which a few units may be overspent.
+        unit: cost per unit, one integer or one per budget. When left out, the smallest multiple of the costs'
+            common divisor with which the slack takes at most ``bits`` bits.
+        lower: share of the room, in [0, 1), that is taken to be spent anyway. Slack reaches only over the rest,
+            which saves bits; assignments that spend less are penalised like those that spend too much.
+        bits: most slack bits per budget when ``unit`` is left out.
+    """
+
+    name: ClassVar[str] = "slack"
+    weight: npt.ArrayLike | None = None
+    unit: npt.ArrayLike | None = None
+    lower: float = 0.0
+    bits: int = 10
+
+    def terms(self, problem: ChoiceProblem) -> BudgetTerms:
+        """One square per budget that binds.
+
+        Raises:
+            InvalidBudget: for options out of range, or a budget that no assignment meets.
+        """
+        if not 0.0 <= self.lower < 1.0 or not 1 <= self.bits <= LARGEST_SLACK_BITS:
+            raise InvalidBudget(
+                f"lower must be in [0, 1) and bits from 1 to {LARGEST_SLACK_BITS}; got {self.lower} and {self.bits}"
+            )
+        units = None if self.unit is None else _per_budget("unit", self.unit, problem, positive=True)
+        weights = None if self.weight is None else _per_budget("weight", self.weight, problem)
+        spread = DEFAULT_SHARE * slack_weight(problem) if weights is None and problem.num_budgets else 0.0
+        squares = []
+        for b in range(problem.num_budgets):
+            above, room, most = _above_cheapest(problem, b)
+            if most <= room:
+                continue
+            unit = self._default_unit(above, room) if units is None else max(1, int(units[b]))
+            scaled, largest = -(-above // unit), room // unit
+            slack = _slack_values(largest - int(self.lower * largest))
+            weight = spread / max(1, int(slack.sum())) if weights is None else float(weights[b])
+            squares.append(Square(weight, scaled.astype(np.float64), slack.astype(np.float64), float(-largest)))
+        return BudgetTerms(np.zeros(problem.num_choices), squares=tuple(squares))
+
+    def _default_unit(self, above: IntArray, room: int) -> int:
+        divisor = max(1, int(np.gcd.reduce(above)))
+        whole = room // divisor
+        multiple: int = max(1, -(-(whole - int(self.lower * whole)) // (2**self.bits - 1)))
+        while (largest := whole // multiple) - int(self.lower * largest) >= 2**self.bits:
+            multiple += 1
+        return divisor * multiple
+
+
+@treatments.register("unbalanced")
+@dataclass(frozen=True)
+class Unbalanced:
+    """Add -l1 h + l2 h^2 with h = (limit - total) / span: no slack bits, cheap within budget and dear beyond.
+
+    The second-order expansion of exp(-h) by Montanez-Barrera et al., arXiv 2211.13914. The span is the total of the
+    dearest choices less that of the cheapest, so that h is a share and both weights are energies. Feasible
+    assignments are not free: they get at most l1^2 / (4 l2) back, most at h = l1 / (2 l2).
+
+    The ground state need not be the optimum. It is within budget when no feasible assignment is charged and one
+    unit too much costs more than energies span (see :func:`unbalanced_weights`).
+
+    Args:
+        weights: (l1, l2), or one such pair per budget, not negative. When left out, l1 is half of what energies span at
+            most and l2 twice that.
+    """
+
+    name: ClassVar[str] = "unbalanced"
+    weights: npt.ArrayLike | None = None
+
+    def terms(self, problem: ChoiceProblem) -> BudgetTerms:
+        """Linear terms and one square per budget that binds.
+
+        Raises:
+            InvalidBudget: for weights of another shape or negative ones.
+        """
+        count = problem.num_budgets
+        if self.weights is None:
+            spread = energy_spread(problem) if count else 0.0
+            given = np.array([0.5 * spread, spread])
+        else:
+            given = np.asarray(self.weights, dtype=np.float64)
+        if given.shape not in ((2,), (count, 2)) or not (np.isfinite(given).all() and (given >= 0).all()):
+            raise InvalidBudget(
+                f"weights must be two non-negative numbers, or two for each of {count} budgets; got {self.weights!r}"
+            )
+        linear, constant, squares = np.zeros(problem.num_choices), 0.0, []
+        for b, (first, second) in enumerate(np.broadcast_to(given, (count, 2))):
+            above, room, most = _above_cheapest(problem, b)
+            if most <= room:
+                continue
+            shares, share = above / most, room / most
+            linear += first * shares
+            constant -= first * share
+            squares.append(Square(float(second), shares, np.zeros(0), -share))
+        return BudgetTerms(linear, constant, tuple(squares))
+
+
+def slack_weight(problem: ChoiceProblem) -> float:
+    """A weight of ``slack`` at which one unit too much costs more than any assignment can gain by it."""
+    return 1.001 * energy_spread(problem) + 1e-9
+
+
+def unbalanced_weights(problem: ChoiceProblem) -> FloatArray:
+    """(B, 2) weights of ``unbalanced`` at which every valid ground state is within budget, if any assignment is.
+
+    For each budget l1 h is more than energies span where h is one cost over, and l2 is l1 divided by the largest h,
+    so that nothing within budget is charged. Proven for one budget that binds: with several, the rebate of one
+    can pay for exceeding another.
+    """
+    found = np.zeros((problem.num_budgets, 2))
+    spans = [_above_cheapest(problem, b) for b in range(problem.num_budgets)]
+    for b, (_, room, most) in enumerate(spans):
+        if most > room:
+            step = slack_weight(problem) * most
+            found[b] = step, step * most / max(1, room)
+    return found
+
+
+def _above_cheapest(problem: ChoiceProblem, budget: int) -> tuple[IntArray, int, int]:
+    """Costs above each group's cheapest choice, what may be spent on them, and the most that can be.
+
+    Raises:
+        InvalidBudget: when nothing may be.
+    """
+    starts, costs = problem.group_offsets[:-1], problem.costs[budget]
+    least = np.minimum.reduceat(costs, starts)
+    room = int(problem.limits[budget] - problem.fixed_costs[budget] - least.sum())
+    if room < 0:
+        raise InvalidBudget(
+            f"no assignment meets the budget {problem.budget_names[budget]!r}: the smallest total is "
+            f"{int(problem.limits[budget]) - room}, and {int(problem.limits[budget])} are allowed"
+        )
+    above = costs - np.repeat(least, problem.group_sizes)
+    return above, room, int(np.maximum.reduceat(above, starts).sum())
+
+
+def _slack_values(largest: int) -> IntArray:
+    """Worths of slack bits that reach every integer from 0 to ``largest`` and none beyond."""
+    count = largest.bit_length()
+    values = 2 ** np.arange(count, dtype=np.int64)
+    if count:
+        values[-1] = largest - (2 ** (count - 1) - 1)
+    return values
+
+
+def _per_budget(name: str, given: npt.ArrayLike, problem: ChoiceProblem, positive: bool = False) -> FloatArray:
+    """One number per budget.
+
+    Raises:
+        InvalidBudget: for other shapes and numbers.
+    """
+    values = np.asarray(given, dtype=np.float64)
+    whole = not positive or ((values >= 1).all() and np.array_equal(values, np.rint(values)))
+    if values.shape not in ((), (problem.num_budgets,)) or not (
+        np.isfinite(values).all() and (values >= 0).all() and whole
+    ):
+        raise InvalidBudget(
+            f"{name} must be one {'positive integer' if positive else 'non-negative number'} or one per budget "
+            f"({problem.num_budgets}); got {given!r}"
+        )
+    return np.broadcast_to(values, problem.num_budgets)

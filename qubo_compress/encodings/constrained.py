@@ -5,8 +5,9 @@ from __future__ import annotations
 import dimod
 import numpy as np
 
-from qubo_compress.encodings.encoding import Decoder, pair_matrix
+from qubo_compress.encodings.encoding import Decoder
 from qubo_compress.encodings.one_hot import OneHot
+from qubo_compress.encodings.quadratic import binary_model, pair_energies
 from qubo_compress.problem import ChoiceProblem
 
 
@@ -21,27 +22,24 @@ def to_cqm(problem: ChoiceProblem) -> tuple[dimod.ConstrainedQuadraticModel, Dec
         >>> len(cqm.variables), sorted(cqm.discrete), cqm.constraints["bytes"].sense.name
         (9, ['group0', 'group1', 'group2'], 'Le')
     """
-    total = problem.num_choices
-    upper = pair_matrix(problem).tocoo()
-    once = upper.row < upper.col
     cqm = dimod.ConstrainedQuadraticModel()  # type: ignore[no-untyped-call]
-    cqm.set_objective(
-        dimod.BinaryQuadraticModel.from_numpy_vectors(
-            problem.linear, (upper.row[once], upper.col[once], upper.data[once]), problem.constant, dimod.BINARY
-        )
-    )
+    cqm.set_objective(binary_model(problem.linear, pair_energies(problem), problem.constant))
     nothing = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
     for g, name in enumerate(problem.group_names):
-        cqm.add_discrete(range(problem.group_offsets[g], problem.group_offsets[g + 1]), label=name)
+        members = range(problem.group_offsets[g], problem.group_offsets[g + 1])
+        # Groups cannot overlap; looking for it takes time quadratic in their number: 23 s for 500 groups of 16.
+        cqm.add_discrete(members, label=name, check_overlaps=False)
     for b, name in enumerate(problem.budget_names):
         spent = dimod.BinaryQuadraticModel.from_numpy_vectors(
             problem.costs[b].astype(float), nothing, 0.0, dimod.BINARY
         )
         room = float(problem.limits[b] - problem.fixed_costs[b])
         cqm.add_constraint_from_model(spent, "<=", rhs=room, label=_free_label(cqm, name), copy=False)
-    return cqm, Decoder(problem, OneHot(), total)
+    return cqm, Decoder(problem, OneHot(), problem.num_choices)
 
 
 def _free_label(cqm: dimod.ConstrainedQuadraticModel, name: str) -> str:
-    """The budget's name, marked where a group already has it."""
-    return f"budget {name}" if name in cqm.constraints else name
+    """The budget's name, marked where a group or another budget already has it."""
+    while name in cqm.constraints:
+        name = f"budget {name}"
+    return name

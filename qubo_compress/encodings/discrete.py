@@ -8,9 +8,11 @@ from typing import Any
 
 import dimod
 import numpy as np
+from scipy import sparse
 
-from qubo_compress.encodings.budgets import Square, make_treatment
-from qubo_compress.encodings.encoding import Couplings, Decoded, pair_matrix
+from qubo_compress.encodings.budgets import make_treatment
+from qubo_compress.encodings.encoding import Couplings, Decoded
+from qubo_compress.encodings.quadratic import PairEnergies, pair_energies
 from qubo_compress.errors import InvalidAssignment, InvalidBudget
 from qubo_compress.problem import ChoiceProblem, FloatArray
 
@@ -52,27 +54,24 @@ def to_dqm(
             "use 'multiplier', 'unbalanced' or 'none', or to_bqm or to_cqm"
         )
     linear, constant = problem.linear + terms.linear, problem.constant + terms.constant
-    upper = pair_matrix(problem).tocoo()
-    once = upper.row < upper.col
-    parts = [Couplings(upper.row[once].astype(np.int64), upper.col[once].astype(np.int64), upper.data[once])]
+    pairs = pair_energies(problem, dense=True if terms.squares else None)
     for square in terms.squares:
         linear = linear + square.weight * (square.costs**2 + 2 * square.offset * square.costs)
         constant += square.weight * square.offset**2
-        parts.append(_products(problem, square))
-    rows, columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
+        pairs = pairs + np.outer(2 * square.weight * square.costs, square.costs)
+    rows, columns, values = _couplings(problem, pairs)
     dqm = dimod.DiscreteQuadraticModel.from_numpy_vectors(
         problem.group_offsets[:-1].copy(), linear, (rows, columns, values), list(problem.group_names), constant
-    )
+    )  # type: ignore[no-untyped-call]
     return dqm, DiscreteDecoder(problem)
 
 
-def _products(problem: ChoiceProblem, square: Square) -> Couplings:
-    """Two choices of different groups are both selected or not: their part of the square."""
+def _couplings(problem: ChoiceProblem, pairs: PairEnergies) -> Couplings:
+    """Every pair of choices of different groups once."""
     groups = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
-    rows, columns = np.triu_indices(problem.num_choices, k=1)
-    apart = groups[rows] != groups[columns]
-    rows, columns = rows[apart], columns[apart]
-    return Couplings(rows, columns, 2 * square.weight * square.costs[rows] * square.costs[columns])
+    upper = sparse.triu(sparse.coo_array(pairs), k=1).tocoo()
+    apart = groups[upper.row] != groups[upper.col]
+    return Couplings(upper.row[apart].astype(np.int64), upper.col[apart].astype(np.int64), upper.data[apart])
 
 
 @dataclass(frozen=True, eq=False)

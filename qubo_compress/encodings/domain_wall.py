@@ -24,22 +24,19 @@ class DomainWall:
 
     name: ClassVar[str] = "domain-wall"
 
+    def num_bits(self, problem: ChoiceProblem) -> int:
+        """One less than the choices of each group."""
+        return problem.num_choices - problem.num_groups
+
     def bit_map(self, problem: ChoiceProblem) -> BitMap:
         """Choice k of a group is selected by (bit k is set) - (bit k + 1 is set)."""
         order, sizes, starts = by_cost(problem), problem.group_sizes, problem.group_offsets[:-1]
         bit = np.arange(problem.num_choices - problem.num_groups)
         # Bit i of group g stands between the sorted choices i and i + 1 of the group.
         lower = bit + np.repeat(np.arange(problem.num_groups), sizes - 1)
-        matrix = sparse.coo_array(
-            (
-                np.concatenate([np.ones(bit.size), -np.ones(bit.size)]),
-                (np.concatenate([order[lower + 1], order[lower]]), np.concatenate([bit, bit])),
-            ),
-            shape=(problem.num_choices, bit.size),
-        )
         start = np.zeros(problem.num_choices)
         start[order[starts]] = 1.0
-        return BitMap(matrix.tocsr(), start)
+        return BitMap(order[lower + 1], order[lower], start)
 
     def worst_case(self, problem: ChoiceProblem, coupling_sums: FloatArray, linear: FloatArray) -> FloatArray:
         """More than replacing one choice of the group by another can gain, whatever the others select."""

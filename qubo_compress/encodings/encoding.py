@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from qubo_compress.encodings.budgets import Square
+from qubo_compress.encodings.quadratic import PairEnergies, binary_model, coupling_sums, pair_energies
 from qubo_compress.errors import InvalidAssignment, InvalidProblem
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.registry import Registry
-
-LARGEST_COUPLINGS = 100_000_000
-"""Most couplings that are built; at 24 bytes each while building, about 2.4 GB."""
 
 PENALTY_SHARE = 0.1
 """Default penalty, as a share of the worst case. At the worst case itself single flips freeze: measured on
@@ -40,18 +39,52 @@ class BitMap:
     """Selection indicators as a linear function of bits: x = matrix @ bits + start.
 
     Attributes:
-        matrix: (V, n) sparse, entries -1, 0 and 1.
+        gains: (n,) the choice that each bit selects.
+        losses: (n,) the choice that it deselects, or None when bits deselect nothing.
         start: (V,) what is selected when all bits are zero.
     """
 
-    matrix: sparse.csr_array
+    gains: IntArray
+    losses: IntArray | None
     start: FloatArray
+
+    @property
+    def matrix(self) -> sparse.csr_array:
+        """(V, n) sparse, entries -1, 0 and 1."""
+        bit, rows, signs = np.arange(self.gains.size), [self.gains], [np.ones(self.gains.size)]
+        if self.losses is not None:
+            rows.append(self.losses)
+            signs.append(-np.ones(self.losses.size))
+        columns = np.tile(bit, len(rows))
+        entries = (np.concatenate(signs), (np.concatenate(rows), columns))
+        return sparse.coo_array(entries, shape=(self.start.size, bit.size)).tocsr()
+
+    def of_choices(self, values: FloatArray) -> FloatArray:
+        """(n,) matrix.T @ values: what each bit changes in a sum over the selected choices."""
+        return values[self.gains] if self.losses is None else values[self.gains] - values[self.losses]
+
+    def of_pairs(self, pairs: PairEnergies) -> PairEnergies:
+        """(n, n) matrix.T @ pairs @ matrix."""
+        if not isinstance(pairs, np.ndarray):
+            matrix = self.matrix
+            return sparse.csr_array(matrix.T @ pairs @ matrix)
+        if self.losses is None:
+            return pairs[np.ix_(self.gains, self.gains)]
+        rows = pairs[self.gains]
+        rows -= pairs[self.losses]
+        columns = np.take(rows, self.gains, axis=1)
+        columns -= np.take(rows, self.losses, axis=1)
+        return columns
 
 
 class Encoding(Protocol):
     """One way to write a choice per group in bits."""
 
     name: ClassVar[str]
+
+    def num_bits(self, problem: ChoiceProblem) -> int:
+        """How many bits the choices take."""
+        ...
 
     def bit_map(self, problem: ChoiceProblem) -> BitMap:
         """How bits select choices; valid patterns select exactly one per group."""
@@ -81,72 +114,109 @@ class Couplings(NamedTuple):
 encodings: Registry[type[Encoding]] = Registry("encoding")
 
 
-def pair_matrix(problem: ChoiceProblem) -> sparse.csr_array:
-    """(V, V) pair energies, multiplied out when the problem has a factor.
+def build_bqm(
+    problem: ChoiceProblem,
+    encoding: Encoding,
+    linear: FloatArray,
+    constant: float,
+    penalty: npt.ArrayLike | None,
+    *,
+    squares: tuple[Square, ...] = (),
+    pairs: PairEnergies | None = None,
+) -> dimod.BinaryQuadraticModel:
+    """The binary quadratic model with given linear terms, from numpy vectors throughout.
+
+    Args:
+        problem: the problem.
+        encoding: how choices become bits.
+        linear: (V,) energies of the choices, with whatever the budgets add.
+        constant: energy of every assignment.
+        penalty: of an invalid group, one number or one per group; None for the default rule of :func:`penalties_of`.
+        squares: of the budgets; their slack bits come behind the bits of the choices.
+        pairs: of the problem, where they are at hand already.
 
     Raises:
-        InvalidProblem: when that would take more couplings than :data:`LARGEST_COUPLINGS`.
+        InvalidProblem: for a penalty out of range.
+        ProblemTooLarge: when there would be too many couplings.
     """
-    if problem.pairs is not None:
-        return problem.pairs
-    if problem.factor is None:
-        return sparse.csr_array((problem.num_choices, problem.num_choices))
-    couplings = problem.num_choices**2 // 2
-    if couplings > LARGEST_COUPLINGS:
-        raise InvalidProblem(
-            f"a binary quadratic model of this problem would take about {couplings:,} couplings; at most "
-            f"{LARGEST_COUPLINGS:,} are built. Use a solver that reads the factor itself, such as 'annealer'"
-        )
-    factor = problem.factor.astype(np.float64)
-    gram = factor @ factor.T
-    groups = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
-    gram[groups[:, None] == groups[None, :]] = 0.0
-    return sparse.csr_array(gram)
-
-
-def build_bqm(
-    problem: ChoiceProblem, encoding: Encoding, linear: FloatArray, constant: float, penalty: npt.ArrayLike | None
-) -> dimod.BinaryQuadraticModel:
-    """The binary quadratic model with given linear terms, from numpy vectors throughout."""
-    pairs = pair_matrix(problem)
-    penalties = _penalties(problem, encoding, pairs, linear, penalty)
+    if pairs is None or (squares and not isinstance(pairs, np.ndarray)):
+        pairs = pair_energies(problem, dense=True if squares else None)
     bits = encoding.bit_map(problem)
-    selected = pairs @ bits.start
-    fields = bits.matrix.T @ (linear + selected)
+    selected = np.asarray(pairs @ bits.start)
+    fields = bits.of_choices(linear + selected)
     offset = constant + float(linear @ bits.start) + 0.5 * float(bits.start @ selected)
-    upper = sparse.triu(bits.matrix.T @ pairs @ bits.matrix, k=1).tocoo()
+    couplings = bits.of_pairs(pairs)
+    penalties = penalties_of(problem, encoding, pairs, linear, penalty, squares)
     extra_fields, extra, extra_offset = encoding.penalty_terms(problem, penalties)
-    return dimod.BinaryQuadraticModel.from_numpy_vectors(
-        np.asarray(fields, dtype=np.float64) + extra_fields,
-        (
-            np.concatenate([upper.row, extra.rows]),
-            np.concatenate([upper.col, extra.columns]),
-            np.concatenate([upper.data, extra.values]),
-        ),
-        offset + extra_offset,
-        dimod.BINARY,
-    )
+    couplings = _with_couplings(couplings, extra)
+    fields, offset = fields + extra_fields, offset + extra_offset
+    if squares:
+        fields, couplings, offset = _with_squares(bits, fields, couplings, offset, squares)
+    return binary_model(fields, couplings, offset)
+
+
+def _with_couplings(pairs: PairEnergies, extra: Couplings) -> PairEnergies:
+    """Upper triangles only: a model is built from nothing else."""
+    if isinstance(pairs, np.ndarray):
+        pairs[extra.rows, extra.columns] += extra.values
+        return pairs
+    added = sparse.coo_array((extra.values, (extra.rows, extra.columns)), shape=pairs.shape)
+    return sparse.csr_array(sparse.csr_array(pairs) + added.tocsr())
+
+
+def _with_squares(
+    bits: BitMap, fields: FloatArray, pairs: PairEnergies, offset: float, squares: tuple[Square, ...]
+) -> tuple[FloatArray, PairEnergies, float]:
+    """Every square is a vector over all bits, and its couplings are that vector's products with itself."""
+    chosen = fields.size
+    total = chosen + sum(square.slack.size for square in squares)
+    wide = np.zeros((total, total))
+    wide[:chosen, :chosen] = pairs
+    all_fields = np.concatenate([fields, np.zeros(total - chosen)])
+    place = chosen
+    for square in squares:
+        vector = np.zeros(total)
+        vector[:chosen] = bits.of_choices(square.costs)
+        vector[place : place + square.slack.size] = square.slack
+        place += square.slack.size
+        rest = square.offset + float(square.costs @ bits.start)
+        wide += np.outer(2.0 * square.weight * vector, vector)
+        all_fields += square.weight * (vector**2 + 2.0 * rest * vector)
+        offset += square.weight * rest**2
+    return all_fields, wide, offset
 
 
 def worst_case_penalties(problem: ChoiceProblem, encoding: Encoding, linear: FloatArray | None = None) -> FloatArray:
-    """(G,) penalties at which every ground state is certainly valid; far too stiff to sample with."""
-    pairs = pair_matrix(problem)
-    return encoding.worst_case(problem, _coupling_sums(pairs), problem.linear if linear is None else linear)
+    """(G,) penalties at which every ground state is certainly valid; far too stiff to sample with.
+
+    Squares of budgets are not in it: where a model has some (``slack``, ``unbalanced``), add the largest
+    energy that breaking a group could save, such as :func:`~qubo_compress.encodings.budgets.energy_spread`.
+    """
+    sums = coupling_sums(pair_energies(problem))
+    return encoding.worst_case(problem, sums, problem.linear if linear is None else linear)
 
 
-def _coupling_sums(pairs: sparse.csr_array) -> FloatArray:
-    return np.asarray(abs(pairs).sum(axis=1), dtype=np.float64).ravel()
-
-
-def _penalties(
+def penalties_of(
     problem: ChoiceProblem,
     encoding: Encoding,
-    pairs: sparse.csr_array,
+    pairs: PairEnergies,
     linear: FloatArray,
-    penalty: npt.ArrayLike | None,
+    penalty: npt.ArrayLike | None = None,
+    squares: tuple[Square, ...] = (),
 ) -> FloatArray:
+    """(G,) penalties: those given, or :data:`PENALTY_SHARE` of each group's own worst case.
+
+    Per group, because energies of layers differ by orders of magnitude. The worst case takes the budgets'
+    squares for what they are, couplings between choices.
+    """
     if penalty is None:
-        return PENALTY_SHARE * encoding.worst_case(problem, _coupling_sums(pairs), linear)
+        sums, fields = coupling_sums(pairs), linear
+        for square in squares:
+            magnitude = np.abs(square.costs)
+            everything = float(np.maximum.reduceat(magnitude, problem.group_offsets[:-1]).sum())
+            sums = sums + 2.0 * square.weight * magnitude * everything
+            fields = fields + square.weight * (square.costs**2 + 2.0 * square.offset * square.costs)
+        return PENALTY_SHARE * encoding.worst_case(problem, sums, fields)
     given = np.asarray(penalty, dtype=np.float64)
     if given.shape not in ((), (problem.num_groups,)) or not (np.isfinite(given).all() and (given >= 0).all()):
         raise InvalidProblem(
@@ -157,7 +227,13 @@ def _penalties(
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """Reads assignments from a dimod sample set, one sample (a mapping or a row of bits) or many rows."""
+    """Reads assignments from a dimod sample set, one sample (a mapping or a row of bits) or many rows.
+
+    Attributes:
+        problem: the problem.
+        encoding: of the choices in bits.
+        num_bits: of the model; those behind the choices' own are slack bits, and are not read.
+    """
 
     problem: ChoiceProblem
     encoding: Encoding
@@ -172,16 +248,16 @@ class Decoder:
         rows = self._rows(samples)
         if rows.shape[-1] != self.num_bits:
             raise InvalidAssignment(f"samples of this model have {self.num_bits} bits; got {rows.shape[-1]}")
-        decoded = self.encoding.decode(self.problem, np.atleast_2d(rows))
+        decoded = self.encoding.decode(self.problem, np.atleast_2d(rows)[:, : self.encoding.num_bits(self.problem)])
         if rows.ndim == 1:
             return Decoded(decoded.assignments[0], decoded.invalid[0])
         return decoded
 
     def _rows(self, samples: Any) -> npt.NDArray[np.int8]:
         if isinstance(samples, dimod.SampleSet):
-            binary = samples.change_vartype(dimod.BINARY, inplace=False)  # type: ignore[no-untyped-call]
-            order = np.argsort(np.array(list(binary.variables), dtype=np.int64))
-            return np.asarray(binary.record.sample[:, order], dtype=np.int8)
+            # Samples of constrained models may call their bits integers. Bits are 0 and 1, spins -1 and 1.
+            order = np.argsort(np.array(list(samples.variables), dtype=np.int64))
+            return np.asarray(samples.record.sample[:, order] > 0, dtype=np.int8)
         if isinstance(samples, Mapping):
             return np.array([samples[i] for i in range(self.num_bits) if i in samples], dtype=np.int8)
         return np.asarray(samples, dtype=np.int8)

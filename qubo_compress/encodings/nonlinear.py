@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dwave.optimization import Model
 from dwave.optimization.mathematical import add
+from dwave.optimization.model import Model
 
 from qubo_compress.encodings.encoding import Decoded
 from qubo_compress.errors import InvalidAssignment, ProblemTooLarge
@@ -44,7 +44,7 @@ def to_nonlinear(problem: ChoiceProblem) -> tuple[Model, NonlinearDecoder]:
         [[2, 0, 3]]
     """
     _check_size(problem)
-    model = Model()
+    model = Model()  # type: ignore[no-untyped-call]
     groups, widest = np.arange(problem.num_groups), int(problem.group_sizes.max())
     choices = model.integer(problem.num_groups, lower_bound=0, upper_bound=problem.group_sizes - 1)
     # Ragged groups: a table of global numbers keeps every index in range by its own largest value, which
@@ -151,7 +151,7 @@ class NonlinearDecoder:
 
 def _integers_of(model: Model) -> FloatArray:
     """(N, G) values of the model's integers in every one of its states that has been set."""
-    integers = next(model.iter_decisions())
+    integers: Any = next(model.iter_decisions())
     # Symbols may carry states over from a solver one by one; unset ones are left out.
     rows = [integers.state(i) for i in range(model.states.size()) if integers.has_state(i)]
     return np.array(rows, dtype=np.float64).reshape(len(rows), -1)

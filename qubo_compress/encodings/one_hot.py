@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from qubo_compress.encodings.encoding import BitMap, Couplings, Decoded, encodings
 from qubo_compress.problem import ChoiceProblem, FloatArray
@@ -20,10 +19,13 @@ class OneHot:
 
     name: ClassVar[str] = "one-hot"
 
+    def num_bits(self, problem: ChoiceProblem) -> int:
+        """One per choice."""
+        return problem.num_choices
+
     def bit_map(self, problem: ChoiceProblem) -> BitMap:
         """Every bit selects its choice."""
-        total = problem.num_choices
-        return BitMap(sparse.csr_array(sparse.eye_array(total)), np.zeros(total))
+        return BitMap(np.arange(problem.num_choices), None, np.zeros(problem.num_choices))
 
     def worst_case(self, problem: ChoiceProblem, coupling_sums: FloatArray, linear: FloatArray) -> FloatArray:
         """More than any one bit can gain by being set beside another, or by not being set at all."""

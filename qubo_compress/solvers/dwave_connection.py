@@ -7,6 +7,7 @@ for any more, closes every client, and counts seconds.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from qubo_compress.errors import InvalidSolverOption, RemoteTimeout
+from qubo_compress.errors import InvalidSolverOption, RemoteSolverError, RemoteTimeout, ServiceFailed
 from qubo_compress.solvers.dwave_errors import translate, translated
 
 __all__ = [
@@ -35,12 +36,19 @@ __all__ = [
 ]
 
 Result = TypeVar("Result")
+_logger = logging.getLogger(__name__)
 
 SIMULATED_NOTE = "the solver that answered is a stand-in on a classical computer: no D-Wave machine was involved"
 """Goes with every answer of a solver that :func:`is_simulated`."""
 
 _LONG_POLL_SECONDS = 2
 """How long the service may hold a status request; closing a client waits for the one that is open."""
+
+_SHORTEST_REQUEST = 1.5
+"""Least seconds for a request, so that a status request that the service holds for one second is not cut off."""
+
+_PAUSES = (0.1, 0.3, 1.0)
+"""Seconds before each further attempt to get an answer whose problem is known to the service."""
 
 _PATIENCE = 0.3
 """Seconds that closing or cancelling may take beyond a deadline; what is left ends in a thread of its own."""
@@ -96,7 +104,7 @@ class Connection:
         Args:
             time_left: seconds after which no request shall still be waiting.
         """
-        longest = min(self.request_timeout, max(1.0, time_left))
+        longest = min(self.request_timeout, max(_SHORTEST_REQUEST, time_left))
         connecting = min(longest, max(1.0, longest / (self.retries + 1)))
         given = {
             name: getattr(self, name)
@@ -106,7 +114,7 @@ class Connection:
             **{name: value for name, value in given.items() if value is not None},
             "request_timeout": (connecting, longest),
             "http_retry_total": self.retries,
-            "poll_wait_time": _LONG_POLL_SECONDS,
+            "poll_wait_time": max(1, min(_LONG_POLL_SECONDS, int(longest / 2))),
         }
 
     @property
@@ -207,9 +215,11 @@ def _close(sampler: Any, waiting: bool) -> None:
 
 
 def resolve(future: Any, deadline: float, where: str, token: str | None = None) -> Any:
-    """Wait for a problem that was submitted, and give back its result.
+    """Wait for a problem that was submitted, until its answer is here.
 
-    When the deadline passes or Ctrl-C is pressed, the service is asked to cancel the problem.
+    When the deadline passes or Ctrl-C is pressed, the service is asked to cancel the problem. When the connection
+    breaks or the service stumbles after the problem has got its number, the answer is asked for again: it may
+    have been paid for.
 
     Args:
         future: of dwave-cloud-client, or a sample set that waits for one.
@@ -217,24 +227,63 @@ def resolve(future: Any, deadline: float, where: str, token: str | None = None) 
         where: the solver and the service, for messages.
         token: removed from messages.
 
+    Returns:
+        The future that holds the answer: the one given, or one that asked again for the same problem.
+
     Raises:
         RemoteTimeout: when the deadline passed first.
         RemoteSolverError: another subclass, for what the service or the connection did.
         KeyboardInterrupt: after the cancellation.
     """
     job = cloud_future(future)
+    for pause in (*_PAUSES, None):
+        try:
+            _wait(job, deadline, where)
+            with translated(where, token):
+                within(deadline + _PATIENCE, job.result, where)
+            return job
+        except KeyboardInterrupt:
+            cancel(job)
+            raise
+        except RemoteSolverError as failure:
+            last = pause is None or time.perf_counter() + pause >= deadline
+            if last or job.id is None or not _passing(failure):
+                if isinstance(failure, RemoteTimeout):
+                    cancel(job)
+                raise
+            _logger.warning("asking again for problem %s: %s", job.id, failure)
+        job = _ask_again(job, pause or 0.0)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _wait(job: Any, deadline: float, where: str) -> None:
+    while not job.wait(max(0.0, min(0.5, deadline - time.perf_counter()))):
+        if time.perf_counter() >= deadline:
+            raise RemoteTimeout(
+                f"{where}: no answer to problem {job.id or '(not yet numbered)'} within the time limit; the "
+                "service was asked to cancel it. Raise the time limit, or the reserve for the queue, and try again"
+            )
+
+
+def _passing(failure: RemoteSolverError) -> bool:
+    """Whether it lies with the connection or the service's front, and not with the problem."""
+    from dwave.cloud.exceptions import SolverFailureError
+    from requests.exceptions import RequestException
+
+    cause = failure.__cause__
+    wrong_side = isinstance(failure, (ServiceFailed, RemoteTimeout))
+    return wrong_side and isinstance(cause, RequestException) and not isinstance(cause, SolverFailureError)
+
+
+def _ask_again(job: Any, pause: float) -> Any:
     try:
-        while not job.wait(max(0.0, min(0.5, deadline - time.perf_counter()))):
-            if time.perf_counter() >= deadline:
-                raise RemoteTimeout(
-                    f"{where}: no answer to problem {job.id or '(not yet numbered)'} within the time limit; the "
-                    "service was asked to cancel it. Raise the time limit, or the reserve for the queue, and try again"
-                )
-        with translated(where, token):
-            return within(deadline + _PATIENCE, job.result, where)
-    except (RemoteTimeout, KeyboardInterrupt):
+        time.sleep(pause)
+    except KeyboardInterrupt:
         cancel(job)
         raise
+    again = job.solver.client.retrieve_answer(job.id)
+    again.solver = job.solver
+    return again
 
 
 def cancel(job: Any, patience: float = _PATIENCE) -> None:

@@ -24,6 +24,7 @@ _INVALID_WORDS = re.compile(
     r"invalid|not valid|unknown parameter|unsupported|not supported|malformed|must be|out of range|exceeds the maximum",
     re.IGNORECASE,
 )
+_SHORTEST_TOKEN = 8
 _TOKEN_WORDS = re.compile(r"(token['\"]?\s*[:=]\s*['\"]?|X-Auth-Token['\"]?\s*[:=]\s*['\"]?)[^\s'\",}]+", re.IGNORECASE)
 
 
@@ -213,6 +214,6 @@ def _short(error: BaseException) -> str:
 
 
 def _without_token(text: str, token: str | None) -> str:
-    if token:
+    if token and len(token) >= _SHORTEST_TOKEN:  # a shorter one would take words apart
         text = text.replace(token, "<token>")
     return _TOKEN_WORDS.sub(r"\1<token>", text)

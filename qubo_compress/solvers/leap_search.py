@@ -23,6 +23,9 @@ from qubo_compress.solvers.leap_terms import Clock, Preview, Request, quota_seco
 from qubo_compress.solvers.local_search import LocalSearch, warm_up
 from qubo_compress.solvers.solver import RawSolution, SearchLimits
 
+_FEW_GROUPS = 60
+"""Up to so many, filling tries double changes too."""
+
 _MOST_FILLED = 64
 """Samples that are repaired and filled up, best first; hybrid solvers give back far fewer."""
 
@@ -45,6 +48,7 @@ class LeapSearch:
     samples: int = 0
     feasible: int = 0
     invalid: int = 0
+    best_sample: float = np.inf
     filled: int = 0
     interrupted: bool = False
     local: LocalSearch | None = None
@@ -143,7 +147,7 @@ class LeapSearch:
         with connections.translated(self.where, token):
             labelled = {} if self.request.label is None else {"label": self.request.label}
             job = self.service.sample_problem(identifier, time_limit=asked, **labelled)
-        connections.resolve(job, self.deadline, self.where, token)
+        job = connections.resolve(job, self.deadline, self.where, token)
         wall = time.perf_counter() - begin
         begin = time.perf_counter()
         with connections.translated(self.where, token):
@@ -185,6 +189,7 @@ class LeapSearch:
         self.invalid += int((~valid).sum())
         for i in np.flatnonzero(fits):
             self._keep(float(energies[i]), assignments[i])
+        self.best_sample = min(self.best_sample, float(energies[fits].min(initial=np.inf)))
         if len(assignments) and (self.request.formulation.priced or not fits.any()):
             charged = energies + (totals - problem.limits) @ prices.values
             order = np.argsort(charged, kind="stable")[:_MOST_FILLED]
@@ -200,7 +205,7 @@ class LeapSearch:
         if not local.repair():
             return
         if self.request.formulation.priced:
-            local.descend(self.deadline, pairs=False)
+            local.descend(self.deadline, pairs=self.problem.num_groups <= _FEW_GROUPS)
         self.filled += 1
         self._keep(self.problem.energy(local.assignment), local.assignment)
 
@@ -265,6 +270,7 @@ class LeapSearch:
             "feasible_share": share,
             "invalid_samples": self.invalid,
             "filled_samples": self.filled,
+            "best_sample_energy": self.best_sample if np.isfinite(self.best_sample) else None,
             "charged_seconds": charged,
             "quota_seconds": None if charged is None else quota_seconds(self.service.properties, charged),
         }

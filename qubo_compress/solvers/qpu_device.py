@@ -11,7 +11,7 @@ import dimod
 import networkx as nx
 import numpy as np
 
-from qubo_compress.errors import InvalidSolverOption, RemoteTimeout
+from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.solvers.dwave_connection import cancel, cloud_future, is_simulated, resolve, translated
 from qubo_compress.solvers.qpu_embedding import (
     USER_CACHE,
@@ -97,9 +97,6 @@ class Device:
                 f"clique-{size}", size, None, lambda: self._all_cliques().chains(size)
             )
         return self._cliques[size]
-
-    def _search_clique(self, size: int) -> Chains | None:
-        return self._all_cliques().chains(size)
 
     def _all_cliques(self) -> Cliques:
         if self._table is None:
@@ -188,18 +185,13 @@ class Device:
         with translated(self.name, self.token):
             samples = self.sampler.sample(bqm, **parameters)
         job = cloud_future(samples)
-        while not job.wait(0.05):
-            if time.perf_counter() >= deadline:
-                cancel(job)
-                raise RemoteTimeout(
-                    f"{self.name}: no answer to problem {job.id or '(not yet numbered)'} within the time limit, and it "
-                    "was cancelled; raise the time limit, or try again when the queue is shorter"
-                )
+        while not job.wait(0.05) and time.perf_counter() < deadline:
             if stop():
                 cancel(job)
                 return None
-        resolve(job, time.perf_counter() + 5.0, self.name, self.token)
+        job = resolve(job, deadline, self.name, self.token)
         with translated(self.name, self.token):
+            samples = job.sampleset
             samples.resolve()  # type: ignore[no-untyped-call]
         return samples
 

@@ -14,7 +14,7 @@ from scipy import sparse
 from qubo_compress import ChoiceProblem
 from qubo_compress.encodings import DomainWall, OneHot, names, to_bqm, to_cqm, worst_case_penalties
 from qubo_compress.encodings.domain_wall import by_cost
-from qubo_compress.errors import InvalidAssignment, InvalidBudget, InvalidProblem, UnknownName
+from qubo_compress.errors import InvalidAssignment, InvalidBudget, InvalidProblem, ProblemTooLarge, UnknownName
 from qubo_compress.problem_generators import random_problem
 
 ENCODINGS = ("domain-wall", "one-hot")
@@ -153,8 +153,8 @@ def test_names_that_do_not_exist_and_multipliers_that_do_not_fit():
     assert names() == ENCODINGS
     with pytest.raises(UnknownName, match="did you mean 'one-hot'"):
         to_bqm(problem, "onehot")
-    with pytest.raises(UnknownName, match="budget treatment 'slack'"):
-        to_bqm(problem, budget="slack")
+    with pytest.raises(UnknownName, match="budget treatment 'slak'"):
+        to_bqm(problem, budget="slak")
     for multipliers in ([1.0, 2.0], [-1.0]):
         with pytest.raises(InvalidBudget, match="multipliers must be 1 non-negative"):
             to_bqm(problem, multipliers=multipliers)
@@ -172,7 +172,7 @@ def test_a_factor_too_large_to_multiply_out_is_refused():
         limits=[1000],
         factor=factor,
     )
-    with pytest.raises(InvalidProblem, match="112,500,000 couplings"):
+    with pytest.raises(ProblemTooLarge, match="112,500,000 couplings"):
         to_bqm(problem)
 
 
