@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
-import os
 import signal
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import dimod
 import dwave.graphs
@@ -62,7 +63,7 @@ def large_chip():
 @pytest.mark.parametrize("encoding", ["domain-wall", "one-hot"])
 def test_small_problems_are_solved_on_mock_chips(topology, shape, encoding):
     mock = MockDWaveSampler(topology_type=topology, topology_shape=shape, parameter_warnings=False)
-    solver = Qpu(sampler=mock, encoding=encoding, submissions=4, num_reads=30, cache=None)
+    solver = Qpu(sampler=mock, encoding=encoding, submissions=4, num_reads=30, cache=None, roof_duality=False)
     problem = random_problem("dense", groups=5, choices=4, seed=2)
     solution = solve(problem, solver, time_limit=20.0)
     assert problem.is_feasible(solution.assignment)
@@ -144,7 +145,7 @@ def test_the_gate_counts_what_is_left_after_reduction(chip):
 
 def test_few_couplings_need_no_clique(chip):
     problem = random_problem("sparse", groups=24, choices=3, seed=0, neighbours=1)
-    solver = Qpu(sampler=chip, submissions=1, num_reads=10, cache=None)
+    solver = Qpu(sampler=chip, submissions=1, num_reads=10, cache=None, roof_duality=False)
     assert Device(chip, cache=None).largest_clique < 48
     solution = solve(problem, solver, time_limit=20.0)
     assert problem.is_feasible(solution.assignment)
@@ -282,9 +283,9 @@ def test_reverse_annealing_starts_from_the_classical_answer():
     assert "annealing_time" not in parameters
     state = parameters["initial_state"]
     assert set(state) == set(embedded.variables) and set(state.values()) <= {-1, 1}
-    # Every chain agrees with itself: the couplings of chains are the most negative and are all satisfied.
+    # Every chain agrees with itself.
     strength = solution.details["chain_strength"]
-    chained = [(u, v) for (u, v), bias in embedded.quadratic.items() if np.isclose(bias, -strength, rtol=0.3)]
+    chained = [(u, v) for (u, v), bias in embedded.quadratic.items() if np.isclose(bias, -strength, rtol=1e-9)]
     assert chained and all(state[u] == state[v] for u, v in chained)
     assert solution.energy <= solve(PROBLEM, "greedy").energy + 1e-9
 
@@ -363,22 +364,28 @@ def remote(server):
 
 def sockets():
     links = []
-    for number in os.listdir("/proc/self/fd"):
+    for entry in Path("/proc/self/fd").iterdir():
         try:
-            links.append(os.readlink(f"/proc/self/fd/{number}"))
+            links.append(str(entry.readlink()))
         except FileNotFoundError:  # the folder's own handle
             continue
     return {link for link in links if link.startswith("socket:")}
 
 
+def running():
+    """All threads but the server's own, which it starts when it needs them."""
+    return {thread for thread in threading.enumerate() if not thread.name.startswith("loopback-leap")}
+
+
 @contextmanager
 def nothing_left_behind(seconds=3.0):
-    threads, handles = set(threading.enumerate()), sockets()
+    threads, handles = running(), sockets()
     yield
+    gc.collect()  # a failed request's connection lives as long as the exception, which is part of a cycle
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end and (set(threading.enumerate()) - threads or sockets() - handles):
+    while time.perf_counter() < end and (running() - threads or sockets() - handles):
         time.sleep(0.02)
-    assert not set(threading.enumerate()) - threads
+    assert not running() - threads
     assert not sockets() - handles
 
 
@@ -417,7 +424,7 @@ def test_a_preview_submits_nothing(server, remote):
 def test_a_submission_longer_than_the_chip_allows_is_refused(server, remote):
     before = len(server.requests)
     with pytest.raises(e.InvalidSolverOption, match="at most [0-9]+ reads") as refusal:
-        solve(PROBLEM, remote(num_reads=9000, annealing_time=200.0), time_limit=20.0)
+        solve(PROBLEM, remote(num_reads=9000, annealing_time=200.0, roof_duality=False), time_limit=20.0)
     assert not [request for request in server.requests[before:] if request.kind == "submit"]
     most = int(str(refusal.value).split("at most ")[1].split()[0])
     assert 100 < most < 9000
