@@ -15,7 +15,6 @@ from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import DryRun, InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem
 from qubo_compress.solvers.dwave_connection import Connection, opened
-from qubo_compress.solvers.local_search import warm_up
 from qubo_compress.solvers.qpu_device import Device
 from qubo_compress.solvers.qpu_embedding import USER_CACHE
 from qubo_compress.solvers.qpu_search import Preview, QpuSearch, classical_start
@@ -118,7 +117,6 @@ class Qpu:
             RemoteSolverError: its subclass says what went wrong with the first submission; when a later one
                 fails, what had come back is returned, and a note says why the search ended.
         """
-        compiling = warm_up()
         start = time.perf_counter()
         try:
             with self.opened(limits.seconds) as ready:
@@ -129,9 +127,8 @@ class Qpu:
                 found = search.run()
         except KeyboardInterrupt:
             found = _interrupted(problem, rng)
-        timing = {**found.timing, "compile": compiling + found.timing.get("compile", 0.0)}
-        timing["solve"] = time.perf_counter() - start
-        return replace(found, timing=timing)
+        seconds = time.perf_counter() - start - found.timing.get("compile", 0.0)
+        return replace(found, timing={**found.timing, "solve": seconds})
 
     def preview(self, problem: ChoiceProblem) -> Preview:
         """Bits, embedding and chip time of a search, without submitting anything.
