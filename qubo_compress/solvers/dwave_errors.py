@@ -54,7 +54,16 @@ def translated(where: str, token: str | None = None) -> Iterator[None]:
     except QuboCompressError:
         raise
     except Exception as cause:
+        _release(cause)
         raise translate(cause, where, token) from cause
+
+
+def _release(cause: BaseException) -> None:
+    """Close the answers that exceptions hold: an unread one keeps its connection open as long as they live."""
+    for error in _chain(cause):
+        close = getattr(getattr(error, "response", None), "close", None)
+        if callable(close):
+            close()
 
 
 def translate(cause: BaseException, where: str, token: str | None = None) -> RemoteSolverError:

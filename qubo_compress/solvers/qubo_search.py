@@ -91,13 +91,19 @@ class PenaltyTerms:
 
 
 class PriceSearch:
-    """One price per budget, doubled or halved until its limit is crossed, then bisected in the logarithm."""
+    """One price per budget, raised or lowered until its limit is crossed, then bisected in the logarithm.
 
-    def __init__(self, problem: ChoiceProblem, spread: float) -> None:
+    Args:
+        problem: the problem.
+        spread: typical energy difference between the choices of a group, which sets the first step from zero.
+        first: (B,) prices to start from, where an estimate is at hand; zero when left out.
+    """
+
+    def __init__(self, problem: ChoiceProblem, spread: float, first: FloatArray | None = None) -> None:
         ranges = np.ptp(problem.costs, axis=1).astype(np.float64)
         self.unit = spread / np.maximum(1.0, ranges)
-        self.prices = np.zeros(problem.num_budgets)
-        self.factors = np.full(problem.num_budgets, 4.0)
+        self.prices = np.zeros(problem.num_budgets) if first is None else first.astype(np.float64)
+        self.factors = np.full(problem.num_budgets, 4.0 if first is None else 1.5)
         self.last = np.zeros(problem.num_budgets)
 
     def update(self, excess: IntArray) -> None:
@@ -124,6 +130,7 @@ class QuboSearch:
         limits: of time and work.
         rng: for seeds and repairs.
         pool_size: how many distinct assignments to give back.
+        first_prices: (B,) prices to start from, for samplers that are asked a few times only.
     """
 
     def __init__(
@@ -134,11 +141,12 @@ class QuboSearch:
         limits: SearchLimits,
         rng: np.random.Generator,
         pool_size: int = 64,
+        first_prices: FloatArray | None = None,
     ) -> None:
         self.compile_seconds = warm_up()
         self.start = time.perf_counter()
         self.problem, self.sampler, self.limits, self.rng, self.pool_size = problem, sampler, limits, rng, pool_size
-        self.encoding = encodings.get(encoding)()
+        self.encoding, self.first_prices = encodings.get(encoding)(), first_prices
         self.found: dict[bytes, tuple[float, IntArray]] = {}
         self.trace: list[tuple[float, float, float | None]] = []
         self.best = np.inf
@@ -208,11 +216,12 @@ class QuboSearch:
         self.penalty = PenaltyTerms(worst, self.encoding.penalty_terms(problem, worst))
         self.share = PENALTY_SHARE
         penalties = self.share * worst
-        self.bqm = build_bqm(problem, self.encoding, problem.linear, problem.constant, penalties, pairs=pairs)
+        self.spread = self._typical_spread()
+        self.search = PriceSearch(problem, self.spread, self.first_prices)
+        charged = problem.linear + self.search.prices @ problem.costs
+        self.bqm = build_bqm(problem, self.encoding, charged, problem.constant, penalties, pairs=pairs)
         self.bqm.change_vartype(dimod.SPIN, inplace=True)
         self.decode = Decoder(problem, self.encoding, self.bqm.num_variables)
-        self.spread = self._typical_spread()
-        self.search = PriceSearch(problem, self.spread)
 
     def _typical_spread(self) -> float:
         """Root mean square, over groups and a few random assignments, of the spread of a group's energies."""

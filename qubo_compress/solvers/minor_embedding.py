@@ -1,0 +1,95 @@
+"""The general search for minor embeddings, in a process of its own.
+
+minorminer holds Python's lock while it searches, takes no notice of Ctrl-C and overruns its own time-out (6 s asked,
+13 s taken, on 300 variables). A process can be ended on time. This file is also that process's script, so it
+imports nothing of the library.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+_POLL_SECONDS = 0.05
+_STARTING_SECONDS = 1.0
+"""About what the process needs to start and import; the search inside is given that much less."""
+
+
+def find_minor(
+    couplings: Iterable[tuple[int, int]],
+    variables: int,
+    edges: Iterable[tuple[int, int]],
+    seed: int,
+    seconds: float,
+    stop: Callable[[], bool],
+) -> list[list[int]] | None:
+    """Chains of qubits for variables 0, 1, ..., so that each coupling has a coupler; None when none was found in time.
+
+    Args:
+        couplings: pairs of variables.
+        variables: how many there are.
+        edges: couplers of the chip.
+        seed: of the search; the same seed finds the same embedding if given the time.
+        seconds: wall clock, after which the process is ended.
+        stop: asked some times a second whether to give up.
+
+    Raises:
+        QuboCompressError: when the process fails.
+
+    Example:
+        >>> square = [(0, 1), (1, 2), (2, 3), (3, 0)]
+        >>> chains = find_minor([(0, 1), (1, 2), (0, 2)], 3, square, 0, 20.0, lambda: False)
+        >>> sorted(len(chain) for chain in chains)
+        [1, 1, 2]
+    """
+    task = {
+        "source": [[int(u), int(v)] for u, v in couplings] + [[v, v] for v in range(variables)],
+        "target": [[int(u), int(v)] for u, v in edges],
+        "seed": seed,
+        "timeout": max(0.1, seconds - _STARTING_SECONDS),
+    }
+    end = time.perf_counter() + seconds
+    command = [sys.executable, "-P", str(Path(__file__).resolve())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        try:
+            pending: str | None = json.dumps(task)
+            while True:
+                try:
+                    answer, _ = process.communicate(pending, timeout=_POLL_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    pending = None  # what was begun to be written goes on being written
+                    if stop() or time.perf_counter() >= end:
+                        return None
+        finally:
+            process.kill()
+    if process.returncode != 0:
+        from qubo_compress.errors import QuboCompressError
+
+        raise QuboCompressError(
+            f"the search for a minor embedding ended with code {process.returncode}; see above for what its process "
+            "said, and check that minorminer can be imported"
+        )
+    found = json.loads(answer)
+    return [found[str(v)] for v in range(variables)] if found else None
+
+
+def _main() -> None:
+    import minorminer
+
+    task = json.load(sys.stdin)
+    found = minorminer.find_embedding(
+        [tuple(pair) for pair in task["source"]],
+        [tuple(pair) for pair in task["target"]],
+        random_seed=task["seed"],
+        timeout=task["timeout"],
+    )
+    json.dump({str(variable): list(map(int, chain)) for variable, chain in found.items()}, sys.stdout)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,220 @@
+"""How encoded problems fit onto a chip: the largest clique, chains for every size, and what is remembered on disk.
+
+A dense problem of n bits needs a clique of n chains, and today's chips have cliques of 130 to 185. That is looked
+up, and refused where it does not suffice, before any search is begun.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import numpy.typing as npt
+
+from qubo_compress.errors import StorageError
+from qubo_compress.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+Chains = list[list[int]]
+"""One list of qubits for each variable 0, 1, ..."""
+
+USER_CACHE = "user"
+"""Stands for the user's cache folder."""
+
+
+class Cliques:
+    """Cliques of every size on a chip's graph, computed all at once by ``minorminer.busclique``.
+
+    Asked for one size alone, that library (0.2.22) takes all memory on some Zephyr graphs, such as 8 chains on Z2;
+    and its table of all sizes is kept on disk in pickled form, which is never read here.
+
+    Args:
+        graph: of the chip's family (``graph.graph["family"]``), with the working qubits and couplers only.
+
+    Example:
+        >>> import dwave.graphs
+        >>> cliques = Cliques(dwave.graphs.zephyr_graph(2, 4))
+        >>> cliques.largest, len(cliques.chains(10)), cliques.chains(200)
+        (24, 10, None)
+    """
+
+    def __init__(self, graph: nx.Graph) -> None:
+        from minorminer import busclique
+
+        class InMemory(busclique.busgraph_cache):  # type: ignore[misc]
+            def _fetch_cache(self, dirname: str, compute: Callable[[], Any], force_write: bool = False) -> Any:
+                return compute()
+
+        self._table = InMemory(graph, seed=0)
+
+    @property
+    def largest(self) -> int:
+        """The most chains of a clique."""
+        return len(self._table.largest_clique())
+
+    def chains(self, size: int) -> Chains | None:
+        """Chains of a clique, the longest as short as is known; None when the chip has none of that size."""
+        found = self._table.find_clique_embedding(size)
+        return [[int(qubit) for qubit in found[v]] for v in range(size)] if found else None
+
+
+def qubits_needed(degrees: npt.ArrayLike, couplers_per_qubit: int) -> int:
+    """A lower bound on the qubits that any minor embedding takes.
+
+    A chain of c qubits is a tree at least, which leaves c d - 2 (c - 1) couplers to the outside when a qubit has at
+    most d; a variable coupled to k others therefore needs c >= (k - 2) / (d - 2).
+
+    Args:
+        degrees: number of variables that each variable is coupled to.
+        couplers_per_qubit: d, the most that a qubit has.
+
+    Example:
+        >>> qubits_needed([30, 30, 3], couplers_per_qubit=16)
+        5
+    """
+    outside = np.asarray(degrees, dtype=np.float64) - 2.0
+    return int(np.maximum(1, np.ceil(outside / max(1, couplers_per_qubit - 2))).sum())
+
+
+def may_fit(graph: nx.Graph, degrees: npt.ArrayLike) -> bool:
+    """Whether a search for a minor embedding has any prospect: enough qubits, and not as dense as a clique.
+
+    The first is necessary. The second is experience: where more than half of all pairs are coupled, no embedding
+    is found that a clique of the same size would not give.
+    """
+    counts = np.asarray(degrees, dtype=np.int64)
+    most = max((degree for _, degree in graph.degree), default=0)
+    enough = qubits_needed(counts, most) <= len(graph) and counts.sum() // 2 <= graph.number_of_edges()
+    return bool(enough and counts.sum() <= 0.5 * counts.size * (counts.size - 1))
+
+
+def joins(graph: nx.Graph, chains: Chains, couplings: Sequence[tuple[int, int]] | None) -> bool:
+    """Whether chains are an embedding: of working qubits, disjoint, connected, with a coupler for every coupling.
+
+    Args:
+        graph: the chip's.
+        chains: to be checked.
+        couplings: pairs of variables; None for all pairs.
+    """
+    from dwave.embedding import EmbeddedStructure
+    from dwave.embedding.exceptions import EmbeddingError
+
+    qubits = [qubit for chain in chains for qubit in chain]
+    if len(set(qubits)) != len(qubits) or not all(chain and graph.has_node(q) for chain in chains for q in chain):
+        return False
+    try:
+        structure = EmbeddedStructure(graph.edges, dict(enumerate(chains)))
+    except EmbeddingError:
+        return False
+    if couplings is None:
+        couplings = [(u, v) for u in range(len(chains)) for v in range(u)]
+    return all(any(True for _ in structure.interaction_edges(u, v)) for u, v in couplings)
+
+
+def pattern_of(variables: int, couplings: npt.ArrayLike) -> str:
+    """A short name for which variables are coupled, whatever the strengths."""
+    pairs = np.sort(np.asarray(couplings, dtype=np.int64).reshape(-1, 2), axis=1)
+    ordered = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    return f"minor-{variables}-{hashlib.sha256(ordered.tobytes()).hexdigest()[:24]}"
+
+
+@dataclass(frozen=True)
+class EmbeddingCache:
+    """Embeddings found before, one JSON file per working graph.
+
+    Working graphs change under the same solver name, some a dozen times a year, so that the key is
+    ``name;graph_id``. What is read is checked against the graph before it is used.
+
+    Args:
+        folder: where the files are; None for nowhere, :data:`USER_CACHE` for the user's cache folder.
+        identity: of the working graph.
+
+    Example:
+        >>> import tempfile
+        >>> cache = EmbeddingCache(tempfile.mkdtemp(), "Advantage2_system1;graph_id=01d07086e1")
+        >>> cache.put("clique-2", [[0, 1], [2]])
+        >>> cache.get("clique-2"), EmbeddingCache(cache.folder, "Advantage2_system1;graph_id=02").get("clique-2")
+        ([[0, 1], [2]], None)
+    """
+
+    folder: str | Path | None
+    identity: str
+
+    @property
+    def path(self) -> Path | None:
+        """The file of this graph, or None when nothing is kept."""
+        if self.folder is None:
+            return None
+        folder = user_cache_folder() if self.folder == USER_CACHE else Path(self.folder)
+        return folder / f"{hashlib.sha256(self.identity.encode()).hexdigest()[:32]}.json"
+
+    def get(self, key: str) -> Any:
+        """What was kept under a key for this graph, or None."""
+        return self._read().get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a value beside what is there; a folder that cannot be written is worth a warning, no more."""
+        path = self.path
+        if path is None:
+            return
+        content = {"identity": self.identity, "entries": {**self._read(), key: value}}
+        text = json.dumps(content).encode()
+        try:
+            write_atomically(path, lambda handle: handle.write(text))
+        except StorageError as failure:
+            logger.warning("embedding not kept for the next time: %s", failure)
+
+    def _read(self) -> Mapping[str, Any]:
+        path = self.path
+        if path is None or not path.exists():
+            return {}
+        try:
+            content = json.loads(path.read_bytes())
+            entries = content["entries"] if content["identity"] == self.identity else {}
+        except (OSError, ValueError, KeyError, TypeError) as failure:
+            logger.warning("%s is not a file of embeddings (%s); they are searched again", path, failure)
+            return {}
+        return entries if isinstance(entries, dict) else {}
+
+
+def user_cache_folder() -> Path:
+    """The user's cache folder for embeddings, by the rules of the operating system."""
+    import homebase  # type: ignore[import-untyped]
+
+    return Path(homebase.user_cache_dir("qubo_compress", "qubo_compress", create=False)) / "embeddings"
+
+
+def is_chains(value: Any, size: int) -> bool:
+    """Whether something read from a file has the form of ``size`` chains."""
+    return (
+        isinstance(value, list)
+        and len(value) == size
+        and all(isinstance(chain, list) and chain and all(isinstance(q, int) for q in chain) for chain in value)
+    )
+
+
+def graph_digest(graph: nx.Graph) -> str:
+    """A name for a graph that has none, from its qubits and couplers."""
+    edges = np.sort(np.array(list(graph.edges), dtype=np.int64).reshape(-1, 2), axis=1)
+    ordered = edges[np.lexsort((edges[:, 1], edges[:, 0]))]
+    nodes = np.sort(np.array(list(graph.nodes), dtype=np.int64))
+    return hashlib.sha256(nodes.tobytes() + ordered.tobytes()).hexdigest()[:16]
+
+
+def longest(chains: Chains) -> int:
+    """Qubits of the longest chain."""
+    return max((len(chain) for chain in chains), default=0)
+
+
+def mean_length(chains: Chains) -> float:
+    """Mean number of qubits of a chain."""
+    return math.fsum(map(len, chains)) / len(chains) if chains else 0.0
