@@ -67,10 +67,8 @@ CONTESTANTS: dict[str, Contestant] = {
     "decomposition": Contestant(_made("decomposition"), "binary sampler", "none"),
     "genetic": Contestant(_made("genetic"), "learning", "some 25 settings on dense 20 x 16 and measured tables"),
     "evopress": Contestant(_made("evopress"), "learning", "published settings"),
-    "reinforcement": Contestant(_made("reinforcement"), "learning", "none; DDPG settings of HAQ and AMC as far as known"),
-    "reinforcement, PPO": Contestant(
-        _made("reinforcement", agent="ppo"), "learning", "none; usual settings of PPO"
-    ),
+    "reinforcement": Contestant(_made("reinforcement"), "learning", "none; DDPG as in HAQ and AMC"),
+    "reinforcement, PPO": Contestant(_made("reinforcement", agent="ppo"), "learning", "none; usual settings of PPO"),
     "relaxation": Contestant(_made("relaxation"), "simple", "16 settings on two problems"),
     "spdy": Contestant(_made("spdy"), "simple", "published settings"),
     "clado": Contestant(_made("clado"), "simple", "published method", lambda problem: problem.num_choices <= 2000),

@@ -34,6 +34,7 @@ from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers.local_search import LocalSearch, warm_up
 from qubo_compress.solvers.solver import RawSolution, SearchLimits
 
+_PRICE_REACH = 1e9
 _POLISHED_PER_ROUND = 4
 
 
@@ -116,7 +117,9 @@ class PriceSearch:
                 continue
             if direction * self.last[b] < 0:
                 self.factors[b] = max(1.02, np.sqrt(self.factors[b]))
-            self.prices[b] *= self.factors[b] ** direction
+            # At either end the price alone decides; further on it would only overflow.
+            reach = (self.unit[b] / _PRICE_REACH, self.unit[b] * _PRICE_REACH)
+            self.prices[b] = np.clip(self.prices[b] * self.factors[b] ** direction, *reach)
             self.last[b] = direction
 
 
