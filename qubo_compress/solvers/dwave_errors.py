@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -54,16 +55,21 @@ def translated(where: str, token: str | None = None) -> Iterator[None]:
     except QuboCompressError:
         raise
     except Exception as cause:
+        translation = translate(cause, where, token)
         _release(cause)
-        raise translate(cause, where, token) from cause
+        raise translation from cause
 
 
 def _release(cause: BaseException) -> None:
-    """Close the answers that exceptions hold: an unread one keeps its connection open as long as they live."""
+    """Let go of the connections that exceptions hold, by their response or in the locals of the frames behind them.
+
+    Closing a session only drops its pools: each stays open as long as a response of its own is held.
+    """
     for error in _chain(cause):
         close = getattr(getattr(error, "response", None), "close", None)
         if callable(close):
             close()
+        traceback.clear_frames(error.__traceback__)
 
 
 def translate(cause: BaseException, where: str, token: str | None = None) -> RemoteSolverError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import signal
 import threading
@@ -158,12 +157,12 @@ def test_few_couplings_need_no_clique(chip):
 
 def test_a_search_for_an_embedding_ends_on_time():
     graph = dwave.graphs.zephyr_graph(6, 4)
-    couplings = [(u, v) for u in range(70) for v in range(u) if (u * v) % 3 == 1]
+    couplings = [(u, v) for u in range(100) for v in range(u)]  # above the largest clique: there is nothing to find
     start = time.perf_counter()
-    assert find_minor(couplings, 70, list(graph.edges), 0, 1.0, lambda: False) is None
+    assert find_minor(couplings, 100, list(graph.edges), 0, 1.0, lambda: False) is None
     assert time.perf_counter() - start < 2.5
     start = time.perf_counter()
-    assert find_minor(couplings, 70, list(graph.edges), 0, 30.0, lambda: time.perf_counter() - start > 0.5) is None
+    assert find_minor(couplings, 100, list(graph.edges), 0, 30.0, lambda: time.perf_counter() - start > 0.5) is None
     assert time.perf_counter() - start < 2.0
 
 
@@ -384,7 +383,6 @@ def running():
 def nothing_left_behind(seconds=3.0):
     threads, handles = running(), sockets()
     yield
-    gc.collect()  # a failed request's connection lives as long as the exception, which is part of a cycle
     end = time.perf_counter() + seconds
     while time.perf_counter() < end and (running() - threads or sockets() - handles):
         time.sleep(0.02)
