@@ -58,6 +58,7 @@ class StitchedLoss:
         batches: calibration batches; see :func:`qubo_compress.examples.read_examples`.
         loss: ``"cross-entropy"``, ``"kl"`` (from the uncompressed network's outputs) or a function.
         max_examples: reading the batches stops there.
+        slice_size: examples forwarded at once; a CPU is often faster with fewer.
         memory_limit: bytes of compressed tensors kept; see :data:`MEMORY_LIMIT`.
 
     Raises:
@@ -83,13 +84,14 @@ class StitchedLoss:
         batches: Iterable[Any],
         loss: LossLike = "cross-entropy",
         max_examples: int = 2048,
+        slice_size: int = 250,
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
         if weights_signature(model) != table.provenance.weights:
             raise WrongModel("the table was measured for other weights; measure this network, or give the one measured")
         self.model, self.loss = model, loss
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-        examples = read_examples(batches, max_examples).to(device)
+        examples = read_examples(batches, max_examples, slice_size).to(device)
         checked = make_loss(loss)
         if checked.needs_targets and not examples.labelled:
             raise InvalidBatches("the loss needs targets; give (inputs, targets) batches or loss='kl'")

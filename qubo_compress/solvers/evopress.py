@@ -24,7 +24,8 @@ LEAST_TRADED = 0.8
 """As published: offspring with more level changes, or with less added than this share of what was removed, are
 drawn again."""
 
-_TRIES_PER_OFFSPRING = 20
+_MOST_FAILURES = 200
+"""Draws in a row that give no new offspring; then there are hardly any left."""
 
 
 @solvers.register("evopress")
@@ -51,6 +52,7 @@ class EvoPress:
         samples: examples of each stage. Published are 2,048, 16,384 and 131,072 tokens: the same steps of eight.
         switches: most groups that go up in one offspring.
         reach: most levels that one switch passes, drawn evenly from 1; 1 is published.
+        most_evaluations: a generation that would forward more examples in all than these is not begun; None: no limit.
 
     Raises:
         InvalidSolverOption: for a number out of range.
@@ -71,6 +73,7 @@ class EvoPress:
     samples: tuple[int, ...] = (8, 64, 512)
     switches: int = 3
     reach: int = 1
+    most_evaluations: int | None = None
 
     def __post_init__(self) -> None:
         numbers = (*self.survivors, *self.samples, self.offspring, self.switches, self.reach)
@@ -162,7 +165,19 @@ class _Evolution:
             return False
         if self.limits.work is not None and self.work >= self.limits.work:
             return False
+        most = self.options.most_evaluations
+        if self.objective.real and most is not None and self.objective.evaluations + self._price() > most:
+            return False
         return time.perf_counter() - self.start < self.limits.seconds
+
+    def _price(self) -> int:
+        """Examples that a full generation forwards; the parent competes in the last stage."""
+        entering = (self.options.offspring, *self.options.survivors[:-1])
+        stages = [
+            min(before, self.options.offspring) * sample
+            for before, sample in zip(entering, self.options.samples, strict=True)
+        ]
+        return sum(stages) + self.options.samples[-1]
 
     def generation(self) -> bool:
         """Make and select one generation; False when time does not suffice for it."""
@@ -200,17 +215,22 @@ class _Evolution:
         return value
 
     def _offspring(self, most: int) -> list[IntArray]:
-        """Up to ``most`` distinct mutations of the parent; fewer where there are hardly any."""
+        """Up to ``most`` distinct mutations of the parent; fewer where there are hardly any.
+
+        A small problem may have none that trades evenly: then trades of every kind are allowed.
+        """
         assert self.parent is not None  # noqa: S101
         known = {self.parent.tobytes()}
         found: list[IntArray] = []
-        for _ in range(_TRIES_PER_OFFSPRING * most):
-            if len(found) == most:
-                break
-            child = self.levels.mutated(self.parent, self.options.switches, self.rng)
-            if child is not None and child.tobytes() not in known:
-                known.add(child.tobytes())
-                found.append(child)
+        for least_traded in (LEAST_TRADED, 0.0):
+            failures = 0
+            while len(found) < most and failures < _MOST_FAILURES:
+                failures += 1
+                child = self.levels.mutated(self.parent, self.options.switches, self.rng, least_traded)
+                if child is not None and child.tobytes() not in known:
+                    known.add(child.tobytes())
+                    found.append(child)
+                    failures = 0
         return found
 
     def _accept(self, assignment: IntArray, value: float) -> None:
@@ -245,20 +265,23 @@ class Levels:
         # Budgets of different units are compared as shares of what they allow.
         self.shares = (problem.costs / np.maximum(1, self.room)[:, None]).sum(axis=0)
         self.sizes = problem.group_sizes
+        self.starts = problem.group_offsets[:-1]
         self.by_level = [
             np.argsort(self.shares[a:b], kind="stable")
-            for a, b in zip(problem.group_offsets[:-1], problem.group_offsets[1:], strict=True)
+            for a, b in zip(self.starts, problem.group_offsets[1:], strict=True)
         ]
-        self.level_of = [np.argsort(order) for order in self.by_level]
+        self.level_of = np.concatenate([np.argsort(order) for order in self.by_level])
 
     def levels(self, assignment: IntArray) -> IntArray:
         """(G,) level of each group's choice, 0 the cheapest."""
-        return np.array([level[k] for level, k in zip(self.level_of, assignment, strict=True)], dtype=np.int64)
+        return np.asarray(self.level_of[self.starts + assignment], dtype=np.int64)
 
-    def mutated(self, parent: IntArray, switches: int, rng: np.random.Generator) -> IntArray | None:
+    def mutated(
+        self, parent: IntArray, switches: int, rng: np.random.Generator, least_traded: float = LEAST_TRADED
+    ) -> IntArray | None:
         """One offspring within the budgets, or None where the draw is one that is drawn again."""
         child, level = parent.copy(), self.levels(parent)
-        totals = self.problem.costs[:, self.problem.group_offsets[:-1] + parent].sum(axis=1)
+        totals = self.problem.costs[:, self.starts + parent].sum(axis=1)
         added = removed = 0.0
         changes = int(min(rng.integers(1, switches + 1, size=2)))
         for _ in range(changes):
@@ -272,7 +295,7 @@ class Levels:
             if changes > MOST_SWITCHES or not open_groups.any():
                 return None
             removed -= self._switch(child, level, totals, open_groups, -1, rng)
-        return None if removed > 0 and added < LEAST_TRADED * removed else child
+        return None if removed > 0 and added < least_traded * removed else child
 
     def _switch(
         self,
@@ -290,7 +313,7 @@ class Levels:
         group = int(groups[rng.integers(groups.size)])
         steps = 1 if self.reach == 1 else int(rng.integers(1, self.reach + 1))
         level[group] = min(max(0, level[group] + direction * steps), self.sizes[group] - 1)
-        start = int(self.problem.group_offsets[group])
+        start = int(self.starts[group])
         old, new = start + child[group], start + self.by_level[group][level[group]]
         child[group] = new - start
         totals += self.problem.costs[:, new] - self.problem.costs[:, old]
@@ -302,9 +325,7 @@ class Levels:
         Groups that lack it take their dearest choice, or where that does not fit, their cheapest.
         """
         places: dict[str, list[tuple[int, int]]] = {}
-        for group, (a, b) in enumerate(
-            zip(self.problem.group_offsets[:-1].tolist(), self.problem.group_offsets[1:].tolist(), strict=True)
-        ):
+        for group, (a, b) in enumerate(zip(self.starts.tolist(), self.problem.group_offsets[1:].tolist(), strict=True)):
             for v in range(a, b):
                 places.setdefault(self.problem.choice_names[v], []).append((group, v - a))
         found: dict[bytes, IntArray] = {}

@@ -42,6 +42,7 @@ class Spdy:
         patience: trials without success before the neighbourhood shrinks.
         share: of the coefficients drawn anew at first.
         buckets: of the budget.
+        most_evaluations: the search ends before it would forward more examples than these; None: no limit.
 
     Raises:
         InvalidSolverOption: for a number out of range.
@@ -61,6 +62,7 @@ class Spdy:
     patience: int = 100
     share: float = 0.1
     buckets: int = 10_000
+    most_evaluations: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.draws, self.patience, self.buckets) < 1 or not 0 < self.share <= 1:
@@ -106,7 +108,7 @@ class _CoefficientSearch:
         self.objective = Objective(problem, options.loss)
         self.best: IntArray | None = None
         self.value = np.inf
-        self.work = 0
+        self.work = self.price = 0
         self.longest = 0.0
         self.trace: list[tuple[float, float, float | None]] = []
         self.history: list[dict[str, Any]] = []
@@ -150,11 +152,11 @@ class _CoefficientSearch:
             if not search.repair():
                 raise _OutOfLimits
             assignment = search.assignment
-        self.work += 1
         key = assignment.tobytes()
         # Many coefficients lead to one assignment; the network need not be asked twice.
-        value = self.known[key] if key in self.known else self.objective(assignment, None)
+        value = self.known[key] if key in self.known else self._asked(assignment)
         self.known[key] = value
+        self.work += 1
         self.longest = max(0.9 * self.longest, time.perf_counter() - begin)
         if self.best is not None and not value < self.value:
             return False
@@ -165,6 +167,14 @@ class _CoefficientSearch:
             {"evaluations": self.objective.evaluations, "loss": value, "assignment": tuple(assignment.tolist())}
         )
         return True
+
+    def _asked(self, assignment: IntArray) -> float:
+        before, most = self.objective.evaluations, self.options.most_evaluations
+        if most is not None and before + self.price > most:
+            raise _OutOfLimits
+        value = self.objective(assignment, None)
+        self.price = self.objective.evaluations - before
+        return value
 
     def details(self) -> dict[str, Any]:
         return {
