@@ -52,8 +52,12 @@ SLICE = 64
 
 CHECKPOINTS = 10
 CURVE_IMAGES = 2000
-EVOPRESS = {"offspring": 32, "survivors": (8, 2, 1), "samples": (8, 64, 256)}
-"""EvoPress where E evaluations are too few for many generations of its published size."""
+EVOPRESS = {"offspring": 32, "survivors": (8, 2, 1), "samples": (8, 64, 256), "reach": 3, "least_traded": 0.0}
+"""EvoPress where E evaluations are too few for many generations of its published size.
+
+A menu of bits and sparsity has many more levels than the published one of bits, so switches pass up to three; and the
+groups differ in size a hundredfold, so uneven trades are allowed. Tuned on validation images: at 12x, seed 0 and
+97,500 evaluations the published settings reach a loss of 0.70, and 0.51 with ``reach=3`` alone."""
 
 TABLE_METHODS = ("uniform", "greedy", "additive", "additive, shrinkage=1", "full", "full, shrinkage=1")
 REFINED_METHODS = ("full+2", "full+2, shrinkage=1")

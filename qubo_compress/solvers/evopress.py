@@ -20,9 +20,7 @@ from qubo_compress.solvers.real_loss import Objective, RealLoss
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
 MOST_SWITCHES = 10
-LEAST_TRADED = 0.8
-"""As published: offspring with more level changes, or with less added than this share of what was removed, are
-drawn again."""
+"""As published: offspring with more level changes are drawn again."""
 
 _MOST_FAILURES = 200
 """Draws in a row that give no new offspring; then there are hardly any left."""
@@ -52,6 +50,8 @@ class EvoPress:
         samples: examples of each stage. Published are 2,048, 16,384 and 131,072 tokens: the same steps of eight.
         switches: most groups that go up in one offspring.
         reach: most levels that one switch passes, drawn evenly from 1; 1 is published.
+        least_traded: offspring that add less than this share of what they remove are drawn again. 0.8 is published;
+            where groups differ much in size it forbids many trades, such as a large group down and small ones up.
         most_evaluations: a generation that would forward more examples in all than these is not begun; None: no limit.
 
     Raises:
@@ -73,12 +73,15 @@ class EvoPress:
     samples: tuple[int, ...] = (8, 64, 512)
     switches: int = 3
     reach: int = 1
+    least_traded: float = 0.8
     most_evaluations: int | None = None
 
     def __post_init__(self) -> None:
         numbers = (*self.survivors, *self.samples, self.offspring, self.switches, self.reach)
         if min(numbers) < 1 or (self.generations is not None and self.generations < 1):
             raise InvalidSolverOption("generations, offspring, survivors, samples, switches and reach start at 1")
+        if not 0 <= self.least_traded <= 1:
+            raise InvalidSolverOption(f"least_traded must be between 0 and 1; got {self.least_traded}")
         if len(self.survivors) != len(self.samples) or self.survivors[-1] != 1:
             raise InvalidSolverOption(
                 "every stage needs survivors and samples, and the last one survivor; "
@@ -222,7 +225,7 @@ class _Evolution:
         assert self.parent is not None  # noqa: S101
         known = {self.parent.tobytes()}
         found: list[IntArray] = []
-        for least_traded in (LEAST_TRADED, 0.0):
+        for least_traded in (self.options.least_traded, 0.0):
             failures = 0
             while len(found) < most and failures < _MOST_FAILURES:
                 failures += 1
@@ -277,7 +280,7 @@ class Levels:
         return np.asarray(self.level_of[self.starts + assignment], dtype=np.int64)
 
     def mutated(
-        self, parent: IntArray, switches: int, rng: np.random.Generator, least_traded: float = LEAST_TRADED
+        self, parent: IntArray, switches: int, rng: np.random.Generator, least_traded: float
     ) -> IntArray | None:
         """One offspring within the budgets, or None where the draw is one that is drawn again."""
         child, level = parent.copy(), self.levels(parent)

@@ -39,7 +39,7 @@ class Recorded:
 def test_the_defaults_are_those_published() -> None:
     published = EvoPress()
     assert (published.generations, published.offspring, published.survivors) == (150, 128, (16, 4, 1))
-    assert (published.switches, published.reach) == (3, 1)
+    assert (published.switches, published.reach, published.least_traded) == (3, 1, 0.8)
     # 2,048, 16,384 and 131,072 tokens.
     assert [later / earlier for earlier, later in zip(published.samples, published.samples[1:], strict=False)] == [8, 8]
 
@@ -50,7 +50,7 @@ def test_the_number_of_switches_is_the_smaller_of_two_draws() -> None:
     cheapest = np.array([order[0] for order in levels.by_level])
     rng = np.random.default_rng(0)
     draws = 3000
-    moved = Counter(int(levels.levels(levels.mutated(cheapest, 3, rng)).sum()) for _ in range(draws))
+    moved = Counter(int(levels.levels(levels.mutated(cheapest, 3, rng, 0.8)).sum()) for _ in range(draws))
     shares = [moved[count] / draws for count in (1, 2, 3)]
     assert sum(moved.values()) == sum(moved[count] for count in (1, 2, 3))
     assert np.allclose(shares, [5 / 9, 3 / 9, 1 / 9], atol=0.03)
@@ -69,11 +69,24 @@ def test_no_offspring_exceeds_a_budget(kind: str, seed: int, budgets: int, reach
     for parent in parents:
         assert problem.is_feasible(parent)
         for _ in range(10):
-            child = levels.mutated(parent, 3, rng)
+            child = levels.mutated(parent, 3, rng, 0.8)
             if child is not None:
                 assert problem.is_feasible(child)
                 steps = np.abs(levels.levels(child) - levels.levels(parent))
                 assert steps.sum() <= reach * MOST_SWITCHES
+
+
+def test_uneven_trades_are_drawn_again() -> None:
+    # One group of large steps and three of small ones: as a small one goes up only the large one can give way.
+    problem = ChoiceProblem(
+        linear=np.zeros(8), group_offsets=[0, 2, 4, 6, 8], costs=[[1, 100, 1, 2, 1, 2, 1, 2]], limits=[103]
+    )
+    levels, rng = Levels(problem), np.random.default_rng(0)
+    parent = np.array([1, 0, 0, 0])
+    even = [levels.mutated(parent, 1, rng, 0.8) for _ in range(60)]
+    free = [levels.mutated(parent, 1, rng, 0.0) for _ in range(60)]
+    assert all(child is None or child[0] == 1 for child in even)
+    assert any(child is not None and child[0] == 0 for child in free)
 
 
 @pytest.mark.parametrize("kind", ["separable", "dense", "low-rank"])
@@ -84,8 +97,8 @@ def test_small_problems_are_solved(kind: str) -> None:
         )
         truth = brute_force(problem)
         assert truth is not None
-        solver = EvoPress(generations=12, offspring=24, reach=3)
-        found = min(solve(problem, solver, time_limit=60.0, seed=start).energy for start in range(2))
+        solver = EvoPress(generations=15, offspring=32, reach=3, least_traded=0.0)
+        found = min(solve(problem, solver, time_limit=60.0, seed=start).energy for start in range(4))
         assert found == pytest.approx(truth[0], abs=1e-9)
 
 
@@ -160,7 +173,8 @@ def test_it_improves_a_real_network(sample: Callable[[str], Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"offspring": 0}, {"survivors": (4, 2)}, {"samples": (8,)}, {"reach": 0}, {"generations": 0}]
+    "options",
+    [{"offspring": 0}, {"survivors": (4, 2)}, {"samples": (8,)}, {"reach": 0}, {"least_traded": 2}, {"generations": 0}],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidSolverOption):
