@@ -154,6 +154,8 @@ class _Evolution:
         values = [self._scored(starts[0], sample, force=True)]
         try:
             for start in starts[1:]:
+                if self._exceeds(sample or 0):
+                    break
                 values.append(self._scored(start, sample))
         except _OutOfTime:
             values = values[:1]
@@ -168,10 +170,13 @@ class _Evolution:
             return False
         if self.limits.work is not None and self.work >= self.limits.work:
             return False
-        most = self.options.most_evaluations
-        if self.objective.real and most is not None and self.objective.evaluations + self._price() > most:
+        if self._exceeds(self._price()):
             return False
         return time.perf_counter() - self.start < self.limits.seconds
+
+    def _exceeds(self, examples: int) -> bool:
+        most = self.options.most_evaluations
+        return self.objective.real and most is not None and self.objective.evaluations + examples > most
 
     def _price(self) -> int:
         """Examples that a full generation forwards; the parent competes in the last stage."""
@@ -183,7 +188,7 @@ class _Evolution:
         return sum(stages) + self.options.samples[-1]
 
     def generation(self) -> bool:
-        """Make and select one generation; False when time does not suffice for it."""
+        """Make and select one generation; False when there is nothing left to make, or time does not suffice."""
         assert self.parent is not None  # noqa: S101 - begin() has set it
         seeds = self.rng.integers(2**31, size=len(self.stages)).tolist()
         most = self.options.offspring
@@ -191,6 +196,8 @@ class _Evolution:
             most = min(most, self.limits.work - self.work)
         candidates = self._offspring(most)
         made = len(candidates)
+        if not made:
+            return False
         values: FloatArray = np.zeros(0)
         try:
             for number, (keep, sample) in enumerate(self.stages):
