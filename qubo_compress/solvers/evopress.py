@@ -15,7 +15,7 @@ import numpy as np
 
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
-from qubo_compress.solvers import local_search, random_search
+from qubo_compress.solvers import local_search, random_search, real_loss
 from qubo_compress.solvers.real_loss import Objective, RealLoss
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
@@ -90,7 +90,7 @@ class EvoPress:
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         """Evolve until the generations, the time or the work, counted in candidates scored, are used up."""
-        compiling = local_search.warm_up() + random_search.warm_up()
+        compiling = local_search.warm_up() + random_search.warm_up() + real_loss.warm_up()
         run = _Evolution(self, problem, limits, rng)
         interrupted = False
         try:
@@ -205,8 +205,10 @@ class _Evolution:
                     # Of equals the parent stays: it is first, and the order below is stable.
                     candidates.insert(0, self.parent)
                 self.objective.redraw(seeds[number])
-                values = np.array([self._scored(candidate, sample) for candidate in candidates])
+                values = self._stage(candidates, sample)
                 order = np.argsort(values, kind="stable")[:keep]
+                if len(self.stages) == 1:
+                    made = values.size - 1
                 candidates = [candidates[i] for i in order]
                 values = values[order]
         except _OutOfTime:
@@ -215,6 +217,18 @@ class _Evolution:
         self.done += 1
         self._accept(candidates[0], float(values[0]))
         return True
+
+    def _stage(self, candidates: list[IntArray], sample: int | None) -> FloatArray:
+        """Values of all candidates; of the first ones, where time runs out in the only stage."""
+        values: list[float] = []
+        try:
+            for candidate in candidates:
+                values.append(self._scored(candidate, sample))
+        except _OutOfTime:
+            # With several stages a generation that was cut off could not be repeated by its work.
+            if len(self.stages) > 1 or len(values) < 2:
+                raise
+        return np.array(values)
 
     def _scored(self, assignment: IntArray, sample: int | None, force: bool = False) -> float:
         begin = time.perf_counter()

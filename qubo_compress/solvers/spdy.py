@@ -17,7 +17,7 @@ import numpy as np
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem_generators import random_problem
-from qubo_compress.solvers import local_search
+from qubo_compress.solvers import local_search, real_loss
 from qubo_compress.solvers.compiling import compiled
 from qubo_compress.solvers.real_loss import Objective, RealLoss
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
@@ -251,4 +251,4 @@ def warm_up() -> float:
     start = time.perf_counter()
     problem = random_problem("separable", groups=3, choices=2, seed=0)
     Programme(problem).solve(problem.linear)
-    return time.perf_counter() - start + local_search.warm_up()
+    return time.perf_counter() - start + local_search.warm_up() + real_loss.warm_up()
