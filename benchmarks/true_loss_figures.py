@@ -17,8 +17,8 @@ Records = list[dict[str, Any]]
 
 ORDER = (
     "uniform", "greedy", "additive", "additive, shrinkage=1", "spdy", "reinforcement", "evopress",
-    "evopress, cross-entropy", "full", "full, shrinkage=1", "evopress at E2", "full+2", "full+2, shrinkage=1",
-    "evopress, published", "reinforcement, published",
+    "evopress, cross-entropy", "full", "full, shrinkage=1", "full, checked", "full, shrinkage=1, checked",
+    "evopress at E2", "full+2", "full+2, shrinkage=1", "evopress, published", "reinforcement, published",
 )  # fmt: skip
 COLOURS = {
     "evopress": "tab:blue", "spdy": "tab:green", "reinforcement": "tab:red", "additive": "tab:grey",
