@@ -13,7 +13,8 @@ Searches on the real loss score every candidate on those images (``spdy``, ``rei
 from ``--pool`` images (``evopress``), which is more data than the table saw. All of them minimise the divergence
 from the uncompressed network ("kl", as EvoPress publishes); ``evopress, cross-entropy`` minimises the loss
 itself. ``spdy`` weighs squared displacements, which cost no evaluation. ``shrinkage=1``: linear terms from the
-divergence, measured in the same sweep. ``uniform``, ``greedy`` and ``additive`` are charged the table that they read.
+divergence, measured in the same sweep. ``checked``: the best of the first eight plans of the solver's pool on
+held-out images, which are charged. ``uniform``, ``greedy`` and ``additive`` are charged the table that they read.
 
 ``--published RATIO`` runs evopress (150 generations of 128) and reinforcement (600 episodes) as they are
 published, once. Test images are looked at for the figures alone. Records are appended to
@@ -349,8 +350,9 @@ def run(options: argparse.Namespace) -> None:
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
-        for future in as_completed([pool.submit(prepare, options, seed) for seed in sorted({s for s, _, _ in todo})]):
-            print(f"table ready after {future.result():.0f} s", flush=True)
+        tables = [pool.submit(prepare, options, seed) for seed in sorted({seed for seed, _, _ in todo})]
+        for table in as_completed(tables):
+            print(f"table ready after {table.result():.0f} s", flush=True)
         futures = {pool.submit(run_cell, options, *cell): cell for cell in todo}
         done = 0
         for future in as_completed(futures):
