@@ -14,6 +14,7 @@ from qubo_compress.problem import ChoiceProblem
 from qubo_compress.recovery import recover
 from qubo_compress.sensitivity import SensitivityTable, measure
 from qubo_compress.solvers import Solution, solve
+from qubo_compress.stitched import StitchedLoss
 
 __all__ = [
     "AuditReport",
@@ -25,6 +26,7 @@ __all__ = [
     "QuboCompressError",
     "SensitivityTable",
     "Solution",
+    "StitchedLoss",
     "audit",
     "compress",
     "load",

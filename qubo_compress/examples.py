@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -74,6 +75,17 @@ class Examples:
             if inside < len(part):
                 last.append(_rows(part, slice(inside, None)))
         return _normalised(first, self.labelled), _normalised(last, self.labelled)
+
+    def select(self, index: npt.NDArray[np.int64]) -> Examples:
+        """The examples of these rising numbers, in even slices, with weights that sum to one."""
+        parts, start = [], 0
+        for part in self.slices:
+            inside = index[(index >= start) & (index < start + len(part))] - start
+            start += len(part)
+            if inside.size:
+                parts.append(_rows(part, torch.from_numpy(inside)))
+        size = max(len(part) for part in self.slices)
+        return _normalised(_even_slices(parts, size), self.labelled)
 
     def signature(self) -> str:
         """Digest of every value, in order."""
@@ -205,7 +217,7 @@ def _as_tensor(values: Any) -> Tensor:
         raise InvalidBatches(f"targets and weights must be tensors or lists of numbers; got {given}") from cause
 
 
-def _rows(part: Slice, rows: slice) -> Slice:
+def _rows(part: Slice, rows: slice | Tensor) -> Slice:
     return Slice(
         map_tensors(part.inputs, lambda t: t[rows]),
         None if part.targets is None else part.targets[rows],

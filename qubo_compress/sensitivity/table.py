@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
+from torch import nn
 
 from qubo_compress.budget import Budget
 from qubo_compress.errors import InvalidMenu, unknown_name
@@ -15,7 +17,11 @@ from qubo_compress.menu.groups import Layout
 from qubo_compress.menu.operator import parse
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem, FactorArray, FloatArray, IntArray
+from qubo_compress.sensitivity.losses import LossLike
 from qubo_compress.solvers.solution import Solution
+
+if TYPE_CHECKING:
+    from qubo_compress.stitched import StitchedLoss
 
 
 @dataclass(frozen=True)
@@ -213,6 +219,17 @@ class SensitivityTable:
         elif interactions and self.pairs is not None:
             value += 0.5 * float(self.pairs[chosen][:, chosen].sum())
         return value
+
+    def stitched_loss(
+        self, model: nn.Module, batches: Iterable[Any], loss: LossLike = "cross-entropy", **options: Any
+    ) -> StitchedLoss:
+        """The real loss of the network with any assignment of :meth:`problem` stitched in.
+
+        See :class:`qubo_compress.StitchedLoss`, whose other options may be given too.
+        """
+        from qubo_compress.stitched import StitchedLoss
+
+        return StitchedLoss(model, self, batches, loss, **options)
 
     def with_linear(self, linear: FloatArray) -> SensitivityTable:
         """The same table with other linear terms, for studies."""
