@@ -27,6 +27,7 @@ from benchmarks.instances import problem_of
 from benchmarks.plan_scores import key_of, scores
 from benchmarks.records import RESULTS, markdown, read
 from benchmarks.solvers import PATH
+from benchmarks.solvers import cells as cells_of
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.files import write_atomically
 from qubo_compress.solvers.solution import OPTIMAL_GAP
@@ -40,10 +41,10 @@ _RANDOM_DRAWS = 1000
 Record = dict[str, Any]
 
 
-def load_records(tiers: Iterable[str]) -> list[Record]:
-    """All records of the tiers."""
-    wanted = set(tiers)
-    return [record for record in read(PATH) if record["tier"] in wanted]
+def load_records(tier: str) -> list[Record]:
+    """All records that belong to a tier, whichever tier they were run for."""
+    wanted = {(cell.instance, cell.solver, cell.seed, cell.seconds) for cell in cells_of(tier)}
+    return [r for r in read(PATH) if (r["instance"], r["solver"], r["seed"], r["seconds"]) in wanted]
 
 
 def best_known(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
@@ -232,7 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tier", default="quick")
     tier = parser.parse_args().tier
-    records = load_records([tier])
+    records = load_records(tier)
     best = best_known(read(PATH))
     parts = {
         "Gap": gap_table(records, best),
