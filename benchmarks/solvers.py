@@ -47,6 +47,7 @@ QUICK = (
     generated_name("sparse", 100, FIRST_SEED),
     generated_name("separable", 500, FIRST_SEED),
 )
+BEST_OF_LARGE = ("annealer", "auto", "steepest-descent")
 _TRACE_POINTS = 200
 
 
@@ -80,9 +81,6 @@ def cells(tier: str) -> Iterator[Cell]:
         kinds = ("separable", "sparse", "dense", "low-rank", "planted")
         instances = tuple(generated_name(kind, groups, FIRST_SEED) for groups in (100, 500) for kind in kinds)
         seeds, limits = range(1), (1.0, 10.0)
-        for instance in instances:
-            for solver in ("annealer", "auto", "steepest-descent"):
-                yield Cell(instance, solver, 0, 60.0)
     else:
         instances, seeds, limits = tuple(names()), range(10), (1.0, 10.0, 60.0)
     for seconds in limits:
@@ -91,6 +89,10 @@ def cells(tier: str) -> Iterator[Cell]:
                 for solver, contestant in solvers.items():
                     if seed == 0 or contestant.random:
                         yield Cell(instance, solver, seed, seconds)
+    if tier == "large":
+        for instance in instances:
+            for solver in BEST_OF_LARGE:
+                yield Cell(instance, solver, 0, 60.0)
 
 
 def run_cell(cell: Cell) -> dict[str, Any] | None:
