@@ -78,8 +78,8 @@ def warm_up() -> float:
     for kind in ("dense", "low-rank"):
         tables = make_tables(random_problem(kind, groups=3, choices=2, seed=0, rank=2))
         pilot = Job(tables, 0, 0, None)
-        pilot.length = 2
-        scales = pilot.run(_always, 2).scales
+        pilot.length = 5
+        scales = pilot.run(_always, 5).scales
         job = Job(tables, 1, 0, scales)
         job.run(_always, 2)
         improve_random_pairs(tables, job.state, 0.0, 1)  # which small problems do without

@@ -14,6 +14,7 @@ import numpy as np
 
 from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.solvers import annealer_kernels as kernels
+from qubo_compress.solvers import annealer_kicks as kicks
 from qubo_compress.solvers import annealer_moves as moves
 from qubo_compress.solvers import annealer_polish as polishing
 from qubo_compress.solvers.annealer_kernels import State
@@ -21,7 +22,12 @@ from qubo_compress.solvers.annealer_tables import FACTOR, Tables
 
 PILOT_SWEEPS = 160
 SHORTEST_RUN = 64
-_PILOT_STEP = 8  # sweeps between two looks at how much still moves
+_PILOT_STEP = 4  # sweeps between two looks at how much still moves
+_PAIRS_PER_SWEEP = 2
+"""Pairs of groups, per group, that take about as long to try as a sweep: what a unit of work is while kicking."""
+
+_KICK_PRICE = 0.05
+_SECOND_KICK = 0.2
 _SLICE_SECONDS = 0.02
 _POLISH_SHARE = 0.15
 """Random pairs are tried for about this share of the multiplications that the run itself took."""
@@ -105,6 +111,8 @@ def make_state(tables: Tables, rng: np.random.Generator, prices: FloatArray) -> 
         values=np.zeros((4, 2 * widest)),
         couplings=np.zeros((2, widest)),
         rest=np.zeros((2, rank), dtype=np.float32),
+        free=np.ones(groups, dtype=np.uint8),
+        dirty=np.zeros(groups, dtype=np.uint8),
     )
     kernels.start_state(tables, state)
     return state
@@ -127,7 +135,7 @@ def _trades(tables: Tables) -> int:
 
 
 class Job:
-    """One run; ``advance`` may be called from any one thread at a time.
+    """One run: annealing, repair and descent, then kicks where single fields are kept (not for FACTOR).
 
     Args:
         tables: the problem.
@@ -143,6 +151,7 @@ class Job:
         self.rng = np.random.default_rng([seed, number])
         self.trades = _trades(tables)
         self.sweeps = 0
+        self.pairs_tried = 0
         self.seconds_per_sweep = 0.0
         self.polish_seconds = 0.0
         if scales is None:
@@ -160,33 +169,61 @@ class Job:
         self._changes: list[tuple[float, float]] = []
         self._prices: list[FloatArray] = []
 
+    @property
+    def annealing(self) -> int:
+        """Sweeps of the run that anneal; the units of work after them kick."""
+        if self.tables.form == FACTOR or self.tables.num_groups == 1:
+            return self.length
+        return self.length * 3 // 5 if self.number == 0 else self.length // 2
+
     def run(self, keep_going: Callable[[float], bool], most: int) -> JobResult:
-        """Anneal for at most ``most`` sweeps, as long as ``keep_going(seconds of the next slice)``, then polish."""
-        end = min(self.length, most)
+        """Work for at most ``most`` sweeps, as long as ``keep_going(seconds of the next slice)``."""
+        end, annealing = min(self.length, most), self.annealing
+        self._go_on(keep_going, min(annealing, end), self._anneal)
+        start = time.perf_counter()
+        scales = self._measure_scales() if self.number == 0 else None
+        found = self._settle()
+        self.polish_seconds = time.perf_counter() - start
+        if found and self.sweeps == annealing < end:
+            self.seconds_per_sweep = 0.0
+            self._go_on(keep_going, end, self._kick)
+            if self.state.energies[1] < found[0][0]:
+                found.insert(0, (float(self.state.energies[1]), self.state.best.copy()))
+        complete = self.sweeps >= self.length or (self.sweeps == annealing and not found)
+        return JobResult(tuple(found), self.sweeps, complete, scales)
+
+    def _go_on(self, keep_going: Callable[[float], bool], end: int, advance: Callable[[int], None]) -> None:
         while self.sweeps < end:
             step = 1
             if self.seconds_per_sweep > 0.0:
                 step = max(1, int(_SLICE_SECONDS / self.seconds_per_sweep))
-            if self.number == 0:
+            if self.number == 0 and self.sweeps < self.annealing:
                 step = min(step, _PILOT_STEP - self.sweeps % _PILOT_STEP)
             step = min(step, end - self.sweeps)
             if not keep_going(step * self.seconds_per_sweep):
                 break
-            self._advance(step)
-        start = time.perf_counter()
-        result = self._finish()
-        self.polish_seconds = time.perf_counter() - start
-        return result
+            start = time.perf_counter()
+            advance(step)
+            self.sweeps += step
+            self.seconds_per_sweep = (time.perf_counter() - start) / step
 
-    def _advance(self, count: int) -> None:
-        start = time.perf_counter()
+    def _kick(self, count: int) -> None:
+        """Units of work end at fixed numbers of pairs, so that it makes no difference where the clock is looked at."""
+        per_unit = _PAIRS_PER_SWEEP * self.tables.num_groups
+        until = (self.sweeps + count - self.annealing) * per_unit
+        self.pairs_tried = kicks.kick(
+            self.tables, self.state, _KICK_PRICE * self.scales.prices, self.pairs_tried, until, _SECOND_KICK,
+            1e-9 * self.scales.cold,
+        )  # fmt: skip
+
+    def _anneal(self, count: int) -> None:
         hot, cold = self.scales.hot * self.schedule.heating, self.scales.cold * self.schedule.cooling
         changes = moves.anneal(
             self.tables,
             self.state,
             self.sweeps,
             self.sweeps + count,
-            self.length,
+            self.annealing,
             hot,
             cold,
             self.schedule.below,
@@ -194,20 +231,17 @@ class Job:
             self.rate,
             self.trades,
         )
-        self.sweeps += count
-        self.seconds_per_sweep = (time.perf_counter() - start) / count
         if self.number == 0:
             self._changed += changes
-            if self.sweeps % _PILOT_STEP == 0:
-                temperature = hot * (cold / hot) ** (self.sweeps / self.length)
+            if (self.sweeps + count) % _PILOT_STEP == 0:
+                temperature = hot * (cold / hot) ** ((self.sweeps + count) / self.annealing)
                 offered = _PILOT_STEP * (self.tables.num_groups + 1.5 * self.trades)
                 self._changes.append((temperature, self._changed / offered))
                 self._prices.append(self.state.prices.copy())
                 self._changed = 0
 
-    def _finish(self) -> JobResult:
-        complete = self.sweeps >= self.length
-        scales = self._measure_scales() if self.number == 0 else None
+    def _settle(self) -> list[tuple[float, IntArray]]:
+        """The best state met within the budgets, and what repair and descent make of it."""
         state, tables = self.state, self.tables
         found: list[tuple[float, IntArray]] = []
         if np.isfinite(state.energies[1]):
@@ -216,7 +250,9 @@ class Job:
             kernels.start_state(tables, state)
         if polish(tables, state, self.scales, self.sweeps):
             found.insert(0, (float(state.energies[0]), state.chosen.copy()))
-        return JobResult(tuple(found), self.sweeps, complete, scales)
+            state.energies[1] = state.energies[0]
+            state.best[:] = state.chosen
+        return found
 
     def _first_guess(self) -> Scales:
         """Temperatures and prices wide of the mark on both sides, from the spread of single changes."""
@@ -268,6 +304,10 @@ def polish(tables: Tables, state: State, scales: Scales, sweeps: int) -> bool:
         return False
     groups = tables.num_groups
     tolerance = 1e-9 * scales.cold
+    if tables.form != FACTOR and groups * (groups - 1) / 2 <= max(500.0, 0.5 * groups * (sweeps + 4)):
+        state.dirty[:] = 1
+        kicks.settle(tables, state, tolerance)
+        return True
     width = tables.linear.size / groups
     allowance = _POLISH_SHARE * (sweeps + 4) * groups * width * (tables.row_cost + 8) / (width**2 * tables.row_cost)
     for _ in range(50):
