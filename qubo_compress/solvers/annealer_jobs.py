@@ -27,18 +27,18 @@ OPENING_UNITS = 96
 PILOT_SWEEPS = 160
 SHORTEST_RUN = 64
 _PILOT_STEP = 4  # sweeps between two looks at how much still moves
-_PAIRS_PER_SWEEP = 2
+_PAIRS_PER_SWEEP = 8
 """Pairs of groups, per group, that take about as long to try as a sweep: what a unit of work is while kicking."""
 
-KICK_PRICE = 0.05
+KICK_PRICE = 0.1
 """Where prices begin, relative to the measured ones, while room is made after a kick."""
 
-SECOND_KICK = 0.2
+SECOND_KICK = 0.1
 """Chance of each further group in a kick."""
 
 _INTENSIFYING = 3
 """Which run of each round of the portfolio goes on from what is known instead of from a random state."""
-_SLICE_SECONDS = 0.02
+_SLICE_SECONDS = 0.01
 _POLISH_SHARE = 0.15
 """Random pairs are tried for about this share of the multiplications that the run itself took."""
 

@@ -150,7 +150,7 @@ class Opening:
         return done
 
     def _tabulate(self) -> float | None:
-        """Without interactions and under one budget, dynamic programming: its answer, and the bound that comes with it."""
+        """Without interactions and under one budget, dynamic programming: its answer, and the bound with it."""
         if self.problem.structure != "separable" or self.problem.num_budgets > 1:
             return None
         starts = self.problem.group_offsets[:-1]
