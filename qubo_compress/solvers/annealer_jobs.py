@@ -125,6 +125,7 @@ class JobResult:
         scales: measured by the pilot run, else None.
         relaxation: how far the relaxation has come, in the runs that round it, else None.
         bound: proven by the opening run, else None.
+        improvements: (``time.perf_counter()``, energy) whenever the run's best one improved.
     """
 
     found: tuple[tuple[float, IntArray], ...]
@@ -133,6 +134,7 @@ class JobResult:
     scales: Scales | None = None
     relaxation: Relaxation | None = None
     bound: float | None = None
+    improvements: tuple[tuple[float, float], ...] = ()
 
 
 def run_length(job: int) -> int:
@@ -226,6 +228,7 @@ class Job:
             self.rate = min(0.1, 10.0 / self.length)
             self.scales = scales
             self.state = make_state(tables, self.rng, scales.prices)
+        self.improvements: list[tuple[float, float]] = []
         self._changed = 0
         self._changes: list[tuple[float, float]] = []
         self._prices: list[FloatArray] = []
@@ -245,6 +248,8 @@ class Job:
         scales = self._measure_scales() if self.number == PILOT else None
         found = self._settle()
         self.polish_seconds = time.perf_counter() - start
+        if found:
+            self.improvements.append((time.perf_counter(), found[0][0]))
         if found and self.sweeps == annealing < end:
             self.seconds_per_sweep = 0.0
             self._go_on(keep_going, end, self._kick)
@@ -252,7 +257,9 @@ class Job:
                 found.insert(0, (float(self.state.energies[1]), self.state.best.copy()))
         elif not found and self.sweeps == annealing:
             self.sweeps = end  # nothing to kick from
-        return JobResult(tuple(found), self.sweeps, self.sweeps >= self.length, scales)
+        return JobResult(
+            tuple(found), self.sweeps, self.sweeps >= self.length, scales, improvements=tuple(self.improvements)
+        )
 
     def _go_on(self, keep_going: Callable[[float], bool], end: int, advance: Callable[[int], None]) -> None:
         while self.sweeps < end:
@@ -276,6 +283,8 @@ class Job:
             self.tables, self.state, KICK_PRICE * self.scales.prices, self.pairs_tried, until, SECOND_KICK,
             1e-9 * self.scales.cold,
         )  # fmt: skip
+        if self.state.energies[1] < self.improvements[-1][1]:
+            self.improvements.append((time.perf_counter(), float(self.state.energies[1])))
 
     def _anneal(self, count: int) -> None:
         hot, cold = self.scales.hot * self.schedule.heating, self.scales.cold * self.schedule.cooling
@@ -368,8 +377,10 @@ def first_candidate(tables: Tables, seed: int) -> JobResult:
     kernels.start_state(tables, job.state)
     low = replace(job.scales, prices=1e-3 * job.scales.prices)  # a repair raises them as far as needed
     job.state.prices[:] = low.prices
-    found = polish(tables, job.state, low, 0)
-    return JobResult(((float(job.state.energies[0]), job.state.chosen.copy()),) if found else (), 0, True)
+    if not polish(tables, job.state, low, 0):
+        return JobResult((), 0, True)
+    energy = float(job.state.energies[0])
+    return JobResult(((energy, job.state.chosen.copy()),), 0, True, improvements=((time.perf_counter(), energy),))
 
 
 def polish(tables: Tables, state: State, scales: Scales, sweeps: int) -> bool:

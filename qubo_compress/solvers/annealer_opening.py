@@ -82,6 +82,7 @@ class Opening:
         self.polish_seconds = 0.0
         self.found: list[tuple[float, IntArray]] = []
         self.elite = elite
+        self.improvements: list[tuple[float, float]] = []
 
     def run(self, keep_going: Callable[[float], bool], most: int) -> JobResult:
         """Work for at most ``most`` units, as long as ``keep_going(seconds of the next step)``."""
@@ -99,6 +100,7 @@ class Opening:
             if rank == 0:
                 self.found.sort(key=lambda pair: pair[0])
         self.polish_seconds = time.perf_counter() - start
+        self._note_improvement()
         if done == relaxing:
             if self.tables.num_groups == 1 or not self.found:
                 done = end  # nowhere to go, or nowhere to start from
@@ -106,7 +108,10 @@ class Opening:
                 done = self._kick(keep_going, done, end)
             else:
                 done = end if self.scales is None else self._anneal(keep_going, done, end, self.scales)
-        return JobResult(tuple(self.found), done, done >= self.length, relaxation=self.relaxation, bound=bound)
+        return JobResult(
+            tuple(self.found), done, done >= self.length, relaxation=self.relaxation, bound=bound,
+            improvements=tuple(self.improvements),
+        )  # fmt: skip
 
     def _anneal(self, keep_going: Callable[[float], bool], begin: int, end: int, scales: Scales) -> int:
         """Cool from the best rounding, not so hot that it is forgotten."""
@@ -129,6 +134,8 @@ class Opening:
         self._place(self.state.best)
         if polish(self.tables, self.state, Scales(hot, cold, 0.1 * self._prices()), done - begin):
             self.found.insert(0, (float(self.state.energies[0]), self.state.chosen.copy()))
+            self.found.sort(key=lambda pair: pair[0])
+            self._note_improvement()
         self.polish_seconds = max(self.polish_seconds, time.perf_counter() - start)
         return done
 
@@ -138,16 +145,22 @@ class Opening:
         self.state.energies[1] = energy
         self.state.best[:] = chosen
         prices, tolerance = KICK_PRICE * self._prices(), 1e-9 * self.guess.cold
-        done, tried, seconds = begin, 0, 0.0
+        done, tried, seconds, kept = begin, 0, 0.0, len(self.found)
         while done < end and keep_going(seconds):
             start = time.perf_counter()
             done += 1
             until = (done - begin) * pairs_per_unit(self.tables)
             tried = kicks.kick(self.tables, self.state, prices, tried, until, SECOND_KICK, tolerance)
+            if self.state.energies[1] < self.found[0][0]:
+                better = float(self.state.energies[1]), self.state.best.copy()
+                self.found[: len(self.found) - kept] = [better]  # replaces what earlier kicks found
+                self._note_improvement()
             seconds = time.perf_counter() - start
-        if self.state.energies[1] < energy:
-            self.found.insert(0, (float(self.state.energies[1]), self.state.best.copy()))
         return done
+
+    def _note_improvement(self) -> None:
+        if self.found:
+            self.improvements.append((time.perf_counter(), self.found[0][0]))
 
     def _tabulate(self) -> float | None:
         """Without interactions and under one budget, dynamic programming: its answer, and the bound with it."""
