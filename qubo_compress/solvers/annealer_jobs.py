@@ -30,6 +30,9 @@ _PILOT_STEP = 4  # sweeps between two looks at how much still moves
 _PAIRS_PER_SWEEP = 8
 """Pairs of groups, per group, that take about as long to try as a sweep: what a unit of work is while kicking."""
 
+_KICKED_GROUPS = 100
+"""With more groups a kick, which tries pairs with every group, is dear, and annealing gains more."""
+
 KICK_PRICE = 0.1
 """Where prices begin, relative to the measured ones, while room is made after a kick."""
 
@@ -198,7 +201,7 @@ def trades_per_sweep(tables: Tables) -> int:
 
 
 class Job:
-    """One run: annealing, repair and descent, then kicks where single fields are kept (not for FACTOR).
+    """One run: annealing, repair and descent, then kicks where those pay.
 
     Args:
         tables: the problem.
@@ -236,7 +239,7 @@ class Job:
     @property
     def annealing(self) -> int:
         """Sweeps of the run that anneal; the units of work after them kick."""
-        if self.tables.form == FACTOR or self.tables.num_groups == 1:
+        if not kicks_pay(self.tables):
             return self.length
         return self.length * 3 // 5 if self.number == PILOT else self.length // 2
 
@@ -358,6 +361,11 @@ def pairs_per_unit(tables: Tables) -> int:
     return _PAIRS_PER_SWEEP * tables.num_groups
 
 
+def kicks_pay(tables: Tables) -> bool:
+    """Whether kicks are worth their time: they need fields, and not too many partners to try."""
+    return tables.form != FACTOR and 1 < tables.num_groups <= _KICKED_GROUPS
+
+
 def draw_from(mixture: FloatArray, offsets: IntArray, rng: np.random.Generator) -> IntArray:
     """(G,) global choices, each drawn with its share of its group's mixture."""
     cumulative = np.cumsum(mixture)
@@ -390,12 +398,18 @@ def polish(tables: Tables, state: State, scales: Scales, sweeps: int) -> bool:
         return False
     groups = tables.num_groups
     tolerance = 1e-9 * scales.cold
-    if tables.form != FACTOR and groups * (groups - 1) / 2 <= max(500.0, 0.5 * groups * (sweeps + 4)):
+    # From fields most of a pair's combinations are passed over unseen.
+    cheap = (0.5 if groups <= _KICKED_GROUPS else 0.1) * groups * (sweeps + 4)
+        (0.5 if groups <= _KICKED_GROUPS else 0.1) * groups * (sweeps + 4)
+    )  # from fields most of a pair's combinations are passed over
+    if tables.form != FACTOR and groups * (groups - 1) / 2 <= max(500.0, cheap):
         state.dirty[:] = 1
         kicks.settle(tables, state, tolerance)
         return True
     width = tables.linear.size / groups
     allowance = _POLISH_SHARE * (sweeps + 4) * groups * width * (tables.row_cost + 8) / (width**2 * tables.row_cost)
+    if tables.form != FACTOR:
+        allowance = cheap
     for _ in range(50):
         while polishing.descend(tables, state, tolerance):
             pass

@@ -27,6 +27,7 @@ from qubo_compress.solvers.annealer_jobs import (
     Scales,
     draw_from,
     first_guess,
+    kicks_pay,
     make_state,
     pairs_per_unit,
     polish,
@@ -104,7 +105,7 @@ class Opening:
         if done == relaxing:
             if self.tables.num_groups == 1 or not self.found:
                 done = end  # nowhere to go, or nowhere to start from
-            elif self.tables.form != FACTOR:
+            elif kicks_pay(self.tables):
                 done = self._kick(keep_going, done, end)
             else:
                 done = end if self.scales is None else self._anneal(keep_going, done, end, self.scales)
