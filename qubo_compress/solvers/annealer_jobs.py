@@ -400,8 +400,6 @@ def polish(tables: Tables, state: State, scales: Scales, sweeps: int) -> bool:
     tolerance = 1e-9 * scales.cold
     # From fields most of a pair's combinations are passed over unseen.
     cheap = (0.5 if groups <= _KICKED_GROUPS else 0.1) * groups * (sweeps + 4)
-        (0.5 if groups <= _KICKED_GROUPS else 0.1) * groups * (sweeps + 4)
-    )  # from fields most of a pair's combinations are passed over
     if tables.form != FACTOR and groups * (groups - 1) / 2 <= max(500.0, cheap):
         state.dirty[:] = 1
         kicks.settle(tables, state, tolerance)
