@@ -18,7 +18,19 @@ import numpy as np
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem, IntArray
 from qubo_compress.problem_generators import random_problem
-from qubo_compress.solvers.annealer_jobs import Job, JobResult, Scales, first_candidate, run_length
+from qubo_compress.solvers.annealer_jobs import (
+    OPENING,
+    PILOT,
+    Job,
+    JobResult,
+    Relaxation,
+    Scales,
+    first_candidate,
+    intensifies,
+    round_start,
+    run_length,
+)
+from qubo_compress.solvers.annealer_opening import Opening
 from qubo_compress.solvers.annealer_polish import improve_random_pairs
 from qubo_compress.solvers.annealer_tables import DENSE, Tables, make_tables
 from qubo_compress.solvers.bounds import lower_bound
@@ -29,6 +41,9 @@ _RESERVE = 0.02
 """Share of the time kept for the last polish, at least what the longest one so far took."""
 _BOUND_SHARE = 0.1
 _GAP_CLOSED = 1e-7
+_ELITE = 6
+"""Answers of earlier rounds that a later run may go on from."""
+
 _PATIENT_SECONDS = 5.0
 """From this time limit on, even a bound that cannot end the search is computed, for the report."""
 
@@ -74,13 +89,18 @@ class Annealer:
 def warm_up() -> float:
     """Compile (or load from the disk cache) every kernel, on tiny problems; returns the seconds it took."""
     start = time.perf_counter()
+    if getattr(improve_random_pairs, "signatures", ()):  # the last one below to be compiled
+        return 0.0
     warm_up_bounds()
-    for kind in ("dense", "low-rank"):
-        tables = make_tables(random_problem(kind, groups=3, choices=2, seed=0, rank=2))
-        pilot = Job(tables, 0, 0, None)
-        pilot.length = 2
-        scales = pilot.run(_always, 2).scales
-        job = Job(tables, 1, 0, scales)
+    for kind in ("separable", "dense", "low-rank"):
+        problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
+        tables = make_tables(problem)
+        first = Opening(problem, tables, OPENING, 0).run(_always, 60)
+        pilot = Job(tables, PILOT, 0, None)
+        pilot.length = 5
+        scales = pilot.run(_always, 5).scales
+        Opening(problem, tables, 0, 0, scales, first.relaxation).run(_always, 60)
+        job = Job(tables, PILOT + 1, 0, scales)
         job.run(_always, 2)
         improve_random_pairs(tables, job.state, 0.0, 1)  # which small problems do without
     return time.perf_counter() - start
@@ -109,10 +129,13 @@ class _Search:
         self.bound: float | None = None
         self.found: dict[bytes, tuple[float, IntArray]] = {}
         self.best = np.inf
-        self.trace: list[tuple[float, float, float | None]] = []
+        self.improvements: list[tuple[float, float]] = []
+        self.bound_seconds = np.inf
         self.work = 0
         self.waiting: dict[int, JobResult] = {}
         self.taken = 0
+        self.relaxations: list[Relaxation] = []
+        self.elites: dict[int, tuple[tuple[float, IntArray], ...]] = {}
         self.running: dict[Future[JobResult], int] = {}
 
     def run(self, compile_seconds: float) -> RawSolution:
@@ -139,7 +162,7 @@ class _Search:
             assignments=tuple(chosen - self.problem.group_offsets[:-1] for _, chosen in ranked),
             bound=self.bound if self.bound is not None and np.isfinite(self.bound) else None,
             timing=timing,
-            trace=tuple(self.trace),
+            trace=self._trace(),
             work=self.work,
             infeasible=self.bound == np.inf,
             interrupted=interrupted,
@@ -151,13 +174,17 @@ class _Search:
             self.bound = self.best  # the descent has looked at every choice
             return
         running = self.running
-        running[executor.submit(self._run, tables, 0, None, self._allowed(0))] = 0
+        factor, rounded = self.problem.factor is not None, 0
+        running[executor.submit(self._open, tables, OPENING, None, None)] = OPENING
+        if self._may_start(PILOT):
+            running[executor.submit(self._run, tables, PILOT, None)] = PILOT
         bounding: Future[float | None] = Future()
         if self._worth_bounding(tables):
             seconds = _BOUND_SHARE * self.limits.seconds
             bounding = self.bounder.submit(lower_bound, self.problem, seconds, self.bound_rng)
         scales: Scales | None = None
-        submitted = 1
+        opened = False
+        submitted = PILOT + 1
         while running and not self._proven():
             if self.bound is None and bounding.done():
                 self._take_bound(bounding.result())
@@ -166,15 +193,31 @@ class _Search:
                 number, result = running.pop(future), future.result()
                 self.waiting[number] = result
                 scales = scales or result.scales
+                opened = opened or number == OPENING
+                if result.relaxation is not None:
+                    self.relaxations.append(result.relaxation)
             self._take_in_order()
-            while scales is not None and len(running) < self.threads and self._may_start(submitted):
-                future = executor.submit(self._run, tables, submitted, scales, self._allowed(submitted))
+            while scales is not None and opened and len(running) < self.threads and self._may_start(submitted):
+                if not intensifies(submitted):
+                    future = executor.submit(self._run, tables, submitted, scales)
+                elif round_start(submitted) in self.elites and (not factor or len(self.relaxations) > rounded):
+                    before = self.relaxations[rounded] if factor else None
+                    rounded += 1
+                    future = executor.submit(self._open, tables, submitted, scales, before)
+                else:
+                    break  # what it starts from is not there yet
                 running[future] = submitted
                 submitted += 1
 
-    def _run(self, tables: Tables, number: int, scales: Scales | None, most: int) -> JobResult:
-        job = Job(tables, number, self.seed, scales)
-        result = job.run(self._keep_going, most)
+    def _open(self, tables: Tables, number: int, scales: Scales | None, before: Relaxation | None) -> JobResult:
+        elite = () if number == OPENING else self.elites[round_start(number)]
+        return self._finish(Opening(self.problem, tables, number, self.seed, scales, before, elite), number)
+
+    def _run(self, tables: Tables, number: int, scales: Scales | None) -> JobResult:
+        return self._finish(Job(tables, number, self.seed, scales), number)
+
+    def _finish(self, job: Job | Opening, number: int) -> JobResult:
+        result = job.run(self._keep_going, self._allowed(number))
         self.longest_polish = max(self.longest_polish, job.polish_seconds)
         return result
 
@@ -208,13 +251,16 @@ class _Search:
                 self.taken = -1
                 break
             self.taken += 1
+            if self.taken == round_start(self.taken):
+                self.elites[self.taken] = tuple(sorted(self.found.values(), key=lambda pair: pair[0])[:_ELITE])
 
     def _take(self, result: JobResult) -> None:
+        if result.bound is not None and (self.bound is None or result.bound > self.bound):
+            self._take_bound(result.bound)
         for energy, chosen in result.found:
             self.found.setdefault(chosen.tobytes(), (energy, chosen))
-            if energy + self.problem.constant < self.best - 1e-12 * max(1.0, abs(energy)):
-                self.best = energy + self.problem.constant
-                self.trace.append((self._elapsed(), self.best, self.bound))
+            self.best = min(self.best, energy + self.problem.constant)
+        self.improvements += result.improvements
         if len(self.found) > 8 * self.pool_size:
             ranked = sorted(self.found.items(), key=lambda item: item[1][0])
             self.found = dict(ranked[: self.pool_size])
@@ -225,8 +271,25 @@ class _Search:
 
     def _take_bound(self, bound: float | None) -> None:
         self.bound = -np.inf if bound is None else bound
-        if np.isfinite(self.bound) and self.trace:
-            self.trace.append((self._elapsed(), self.best, self.bound))
+        self.bound_seconds = self._elapsed()
+
+    def _trace(self) -> tuple[tuple[float, float, float | None], ...]:
+        """Improvements of all runs in the order of time, and the arrival of the bound."""
+        trace: list[tuple[float, float, float | None]] = []
+        known = self.bound is not None and np.isfinite(self.bound)
+        best, bound = np.inf, None
+        events = sorted((seconds - self.start, energy + self.problem.constant) for seconds, energy in self.improvements)
+        if known:
+            events = sorted([*events, (self.bound_seconds, np.inf)])
+        for seconds, energy in events:
+            if energy == np.inf:
+                bound = self.bound
+            elif energy >= best - 1e-12 * max(1.0, abs(energy)):
+                continue
+            best = min(best, energy)
+            if best < np.inf:
+                trace.append((seconds, best, bound))
+        return tuple(trace)
 
     def _proven(self) -> bool:
         if self.bound is None or np.isneginf(self.bound):

@@ -34,6 +34,8 @@ class State(NamedTuple):
         values: scratch for the energies of up to two groups' worth of choices.
         couplings: scratch for two rows of pair energies.
         rest: scratch, (2, r) sums without the groups being moved.
+        free: (G,) 0 for groups that the local search must leave as they are, else 1.
+        dirty: (G,) 1 for groups whose pairs the local search has yet to try.
     """
 
     chosen: IntArray
@@ -48,6 +50,8 @@ class State(NamedTuple):
     values: FloatArray
     couplings: FloatArray
     rest: npt.NDArray[np.float32]
+    free: npt.NDArray[np.uint8]
+    dirty: npt.NDArray[np.uint8]
 
 
 @compiled_inline

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from qubo_compress.solvers.annealer_kernels import (
     State,
     begin_pair,
     change,
+    coupling_row,
     group_energies,
     pair_energies,
     toll,
     uniform,
     within_budgets,
 )
-from qubo_compress.solvers.annealer_tables import Tables
+from qubo_compress.solvers.annealer_tables import DENSE, FACTOR, Tables
 from qubo_compress.solvers.compiling import compiled, compiled_inline
 
 
@@ -93,6 +96,14 @@ def descend(tables: Tables, state: State, tolerance: float) -> int:
 @compiled
 def improve_pair(tables: Tables, state: State, first: int, second: int, tolerance: float) -> int:
     """The best joint change of two groups that fits, if it improves; returns 1 when made."""
+    if tables.form == FACTOR:
+        return improve_factor_pair(tables, state, first, second, tolerance)
+    return improve_partners(tables, state, first, second, second + 1, tolerance)
+
+
+@compiled
+def improve_factor_pair(tables: Tables, state: State, first: int, second: int, tolerance: float) -> int:
+    """As :func:`improve_pair`, from inner products: every combination is evaluated."""
     olds = (state.chosen[first], state.chosen[second])
     start = tables.offsets[second]
     count = tables.offsets[second + 1] - start
@@ -111,6 +122,93 @@ def improve_pair(tables: Tables, state: State, first: int, second: int, toleranc
     change(tables, state, first, news[0], 0.0)
     change(tables, state, second, news[1], least - here)
     return 1
+
+
+@compiled
+def improve_partners(tables: Tables, state: State, first: int, begin: int, end: int, tolerance: float) -> int:
+    """The best joint change that fits of a group and each of the groups ``begin`` to ``end``, made where it improves.
+
+    From fields, and most choices are passed over unseen: with the choices of the second group in order of
+    cost, the least energy among those that leave room for a choice of the first is a running minimum, and
+    adding the least pair energy that there can be gives a bound. Groups whose ``free`` is 0 stay as they are.
+    """
+    fields, order, offsets, chosen, costs = state.fields, tables.order, tables.offsets, state.chosen, tables.costs
+    partner, lows, row, back = state.values[0], state.values[1], state.couplings[0], state.couplings[1]
+    budgets = state.totals.size
+    dense = tables.form == DENSE
+    bounded = tables.floors.size > 0
+    first_start, first_stop = offsets[first], offsets[first + 1]
+    improved = 0
+    for second in range(begin, end):
+        if second == first or state.free[second] == 0:
+            continue
+        old_first, old_second = chosen[first], chosen[second]
+        start = offsets[second]
+        count = offsets[second + 1] - start
+        coupled = dense or tables.near.size == 0 or tables.near[first, second]
+        base = -fields[old_second]
+        if dense:
+            near = tables.dense[old_first]
+            base += near[old_second]
+        elif coupled:
+            coupling_row(tables, old_first, start, start + count, row)
+            coupling_row(tables, old_second, first_start, first_stop, back)
+            base += row[old_second - start]
+        low = np.inf
+        for i in range(count):
+            w = order[start + i]
+            value = fields[w] + base
+            if dense:
+                value -= near[w]
+            elif coupled:
+                value -= row[w - start]
+            partner[i] = value
+            low = min(low, value)
+            lows[i] = low
+        slack = 0
+        if budgets > 0:
+            slack = tables.room[0] - state.totals[0] + costs[old_first, 0] + costs[old_second, 0]
+        last = count - 1
+        least, new_first, new_second = -tolerance, -1, -1
+        here = fields[old_first]
+        for j in range(first_start, first_stop):
+            v = order[j]
+            if budgets > 0:
+                while last >= 0 and costs[order[start + last], 0] + costs[v, 0] > slack:
+                    last -= 1
+                if last < 0:
+                    break
+            own = fields[v] - here
+            floor = 0.0
+            if dense:
+                own -= tables.dense[old_second, v]
+            elif coupled:
+                own -= back[v - first_start]
+            if coupled:
+                floor = tables.floors[second, v] if bounded else -np.inf
+            if own + lows[last] + floor >= least:
+                continue
+            moved = state.values[2]
+            if coupled and not dense:
+                coupling_row(tables, v, start, start + count, moved)
+            for i in range(last + 1):
+                w = order[start + i]
+                value = own + partner[i]
+                if dense:
+                    value += tables.dense[v, w]
+                elif coupled:
+                    value += moved[w - start]
+                if value < least and (budgets < 2 or fits_pair(tables, state, (old_first, old_second), (v, w))):
+                    least, new_first, new_second = value, v, w
+        if new_first >= 0:
+            improved += 1
+            if new_first != old_first:
+                change(tables, state, first, new_first, 0.0)
+            if new_second != old_second:
+                change(tables, state, second, new_second, 0.0)
+                state.dirty[second] = 1
+            state.energies[0] += least
+    return improved
 
 
 @compiled

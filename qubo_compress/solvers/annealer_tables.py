@@ -13,6 +13,8 @@ from qubo_compress.problem import ChoiceProblem, FactorArray, FloatArray, IntArr
 DENSE, SPARSE, FACTOR = 0, 1, 2
 
 _DENSE_BYTES = 256 * 1024**2
+_FLOOR_ENTRIES = 2**22
+_NEAR_GROUPS = 8192
 _CHANGES_PER_VISIT = 0.3
 """Share of heat-bath visits that change the choice, averaged over a cooling run; only weighs two costs."""
 
@@ -31,6 +33,9 @@ class Tables(NamedTuple):
         indices: columns of the CSR rows.
         data: values of the CSR rows.
         factor: (V, r) float32.
+        order: (V,) the choices of each group by rising cost under the first budget.
+        floors: (G, V) least pair energy of a choice with any choice of a group; empty for FACTOR and where too large.
+        near: (G, G) whether two groups are coupled at all, for SPARSE; else empty.
     """
 
     form: int
@@ -43,6 +48,9 @@ class Tables(NamedTuple):
     indices: npt.NDArray[np.int32]
     data: FloatArray
     factor: npt.NDArray[np.float32]
+    order: IntArray
+    floors: npt.NDArray[np.float32]
+    near: npt.NDArray[np.bool_]
 
     @property
     def num_groups(self) -> int:
@@ -73,6 +81,8 @@ def make_tables(problem: ChoiceProblem) -> Tables:
         "indices": np.zeros(0, dtype=np.int32),
         "data": np.zeros(0),
         "factor": np.zeros((0, 0), dtype=np.float32),
+        "floors": np.zeros((0, 0), dtype=np.float32),
+        "near": np.zeros((0, 0), dtype=np.bool_),
     }
     form = SPARSE
     fits = 4 * total**2 <= _DENSE_BYTES
@@ -90,6 +100,10 @@ def make_tables(problem: ChoiceProblem) -> Tables:
             arrays["indptr"] = rows.indptr.astype(np.int64)
             arrays["indices"] = rows.indices.astype(np.int32)
             arrays["data"] = rows.data
+    if form == DENSE and problem.num_groups * total <= _FLOOR_ENTRIES:
+        arrays["floors"] = np.minimum.reduceat(arrays["dense"], problem.group_offsets[:-1], axis=0)
+    if form == SPARSE and problem.num_groups <= _NEAR_GROUPS:
+        arrays["near"] = _coupled_groups(problem)
     # Numba compiles read-only and writable arrays apart; views of one kind keep it to one compilation.
     return Tables(
         form=form,
@@ -97,8 +111,27 @@ def make_tables(problem: ChoiceProblem) -> Tables:
         offsets=problem.group_offsets,
         costs=_read_only(np.ascontiguousarray(problem.costs.T)),
         room=_read_only(problem.limits - problem.fixed_costs),
+        order=_read_only(_by_cost(problem)),
         **{name: _read_only(array) for name, array in arrays.items()},
     )
+
+
+def _by_cost(problem: ChoiceProblem) -> IntArray:
+    group = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
+    if problem.num_budgets == 0:
+        return np.arange(problem.num_choices)
+    return np.lexsort((problem.costs[0], group)).astype(np.int64)
+
+
+def _coupled_groups(problem: ChoiceProblem) -> npt.NDArray[np.bool_]:
+    near = np.zeros((problem.num_groups, problem.num_groups), dtype=np.bool_)
+    if problem.pairs is not None:
+        group = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
+        near[
+            group[np.repeat(np.arange(problem.num_choices), np.diff(problem.pairs.indptr))],
+            group[problem.pairs.indices],
+        ] = True
+    return near
 
 
 def _gram(factor: FactorArray, offsets: IntArray) -> npt.NDArray[np.float32]:

@@ -23,9 +23,18 @@ _MODEST_GROUPS = 40
 """With a factor, branch and bound proves many problems of this size, and bounds the rest."""
 
 _HEURISTIC_WORK = 6000
-"""Sweeps of the annealer before exact takes over: fixed, so that the same total work gives the same answer."""
+"""Most sweeps of the annealer before exact takes over: fixed, so that the same total work gives the same answer."""
+
+_HEURISTIC_VISITS = 240_000
+"""The same in visits to groups, so that large problems do not spend all their time on it."""
+
+_NARROW_BAND = 4
+"""Groups coupled no further apart than this can be decided in order, remembering only a few."""
 
 _GREEDY_SHARE = 0.2
+_WORTHWHILE = 0.1
+"""Least share of the time left over for which the heuristic is taken up again."""
+
 _HEURISTIC_SHARE = 0.5
 """Most of the time that those sweeps may take; exact does not follow where they take longer."""
 
@@ -59,10 +68,14 @@ class Auto:
             return _with_note(Exact().search(problem, limits, rng), f"auto chose exact: {reason}")
         heuristic = make_solver(self.heuristic)
         most = _MODEST_GROUPS if problem.structure == "factor" else _SMALL_GROUPS
-        if problem.num_groups > most or problem.num_choices > LARGEST_EIGENPROBLEM:
+        narrow = problem.structure == "pairs" and problem.num_budgets <= 1 and _band(problem) <= _NARROW_BAND
+        if not narrow and (problem.num_groups > most or problem.num_choices > LARGEST_EIGENPROBLEM):
             size = f"{problem.structure} interactions, {problem.num_groups} groups, too many to be searched to the end"
             return self._heuristic_only(heuristic, problem, limits, rng, f"auto chose {self.heuristic}: {size}")
-        return self._both(heuristic, problem, limits, rng)
+        reason = f"{problem.num_groups} groups, " + (
+            "each coupled to near ones only" if narrow else "few enough to try for a proof"
+        )
+        return self._both(heuristic, problem, limits, rng, f"{problem.structure} interactions, {reason}")
 
     def _heuristic_only(
         self, heuristic: Solver, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator, note: str
@@ -92,20 +105,20 @@ class Auto:
         return _with_note(RawSolution(**merged), note)
 
     def _both(
-        self, heuristic: Solver, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator
+        self, heuristic: Solver, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator, reason: str
     ) -> RawSolution:
-        size = f"{problem.structure} interactions, {problem.num_groups} groups, few enough to try for a proof"
-        note = f"auto chose {self.heuristic}, then exact: {size}"
-        first_rng, second_rng = rng.spawn(2)
+        """The heuristic for a fixed amount of work, exact from its answer, and the heuristic again if time is left."""
+        note = f"auto chose {self.heuristic}, then exact: {reason}"
+        first_rng, second_rng, third_rng = rng.spawn(3)
         compiling = warm_up_exact()
         start = time.perf_counter()
-        sweeps = _HEURISTIC_WORK if limits.work is None else min(_HEURISTIC_WORK, limits.work)
+        sweeps = min(_HEURISTIC_WORK, _HEURISTIC_VISITS // problem.num_groups + 1)
+        sweeps = sweeps if limits.work is None else min(sweeps, limits.work)
         first = heuristic.search(problem, SearchLimits(_HEURISTIC_SHARE * limits.seconds, sweeps), first_rng)
         compiling += first.timing.get("compile", 0.0)
         spent = time.perf_counter() - start - first.timing.get("compile", 0.0)
         feasible = [assignment for assignment in first.assignments if problem.is_feasible(assignment)]
-        energy = min((problem.energy(assignment) for assignment in feasible), default=np.inf)
-        proven = first.bound is not None and energy - first.bound <= OPTIMAL_GAP * max(abs(energy), 1e-9)
+        proven = _proven(problem, first)
         left = limits.seconds - spent
         work = None if limits.work is None else limits.work - first.work
         late = first.work < sweeps and spent > 0.9 * _HEURISTIC_SHARE * limits.seconds
@@ -115,7 +128,14 @@ class Auto:
         second = Exact(first=None if begun is None else tuple(begun.tolist())).search(
             problem, SearchLimits(left, work), second_rng
         )
-        return _joined(problem, first, second, spent, compiling, note)
+        both = _joined(problem, first, second, spent, compiling, note)
+        left = limits.seconds - (time.perf_counter() - start - first.timing.get("compile", 0.0))
+        work = None if limits.work is None else limits.work - both.work
+        if _proven(problem, both) or both.interrupted or left < _WORTHWHILE * limits.seconds or work == 0:
+            return both
+        # Exact gave up early: the structure suited it, the size did not.
+        third = heuristic.search(problem, SearchLimits(left, work), third_rng)
+        return _joined(problem, both, third, limits.seconds - left, compiling, note)
 
 
 def _exact_suits(problem: ChoiceProblem) -> str | None:
@@ -130,6 +150,23 @@ def _exact_suits(problem: ChoiceProblem) -> str | None:
     if problem.structure == "separable" and problem.num_choices <= LARGEST_GRAM:
         return f"no interactions, {problem.num_budgets} budgets, {problem.num_groups} groups"
     return None
+
+
+def _band(problem: ChoiceProblem) -> int:
+    """How far apart in the order of the groups two coupled ones are at most."""
+    if problem.pairs is None:
+        return 0
+    group = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
+    rows = np.repeat(np.arange(problem.num_choices), np.diff(problem.pairs.indptr))
+    return int(np.abs(group[rows] - group[problem.pairs.indices]).max(initial=0))
+
+
+def _proven(problem: ChoiceProblem, raw: RawSolution) -> bool:
+    """Whether the best assignment meets the bound."""
+    if raw.bound is None:
+        return False
+    energy = min((problem.energy(x) for x in raw.assignments if problem.is_feasible(x)), default=np.inf)
+    return bool(energy - raw.bound <= OPTIMAL_GAP * max(abs(energy), 1e-9))
 
 
 def _with_note(raw: RawSolution, note: str) -> RawSolution:
@@ -153,14 +190,15 @@ def _joined(
         claimed_energy=problem.energy(ranked[0]) if ranked else None,
         bound=max(bounds, default=None),
         timing={
-            "compile": compiling,
-            "heuristic": spent,
             "exact": second.timing["solve"],
+            **first.timing,
+            "compile": compiling,
+            "heuristic": first.timing.get("heuristic", spent),
             "solve": spent + second.timing["solve"],
         },
         trace=first.trace + later,
         work=first.work + second.work,
         interrupted=second.interrupted,
-        infeasible=second.infeasible and not ranked,
-        notes=(note, *first.notes, *second.notes),
+        infeasible=(first.infeasible or second.infeasible) and not ranked,
+        notes=tuple(dict.fromkeys((note, *first.notes, *second.notes))),
     )

@@ -17,10 +17,11 @@ from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InfeasibleBudget, InvalidSolverOption
 from qubo_compress.problem_generators import planted_problem, random_problem
 from qubo_compress.solvers import annealer_kernels as kernels
+from qubo_compress.solvers import annealer_kicks as kicks
 from qubo_compress.solvers import annealer_moves as moves
 from qubo_compress.solvers import annealer_polish as polishing
 from qubo_compress.solvers.annealer import Annealer, warm_up
-from qubo_compress.solvers.annealer_jobs import make_state, run_length
+from qubo_compress.solvers.annealer_jobs import draw_from, make_state, run_length
 from qubo_compress.solvers.annealer_tables import DENSE, FACTOR, SPARSE, make_tables
 
 KINDS = ("separable", "sparse", "dense", "low-rank", "planted")
@@ -154,6 +155,94 @@ def test_a_visit_draws_from_the_boltzmann_distribution():
     expected = np.exp(-energies / temperature)
     expected /= expected.sum()
     assert np.abs(counts / counts.sum() - expected).max() < 0.015
+
+
+@settings(max_examples=25, deadline=None)
+@given(problem=small_problems(), seed=st.integers(0, 100))
+def test_a_settled_state_is_beaten_by_no_single_or_double_change(problem, seed):
+    """The pair search passes most combinations over unseen; none of those may have been an improvement."""
+    for tables in tables_in_every_form(problem):
+        if tables.form == FACTOR:
+            continue
+        state = make_state(tables, np.random.default_rng(seed), np.full(problem.num_budgets, 1e-3))
+        if not polishing.repair(tables, state, 100):
+            continue
+        scale = max(1e-12, float(np.ptp(problem.linear)))
+        state.dirty[:] = 1
+        kicks.settle(tables, state, 1e-9 * scale)
+        here = state.chosen - problem.group_offsets[:-1]
+        assert problem.is_feasible(here)
+        energy, size = problem.energy(here), float(np.abs(problem.linear).sum()) + abs(problem.energy(here))
+        for first, second in itertools.product(range(problem.num_groups), repeat=2):
+            for v, w in itertools.product(range(problem.group_sizes[first]), range(problem.group_sizes[second])):
+                other = here.copy()
+                other[first], other[second] = v, w
+                if problem.is_feasible(other):
+                    assert problem.energy(other) >= energy - 1e-5 * size
+
+
+@settings(max_examples=25, deadline=None)
+@given(problem=small_problems(), seed=st.integers(0, 100))
+def test_kicks_never_lose_the_best_and_never_exceed_a_budget(problem, seed):
+    tables = make_tables(problem)
+    state = make_state(tables, np.random.default_rng(seed), np.full(problem.num_budgets, 1e-3))
+    if tables.form == FACTOR or problem.num_groups < 2 or not polishing.repair(tables, state, 100):
+        return
+    state.best[:] = state.chosen
+    state.energies[1] = begun = state.energies[0]
+    scale = max(1e-12, float(np.ptp(problem.linear)))
+    tried = kicks.kick(tables, state, np.full(problem.num_budgets, 1e-4 * scale), 0, 300, 0.3, 1e-9 * scale)
+    best = state.best - problem.group_offsets[:-1]
+    assert tried >= 300
+    assert state.free.all()
+    assert state.energies[1] <= begun
+    assert problem.is_feasible(best)
+    size = float(np.abs(problem.linear).sum()) + abs(problem.energy(best))
+    assert state.energies[1] + problem.constant == pytest.approx(problem.energy(best), abs=1e-4 * size)
+
+
+def test_draws_from_a_mixture_stay_in_their_groups_and_follow_the_shares():
+    offsets, shares = np.array([0, 2, 5]), np.array([0.25, 0.75, 0.0, 1.0, 0.0])
+    rng = np.random.default_rng(0)
+    draws = np.array([draw_from(shares, offsets, rng) for _ in range(2000)])
+    assert set(draws[:, 1]) == {3}
+    assert abs((draws[:, 0] == 1).mean() - 0.75) < 0.04
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_dear_choices_give_way_to_many_cheap_ones(seed):
+    """Few groups hold most of the bytes in coarse steps, as in networks: soft prices settle in the wrong basin."""
+    rng = np.random.default_rng(seed)
+    sizes = np.repeat([150_000, 36_000, 9_000, 250], [4, 6, 6, 8])
+    fractions = np.array([1.0, 0.5, 0.25, 0.19, 0.125, 0.09, 0.06, 0.04])
+    growth = (1.0 - fractions) ** 3 * rng.lognormal(0.0, 0.7, size=(sizes.size, 1)) * (sizes[:, None] / 9_000) ** 0.5
+    factor = rng.standard_normal((sizes.size, 1, 12)) + 0.8 * rng.standard_normal((sizes.size, 8, 12))
+    factor *= np.sqrt(0.1 * growth)[:, :, None] / np.linalg.norm(factor, axis=2, keepdims=True)
+    costs = np.rint(sizes[:, None] * fractions).astype(np.int64)
+    problem = ChoiceProblem(
+        linear=(0.1 * growth).ravel(),
+        group_offsets=np.arange(sizes.size + 1) * 8,
+        costs=costs.reshape(1, -1),
+        limits=[int(costs[:, 0].sum() / 12)],
+        factor=factor.reshape(-1, 12),
+    )
+    proof = solve(problem, "exact", time_limit=20.0)
+    assert proof.status == "optimal"
+    for start in range(3):
+        solution = solve(problem, "annealer", time_limit=20.0, work_limit=1200, seed=start)
+        assert solution.energy == pytest.approx(proof.energy, rel=1e-6)
+
+
+def test_a_tight_relaxation_is_rounded_to_the_planted_optimum():
+    problem, optimum = planted_problem(40, 8, 0, rank=24)
+    solution = solve(problem, "annealer", time_limit=20.0, work_limit=4000)
+    assert solution.energy == pytest.approx(problem.energy(optimum), abs=1e-5)
+
+
+def test_separable_problems_are_solved_by_table():
+    problem = random_problem("separable", 60, 12, 0)
+    solution = solve(problem, "annealer", time_limit=20.0, work_limit=500)
+    assert solution.energy == pytest.approx(solve(problem, "exact").energy, abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
