@@ -10,7 +10,7 @@ import numpy as np
 
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem_generators import random_problem
-from qubo_compress.solvers import branch_kernels, local_search, price_kernels
+from qubo_compress.solvers import branch_nodes, local_search, price_kernels
 from qubo_compress.solvers.bounds import LARGEST_EIGENPROBLEM, lower_bound
 from qubo_compress.solvers.branch_and_bound import Tree
 from qubo_compress.solvers.dynamic_programming import solve_table
@@ -173,7 +173,7 @@ def _prices(problem: ChoiceProblem) -> FloatArray:
 def warm_up() -> float:
     """Compile (or load from the disk cache) every kernel on tiny problems; returns the seconds it took."""
     start = time.perf_counter()
-    if getattr(branch_kernels.enumerate_rest, "signatures", ()):  # the last one below to be compiled
+    if getattr(branch_nodes.put, "signatures", ()):  # the last one below to be compiled
         return 0.0
     local_search.warm_up()
     rng = np.random.default_rng(0)
