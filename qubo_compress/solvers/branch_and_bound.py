@@ -34,7 +34,7 @@ from qubo_compress.solvers.branch_nodes import (
     take,
 )
 from qubo_compress.solvers.local_search import LocalSearch
-from qubo_compress.solvers.relaxation import ConvexForm, relax, start_at
+from qubo_compress.solvers.relaxation import ConvexForm, bound_at, relax, start_at
 
 _PRUNE = 1e-7
 """Nodes within this relative distance of the best answer are closed; an optimal gap is 1e-6."""
@@ -69,6 +69,8 @@ class Tree:
         incumbent: a feasible assignment, or None.
         threads: how many nodes are bounded at a time; None for one per processor.
         record: where each bounded node is written for a certificate, or None.
+        closed: least bound of what was cut off, or excluded before.
+        root_bound: a bound that is known, then the one proven at the root.
     """
 
     problem: ChoiceProblem
@@ -83,7 +85,7 @@ class Tree:
     start: float = field(default_factory=time.perf_counter)
     threads: int | None = None
     record: NodeRecord | None = None
-    _closed: float = np.inf
+    closed: float = np.inf
     _current: float = np.inf
     _started: bool = False
 
@@ -100,7 +102,7 @@ class Tree:
     @property
     def bound(self) -> float:
         """True lower bound at this moment; ``inf`` when the tree is exhausted without an answer."""
-        least = min(self._least_open(), self._closed, self._current)
+        least = min(self._least_open(), self.closed, self._current)
         if not self._started:
             least = -np.inf
         return max(self.root_bound, min(least, self.best))
@@ -108,7 +110,7 @@ class Tree:
     @property
     def finished(self) -> bool:
         """Whether no open node could still improve the answer."""
-        return self._started and self._current == np.inf and self._least_open() >= self._cutoff()
+        return self._started and self._current == np.inf and self._least_open() >= self.cutoff
 
     def run(self, deadline: float, work: int | None) -> None:
         """Explore until proven, out of time or out of work."""
@@ -142,8 +144,9 @@ class Tree:
             return
         seed = self.incumbent if self.incumbent is not None else np.zeros(self.problem.num_groups, dtype=np.int64)
         mixture = start_at(form, self.problem.selected(seed))
-        self.root_bound = relax(form, mixture, deadline)[0]
+        known, self.root_bound = self.root_bound, relax(form, mixture, deadline)[0]
         self._note()
+        self.root_bound = max(known, self.root_bound)
         # The root goes straight into the first slot, from where the first step takes it.
         slots.x[0], slots.multipliers[0] = mixture.x, mixture.multipliers
         slots.inherited[0], slots.parent[0], slots.choice[0] = self.root_bound, -1, -1
@@ -152,12 +155,14 @@ class Tree:
         self._current = self.root_bound
         self._started = True
 
-    def _cutoff(self) -> float:
+    @property
+    def cutoff(self) -> float:
+        """The bound at which a node cannot improve the answer by more than the tolerance."""
         return self.best - _PRUNE * max(abs(self.best), 1e-9) if np.isfinite(self.best) else np.inf
 
     def _step(self, most: int, executor: Executor) -> None:
         """Bound a batch of nodes and queue their children."""
-        families, slots, cutoff = self._families, self._slots, self._cutoff()
+        families, slots, cutoff = self._families, self._slots, self.cutoff
         if self.nodes == 0:
             taken = 1
         else:
@@ -177,7 +182,7 @@ class Tree:
                 self._round(slots.x[i], slots.allowed[i])
         if families.counts[1] < taken:
             self._families = families = enlarged(families, 2 * families.heap.size)
-        self._closed = min(self._closed, float(put(families, slots, taken, first, self._cutoff())))
+        self.closed = min(self.closed, float(put(families, slots, taken, first, self.cutoff)))
         self._current = np.inf
 
     def _expand(self, count: int, cutoff: float, executor: Executor) -> None:
@@ -220,3 +225,15 @@ class Tree:
     def _note(self) -> None:
         bound = self.bound if self._started else self.root_bound
         self.trace.append((time.perf_counter() - self.start, self.best, bound if np.isfinite(bound) else None))
+
+
+def choices_left(form: ConvexForm, vertex: IntArray, cutoff: float) -> IntArray:
+    """Choices that the root relaxation cannot show to be no better than the cutoff, and those of ``vertex``."""
+    mixture = start_at(form, vertex)
+    _, price = relax(form, mixture, np.inf)
+    bound = bound_at(form, mixture, np.arange(form.diagonal.size), price)
+    slopes = form.diagonal + form.gram @ mixture.x + form.costs @ price
+    rise = slopes - np.repeat(np.minimum.reduceat(slopes, form.offsets[:-1]), np.diff(form.offsets))
+    left = bound + rise - 1e-12 * (np.abs(slopes) + abs(bound)) < cutoff
+    left[vertex] = True
+    return np.flatnonzero(left)
