@@ -62,12 +62,14 @@ def settle(
     ``x`` may hold shares of choices that are gone; a group that loses all its shares gets the choice
     that suits the others best.
     """
+    given = x.copy()
+    x[:] = 0.0
     for g in range(offsets.size - 1):
         total = 0.0
         for position in range(offsets[g], offsets[g + 1]):
-            total += x[choices[position]]
+            total += given[choices[position]]
         for position in range(offsets[g], offsets[g + 1]):
-            x[choices[position]] = x[choices[position]] / total if total > 1e-9 else 0.0
+            x[choices[position]] = given[choices[position]] / total if total > 1e-9 else 0.0
     refresh(diagonal, gram, choices, x, gradient)
     for g in range(offsets.size - 1):
         low, total = choices[offsets[g]], 0.0

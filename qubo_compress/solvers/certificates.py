@@ -151,6 +151,15 @@ def _enumerate(problem: ChoiceProblem, groups: list[IntArray]) -> float:
     return least
 
 
+@dataclass(frozen=True, eq=False)
+class _Box:
+    """Choices left in each group, the node that decides about them, and the bound that they inherit."""
+
+    number: int
+    groups: list[IntArray]
+    bound: float
+
+
 class _Replay:
     """One pass over a certificate."""
 
@@ -172,25 +181,26 @@ class _Replay:
         self.target = min(self.target, claimed)
         spans = zip(self.problem.group_offsets[:-1], self.problem.group_offsets[1:], strict=True)
         whole = [np.arange(a, b) for a, b in spans]
-        waiting: list[tuple[int, list[IntArray]]] = [(0, whole)]
+        waiting: list[_Box] = [_Box(0, whole, -np.inf)]
         while waiting:
-            number, groups = waiting.pop()
-            below = self._visit(number, groups)
+            below = self._visit(waiting.pop())
             if below is None:
                 return BoundCheck(False, "dual certificate", -np.inf, self.leaves)
             waiting += below
         return BoundCheck(claimed <= self.lowest + _slack(self.problem, claimed), "dual certificate", self.lowest,
                           self.leaves)  # fmt: skip
 
-    def _visit(self, number: int, groups: list[IntArray]) -> list[tuple[int, list[IntArray]]] | None:
+    def _visit(self, box: _Box) -> list[_Box] | None:
         """The children that have to be visited, or None where something is left uncovered."""
-        groups = self._affordable(groups)
+        if box.bound >= self.target:
+            return self._close(box.bound)
+        groups = self._affordable(box.groups)
         if any(group.size == 0 for group in groups):
             self.leaves += 1
             return []
         if _combinations(groups) <= _LEAF_ENUMERATION:
             return self._close(_enumerate(self.problem, groups))
-        node = self.certificate.get(number)
+        node = self.certificate.get(box.number)
         if node is None or not self._is_mixture(node):
             return None
         bound, rise = self._bound(node, groups)
@@ -207,17 +217,15 @@ class _Replay:
             return []
         if _combinations(left) <= _LEAF_ENUMERATION:
             return self._close(_enumerate(self.problem, left))
-        return self._children(node, left)
+        return self._children(node, left, max(bound, box.bound))
 
-    def _children(self, node: CertificateNode, left: list[IntArray]) -> list[tuple[int, list[IntArray]]] | None:
+    def _children(self, node: CertificateNode, left: list[IntArray], bound: float) -> list[_Box] | None:
         for g, group in enumerate(left):
             if all(int(choice) in node.children for choice in group):
-                return [
-                    (node.children[int(choice)], [*left[:g], np.array([choice]), *left[g + 1 :]]) for choice in group
-                ]
+                return [_Box(node.children[int(v)], [*left[:g], np.array([v]), *left[g + 1 :]], bound) for v in group]
         return None
 
-    def _close(self, bound: float) -> list[tuple[int, list[IntArray]]]:
+    def _close(self, bound: float) -> list[_Box]:
         self.leaves += 1
         self.lowest = min(self.lowest, bound)
         return []
@@ -226,7 +234,7 @@ class _Replay:
         """Without the choices that cannot be paid for even if all others are the cheapest; exact integers."""
         costs = self.problem.costs
         while True:
-            least = np.array([costs[:, group].min(axis=1) for group in groups]).T.reshape(costs.shape[0], -1)
+            least = np.array([costs[:, group].min(axis=1) for group in groups]).T.reshape(costs.shape[0], len(groups))
             spare = self.room - least.sum(axis=1)
             fits = [
                 group[(costs[:, group] - least[:, [g]] <= spare[:, None]).all(axis=0)] for g, group in enumerate(groups)

@@ -33,7 +33,10 @@ _KICKED_GROUPS = 4
 _FIRST_SHARE = 0.2
 
 PLAIN_NODES = 20_000
-"""Nodes after which the relaxation is strengthened; most tables of networks are proven before."""
+"""Nodes of a small tree after which its root is looked at again; most tables of networks are proven before."""
+
+_SMALL_CHOICES = 400
+_LEAST_PLAIN_NODES = 200
 
 STRENGTHENING_ITERATIONS = 600
 _STRENGTHENING_SHARE = 0.4
@@ -54,10 +57,10 @@ class Exact:
 
     Without interactions and with at most one budget: dynamic programming over exact integer costs. Pair
     energies in a narrow band and at most one budget: dynamic programming over labels. Other sparse pair energies:
-    mixed-integer programming (HiGHS). Otherwise: branch and bound on the convex relaxation; when that is not done
-    after ``PLAIN_NODES`` nodes, the relaxation is strengthened, which raises the root bound and excludes choices, and a
-    new tree goes on with the choices that are left. When the time runs out the best answer comes with a true
-    lower bound. Interactions among more choices than ``LARGEST_GRAM`` (4000; 1500 with pairs) get a
+    mixed-integer programming (HiGHS). Otherwise: branch and bound on the convex relaxation; when that is not soon
+    done, the root is looked at again with the better answer and a strengthened relaxation, which raises the bound
+    and excludes choices, and a new tree goes on with the choices that are left. When the time runs out the best
+    answer comes with a true lower bound. Interactions among more choices than ``LARGEST_GRAM`` (4000; 1500 with pairs) get a
     local optimum and a bound only, and a note says so.
 
     Args:
@@ -177,50 +180,69 @@ class _Run:
         return True
 
     def _branch(self, search: LocalSearch) -> None:
-        """A plain tree first; if it is not soon done, a strengthened root, fewer choices and a new tree."""
+        """A tree; while it is not done, fewer choices as the answer and the root improve, and a new tree on those."""
         problem, work = self.problem, self.limits.work
-        form = convex_form(problem)
         record = self.record = CertificateRecord() if self.options.certificate else None
         threads = self.options.threads
-        tree = Tree(problem, form, search, self.best, start=self.start, threads=threads, record=record)
+        tree = Tree(problem, convex_form(problem), search, self.best, start=self.start, threads=threads, record=record)
         self.tree = tree
-        plain = PLAIN_NODES if work is None else min(PLAIN_NODES, work)
-        tree.run(self.deadline, work if record is not None else plain)
-        if record is not None or tree.finished or tree.nodes < PLAIN_NODES:
-            return
-        reduction = None if tree.incumbent is None else self._strengthened(form, tree, tree.incumbent)
-        if reduction is not None and tree.incumbent is not None:
-            small = reduction.problem
-            again = Tree(
-                small, convex_form(small), LocalSearch(small, self.rng), reduction.lower(tree.incumbent),
-                start=self.start, threads=threads, root_bound=tree.bound, closed=tree.cutoff,
-            )  # fmt: skip
-            self.pool, self.trace, self.work = tree.pool, tree.trace, self.work + tree.nodes
-            self.tree, self.reduction = again, reduction
-            tree = again
-        tree.run(self.deadline, None if work is None else max(0, work - self.work))
+        quota = _plain_nodes(problem)
+        while record is None:
+            left = quota if work is None else min(quota, work - self.work - tree.nodes)
+            wanted = tree.nodes + left
+            tree.run(self.deadline, wanted)
+            if tree.finished or tree.nodes < wanted or left < quota:
+                return
+            quota *= 2
+            reduction = None if tree.incumbent is None else self._narrowed(tree, tree.incumbent)
+            if reduction is not None:
+                tree = self._replanted(tree, reduction)
+        tree.run(self.deadline, work)
 
-    def _strengthened(self, form: ConvexForm, tree: Tree, incumbent: IntArray) -> Reduction | None:
-        """The problem without the choices that a strengthened root excludes, if they are many; raises the bound."""
-        problem = self.problem
-        left = choices_left(form, problem.selected(incumbent), tree.cutoff)
-        if left.size > LARGEST_STRENGTHENED:
-            return None
-        reduction = restrict(problem, left)
-        vertex = reduction.problem.selected(reduction.lower(incumbent))
+    def _replanted(self, tree: Tree, reduction: Reduction) -> Tree:
+        """A new tree on fewer choices that knows all that the old one knew."""
+        small = reduction.problem
+        answers = self._lifted(tree)
+        again = Tree(
+            small, convex_form(small), LocalSearch(small, self.rng), reduction.lower(answers[0]), start=self.start,
+            threads=self.options.threads, root_bound=tree.bound, closed=tree.cutoff,
+        )  # fmt: skip
+        self.pool, self.trace = [*answers, *self.pool], [*self.trace, *tree.trace]
+        self.work += tree.nodes
+        self.tree, self.reduction = again, reduction
+        return again
+
+    def _lifted(self, tree: Tree) -> list[IntArray]:
+        """The answers of a tree as assignments of the whole problem, best first."""
+        reduction = self.reduction
+        return tree.pool if reduction is None else [reduction.lift(answer) for answer in tree.pool]
+
+    def _narrowed(self, tree: Tree, incumbent: IntArray) -> Reduction | None:
+        """The problem without the choices that the root excludes, if that is worth it; raises the tree's bound.
+
+        Once few enough choices are left, the root is strengthened, which excludes more.
+        """
+        before = np.arange(self.problem.num_choices) if self.reduction is None else self.reduction.kept
+        left = choices_left(tree.form, tree.problem.selected(incumbent), tree.cutoff)
+        if left.size <= LARGEST_STRENGTHENED and "strengthening iterations" not in self.details:
+            part = restrict(tree.problem, left)
+            vertex = part.problem.selected(part.lower(incumbent))
+            left = left[self._strengthen(tree, convex_form(part.problem), vertex)]
+        kept = before[left]
+        return restrict(self.problem, kept) if kept.size <= _WORTH_RESTARTING * before.size else None
+
+    def _strengthen(self, tree: Tree, form: ConvexForm, vertex: IntArray) -> IntArray:
+        """The choices of a form that its strengthened root cannot exclude; raises the tree's bound."""
         now = time.perf_counter()
         most = STRENGTHENING_ITERATIONS
         if self.limits.work is not None:
-            most = min(most, self.limits.work - tree.nodes)
-        result = strengthen(
-            convex_form(reduction.problem), vertex, now + _STRENGTHENING_SHARE * (self.deadline - now), most
-        )
-        self.work = result.iterations
+            most = min(most, self.limits.work - self.work - tree.nodes)
+        result = strengthen(form, vertex, now + _STRENGTHENING_SHARE * (self.deadline - now), most)
+        self.work += result.iterations
         self.details.update({"strengthening iterations": result.iterations, "strengthened root bound": result.bound})
-        # What was excluded is no better than the cutoff.
+        # What was excluded before is no better than the cutoff.
         tree.root_bound = max(tree.root_bound, min(result.bound, tree.cutoff))
-        kept = left[choices_left(result.form, vertex, tree.cutoff)]
-        return restrict(problem, kept) if kept.size <= _WORTH_RESTARTING * problem.num_choices else None
+        return choices_left(result.form, vertex, tree.cutoff)
 
     def _first_answer(self, search: LocalSearch) -> None:
         """A local optimum from the least energies and from the least priced energies, then kicks."""
@@ -256,12 +278,12 @@ class _Run:
         bound, work, trace = self.bound, self.work, list(self.trace)
         pool = list(self.pool)
         infeasible = False
-        tree, reduction = self.tree, self.reduction
+        tree = self.tree
         if tree is not None:
             bound, work = max(bound, tree.bound), work + tree.nodes
             trace += tree.trace
-            found = tree.pool if reduction is None else [reduction.lift(answer) for answer in tree.pool]
-            pool = found + [answer for answer in pool if not any((answer == other).all() for other in found)]
+            distinct = {answer.tobytes(): answer for answer in [*self._lifted(tree), *pool]}
+            pool = list(distinct.values())
             infeasible = tree.finished and not pool
             if self.record is not None:
                 self.details["certificate"] = self.record.certificate()
@@ -296,6 +318,12 @@ def _prices(problem: ChoiceProblem) -> FloatArray:
         problem.linear.copy(), problem.group_offsets.copy(), choices, costs, room, price, 4
     )
     return price / scales if np.isfinite(value) else np.zeros(room.size)
+
+
+def _plain_nodes(problem: ChoiceProblem) -> int:
+    """Nodes before the root is looked at again: fewer where a node takes longer."""
+    share = min(1.0, (_SMALL_CHOICES / problem.num_choices) ** 2)
+    return max(min(_LEAST_PLAIN_NODES, PLAIN_NODES), int(PLAIN_NODES * share))
 
 
 def _is_sparse(problem: ChoiceProblem) -> bool:

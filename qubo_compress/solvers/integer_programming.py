@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,30 @@ class _Programme:
     matrix: sparse.csr_array
     low: FloatArray
     high: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class CoupledTable:
+    """The pair energies of two groups.
+
+    Attributes:
+        first: global number of the first choice of one group.
+        second: global number of the first choice of the other.
+        values: (K, K') energies.
+    """
+
+    first: int
+    second: int
+    values: FloatArray
+
+
+def coupled_tables(problem: ChoiceProblem) -> Iterator[CoupledTable]:
+    """The tables of all coupled pairs of groups, each once."""
+    offsets = problem.group_offsets
+    lower, upper = _coupled(problem)
+    for g, h in zip(lower.tolist(), upper.tolist(), strict=True):
+        rows = problem.pairs[offsets[g] : offsets[g + 1]]  # type: ignore[index]
+        yield CoupledTable(int(offsets[g]), int(offsets[h]), rows[:, offsets[h] : offsets[h + 1]].toarray())
 
 
 def table_entries(problem: ChoiceProblem) -> int:
@@ -146,20 +171,18 @@ def _coupled(problem: ChoiceProblem) -> tuple[IntArray, IntArray]:
 
 
 def _programme(problem: ChoiceProblem) -> _Programme:
-    total, groups, offsets, sizes = problem.num_choices, problem.num_groups, problem.group_offsets, problem.group_sizes
+    total, groups, sizes = problem.num_choices, problem.num_groups, problem.group_sizes
     objective, rows, columns, values = [problem.linear], [], [], []
     rows.append(np.repeat(np.arange(groups), sizes))
     columns.append(np.arange(total))
     values.append(np.ones(total))
-    lower, upper = _coupled(problem)
     row, column = groups, total
-    for g, h in zip(lower.tolist(), upper.tolist(), strict=True):
-        first, second = slice(offsets[g], offsets[g + 1]), slice(offsets[h], offsets[h + 1])
-        table = problem.pairs[first][:, second].toarray()  # type: ignore[index]
+    for block in coupled_tables(problem):
+        table = block.values
         m, k = table.shape
         places = column + np.arange(m * k).reshape(m, k)
         objective.append(table.ravel())
-        for axis, (size, start) in enumerate(((m, offsets[g]), (k, offsets[h]))):
+        for axis, (size, start) in enumerate(((m, block.first), (k, block.second))):
             own = row + np.arange(size)
             rows += [np.broadcast_to(own[:, None] if axis == 0 else own, (m, k)).ravel(), own]
             columns += [places.ravel(), start + np.arange(size)]
