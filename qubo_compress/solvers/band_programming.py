@@ -24,7 +24,9 @@ MOST_COMBINATIONS = 300_000
 """Most combinations of w + 1 neighbouring groups."""
 
 _MOST_ENTRIES = 30_000_000
-_MOST_LABELS = 400_000
+_MOST_LABELS = (3_000, 50_000, 500_000)
+"""Labels kept after each group: few at first, since a good answer from a narrow search rules out most of a wide one."""
+
 _MOST_TRACKED = 40_000_000
 _PRICE_STEPS = 60
 
@@ -103,7 +105,18 @@ def solve_band(
         >>> bool(abs(problem.energy(answer.assignment) - answer.bound) < 1e-9)
         True
     """
-    return _BandSearch(problem, band, incumbent).run(deadline, work)
+    search = _BandSearch(problem, band, incumbent)
+    price = search.best_price(deadline)
+    answer = TableAnswer(incumbent, -np.inf, 0)
+    for most in _MOST_LABELS:
+        search.incumbent = answer.assignment
+        left = None if work is None else work - answer.states
+        found = search.run(price, most, deadline, left)
+        answer = TableAnswer(found.assignment, max(found.bound, answer.bound), answer.states + found.states)
+        out = time.perf_counter() >= deadline or (work is not None and answer.states >= work)
+        if out or problem.energy(answer.assignment) - answer.bound <= 4.0 * search.tolerance:
+            break
+    return answer
 
 
 class _BandSearch:
@@ -211,10 +224,9 @@ class _BandSearch:
             left, right = (point, right) if point[2] > 0 else (left, point)
         return best[0]
 
-    def run(self, deadline: float, work: int | None) -> TableAnswer:
-        """Extend labels group by group."""
+    def run(self, price: float, most: int, deadline: float, work: int | None) -> TableAnswer:
+        """Extend labels group by group, ``most`` at a time; the price decides which are the most promising."""
         problem, steps = self.problem, len(self.windows)
-        price = self.best_price(deadline)
         tables = self.completions(price)
         root = float(tables[0][0]) - price * self.room
         limit = problem.energy(self.incumbent) - problem.constant
@@ -225,7 +237,7 @@ class _BandSearch:
         dropped, made, tracked, longest = np.inf, 0, 0, 0.0
         for step in range(steps):
             begin = time.perf_counter()
-            if begin + longest >= deadline or (work is not None and made >= work) or tracked > _MOST_TRACKED:
+            if begin + longest >= deadline or tracked > _MOST_TRACKED:
                 lives = energy + price * (spent - self.room) + tables[step][state]
                 return self._answer(self.incumbent, max(root, min(dropped, limit, float(lives.min()))), made)
             count = self.windows[step].shape[1]
@@ -239,13 +251,16 @@ class _BandSearch:
             if problem.num_budgets == 0:
                 good = bounds <= limit + self.tolerance
             chosen = np.flatnonzero(good)
+            if work is not None and made + chosen.size > work:
+                lives = energy + price * (spent - self.room) + tables[step][state]
+                return self._answer(self.incumbent, max(root, min(dropped, limit, float(lives.min()))), work)
             made += chosen.size
             chosen = chosen[np.lexsort((new_energy[chosen], new_spent[chosen], new_state[chosen]))]
             chosen = chosen[undominated(new_state[chosen], new_energy[chosen])]
-            if chosen.size > _MOST_LABELS:
-                ranked = np.argpartition(bounds[chosen], _MOST_LABELS)
-                dropped = min(dropped, float(bounds[chosen[ranked[_MOST_LABELS:]]].min()))
-                chosen = chosen[np.sort(ranked[:_MOST_LABELS])]
+            if chosen.size > most:
+                ranked = np.argpartition(bounds[chosen], most)
+                dropped = min(dropped, float(bounds[chosen[ranked[most:]]].min()))
+                chosen = chosen[np.sort(ranked[:most])]
             back.append(((chosen // count).astype(np.int32), (chosen % count).astype(np.int16)))
             state, spent, energy = new_state[chosen], new_spent[chosen], new_energy[chosen]
             tracked += chosen.size

@@ -47,7 +47,10 @@ _MOST_BYTES = 512 * 1024**2
 
 _ROUND_EVERY = 32
 _PAIRED_GROUPS = 50
-"""Most groups for which a rounded mixture is improved by double changes too."""
+"""Most groups for which every rounded mixture is improved by double changes too."""
+
+_MOST_PAIRED_GROUPS = 400
+"""Most groups for which a rounded mixture that is the best so far is."""
 
 
 class NodeRecord(Protocol):
@@ -88,6 +91,7 @@ class Tree:
     closed: float = np.inf
     _current: float = np.inf
     _started: bool = False
+    _deadline: float = np.inf
 
     def __post_init__(self) -> None:
         form = self.form
@@ -114,6 +118,7 @@ class Tree:
 
     def run(self, deadline: float, work: int | None) -> None:
         """Explore until proven, out of time or out of work."""
+        self._deadline = deadline
         if not self._started:
             self._plant(deadline)
         longest = 0.0
@@ -144,9 +149,8 @@ class Tree:
             return
         seed = self.incumbent if self.incumbent is not None else np.zeros(self.problem.num_groups, dtype=np.int64)
         mixture = start_at(form, self.problem.selected(seed))
-        known, self.root_bound = self.root_bound, relax(form, mixture, deadline)[0]
+        self.root_bound = max(self.root_bound, relax(form, mixture, deadline)[0])
         self._note()
-        self.root_bound = max(known, self.root_bound)
         # The root goes straight into the first slot, from where the first step takes it.
         slots.x[0], slots.multipliers[0] = mixture.x, mixture.multipliers
         slots.inherited[0], slots.parent[0], slots.choice[0] = self.root_bound, -1, -1
@@ -210,7 +214,10 @@ class Tree:
         picks = [int(np.argmax(shares[a:b])) for a, b in itertools.pairwise(self.form.offsets)]
         self.search.place(np.array(picks))
         if self.search.repair():
-            self.search.descend(np.inf, pairs=self.problem.num_groups <= _PAIRED_GROUPS)
+            groups = self.problem.num_groups
+            self.search.descend(self._deadline, pairs=groups <= _PAIRED_GROUPS)
+            if _PAIRED_GROUPS < groups <= _MOST_PAIRED_GROUPS and self.search.energy < self.best:
+                self.search.descend(self._deadline)
             self._offer(self.search.assignment)
 
     def _offer(self, assignment: IntArray) -> None:

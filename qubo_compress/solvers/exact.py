@@ -60,8 +60,8 @@ class Exact:
     mixed-integer programming (HiGHS). Otherwise: branch and bound on the convex relaxation; when that is not soon
     done, the root is looked at again with the better answer and a strengthened relaxation, which raises the bound
     and excludes choices, and a new tree goes on with the choices that are left. When the time runs out the best
-    answer comes with a true lower bound. Interactions among more choices than ``LARGEST_GRAM`` (4000; 1500 with pairs) get a
-    local optimum and a bound only, and a note says so.
+    answer comes with a true lower bound. Interactions among more choices than ``LARGEST_GRAM`` (4000; 1500 with
+    pairs) get a local optimum and a bound only, and a note says so.
 
     Args:
         first: an assignment to start from; None for a local search.
@@ -210,6 +210,7 @@ class _Run:
         self.pool, self.trace = [*answers, *self.pool], [*self.trace, *tree.trace]
         self.work += tree.nodes
         self.tree, self.reduction = again, reduction
+        self.details["choices left"] = small.num_choices
         return again
 
     def _lifted(self, tree: Tree) -> list[IntArray]:
