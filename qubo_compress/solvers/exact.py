@@ -323,7 +323,7 @@ def _prices(problem: ChoiceProblem) -> FloatArray:
 
 def _plain_nodes(problem: ChoiceProblem) -> int:
     """Nodes before the root is looked at again: fewer where a node takes longer."""
-    share = min(1.0, (_SMALL_CHOICES / problem.num_choices) ** 2)
+    share = min(1.0, (_SMALL_CHOICES / problem.num_choices) ** 1.5)
     return max(min(_LEAST_PLAIN_NODES, PLAIN_NODES), int(PLAIN_NODES * share))
 
 
