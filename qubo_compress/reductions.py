@@ -85,7 +85,7 @@ def reduce_dominated(problem: ChoiceProblem) -> Reduction:
             alive[beaten] = False
             stale[np.arange(problem.num_groups) != group] = problem.structure != "separable"
             typical = _typical_context(problem, alive)
-    return _restricted(problem, np.flatnonzero(alive))
+    return restrict(problem, np.flatnonzero(alive))
 
 
 def _typical_context(problem: ChoiceProblem, alive: npt.NDArray[np.bool_]) -> FloatArray:
@@ -160,7 +160,8 @@ def _difference(problem: ChoiceProblem, winner: int, loser: int) -> FloatArray:
     return np.asarray(rows[0] - rows[1], dtype=np.float64)
 
 
-def _restricted(problem: ChoiceProblem, kept: IntArray) -> Reduction:
+def restrict(problem: ChoiceProblem, kept: IntArray) -> Reduction:
+    """The problem with the choices ``kept`` (ascending global numbers, some of every group) only."""
     group = np.searchsorted(problem.group_offsets, kept, side="right") - 1
     sizes = np.bincount(group, minlength=problem.num_groups)
     smaller = ChoiceProblem(

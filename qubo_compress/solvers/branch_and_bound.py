@@ -3,45 +3,62 @@
 Nodes are explored by least bound. A node's relaxation fixes what its reduced costs exclude, the group whose mixture
 hides the most energy is branched on, one child per choice left, and once few combinations remain they
 are enumerated. The bound is at every moment the least over all open nodes.
+
+The queue, the bounding and the enumeration are compiled and work on plain arrays. Nodes are bounded in batches, which
+threads share out; a batch's size depends only on the number of nodes done, so that the tree is the same with any
+number of threads.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
+import os
 import time
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers import branch_kernels as kernels
+from qubo_compress.solvers.branch_nodes import (
+    ByteArray,
+    Families,
+    Slots,
+    enlarged,
+    make_families,
+    make_slots,
+    put,
+    row_bytes,
+    take,
+)
 from qubo_compress.solvers.local_search import LocalSearch
-from qubo_compress.solvers.relaxation import ConvexForm, relax, start_at
+from qubo_compress.solvers.relaxation import ConvexForm, bound_at, relax, start_at
 
 _PRUNE = 1e-7
 """Nodes within this relative distance of the best answer are closed; an optimal gap is 1e-6."""
 
-_ENUMERATE = 4096
-"""Combinations that are enumerated rather than branched on."""
-
-_MOST_OPEN = 400_000
-"""Open nodes above which the search dives instead of widening, about 100 bytes each and 2 kB per parent."""
+_BATCH = 32
+_LOOKS = 25
+_FIRST_ROWS = 512
+_MOST_BYTES = 512 * 1024**2
+"""Memory for open nodes; when it is used up the search dives, which needs no more."""
 
 _ROUND_EVERY = 32
 _PAIRED_GROUPS = 50
-"""Most groups for which a rounded mixture is improved by double changes too."""
+"""Most groups for which every rounded mixture is improved by double changes too."""
+
+_MOST_PAIRED_GROUPS = 400
+"""Most groups for which a rounded mixture that is the best so far is."""
 
 
-@dataclass(frozen=True)
-class _Parent:
-    """What the children of a node share."""
+class NodeRecord(Protocol):
+    """Where a tree writes what a certificate needs to know of every node."""
 
-    offsets: IntArray
-    choices: IntArray
-    support: IntArray
-    shares: FloatArray
-    multipliers: FloatArray
+    def write(self, number: int, slots: Slots, place: int) -> None:
+        """Take in the node at one place of the slots; numbers count the nodes from 0."""
+        ...
 
 
 @dataclass
@@ -53,6 +70,10 @@ class Tree:
         form: its convex form, which may have been strengthened.
         search: for rounding mixtures to assignments.
         incumbent: a feasible assignment, or None.
+        threads: how many nodes are bounded at a time; None for one per processor.
+        record: where each bounded node is written for a certificate, or None.
+        closed: least bound of what was cut off, or excluded before.
+        root_bound: a bound that is known, then the one proven at the root.
     """
 
     problem: ChoiceProblem
@@ -64,15 +85,20 @@ class Tree:
     nodes: int = 0
     pool: list[IntArray] = field(default_factory=list)
     trace: list[tuple[float, float, float | None]] = field(default_factory=list)
-    _open: list[tuple[float, int, _Parent, int]] = field(default_factory=list)
-    _closed: float = np.inf
-    _current: float = np.inf
-    _count: int = 0
-    _started: bool = False
     start: float = field(default_factory=time.perf_counter)
+    threads: int | None = None
+    record: NodeRecord | None = None
+    closed: float = np.inf
+    _current: float = np.inf
+    _started: bool = False
+    _deadline: float = np.inf
 
     def __post_init__(self) -> None:
-        self._stiffness = self.form.stiffness
+        form = self.form
+        self._stiffness = form.stiffness
+        self._most_rows = max(4 * _BATCH, _MOST_BYTES // row_bytes(form.offsets, form.room.size))
+        self._families: Families = make_families(min(_FIRST_ROWS, self._most_rows), form.offsets, form.room.size)
+        self._slots: Slots = make_slots(_BATCH, form.offsets, form.room.size)
         incumbent, self.incumbent = self.incumbent, None
         if incumbent is not None:
             self._offer(incumbent)
@@ -80,7 +106,7 @@ class Tree:
     @property
     def bound(self) -> float:
         """True lower bound at this moment; ``inf`` when the tree is exhausted without an answer."""
-        least = min(self._open[0][0] if self._open else np.inf, self._closed, self._current)
+        least = min(self._least_open(), self.closed, self._current)
         if not self._started:
             least = -np.inf
         return max(self.root_bound, min(least, self.best))
@@ -88,114 +114,110 @@ class Tree:
     @property
     def finished(self) -> bool:
         """Whether no open node could still improve the answer."""
-        return self._started and self._current == np.inf and (not self._open or self._open[0][0] >= self._cutoff())
+        return self._started and self._current == np.inf and self._least_open() >= self.cutoff
 
     def run(self, deadline: float, work: int | None) -> None:
         """Explore until proven, out of time or out of work."""
+        self._deadline = deadline
         if not self._started:
             self._plant(deadline)
         longest = 0.0
-        while not self.finished and (work is None or self.nodes < work):
-            begin = time.perf_counter()
-            if begin + longest >= deadline:
-                break
-            self._step()
-            longest = max(0.9 * longest, time.perf_counter() - begin)
+        with ThreadPoolExecutor(max_workers=self._workers()) as executor:
+            while not self.finished and (work is None or self.nodes < work):
+                begin = time.perf_counter()
+                if begin + longest >= deadline:
+                    break
+                most = max(1, min(_BATCH, self.nodes // 4))
+                self._step(most if work is None else min(most, work - self.nodes), executor)
+                longest = max(0.9 * longest, time.perf_counter() - begin)
+
+    def _workers(self) -> int:
+        return self.threads or min(_BATCH, os.cpu_count() or 1)
+
+    def _least_open(self) -> float:
+        families = self._families
+        if families.counts[0] == 0:
+            return np.inf
+        row = families.heap[0]
+        return float(families.bounds[row, families.next_child[row]])
 
     def _plant(self, deadline: float) -> None:
-        form = self.form
-        offsets, choices = kernels.drop_unaffordable(form.offsets, np.arange(form.diagonal.size), form.costs, form.room)
+        form, slots = self.form, self._slots
+        _, choices = kernels.drop_unaffordable(form.offsets, np.arange(form.diagonal.size), form.costs, form.room)
         if choices.size == 0:
             self.root_bound, self._started = np.inf, True
             return
         seed = self.incumbent if self.incumbent is not None else np.zeros(self.problem.num_groups, dtype=np.int64)
         mixture = start_at(form, self.problem.selected(seed))
-        self.root_bound = relax(form, mixture, deadline)[0]
+        self.root_bound = max(self.root_bound, relax(form, mixture, deadline)[0])
         self._note()
-        support = np.flatnonzero(mixture.x)
-        parent = _Parent(offsets, choices, support, mixture.x[support], mixture.multipliers)
-        heapq.heappush(self._open, (self.root_bound, 0, parent, -1))
+        # The root goes straight into the first slot, from where the first step takes it.
+        slots.x[0], slots.multipliers[0] = mixture.x, mixture.multipliers
+        slots.inherited[0], slots.parent[0], slots.choice[0] = self.root_bound, -1, -1
+        slots.allowed[0] = 0
+        slots.allowed[0, choices] = 1
+        self._current = self.root_bound
         self._started = True
 
-    def _cutoff(self) -> float:
+    @property
+    def cutoff(self) -> float:
+        """The bound at which a node cannot improve the answer by more than the tolerance."""
         return self.best - _PRUNE * max(abs(self.best), 1e-9) if np.isfinite(self.best) else np.inf
 
-    def _step(self) -> None:
-        # While a node is in the hand it counts as open, so that an interruption at any moment loses no bound.
-        self._current = self._open[0][0]
-        # Entry 0 has the least bound; the newest entry is the deepest, and diving needs no memory.
-        if len(self._open) < _MOST_OPEN:
-            inherited, _, parent, choice = heapq.heappop(self._open)
+    def _step(self, most: int, executor: Executor) -> None:
+        """Bound a batch of nodes and queue their children."""
+        families, slots, cutoff = self._families, self._slots, self.cutoff
+        if self.nodes == 0:
+            taken = 1
         else:
-            newest = max(range(len(self._open) - 64, len(self._open)), key=lambda i: self._open[i][1])
-            inherited, _, parent, choice = self._open[newest]
-            self._open[newest] = self._open[-1]
-            self._open.pop()
-            heapq.heapify(self._open)
-        if inherited >= self._cutoff():
-            self._closed = min(self._closed, inherited)
-        else:
-            self._expand(inherited, parent, choice)
+            # While nodes are in the hand they count as open, so that an interruption at any moment loses no bound.
+            self._current = self._least_open()
+            full = families.counts[1] < _BATCH and families.heap.size >= self._most_rows
+            taken = take(families, slots, self.form.offsets, 1 if full else most, cutoff, full)
+        self._expand(taken, cutoff, executor)
+        first, self.nodes = self.nodes, self.nodes + taken
+        for i in range(taken):
+            if self.record is not None:
+                self.record.write(first + i, slots, i)
+            if slots.answer[i, 0] >= 0:
+                self._offer(slots.answer[i])
+            number = first + i + 1
+            if slots.children[i, 0] >= 0 and (number <= _ROUND_EVERY or number % _ROUND_EVERY == 0):
+                self._round(slots.x[i], slots.allowed[i])
+        if families.counts[1] < taken:
+            self._families = families = enlarged(families, 2 * families.heap.size)
+        self.closed = min(self.closed, float(put(families, slots, taken, first, self.cutoff)))
         self._current = np.inf
 
-    def _expand(self, inherited: float, parent: _Parent, choice: int) -> None:
-        self.nodes += 1
-        form, cutoff = self.form, self._cutoff()
-        offsets, choices = _restricted(parent, form.offsets, choice)
-        offsets, choices = kernels.drop_unaffordable(offsets, choices, form.costs, form.room)
-        if choices.size == 0:
-            return
-        if self._few(offsets):
-            self._enumerate(offsets, choices)
-            return
-        start = np.zeros(form.diagonal.size)
-        start[parent.support] = parent.shares
-        value, shares, reduced, multipliers = kernels.bound_node(
-            form.constant, form.diagonal, form.gram, form.costs, form.room, self._stiffness, offsets, choices,
-            start, parent.multipliers, cutoff, 25,
-        )  # fmt: skip
-        value = max(value, inherited)
-        if value >= cutoff:
-            self._closed = min(self._closed, value)
-            return
-        if self.nodes <= _ROUND_EVERY or self.nodes % _ROUND_EVERY == 0:
-            self._round(offsets, choices, shares)
-            cutoff = self._cutoff()
-        keep = value + reduced < cutoff
-        if not keep.all():
-            self._closed = min(self._closed, float((value + reduced[~keep]).min()))
-            members = np.add.reduceat(keep.astype(np.int64), offsets[:-1])
-            if not members.all():  # the incumbent improved while rounding and closes the node
-                return
-            offsets, choices = np.concatenate([[0], np.cumsum(members)]), choices[keep]
-            shares, reduced = shares[keep], reduced[keep]
-            if self._few(offsets):
-                self._enumerate(offsets, choices)
-                return
-        group = int(kernels.widest_group(form.gram, offsets, choices, shares))
-        used = np.flatnonzero(shares > 1e-7)
-        child = _Parent(offsets, choices, choices[used], shares[used], multipliers)
-        for position in range(offsets[group], offsets[group + 1]):
-            self._count += 1
-            entry = (float(value + reduced[position]), -self._count, child, int(choices[position]))
-            heapq.heappush(self._open, entry)
-
-    def _few(self, offsets: IntArray) -> bool:
-        return bool(np.log(np.diff(offsets)).sum() <= np.log(_ENUMERATE) + 1e-9)
-
-    def _enumerate(self, offsets: IntArray, choices: IntArray) -> None:
+    def _expand(self, count: int, cutoff: float, executor: Executor) -> None:
+        """Bound the nodes in the first slots, in as many threads as there are."""
         form = self.form
-        _, answer = kernels.enumerate_rest(
-            form.constant, form.diagonal, form.gram, form.costs, form.room, offsets, choices, self.best
-        )
-        if answer[0] >= 0:
-            self._offer(answer - form.offsets[:-1])
+        parts = min(self._workers(), max(1, count // 4))
+        edges = [count * part // parts for part in range(parts + 1)]
+        jobs = [
+            executor.submit(
+                kernels.expand, form.constant, form.diagonal, form.gram, form.costs, form.room, self._stiffness,
+                form.offsets, self._slots, first, stop, cutoff, self.best, _LOOKS,
+            )
+            for first, stop in itertools.pairwise(edges[1:])
+        ]  # fmt: skip
+        kernels.expand(
+            form.constant, form.diagonal, form.gram, form.costs, form.room, self._stiffness,
+            form.offsets, self._slots, 0, edges[1], cutoff, self.best, _LOOKS,
+        )  # fmt: skip
+        for job in jobs:
+            job.result()
 
-    def _round(self, offsets: IntArray, choices: IntArray, shares: FloatArray) -> None:
-        picks = [choices[a + int(np.argmax(shares[a:b]))] for a, b in itertools.pairwise(offsets)]
-        self.search.place(np.array(picks) - self.form.offsets[:-1])
+    def _round(self, x: FloatArray, allowed: ByteArray) -> None:
+        """Turn a mixture into an assignment, improve it, and offer it."""
+        shares = np.where(allowed, x, -1.0)
+        picks = [int(np.argmax(shares[a:b])) for a, b in itertools.pairwise(self.form.offsets)]
+        self.search.place(np.array(picks))
         if self.search.repair():
-            self.search.descend(np.inf, pairs=self.problem.num_groups <= _PAIRED_GROUPS)
+            groups = self.problem.num_groups
+            self.search.descend(self._deadline, pairs=groups <= _PAIRED_GROUPS)
+            if _PAIRED_GROUPS < groups <= _MOST_PAIRED_GROUPS and self.search.energy < self.best:
+                self.search.descend(self._deadline)
             self._offer(self.search.assignment)
 
     def _offer(self, assignment: IntArray) -> None:
@@ -212,13 +234,13 @@ class Tree:
         self.trace.append((time.perf_counter() - self.start, self.best, bound if np.isfinite(bound) else None))
 
 
-def _restricted(parent: _Parent, all_offsets: IntArray, choice: int) -> tuple[IntArray, IntArray]:
-    """The parent's choices with one group decided; the root's with none."""
-    if choice < 0:
-        return parent.offsets, parent.choices
-    group = int(np.searchsorted(all_offsets, choice, side="right")) - 1
-    start, stop = parent.offsets[group], parent.offsets[group + 1]
-    choices = np.concatenate([parent.choices[:start], [choice], parent.choices[stop:]])
-    offsets = parent.offsets.copy()
-    offsets[group + 1 :] -= stop - start - 1
-    return offsets, choices
+def choices_left(form: ConvexForm, vertex: IntArray, cutoff: float) -> IntArray:
+    """Choices that the root relaxation cannot show to be no better than the cutoff, and those of ``vertex``."""
+    mixture = start_at(form, vertex)
+    _, price = relax(form, mixture, np.inf)
+    bound = bound_at(form, mixture, np.arange(form.diagonal.size), price)
+    slopes = form.diagonal + form.gram @ mixture.x + form.costs @ price
+    rise = slopes - np.repeat(np.minimum.reduceat(slopes, form.offsets[:-1]), np.diff(form.offsets))
+    left = bound + rise - 1e-12 * (np.abs(slopes) + abs(bound)) < cutoff
+    left[vertex] = True
+    return np.flatnonzero(left)

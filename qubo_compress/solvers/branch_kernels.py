@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from qubo_compress.problem import FloatArray, IntArray
+from qubo_compress.solvers.branch_nodes import ByteArray, ShortArray, Slots
 from qubo_compress.solvers.compiling import compiled
 from qubo_compress.solvers.price_kernels import certified_bound, polish_prices
 from qubo_compress.solvers.relaxation_kernels import descend_gram, prices_of
 
 _SWEEPS_PER_LOOK = 4
+
+_ENUMERATE = 4096
+"""Combinations that are enumerated rather than branched on."""
 
 
 @compiled
@@ -50,6 +54,48 @@ def drop_unaffordable(
 
 
 @compiled
+def settle(
+    diagonal: FloatArray, gram: FloatArray, offsets: IntArray, choices: IntArray, x: FloatArray, gradient: FloatArray
+) -> None:
+    """Make ``x`` a mixture of the choices left and ``gradient`` its gradient.
+
+    ``x`` may hold shares of choices that are gone; a group that loses all its shares gets the choice
+    that suits the others best.
+    """
+    given = x.copy()
+    x[:] = 0.0
+    for g in range(offsets.size - 1):
+        total = 0.0
+        for position in range(offsets[g], offsets[g + 1]):
+            total += given[choices[position]]
+        for position in range(offsets[g], offsets[g + 1]):
+            x[choices[position]] = given[choices[position]] / total if total > 1e-9 else 0.0
+    refresh(diagonal, gram, choices, x, gradient)
+    for g in range(offsets.size - 1):
+        low, total = choices[offsets[g]], 0.0
+        for position in range(offsets[g], offsets[g + 1]):
+            v = choices[position]
+            total += x[v]
+            if gradient[v] < gradient[low]:
+                low = v
+        if total == 0.0:
+            x[low] = 1.0
+            for w in range(gradient.size):
+                gradient[w] += gram[low, w]
+
+
+@compiled
+def refresh(diagonal: FloatArray, gram: FloatArray, choices: IntArray, x: FloatArray, gradient: FloatArray) -> None:
+    """The gradient anew from the shares, so that no rounding of earlier shifts remains."""
+    gradient[:] = diagonal
+    for position in range(choices.size):
+        v = choices[position]
+        if x[v] > 0.0:
+            for w in range(gradient.size):
+                gradient[w] += x[v] * gram[v, w]
+
+
+@compiled
 def bound_node(
     constant: float,
     diagonal: FloatArray,
@@ -59,111 +105,208 @@ def bound_node(
     stiffness: FloatArray,
     offsets: IntArray,
     choices: IntArray,
-    start: FloatArray,
+    x: FloatArray,
     multipliers: FloatArray,
+    price: FloatArray,
+    proof: FloatArray,
+    reduced: FloatArray,
     cutoff: float,
     looks: int,
-) -> tuple[float, FloatArray, FloatArray, FloatArray]:
-    """Bound of the problem restricted to some choices, by the relaxation warm-started from ``start``.
+) -> float:
+    """Bound of the problem restricted to some choices, by the relaxation warm-started from ``x``.
 
-    Groups with one choice left are folded into the linear terms, so deep nodes are small. Stops once
-    the bound passes ``cutoff`` or once it evidently cannot. Returns the bound, the mixture over ``choices``, the
-    reduced cost of each (by how much the bound rises if it must be used) and the final multipliers.
+    Stops once the bound passes ``cutoff`` or once it evidently cannot. ``x`` and ``multipliers`` go where the search
+    ends; ``proof`` and ``price`` receive the mixture and the prices that prove the bound, and ``reduced`` by how
+    much the bound rises if a choice must be used.
     """
-    groups, size = offsets.size - 1, choices.size
     budgets = room.size
-    plain, left = diagonal.copy(), room.copy()
-    fixed_energy = constant
-    free = np.empty(size, dtype=np.int64)
-    where = np.empty(size, dtype=np.int64)
-    sub_offsets = np.zeros(groups + 1, dtype=np.int64)
-    count, free_groups = 0, 0
-    for g in range(groups):
-        if offsets[g + 1] - offsets[g] == 1:
-            v = choices[offsets[g]]
-            fixed_energy += plain[v] + 0.5 * gram[v, v]
-            for w in range(plain.size):
-                plain[w] += gram[v, w]
-            for b in range(budgets):
-                left[b] -= costs[v, b]
-        else:
-            for position in range(offsets[g], offsets[g + 1]):
-                free[count], where[count] = choices[position], position
-                count += 1
-            free_groups += 1
-            sub_offsets[free_groups] = count
-    sub_offsets = sub_offsets[: free_groups + 1]
-    shares, reduced, lambdas = np.ones(size), np.zeros(size), multipliers.copy()
-    for b in range(budgets):
-        if left[b] < 0.0:
-            return np.inf, shares, reduced, lambdas
-    if free_groups == 0:
-        return fixed_energy, shares, reduced, lambdas
-    sub_diagonal, sub_costs = np.empty(count), np.empty((count, budgets))
-    sub_gram, x = np.empty((count, count)), np.empty(count)
-    for i in range(count):
-        v = free[i]
-        sub_diagonal[i], x[i] = plain[v], start[v]
-        for b in range(budgets):
-            sub_costs[i, b] = costs[v, b]
-        for j in range(count):
-            sub_gram[i, j] = gram[v, free[j]]
-    for g in range(free_groups):
-        total, low = 0.0, sub_offsets[g]
-        for i in range(sub_offsets[g], sub_offsets[g + 1]):
-            total += x[i]
-            if sub_diagonal[i] < sub_diagonal[low]:
-                low = i
-        for i in range(sub_offsets[g], sub_offsets[g + 1]):
-            x[i] = x[i] / total if total > 1e-9 else (1.0 if i == low else 0.0)
-    gradient, used = sub_diagonal.copy(), np.zeros(budgets)
-    for i in range(count):
-        if x[i] > 0.0:
-            for j in range(count):
-                gradient[j] += x[i] * sub_gram[i, j]
-            for b in range(budgets):
-                used[b] += x[i] * sub_costs[i, b]
-    every = np.arange(count)
-    best, best_slopes = -np.inf, np.zeros(count)
+    gradient, used, trial = np.empty(diagonal.size), np.empty(budgets), np.empty(budgets)
+    settle(diagonal, gram, offsets, choices, x, gradient)
+    best = -np.inf
     for _ in range(looks):
+        used[:] = 0.0
+        for position in range(choices.size):
+            v = choices[position]
+            if x[v] > 0.0:
+                for b in range(budgets):
+                    used[b] += x[v] * costs[v, b]
         for sweep in range(_SWEEPS_PER_LOOK):
-            descend_gram(sub_gram, sub_offsets, every, sub_costs, left, lambdas, stiffness, x, gradient, used)
+            descend_gram(gram, offsets, choices, costs, room, multipliers, stiffness, x, gradient, used)
             if sweep % 2 == 1:
-                prices_of(lambdas, stiffness, used, left, lambdas)
-        quadratic, primal = 0.0, fixed_energy
-        for i in range(count):
-            quadratic += x[i] * (gradient[i] - sub_diagonal[i])
-            primal += x[i] * sub_diagonal[i]
+                prices_of(multipliers, stiffness, used, room, multipliers)
+        refresh(diagonal, gram, choices, x, gradient)
+        quadratic, primal = 0.0, constant
+        for position in range(choices.size):
+            v = choices[position]
+            quadratic += x[v] * (gradient[v] - diagonal[v])
+            primal += x[v] * diagonal[v]
         primal += 0.5 * quadratic
         for b in range(budgets):  # the augmented Lagrangian, which the mixture may overspend
-            primal += max(0.0, lambdas[b]) * (used[b] - left[b])
-        price = lambdas.copy()
-        if polish_prices(gradient, sub_offsets, every, sub_costs, left, price, 2) == np.inf:
-            return np.inf, shares, reduced, lambdas
-        value = fixed_energy + certified_bound(
-            sub_diagonal, gradient, quadratic, sub_offsets, every, sub_costs, left, price, diagonal.size
+            primal += max(0.0, multipliers[b]) * (used[b] - room[b])
+        trial[:] = multipliers
+        if polish_prices(gradient, offsets, choices, costs, room, trial, 2) == np.inf:
+            return np.inf
+        value = constant + certified_bound(
+            diagonal, gradient, quadratic, offsets, choices, costs, room, trial, diagonal.size
         )
-        value -= 1e-15 * (abs(fixed_energy) + abs(constant))
+        value -= 1e-15 * (abs(value) + abs(constant))
         if value > best:
             best = value
-            for i in range(count):
-                best_slopes[i] = gradient[i]
-                for b in range(budgets):
-                    best_slopes[i] += price[b] * sub_costs[i, b]
+            price[:] = trial
+            proof[:] = x
+            reduce_costs(offsets, choices, costs, gradient, trial, reduced)
         if best > cutoff or primal - best < 0.03 * (cutoff - best):
             break
-    for g in range(free_groups):
-        low = np.inf
-        for i in range(sub_offsets[g], sub_offsets[g + 1]):
-            low = min(low, best_slopes[i])
-        for i in range(sub_offsets[g], sub_offsets[g + 1]):
-            reduced[where[i]] = best_slopes[i] - low
-            shares[where[i]] = x[i]
-    return best, shares, reduced, lambdas
+    return best
 
 
 @compiled
-def widest_group(gram: FloatArray, offsets: IntArray, choices: IntArray, shares: FloatArray) -> int:
+def reduce_costs(
+    offsets: IntArray, choices: IntArray, costs: FloatArray, slopes: FloatArray, price: FloatArray, reduced: FloatArray
+) -> None:
+    """Put into ``reduced`` by how much the priced slope of each choice left exceeds the least of its group."""
+    for g in range(offsets.size - 1):
+        low = np.inf
+        for position in range(offsets[g], offsets[g + 1]):
+            v = choices[position]
+            reduced[v] = slopes[v]
+            for b in range(price.size):
+                reduced[v] += price[b] * costs[v, b]
+            low = min(low, reduced[v])
+        for position in range(offsets[g], offsets[g + 1]):
+            reduced[choices[position]] -= low
+
+
+@compiled
+def expand(
+    constant: float,
+    diagonal: FloatArray,
+    gram: FloatArray,
+    costs: FloatArray,
+    room: FloatArray,
+    stiffness: FloatArray,
+    all_offsets: IntArray,
+    slots: Slots,
+    first: int,
+    stop: int,
+    cutoff: float,
+    best: float,
+    looks: int,
+) -> None:
+    """Bound the nodes in the slots from ``first`` to ``stop`` and find the children of those that stay open.
+
+    A node with few combinations left is enumerated instead. Slots are independent: threads may share them out.
+    """
+    reduced, proof = np.empty(diagonal.size), np.empty(diagonal.size)
+    for i in range(first, stop):
+        slots.children[i, 0], slots.answer[i, 0] = -1, -1
+        slots.closed[i] = np.inf
+        slots.bound[i] = slots.inherited[i]
+        if slots.inherited[i] >= cutoff:
+            slots.closed[i] = slots.inherited[i]
+            continue
+        offsets, choices = listed(all_offsets, slots.allowed[i])
+        offsets, choices = drop_unaffordable(offsets, choices, costs, room)
+        if choices.size == 0:
+            slots.bound[i] = np.inf
+            continue
+        if few(offsets):
+            enumerate_rest(constant, diagonal, gram, costs, room, all_offsets, offsets, choices, best, slots.answer[i])
+            continue
+        x, multipliers, price = slots.x[i], slots.multipliers[i], slots.price[i]
+        value = bound_node(
+            constant, diagonal, gram, costs, room, stiffness, offsets, choices, x, multipliers, price, proof, reduced,
+            cutoff, looks,
+        )  # fmt: skip
+        slots.bound[i] = value
+        if max(value, slots.inherited[i]) >= cutoff:
+            slots.closed[i] = max(value, slots.inherited[i])
+            x[:] = proof
+            continue
+        slots.allowed[i] = 0
+        empty = False
+        size = 0
+        for g in range(offsets.size - 1):
+            start = size
+            begin, end = offsets[g], offsets[g + 1]
+            offsets[g] = start
+            for position in range(begin, end):
+                v = choices[position]
+                if value + reduced[v] >= cutoff:
+                    slots.closed[i] = min(slots.closed[i], value + reduced[v])
+                else:
+                    choices[size] = v
+                    slots.allowed[i, v] = 1
+                    size += 1
+            empty = empty or size == start
+        offsets[offsets.size - 1] = size
+        if not empty:
+            choices = choices[:size]
+            if few(offsets):
+                enumerate_rest(
+                    constant, diagonal, gram, costs, room, all_offsets, offsets, choices, best, slots.answer[i]
+                )
+            else:
+                branch(
+                    gram, offsets, choices, x, reduced, value, slots.inherited[i], slots.children[i], slots.bounds[i]
+                )
+        x[:] = proof
+
+
+@compiled
+def listed(all_offsets: IntArray, allowed: ByteArray) -> tuple[IntArray, IntArray]:
+    """Offsets and choices of the choices that are allowed."""
+    offsets = np.zeros(all_offsets.size, dtype=np.int64)
+    choices = np.empty(allowed.size, dtype=np.int64)
+    size = 0
+    for g in range(all_offsets.size - 1):
+        for v in range(all_offsets[g], all_offsets[g + 1]):
+            if allowed[v]:
+                choices[size] = v
+                size += 1
+        offsets[g + 1] = size
+    return offsets, choices[:size].copy()
+
+
+@compiled
+def few(offsets: IntArray) -> bool:
+    """Whether so few combinations are left that they are enumerated."""
+    combinations = 1.0
+    for g in range(offsets.size - 1):
+        combinations *= offsets[g + 1] - offsets[g]
+    return bool(combinations <= _ENUMERATE)
+
+
+@compiled
+def branch(
+    gram: FloatArray,
+    offsets: IntArray,
+    choices: IntArray,
+    x: FloatArray,
+    reduced: FloatArray,
+    value: float,
+    inherited: float,
+    children: ShortArray,
+    bounds: FloatArray,
+) -> None:
+    """The choices of the group to branch on with their bounds, best first."""
+    g = widest_group(gram, offsets, choices, x)
+    count = offsets[g + 1] - offsets[g]
+    for i in range(count):
+        v = choices[offsets[g] + i]
+        # The parent's bound holds for the child too, but only the node's own one may be raised by reduced costs.
+        bound = max(inherited, value + reduced[v])
+        place = i
+        while place > 0 and bounds[place - 1] > bound:
+            bounds[place], children[place] = bounds[place - 1], children[place - 1]
+            place -= 1
+        bounds[place], children[place] = bound, v
+    if count < children.size:
+        children[count], bounds[count] = -1, np.inf
+
+
+@compiled
+def widest_group(gram: FloatArray, offsets: IntArray, choices: IntArray, x: FloatArray) -> int:
     """The group whose mixture hides most energy from the relaxation; the largest one if all are pure."""
     best, widest, pick = 1e-12, 0, 0
     fallback = 0
@@ -176,13 +319,13 @@ def widest_group(gram: FloatArray, offsets: IntArray, choices: IntArray, shares:
             widest, fallback = stop - start, g
         hidden, mixed = 0.0, 0.0
         for i in range(start, stop):
-            if shares[i] > 0.0:
-                v = choices[i]
-                hidden += shares[i] * gram[v, v]
-                mixed += shares[i] * (1.0 - shares[i])
+            v = choices[i]
+            if x[v] > 0.0:
+                hidden += x[v] * gram[v, v]
+                mixed += x[v] * (1.0 - x[v])
                 for j in range(start, stop):
-                    if shares[j] > 0.0:
-                        hidden -= shares[i] * shares[j] * gram[v, choices[j]]
+                    if x[choices[j]] > 0.0:
+                        hidden -= x[v] * x[choices[j]] * gram[v, choices[j]]
         hidden += 1e-9 * mixed
         if hidden > best:
             best, pick, found = hidden, g, True
@@ -196,11 +339,16 @@ def enumerate_rest(
     gram: FloatArray,
     costs: FloatArray,
     room: FloatArray,
+    all_offsets: IntArray,
     offsets: IntArray,
     choices: IntArray,
     best: float,
-) -> tuple[float, IntArray]:
-    """The best of all combinations of the choices left, if better than ``best``; depth first, budgets exact."""
+    answer: IntArray,
+) -> None:
+    """Put the best of all combinations of the choices left into ``answer``, if better than ``best``.
+
+    Depth first, budgets exact; ``answer`` holds local numbers, -1 in front when nothing is better.
+    """
     groups, size, budgets = offsets.size - 1, choices.size, room.size
     # fields[d, i]: energy that choice i would add after the first d groups are decided.
     fields = np.empty((groups + 1, size))
@@ -216,7 +364,7 @@ def enumerate_rest(
     energy, spent = np.zeros(groups + 1), np.zeros((groups + 1, budgets))
     energy[0] = constant
     position = offsets[:-1].copy()
-    answer = np.full(groups, -1, dtype=np.int64)
+    answer[0] = -1
     depth = 0
     while depth >= 0:
         i = position[depth]
@@ -237,9 +385,8 @@ def enumerate_rest(
             if energy[depth + 1] < best:
                 best = energy[depth + 1]
                 for g in range(groups):
-                    answer[g] = choices[position[g] - 1]
+                    answer[g] = choices[position[g] - 1] - all_offsets[g]
             continue
         for j in range(offsets[depth + 1], size):
             fields[depth + 1, j] = fields[depth, j] + gram[v, choices[j]]
         depth += 1
-    return best, answer

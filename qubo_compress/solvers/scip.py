@@ -1,0 +1,169 @@
+"""SCIP as a cross-check of ``exact``: an independent solver on an independent formulation."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qubo_compress.errors import ProblemTooLarge
+from qubo_compress.optional import require
+from qubo_compress.problem import ChoiceProblem, IntArray
+from qubo_compress.solvers.integer_programming import coupled_tables
+from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+
+_MOST_ENTRIES = 2_000_000
+"""Most nonzero coefficients that are handed over one by one."""
+
+_TOLERANCE = 1e-6
+"""Share of the magnitude of the bound that SCIP's tolerances may have added to it."""
+
+
+@solvers.register("scip")
+@dataclass(frozen=True)
+class Scip:
+    """Branch and cut by SCIP; needs ``pip install 'qubo_compress[scip]'``.
+
+    The factor becomes auxiliary variables s = sum of the chosen rows, and 1/2 |s|^2 a convex quadratic constraint; pair
+    energies are linearised. The bound is SCIP's dual bound less what its tolerances allow, so that a gap of some 1e-6
+    remains: this is a cross-check, ``exact`` is the solver to use.
+
+    Raises:
+        MissingDependency: when pyscipopt is not installed.
+        ProblemTooLarge: when building the model would take more than two million coefficients.
+
+    Example:
+        >>> Scip().name
+        'scip'
+    """
+
+    name: ClassVar[str] = "scip"
+    optimises: ClassVar[bool] = True
+    requires: ClassVar[tuple[str, ...]] = ("pyscipopt",)
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        """Solve until proven, out of time or nodes, or interrupted."""
+        scip = require("pyscipopt", "scip")
+        start = time.perf_counter()
+        _check_size(problem)
+        built = _model(scip, problem, start + 0.8 * limits.seconds)
+        if built is None:
+            return RawSolution(assignments=(), notes=("the time was used up while the model was built",))
+        model, x = built
+        seconds = time.perf_counter() - start
+        model.setParam("limits/time", max(0.01, limits.seconds - seconds))
+        if limits.work is not None:
+            model.setParam("limits/totalnodes", limits.work)
+        interrupted = _optimize(model)
+        assignments = _assignments(problem, model, x)
+        bound = float(model.getDualbound())
+        known = None
+        if abs(bound) < 1e19:
+            known = bound - _TOLERANCE * max(abs(bound), 1e-9)
+        return RawSolution(
+            assignments=assignments,
+            claimed_energy=problem.energy(assignments[0]) if assignments else None,
+            bound=known,
+            timing={"build": seconds, "solve": time.perf_counter() - start - seconds},
+            work=min(int(model.getNTotalNodes()), limits.work or 2**62),
+            interrupted=interrupted,
+            infeasible=model.getStatus() == "infeasible",
+        )
+
+
+def _check_size(problem: ChoiceProblem) -> None:
+    entries = 0 if problem.factor is None else problem.factor.size
+    if problem.pairs is not None:
+        entries = 3 * int(problem.pairs.nnz) // 2
+    if entries > _MOST_ENTRIES:
+        raise ProblemTooLarge(
+            f"scip takes at most {_MOST_ENTRIES:,} coefficients and this problem has {entries:,}; "
+            "use exact for a bound or annealer for an answer"
+        )
+
+
+def _model(scip: Any, problem: ChoiceProblem, deadline: float) -> tuple[Any, list[Any]] | None:
+    """The model and its choice variables; None when the deadline passed before it was complete."""
+    model = scip.Model()
+    model.hideOutput()
+    x = [model.addVar(vtype="B") for _ in range(problem.num_choices)]
+    for start, stop in zip(problem.group_offsets[:-1].tolist(), problem.group_offsets[1:].tolist(), strict=True):
+        model.addCons(scip.quicksum(x[start:stop]) == 1)
+    room = problem.limits - problem.fixed_costs
+    for costs, left in zip(problem.costs.tolist(), room.tolist(), strict=True):
+        scale = 1.0 / max(1.0, float(max(costs)))  # SCIP's tolerances are for numbers of moderate size
+        model.addCons(scip.quicksum(scale * cost * v for cost, v in zip(costs, x, strict=True) if cost) <= scale * left)
+    terms = [float(value) * v for value, v in zip(problem.diagonal, x, strict=True)]
+    if problem.factor is not None:
+        norm = _squared_norm(scip, model, problem.factor.astype(np.float64), x, deadline)
+        if norm is None:
+            return None
+        terms.append(norm)
+    for block in coupled_tables(problem):
+        if time.perf_counter() >= deadline:
+            return None
+        terms += _linearised(scip, model, block.first, block.second, block.values, x)
+    model.setObjective(scip.quicksum(terms) + problem.constant, "minimize")
+    return model, x
+
+
+def _squared_norm(scip: Any, model: Any, factor: np.ndarray[Any, Any], x: list[Any], deadline: float) -> Any:
+    """A variable that is at least half the squared norm of the sum of the chosen rows; None when out of time."""
+    squares = []
+    for column in factor.T:
+        if time.perf_counter() >= deadline:
+            return None
+        if column.any():
+            part = model.addVar(lb=None)
+            used = np.flatnonzero(column)
+            model.addCons(scip.quicksum(float(column[v]) * x[v] for v in used.tolist()) == part)
+            squares.append(part * part)
+    half = model.addVar(lb=0.0)
+    if squares:
+        model.addCons(scip.quicksum(0.5 * square for square in squares) <= half)
+    return half
+
+
+def _linearised(
+    scip: Any, model: Any, first: int, second: int, values: np.ndarray[Any, Any], x: list[Any]
+) -> list[Any]:
+    """The pair energies of two groups over a table of variables whose margins are the choices."""
+    rows, columns = values.shape
+    table = [[model.addVar(lb=0.0, ub=1.0) for _ in range(columns)] for _ in range(rows)]
+    for i in range(rows):
+        model.addCons(scip.quicksum(table[i]) == x[first + i])
+    for j in range(columns):
+        model.addCons(scip.quicksum(table[i][j] for i in range(rows)) == x[second + j])
+    return [float(values[i, j]) * table[i][j] for i in range(rows) for j in range(columns) if values[i, j]]
+
+
+def _optimize(model: Any) -> bool:
+    """Optimise in a thread, so that Ctrl-C reaches us and SCIP is asked to stop; whether that happened."""
+    if threading.current_thread() is not threading.main_thread():
+        model.optimize()
+        return False
+    # SCIP would catch the signal itself, and end silently.
+    model.setParam("misc/catchctrlc", False)
+    worker = threading.Thread(target=model.optimizeNogil, daemon=True)
+    worker.start()
+    interrupted = False
+    while worker.is_alive():
+        try:
+            worker.join(0.05)
+        except KeyboardInterrupt:
+            interrupted = True
+            model.interruptSolve()
+    return interrupted
+
+
+def _assignments(problem: ChoiceProblem, model: Any, x: list[Any]) -> tuple[IntArray, ...]:
+    found = []
+    spans = list(zip(problem.group_offsets[:-1].tolist(), problem.group_offsets[1:].tolist(), strict=True))
+    for solution in model.getSols()[:64]:
+        values = np.array([model.getSolVal(solution, v) for v in x])
+        found.append(np.array([int(np.argmax(values[a:b])) for a, b in spans], dtype=np.int64))
+    feasible = [assignment for assignment in found if problem.is_feasible(assignment)]
+    return tuple(sorted(feasible, key=problem.energy))

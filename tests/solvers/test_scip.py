@@ -1,0 +1,52 @@
+"""SCIP agrees with exact: another solver on another formulation."""
+
+from __future__ import annotations
+
+import _thread
+import signal
+import threading
+import time
+
+import pytest
+
+from qubo_compress import ChoiceProblem, solve
+from qubo_compress.errors import ProblemTooLarge
+
+pytest.importorskip("pyscipopt")
+
+
+@pytest.mark.parametrize(
+    "kind, budgets", [("low-rank", 1), ("low-rank", 2), ("sparse", 1), ("dense", 1), ("separable", 2)]
+)
+def test_agrees_with_exact(kind, budgets):
+    rank = 6 if kind == "low-rank" else None
+    problem = ChoiceProblem.random(kind=kind, groups=6, choices=4, seed=1, budgets=budgets, rank=rank)
+    exact = solve(problem, "exact", time_limit=30.0)
+    scip = solve(problem, "scip", time_limit=30.0)
+    assert exact.status == "optimal"
+    assert scip.energy == pytest.approx(exact.energy, rel=1e-5, abs=1e-9)
+    assert scip.bound <= exact.energy + 1e-9 * max(1.0, abs(exact.energy))
+    assert scip.gap < 1e-4
+
+
+def test_a_problem_too_large_is_refused_at_once():
+    problem = ChoiceProblem.random(kind="low-rank", groups=300, choices=16, seed=0, rank=512)
+    start = time.perf_counter()
+    with pytest.raises(ProblemTooLarge, match="2,457,600"):
+        solve(problem, "scip", time_limit=60.0)
+    assert time.perf_counter() - start < 5.0
+
+
+def test_ctrl_c_gives_the_best_so_far():
+    problem = ChoiceProblem.random(kind="low-rank", groups=14, choices=10, seed=0, rank=40)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(3.0, _thread.interrupt_main)
+    start = time.perf_counter()
+    try:
+        timer.start()
+        solution = solve(problem, "scip", time_limit=60.0)
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, handler)
+    assert solution.interrupted and problem.is_feasible(solution.assignment)
+    assert time.perf_counter() - start < 20.0
