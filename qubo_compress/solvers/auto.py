@@ -19,7 +19,7 @@ from qubo_compress.solvers.solver import RawSolution, SearchLimits, Solver, make
 
 _SMALL_GROUPS = 12
 _SMALL_COMBINATIONS = 2e6
-_MODEST_GROUPS = 40
+_MODEST_GROUPS = 120
 """With a factor, branch and bound proves many problems of this size, and bounds the rest."""
 
 _HEURISTIC_WORK = 6000
