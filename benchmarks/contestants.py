@@ -1,8 +1,8 @@
 """Who takes part in ``benchmarks.solvers``, with which settings, and how much each was tuned.
 
 Every contestant gets one core and one thread. ``tuning`` says how many settings were tried, and on what; published
-settings count as none. Generated problems used for tuning are never among the instances that judge (seeds from 100 up); the
-tables measured on networks are: there is one of each, and everybody was tried on them.
+settings count as none. Generated problems used for tuning are never among the instances that judge (seeds from 100
+up); the tables measured on networks are: there is one of each, and everybody was tried on them.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ def _binary(name: str, tuning: str, **options: object) -> Contestant:
 
 
 CONTESTANTS: dict[str, Contestant] = {
-    "annealer": Contestant(
-        _made("annealer", threads=1), "ours", "some 100 settings, see benchmarks/annealer_tuning.py"
-    ),
+    "annealer": Contestant(_made("annealer", threads=1), "ours", "some 100 settings, see annealer_tuning.py"),
     "auto": Contestant(_made("auto"), "ours", "none beyond its parts"),
     "exact": Contestant(_made("exact"), "exact", "a handful, on measured tables", random=False),
     "greedy": Contestant(_made("greedy"), "simple", "none", random=False),
