@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,23 @@ def environment() -> dict[str, Any]:
         model = lines[0].partition(":")[2].strip() if lines else model
     return {
         "python": platform.python_version(),
+        "qubo_compress": version("qubo_compress"),
+        "commit": _commit(),
+        "time": time.strftime("%Y-%m-%d %H:%M"),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "cpu": model,
         "cores": os.cpu_count(),
     }
+
+
+def _commit() -> str:
+    """The checkout's commit, empty outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 def append(path: Path, record: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.contestants import CONTESTANTS
-from benchmarks.solver_tables import Record, gap_of, grouped, time_to_target
+from benchmarks.solver_tables import Record, gap_of, grouped, longest, time_to_target
 
 _DASHES = {"ours": "-", "exact": "-", "binary sampler": "--", "learning": "-.", "simple": ":"}
 _FLOOR = 1e-3
@@ -33,7 +33,7 @@ def anytime_curves(records: list[Record], best: dict[str, dict[str, Any]], path:
     limit = max(record["seconds"] for record in records)
     instances = list(dict.fromkeys(record["instance"] for record in records))
     solvers = [name for name in CONTESTANTS if any(r["solver"] == name for r in records)]
-    cells = grouped((r for r in records if r["seconds"] == limit), "instance", "solver")
+    cells = grouped(longest(records), "instance", "solver")
     columns = min(3, len(instances))
     lines = math.ceil(len(instances) / columns)
     figure = Figure(figsize=(5.2 * columns, 3.6 * lines + 1.2), layout="constrained")
@@ -67,13 +67,12 @@ def _gaps_at(record: Record, best: dict[str, dict[str, Any]], times: np.ndarray)
         gaps[times >= seconds] = min(100.0, gap_of(record, best, energy))
     if "energy" in record:
         gaps[times >= record["taken"]] = min(100.0, gap_of(record, best))
-    return gaps
+    return np.minimum.accumulate(gaps)
 
 
 def performance_profile(records: list[Record], best: dict[str, dict[str, Any]], path: Path) -> None:
     """Share of instances whose target was reached within a multiple of the fastest solver's time (Dolan and More)."""
-    limit = max(record["seconds"] for record in records)
-    cells = grouped((r for r in records if r["seconds"] == limit), "solver", "instance")
+    cells = grouped(longest(records), "solver", "instance")
     solvers = [name for name in CONTESTANTS if any(key[0] == name for key in cells)]
     instances = sorted({key[1] for key in cells})
     times = {key: time_to_target(found, best) for key, found in cells.items()}

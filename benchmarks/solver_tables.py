@@ -7,6 +7,9 @@
 * time to target: the target lies one hundredth of the way from best to random; reached with 99 % confidence
   after t ln(0.01) / ln(1 - p), with p the share of runs that reached it by time t, at the best t;
 * answers: share of runs that gave an answer within the budget.
+
+Loops around samplers of binary models begin with a descent of ours, before any sample is drawn. Where that is what the
+answer still was at the end in every run, the figure is marked ``d``; where no sample came in time at all, ``n``.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ TARGET = 0.01
 OPTIMUM = 1e-6
 """Share of the way from best to random within which a run counts as being at the optimum."""
 _RANDOM_DRAWS = 1000
+_TRACE_PRECISION = 1e-5
 
 Record = dict[str, Any]
 
@@ -58,7 +62,9 @@ def best_known(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
             entry.update(energy=record["energy"], by=record["solver"])
         if record["bound"] is not None:
             entry["bound"] = max(entry["bound"], record["bound"])
-    for entry in best.values():
+    for instance, entry in best.items():
+        if entry["bound"] > entry["energy"] + OPTIMAL_GAP * max(abs(entry["energy"]), 1e-9):
+            raise ValueError(f"{instance}: a bound of {entry['bound']} above the energy {entry['energy']} was recorded")
         gap = (entry["energy"] - entry["bound"]) / max(abs(entry["energy"]), 1e-9)
         entry["proven"] = bool(gap <= OPTIMAL_GAP)
     text = json.dumps(best, indent=1, sort_keys=True).encode()
@@ -100,13 +106,18 @@ def gap_of(record: Record, best: dict[str, dict[str, Any]], energy: float | None
 
 
 def first_hit(record: Record, best: dict[str, dict[str, Any]], share: float = TARGET) -> float:
-    """Seconds after which a run was within the target; infinite when it never was."""
-    for seconds, energy in record.get("trace", []):
-        if gap_of(record, best, energy) <= 100.0 * share:
+    """Seconds after which a run was within the target; infinite when it never was.
+
+    Energies in traces may be sums in single precision: one as good as the verified answer to five digits is that answer.
+    """
+    if "energy" not in record:
+        return math.inf
+    reached = gap_of(record, best) <= 100.0 * share
+    for seconds, energy in record["trace"]:
+        same = energy <= record["energy"] + _TRACE_PRECISION * abs(record["energy"])
+        if (same and reached) or (not same and gap_of(record, best, energy) <= 100.0 * share):
             return float(seconds)
-    if "energy" in record and gap_of(record, best) <= 100.0 * share:
-        return float(record["taken"])
-    return math.inf
+    return float(record["taken"]) if reached else math.inf
 
 
 def time_to_target(records: list[Record], best: dict[str, dict[str, Any]], share: float = TARGET) -> float:
@@ -130,13 +141,13 @@ def grouped(records: Iterable[Record], *names: str) -> dict[tuple[Any, ...], lis
 
 
 def gap_table(records: list[Record], best: dict[str, dict[str, Any]]) -> str:
-    """Rows: solvers. Columns: mean gap per instance and time limit; worst of all; answers; memory; evaluations."""
-    instances = list(dict.fromkeys(record["instance"] for record in records))
+    """Rows: solvers. Columns: mean gap per instance and time limit; answers; the longest solve; memory."""
+    instances = _solved(records, best)
     limits = sorted({record["seconds"] for record in records})
     cells = grouped(records, "solver", "instance", "seconds")
     header = ["solver"]
     header += [f"{i}{'' if best[i]['proven'] else ' *'}, {s:g} s" for i in instances for s in limits]
-    header += ["answers", "peak memory MB"]
+    header += ["answers", "longest solve, share of limit", "memory added, MB"]
     rows = []
     for solver in CONTESTANTS:
         mine = [record for record in records if record["solver"] == solver]
@@ -148,32 +159,62 @@ def gap_table(records: list[Record], best: dict[str, dict[str, Any]]) -> str:
                 found = cells.get((solver, instance, seconds), [])
                 row.append(_percent(statistics.mean(gap_of(r, best) for r in found), found) if found else "not run")
         row.append(f"{100 * statistics.mean('energy' in r for r in mine):.0f} %")
-        row.append(f"{max(r['memory'] for r in mine):.0f}")
+        row.append(f"{100 * max(r['taken'] / r['seconds'] for r in mine):.0f} %")
+        added = [r["memory_added"] for r in mine if "memory_added" in r]
+        row.append(f"{max(added):.0f}" if added else "-")
         rows.append(row)
     return markdown(header, rows)
+
+
+def _solved(records: list[Record], best: dict[str, dict[str, Any]]) -> list[str]:
+    """Instances, in the order of the records, for which anybody has an answer."""
+    return [instance for instance in dict.fromkeys(r["instance"] for r in records) if instance in best]
 
 
 def _percent(value: float, found: list[Record]) -> str:
     failed = sum("energy" not in record for record in found)
     note = f" ({failed} of {len(found)} without answer)" if failed else ""
-    return f"{value:.2f} %{note}"
+    return f"{value:.2f} %{_mark(found)}{note}"
+
+
+def _mark(found: list[Record]) -> str:
+    """What a loop owes to its sampler: ``n`` for no sample in time, ``d`` for nothing more than the first descent."""
+    loops = [record for record in found if "rounds" in record.get("details", {})]
+    if not loops:
+        return ""
+    if all(record["details"]["rounds"] == 0 for record in loops):
+        return " n"
+    started = all(record["trace"] and record["trace"][0][1] <= record["energy"] + 1e-12 for record in loops)
+    return " d" if started else ""
+
+
+def longest(records: list[Record]) -> list[Record]:
+    """Of each solver's runs on each instance, those with its longest limit."""
+    limits: dict[tuple[str, str], float] = {}
+    for record in records:
+        key = record["solver"], record["instance"]
+        limits[key] = max(limits.get(key, 0.0), record["seconds"])
+    return [record for record in records if record["seconds"] == limits[record["solver"], record["instance"]]]
 
 
 def target_table(records: list[Record], best: dict[str, dict[str, Any]], share: float = TARGET) -> str:
-    """Rows: solvers. Columns: time to target of each instance at the longest limit, in seconds.
+    """Rows: solvers. Columns: time to target of each instance at the solver's longest limit, in seconds.
 
-    With a share of zero, to the proven optimum; instances without one are left out.
+    With the share of :data:`OPTIMUM`, to the proven optimum; instances without one are left out. The number of runs
+    stands behind the time: one run says nothing about confidence.
     """
-    limit = max(record["seconds"] for record in records)
-    instances = list(dict.fromkeys(record["instance"] for record in records))
+    instances = _solved(records, best)
     if share <= OPTIMUM:
         instances = [instance for instance in instances if best[instance]["proven"]]
-    cells = grouped((r for r in records if r["seconds"] == limit), "solver", "instance")
+    cells = grouped(longest(records), "solver", "instance")
     rows = []
     for solver in CONTESTANTS:
         times = [time_to_target(cells[solver, i], best, share) if (solver, i) in cells else None for i in instances]
         if any(t is not None for t in times):
-            rows.append([f"`{solver}`", *("not run" if t is None else _seconds(t) for t in times)])
+            shown = ["not run" if t is None else _seconds(t) for t in times]
+            runs = [len(cells.get((solver, i), [])) for i in instances]
+            marks = [_mark(cells.get((solver, i), [])) for i in instances]
+            rows.append([f"`{solver}`", *(f"{t} ({n}){m}" for t, n, m in zip(shown, runs, marks, strict=True))])
     return markdown(["solver", *instances], rows)
 
 
@@ -184,41 +225,46 @@ def _seconds(value: float) -> str:
 def outcome_table(records: list[Record], best: dict[str, dict[str, Any]]) -> str:
     """Measured instances at the longest limit: energy, test loss and accuracy of the plans, work done."""
     known = scores()
-    limit = max(record["seconds"] for record in records)
     rows = []
-    for (instance, solver), found in grouped(records, "instance", "solver").items():
-        longest = [r for r in found if r["seconds"] == limit and "energy" in r]
-        plans = [known[key] for r in longest if (key := key_of(instance, r["assignment"])) in known]
+    for (instance, solver), found in grouped(longest(records), "instance", "solver").items():
+        answered = [r for r in found if "energy" in r and key_of(instance, r["assignment"]) in known]
+        plans = [known[key_of(instance, r["assignment"])] for r in answered]
         if not plans:
             continue
         rows.append(
             [
                 instance,
                 f"`{solver}`",
-                f"{statistics.mean(r['energy'] for r in longest):.5f}",
-                f"{statistics.mean(gap_of(r, best) for r in longest):.2f} %",
+                f"{statistics.mean(r['energy'] for r in answered):.5f}",
+                f"{statistics.mean(gap_of(r, best) for r in answered):.2f} %",
+                f"{100 * statistics.mean(_excess(r, best) for r in answered):.2f} %",
                 f"{statistics.mean(p['loss'] for p in plans):.4f}",
                 f"{statistics.mean(p['accuracy'] for p in plans):.2f}",
-                f"{statistics.median(r['details'].get('evaluations', r['work']) for r in longest):,.0f}",
+                f"{statistics.median(r['details'].get('evaluations', r['work']) for r in answered):,.0f}",
             ]
         )
-    header = ["instance", "solver", "energy", "gap", "test loss", "test accuracy %", "evaluations or work"]
-    return markdown(header, rows)
+    header = ["instance", "solver", "energy", "gap", "above best, of its size", "test loss", "test accuracy %"]
+    return markdown([*header, "work, each in its own unit"], rows)
+
+
+def _excess(record: Record, best: dict[str, dict[str, Any]]) -> float:
+    """How far the energy lies above the best known, as a share of that energy's own size."""
+    least = best[record["instance"]]["energy"]
+    return float((record["energy"] - least) / max(abs(least), 1e-9))
 
 
 def timing_table(records: list[Record]) -> str:
     """Samplers of binary models at the longest limit: where the time went, in percent of the total."""
-    limit = max(record["seconds"] for record in records)
     stages = ("build", "embed", "queue", "programming", "sample", "anneal", "readout", "decode")
     rows = []
-    for (solver,), found in grouped((r for r in records if r["seconds"] == limit and "timing" in r), "solver").items():
+    for (solver,), found in grouped((r for r in longest(records) if "timing" in r), "solver").items():
         if CONTESTANTS[solver].kind != "binary sampler":
             continue
         row = [f"`{solver}`"]
         for stage in stages:
             shares = [100 * r["timing"][stage] / r["timing"]["total"] for r in found if stage in r["timing"]]
             row.append(f"{statistics.mean(shares):.1f}" if shares else "-")
-        for name in ("samples valid", "samples within budget"):
+        for name in ("samples_valid", "samples_within_budget"):
             drawn = sum(r["details"].get("samples", 0) for r in found)
             count = sum(r["details"].get(name, 0) for r in found)
             row.append(f"{100 * count / drawn:.0f}" if drawn else "-")

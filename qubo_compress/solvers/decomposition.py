@@ -145,7 +145,7 @@ class _Tally:
         self.details = {**raw.details, **sums}
 
 
-_ADDED = ("submissions", "samples", "samples_valid", "qpu_access_seconds", "evaluations")
+_ADDED = ("submissions", "samples", "samples_valid", "samples_within_budget", "qpu_access_seconds", "evaluations")
 """Details of the inner solver that are sums over blocks; of the others the last block's are given."""
 
 

@@ -274,6 +274,7 @@ class _Run:
         for assignment in (found, search.assignment):
             if self.best is None or self.problem.energy(assignment) < self.problem.energy(self.best):
                 self.best = assignment
+                self.trace.append((time.perf_counter() - self.start, self.problem.energy(assignment), None))
 
     def result(self, compiling: float, interrupted: bool) -> RawSolution:
         bound, work, trace = self.bound, self.work, list(self.trace)

@@ -188,12 +188,12 @@ class QuboSearch:
             notes=(share,),
             details={
                 "samples": self.drawn,
-                "samples valid": self.valid,
-                "samples within budget": self.fitting,
+                "samples_valid": self.valid,
+                "samples_within_budget": self.fitting,
                 "rounds": self.rounds,
                 "variables": self.bqm.num_variables,
                 "couplings": self.bqm.num_interactions,
-                "penalty share": self.share,
+                "penalty_share": self.share,
             },
         )
 

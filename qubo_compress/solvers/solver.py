@@ -182,7 +182,7 @@ def verify(problem: ChoiceProblem, name: str, raw: RawSolution, seconds: float) 
         )
     ranked = sorted(energies.values(), key=lambda pair: pair[0])
     best_energy, best = ranked[0]
-    scale = max(1.0, abs(best_energy))
+    scale = max(1e-6, abs(best_energy))
     if raw.claimed_energy is not None and abs(raw.claimed_energy - best_energy) > 1e-6 * scale:
         notes.append(
             f"{name} claimed energy {raw.claimed_energy:.9g}; recomputed from its assignment: {best_energy:.9g}"
