@@ -216,8 +216,8 @@ def target_table(records: list[Record], best: dict[str, dict[str, Any]], share: 
             rows.append(
                 [f"`{solver}`", *(f"{t} ({n}){m}" for t, n, m in zip(shown, runs, marks, strict=True)), *summary]
             )
-    named = [f"{i}{'' if best[i]['proven'] else ' *'}" for i in instances]
-    return markdown(["solver", *named, "reached in all runs", "median of these, s"], rows)
+    columns = [f"{i}{'' if best[i]['proven'] else ' *'}" for i in instances]
+    return markdown(["solver", *columns, "reached in all runs", "median of these, s"], rows)
 
 
 def _summary(cells: list[list[Record]], best: dict[str, dict[str, Any]], share: float) -> list[str]:
