@@ -141,12 +141,11 @@ def grouped(records: Iterable[Record], *names: str) -> dict[tuple[Any, ...], lis
 
 
 def gap_table(records: list[Record], best: dict[str, dict[str, Any]]) -> str:
-    """Rows: solvers. Columns: mean gap per instance and time limit; answers; the longest solve; memory."""
+    """Rows: solvers. Columns: mean gaps per instance in percent, at all time limits; answers; longest solve; memory."""
     instances = _solved(records, best)
     limits = sorted({record["seconds"] for record in records})
     cells = grouped(records, "solver", "instance", "seconds")
-    header = ["solver"]
-    header += [f"{i}{'' if best[i]['proven'] else ' *'}, {s:g} s" for i in instances for s in limits]
+    header = ["solver", *(f"{i}{'' if best[i]['proven'] else ' *'}" for i in instances)]
     header += ["answers", "longest solve, share of limit", "memory added, MB"]
     rows = []
     for solver in CONTESTANTS:
@@ -155,9 +154,9 @@ def gap_table(records: list[Record], best: dict[str, dict[str, Any]]) -> str:
             continue
         row = [f"`{solver}`"]
         for instance in instances:
-            for seconds in limits:
-                found = cells.get((solver, instance, seconds), [])
-                row.append(_percent(statistics.mean(gap_of(r, best) for r in found), found) if found else "not run")
+            found = [cells.get((solver, instance, seconds), []) for seconds in limits]
+            shown = [_percent(statistics.mean(gap_of(r, best) for r in part), part) if part else "-" for part in found]
+            row.append(" / ".join(shown) if any(found) else "not run")
         row.append(f"{100 * statistics.mean('energy' in r for r in mine):.0f} %")
         row.append(f"{100 * max(r['taken'] / r['seconds'] for r in mine):.0f} %")
         added = [r["memory_added"] for r in mine if "memory_added" in r]
@@ -174,7 +173,7 @@ def _solved(records: list[Record], best: dict[str, dict[str, Any]]) -> list[str]
 def _percent(value: float, found: list[Record]) -> str:
     failed = sum("energy" not in record for record in found)
     note = f" ({failed} of {len(found)} without answer)" if failed else ""
-    return f"{value:.2f} %{_mark(found)}{note}"
+    return f"{value:.2f}{_mark(found)}{note}"
 
 
 def _mark(found: list[Record]) -> str:
@@ -289,8 +288,9 @@ def main() -> None:
     tier = parser.parse_args().tier
     records = load_records(tier)
     best = best_known(read(PATH))
+    limits = sorted({record["seconds"] for record in records})
     parts = {
-        "Gap": gap_table(records, best),
+        f"Gap in percent, after {' / '.join(f'{x:g} s' for x in limits)}": gap_table(records, best),
         "Time to target in seconds": target_table(records, best),
         "Time in seconds to the proven optimum, or (*) to the best known": target_table(records, best, OPTIMUM),
         "What the plans are worth": outcome_table(records, best),

@@ -98,7 +98,7 @@ def test_tables_and_pictures_are_made_from_records(small_instances, tmp_path):
     ]
     best = solver_tables.best_known(records)
     table = solver_tables.gap_table(records, best)
-    assert "`simulated-annealing`" in table and "100 %" in table
+    assert "`simulated-annealing`" in table and "100 %" in table and "0.00" in table
     assert all(entry["proven"] for entry in best.values())
     assert "`greedy`" in solver_tables.target_table(records, best, solver_tables.OPTIMUM)
     anytime_curves(records, best, tmp_path / "anytime.png")
