@@ -40,7 +40,7 @@ TARGET = 0.01
 OPTIMUM = 1e-6
 """Share of the way from best to random within which a run counts as being at the optimum."""
 _RANDOM_DRAWS = 1000
-_TRACE_PRECISION = 1e-5
+_TRACE_PRECISION = 3e-5
 
 Record = dict[str, Any]
 
@@ -108,7 +108,7 @@ def gap_of(record: Record, best: dict[str, dict[str, Any]], energy: float | None
 def first_hit(record: Record, best: dict[str, dict[str, Any]], share: float = TARGET) -> float:
     """Seconds after which a run was within the target; infinite when it never was.
 
-    Energies in traces may be sums in single precision: one that agrees with the verified answer to five digits is it.
+    Energies in traces may be sums in single precision: one that agrees with the verified answer to about five digits is it.
     """
     if "energy" not in record:
         return math.inf
