@@ -108,7 +108,7 @@ def gap_of(record: Record, best: dict[str, dict[str, Any]], energy: float | None
 def first_hit(record: Record, best: dict[str, dict[str, Any]], share: float = TARGET) -> float:
     """Seconds after which a run was within the target; infinite when it never was.
 
-    Energies in traces may be sums in single precision: one that agrees with the verified answer to some five digits is it.
+    Energies in traces may be sums in single precision: one that agrees with the verified answer is it.
     """
     if "energy" not in record:
         return math.inf
