@@ -54,6 +54,10 @@ def find_band(problem: ChoiceProblem) -> Band | None:
     """
     if problem.structure != "pairs" or problem.num_budgets > 1 or problem.pairs is None:
         return None
+    # Where a window of groups with two choices or more fits, no choice is coupled to more than this.
+    widest = np.log2(MOST_COMBINATIONS)
+    if problem.pairs.nnz > 2 * widest * int(problem.group_sizes.max()) * problem.num_choices:
+        return None  # seen before millions of pair energies are looked at one by one
     coupled = coupled_groups(problem)
     given = np.arange(problem.num_groups)
     reordered = np.asarray(csgraph.reverse_cuthill_mckee(coupled, symmetric_mode=True), dtype=np.int64)
