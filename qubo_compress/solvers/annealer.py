@@ -129,7 +129,7 @@ class _Search:
         self.bound: float | None = None
         self.found: dict[bytes, tuple[float, IntArray]] = {}
         self.best = np.inf
-        self.improvements: list[tuple[float, float]] = []
+        self.improvements: list[tuple[float, float, IntArray]] = []
         self.bound_seconds = np.inf
         self.work = 0
         self.waiting: dict[int, JobResult] = {}
@@ -274,11 +274,20 @@ class _Search:
         self.bound_seconds = self._elapsed()
 
     def _trace(self) -> tuple[tuple[float, float, float | None], ...]:
-        """Improvements of all runs in the order of time, and the arrival of the bound."""
+        """Improvements of all runs in the order of time, and the arrival of the bound.
+
+        Walkers sum changes in single precision, so that what stands in the trace is computed afresh.
+        """
         trace: list[tuple[float, float, float | None]] = []
         known = self.bound is not None and np.isfinite(self.bound)
         best, bound = np.inf, None
-        events = sorted((seconds - self.start, energy + self.problem.constant) for seconds, energy in self.improvements)
+        steps: list[tuple[float, float, IntArray]] = []
+        for step in sorted(self.improvements, key=lambda entry: entry[0]):
+            if not steps or step[1] < steps[-1][1]:
+                steps.append(step)
+        offsets = self.problem.group_offsets[:-1]
+        energies = self.problem.energies(np.array([step[2] - offsets for step in steps])) if steps else np.zeros(0)
+        events = [(step[0] - self.start, float(energy)) for step, energy in zip(steps, energies, strict=True)]
         if known:
             events = sorted([*events, (self.bound_seconds, np.inf)])
         for seconds, energy in events:
@@ -294,7 +303,14 @@ class _Search:
     def _proven(self) -> bool:
         if self.bound is None or np.isneginf(self.bound):
             return False
-        return bool(self.best <= self.bound + _GAP_CLOSED * max(1e-9, abs(self.bound)))
+        if np.isposinf(self.bound):
+            return True  # the budgets exclude everything
+        within = self.bound + _GAP_CLOSED * max(1e-9, abs(self.bound))
+        if self.best > within or not self.found:
+            return False
+        # What the walkers summed up in single precision does not decide about ending: the assignment does.
+        _, chosen = min(self.found.values(), key=lambda pair: pair[0])
+        return self.problem.energy(chosen - self.problem.group_offsets[:-1]) <= within
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.start

@@ -128,7 +128,7 @@ class JobResult:
         scales: measured by the pilot run, else None.
         relaxation: how far the relaxation has come, in the runs that round it, else None.
         bound: proven by the opening run, else None.
-        improvements: (``time.perf_counter()``, energy) whenever the run's best one improved.
+        improvements: (``time.perf_counter()``, energy, global choices) whenever the run's best one improved.
     """
 
     found: tuple[tuple[float, IntArray], ...]
@@ -137,7 +137,7 @@ class JobResult:
     scales: Scales | None = None
     relaxation: Relaxation | None = None
     bound: float | None = None
-    improvements: tuple[tuple[float, float], ...] = ()
+    improvements: tuple[tuple[float, float, IntArray], ...] = ()
 
 
 def run_length(job: int) -> int:
@@ -231,7 +231,7 @@ class Job:
             self.rate = min(0.1, 10.0 / self.length)
             self.scales = scales
             self.state = make_state(tables, self.rng, scales.prices)
-        self.improvements: list[tuple[float, float]] = []
+        self.improvements: list[tuple[float, float, IntArray]] = []
         self._changed = 0
         self._changes: list[tuple[float, float]] = []
         self._prices: list[FloatArray] = []
@@ -252,7 +252,7 @@ class Job:
         found = self._settle()
         self.polish_seconds = time.perf_counter() - start
         if found:
-            self.improvements.append((time.perf_counter(), found[0][0]))
+            self.improvements.append((time.perf_counter(), *found[0]))
         if found and self.sweeps == annealing < end:
             self.seconds_per_sweep = 0.0
             self._go_on(keep_going, end, self._kick)
@@ -287,7 +287,7 @@ class Job:
             1e-9 * self.scales.cold,
         )  # fmt: skip
         if self.state.energies[1] < self.improvements[-1][1]:
-            self.improvements.append((time.perf_counter(), float(self.state.energies[1])))
+            self.improvements.append((time.perf_counter(), float(self.state.energies[1]), self.state.best.copy()))
 
     def _anneal(self, count: int) -> None:
         hot, cold = self.scales.hot * self.schedule.heating, self.scales.cold * self.schedule.cooling
@@ -388,7 +388,8 @@ def first_candidate(tables: Tables, seed: int) -> JobResult:
     if not polish(tables, job.state, low, 0):
         return JobResult((), 0, True)
     energy = float(job.state.energies[0])
-    return JobResult(((energy, job.state.chosen.copy()),), 0, True, improvements=((time.perf_counter(), energy),))
+    chosen = job.state.chosen.copy()
+    return JobResult(((energy, chosen),), 0, True, improvements=((time.perf_counter(), energy, chosen),))
 
 
 def polish(tables: Tables, state: State, scales: Scales, sweeps: int) -> bool:

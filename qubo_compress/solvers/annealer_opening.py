@@ -83,7 +83,7 @@ class Opening:
         self.polish_seconds = 0.0
         self.found: list[tuple[float, IntArray]] = []
         self.elite = elite
-        self.improvements: list[tuple[float, float]] = []
+        self.improvements: list[tuple[float, float, IntArray]] = []
 
     def run(self, keep_going: Callable[[float], bool], most: int) -> JobResult:
         """Work for at most ``most`` units, as long as ``keep_going(seconds of the next step)``."""
@@ -161,7 +161,7 @@ class Opening:
 
     def _note_improvement(self) -> None:
         if self.found:
-            self.improvements.append((time.perf_counter(), self.found[0][0]))
+            self.improvements.append((time.perf_counter(), *self.found[0]))
 
     def _tabulate(self) -> float | None:
         """Without interactions and under one budget, dynamic programming: its answer, and the bound with it."""
