@@ -129,7 +129,7 @@ def time_limit_is_kept(solver: Solver, time_limit: float) -> None:
     for kind in ("dense", "low-rank", "separable"):
         problem = random_problem(kind, groups=60, choices=12, seed=1)
         seconds: list[float] = []
-        for _ in range(2):  # a busy machine is forgiven once
+        for _ in range(5):  # a machine busy with something else is forgiven, an overrun every time is not
             start = time.perf_counter()
             solution = _attempt(problem, solver, time_limit)
             compiling = 0.0 if solution is None else solution.timing.get("compile", 0.0)
