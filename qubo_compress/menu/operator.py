@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from qubo_compress.errors import InvalidMenu
+from qubo_compress.errors import CorruptArtifact, InvalidMenu
 from qubo_compress.menu.groups import Group
 from qubo_compress.registry import Registry
 
@@ -88,7 +88,93 @@ class Reparametrised(Protocol):
         ...
 
 
+@runtime_checkable
+class DataDriven(Protocol):
+    """An operator that looks at calibration data. What it made cannot be made again from the weights alone.
+
+    Its ``encode`` raises :func:`needs_data`; its stored bytes travel with the plan as a payload.
+    """
+
+    operator_name: ClassVar[str]
+
+    @property
+    def needs(self) -> tuple[Any, ...]:
+        """The statistics it asks for: see :class:`qubo_compress.statistics.Statistic`."""
+        ...
+
+    def encode_with(self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]) -> Packed:
+        """Store the members' values, given statistic -> one value per member for every statistic in ``needs``."""
+        ...
+
+
+@runtime_checkable
+class Parametrised(Protocol):
+    """A stored group whose values are made of other stored numbers: factors, coefficients.
+
+    Fine-tuning trains these numbers instead of the values.
+    """
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The stored numbers, in float32 on the CPU."""
+        ...
+
+    def assemble(self, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The members' values as a differentiable function of the numbers, on the numbers' device."""
+        ...
+
+    def store(self, parameters: Sequence[Tensor], refit: bool = False) -> Packed:
+        """The nearest storable numbers in the same bytes, as ``project`` does for values."""
+        ...
+
+
+@runtime_checkable
+class Unreliable(Protocol):
+    """A stored group that comes back with random errors: ``tensors()`` is the mean of what is read."""
+
+    @property
+    def cells(self) -> int:
+        """Memory cells that it takes."""
+        ...
+
+    def variances(self) -> tuple[Tensor, ...]:
+        """Variance of every value that is read, one float32 tensor per member."""
+        ...
+
+
 operators: Registry[type[Operator]] = Registry("operator")
+
+
+def needs_data(operator: Any) -> InvalidMenu:
+    """The error for an operator that was asked to store weights without its statistics."""
+    return InvalidMenu(
+        f"{choice_name(operator)} looks at calibration data: measure a table with it on the menu, and make the plan "
+        "with table.plan; it cannot be made from the weights alone"
+    )
+
+
+def stored_as(name: str, group: Group, parts: Sequence[Tensor], payload: bytes | None = None) -> Packed:
+    """A group as the choice of that name stores it.
+
+    Args:
+        name: of the choice.
+        group: what is stored.
+        parts: its members' values.
+        payload: the stored bytes, where a choice was made from data.
+
+    Raises:
+        InvalidMenu: when the choice was made from data and there is no payload.
+        CorruptArtifact: when the payload is not of this group.
+    """
+    operator = parse(name)
+    if payload is None:
+        return operator.encode(group, parts)
+    try:
+        packed, used = operator.decode(group, memoryview(payload))
+    except (ValueError, IndexError, RuntimeError) as cause:
+        raise CorruptArtifact(f"the stored bytes of {group.name} are not those of {name} ({cause})") from cause
+    if used != len(payload):
+        raise CorruptArtifact(f"the stored bytes of {group.name} are {len(payload)}, {name} takes {used}")
+    return packed
 
 
 def choice_name(operator: Operator) -> str:

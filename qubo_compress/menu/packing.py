@@ -28,8 +28,8 @@ def pack_codes(codes: npt.NDArray[np.integer], bits: int) -> Bytes:
         >>> pack_codes(np.array([1, 2, 3]), bits=4).tolist()
         [18, 48]
     """
-    values = codes.astype(np.uint16)
-    shifts = np.arange(bits - 1, -1, -1, dtype=np.uint16)
+    values = codes.astype(np.uint64 if bits > 16 else np.uint16)
+    shifts = np.arange(bits - 1, -1, -1).astype(values.dtype)
     return np.packbits(((values[:, None] >> shifts) & 1).astype(np.uint8).ravel())
 
 

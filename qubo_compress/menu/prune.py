@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.groups import Group
 from qubo_compress.menu.keep import from_raw_bytes, raw_bytes
 from qubo_compress.menu.operator import operators
-from qubo_compress.menu.packing import pack_mask, unpack_mask
+from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
 
 
 def check_sparsity(sparsity: float) -> None:
@@ -54,8 +54,7 @@ class PrunedTensors:
     @property
     def nbytes(self) -> int:
         """Packed masks and survivors."""
-        masks = sum(len(pack_mask(mask.numpy())) for mask in self.masks)
-        return masks + sum(values.numel() * values.element_size() for values in self.survivors)
+        return plain_size(self)
 
     @property
     def nonzeros(self) -> int:
@@ -69,8 +68,13 @@ class PrunedTensors:
 
     def to_bytes(self) -> bytes:
         """Mask, then survivors, member by member."""
-        pairs = zip(self.masks, self.survivors, strict=True)
-        return b"".join(pack_mask(mask.numpy()) + raw_bytes(values) for mask, values in pairs)
+        return plain_bytes(self)
+
+    def write(self, writer: Writer) -> None:
+        """Mask, then survivors, member by member."""
+        for mask, values in zip(self.masks, self.survivors, strict=True):
+            writer.mask(mask.numpy())
+            writer.raw(raw_bytes(values))
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Survivors in their places, zeros elsewhere."""
@@ -118,12 +122,14 @@ class Prune:
 
     def decode(self, group: Group, data: memoryview) -> tuple[PrunedTensors, int]:
         """Read mask and survivors, member by member."""
-        masks, survivors, used = [], [], 0
+        return cast(tuple[PrunedTensors, int], plain_read(self, group, data))
+
+    def read(self, group: Group, reader: Reader) -> PrunedTensors:
+        """Read mask and survivors, member by member."""
+        masks, survivors = [], []
         for member in group.members:
-            mask, read = unpack_mask(data[used:], member.numel)
-            used += read
-            size = int(mask.sum()) * member.dtype.itemsize
-            survivors.append(from_raw_bytes(data[used : used + size], (int(mask.sum()),), member.dtype))
+            mask = reader.mask(member.numel)
+            count = int(mask.sum())
+            survivors.append(from_raw_bytes(reader.raw(count * member.dtype.itemsize), (count,), member.dtype))
             masks.append(torch.from_numpy(mask))
-            used += size
-        return PrunedTensors(tuple(masks), tuple(survivors), tuple(m.part_shape for m in group.members)), used
+        return PrunedTensors(tuple(masks), tuple(survivors), tuple(m.part_shape for m in group.members))

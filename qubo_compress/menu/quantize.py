@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -13,17 +13,8 @@ from torch import Tensor
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import operators, values_of
-from qubo_compress.menu.packing import (
-    TRITS_PER_BYTE,
-    pack_codes,
-    pack_mask,
-    pack_ternary,
-    packed_size,
-    unpack_codes,
-    unpack_mask,
-    unpack_ternary,
-)
 from qubo_compress.menu.prune import check_sparsity, magnitude_mask
+from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
 
 SMALLEST_SCALE = 2.0**-24
 """The smallest positive float16: a row of tiny weights must not lose its scale to rounding."""
@@ -31,6 +22,8 @@ SMALLEST_SCALE = 2.0**-24
 LARGEST_SCALE = 65504.0
 CLIPPING_CANDIDATES = 16
 REFINEMENTS = 3
+SIGNS = (0, 1)
+"""How signs are written."""
 
 
 def highest_level(bits: int) -> int:
@@ -119,42 +112,37 @@ class QuantizedTensor:
         """Codes that are written: those of the survivors."""
         return self.codes.reshape(-1) if self.mask is None else self.codes[self.mask]
 
-    def nbytes(self) -> int:
-        """Scales, mask and codes."""
-        size = 2 * self.scale.numel()
-        if self.mask is None:
-            return size + code_bytes(self.codes.numel(), self.bits, signs_only=False)
-        survivors = int(self.mask.sum())
-        return size + len(pack_mask(self.mask.reshape(-1).numpy())) + code_bytes(survivors, self.bits, self.bits == 2)
-
-    def to_bytes(self) -> bytes:
+    def write(self, writer: Writer) -> None:
         """Scales, mask, codes, in this order."""
+        writer.raw(self.scale.numpy().tobytes())
+        if self.mask is not None:
+            writer.mask(self.mask.reshape(-1).numpy())
+        low, high = code_range(self.bits, self.mask is not None)
         codes = self.stored_codes().numpy().astype(np.int64)
-        mask = b"" if self.mask is None else pack_mask(self.mask.reshape(-1).numpy())
-        return self.scale.numpy().tobytes() + mask + _pack(codes, self.bits, self.mask is not None)
+        # Where zeros are masked out, two bits hold a sign only: one bit is enough.
+        writer.codes((codes > 0).astype(np.int64) if (low, high) == SIGNS else codes, low, high)
 
     @classmethod
-    def from_bytes(cls, member: Member, bits: int, sparse: bool, data: memoryview) -> tuple[QuantizedTensor, int]:
-        """Inverse of :meth:`to_bytes`, with the number of bytes read."""
+    def read(cls, member: Member, bits: int, sparse: bool, reader: Reader) -> QuantizedTensor:
+        """Inverse of :meth:`write`."""
         shape = member.part_shape
         rows = shape[0] if len(shape) > 1 else 1
-        used = 2 * rows
-        scale = torch.from_numpy(np.frombuffer(data[:used], dtype=np.float16).copy()).reshape(rows, 1)
+        scale = torch.from_numpy(np.frombuffer(reader.raw(2 * rows), dtype=np.float16).copy()).reshape(rows, 1)
         codes = torch.zeros(rows, member.numel // rows, dtype=torch.int16)
         mask = None
         count = member.numel
         if sparse:
-            survivors, read = unpack_mask(data[used:], member.numel)
-            used += read
+            survivors = reader.mask(member.numel)
             mask = torch.from_numpy(survivors).reshape(codes.shape)
             count = int(survivors.sum())
-        size = code_bytes(count, bits, sparse and bits == 2)
-        stored = torch.from_numpy(_unpack(data[used : used + size], count, bits, sparse)).to(torch.int16)
+        low, high = code_range(bits, sparse)
+        found = reader.codes(count, low, high)
+        stored = torch.from_numpy(2 * found - 1 if (low, high) == SIGNS else found).to(torch.int16)
         if mask is None:
             codes = stored.reshape(codes.shape)
         else:
             codes[mask] = stored
-        return cls(member, bits, scale, codes, mask), used + size
+        return cls(member, bits, scale, codes, mask)
 
     def project(self, value: Tensor, refit: bool) -> QuantizedTensor:
         """Nearest codes on the same mask; scales move only with ``refit``."""
@@ -170,24 +158,11 @@ class QuantizedTensor:
         return QuantizedTensor(self.member, self.bits, scale, codes.to(torch.int16), self.mask)
 
 
-def code_bytes(count: int, bits: int, signs_only: bool) -> int:
-    """Bytes of ``count`` codes: five ternary digits a byte, one bit a sign, else ``bits`` bits each."""
-    if signs_only:
-        return packed_size(count, 1)
-    return -(-count // TRITS_PER_BYTE) if bits == 2 else packed_size(count, bits)
-
-
-def _pack(codes: np.ndarray, bits: int, sparse: bool) -> bytes:
-    if bits == 2:
-        return (pack_codes((codes > 0).astype(np.int64), 1) if sparse else pack_ternary(codes + 1)).tobytes()
-    return pack_codes(codes + highest_level(bits), bits).tobytes()
-
-
-def _unpack(data: memoryview, count: int, bits: int, sparse: bool) -> np.ndarray:
-    stored = np.frombuffer(data, dtype=np.uint8)
-    if bits == 2:
-        return 2 * unpack_codes(stored, count, 1) - 1 if sparse else unpack_ternary(stored, count) - 1
-    return unpack_codes(stored, count, bits) - highest_level(bits)
+def code_range(bits: int, sparse: bool) -> tuple[int, int]:
+    """Smallest and largest code that is written."""
+    if sparse and bits == 2:
+        return SIGNS
+    return -highest_level(bits), highest_level(bits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +174,7 @@ class QuantizedTensors:
     @property
     def nbytes(self) -> int:
         """Bytes of all members."""
-        return sum(part.nbytes() for part in self.parts)
+        return plain_size(self)
 
     @property
     def nonzeros(self) -> int:
@@ -213,7 +188,12 @@ class QuantizedTensors:
 
     def to_bytes(self) -> bytes:
         """Members one after the other."""
-        return b"".join(part.to_bytes() for part in self.parts)
+        return plain_bytes(self)
+
+    def write(self, writer: Writer) -> None:
+        """Members one after the other."""
+        for part in self.parts:
+            part.write(writer)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Codes times scales."""
@@ -280,9 +260,9 @@ class Quantize:
 
     def decode(self, group: Group, data: memoryview) -> tuple[QuantizedTensors, int]:
         """Read the members one after the other."""
-        parts, used = [], 0
-        for member in group.members:
-            part, read = QuantizedTensor.from_bytes(member, self.bits, self.sparsity > 0, data[used:])
-            parts.append(part)
-            used += read
-        return QuantizedTensors(tuple(parts)), used
+        return cast(tuple[QuantizedTensors, int], plain_read(self, group, data))
+
+    def read(self, group: Group, reader: Reader) -> QuantizedTensors:
+        """Read the members one after the other."""
+        sparse = self.sparsity > 0
+        return QuantizedTensors(tuple(QuantizedTensor.read(m, self.bits, sparse, reader) for m in group.members))
