@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import builtins
 import copy
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors.numpy
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from qubo_compress.errors import CorruptArtifact, WrongModel
+from qubo_compress.errors import CorruptArtifact, StorageError, WrongModel
 from qubo_compress.file_format import weights_signature
 from qubo_compress.files import write_atomically
 from qubo_compress.menu.groups import Group, Layout, discover, state_entries
-from qubo_compress.menu.operator import Packed, parse
+from qubo_compress.menu.operator import Packed, stored_as
 
 ATTRIBUTE = "compression"
 """Name of the plain attribute under which a compressed module carries its :class:`Compression`."""
@@ -37,6 +42,7 @@ class Plan:
         menu_names: all choices of the menu, in the order the file refers to.
         rule: the grouping, as text.
         weights: signature of the weights the plan was made for.
+        payloads: group name -> stored bytes, for choices that were made from calibration data.
     """
 
     choices: Mapping[str, str]
@@ -47,6 +53,7 @@ class Plan:
     menu_names: tuple[str, ...]
     rule: str
     weights: str = field(repr=False)
+    payloads: Mapping[str, builtins.bytes] = field(default_factory=dict, repr=False)
 
     @property
     def ratio(self) -> float:
@@ -59,8 +66,19 @@ class Plan:
         return 8 * self.bytes / max(1, self.parameters)
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON, atomically."""
-        text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=1)
+        """Write the plan as JSON, atomically; choices made from data go into a safetensors file beside it.
+
+        Raises:
+            StorageError: when a file cannot be written.
+        """
+        described = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "payloads"}
+        if self.payloads:
+            beside = payload_path(path)
+            arrays = {name: np.frombuffer(data, dtype=np.uint8) for name, data in self.payloads.items()}
+            data = safetensors.numpy.save(arrays, metadata={"weights": self.weights})
+            write_atomically(beside, lambda handle: handle.write(data))
+            described["payload_digest"] = _digest(self.payloads)
+        text = json.dumps({"format": _FORMAT, **described}, indent=1)
         write_atomically(Path(path), lambda handle: handle.write(text.encode()))
 
     @classmethod
@@ -68,16 +86,18 @@ class Plan:
         """Read a plan written by :meth:`save`.
 
         Raises:
-            CorruptArtifact: when the file is not a complete plan.
+            CorruptArtifact: when the file is not a complete plan, or the file beside it is not its own.
         """
         try:
             values = json.loads(Path(path).read_text())
             if values.pop("format") != _FORMAT:
                 raise ValueError("its format is not known")
             values["menu_names"] = tuple(values["menu_names"])
-            return cls(**values)
+            digest = values.pop("payload_digest", None)
+            found = cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as cause:
             raise CorruptArtifact(f"{path} is not a complete plan ({cause}); save it again") from cause
+        return found if digest is None else replace(found, payloads=_read_payloads(Path(path), digest))
 
     def apply(self, model: nn.Module) -> nn.Module:
         """A new module in eval mode with the plan applied; the original is untouched.
@@ -100,7 +120,8 @@ class Plan:
         stored = {}
         for group in layout.groups:
             parts = [_rows(entries[m.name].tensor.detach().cpu(), m.rows) for m in group.members]
-            stored[group.name] = parse(self.choices[group.name]).encode(group, parts)
+            payload = self.payloads.get(group.name)
+            stored[group.name] = stored_as(self.choices[group.name], group, parts, payload)
         return filled(model, Compression(self, layout, stored))
 
 
@@ -172,6 +193,43 @@ def compression_of(model: nn.Module) -> Compression:
                 "use qubo_compress.recover to retrain within the plan"
             )
     return found
+
+
+def payload_path(path: str | Path) -> Path:
+    """Where the stored bytes of a plan's data-dependent choices are: ``plan.safetensors`` for ``plan.json``.
+
+    Raises:
+        StorageError: when the plan itself would have that name.
+
+    Example:
+        >>> payload_path("plans/small.json").as_posix()
+        'plans/small.safetensors'
+    """
+    beside = Path(path).with_suffix(".safetensors")
+    if beside == Path(path):
+        raise StorageError(f"{path} is the name of the file beside the plan; name the plan itself .json")
+    return beside
+
+
+def _digest(payloads: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(payloads):
+        digest.update(f"{name} {len(payloads[name])} ".encode())
+        digest.update(payloads[name])
+    return digest.hexdigest()[:32]
+
+
+def _read_payloads(path: Path, digest: str) -> dict[str, bytes]:
+    beside = payload_path(path)
+    try:
+        payloads = {name: array.tobytes() for name, array in safetensors.numpy.load_file(beside).items()}
+    except (SafetensorError, OSError) as cause:
+        raise CorruptArtifact(
+            f"{path} has choices made from data, whose bytes in {beside} cannot be read ({cause}); copy both files"
+        ) from cause
+    if _digest(payloads) != digest:
+        raise CorruptArtifact(f"{beside} does not belong to {path}, or was altered; copy both files again")
+    return payloads
 
 
 def _rows(tensor: Tensor, rows: tuple[int, int] | None) -> Tensor:

@@ -106,7 +106,7 @@ def refine(
             # Two incumbents may be of the same size, so the folder is named by what they hold.
             None if cache is None else Path(cache) / f"round_{number}_{weights_signature(base)[:12]}",
             seed + number, progress, max_rank=max_rank, shrinkage=shrinkage,
-            restrict=_restriction(table, incumbent.plan, neighbourhood),
+            restrict=_restriction(table, incumbent.plan, neighbourhood), payloads=table.payloads,
         )  # fmt: skip
         solution = solve(around.problem(budget))
         plan, measured, checked = best_of_pool(model, around, solution, held_out, loss, verify)

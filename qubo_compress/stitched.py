@@ -24,7 +24,7 @@ from qubo_compress.evaluation import outputs_of, score_examples
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.file_format import weights_signature
 from qubo_compress.menu.groups import Group, state_entries
-from qubo_compress.menu.operator import parse
+from qubo_compress.menu.operator import stored_as
 from qubo_compress.sensitivity.losses import LossLike, make_loss
 from qubo_compress.sensitivity.substitution import swapped
 
@@ -163,7 +163,7 @@ class _Choices:
     """The tensors of every choice, and where in the model they go."""
 
     def __init__(self, model: nn.Module, table: SensitivityTable, memory_limit: int) -> None:
-        self.groups = table.layout.groups
+        self.groups, self.payloads = table.layout.groups, table.payloads
         self.entries = state_entries(model)[0]
         allowed = np.split(table.allowed, table.offsets[1:-1])
         self.names = [
@@ -244,5 +244,6 @@ class _Choices:
             tensor = self.entries[member.name].tensor.detach()
             homes.append(tensor if member.rows is None else tensor[member.rows[0] : member.rows[1]])
             parts.append(homes[-1].cpu())
-        stored = parse(self.names[number][choice]).encode(group, parts).tensors()
+        name = self.names[number][choice]
+        stored = stored_as(name, group, parts, self.payloads.get((group.name, name))).tensors()
         return tuple(torch.empty_like(home).copy_(value) for home, value in zip(homes, stored, strict=True))

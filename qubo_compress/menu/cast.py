@@ -67,6 +67,16 @@ class Cast:
     def __post_init__(self) -> None:
         check_vector_bits(self.bits)
 
+    @classmethod
+    def samples(cls) -> tuple[Cast, ...]:
+        """Settings that the conformance suite tries."""
+        return cls(8), cls(16), cls(32)
+
+    @classmethod
+    def faithful(cls) -> tuple[Cast, float] | None:
+        """Highest fidelity, and the largest relative displacement that it leaves."""
+        return cls(16), 1e-3
+
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Suits biases, and normalisations that keep no statistics."""
         if group.kind == "weight" or group.epsilon is not None:

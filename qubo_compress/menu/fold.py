@@ -99,6 +99,16 @@ class Fold:
     def __post_init__(self) -> None:
         check_vector_bits(self.bits)
 
+    @classmethod
+    def samples(cls) -> tuple[Fold, ...]:
+        """Settings that the conformance suite tries."""
+        return cls(8), cls(16), cls(32)
+
+    @classmethod
+    def faithful(cls) -> tuple[Fold, float] | None:
+        """A folded normalisation is the same function in other values, so its displacement says nothing."""
+        return None
+
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Suits batch normalisations with weight, bias and statistics."""
         if group.kind != "normalisation" or group.epsilon is None:

@@ -72,6 +72,16 @@ class Keep:
 
     operator_name: ClassVar[str] = "keep"
 
+    @classmethod
+    def samples(cls) -> tuple[Keep, ...]:
+        """Settings that the conformance suite tries."""
+        return (cls(),)
+
+    @classmethod
+    def faithful(cls) -> tuple[Keep, float] | None:
+        """Highest fidelity, and the largest relative displacement that it leaves."""
+        return cls(), 0.0
+
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Suits every group."""
         return None

@@ -92,7 +92,8 @@ class Reparametrised(Protocol):
 class DataDriven(Protocol):
     """An operator that looks at calibration data. What it made cannot be made again from the weights alone.
 
-    Its ``encode`` raises :func:`needs_data`; its stored bytes travel with the plan as a payload.
+    Where ``needs`` is not empty its ``encode`` raises :func:`needs_data`, and its stored bytes travel with
+    the plan as a payload.
     """
 
     operator_name: ClassVar[str]
@@ -142,6 +143,11 @@ class Unreliable(Protocol):
 
 
 operators: Registry[type[Operator]] = Registry("operator")
+
+
+def looks_at_data(operator: Any) -> bool:
+    """Whether an operator asks for statistics of the calibration data."""
+    return isinstance(operator, DataDriven) and bool(operator.needs)
 
 
 def needs_data(operator: Any) -> InvalidMenu:

@@ -110,6 +110,16 @@ class Prune:
         check_sparsity(self.sparsity)
         object.__setattr__(self, "sparsity", float(self.sparsity))
 
+    @classmethod
+    def samples(cls) -> tuple[Prune, ...]:
+        """Settings that the conformance suite tries."""
+        return cls(0.0), cls(0.5), cls(0.97)
+
+    @classmethod
+    def faithful(cls) -> tuple[Prune, float] | None:
+        """Highest fidelity, and the largest relative displacement that it leaves."""
+        return cls(0.0), 0.0
+
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Suits weights only."""
         return None if group.kind == "weight" else f"{group.kind} vectors are not pruned"

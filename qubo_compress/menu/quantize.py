@@ -238,6 +238,16 @@ class Quantize:
         check_sparsity(self.sparsity)
         object.__setattr__(self, "sparsity", float(self.sparsity))
 
+    @classmethod
+    def samples(cls) -> tuple[Quantize, ...]:
+        """Settings that the conformance suite tries."""
+        return tuple(cls(*s) for s in ((2,), (2, 0.5), (3, 0.3), (4,), (8, 0.9), (16,)))
+
+    @classmethod
+    def faithful(cls) -> tuple[Quantize, float] | None:
+        """Highest fidelity, and the largest relative displacement that it leaves."""
+        return cls(16), 1e-3
+
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Suits weights only."""
         return None if group.kind == "weight" else f"{group.kind} vectors are cast or folded, not quantized by rows"

@@ -31,12 +31,13 @@ from qubo_compress.menu.menu import Menu
 from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.factor import reduce_features
-from qubo_compress.sensitivity.losses import LossLike, make_loss
+from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of
 from qubo_compress.sensitivity.prices import price_choices
 from qubo_compress.sensitivity.replay import CallTrace, run_model, trace_calls
 from qubo_compress.sensitivity.substitution import evaluating
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 from qubo_compress.sensitivity.task import PROBE_EXAMPLES, MeasureTask, Metric, MetricResult, base_outputs, metrics
+from qubo_compress.statistics.statistic import Calibration
 
 logger = logging.getLogger(__name__)
 
@@ -117,11 +118,13 @@ def measure_around(
     interactions: bool = True,
     restrict: Callable[[int, dict[str, Any]], dict[str, Any]] | None = None,
     priced: Callable[[Mapping[str, IntArray], Mapping[str, int], IntArray], None] | None = None,
+    payloads: Mapping[tuple[str, str], bytes] | None = None,
 ) -> SensitivityTable:
     """Measure every single choice from ``base``, which differs from ``original`` by a plan already applied.
 
     ``restrict`` may shorten a group's choices: (group number, name -> operator) -> name -> operator.
     ``priced`` is called with costs, fixed costs and group offsets before anything is measured, and may refuse them.
+    ``payloads`` are the stored bytes of choices that an earlier table made from data.
     """
     started = time.perf_counter()
     chosen = metrics.get(metric)() if isinstance(metric, str) else metric
@@ -157,13 +160,15 @@ def measure_around(
             reference=reference, outputs=outputs, seed=seed,
             rows_per_pass=ROWS_PER_PASS.get(outputs[0].device.type, 512), interactions=interactions,
             max_columns=MAX_COLUMNS, cache=UnitCache(cache, signature), advance=lambda _: None,
-            trace=_trace(base, examples),
+            trace=_trace(base, examples), payloads=dict(payloads or {}),
+            calibration=Calibration(original, examples, checked_loss, lambda x: rows_of(run_model(original, x)), seed),
         )  # fmt: skip
-        costs = price_choices(task)
+        with _progress(progress, "storing choices", len(layout.groups)) as advance:
+            costs = price_choices(task, advance)
         fixed_costs = {"bytes": fixed_bytes(layout, menu.names)}
         if priced is not None:
             priced(costs, fixed_costs, task.offsets)
-        with _progress(progress, chosen.metric_name, chosen.evaluations(task)) as task.advance:
+        with _progress(progress, f"measuring ({chosen.metric_name})", chosen.evaluations(task)) as task.advance:
             result = chosen.measure(task)
     factor, dropped = (None, 0.0) if result.features is None else reduce_features(result.features, max_rank, seed)
     share, linear = _shrunk(result, shrinkage)
@@ -183,6 +188,7 @@ def measure_around(
         pairs=result.pairs,
         constant=0.0 if base is original else _mean_loss(task, outputs) - baseline,
         divergence=result.divergence,
+        payloads=task.payloads,
     )  # fmt: skip
 
 
@@ -309,5 +315,5 @@ def _progress(show: bool, name: str, total: float) -> Iterator[Callable[[float],
         TimeRemainingColumn(),
     )
     with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(f"measuring ({name})", total=total)
+        task = bar.add_task(name, total=total)
         yield lambda done: bar.advance(task, done)

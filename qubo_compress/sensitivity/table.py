@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,6 +69,7 @@ class SensitivityTable:
         divergence: (V,) KL divergence of each choice alone, or None.
         provenance: how the table came about.
         allowed: (V,) choices that pins leave open.
+        payloads: (group name, choice name) -> stored bytes of choices made from data.
     """
 
     layout: Layout
@@ -83,6 +84,7 @@ class SensitivityTable:
     constant: float = 0.0
     divergence: FloatArray | None = None
     allowed: np.ndarray = None  # type: ignore[assignment]
+    payloads: Mapping[tuple[str, str], bytes] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.allowed is None:
@@ -202,6 +204,7 @@ class SensitivityTable:
             menu_names=self.menu_names,
             rule=self.layout.rule,
             weights=self.provenance.weights,
+            payloads={g: self.payloads[g, name] for g, name in chosen.items() if (g, name) in self.payloads},
         )
 
     def assignment(self, choices: Mapping[str, str]) -> IntArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -14,12 +14,21 @@ from torch import Tensor, nn
 from qubo_compress.errors import NonFiniteLoss
 from qubo_compress.examples import Examples, Slice, map_tensors
 from qubo_compress.menu.groups import Layout, Member, state_entries
-from qubo_compress.menu.operator import Operator, Packed, Reparametrised
+from qubo_compress.menu.operator import (
+    DataDriven,
+    Operator,
+    Packed,
+    Reparametrised,
+    looks_at_data,
+    needs_data,
+    stored_as,
+)
 from qubo_compress.problem import FactorArray, FloatArray
 from qubo_compress.registry import Registry
-from qubo_compress.sensitivity.cache import UnitCache
+from qubo_compress.sensitivity.cache import Arrays, UnitCache
 from qubo_compress.sensitivity.losses import Loss, rows_of
 from qubo_compress.sensitivity.replay import CallTrace, GroupSweep, Place, run_model
+from qubo_compress.statistics.statistic import Calibration
 
 PACKED_MEMORY = 400_000_000
 """Encoded choices are kept in memory up to this many values; beyond, they are encoded again."""
@@ -66,6 +75,8 @@ class MeasureTask:
         interactions: whether features are wanted.
         cache: finished units.
         advance: called with a number of finished evaluations, for the progress bar.
+        calibration: what operators that look at data gather their statistics from.
+        payloads: (group name, choice name) -> stored bytes of choices made from data; grows as they are made.
     """
 
     base: nn.Module
@@ -82,6 +93,8 @@ class MeasureTask:
     max_columns: int
     cache: UnitCache
     advance: Callable[[float], None]
+    calibration: Calibration | None = None
+    payloads: dict[tuple[str, str], bytes] = field(default_factory=dict)
     trace: CallTrace | None = None
     _packed: dict[int, list[Packed]] = field(default_factory=dict)
     _sweeps: dict[int, GroupSweep] = field(default_factory=dict)
@@ -105,13 +118,46 @@ class MeasureTask:
     def packed(self, group: int) -> list[Packed]:
         """Every choice of a group as it would be stored."""
         if group not in self._packed:
-            found = self.layout.groups[group]
-            parts = [self.part(member) for member in found.members]
-            made = [operator.encode(found, parts) for operator in self.choices[group].values()]
+            made = self._encoded(group)
             if sum(len(c) * g.numel for c, g in zip(self.choices, self.layout.groups, strict=True)) > PACKED_MEMORY:
                 return made
             self._packed[group] = made
         return self._packed[group]
+
+    def _encoded(self, group: int) -> list[Packed]:
+        found = self.layout.groups[group]
+        parts = [self.part(member) for member in found.members]
+        driven = {name: o for name, o in self.choices[group].items() if looks_at_data(o)}
+        fresh: dict[str, Packed] = {}
+        if any((found.name, name) not in self.payloads for name in driven):
+            fresh = self._made_from_data(group, parts, driven)
+        return [
+            fresh[name]
+            if name in fresh
+            else stored_as(name, found, parts, self.payloads[found.name, name])
+            if name in driven
+            else operator.encode(found, parts)
+            for name, operator in self.choices[group].items()
+        ]
+
+    def _made_from_data(self, group: int, parts: Sequence[Tensor], driven: dict[str, Operator]) -> dict[str, Packed]:
+        """Choices made from statistics that are gathered here and dropped again; their bytes are kept."""
+        found, fresh = self.layout.groups[group], {}
+
+        def compute() -> Arrays:
+            if self.calibration is None:
+                raise needs_data(next(iter(driven.values())))
+            needs = dict.fromkeys(need for o in driven.values() for need in cast(DataDriven, o).needs)
+            evidence = {need: need.collect(self.calibration, found) for need in needs}
+            for name, operator in driven.items():
+                fresh[name] = cast(DataDriven, operator).encode_with(found, parts, evidence)
+            stored = [packed.to_bytes() for packed in fresh.values()]
+            return {str(number): np.frombuffer(data, dtype=np.uint8) for number, data in enumerate(stored)}
+
+        arrays = self.cache.get(f"payload_{group:05d}", compute)
+        for number, name in enumerate(driven):
+            self.payloads[found.name, name] = arrays[str(number)].tobytes()
+        return fresh
 
     def variants(self, group: int) -> list[tuple[Tensor, ...]]:
         """For every choice, the whole tensors to be seen by the network, on its device."""

@@ -9,12 +9,24 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.groups import Group, Kind, Member
-from qubo_compress.menu.operator import Operator, Packed, choice_name, operators, parse
+from qubo_compress.menu.operator import (
+    DataDriven,
+    Operator,
+    Packed,
+    Parametrised,
+    Unreliable,
+    choice_name,
+    looks_at_data,
+    operators,
+    parse,
+)
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "Linear": (7, 13),
@@ -50,7 +62,7 @@ def check_operator(operator: Operator, seed: int = 0) -> None:
             continue
         accepted += 1
         try:
-            _check_group(operator, group, parts)
+            _check_group(operator, group, parts, seed)
         except AssertionError as failure:
             raise AssertionError(f"operator {choice_name(operator)}, {label}: {failure}") from failure
     assert accepted, f"{choice_name(operator)} suits none of the groups that were tried"
@@ -104,12 +116,61 @@ def _group(
     return Group(members[0].name, kind, members, module.partition(",")[0], epsilon), tuple(tensors.values())
 
 
-def _check_group(operator: Operator, group: Group, parts: Sequence[Tensor]) -> None:
+def stored_by(operator: Operator, group: Group, parts: Sequence[Tensor], seed: int = 0) -> Packed:
+    """A group as an operator stores it; one that looks at data is given imagined statistics."""
+    if not looks_at_data(operator):
+        return operator.encode(group, parts)
+    try:
+        operator.encode(group, parts)
+    except InvalidMenu:
+        driven = cast(DataDriven, operator)
+        evidence = {n: n.imagined(group, parts, torch.Generator().manual_seed(seed)) for n in driven.needs}
+        return driven.encode_with(group, parts, evidence)
+    raise AssertionError("encode() of an operator that looks at data must raise needs_data(operator)")
+
+
+def registered_samples() -> tuple[Operator, ...]:
+    """The settings that every registered operator wants to be tried with: its ``samples()``."""
+    found: list[Operator] = []
+    for name in operators.names():
+        samples = getattr(operators.get(name), "samples", None)
+        assert samples is not None, f"operator {name!r} lacks samples(): settings to be tried with"
+        tried = samples()
+        assert tried, f"operator {name!r}: samples() is empty"
+        found += tried
+    return tuple(found)
+
+
+def check_faithful(kind: type[Operator], seed: int = 0) -> None:
+    """At an operator's highest fidelity, its ``faithful()``, the displacement is as small as it says.
+
+    Raises:
+        AssertionError: naming the group whose displacement is larger.
+    """
+    settings = getattr(kind, "faithful", None)
+    assert settings is not None, f"operator {kind.operator_name!r} lacks faithful(): settings and largest displacement"
+    found = settings()
+    if found is None:
+        return
+    operator, largest = found
+    tried = 0
+    for label, group, parts in sample_groups(seed):
+        if "ordinary" not in label or "float32" not in label or operator.refusal(group, parts) is not None:
+            continue
+        tried += 1
+        values = stored_by(operator, group, parts, seed).tensors()
+        for part, value in zip(parts, values, strict=True):
+            apart = float((value.double() - part.double()).norm() / part.double().norm().clamp(min=1e-30))
+            assert apart <= largest, f"{choice_name(operator)}, {label}: displacement {apart:.3g} above {largest:.3g}"
+    assert tried, f"{choice_name(operator)} suits no ordinary group"
+
+
+def _check_group(operator: Operator, group: Group, parts: Sequence[Tensor], seed: int) -> None:
     before = [part.clone() for part in parts]
-    packed = operator.encode(group, parts)
+    packed = stored_by(operator, group, parts, seed)
     assert all(torch.equal(a, b) for a, b in zip(before, parts, strict=True)), "encode() changed the weights given"
     data = _check_packed(operator, group, packed)
-    assert operator.encode(group, parts).to_bytes() == data, "encode() does not give the same bytes twice"
+    assert stored_by(operator, group, parts, seed).to_bytes() == data, "encode() does not give the same bytes twice"
     again = packed.project(packed.tensors())
     assert _equal(again, packed), "project() moves values that are stored already"
     other = [_moved(member, part, seed) for seed, (member, part) in enumerate(zip(group.members, parts, strict=True))]
@@ -121,6 +182,36 @@ def _check_group(operator: Operator, group: Group, parts: Sequence[Tensor]) -> N
         settled = projected.project(projected.tensors())
         assert _equal(settled, projected), f"project() is not idempotent after refit={refit}"
     assert packed.to_bytes() == data, "project() changed what it was called on"
+    if isinstance(packed, Parametrised):
+        _check_parameters(operator, group, packed)
+    if isinstance(packed, Unreliable):
+        _check_variances(group, packed)
+
+
+def _check_parameters(operator: Operator, group: Group, packed: Packed) -> None:
+    """Numbers that the values are made of: storing them again moves nothing, and others take the same bytes."""
+    made = cast(Parametrised, packed)
+    numbers = made.parameters()
+    assert _equal(made.store(numbers), packed), "store(parameters()) moves numbers that are stored already"
+    values = made.assemble(numbers)
+    for value, stored in zip(values, packed.tensors(), strict=True):
+        error = float((value.double() - stored.double()).norm())
+        allowed = 2 * torch.finfo(stored.dtype).eps * float(stored.double().norm()) + 1e-5 * float(value.norm()) + 1e-30
+        assert error <= allowed, f"assemble(parameters()) differs from tensors() by {error:.3g}"
+    generator = torch.Generator().manual_seed(1)
+    moved = [n + 0.3 * float(n.abs().mean() + 1e-6) * torch.randn(n.shape, generator=generator) for n in numbers]
+    for refit in (False, True):
+        other = made.store(moved, refit)
+        _check_packed(operator, group, other)
+        assert other.nbytes == packed.nbytes, f"store() changed {packed.nbytes} bytes to {other.nbytes}"
+
+
+def _check_variances(group: Group, packed: Packed) -> None:
+    noisy = cast(Unreliable, packed)
+    assert noisy.cells >= 0, f"cells is {noisy.cells}"
+    for member, variance in zip(group.members, noisy.variances(), strict=True):
+        assert tuple(variance.shape) == member.part_shape, f"{member.name}: variances of shape {tuple(variance.shape)}"
+        assert bool(torch.isfinite(variance).all() and (variance >= 0).all()), f"{member.name}: variances {variance}"
 
 
 def _moved(member: Member, part: Tensor, seed: int) -> Tensor:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import qubo_compress as qc
-from qubo_compress.menu.cast import Cast
 from qubo_compress.menu.fold import Fold, scale_and_shift
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.keep import Keep, KeptTensors
@@ -29,15 +28,9 @@ from qubo_compress.menu.packing import (
 )
 from qubo_compress.menu.prune import Prune, survivor_count
 from qubo_compress.menu.quantize import Quantize
-from qubo_compress.testing import check_operator, sample_groups
+from qubo_compress.testing import check_faithful, check_operator, registered_samples, sample_groups
 
-OPERATORS = [
-    Keep(),
-    *(Quantize(bits, sparsity) for bits, sparsity in ((2, 0.0), (2, 0.5), (3, 0.3), (4, 0.0), (8, 0.9), (16, 0.0))),
-    *(Prune(sparsity) for sparsity in (0.0, 0.5, 0.97)),
-    *(Cast(bits) for bits in (8, 16, 32)),
-    *(Fold(bits) for bits in (8, 16, 32)),
-]
+OPERATORS = registered_samples()
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=choice_name)
@@ -45,8 +38,9 @@ def test_operators_conform(operator: qc.menu.Operator) -> None:
     check_operator(operator)
 
 
-def test_every_registered_operator_is_tried() -> None:
-    assert {operator.operator_name for operator in OPERATORS} == set(qc.menu.names())
+@pytest.mark.parametrize("name", qc.menu.names())
+def test_the_highest_fidelity_displaces_nothing(name: str) -> None:
+    check_faithful(qc.menu.operators.get(name))
 
 
 def test_an_operator_that_miscounts_its_bytes_is_caught() -> None:

@@ -1,0 +1,108 @@
+"""Real-valued numbers behind the stored ones; gradients pass straight through the rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from qubo_compress.menu.fold import attribute
+from qubo_compress.menu.groups import Group
+from qubo_compress.menu.operator import Packed, Parametrised
+from qubo_compress.plan import Compression
+
+STATISTICS = ("running_mean", "running_var")
+
+
+class Latent:
+    """What is trained in place of codes: the members' values, or the numbers that they are made of.
+
+    A group whose stored form is :class:`Parametrised` trains its factors or coefficients.
+
+    Args:
+        compression: what the compressed module carries.
+        small: the compressed module, for its device.
+    """
+
+    def __init__(self, compression: Compression, small: nn.Module) -> None:
+        device = next(small.parameters()).device
+        self._compression = compression
+        #: Group name -> stored form that values are projected with; a mask that moves is moved here.
+        self.stored: dict[str, Packed] = dict(compression.stored)
+        self._values: dict[str, list[Tensor]] = {}
+        for group in compression.layout.groups:
+            packed = self.stored[group.name]
+            if isinstance(packed, Parametrised):
+                numbers = packed.parameters()
+                self._values[group.name] = [n.to(device, torch.float32).clone().requires_grad_() for n in numbers]
+                continue
+            # Clones: some stored forms hand out the very tensors that they hold. Statistics are not trained.
+            self._values[group.name] = [
+                value.to(device, torch.float32).clone().requires_grad_(attribute(member.name) not in STATISTICS)
+                if value.is_floating_point()
+                else value.to(device)
+                for member, value in zip(group.members, packed.tensors(), strict=True)
+            ]
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups that are trained."""
+        return self._compression.layout.groups
+
+    def leaves(self) -> list[Tensor]:
+        """Everything that an optimizer may move."""
+        return [v for values in self._values.values() for v in values if v.requires_grad]
+
+    def values(self, group: str) -> list[Tensor]:
+        """The real-valued numbers of a group: its members' values, or its parameters."""
+        return self._values[group]
+
+    def packed(self) -> dict[str, Packed]:
+        """Group name -> what would be stored now."""
+        found: dict[str, Packed] = {}
+        for name, values in self._values.items():
+            stored, numbers = self.stored[name], [v.detach() for v in values]
+            if isinstance(stored, Parametrised):
+                found[name] = stored.store([n.cpu() for n in numbers], refit=True)
+            else:
+                found[name] = stored.project(numbers, refit=True)
+        return found
+
+    def tensors(self, disturb: Callable[[Group, Packed], tuple[Tensor, ...] | None] | None = None) -> dict[str, Tensor]:
+        """First name -> whole tensor whose value is what is stored and whose gradient reaches the latent numbers.
+
+        Args:
+            disturb: (group, stored) -> random errors to be added to the members' values, or None for none.
+        """
+        packed = self.packed()
+        whole: dict[str, Tensor] = {}
+        for group in self.groups:
+            errors = None if disturb is None else disturb(group, packed[group.name])
+            values = self._passed(group, packed[group.name])
+            for number, (member, value) in enumerate(zip(group.members, values, strict=True)):
+                if errors is not None:
+                    value = value + errors[number].to(value.device, value.dtype)
+                if member.rows is None:
+                    whole[member.name] = value
+                else:
+                    former = whole.get(member.name)
+                    whole[member.name] = value if former is None else torch.cat([former, value])
+        return whole
+
+    def _passed(self, group: Group, stored: Packed) -> list[Tensor]:
+        """The members' values with straight-through gradients."""
+        latent = self._values[group.name]
+        if isinstance(stored, Parametrised):
+            numbers = [
+                old + (new.to(old.device, torch.float32) - old).detach()
+                for old, new in zip(latent, stored.parameters(), strict=True)
+            ]
+            made = stored.assemble(numbers)
+            return [value.to(member.dtype) for member, value in zip(group.members, made, strict=True)]
+        rows = []
+        for member, old, value in zip(group.members, latent, stored.tensors(), strict=True):
+            value = value.to(old.device)
+            passed = old + (value.float() - old).detach() if old.requires_grad else value
+            rows.append(passed.to(member.dtype))
+        return rows
