@@ -13,6 +13,7 @@ from torch import nn
 
 from qubo_compress.budget import Budget
 from qubo_compress.errors import InvalidMenu, unknown_name
+from qubo_compress.file_format import fixed_bytes
 from qubo_compress.menu.groups import Layout
 from qubo_compress.menu.operator import parse
 from qubo_compress.plan import Plan
@@ -126,8 +127,45 @@ class SensitivityTable:
         if not matching:
             raise unknown_name("group", group, self.group_names)
         for name in matching:
-            self._restrict(name, lambda choice: getattr(parse(choice), "bits", bits) >= bits, None)
+            self._restrict(name, lambda choice: (getattr(parse(choice), "bits", None) or bits) >= bits, None)
         return self
+
+    def narrowed(self, names: Iterable[str]) -> SensitivityTable:
+        """A table of fewer choices, as if only these had been on the menu: nothing is measured again.
+
+        A file lists the menu in its header, so a shorter menu also leaves more bytes for the weights.
+
+        Args:
+            names: choices to offer; ``keep`` stays on every menu. Pins stay in force.
+
+        Raises:
+            UnknownName: when a name is not on this table's menu.
+            InvalidMenu: when a pinned group would lose its last open choice.
+        """
+        wanted = {*names, "keep"}
+        unknown = sorted(wanted - set(self.menu_names))
+        if unknown:
+            raise unknown_name("choice", unknown[0], self.menu_names)
+        menu_names = tuple(name for name in self.menu_names if name in wanted)
+        index = np.flatnonzero([name in wanted for group in self.choices for name in group])
+        choices = tuple(tuple(name for name in group if name in wanted) for group in self.choices)
+        bounds = np.concatenate([[0], np.cumsum([len(group) for group in choices])])
+        for name, start, stop in zip(self.group_names, bounds[:-1], bounds[1:], strict=True):
+            if not self.allowed[index[start:stop]].any():
+                raise InvalidMenu(f"{name!r} is pinned to choices that the narrower menu lacks; unpin it or keep them")
+        return replace(
+            self,
+            menu_names=menu_names,
+            choices=choices,
+            linear=self.linear[index],
+            costs={name: values[index] for name, values in self.costs.items()},
+            fixed_costs={**self.fixed_costs, "bytes": fixed_bytes(self.layout, menu_names)},
+            factor=None if self.factor is None else self.factor[index],
+            pairs=None if self.pairs is None else self.pairs[index][:, index],
+            divergence=None if self.divergence is None else self.divergence[index],
+            allowed=self.allowed[index],
+            payloads={key: data for key, data in self.payloads.items() if key[1] in wanted},
+        )
 
     def unpin(self, group: str) -> SensitivityTable:
         """Allow every choice of a group again."""

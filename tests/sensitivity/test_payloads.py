@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import qubo_compress as qc
-from qubo_compress.errors import CorruptArtifact, InvalidMenu, StorageError, WrongModel
+from qubo_compress.errors import CorruptArtifact, InvalidMenu, StorageError, UnknownName, WrongModel
 from qubo_compress.menu.groups import Group
 from qubo_compress.menu.keep import Keep, KeptTensors
 from qubo_compress.menu.operator import needs_data, operators
@@ -158,3 +158,20 @@ def test_stitching_and_refinement_use_the_payloads(net: nn.Module, batches: Any)
     )
     assert sorted(Count.collected) == ["0.weight", "2.weight"]
     assert result.plan.bytes <= 450
+
+
+def test_a_narrowed_table_is_the_table_of_the_shorter_menu(net: nn.Module, batches: Any) -> None:
+    menu = [Shrunk(), Shrunk(0.25), qc.menu.parse("quantize(bits=4)"), qc.menu.parse("quantize(bits=8)")]
+    wide = qc.measure(net, batches, menu=qc.Menu(menu), progress=False)
+    narrow = wide.narrowed(["shrunk", "quantize(bits=8)"])
+    fresh = qc.measure(net, batches, menu=qc.Menu([menu[0], menu[3]]), progress=False)
+    assert narrow.choices == fresh.choices and narrow.menu_names == fresh.menu_names
+    assert narrow.fixed_costs == fresh.fixed_costs and narrow.payloads == fresh.payloads
+    assert narrow.linear == pytest.approx(fresh.linear, abs=1e-7)
+    plan = narrow.plan({"0.weight": "shrunk", "2.weight": "quantize(bits=8)"})
+    assert plan.predicted_loss == pytest.approx(fresh.predict(plan.choices), abs=1e-6)
+    assert wide.plan(plan.choices).bytes >= plan.bytes
+    with pytest.raises(UnknownName, match="quantize"):
+        wide.narrowed(["quantize(bits=5)"])
+    with pytest.raises(InvalidMenu, match="pinned"):
+        wide.pin("0.weight", "quantize(bits=4)").narrowed(["shrunk"])
