@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from qubo_compress.menu.families import choices_of, family_names, family_of
 from qubo_compress.menu.groups import Group, Kept, Layout, Member, discover
 from qubo_compress.menu.menu import Menu
 from qubo_compress.menu.operator import Operator, Packed, choice_name, operators, parse
 
 __all__ = [
     "Group", "Kept", "Layout", "Member", "Menu", "Operator", "Packed",
-    "choice_name", "discover", "names", "operators", "parse", "register",
+    "choice_name", "choices_of", "discover", "family_names", "family_of", "names", "operators", "parse", "register",
 ]  # fmt: skip
 
 register = operators.add

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import operators
 from qubo_compress.menu.vectors import StoredVector, check_vector_bits, fits_half
@@ -99,3 +100,6 @@ class Cast:
             vectors.append(vector)
             used += read
         return CastTensors(group.members, tuple(vectors)), used
+
+
+offer("vectors", "cast(bits=16)", "cast(bits=8)")

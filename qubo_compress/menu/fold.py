@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group
 from qubo_compress.menu.operator import operators
 from qubo_compress.menu.vectors import StoredVector, check_vector_bits, fits_half
@@ -141,3 +142,6 @@ class Fold:
         scale, used = StoredVector.from_bytes(data, count, self.bits)
         shift, read = StoredVector.from_bytes(data[used:], count, self.bits)
         return FoldedNormalisation(group, scale, shift), used + read
+
+
+offer("vectors", "fold(bits=16)", "fold(bits=8)")

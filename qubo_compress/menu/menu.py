@@ -8,10 +8,11 @@ from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.cast import Cast
+from qubo_compress.menu.families import choices_of, family_names
 from qubo_compress.menu.fold import Fold
 from qubo_compress.menu.groups import Group
 from qubo_compress.menu.keep import Keep
-from qubo_compress.menu.operator import Operator, choice_name
+from qubo_compress.menu.operator import Operator, choice_name, parse
 from qubo_compress.menu.prune import Prune
 from qubo_compress.menu.quantize import Quantize
 
@@ -66,6 +67,26 @@ class Menu:
         if len(named) > LARGEST_MENU:
             raise InvalidMenu(f"a menu has at most {LARGEST_MENU} choices; got {len(named)}")
         self._operators = named
+
+    @classmethod
+    def of(cls, *families: str) -> Menu:
+        """The choices of some families, and vectors at lower precision.
+
+        Args:
+            families: see :func:`qubo_compress.menu.family_names`; none: all of them.
+
+        Raises:
+            UnknownName: for an unknown family.
+            MissingDependency: when a family's package is not installed.
+
+        Example:
+            >>> Menu.of("quantize").names[:3]
+            ('keep', 'quantize(bits=2)', 'quantize(bits=3)')
+        """
+        names = dict.fromkeys(
+            name for family in (*(families or family_names()), "vectors") for name in choices_of(family)
+        )
+        return cls([parse(name) for name in names])
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import operators, values_of
 from qubo_compress.menu.prune import check_sparsity, magnitude_mask
@@ -276,3 +277,7 @@ class Quantize:
         """Read the members one after the other."""
         sparse = self.sparsity > 0
         return QuantizedTensors(tuple(QuantizedTensor.read(m, self.bits, sparse, reader) for m in group.members))
+
+
+offer("quantize", *(f"quantize(bits={bits})" for bits in (2, 3, 4, 6, 8)))
+offer("prune", *(f"quantize(bits={bits},sparsity={share})" for bits in (2, 3, 4, 6, 8) for share in (0.5, 0.75)))
