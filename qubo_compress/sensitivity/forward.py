@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qubo_compress.menu.keep import raw_bytes
 from qubo_compress.problem import FactorArray, FloatArray
 from qubo_compress.sensitivity.cache import Arrays
 from qubo_compress.sensitivity.losses import KullbackLeibler
@@ -57,8 +60,10 @@ def _half_weights(task: MeasureTask) -> FloatArray:
 
 def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays:
     every = task.variants(group)
-    # The choice that the base model already holds changes nothing and need not be run.
-    changing = [k for k, variant in enumerate(every) if not task.is_base(group, variant)]
+    # The choice that the base model already holds changes nothing and need not be run, and choices that store
+    # the same values in other bytes are run once.
+    same_as = _first_alike(every)
+    changing = [k for k, variant in enumerate(every) if same_as[k] == k and not task.is_base(group, variant)]
     variants = [every[k] for k in changing]
     if not variants:
         changing, variants = [0], every[:1]
@@ -86,12 +91,21 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
             spread = torch.zeros(len(every), rows[0].numel(), dtype=rows.dtype, device=rows.device)
             spread[changing] = rows.reshape(len(variants), -1)
             columns.append(compact(task, number, spread))
-    made: Arrays = {"loss": losses.numpy(), "divergence": divergences.numpy()}
+    made: Arrays = {"loss": losses.numpy()[same_as], "divergence": divergences.numpy()[same_as]}
     if with_features:
-        made["features"] = (
-            (sum(columns[1:], columns[0]) if _sketched(task) else torch.cat(columns, dim=1)).cpu().numpy()
-        )
+        joined = sum(columns[1:], columns[0]) if _sketched(task) else torch.cat(columns, dim=1)
+        made["features"] = joined.cpu().numpy()[same_as]
     return made
+
+
+def _first_alike(variants: Sequence[tuple[Tensor, ...]]) -> list[int]:
+    """For every variant the number of the first one with the same values."""
+    first: dict[bytes, int] = {}
+    found = []
+    for number, tensors in enumerate(variants):
+        digest = hashlib.sha256(b"".join(raw_bytes(tensor) for tensor in tensors)).digest()
+        found.append(first.setdefault(digest, number))
+    return found
 
 
 def total_columns(task: MeasureTask) -> int:
