@@ -15,6 +15,7 @@ from qubo_compress.errors import NonFiniteLoss
 from qubo_compress.examples import Examples, Slice, map_tensors
 from qubo_compress.menu.groups import Layout, Member, state_entries
 from qubo_compress.menu.operator import (
+    ALREADY_STORED,
     DataDriven,
     Operator,
     Packed,
@@ -149,6 +150,7 @@ class MeasureTask:
                 raise needs_data(next(iter(driven.values())))
             needs = dict.fromkeys(need for o in driven.values() for need in cast(DataDriven, o).needs)
             evidence = {need: need.collect(self.calibration, found) for need in needs}
+            evidence[ALREADY_STORED] = fresh
             for name, operator in driven.items():
                 fresh[name] = cast(DataDriven, operator).encode_with(found, parts, evidence)
             stored = [packed.to_bytes() for packed in fresh.values()]
