@@ -90,7 +90,9 @@ class AnalogChannel:
     def read(self, targets: Tensor, generator: torch.Generator) -> Tensor:
         """One noisy read of cells that hold ``targets`` (shares of the range)."""
         levels = self.write(targets.double().numpy())
-        mean, spread = (torch.from_numpy(np.asarray(f)) for f in (self.respond(levels), self.deviation(targets.numpy())))
+        mean, spread = (
+            torch.from_numpy(np.asarray(f)) for f in (self.respond(levels), self.deviation(targets.numpy()))
+        )
         return mean + spread * torch.randn(mean.shape, generator=generator, dtype=torch.float64)
 
     @property

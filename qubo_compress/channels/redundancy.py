@@ -11,9 +11,7 @@ from qubo_compress.problem import FloatArray
 BISECTIONS = 100
 
 
-def water_filling(
-    damages: FloatArray, sizes: npt.NDArray[np.integer], budget: int, most: int
-) -> npt.NDArray[np.int64]:
+def water_filling(damages: FloatArray, sizes: npt.NDArray[np.integer], budget: int, most: int) -> npt.NDArray[np.int64]:
     """Whole numbers of cells r that minimise sum damages / r with sum sizes r <= budget and 1 <= r <= most.
 
     Without rounding r is in proportion to sqrt(damage / size), which for single weights is sqrt(h) sigma (Isik et
@@ -36,12 +34,13 @@ def water_filling(
     if budget < int(sizes.sum()):
         raise InvalidChannel(f"{budget} cells are fewer than one for each of {int(sizes.sum())} weights")
     # Blocks that do no damage at all still share what is left over.
-    worth = np.maximum(damages, 1e-12 * max(float(damages.max(initial=0.0)), 1e-300)) / sizes
+    worth = np.maximum(damages, 1e-12 * max(float(damages.max(initial=0.0)), 1e-100)) / sizes
 
     def cells_at(threshold: float) -> npt.NDArray[np.int64]:
         # The smallest r with worth / (r (r + 1)) <= threshold.
         wanted = np.ceil(-0.5 + np.sqrt(0.25 + np.minimum(worth / threshold, 1e12)))
-        return np.clip(wanted, 1, most).astype(np.int64)
+        found: npt.NDArray[np.int64] = np.clip(wanted, 1, most).astype(np.int64)
+        return found
 
     low, high = float(worth.min()) / (most * (most + 1)) / 2, float(worth.max())
     if int((cells_at(low) * sizes).sum()) <= budget:

@@ -41,7 +41,7 @@ class Curvature:
     statistic_name: ClassVar[str] = "curvature"
     examples: int = 1024
     chunk: int = 4
-    draws: int = 2
+    draws: int = 4
 
     def __post_init__(self) -> None:
         for name in ("examples", "chunk", "draws"):
@@ -98,7 +98,7 @@ class Curvature:
     def _drawn(
         self, calibration: Calibration, part: Slice, leaves: dict[str, Tensor], generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """sum over examples of sqrt(weight) J^T R^T s, by parameter."""
+        """Sum over examples of sqrt(weight) J^T R^T s, by parameter."""
         outputs = calibration.run(part.inputs)
         fixed = outputs.detach()
         signs = 2.0 * torch.randint(0, 2, fixed.shape, generator=generator).to(fixed) - 1.0
