@@ -26,8 +26,13 @@ from torch import nn
 import qubo_compress as qc
 from benchmarks.networks import Batches, Network, accuracy_and_loss, load
 from benchmarks.records import RESULTS, append, environment, markdown, read
-from qubo_compress.menu.operator import parse
-from qubo_compress.sensitivity.noise import priced_in_cells
+from qubo_compress.examples import read_examples
+from qubo_compress.menu.operator import Unreliable, parse
+from qubo_compress.plan import compression_of
+from qubo_compress.sensitivity.losses import make_loss, rows_of
+from qubo_compress.sensitivity.noise import expected_loss, priced_in_cells
+from qubo_compress.statistics import Calibration
+from qubo_compress.statistics.curvature import Curvature
 
 PATH = RESULTS / "unreliable_storage.jsonl"
 VECTORS = ("fold(bits=16)", "cast(bits=16)")
@@ -103,6 +108,9 @@ def expected(network: Network, options: argparse.Namespace) -> None:
     """Predicted against Monte-Carlo loss on the calibration images."""
     batches = first(network.calibration, options.examples)
     base = accuracy_and_loss(network.model, batches)[1]
+    run = lambda inputs: rows_of(network.model(inputs))  # noqa: E731
+    examples = read_examples(batches, options.examples)
+    calibration = Calibration(network.model, examples, make_loss("cross-entropy"), run, seed=0)
     for noise in options.noise:
         names = [named(n, noise) for n in options.plans]
         table = measured(network, names, options, noise)
@@ -115,7 +123,7 @@ def expected(network: Network, options: argparse.Namespace) -> None:
             )
             silent = {g: (c if not c.startswith("analog") else "keep") for g, c in plan.choices.items()}
             record = {
-                "part": "expected", "noise": noise, "plan": name, "noise_term": noise_of(network, table, plan),
+                "part": "expected", "noise": noise, "plan": name, "noise_term": noise_of(calibration, plan),
                 "mean_network": mean - base, "monte_carlo": float(losses.mean() - base),
                 "standard_error": float(losses.std(ddof=1) / len(losses) ** 0.5), "predicted": plan.predicted_loss,
                 "vectors_only": table.predict(silent), "reads": options.reads, "examples": options.examples,
@@ -130,30 +138,14 @@ def expected(network: Network, options: argparse.Namespace) -> None:
             )
 
 
-def noise_of(network: Network, table: qc.SensitivityTable, plan: qc.Plan) -> float:
+def noise_of(calibration: Calibration, plan: qc.Plan) -> float:
     """The closed-form noise term of a plan: what its stored groups' variances cost."""
-    from qubo_compress.examples import read_examples
-    from qubo_compress.plan import compression_of
-    from qubo_compress.sensitivity.losses import make_loss, rows_of
-    from qubo_compress.sensitivity.noise import expected_loss
-    from qubo_compress.statistics import Calibration
-    from qubo_compress.statistics.curvature import Curvature
-
-    key = id(network.model)
-    if key not in _calibrations:
-        examples = read_examples(network.calibration, 1024)
-        run = lambda x: rows_of(network.model(x))  # noqa: E731
-        _calibrations[key] = Calibration(network.model, examples, make_loss("cross-entropy"), run, 0)
-    compression = compression_of(plan.apply(network.model))
-    total = 0.0
-    for group in compression.layout.groups:
-        packed: Any = compression.stored[group.name]
-        if hasattr(packed, "variances"):
-            total += expected_loss(packed.variances(), Curvature().collect(_calibrations[key], group))
-    return total
-
-
-_calibrations: dict[int, Any] = {}
+    compression = compression_of(plan.apply(calibration.model))
+    return sum(
+        expected_loss(compression.stored[g.name].variances(), Curvature().collect(calibration, g))  # type: ignore[attr-defined]
+        for g in compression.layout.groups
+        if isinstance(compression.stored[g.name], Unreliable)
+    )
 
 
 def cells(network: Network, options: argparse.Namespace) -> None:
@@ -173,7 +165,6 @@ def cells(network: Network, options: argparse.Namespace) -> None:
     for per_weight in options.budgets:
         limit = int(per_weight * table.layout.parameters)
         for family, offered in families.items():
-            offered.fixed_costs["cells"]
             problem = offered.problem(qc.Budget(ratio=0.5, cells=limit))
             try:
                 solution = qc.solve(problem, "annealer", time_limit=options.time_limit)

@@ -80,7 +80,7 @@ def disturbance(seed: int) -> Callable[[Group, Packed], tuple[Tensor, ...] | Non
     """Fresh read errors of every unreliable group at every call, for noise-aware fine-tuning."""
     generator = torch.Generator().manual_seed(seed)
 
-    def errors(group: Group, packed: Packed) -> tuple[Tensor, ...] | None:
+    def errors(_: Group, packed: Packed) -> tuple[Tensor, ...] | None:
         if not isinstance(packed, Unreliable):
             return None
         read = drawn(packed, generator)
