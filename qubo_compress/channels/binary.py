@@ -24,8 +24,8 @@ class BinaryChannel:
         InvalidChannel: for another rate.
 
     Example:
-        >>> BinaryChannel(0.1).residual_rates((3, 1, 0))
-        (0.028000000000000004, 0.1, 0.0)
+        >>> BinaryChannel(0.1).residual_rates((1, 0))
+        (0.1, 0.0)
     """
 
     flip_rate: float

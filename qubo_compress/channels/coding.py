@@ -60,7 +60,7 @@ def cells_per_protected_bit(flip_rate: float, failure: float = FAILURE) -> float
 
     Example:
         >>> cells_per_protected_bit(0.0), round(cells_per_protected_bit(0.01), 2)
-        (1.0, 1.26)
+        (1.0, 1.29)
     """
     prices = []
     for copies in range(1, MOST_COPIES + 1, 2):
