@@ -194,7 +194,7 @@ def nearest_code(bits: int, signs_only: bool) -> Rounding:
     """Rounding to the nearest of the codes of ``bits`` bits, or to a sign."""
     level = highest_level(bits)
 
-    def nearest(target: Tensor, column: int, weight: Tensor) -> Tensor:
+    def nearest(target: Tensor, _column: int, _weight: Tensor) -> Tensor:
         if signs_only:
             return torch.where(target < 0, -1.0, 1.0).to(target.dtype)
         return torch.round(target).clamp_(-level, level)

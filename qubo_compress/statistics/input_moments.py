@@ -196,7 +196,7 @@ def unfolder(module: Any) -> Callable[[Tensor], Tensor]:
         for axis in range(dimensions):
             reach = module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
             padded = padded.unfold(2 + axis, reach, module.stride[axis])[..., :: module.dilation[axis]]
-        count, channels = padded.shape[:2]
+        channels = padded.shape[1]
         kernel = list(range(2 + dimensions, 2 + 2 * dimensions))
         moved = padded.permute(1, *kernel, 0, *range(2, 2 + dimensions))
         return moved.reshape(module.groups, channels // module.groups * _product(module.kernel_size), -1)
