@@ -1,12 +1,13 @@
-"""Codes of any size on an even grid, made for the entropy coder: steps follow what the loss minds, not the range.
+"""Codes of any size on one even grid, made for the entropy coder.
 
-A coder makes rare codes dear and frequent ones cheap, so a grid need not end where its fields do. At equal slope of
-error against bits every weight has the same *weighted* step (Gish & Pierce, IEEE Trans. Information Theory 1968):
-rows whose outputs the loss minds more get a finer one, step_r ~ g_r^(-1/2).
+A coder makes rare codes dear and frequent ones cheap, so a grid need not end where its fields do, and rows need no
+ranges of their own: one step for all weights is optimal at high rates (Gish & Pierce, IEEE Trans. Information Theory
+1968). Codes are compensated as in ``compensate``; a rate term may weigh their bits against the error.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
@@ -16,24 +17,16 @@ import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.menu.compensation import Rounding, descended, propagated
+from qubo_compress.menu.compensation import Rounding, descended, output_error, propagated
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import needs_data, operators, values_of
-from qubo_compress.menu.quantize import SMALLEST_SCALE, half_scale, shrunk_codes
+from qubo_compress.menu.quantize import half_scale, shrunk_codes
 from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
 from qubo_compress.statistics.input_moments import InputMoments, Moments
-from qubo_compress.statistics.output_sensitivity import OutputSensitivity
 from qubo_compress.statistics.statistic import Statistic
 
 LARGEST_CODE = 2000
-ROW_STEPS = 8
-"""Row steps are powers of 2^(1 / ROW_STEPS): a row's is stored as a small whole number."""
-
-MOST_ROW_STEPS = 3 * ROW_STEPS
-_ROOTS = torch.tensor(
-    [1.0, 1.0905077, 1.1892071, 1.2968396, 1.4142136, 1.5422108, 1.6817928, 1.8340081], dtype=torch.float64
-)
 RATE_ROUNDS = 2
 
 
@@ -44,35 +37,26 @@ class LatticeTensor:
     Attributes:
         member: what is stored.
         step: float16 scalar.
-        exponents: (R, 1) int64; row r has the step ``step * 2^(exponents[r] / 8)``.
         codes: (R, D) int16.
         low, high: smallest and largest code that can be stored.
     """
 
     member: Member
     step: Tensor
-    exponents: Tensor
     codes: Tensor
     low: int
     high: int
 
-    def steps(self) -> Tensor:
-        """(R, 1) float32 steps."""
-        octaves, rest = self.exponents // ROW_STEPS, self.exponents % ROW_STEPS
-        # From a table and powers of two, which every machine multiplies alike.
-        return (self.step.double() * torch.ldexp(_ROOTS[rest], octaves)).float()
-
     def value(self) -> Tensor:
         """The weights that the codes stand for."""
         largest = min(torch.finfo(self.member.dtype).max, torch.finfo(torch.float32).max)
-        values = (self.codes.float() * self.steps()).clamp(-largest, largest)
+        values = (self.codes.float() * self.step.float()).clamp(-largest, largest)
         return values.to(self.member.dtype).reshape(self.member.part_shape)
 
     def write(self, writer: Writer) -> None:
-        """Step, range, row exponents, codes."""
+        """Step, range, codes."""
         writer.raw(self.step.reshape(1).numpy().tobytes())
         writer.raw(np.array([self.low, self.high], dtype="<i2").tobytes())
-        writer.codes(self.exponents.reshape(-1).numpy(), -MOST_ROW_STEPS, MOST_ROW_STEPS)
         writer.codes(self.codes.reshape(-1).numpy().astype(np.int64), self.low, self.high)
 
     @classmethod
@@ -83,9 +67,8 @@ class LatticeTensor:
         low, high = (int(end) for end in np.frombuffer(reader.raw(4), dtype="<i2"))
         if not -LARGEST_CODE <= low <= high <= LARGEST_CODE:
             raise ValueError(f"codes from {low} to {high} cannot have been stored")
-        exponents = torch.from_numpy(reader.codes(rows, -MOST_ROW_STEPS, MOST_ROW_STEPS)).reshape(rows, 1)
         codes = torch.from_numpy(reader.codes(member.numel, low, high)).to(torch.int16)
-        return cls(member, step, exponents, codes.reshape(rows, -1), low, high)
+        return cls(member, step, codes.reshape(rows, -1), low, high)
 
     def project(self, value: Tensor) -> LatticeTensor:
         """Nearest codes on the same grid."""
@@ -93,7 +76,7 @@ class LatticeTensor:
 
     def shrunk(self, value: Tensor, zone: float) -> LatticeTensor:
         """Codes of least magnitude within half a step plus ``zone`` steps."""
-        steps = values_of(value) / self.steps()
+        steps = values_of(value) / self.step.float()
         codes = torch.round(steps) if zone == 0.0 else shrunk_codes(steps, zone)
         return replace(self, codes=codes.clamp(self.low, self.high).to(torch.int16))
 
@@ -148,23 +131,22 @@ class Lattice:
 
     Args:
         step: in units of the root mean square of the tensor.
-        rate: weight of a bit against the squared error, in squared steps; 0: bits do not count.
+        rate: weight of a bit, relative to what a bit is worth at the error reached without it (2 ln 2 times the
+            mean squared error of a weight); 0: bits do not count.
         damping: share of the mean input moment that is added to every input's.
-        by_row: whether rows that the loss minds more get a finer step.
 
     Raises:
         InvalidMenu: for settings out of range.
 
     Example:
         >>> Lattice(step=0.5).needs
-        (InputMoments(), OutputSensitivity(count=512))
+        (InputMoments(),)
     """
 
     operator_name: ClassVar[str] = "lattice"
     step: float
     rate: float = 0.0
     damping: float = 0.01
-    by_row: bool = True
 
     def __post_init__(self) -> None:
         for name, low, high in (("step", 0.005, 10.0), ("rate", 0.0, 2.0), ("damping", 1e-9, 10.0)):
@@ -176,17 +158,17 @@ class Lattice:
     @classmethod
     def samples(cls) -> tuple[Lattice, ...]:
         """Settings that the conformance suite tries."""
-        return cls(0.3), cls(1.0, rate=0.1), cls(0.7, by_row=False)
+        return cls(0.3), cls(1.0, rate=0.5), cls(2.0)
 
     @classmethod
     def faithful(cls) -> tuple[Lattice, float] | None:
         """Highest fidelity, and the largest relative displacement that it leaves."""
-        return cls(0.01, by_row=False), 0.03
+        return cls(0.01), 0.03
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """Second moments of the inputs, and where asked for what the loss minds in the outputs."""
-        return (InputMoments(), OutputSensitivity()) if self.by_row else (InputMoments(),)
+        """Second moments of the inputs."""
+        return (InputMoments(),)
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Suits weights of convolutions and linear layers."""
@@ -203,42 +185,37 @@ class Lattice:
     def encode_with(
         self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]
     ) -> LatticeTensors:
-        """Steps by sensitivity, codes by propagation and descent."""
-        minded = evidence[OutputSensitivity()] if self.by_row else (None,) * len(parts)
-        found = zip(group.members, parts, evidence[InputMoments()], minded, strict=True)
+        """Codes by propagation and descent."""
+        found = zip(group.members, parts, evidence[InputMoments()], strict=True)
         return LatticeTensors(tuple(self._one(*item) for item in found))
 
-    def _one(self, member: Member, part: Tensor, moments: Moments, minded: Tensor | None) -> LatticeTensor:
+    def _one(self, member: Member, part: Tensor, moments: Moments) -> LatticeTensor:
         values = values_of(part).double()
         root = float(values.square().mean().sqrt())
         step = half_scale(torch.tensor(max(self.step * root, float(values.abs().max()) / LARGEST_CODE)))
-        exponents = torch.zeros(len(values), 1, dtype=torch.int64)
-        if minded is not None:
-            wanted = torch.round(-0.5 * torch.log2(minded.clamp(min=1e-12)) * ROW_STEPS)
-            exponents[:, 0] = wanted.clamp(-MOST_ROW_STEPS, MOST_ROW_STEPS).to(torch.int64)
-            finest = torch.log2(values.abs().amax(1) / (LARGEST_CODE * step.double())).clamp(min=-100) * ROW_STEPS
-            exponents[:, 0] = torch.maximum(exponents[:, 0], torch.ceil(finest).to(torch.int64)).clamp(
-                max=MOST_ROW_STEPS
-            )
-        empty = LatticeTensor(member, step, exponents, torch.zeros(values.shape, dtype=torch.int16), 0, 0)
-        codes = self._codes(values, empty.steps().double().clamp(min=SMALLEST_SCALE), moments)
-        return replace(empty, codes=codes.to(torch.int16), low=int(codes.min()), high=int(codes.max()))
+        codes = self._codes(values, step.double().expand(len(values), 1), moments)
+        return LatticeTensor(member, step, codes.to(torch.int16), int(codes.min()), int(codes.max()))
 
     def _codes(self, values: Tensor, steps: Tensor, moments: Moments) -> Tensor:
         codes = torch.zeros_like(values)
         for block, a, b in moments.spans(len(values)):
             upper = moments.inverse_factor(block, self.damping)
             codes[a:b] = propagated(values[a:b], steps[a:b], None, upper, _nearest)
-        rounding: Rounding = _nearest
-        for _ in range(1 + (RATE_ROUNDS if self.rate else 0)):
-            for block, a, b in moments.spans(len(values)):
-                damped = moments.damped(block, self.damping)
-                codes[a:b] = descended(values[a:b], codes[a:b], steps[a:b], None, damped, rounding)
-            scale = float(torch.stack([m.diagonal().mean() for m in moments.blocks]).mean()) * float(
-                steps.square().mean()
+        self._descend(values, codes, steps, moments, _nearest)
+        if self.rate > 0:
+            error = sum(
+                float(output_error(values[a:b], codes[a:b] * steps[a:b], moments.damped(block, self.damping)).sum())
+                for block, a, b in moments.spans(len(values))
             )
-            rounding = _cheapest(codes, self.rate * scale)
+            worth = 2 * math.log(2) * error / values.numel()
+            for _ in range(RATE_ROUNDS):
+                self._descend(values, codes, steps, moments, _cheapest(codes, self.rate * worth))
         return codes
+
+    def _descend(self, values: Tensor, codes: Tensor, steps: Tensor, moments: Moments, rounding: Rounding) -> None:
+        for block, a, b in moments.spans(len(values)):
+            damped = moments.damped(block, self.damping)
+            codes[a:b] = descended(values[a:b], codes[a:b], steps[a:b], None, damped, rounding)
 
     def decode(self, group: Group, data: memoryview) -> tuple[LatticeTensors, int]:
         """Read the members one after the other."""
