@@ -8,6 +8,7 @@ from qubo_compress.audit import AuditReport, audit
 from qubo_compress.budget import Budget
 from qubo_compress.compress import CompressionResult, compress, pareto
 from qubo_compress.errors import QuboCompressError
+from qubo_compress.example_weights import TailWeights, tail_weights
 from qubo_compress.menu import Menu
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem
@@ -27,6 +28,7 @@ __all__ = [
     "SensitivityTable",
     "Solution",
     "StitchedLoss",
+    "TailWeights",
     "audit",
     "compress",
     "load",
@@ -38,4 +40,5 @@ __all__ = [
     "sensitivity",
     "solve",
     "solvers",
+    "tail_weights",
 ]
