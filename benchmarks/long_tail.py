@@ -38,7 +38,7 @@ OBJECTIVES: dict[str, str | RecoveryObjective] = {
     "plain": "plain",
     "distillation": "distillation",
     "label-preserving": "label-preserving",
-    "logits": LabelPreserving(labels=0.0, outputs=1.0, answers=0.0),
+    "logits, answers": LabelPreserving(labels=0.0, outputs=1.0, answers=0.5),
     "divergence": LabelPreserving(labels=0.0, outputs=1.0, answers=0.0, distance="kl"),
     "logits, emphasis": LabelPreserving(labels=0.0, outputs=1.0, answers=0.0, emphasis=4.0),
     "all three, adaptive": LabelPreserving(labels=0.5, outputs=1.0, answers=0.5, adaptive=True),
