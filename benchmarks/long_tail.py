@@ -44,9 +44,6 @@ OBJECTIVES: dict[str, str | RecoveryObjective] = {
     "all three, adaptive": LabelPreserving(labels=0.5, outputs=1.0, answers=0.5, adaptive=True),
 }
 
-TAIL_MENU = qc.Menu(bits=(2, 3, 4, 6, 8), sparsity=(0.0, 0.5))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run one step, or print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.long_tail", description=__doc__)
@@ -57,6 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--examples", type=int, default=1000, help="calibration examples of each table")
+    parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 6, 8])
+    parser.add_argument("--sparsity", type=float, nargs="+", default=[0.0, 0.5])
     parser.add_argument("--emphasis", type=float, nargs=3, default=[1.0, 1.0, 0.5], help="margin, weak, rare")
     parser.add_argument("--networks", type=int, default=60, help="subset trainings")
     parser.add_argument("--width", type=int, default=4, help="of the digits network that is trained on subsets")
@@ -75,9 +74,10 @@ def plan_at(network: Network, ratio: float, seed: int, options: argparse.Namespa
 
 def table_of(network: Network, seed: int, options: argparse.Namespace, weights: Any = None) -> qc.SensitivityTable:
     """A table of one calibration draw, from the cache where it is complete."""
-    name = f"{network.name}_{options.examples}_{seed}_{'plain' if weights is None else weights}"
+    menu = qc.Menu(bits=tuple(options.bits), sparsity=tuple(options.sparsity))
+    name = f"{network.name}_{options.examples}_{seed}_{len(menu.names)}_{'plain' if weights is None else weights}"
     return qc.measure(
-        network.model, network.calibration, menu=TAIL_MENU, max_examples=options.examples, seed=seed,
+        network.model, network.calibration, menu=menu, max_examples=options.examples, seed=seed,
         cache=options.cache / name.replace(" ", ""), progress=False, example_weights=weights,
     )  # fmt: skip
 

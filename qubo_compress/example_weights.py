@@ -18,6 +18,10 @@ from qubo_compress.examples import Examples, Slice, read_examples
 from qubo_compress.sensitivity.losses import target_rows
 
 
+CLASS_RANGE = 4.0
+"""A class counts at most so many times more or less for its loss: few examples say little about a class."""
+
+
 @dataclass(frozen=True)
 class TailWeights:
     """How much more the tail counts.
@@ -27,7 +31,8 @@ class TailWeights:
 
         (1 + margin exp(-max(m, 0) / s)) (L_c / L)^weak (N / (C n_c))^rare,   at most ``most`` times the mean
 
-    with s the lower quartile of the positive margins, L_c the mean loss of the class, L that of all classes, and n_c
+    with L_c / L kept between 1/4 and 4,
+    s the lower quartile of the positive margins, L_c the mean loss of the class, L that of all classes, and n_c
     of N examples in C classes. All of it is found on the examples themselves. Margins stand in for memorization
     scores, which take thousands of trainings; they are a proxy.
 
@@ -140,9 +145,9 @@ def _tail(model: nn.Module, examples: Examples, settings: TailWeights) -> Tensor
         found, number, counts = torch.unique(label[known], return_inverse=True, return_counts=True)
         sums = torch.zeros(len(found), dtype=torch.float64).index_add_(0, number, loss[known])
         class_loss = sums / counts
-        relative = class_loss / class_loss.mean().clamp(min=1e-12)
+        relative = (class_loss / class_loss.mean().clamp(min=1e-12)).clamp(1 / CLASS_RANGE, CLASS_RANGE)
         share = counts.double() * len(found) / known.sum()
-        weights[known] *= (relative.clamp(min=1e-3) ** settings.weak * share**-settings.rare)[number]
+        weights[known] *= (relative**settings.weak * share**-settings.rare)[number]
     return _capped(weights, settings.most)
 
 

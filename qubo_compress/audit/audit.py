@@ -10,7 +10,7 @@ from typing import Any
 from rich import box
 from rich.console import Group
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from qubo_compress.audit.churn import Churn, churn_of
 from qubo_compress.audit.classes import ClassChange, class_changes
@@ -20,8 +20,9 @@ from qubo_compress.audit.long_tail import Forgotten, Images, forgotten, images_o
 from qubo_compress.audit.margins import MarginBin, margin_bins
 from qubo_compress.audit.mismatches import Mismatches, answers_of, count_mismatches, population
 from qubo_compress.errors import InvalidBatches
-from qubo_compress.evaluation import ALL_EXAMPLES, outputs_of, score_examples
-from qubo_compress.examples import read_examples
+from qubo_compress.evaluation import ALL_EXAMPLES, outputs_of
+from qubo_compress.examples import Examples, read_examples
+from qubo_compress.sensitivity.losses import CrossEntropy, KullbackLeibler, Loss
 
 MOST_CLASSES_SHOWN = 40
 MOST_FORGOTTEN = 48
@@ -219,7 +220,7 @@ def audit(
         rows=kinds.rows,
         agreement=1.0 - float(answers.differ.double().mean()),
         mismatches=kinds.total,
-        divergence=score_examples(small, examples, "kl", before).loss,
+        divergence=_mean_loss(KullbackLeibler(), examples, after, before),
         kinds=kinds,
         margins=margin_bins(answers),
         correction=correction,
@@ -236,8 +237,8 @@ def audit(
         accuracy_before=int(answers.right.sum()) / total,
         accuracy_after=kept / total,
         accuracy_interval=wilson(kept, total),
-        loss_before=score_examples(model, examples, "cross-entropy").loss,
-        loss_after=score_examples(small, examples, "cross-entropy").loss,
+        loss_before=_mean_loss(CrossEntropy(), examples, before, before),
+        loss_after=_mean_loss(CrossEntropy(), examples, after, before),
         harmful=kinds.harmful,
         repaired=kinds.repaired,
         classes=class_changes(answers, correction),
@@ -265,6 +266,17 @@ def _with_population(
             seed_churn=churn_of(second, labels),
         )
     return replace(report, original_churn=churn_of(first, labels) if originals else None)
+
+
+def _mean_loss(loss: Loss, examples: Examples, outputs: list[Tensor], reference: list[Tensor]) -> float:
+    """Weighted mean loss of output rows already in hand: neither network is run again."""
+    total = 0.0
+    for part, rows, against in zip(examples.slices, outputs, reference, strict=True):
+        targets = None if part.targets is None else part.targets.to(rows.device)
+        repeats = rows.shape[0] // len(part)
+        weights = (part.weights / repeats).repeat_interleave(repeats).to(rows.device)
+        total += float((loss.values(rows, targets, against.to(rows.device)).double() * weights).sum())
+    return total
 
 
 def _shares(before: float, after: float, interval: tuple[float, float] | None) -> tuple[str, ...]:

@@ -120,6 +120,8 @@ class Correlation:
 def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> Correlation:
     """Spearman's rank correlation with a 95 % interval: variance (1 + rho^2 / 2) / (n - 3) on Fisher's scale.
 
+    Pairs of which one is NaN, such as scores that could not be estimated, are left out and not counted.
+
     Raises:
         InvalidBatches: when the two differ in length or are shorter than four.
 
@@ -131,6 +133,10 @@ def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> Correlation:
     x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if x.shape != y.shape or x.ndim != 1 or x.size < 4:
         raise InvalidBatches(f"give two vectors of the same length, at least 4; got {x.shape} and {y.shape}")
+    known = ~(np.isnan(x) | np.isnan(y))
+    x, y = x[known], y[known]
+    if x.size < 4:
+        raise InvalidBatches(f"only {x.size} pairs are numbers; give at least 4")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return Correlation(math.nan, (-1.0, 1.0), 1.0, x.size)
     result = stats.spearmanr(x, y)
