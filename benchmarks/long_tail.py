@@ -44,6 +44,7 @@ OBJECTIVES: dict[str, str | RecoveryObjective] = {
     "all three, adaptive": LabelPreserving(labels=0.5, outputs=1.0, answers=0.5, adaptive=True),
 }
 
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one step, or print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.long_tail", description=__doc__)

@@ -17,7 +17,6 @@ from qubo_compress.evaluation import ALL_EXAMPLES, outputs_of
 from qubo_compress.examples import Examples, Slice, read_examples
 from qubo_compress.sensitivity.losses import target_rows
 
-
 CLASS_RANGE = 4.0
 """A class counts at most so many times more or less for its loss: few examples say little about a class."""
 
