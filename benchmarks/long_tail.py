@@ -2,6 +2,7 @@
 
     python -m benchmarks.long_tail recovery --ratios 8 12   # objectives of recovery at equal plan, bytes and epochs
     python -m benchmarks.long_tail tail                     # tail-weighted choice, exemplars, churn, flips, by seed
+    python -m benchmarks.long_tail flips                    # plans under a budget of flips, against the real ones
     python -m benchmarks.long_tail memorization             # subset trainings of the digits network, and mismatches
     python -m benchmarks.long_tail table                    # the tables, from the records
 
@@ -30,6 +31,7 @@ from benchmarks.ratios import channels_last
 from benchmarks.records import RESULTS, append, environment, markdown, read
 from benchmarks.train import DIGITS_RECIPE, Recipe, train
 from qubo_compress.audit import churn, find_exemplars, memorization, population, spearman
+from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
 from qubo_compress.recovery import LabelPreserving, RecoveryObjective
 
 PATH = RESULTS / "long_tail.jsonl"
@@ -48,7 +50,7 @@ OBJECTIVES: dict[str, str | RecoveryObjective] = {
 def main(arguments: list[str] | None = None) -> None:
     """Run one step, or print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.long_tail", description=__doc__)
-    parser.add_argument("step", choices=("recovery", "tail", "memorization", "table"))
+    parser.add_argument("step", choices=("recovery", "tail", "flips", "memorization", "table"))
     parser.add_argument("--network", default="cifar10-resnet20")
     parser.add_argument("--ratios", type=float, nargs="+", default=[12.0])
     parser.add_argument("--objectives", nargs="+", choices=tuple(OBJECTIVES), default=list(OBJECTIVES)[:3])
@@ -63,7 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--training-epochs", type=int, default=12, help="of each subset training")
     parser.add_argument("--cache", type=Path, default=Path("out/long_tail"))
     options = parser.parse_args(arguments)
-    steps = {"recovery": recovery_step, "tail": tail_step, "memorization": memorization_step, "table": table_step}
+    steps = {
+        "recovery": recovery_step, "tail": tail_step, "flips": flips_step, "memorization": memorization_step,
+        "table": table_step,
+    }  # fmt: skip
     steps[options.step](options)
 
 
@@ -217,6 +222,36 @@ def additivity(
     }  # fmt: skip
 
 
+FLIP_SHARES = (1.0, 0.9, 0.8)
+"""Budgets of harmful flips, as shares of the flips that the plan of the bytes alone adds up to."""
+
+
+def flips_step(options: argparse.Namespace) -> None:
+    """Plans under ever tighter budgets of harmful flips: added up, real on the calibration images, real on the test."""
+    for ratio in options.ratios:
+        for seed in options.seeds:
+            network = channels_last(load(options.network, seed=seed))
+            table = table_of(network, seed, options)
+            free: dict[str, float] | None = None
+            for share in FLIP_SHARES:
+                limit = None if free is None else share * free["sum"]
+                budget = qc.Budget(ratio=ratio, harmful_flips=limit)
+                try:
+                    solution = qc.solve(table.problem(budget), time_limit=5.0)
+                except (InfeasibleBudget, NoFeasibleFound) as cause:
+                    print(f"{ratio:g}x seed {seed} share {share}: {type(cause).__name__}", flush=True)
+                    continue
+                plan = table.plan(solution)
+                found = additivity(table, plan, network, plan.apply(network.model), options)
+                free = free or found
+                record = {
+                    "step": "flips", "network": network.name, "ratio": ratio, "seed": seed, "share": share,
+                    "predicted": plan.predicted_loss, **found, **environment(),
+                }  # fmt: skip
+                append(PATH, record)
+                print({name: record[name] for name in ("ratio", "seed", "share", "predicted", *found)}, flush=True)
+
+
 def memorization_step(options: argparse.Namespace) -> None:
     """Memorization scores of the digits, and how often compressed networks change their answer to each of them."""
     data = digits().train
@@ -258,7 +293,8 @@ def memorization_step(options: argparse.Namespace) -> None:
 def table_step(options: argparse.Namespace) -> None:
     """All tables, in markdown, to the terminal and to a file beside the records."""
     records = list(read(PATH))
-    parts = [_recovery_table(records), _tail_table(records), _population_table(records), _memorization_table(records)]
+    tables = (_recovery_table, _tail_table, _flips_table, _population_table, _memorization_table)
+    parts = [table(records) for table in tables]
     text = "\n".join(part for part in parts if part)
     (RESULTS / "long_tail.md").write_text(text)
     print(text)
@@ -305,6 +341,18 @@ def _tail_table(records: Iterable[dict[str, Any]]) -> str:
         "measured, test",
     ]
     return markdown([*head, *more], rows) if rows else ""
+
+
+def _flips_table(records: Iterable[dict[str, Any]]) -> str:
+    chosen = [r for r in records if r["step"] == "flips"]
+    rows = []
+    for ratio, share in sorted({(r["ratio"], r["share"]) for r in chosen}, key=lambda pair: (pair[0], -pair[1])):
+        same = [r for r in chosen if (r["ratio"], r["share"]) == (ratio, share)]
+        mean = {name: statistics.fmean(r[name] for r in same) for name in ("predicted", "sum", "measured", "test")}
+        shown = [f"{100 * mean[name]:.2f} %" for name in ("sum", "measured", "test")]
+        rows.append([f"{ratio:g}", f"{share:g}", str(len(same)), f"{mean['predicted']:.4f}", *shown])
+    head = ["ratio", "flips allowed, share of the free plan's", "plans found", "predicted loss", "flips added up"]
+    return markdown([*head, "real, calibration", "real, test"], rows) if rows else ""
 
 
 def _population_table(records: Iterable[dict[str, Any]]) -> str:

@@ -30,10 +30,9 @@ class TailWeights:
 
         (1 + margin exp(-max(m, 0) / s)) (L_c / L)^weak (N / (C n_c))^rare,   at most ``most`` times the mean
 
-    with L_c / L kept between 1/4 and 4,
-    s the lower quartile of the positive margins, L_c the mean loss of the class, L that of all classes, and n_c
-    of N examples in C classes. All of it is found on the examples themselves. Margins stand in for memorization
-    scores, which take thousands of trainings; they are a proxy.
+    with s the lower quartile of the positive margins, L_c the mean loss of the class, L the mean of these over the
+    classes (L_c / L kept between 1/4 and 4), and n_c of N examples in C classes. All of it is found on the examples
+    themselves. Margins stand in for memorization scores, which take very many trainings; they are a proxy.
 
     Args:
         margin: how much examples near the decision boundary gain; 0: nothing.
