@@ -143,7 +143,7 @@ def _scores(result: CompressionResult) -> str:
         predicted += " No recovery was asked for."
     head = ["", *(name for name, _ in columns)]
     budgets = [
-        [name.replace("_", " "), f"{limit:,}", f"{used:,}", percent(used / max(1, limit))]
+        [_budget_name(name), f"{limit:,}", f"{used:,}", percent(used / max(1, limit))]
         for name, limit, used in facts.budget_rows(result)
     ]
     used = table_html(["budget", "allowed", "used", "share"], budgets, numeric=(1, 2, 3))
@@ -151,6 +151,10 @@ def _scores(result: CompressionResult) -> str:
         f'<section><h2>What it cost</h2><p>{escape(predicted)}</p><div class="pair"><div>'
         f"{table_html(head, rows, numeric=range(1, len(head)))}</div><div>{used}</div></div></section>"
     )
+
+
+def _budget_name(name: str) -> str:
+    return "harmful flips, millionths of the examples" if name == "harmful_flips" else name.replace("_", " ")
 
 
 def _layers(result: CompressionResult) -> str:
