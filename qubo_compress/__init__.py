@@ -9,6 +9,7 @@ from qubo_compress.budget import Budget
 from qubo_compress.channels.reading import read_unreliably
 from qubo_compress.compress import CompressionResult, compress, pareto
 from qubo_compress.errors import QuboCompressError
+from qubo_compress.example_weights import TailWeights, tail_weights
 from qubo_compress.menu import Menu
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem
@@ -28,6 +29,7 @@ __all__ = [
     "SensitivityTable",
     "Solution",
     "StitchedLoss",
+    "TailWeights",
     "audit",
     "channels",
     "compress",
@@ -41,4 +43,5 @@ __all__ = [
     "sensitivity",
     "solve",
     "solvers",
+    "tail_weights",
 ]

@@ -48,6 +48,8 @@ class MetricResult:
         evaluations: runs of the network over all examples.
         divergence: (V,) Kullback-Leibler divergence of each choice, where it was had for free.
         halves: (2, V) the linear terms on either half of the examples, where they were measured.
+        flips: (V,) change of the share of examples that the original gets right and the choice gets wrong, where
+            it was had for free.
     """
 
     linear: FloatArray
@@ -56,6 +58,7 @@ class MetricResult:
     evaluations: int = 0
     divergence: FloatArray | None = None
     halves: FloatArray | None = None
+    flips: FloatArray | None = None
 
 
 @dataclass
@@ -270,7 +273,10 @@ def base_outputs(model: nn.Module, examples: Examples) -> list[Tensor]:
 
 
 class Metric(Protocol):
-    """A way to say what each choice and each pair costs: a frozen dataclass of options."""
+    """A way to say what each choice and each pair costs: a frozen dataclass of options.
+
+    A metric that runs every choice, and so gives ``MetricResult.flips``, says so by an attribute ``counts_flips``.
+    """
 
     metric_name: ClassVar[str]
 
