@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from qubo_compress import menu, sensitivity, solvers
+from qubo_compress import channels, menu, sensitivity, solvers
 from qubo_compress.artifact import load, save
 from qubo_compress.audit import AuditReport, audit
 from qubo_compress.budget import Budget
+from qubo_compress.channels.reading import read_unreliably
 from qubo_compress.compress import CompressionResult, compress, pareto
 from qubo_compress.errors import QuboCompressError
 from qubo_compress.menu import Menu
@@ -28,11 +29,13 @@ __all__ = [
     "Solution",
     "StitchedLoss",
     "audit",
+    "channels",
     "compress",
     "load",
     "measure",
     "menu",
     "pareto",
+    "read_unreliably",
     "recover",
     "save",
     "sensitivity",

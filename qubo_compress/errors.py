@@ -135,6 +135,10 @@ class InvalidMenu(QuboCompressError, ValueError):
     """A menu, an operator or a grouping rule is contradictory or out of range."""
 
 
+class InvalidChannel(QuboCompressError, ValueError):
+    """An unreliable memory is described by numbers that are out of range, or cannot hold what is asked of it."""
+
+
 class NonFiniteLoss(QuboCompressError, ValueError):
     """A loss came out as NaN or infinity where a number is needed."""
 

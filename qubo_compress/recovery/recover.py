@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qubo_compress.channels.reading import disturbance
 from qubo_compress.errors import InvalidBudget, NonFiniteLoss
 from qubo_compress.evaluation import outputs_of, score_examples
 from qubo_compress.examples import Examples, read_examples
@@ -31,6 +32,7 @@ def recover(
     max_examples: int = 2048,
     learning_rate: float = LEARNING_RATE,
     progress: bool = True,
+    noise: bool = False,
 ) -> nn.Module:
     """Repair a compressed network within its plan: the same choices, the same bytes.
 
@@ -48,16 +50,20 @@ def recover(
         max_examples: reading the batches stops there.
         learning_rate: of Adam, after a short warm-up; it falls to zero along a cosine.
         progress: show a progress bar.
+        noise: draw new read errors of weights in unreliable cells at every step of fine-tuning.
 
     Returns:
         A new module in eval mode that carries the same plan.
 
     Raises:
+        InvalidBudget: for negative epochs, or noise without epochs.
         WrongModel: when ``small`` carries no plan.
         NonFiniteLoss: when fine-tuning diverges.
     """
     if epochs < 0:
         raise InvalidBudget(f"epochs must not be negative; got {epochs}")
+    if noise and not epochs:
+        raise InvalidBudget("noise=True concerns fine-tuning; give epochs of at least 1")
     compression = compression_of(small)
     device = next((t.device for t in (*small.parameters(), *small.buffers())), torch.device("cpu"))
     examples = read_examples(batches, max_examples).to(device)
@@ -72,7 +78,7 @@ def recover(
         if apart < least:
             best, least = repaired, apart
     if epochs:
-        best = _tuned(best, teacher, examples, epochs, seed, learning_rate, progress)
+        best = _tuned(best, teacher, examples, epochs, seed, learning_rate, progress, noise)
     return copy.deepcopy(best).eval()
 
 
@@ -84,11 +90,13 @@ def _tuned(
     seed: int,
     learning_rate: float,
     progress: bool,
+    noise: bool,
 ) -> nn.Module:
     compression = compression_of(start)
     stored = fine_tuned(
         copy.deepcopy(start), compression, teacher, examples,
         epochs=epochs, seed=seed, progress=progress, learning_rate=learning_rate,
+        disturb=disturbance(seed) if noise else None,
     )  # fmt: skip
     tuned = _rebuilt(start, compression, stored)
     if not all(bool(torch.isfinite(t).all()) for t in compression_of(tuned).tensors().values()):

@@ -32,6 +32,7 @@ from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of
+from qubo_compress.sensitivity.noise import noise_terms
 from qubo_compress.sensitivity.prices import price_choices
 from qubo_compress.sensitivity.replay import CallTrace, run_model, trace_calls
 from qubo_compress.sensitivity.substitution import evaluating
@@ -170,6 +171,7 @@ def measure_around(
             priced(costs, fixed_costs, task.offsets)
         with _progress(progress, f"measuring ({chosen.metric_name})", chosen.evaluations(task)) as task.advance:
             result = chosen.measure(task)
+        noise = noise_terms(task, chosen.metric_name)
     factor, dropped = (None, 0.0) if result.features is None else reduce_features(result.features, max_rank, seed)
     share, linear = _shrunk(result, shrinkage)
     baseline = _mean_loss(task, reference)
@@ -177,7 +179,7 @@ def measure_around(
         layout=layout,
         menu_names=menu.names,
         choices=tuple(tuple(offered) for offered in choices),
-        linear=linear,
+        linear=linear + noise,
         costs=costs,
         fixed_costs=fixed_costs,
         provenance=Provenance(
