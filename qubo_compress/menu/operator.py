@@ -142,6 +142,9 @@ class Unreliable(Protocol):
         ...
 
 
+ALREADY_STORED = "already stored"
+"""Key of the evidence under which a group's choices that were stored before are found, by name."""
+
 operators: Registry[type[Operator]] = Registry("operator")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from qubo_compress.errors import NonFiniteLoss
 from qubo_compress.examples import Examples, Slice, map_tensors
 from qubo_compress.menu.groups import Layout, Member, state_entries
 from qubo_compress.menu.operator import (
+    ALREADY_STORED,
     DataDriven,
     Operator,
     Packed,
@@ -142,13 +143,15 @@ class MeasureTask:
 
     def _made_from_data(self, group: int, parts: Sequence[Tensor], driven: dict[str, Operator]) -> dict[str, Packed]:
         """Choices made from statistics that are gathered here and dropped again; their bytes are kept."""
-        found, fresh = self.layout.groups[group], {}
+        found = self.layout.groups[group]
+        fresh: dict[str, Packed] = {}
 
         def compute() -> Arrays:
             if self.calibration is None:
                 raise needs_data(next(iter(driven.values())))
             needs = dict.fromkeys(need for o in driven.values() for need in cast(DataDriven, o).needs)
-            evidence = {need: need.collect(self.calibration, found) for need in needs}
+            evidence: dict[Any, Any] = {need: need.collect(self.calibration, found) for need in needs}
+            evidence[ALREADY_STORED] = fresh
             for name, operator in driven.items():
                 fresh[name] = cast(DataDriven, operator).encode_with(found, parts, evidence)
             stored = [packed.to_bytes() for packed in fresh.values()]
