@@ -22,7 +22,7 @@ from qubo_compress.menu.prune import check_sparsity, survivor_count
 from qubo_compress.menu.quantize import QuantizedTensor, fit_scale, round_to_codes
 from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
 
-Scales = Literal["filter", "frequency"]
+Scales = Literal["fewest", "filter", "frequency"]
 
 SMALLEST_KERNEL = 3
 
@@ -35,13 +35,13 @@ class Grid:
         member: what is stored.
         spectrum: the frequencies that are kept.
         slope: doublings of the step from one band to the next.
-        scales: what has a float16 scale of its own, and so is a row of the matrix.
+        by_frequency: whether a row of the matrix, which has a float16 scale of its own, is a frequency or a filter.
     """
 
     member: Member
     spectrum: Spectrum
     slope: float
-    scales: Scales
+    by_frequency: bool
 
     @property
     def steps(self) -> Tensor:
@@ -52,18 +52,18 @@ class Grid:
     def stored(self) -> Member:
         """The matrix of codes, as a member."""
         kernels = self.member.numel // self.spectrum.basis.shape[1]
-        rows = self.member.part_shape[0] if self.scales == "filter" else self.spectrum.frequencies
+        rows = self.spectrum.frequencies if self.by_frequency else self.member.part_shape[0]
         shape = (rows, kernels * self.spectrum.frequencies // rows)
         return Member("coefficients", shape, torch.float32)
 
     def matrix(self, table: Tensor) -> Tensor:
         """(rows, columns) of a (kernels, frequencies) table."""
-        return (table if self.scales == "filter" else table.T).reshape(self.stored.shape)
+        return (table.T if self.by_frequency else table).reshape(self.stored.shape)
 
     def table(self, matrix: Tensor) -> Tensor:
         """Inverse of :meth:`matrix`."""
         count = self.spectrum.frequencies
-        return matrix.reshape(-1, count) if self.scales == "filter" else matrix.reshape(count, -1).T
+        return matrix.reshape(count, -1).T if self.by_frequency else matrix.reshape(-1, count)
 
     def scaled(self, coefficients: Tensor) -> Tensor:
         """(rows, columns) float32 matrix whose grid has one step per row."""
@@ -200,7 +200,8 @@ class Frequency:
         bits: 2 to 16 per code; as for ``quantize``, pruned two-bit codes are signs.
         slope: doublings of the quantization step from one band to the next, as in JPEG: the error that minimises
             the fit counts 4^-slope times as much in the next band.
-        scales: one float16 scale per output ``"filter"``, or per ``"frequency"`` of the whole tensor.
+        scales: one float16 scale per output ``"filter"``, or per ``"frequency"`` of the whole tensor; ``"fewest"``:
+            whichever are fewer. On trained kernels scales per frequency also have the smaller error.
         beta: (lambda, omega) of :func:`~qubo_compress.menu.frequency_bands.band_rates`, or None for one threshold for
             all bands.
 
@@ -220,7 +221,7 @@ class Frequency:
     sparsity: float = 0.0
     bits: int
     slope: float = 0.0
-    scales: Scales = "filter"
+    scales: Scales = "fewest"
     beta: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -231,8 +232,8 @@ class Frequency:
         check_sparsity(self.sparsity)
         if not (isinstance(self.slope, (int, float)) and abs(self.slope) <= 4):
             raise InvalidMenu(f"slope is in doublings per band, from -4 to 4; got {self.slope!r}")
-        if self.scales not in ("filter", "frequency"):
-            raise InvalidMenu(f"scales must be 'filter' or 'frequency'; got {self.scales!r}")
+        if self.scales not in ("fewest", "filter", "frequency"):
+            raise InvalidMenu(f"scales must be 'fewest', 'filter' or 'frequency'; got {self.scales!r}")
         object.__setattr__(self, "sparsity", float(self.sparsity))
         object.__setattr__(self, "slope", float(self.slope))
         if self.beta is not None:
@@ -245,7 +246,7 @@ class Frequency:
             cls(bands=2, bits=4),
             cls(bands=3, bits=3, slope=0.5, scales="frequency"),
             cls(sparsity=0.5, bits=4, beta=(2.0, 1.0)),
-            cls(sparsity=0.7, bits=2),
+            cls(sparsity=0.7, bits=2, scales="filter"),
             cls(bands=3, sparsity=0.3, bits=12, slope=-0.25, scales="frequency"),
         )
 
@@ -275,7 +276,10 @@ class Frequency:
         return FrequencyTensors(tuple(self._one(m, p) for m, p in zip(group.members, parts, strict=True)))
 
     def _grid(self, member: Member) -> Grid:
-        return Grid(member, Spectrum(tuple(member.shape[2:]), self.bands), self.slope, self.scales)
+        spectrum = Spectrum(tuple(member.shape[2:]), self.bands)
+        fewer = spectrum.frequencies <= member.part_shape[0]
+        by_frequency = fewer if self.scales == "fewest" else self.scales == "frequency"
+        return Grid(member, spectrum, self.slope, by_frequency)
 
     def _one(self, member: Member, part: Tensor) -> FrequencyTensor:
         grid = self._grid(member)

@@ -67,7 +67,7 @@ def band_rates(sizes: Counts, share: float, beta: tuple[float, float]) -> Floats
     Example:
         >>> rates = band_rates(np.array([1, 2, 3, 2, 1]), 0.5, (3.0, 1.0))
         >>> rates.round(2).tolist(), round(float(rates @ [1, 2, 3, 2, 1] / 9), 6)
-        ([0.11, 0.33, 0.52, 0.66, 0.75], 0.5)
+        ([0.11, 0.34, 0.54, 0.67, 0.76], 0.5)
     """
     frequency = (np.arange(sizes.size) + 1) / (sizes.size + 1)
     log_shape = (beta[0] - 1) * np.log(frequency) + (beta[1] - 1) * np.log1p(-frequency)
@@ -130,8 +130,8 @@ class Spectrum:
 
     Example:
         >>> spectrum = Spectrum((3, 3), bands=2)
-        >>> spectrum.analyse(torch.ones(1, 3, 3)).round().tolist(), spectrum.band.tolist()
-        ([[3.0, 0.0, 0.0]], [0, 1, 1])
+        >>> spectrum.analyse(torch.ones(1, 3, 3)).round().int().tolist(), spectrum.band.tolist()
+        ([[3, 0, 0]], [0, 1, 1])
     """
 
     kernel: tuple[int, ...]

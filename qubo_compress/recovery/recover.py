@@ -15,6 +15,7 @@ from qubo_compress.evaluation import outputs_of, score_examples
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.menu.operator import Packed
 from qubo_compress.plan import ATTRIBUTE, Compression, compression_of, fill
+from qubo_compress.recovery.splicing import Splicing
 from qubo_compress.recovery.statistics import METHODS, matched_statistics
 from qubo_compress.recovery.training import LEARNING_RATE, fine_tuned
 
@@ -30,12 +31,13 @@ def recover(
     *,
     max_examples: int = 2048,
     learning_rate: float = LEARNING_RATE,
+    splicing: bool = False,
     progress: bool = True,
 ) -> nn.Module:
     """Repair a compressed network within its plan: the same choices, the same bytes.
 
     With ``epochs=0`` normalisation statistics and biases are matched to the teacher's outputs. With
-    ``epochs > 0`` all stored values are then fine-tuned with masks fixed and straight-through
+    ``epochs > 0`` all stored values are then fine-tuned with masks fixed (but for ``splicing``) and straight-through
     quantization, against the labels and the teacher. A repair that moves the outputs further from the
     teacher's on the calibration examples is not kept.
 
@@ -47,6 +49,8 @@ def recover(
         seed: of the order of the examples.
         max_examples: reading the batches stops there.
         learning_rate: of Adam, after a short warm-up; it falls to zero along a cosine.
+        splicing: while fine-tuning, let pruned weights and coefficients return in place of others: see
+            :class:`~qubo_compress.recovery.splicing.Splicing`. Bytes stay within the plan.
         progress: show a progress bar.
 
     Returns:
@@ -54,10 +58,13 @@ def recover(
 
     Raises:
         WrongModel: when ``small`` carries no plan.
+        InvalidBudget: for negative epochs, or splicing without any.
         NonFiniteLoss: when fine-tuning diverges.
     """
     if epochs < 0:
         raise InvalidBudget(f"epochs must not be negative; got {epochs}")
+    if splicing and epochs == 0:
+        raise InvalidBudget("splicing moves masks while the network is fine-tuned; give epochs of at least 1")
     compression = compression_of(small)
     device = next((t.device for t in (*small.parameters(), *small.buffers())), torch.device("cpu"))
     examples = read_examples(batches, max_examples).to(device)
@@ -72,7 +79,8 @@ def recover(
         if apart < least:
             best, least = repaired, apart
     if epochs:
-        best = _tuned(best, teacher, examples, epochs, seed, learning_rate, progress)
+        masks = Splicing(teacher, seed) if splicing else None
+        best = _tuned(best, teacher, examples, epochs, seed, learning_rate, progress, masks)
     return copy.deepcopy(best).eval()
 
 
@@ -84,11 +92,12 @@ def _tuned(
     seed: int,
     learning_rate: float,
     progress: bool,
+    masks: Splicing | None,
 ) -> nn.Module:
     compression = compression_of(start)
     stored = fine_tuned(
         copy.deepcopy(start), compression, teacher, examples,
-        epochs=epochs, seed=seed, progress=progress, learning_rate=learning_rate,
+        epochs=epochs, seed=seed, progress=progress, learning_rate=learning_rate, afterwards=masks,
     )  # fmt: skip
     tuned = _rebuilt(start, compression, stored)
     if not all(bool(torch.isfinite(t).all()) for t in compression_of(tuned).tensors().values()):
