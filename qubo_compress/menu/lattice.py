@@ -227,4 +227,4 @@ class Lattice:
         return LatticeTensors(tuple(LatticeTensor.read(member, reader) for member in group.members))
 
 
-offer("compensate", *(f"coded(of='lattice(step={step})')" for step in (0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2)))
+offer("compensate", *(f"coded(of='lattice(step={step},rate=1.0)')" for step in (0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2)))
