@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from qubo_compress import menu, sensitivity, solvers
+from qubo_compress import channels, menu, sensitivity, solvers
 from qubo_compress.artifact import load, save
 from qubo_compress.audit import AuditReport, audit
 from qubo_compress.budget import Budget
+from qubo_compress.channels.reading import read_unreliably
 from qubo_compress.compress import CompressionResult, compress, pareto
 from qubo_compress.errors import QuboCompressError
+from qubo_compress.example_weights import TailWeights, tail_weights
 from qubo_compress.menu import Menu
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem
@@ -27,15 +29,19 @@ __all__ = [
     "SensitivityTable",
     "Solution",
     "StitchedLoss",
+    "TailWeights",
     "audit",
+    "channels",
     "compress",
     "load",
     "measure",
     "menu",
     "pareto",
+    "read_unreliably",
     "recover",
     "save",
     "sensitivity",
     "solve",
     "solvers",
+    "tail_weights",
 ]

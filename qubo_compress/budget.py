@@ -1,4 +1,4 @@
-"""What may be stored, and what may be computed."""
+"""What may be stored, what may be computed, and what may be forgotten."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from dataclasses import dataclass
 
 from qubo_compress.errors import InvalidBudget
 
+MILLION = 1_000_000
+"""Shares of examples are counted in millionths, because costs are whole numbers."""
+
+
+_EXTRAS = ("macs", "bit_operations", "cells", "harmful_flips")
+
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit on stored bytes, and optionally on arithmetic or memory cells.
+    """A limit on stored bytes, and optionally on arithmetic, memory cells or harmful flips.
 
     Exactly one of ``ratio``, ``bytes`` and ``bits_per_weight`` sets the bytes of the file, header included.
 
@@ -22,6 +28,12 @@ class Budget:
         macs: largest number of multiplications by non-zero weights per example.
         bit_operations: the same, each times the bits of the weight and of a 32-bit activation.
         cells: largest number of one-bit memory cells for the compressed tensors.
+        harmful_flips: largest expected share of calibration examples, 0 to 1, that the original gets right and the
+            compressed network gets wrong. Each choice counts the flips that it causes on its own and those of all
+            groups are added, as if no two choices flipped the same example and none flipped it back. That is a
+            model, not a guarantee: real plans flip more or fewer (``benchmarks/long_tail.py`` measures it). Counts
+            of a few flips are noise, and plans that avoid just those flips may flip others: give many examples
+            near the decision boundary. It needs class labels and a metric that runs every choice.
 
     Raises:
         InvalidBudget: when none or several of the three sizes are given, or a value is out of range.
@@ -31,6 +43,8 @@ class Budget:
         {'bytes': 100}
         >>> Budget(bits_per_weight=4, macs=5000).limits(original_bytes=1000, parameters=250)
         {'bytes': 125, 'macs': 5000}
+        >>> Budget(ratio=10, harmful_flips=0.01).limits(original_bytes=1000, parameters=250)
+        {'bytes': 100, 'harmful_flips': 10000}
     """
 
     ratio: float | None = None
@@ -39,6 +53,7 @@ class Budget:
     macs: int | None = None
     bit_operations: int | None = None
     cells: int | None = None
+    harmful_flips: float | None = None
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in ("ratio", "bytes", "bits_per_weight")}
@@ -54,10 +69,13 @@ class Budget:
             if value is not None and name not in ("ratio", "bits_per_weight") and value != int(value):
                 raise InvalidBudget(f"{name} must be a whole number; got {value}")
 
+        if self.harmful_flips is not None and not 0 <= self.harmful_flips <= 1:
+            raise InvalidBudget(f"harmful_flips must be a share of the examples, 0 to 1; got {self.harmful_flips}")
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the limits that are set, ``bytes`` first."""
-        extra = tuple(name for name in ("macs", "bit_operations", "cells") if getattr(self, name) is not None)
+        extra = tuple(name for name in _EXTRAS if getattr(self, name) is not None)
         return ("bytes", *extra)
 
     def limits(self, original_bytes: int, parameters: int) -> Mapping[str, int]:
@@ -68,4 +86,7 @@ class Budget:
             size = math.floor(original_bytes / self.ratio)
         else:
             size = math.floor(float(self.bits_per_weight or 0.0) * parameters / 8)
-        return {"bytes": size, **{name: int(getattr(self, name)) for name in self.names[1:]}}
+        extra = {name: int(getattr(self, name)) for name in self.names[1:] if name != "harmful_flips"}
+        if self.harmful_flips is not None:
+            extra["harmful_flips"] = math.floor(self.harmful_flips * MILLION + 1e-6)
+        return {"bytes": size, **extra}

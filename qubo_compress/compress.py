@@ -13,20 +13,24 @@ import numpy as np
 from torch import nn
 
 from qubo_compress.artifact.writing import save
+from qubo_compress.audit import AuditReport
 from qubo_compress.budget import Budget
 from qubo_compress.errors import InvalidBudget
 from qubo_compress.evaluation import ALL_EXAMPLES, Score, outputs_of, score_examples
+from qubo_compress.example_weights import ExampleWeights, with_example_weights
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.menu.groups import GroupRule, discover
 from qubo_compress.menu.menu import Menu
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem, IntArray
 from qubo_compress.recovery import recover as recover_model
+from qubo_compress.recovery.objectives import RecoveryObjective, make_objective
+from qubo_compress.recovery.training import Objective
 from qubo_compress.refinement import Round, best_of_pool, refine
 from qubo_compress.sensitivity.losses import LossLike
 from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.table import SensitivityTable
-from qubo_compress.sensitivity.task import Metric
+from qubo_compress.sensitivity.task import Metric, metrics
 from qubo_compress.solvers.solution import Solution
 from qubo_compress.solvers.solver import Solver, make_solver, refuse_unreachable
 from qubo_compress.solvers.solver import solve as solve_problem
@@ -74,11 +78,11 @@ class CompressionResult:
         """Write the compressed network; returns the bytes written."""
         return save(self.model, path)
 
-    def report(self, path: str | Path) -> Path:
-        """Write one self-contained HTML file and return its path."""
+    def report(self, path: str | Path, audit: AuditReport | None = None) -> Path:
+        """Write one self-contained HTML file, with the sections of an audit if given, and return its path."""
         from qubo_compress.report import write_report
 
-        return write_report(self, path)
+        return write_report(self, path, audit=audit)
 
     def show(self) -> None:
         """Print the summary tables on the terminal."""
@@ -107,6 +111,8 @@ def compress(
     max_examples: int = 2048,
     epochs: int = 0,
     shrinkage: float | str = 0.0,
+    example_weights: ExampleWeights | None = None,
+    objective: str | RecoveryObjective | Objective = "distillation",
 ) -> CompressionResult:
     """Compress a trained network to a budget: measure, solve, refine, apply, recover, score.
 
@@ -133,6 +139,9 @@ def compress(
         epochs: fine-tuning epochs of the recovery, on the calibration batches.
         shrinkage: share of the KL divergence in the linear terms; worth setting to 1 when the network was
             trained on the calibration examples. See :func:`qubo_compress.measure`.
+        example_weights: what counts more in the choice and in the recovery, such as ``"tail"``; see
+            :func:`qubo_compress.measure`. Validation batches count as they come.
+        objective: what fine-tuning minimises; see :func:`qubo_compress.recover`.
 
     Raises:
         InfeasibleBudget: when the budget is below the smallest reachable size, which it names.
@@ -143,12 +152,16 @@ def compress(
     menu = menu or Menu()
     # A misspelt name must not be noticed only after the measurement.
     chosen_solver = make_solver(solver)
-    examples, held_out = _held_out(read_examples(batches, max_examples), validation)
+    make_objective(objective)
+    read = read_examples(batches, max_examples)
+    refuse_uncounted_flips(budget, metric, read)
+    examples, held_out = _held_out(with_example_weights(model, read, example_weights), validation)
     layout = discover(model, groups)
 
     def refuse_early(costs: Mapping[str, IntArray], fixed: Mapping[str, int], offsets: IntArray) -> None:
         # A budget out of reach must not be noticed only after the measurement.
         limits = budget.limits(layout.original_bytes, layout.parameters)
+        limits = {name: limit for name, limit in limits.items() if name in costs}  # flips are not counted yet
         refuse_unreachable(
             ChoiceProblem(
                 linear=np.zeros(int(offsets[-1])),
@@ -185,8 +198,9 @@ def compress(
         # Not the held-out examples: the scores on them are to be believed.
         calibration = [(part.inputs, part.targets, part.weights) for part in examples.slices]
         small = recover_model(
-            applied, calibration, teacher=model, epochs=epochs, seed=seed, max_examples=max_examples, progress=progress
-        )
+            applied, calibration, teacher=model, epochs=epochs, seed=seed, max_examples=max_examples, progress=progress,
+            objective=objective,
+        )  # fmt: skip
         recovered = score_examples(small, held_out, loss, reference)
     return CompressionResult(
         model=small,
@@ -202,6 +216,27 @@ def compress(
         held_out_is_validation=validation is not None,
         budget=budget,
     )
+
+
+def refuse_uncounted_flips(budget: Budget, metric: str | Metric, examples: Examples) -> None:
+    """Refuse a limit on harmful flips that the measurement to come would not count.
+
+    Raises:
+        InvalidBudget: without class labels, or under a metric that does not run every choice.
+    """
+    if budget.harmful_flips is None:
+        return
+    chosen = metrics.get(metric)() if isinstance(metric, str) else metric
+    if not getattr(chosen, "counts_flips", False):
+        raise InvalidBudget(
+            f"harmful_flips was given, and the metric {chosen.metric_name!r} does not run every choice and so counts "
+            "no flips; use 'gauss-newton' or 'pairwise', or measured_linear=True of 'jacobian' and 'fisher'"
+        )
+    if any(part.targets is None or part.targets.is_floating_point() for part in examples.slices):
+        raise InvalidBudget(
+            "harmful_flips was given, and the batches have no class labels, so nobody knows which flips are harmful; "
+            "give (inputs, labels) batches, or leave it out"
+        )
 
 
 def _held_out(examples: Examples, validation: Iterable[Any] | None) -> tuple[Examples, Examples]:

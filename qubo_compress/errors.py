@@ -135,6 +135,14 @@ class InvalidMenu(QuboCompressError, ValueError):
     """A menu, an operator or a grouping rule is contradictory or out of range."""
 
 
+class InvalidChannel(QuboCompressError, ValueError):
+    """An unreliable memory is described by numbers that are out of range, or cannot hold what is asked of it."""
+
+
+class InvalidObjective(QuboCompressError, ValueError):
+    """What a recovery shall minimise is contradictory or out of range, or lacks what it needs."""
+
+
 class NonFiniteLoss(QuboCompressError, ValueError):
     """A loss came out as NaN or infinity where a number is needed."""
 

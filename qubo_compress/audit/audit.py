@@ -1,58 +1,36 @@
-"""What a compressed network forgot: accuracy, flips, classes and divergence, against the original.
-
-Later audits (rare examples, robustness, calibration) are further files in this folder that take the same
-two networks and batches.
-"""
+"""What a compressed network forgot: accuracy, flips, classes, margins and exemplars, against the original."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-import torch
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from torch import Tensor, nn
 
+from qubo_compress.audit.churn import Churn, churn_of
+from qubo_compress.audit.classes import ClassChange, class_changes
+from qubo_compress.audit.exemplars import Exemplars, exemplars_of
+from qubo_compress.audit.intervals import Correction, corrected, wilson
+from qubo_compress.audit.long_tail import Forgotten, Images, forgotten, images_of
+from qubo_compress.audit.margins import MarginBin, margin_bins
+from qubo_compress.audit.mismatches import Mismatches, answers_of, count_mismatches, population
 from qubo_compress.errors import InvalidBatches
-from qubo_compress.evaluation import ALL_EXAMPLES, outputs_of, score_examples
+from qubo_compress.evaluation import ALL_EXAMPLES, outputs_of
 from qubo_compress.examples import Examples, read_examples
-from qubo_compress.sensitivity.losses import target_rows
+from qubo_compress.sensitivity.losses import CrossEntropy, KullbackLeibler, Loss
 
 MOST_CLASSES_SHOWN = 40
-
-NORMAL_95 = 1.959963984540054
-"""Two-sided 95 % point of the normal distribution."""
-
-
-@dataclass(frozen=True)
-class ClassChange:
-    """One class: how often it was recognised, before and after.
-
-    Attributes:
-        label: class index.
-        examples: how many examples carry it.
-        before, after: share recognised, 0 to 1.
-        interval: 95 % Wilson interval of the share after.
-    """
-
-    label: int
-    examples: int
-    before: float
-    after: float
-    interval: tuple[float, float]
-
-    @property
-    def change(self) -> float:
-        """Share gained or lost."""
-        return self.after - self.before
+MOST_FORGOTTEN = 48
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """Two networks on the same examples. What needs labels is None without them.
+    """Two networks on the same examples. What needs labels is None or empty without them.
 
     Attributes:
         examples: how many examples were read.
@@ -66,6 +44,14 @@ class AuditReport:
         harmful: mismatches where the original was right.
         repaired: mismatches where the compressed network is right.
         classes: every class that occurs.
+        kinds: the mismatches by kind, with an interval of their share.
+        margins: rows in ten even bins by the original's margin.
+        forgotten: harmful mismatches, those first that the original was surest of.
+        images: their inputs, where these are pictures; not part of :meth:`to_dict`.
+        exemplars: examples that most of several compressed networks change; None without ``others``.
+        seed_churn: mismatches between those networks; None without ``others``.
+        original_churn: mismatches between independently trained originals; None without them.
+        correction: how the classes' p-values were corrected.
     """
 
     examples: int
@@ -81,17 +67,38 @@ class AuditReport:
     harmful: int | None = None
     repaired: int | None = None
     classes: tuple[ClassChange, ...] = ()
+    kinds: Mismatches = field(default_factory=lambda: Mismatches(0, 0, (0.0, 1.0)))
+    margins: tuple[MarginBin, ...] = ()
+    forgotten: tuple[Forgotten, ...] = ()
+    images: Images | None = field(default=None, repr=False, compare=False)
+    exemplars: Exemplars | None = field(default=None, compare=False)
+    seed_churn: Churn | None = field(default=None, compare=False)
+    original_churn: Churn | None = field(default=None, compare=False)
+    correction: Correction = "holm"
+
+    @property
+    def worst_class(self) -> ClassChange | None:
+        """The class recognised least after compression; the first of a tie."""
+        return min(self.classes, key=lambda item: item.after, default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts, ready for JSON."""
-        found = asdict(self)
-        found["classes"] = [{**asdict(item), "change": item.change} for item in self.classes]
+        # Pictures and populations hold arrays: they are left out, or say for themselves what is plain.
+        populations = ("exemplars", "seed_churn", "original_churn")
+        plain = replace(self, images=None, exemplars=None, seed_churn=None, original_churn=None)
+        found = {name: value for name, value in asdict(plain).items() if name not in ("images", *populations)}
+        found["classes"] = [{**asdict(c), "change": c.change, "changed": c.changed} for c in self.classes]
+        found["margins"] = [{**asdict(item), "share": item.share} for item in self.margins]
+        found["kinds"]["share"] = self.kinds.share
+        for name in populations:
+            value = getattr(self, name)
+            found[name] = None if value is None else value.to_dict()
         return found
 
     def table(self) -> Table:
-        """The report as a rich table: totals, then the classes that lost most."""
+        """Totals, then the classes that lost most; a star marks changes that are more than chance."""
         table = Table(title=f"Audit on {self.examples:,} examples", box=box.SIMPLE_HEAD, title_justify="left")
-        for name in ("", "before", "after", "change", "95 % interval after"):
+        for name in ("", "before", "after", "change", "95 % interval"):
             table.add_column(name, justify="right" if name else "left", no_wrap=True)
         if self.accuracy_before is not None and self.accuracy_after is not None:
             table.add_row("accuracy", *_shares(self.accuracy_before, self.accuracy_after, self.accuracy_interval))
@@ -100,98 +107,176 @@ class AuditReport:
             table.add_row("loss", f"{self.loss_before:.4f}", f"{self.loss_after:.4f}", change, "")
         table.add_row("same prediction", "", f"{100 * self.agreement:.2f} %", "", "")
         kinds = "" if self.harmful is None else f" ({self.harmful:,} harmful, {self.repaired:,} repaired)"
-        table.add_row(f"mismatches{kinds}", "", f"{self.mismatches:,}", "", "")
+        low, high = self.kinds.interval
+        table.add_row(f"mismatches{kinds}", "", f"{self.mismatches:,}", "", f"{100 * low:.1f} to {100 * high:.1f} %")
         table.add_row("mean KL divergence", "", f"{self.divergence:.4g}", "", "")
         if self.classes:
             table.add_section()
         worst = sorted(self.classes, key=lambda item: (item.change, item.label))
         for item in worst[:MOST_CLASSES_SHOWN]:
-            name = f"class {item.label} ({item.examples:,} examples)"
-            table.add_row(name, *_shares(item.before, item.after, item.interval))
+            name = f"class {item.label} ({item.examples:,} examples)" + (" *" if item.changed else "")
+            low, high = item.change_interval
+            shown = _shares(item.before, item.after, None)[:3]
+            table.add_row(name, *shown, f"change {100 * low:+.1f} to {100 * high:+.1f}")
+        notes = []
+        if any(item.changed for item in worst):
+            notes.append(f"* changed by more than chance (mid-p McNemar, {self.correction}, 5 %)")
         if len(worst) > MOST_CLASSES_SHOWN:
-            table.caption = f"the {MOST_CLASSES_SHOWN} classes that lost most, of {len(worst):,}"
+            notes.append(f"the {MOST_CLASSES_SHOWN} classes that lost most, of {len(worst):,}")
+        table.caption = "; ".join(notes) or None
         return table
 
+    def margin_table(self) -> Table:
+        """Flips by how sure the original was."""
+        table = Table(title="Flips by the original's margin", box=box.SIMPLE_HEAD, title_justify="left")
+        for name in ("margin", "rows", "mismatches", "harmful", "share", "95 % interval"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for item in self.margins:
+            low, high = item.interval
+            table.add_row(
+                f"{item.low:.2f} to {item.high:.2f}", f"{item.rows:,}", f"{item.mismatches:,}",
+                "" if item.harmful is None else f"{item.harmful:,}", f"{100 * item.share:.2f} %",
+                f"{100 * low:.1f} to {100 * high:.1f} %",
+            )  # fmt: skip
+        return table
 
-def audit(model: nn.Module, small: nn.Module, batches: Iterable[Any]) -> AuditReport:
+    def population_table(self) -> Table | None:
+        """Exemplars and churn over several seeds, or None when one network alone was audited."""
+        if self.exemplars is None and self.original_churn is None:
+            return None
+        table = Table(title="Several networks", box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
+        table.add_column("what")
+        table.add_column("value", justify="right", no_wrap=True)
+        for name, found in (("compressed networks", self.seed_churn), ("originals", self.original_churn)):
+            if found is not None:
+                table.add_row(f"mean mismatch between two {name}", f"{100 * found.mean:.2f} %")
+        if (found_exemplars := self.exemplars) is not None:
+            table.add_row("compression-identified exemplars", f"{found_exemplars.rows.size:,}")
+            for when in ("before", "after"):
+                share = getattr(found_exemplars, f"accuracy_{when}_on_exemplars")
+                if share is not None:
+                    table.add_row(f"accuracy on them {when}", f"{100 * share:.1f} %")
+            for item in found_exemplars.classes:
+                if item.corrected_p_value < 0.05:
+                    table.add_row(f"class {item.label} beside the mean", f"{100 * item.shift:+.2f} points")
+        return table
+
+    def tables(self) -> Group:
+        """All tables as one renderable."""
+        extra = self.population_table()
+        return Group(self.table(), self.margin_table(), *([] if extra is None else [extra]))
+
+    def write(self, path: str | Path) -> Path:
+        """Write the audit as one self-contained HTML file, pictures of the forgotten examples included.
+
+        Raises:
+            StorageError: when the file cannot be written.
+        """
+        from qubo_compress.report.audit_section import write_audit
+
+        return write_audit(self, path)
+
+
+def audit(
+    model: nn.Module,
+    small: nn.Module,
+    batches: Iterable[Any],
+    *,
+    others: Sequence[nn.Module] = (),
+    originals: Sequence[nn.Module] = (),
+    correction: Correction = "holm",
+    most_forgotten: int = MOST_FORGOTTEN,
+) -> AuditReport:
     """Compare a compressed network with the original on the same examples, all of them.
 
     Args:
         model: the original; left as it is.
         small: the compressed one; left as it is.
-        batches: see :func:`qubo_compress.examples.read_examples`. Without class labels only agreement and
+        batches: see :func:`qubo_compress.examples.read_examples`. Without class labels only agreement, margins and
             divergence are found. Example weights count in the losses and the divergence only.
+        others: further compressed networks, such as plans from other calibration seeds: with ``small`` they are the
+            population for exemplars and for the churn that is due to the seed alone.
+        originals: networks trained independently of ``model``, as the other baseline.
+        correction: of the classes' p-values: ``"holm"``, ``"benjamini-hochberg"`` or ``"none"``.
+        most_forgotten: how many forgotten examples are listed.
 
     Raises:
         InvalidBatches: when the batches cannot be used, or every label is to be ignored.
+        UnknownName: when there is no such correction.
 
     Example:
+        >>> import torch
         >>> net = nn.Linear(2, 2)
         >>> audit(net, net, [(torch.eye(2), torch.tensor([0, 1]))]).mismatches
         0
     """
+    corrected((), correction)  # a misspelt name must not be noticed only after the networks have run
     examples = read_examples(batches, ALL_EXAMPLES)
     before, after = outputs_of(model, examples), outputs_of(small, examples)
-    guessed = torch.cat([rows.argmax(-1).cpu() for rows in before])
-    guessed_after = torch.cat([rows.argmax(-1).cpu() for rows in after])
-    differ = guessed != guessed_after
+    answers = answers_of(examples, before, after)
+    kinds = count_mismatches(answers)
     report = AuditReport(
         examples=examples.count,
-        rows=guessed.numel(),
-        agreement=1.0 - float(differ.double().mean()),
-        mismatches=int(differ.sum()),
-        divergence=score_examples(small, examples, "kl", before).loss,
+        rows=kinds.rows,
+        agreement=1.0 - float(answers.differ.double().mean()),
+        mismatches=kinds.total,
+        divergence=_mean_loss(KullbackLeibler(), examples, after, before),
+        kinds=kinds,
+        margins=margin_bins(answers),
+        correction=correction,
     )
-    labels = _labels(examples, before)
-    if labels is None:
+    report = _with_population(report, model, small, others, originals, batches)
+    if answers.labels is None:
         return report
-    counted = labels >= 0  # negative labels are those to be ignored
-    if not bool(counted.any()):
+    if not bool(answers.counted.any()):  # negative labels are those to be ignored
         raise InvalidBatches("every label is -100, which means ignored; give labels, or batches without any")
-    right, right_after = (guessed == labels) & counted, (guessed_after == labels) & counted
-    total, kept = int(counted.sum()), int(right_after.sum())
+    total, kept = int(answers.counted.sum()), int(answers.right_after.sum())
+    lost = forgotten(answers, most_forgotten)
     return replace(
         report,
-        accuracy_before=int(right.sum()) / total,
+        accuracy_before=int(answers.right.sum()) / total,
         accuracy_after=kept / total,
         accuracy_interval=wilson(kept, total),
-        loss_before=score_examples(model, examples, "cross-entropy").loss,
-        loss_after=score_examples(small, examples, "cross-entropy").loss,
-        harmful=int((differ & right).sum()),
-        repaired=int((differ & right_after).sum()),
-        classes=tuple(_class(c, labels, right, right_after) for c in sorted(set(labels[counted].tolist()))),
+        loss_before=_mean_loss(CrossEntropy(), examples, before, before),
+        loss_after=_mean_loss(CrossEntropy(), examples, after, before),
+        harmful=kinds.harmful,
+        repaired=kinds.repaired,
+        classes=class_changes(answers, correction),
+        forgotten=lost,
+        images=images_of(examples, [item.row for item in lost]) if kinds.rows == examples.count else None,
     )
 
 
-def wilson(right: int, total: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share.
-
-    Example:
-        >>> tuple(round(end, 3) for end in wilson(9, 10))
-        (0.596, 0.982)
-    """
-    if total < 1:
-        return 0.0, 1.0
-    share, square = right / total, NORMAL_95**2
-    middle = (share + square / (2 * total)) / (1 + square / total)
-    half = NORMAL_95 / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _labels(examples: Examples, outputs: list[Tensor]) -> Tensor | None:
-    """(rows,) class indices, or None when the batches bring none."""
-    found = []
-    for part, rows in zip(examples.slices, outputs, strict=True):
-        if part.targets is None or part.targets.is_floating_point():
-            return None
-        found.append(target_rows(part.targets.cpu(), rows).cpu())
-    return torch.cat(found)
+def _with_population(
+    report: AuditReport,
+    model: nn.Module,
+    small: nn.Module,
+    others: Sequence[nn.Module],
+    originals: Sequence[nn.Module],
+    batches: Iterable[Any],
+) -> AuditReport:
+    if not others and not originals:
+        return report
+    first, labels = population([model, *originals], batches)
+    if others:
+        second, _ = population([small, *others], batches)
+        report = replace(
+            report,
+            exemplars=exemplars_of(first, second, labels, report.correction),
+            seed_churn=churn_of(second, labels),
+        )
+    return replace(report, original_churn=churn_of(first, labels) if originals else None)
 
 
-def _class(label: int, labels: Tensor, right: Tensor, right_after: Tensor) -> ClassChange:
-    members = labels == label
-    total, kept = int(members.sum()), int(right_after[members].sum())
-    return ClassChange(label, total, int(right[members].sum()) / total, kept / total, wilson(kept, total))
+def _mean_loss(loss: Loss, examples: Examples, outputs: list[Tensor], reference: list[Tensor]) -> float:
+    """Weighted mean loss of output rows already in hand: neither network is run again."""
+    total = 0.0
+    for part, rows, against in zip(examples.slices, outputs, reference, strict=True):
+        targets = None if part.targets is None else part.targets.to(rows.device)
+        repeats = rows.shape[0] // len(part)
+        weights = (part.weights / repeats).repeat_interleave(repeats).to(rows.device)
+        total += float((loss.values(rows, targets, against.to(rows.device)).double() * weights).sum())
+    return total
 
 
 def _shares(before: float, after: float, interval: tuple[float, float] | None) -> tuple[str, ...]:

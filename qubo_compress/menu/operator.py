@@ -142,6 +142,9 @@ class Unreliable(Protocol):
         ...
 
 
+ALREADY_STORED = "already stored"
+"""Key of the evidence under which a group's choices that were stored before are found, by name."""
+
 operators: Registry[type[Operator]] = Registry("operator")
 
 
@@ -194,7 +197,7 @@ def choice_name(operator: Operator) -> str:
     settings = [
         f"{field.name}={getattr(operator, field.name)!r}"
         for field in dataclasses.fields(operator)  # type: ignore[arg-type]
-        if getattr(operator, field.name) != field.default
+        if field.init and getattr(operator, field.name) != field.default
     ]
     return f"{operator.operator_name}({','.join(settings)})" if settings else operator.operator_name
 

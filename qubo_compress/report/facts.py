@@ -423,6 +423,7 @@ def budget_text(budget: Budget) -> str:
     given = [
         ("ratio", "ratio {:g}"), ("bytes", "{:,} bytes"), ("bits_per_weight", "{:g} bits per weight"),
         ("macs", "{:,} multiplications"), ("bit_operations", "{:,} bit operations"), ("cells", "{:,} cells"),
+        ("harmful_flips", "at most {:.3%} harmful flips"),
     ]  # fmt: skip
     return ", ".join(form.format(getattr(budget, name)) for name, form in given if getattr(budget, name) is not None)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qubo_compress.files import write_atomically
 from qubo_compress.report import facts, pictures
+from qubo_compress.report.audit_section import audit_sections
 from qubo_compress.report.facts import Front, number, percent, signed, size
+from qubo_compress.report.page import STYLE, figure_html, list_html, table_html
 
 if TYPE_CHECKING:
+    from qubo_compress.audit import AuditReport
     from qubo_compress.compress import CompressionResult
 
 MOST_ROWS = 160
@@ -21,66 +23,29 @@ MOST_ROWS = 160
 
 MOST_KEPT = 200
 
-_STYLE = """
-:root { --ink: #1f2933; --soft: #52606d; --line: #e4e7eb; --paper: #ffffff; --ground: #f4f6f8; --blue: #2456c7;
-        --good: #0f8a7e; --warm: #b45f06; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-       font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 36px 20px 64px; }
-header h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }
-header p { margin: 0; color: var(--soft); font-size: 17px; }
-section, .cards { margin-top: 24px; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 22px 26px 24px; }
-h2 { font-size: 20px; margin: 0 0 4px; }
-h3 { font-size: 16px; margin: 0 0 2px; }
-section > p, figcaption, .note { color: var(--soft); margin: 0 0 12px; max-width: 82ch; font-size: 15px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(188px, 1fr)); gap: 14px; }
-.card { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 14px 16px; }
-.card .label { color: var(--soft); font-size: 13.5px; }
-.card .value { font-size: 30px; font-weight: 650; line-height: 1.25; letter-spacing: -0.02em; white-space: nowrap; }
-.card .value.main { color: var(--blue); }
-.card .value.words { font-size: 23px; line-height: 1.63; }
-.card .more { color: var(--soft); font-size: 13.5px; line-height: 1.4; }
-.plain { border-left: 5px solid var(--warm); }
-.plain ul, .said ul { margin: 6px 0 0; padding-left: 20px; max-width: 92ch; }
-.plain li, .said li { margin: 4px 0; }
-figure { margin: 14px 0 0; }
-figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 24px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 14.5px; margin-top: 10px; }
-th { text-align: left; color: var(--soft); font-weight: 600; font-size: 13.5px; vertical-align: bottom; }
-th, td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--line); }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.name { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: 13px;
-          overflow-wrap: break-word; }
-tbody tr:hover { background: #f8fafc; }
-tfoot tr:last-child td { font-weight: 600; border-bottom: none; }
-footer { color: var(--soft); font-size: 14px; margin-top: 24px; }
-@media print { body { background: white; } section, .card { break-inside: avoid; } }
-"""
 
-
-def write_report(result: CompressionResult, path: str | Path, *, seconds_per_point: float = 1.0) -> Path:
+def write_report(
+    result: CompressionResult, path: str | Path, *, seconds_per_point: float = 1.0, audit: AuditReport | None = None
+) -> Path:
     """Write the whole report as one HTML file and return its path.
 
     Args:
         result: of :func:`qubo_compress.compress`.
         path: where the file shall stand; an older one is replaced only when the new one is complete.
         seconds_per_point: time for each solve of the Pareto front; 0 leaves the front out.
+        audit: of :func:`qubo_compress.audit`, on examples of the caller's choice; its sections are added.
 
     Raises:
         StorageError: when the file cannot be written.
     """
     front = facts.find_front(result, seconds_per_point) if seconds_per_point > 0 else None
-    text = page(result, front)
+    text = page(result, front, audit)
     target = Path(path)
     write_atomically(target, lambda handle: handle.write(text.encode()))
     return target
 
 
-def page(result: CompressionResult, front: Front | None) -> str:
+def page(result: CompressionResult, front: Front | None, audit: AuditReport | None = None) -> str:
     """The report's HTML."""
     model = escape(type(result.original).__name__)
     parts = [
@@ -88,6 +53,7 @@ def page(result: CompressionResult, front: Front | None) -> str:
         _cards(result),
         _plain_words(result),
         _scores(result),
+        "" if audit is None else audit_sections(audit),
         _layers(result),
         _prediction_and_search(result),
         _interactions(result),
@@ -99,7 +65,7 @@ def page(result: CompressionResult, front: Front | None) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{model}, compressed</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{model}, compressed</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in parts if part)
         + "\n<footer>Written by qubo_compress. 1 MB is a million bytes; every size counts the whole file, its header "
         "included.</footer>\n</main>\n</body>\n</html>\n"
@@ -153,7 +119,7 @@ def _card(label: str, value: str, more: str, style: str) -> str:
 
 def _plain_words(result: CompressionResult) -> str:
     said = (facts.SPEED, *facts.about_solver(result))
-    return f'<section class="plain"><h2>In plain words</h2>{_list(said)}</section>'
+    return f'<section class="plain"><h2>In plain words</h2>{list_html(said)}</section>'
 
 
 def _scores(result: CompressionResult) -> str:
@@ -177,14 +143,18 @@ def _scores(result: CompressionResult) -> str:
         predicted += " No recovery was asked for."
     head = ["", *(name for name, _ in columns)]
     budgets = [
-        [name.replace("_", " "), f"{limit:,}", f"{used:,}", percent(used / max(1, limit))]
+        [_budget_name(name), f"{limit:,}", f"{used:,}", percent(used / max(1, limit))]
         for name, limit, used in facts.budget_rows(result)
     ]
-    used = _table(["budget", "allowed", "used", "share"], budgets, numeric=(1, 2, 3))
+    used = table_html(["budget", "allowed", "used", "share"], budgets, numeric=(1, 2, 3))
     return (
         f'<section><h2>What it cost</h2><p>{escape(predicted)}</p><div class="pair"><div>'
-        f"{_table(head, rows, numeric=range(1, len(head)))}</div><div>{used}</div></div></section>"
+        f"{table_html(head, rows, numeric=range(1, len(head)))}</div><div>{used}</div></div></section>"
     )
+
+
+def _budget_name(name: str) -> str:
+    return "harmful flips, millionths of the examples" if name == "harmful_flips" else name.replace("_", " ")
 
 
 def _layers(result: CompressionResult) -> str:
@@ -195,7 +165,7 @@ def _layers(result: CompressionResult) -> str:
         "normalisation stores two vectors instead of four, so its bar is shorter than its code. "
         + pictures.picture_bundles(rows).sentence
     )
-    figure = _figure(pictures.layers(result), "bits, zeros and bytes of every layer", caption)
+    figure = figure_html(pictures.layers(result), "bits, zeros and bytes of every layer", caption)
     return f"<section><h2>Bits, zeros and bytes</h2>{figure}</section>"
 
 
@@ -207,14 +177,14 @@ def _prediction_and_search(result: CompressionResult) -> str:
         + "Points on the dashed line cost what was predicted; calibration and held-out examples differ, so some "
         "scatter is noise."
     )
-    left = _figure(pictures.prediction(result), "predicted against measured loss", caption)
+    left = figure_html(pictures.prediction(result), "predicted against measured loss", caption)
     drawn = pictures.trace(result)
     solution = result.solution
     if drawn is None:
         right = f"<p>{escape(solution.solver)} recorded no trace.</p>"
     else:
         bound = "It has no bound." if solution.bound is None else "No plan can lie below the amber line."
-        right = _figure(drawn, "solver trace", f"The solve behind the plan. {bound}")
+        right = figure_html(drawn, "solver trace", f"The solve behind the plan. {bound}")
     return (
         '<section><div class="pair"><div><h2>Predicted against measured</h2>'
         f"{left}</div><div><h2>The search</h2>{right}</div></div></section>"
@@ -233,10 +203,10 @@ def _interactions(result: CompressionResult) -> str:
         "Red: the errors of both groups add up, and together they cost more than each alone. Blue: they cancel. The "
         f"colour scale is stretched around zero. {sentence}"
     )
-    text = _figure(drawn, "interactions between the groups of the plan", caption)
+    text = figure_html(drawn, "interactions between the groups of the plan", caption)
     every = pictures.all_choices(result)
     if every is not None:
-        text += "<h3 style='margin-top:22px'>All choices of all groups</h3>" + _figure(
+        text += "<h3 style='margin-top:22px'>All choices of all groups</h3>" + figure_html(
             every,
             "interactions between all choices",
             "Cosine between the effects of any two choices on the network's outputs; white lines part the groups. "
@@ -262,13 +232,13 @@ def _front(result: CompressionResult, front: Front | None) -> str:
         for point in front.points
     ]  # fmt: skip
     head = ["times smaller", "bytes", "predicted loss change", "lower bound"]
-    table = _table(head, rows, numeric=range(4))
+    table = table_html(head, rows, numeric=range(4))
     left_out = [f"{ratio:g} times smaller: {reason}." for ratio, reason in front.missing]
-    more = f'<p class="note" style="margin-top:12px">Left out:</p>{_list(left_out)}' if left_out else ""
+    more = f'<p class="note" style="margin-top:12px">Left out:</p>{list_html(left_out)}' if left_out else ""
     caption = "The best plans at other sizes, by solving the first table again; nothing was measured for them."
     if drawn is None:
         return f'<section class="said"><h2>Smaller or larger</h2><p>No other size could be solved.</p>{more}</section>'
-    picture = _figure(drawn, "Pareto front", "")
+    picture = figure_html(drawn, "Pareto front", "")
     return (
         f'<section class="said"><h2>Smaller or larger</h2><p>{caption}</p><div class="pair"><div>{picture}</div>'
         f"<div>{table}{more}</div></div></section>"
@@ -295,7 +265,7 @@ def _groups(result: CompressionResult) -> str:
     said = f"The loss change of a choice alone is that with everything else left as it was. {bundles.sentence}"
     if bundles.sentence:
         said += " The plan's own file, written by plan.save, has them all."
-    table = _table(head, rows, numeric=range(3, 8), names=(0, 2), totals=totals)
+    table = table_html(head, rows, numeric=range(3, 8), names=(0, 2), totals=totals)
     return f"<section><h2>Every group</h2><p>{escape(said)}</p>{table}</section>"
 
 
@@ -305,58 +275,16 @@ def _kept(result: CompressionResult) -> str:
     text = "<section class='said'><h2>What was kept, and why</h2>"
     if rows:
         shown = [[row.name, f"{row.nbytes:,}", row.reason] for row in rows[:MOST_KEPT]]
-        text += _table(["tensor or group", "bytes", "reason"], shown, numeric=(1,), names=(0,))
+        text += table_html(["tensor or group", "bytes", "reason"], shown, numeric=(1,), names=(0,))
         if len(rows) > MOST_KEPT:
             text += f'<p class="note">{len(rows) - MOST_KEPT:,} further ones are not listed.</p>'
     else:
         text += "<p>Nothing: every tensor is in a group, and every group was compressed.</p>"
     if shared:
         text += "<p style='margin-top:12px'>Stored once, used under several names:</p>"
-        text += _list(f"{name} is {first}" for name, first in shared[:MOST_KEPT])
+        text += list_html(f"{name} is {first}" for name, first in shared[:MOST_KEPT])
     return text + "</section>"
 
 
 def _said(title: str, sentences: Iterable[str]) -> str:
-    return f'<section class="said"><h2>{escape(title)}</h2>{_list(sentences)}</section>'
-
-
-def _list(sentences: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
-
-
-def _table(
-    head: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    numeric: Iterable[int] = (),
-    names: Iterable[int] = (),
-    totals: Iterable[Sequence[str]] = (),
-) -> str:
-    """A table; ``numeric`` and ``names`` are columns, ``totals`` are lines below the rule."""
-    numbers = dict.fromkeys(numeric, ' class="n"')
-    styled = {**numbers, **dict.fromkeys(names, ' class="name"')}
-
-    def line(cells: Sequence[str], tag: str, styles: Mapping[int, str]) -> str:
-        texts = [_breakable(cell) for cell in cells]
-        return "<tr>" + "".join(f"<{tag}{styles.get(i, '')}>{text}</{tag}>" for i, text in enumerate(texts)) + "</tr>"
-
-    foot = "".join(line(row, "td", numbers) for row in totals)
-    body = "\n".join(line(row, "td", styled) for row in rows)
-    return (
-        f'<div class="scroll"><table><thead>{line(head, "th", numbers)}</thead><tbody>{body}</tbody>'
-        f"<tfoot>{foot}</tfoot></table></div>"
-    )
-
-
-def _breakable(cell: str) -> str:
-    """Escaped text; choice names may break after their commas, joined ones have a line each."""
-    text = escape(cell)
-    if "=" not in cell:
-        return text
-    return text.replace(",", ",<wbr>").replace("; ", "<br>").replace(" × ", "&nbsp;×&nbsp;")
-
-
-def _figure(image: bytes, title: str, caption: str) -> str:
-    data = base64.b64encode(image).decode()
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure>{below}<img alt="{escape(title)}" src="data:image/svg+xml;base64,{data}"></figure>'
+    return f'<section class="said"><h2>{escape(title)}</h2>{list_html(sentences)}</section>'

@@ -63,14 +63,14 @@ def layers(result: CompressionResult, image_format: ImageFormat = "svg") -> byte
     figure = Figure(figsize=(WIDTH, 1.0 + 0.27 * len(rows)), layout="constrained")
     bits, zeros, sizes = figure.subplots(1, 3, sharey=True, width_ratios=(1.0, 0.8, 1.25))
     for axes in (bits, zeros, sizes):
-        _plain(axes)
+        plain_axes(axes)
         axes.grid(axis="x", color=FAINT, linewidth=0.8)
         axes.set_ylim(len(rows) - 0.4, -0.6)
     _bits(bits, rows, places)
     _zeros(zeros, rows, places)
     _sizes(sizes, rows, places)
     bits.set_yticks(places, [short(row.name) for row in rows])
-    return _bytes(figure, image_format)
+    return to_bytes(figure, image_format)
 
 
 def _bits(axes: Axes, rows: Sequence[GroupRow], places: IntArray) -> None:
@@ -116,7 +116,7 @@ def prediction(result: CompressionResult, image_format: ImageFormat = "svg") -> 
     """Predicted against measured loss change: the plans of every round, those checked from its pool."""
     figure = Figure(figsize=(0.5 * WIDTH, 4.3), layout="constrained")
     axes = figure.subplots()
-    _plain(axes)
+    plain_axes(axes)
     axes.grid(color=FAINT, linewidth=0.8)
     before = result.before.loss
     pool = [(p, m - before) for found in result.rounds for p, m in getattr(found, "checked", ())]
@@ -143,7 +143,7 @@ def prediction(result: CompressionResult, image_format: ImageFormat = "svg") -> 
     axes.set_xlabel("predicted loss change (calibration examples)", fontsize=9, color=INK)
     axes.set_ylabel("measured loss change (held-out examples)", fontsize=9, color=INK)
     _legend(figure)
-    return _bytes(figure, image_format)
+    return to_bytes(figure, image_format)
 
 
 def interactions(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes | None:
@@ -176,11 +176,11 @@ def interactions(result: CompressionResult, image_format: ImageFormat = "svg") -
         np.fill_diagonal(cosine, np.nan)
         _map(figure, axes[1], cosine, names, Normalize(-1, 1), font)
         axes[1].set_title("The same as a cosine", fontsize=10.5, color=INK, loc="left", fontweight="bold")
-    return _bytes(figure, image_format, tight=True)
+    return to_bytes(figure, image_format, tight=True)
 
 
 def _map(figure: Figure, axes: Axes, values: FloatArray, names: Sequence[str], norm: Normalize, font: float) -> None:
-    _plain(axes)
+    plain_axes(axes)
     axes.set_facecolor("#cbd2d9")
     image = axes.imshow(values, cmap=_DIVERGING, norm=norm, interpolation="nearest")
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=font)
@@ -209,7 +209,7 @@ def all_choices(result: CompressionResult, image_format: ImageFormat = "svg") ->
         return None
     figure = Figure(figsize=(0.72 * WIDTH, 0.53 * WIDTH), layout="constrained")
     axes = figure.subplots()
-    _plain(axes)
+    plain_axes(axes)
     image = axes.imshow(features @ features.T, cmap=_DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
     starts = np.flatnonzero(np.diff(group_of)) + 0.5
     axes.set_xlim(-0.5, len(features) - 0.5)
@@ -223,7 +223,7 @@ def all_choices(result: CompressionResult, image_format: ImageFormat = "svg") ->
     bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=28, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(labelsize=8, colors=SOFT, length=2)
-    return _bytes(figure, image_format, tight=True)
+    return to_bytes(figure, image_format, tight=True)
 
 
 def _spread_labels(names: Sequence[str], group_of: IntArray, least: float) -> tuple[list[str], list[float]]:
@@ -246,7 +246,7 @@ def trace(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes
         return None
     figure = Figure(figsize=(0.5 * WIDTH, 3.6), layout="constrained")
     axes = figure.subplots()
-    _plain(axes)
+    plain_axes(axes)
     axes.grid(color=FAINT, linewidth=0.8)
     solve = result.solution.timing.get("solve", 0.0) + result.solution.timing.get("build", 0.0)
     end = max(points[-1][0], solve)
@@ -270,7 +270,7 @@ def trace(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes
         axes.set_ylim(value - max(0.1 * abs(value), 1e-6), value + max(0.1 * abs(value), 1e-6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     _legend(figure)
-    return _bytes(figure, image_format)
+    return to_bytes(figure, image_format)
 
 
 def _steps(axes: Axes, points: Sequence[tuple[float, float]], end: float, colour: str, label: str) -> None:
@@ -289,7 +289,7 @@ def pareto_front(
         return None
     figure = Figure(figsize=(0.5 * WIDTH, 3.6), layout="constrained")
     axes = figure.subplots()
-    _plain(axes)
+    plain_axes(axes)
     axes.grid(color=FAINT, linewidth=0.8)
     ratios = [point.plan.ratio for point in points]
     energies = [point.energy for point in points]
@@ -308,7 +308,7 @@ def pareto_front(
     axes.set_ylabel("loss change", fontsize=9, color=INK)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     _legend(figure)
-    return _bytes(figure, image_format)
+    return to_bytes(figure, image_format)
 
 
 def short(name: str, most: int = 34) -> str:
@@ -324,7 +324,8 @@ def short(name: str, most: int = 34) -> str:
     return name.replace("$", r"\$")
 
 
-def _plain(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
+    """Axes without a frame, in the page's colours."""
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
@@ -341,7 +342,8 @@ def _legend(figure: Figure) -> None:
     figure.legend(loc="outside upper left", fontsize=8.5, frameon=False, labelcolor=INK, ncols=1)
 
 
-def _bytes(figure: Figure, image_format: ImageFormat, tight: bool = False) -> bytes:
+def to_bytes(figure: Figure, image_format: ImageFormat, tight: bool = False) -> bytes:
+    """The drawn figure as an image."""
     FigureCanvasAgg(figure)
     stream = io.BytesIO()
     # No date and no program in the file, so that the same result gives the same picture.

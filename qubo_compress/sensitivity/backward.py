@@ -42,6 +42,11 @@ class Jacobian:
     metric_name: ClassVar[str] = "jacobian"
     measured_linear: bool = False
 
+    @property
+    def counts_flips(self) -> bool:
+        """Only where every choice is run."""
+        return self.measured_linear
+
     def evaluations(self, task: MeasureTask) -> float:
         """About two runs per output, and one per choice if linear terms are measured."""
         backward = 2.0 * task.outputs[0].shape[1]
@@ -63,6 +68,11 @@ class Fisher:
 
     metric_name: ClassVar[str] = "fisher"
     measured_linear: bool = False
+
+    @property
+    def counts_flips(self) -> bool:
+        """Only where every choice is run."""
+        return self.measured_linear
 
     def evaluations(self, task: MeasureTask) -> float:
         """About two runs, and one per choice if linear terms are measured."""
@@ -89,12 +99,12 @@ def _measure(task: MeasureTask, kind: str, measured_linear: bool, evaluations: f
     sketched = total_columns(task) > task.max_columns and (kind == "jacobian" or _rows_per_example(task, 0) > 1)
     features = np.sum(blocks, axis=0) if sketched else np.concatenate(blocks, axis=1)
     linear = slope + 0.5 * np.einsum("vc,vc->v", features, features, dtype=np.float64)
-    divergence = halves = None
+    divergence = halves = flips = None
     if measured_linear:
         found = forward_sweep(task, "linear", with_features=False)
-        linear, divergence, halves = found.linear, found.divergence, found.halves
+        linear, divergence, halves, flips = found.linear, found.divergence, found.halves, found.flips
     return MetricResult(
-        linear, features if task.interactions else None, None, int(np.ceil(evaluations)) + 1, divergence, halves
+        linear, features if task.interactions else None, None, int(np.ceil(evaluations)) + 1, divergence, halves, flips
     )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qubo_compress.menu.keep import raw_bytes
 from qubo_compress.problem import FactorArray, FloatArray
 from qubo_compress.sensitivity.cache import Arrays
-from qubo_compress.sensitivity.losses import KullbackLeibler
+from qubo_compress.sensitivity.losses import KullbackLeibler, target_rows
 from qubo_compress.sensitivity.task import MeasureTask
 
 
@@ -23,12 +26,15 @@ class ForwardSweep:
         divergence: (V,) mean KL divergence from the uncompressed network.
         halves: (2, V) the same loss change on either half of the examples.
         features: (V, columns) float32, or None.
+        flips: (V,) change of the weighted share of rows that the uncompressed network gets right and the network
+            with the choice gets wrong; None without class labels, or when a cached part does not have it.
     """
 
     linear: FloatArray
     divergence: FloatArray
     halves: FloatArray
     features: FactorArray | None
+    flips: FloatArray | None = None
 
 
 def forward_sweep(task: MeasureTask, unit: str, with_features: bool) -> ForwardSweep:
@@ -44,7 +50,9 @@ def forward_sweep(task: MeasureTask, unit: str, with_features: bool) -> ForwardS
     weight = _half_weights(task)
     linear = half.sum(axis=1)
     halves = (half / weight).T
-    return ForwardSweep(linear, joined["divergence"].astype(np.float64).sum(axis=1), halves, features)  # type: ignore[arg-type]
+    counted = all("flips" in part for part in parts)
+    flips = np.concatenate([part["flips"] for part in parts]).astype(np.float64) if counted else None
+    return ForwardSweep(linear, joined["divergence"].astype(np.float64).sum(axis=1), halves, features, flips)  # type: ignore[arg-type]
 
 
 def _half_weights(task: MeasureTask) -> FloatArray:
@@ -57,8 +65,10 @@ def _half_weights(task: MeasureTask) -> FloatArray:
 
 def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays:
     every = task.variants(group)
-    # The choice that the base model already holds changes nothing and need not be run.
-    changing = [k for k, variant in enumerate(every) if not task.is_base(group, variant)]
+    # The choice that the base model already holds changes nothing and need not be run, and choices that store
+    # the same values in other bytes are run once.
+    same_as = _first_alike(every)
+    changing = [k for k, variant in enumerate(every) if same_as[k] == k and not task.is_base(group, variant)]
     variants = [every[k] for k in changing]
     if not variants:
         changing, variants = [0], every[:1]
@@ -66,6 +76,7 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
     divergence_of = KullbackLeibler()
     losses = torch.zeros(len(every), 2, dtype=torch.float64)
     divergences = torch.zeros(len(every), 2, dtype=torch.float64)
+    flips = torch.zeros(len(every), dtype=torch.float64)
     columns = []
     for number, part in task.slices():
         outputs = sweep.outputs(part.inputs, variants, task.rows_per_pass)
@@ -74,24 +85,60 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
         before = task.loss.values(base, part.targets, reference)
         still = divergence_of.values(base, None, reference).double() * weights
         divergences += torch.stack([still[::2].sum(), still[1::2].sum()]).cpu()
+        right = weights * _right(reference, part.targets)
+        already = (right * (base.argmax(-1) != reference.argmax(-1))).sum()
         for k, rows in zip(changing, outputs, strict=True):
             change = (task.loss.values(rows, part.targets, reference) - before).double() * weights
             apart = divergence_of.values(rows, None, reference).double() * weights - still
             # Even and odd examples are two halves, for choosing the shrinkage by held-out prediction.
             losses[k] += torch.stack([change[::2].sum(), change[1::2].sum()]).cpu()
             divergences[k] += torch.stack([apart[::2].sum(), apart[1::2].sum()]).cpu()
+            flips[k] += ((right * (rows.argmax(-1) != reference.argmax(-1))).sum() - already).cpu()
         task.require_finite(losses, group)
         if with_features:
             rows = task.loss.features(outputs - base, base, part.targets) * weights.sqrt().float()[:, None]
             spread = torch.zeros(len(every), rows[0].numel(), dtype=rows.dtype, device=rows.device)
             spread[changing] = rows.reshape(len(variants), -1)
             columns.append(compact(task, number, spread))
-    made: Arrays = {"loss": losses.numpy(), "divergence": divergences.numpy()}
+    made: Arrays = {"loss": losses.numpy()[same_as], "divergence": divergences.numpy()[same_as]}
+    if class_labelled(task):
+        made["flips"] = flips.numpy()[same_as]
     if with_features:
-        made["features"] = (
-            (sum(columns[1:], columns[0]) if _sketched(task) else torch.cat(columns, dim=1)).cpu().numpy()
-        )
+        joined = sum(columns[1:], columns[0]) if _sketched(task) else torch.cat(columns, dim=1)
+        made["features"] = joined.cpu().numpy()[same_as]
     return made
+
+
+def class_labelled(task: MeasureTask) -> bool:
+    """Whether every example has class labels, so that right and wrong are known."""
+    return all(part.targets is not None and not part.targets.is_floating_point() for _, part in task.slices())
+
+
+def base_flips(task: MeasureTask) -> float:
+    """Weighted share of rows that the uncompressed network gets right and the base model gets wrong."""
+    total = 0.0
+    for number, part in task.slices():
+        base, reference = task.outputs[number], task.reference[number]
+        lost = _right(reference, part.targets) & (base.argmax(-1) != reference.argmax(-1))
+        total += float((task.row_weights(number) * lost).sum())
+    return total
+
+
+def _right(reference: Tensor, targets: Tensor | None) -> Tensor:
+    """(M,) whether the uncompressed network's answer is the label; nowhere without class labels."""
+    if targets is None or targets.is_floating_point():
+        return torch.zeros(reference.shape[0], dtype=torch.bool, device=reference.device)
+    return reference.argmax(-1) == target_rows(targets, reference)
+
+
+def _first_alike(variants: Sequence[tuple[Tensor, ...]]) -> list[int]:
+    """For every variant the number of the first one with the same values."""
+    first: dict[bytes, int] = {}
+    found = []
+    for number, tensors in enumerate(variants):
+        digest = hashlib.sha256(b"".join(raw_bytes(tensor) for tensor in tensors)).digest()
+        found.append(first.setdefault(digest, number))
+    return found
 
 
 def total_columns(task: MeasureTask) -> int:

@@ -19,6 +19,7 @@ class GaussNewton:
     """
 
     metric_name: ClassVar[str] = "gauss-newton"
+    counts_flips: ClassVar[bool] = True
 
     def evaluations(self, task: MeasureTask) -> float:
         """One per choice."""
@@ -28,5 +29,5 @@ class GaussNewton:
         """Run every choice once."""
         found = forward_sweep(task, "forward" if task.interactions else "linear", task.interactions)
         return MetricResult(
-            found.linear, found.features, None, int(task.offsets[-1]) + 1, found.divergence, found.halves
+            found.linear, found.features, None, int(task.offsets[-1]) + 1, found.divergence, found.halves, found.flips
         )

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from qubo_compress.budget import MILLION
 from qubo_compress.errors import (
     ForwardFailed,
     InvalidBatches,
@@ -24,6 +26,7 @@ from qubo_compress.errors import (
     NonFiniteLoss,
     QuboCompressError,
 )
+from qubo_compress.example_weights import ExampleWeights, with_example_weights
 from qubo_compress.examples import Examples, Slice, map_tensors, read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import GroupRule, Layout, discover, state_entries
@@ -31,7 +34,9 @@ from qubo_compress.menu.menu import Menu
 from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.factor import reduce_features
+from qubo_compress.sensitivity.forward import base_flips
 from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of
+from qubo_compress.sensitivity.noise import noise_terms
 from qubo_compress.sensitivity.prices import price_choices
 from qubo_compress.sensitivity.replay import CallTrace, run_model, trace_calls
 from qubo_compress.sensitivity.substitution import evaluating
@@ -63,6 +68,7 @@ def measure(
     max_rank: int | None = 1024,
     shrinkage: float | str = 0.0,
     interactions: bool = True,
+    example_weights: ExampleWeights | None = None,
 ) -> SensitivityTable:
     """Measure what each choice and each pair of choices costs the network.
 
@@ -83,6 +89,9 @@ def measure(
         shrinkage: share of the KL divergence in the linear terms, 0 to 1, or ``"auto"``: chosen by
             how well one half of the examples predicts the loss on the other.
         interactions: False measures linear terms only.
+        example_weights: what counts more: (N,) numbers, one per example read, multiplied with the weights that the
+            batches bring; ``"tail"`` or a :class:`qubo_compress.TailWeights`, which favour small margins and weak
+            and rare classes. None: as the batches say.
 
     Raises:
         InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.
@@ -94,7 +103,7 @@ def measure(
         >>> table.group_names
         ('0.weight', '0.bias', '2.weight', '2.bias')
     """
-    examples = read_examples(batches, max_examples)
+    examples = with_example_weights(model, read_examples(batches, max_examples), example_weights)
     return measure_around(
         model, model, examples, menu or Menu(), metric, loss, discover(model, groups), cache, seed, progress,
         max_rank=max_rank, shrinkage=shrinkage, interactions=interactions,
@@ -170,6 +179,8 @@ def measure_around(
             priced(costs, fixed_costs, task.offsets)
         with _progress(progress, f"measuring ({chosen.metric_name})", chosen.evaluations(task)) as task.advance:
             result = chosen.measure(task)
+        noise = noise_terms(task, chosen.metric_name)
+    _add_flips(task, result, costs, fixed_costs)
     factor, dropped = (None, 0.0) if result.features is None else reduce_features(result.features, max_rank, seed)
     share, linear = _shrunk(result, shrinkage)
     baseline = _mean_loss(task, reference)
@@ -177,7 +188,7 @@ def measure_around(
         layout=layout,
         menu_names=menu.names,
         choices=tuple(tuple(offered) for offered in choices),
-        linear=linear,
+        linear=linear + noise,
         costs=costs,
         fixed_costs=fixed_costs,
         provenance=Provenance(
@@ -190,6 +201,19 @@ def measure_around(
         divergence=result.divergence,
         payloads=task.payloads,
     )  # fmt: skip
+
+
+def _add_flips(
+    task: MeasureTask, result: MetricResult, costs: dict[str, IntArray], fixed_costs: dict[str, int]
+) -> None:
+    """Harmful flips of every choice as a cost, in millionths of the examples, rounded up."""
+    if result.flips is None:
+        return
+    cost = np.ceil(result.flips * MILLION - 1e-6).astype(np.int64)
+    # Around a plan a swap may repair flips; costs are never negative, so what it repairs goes to the fixed part.
+    least = np.minimum.reduceat(cost, task.offsets[:-1])
+    costs["harmful_flips"] = cost - np.repeat(least, np.diff(task.offsets))
+    fixed_costs["harmful_flips"] = int(least.sum()) + math.ceil(base_flips(task) * MILLION - 1e-6)
 
 
 def _refuse_bad_weights(model: nn.Module, layout: Layout) -> None:

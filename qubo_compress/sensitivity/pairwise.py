@@ -21,6 +21,7 @@ class Pairwise:
     """Q[v, w] = L(v, w) - L(v) - L(w) + L(0), all measured. No clipping to positive semidefinite."""
 
     metric_name: ClassVar[str] = "pairwise"
+    counts_flips: ClassVar[bool] = True
 
     def evaluations(self, task: MeasureTask) -> float:
         """One per choice and one per pair of choices of different groups."""
@@ -48,8 +49,9 @@ class Pairwise:
         pairs += pairs.T
         evaluations = int(self.evaluations(task)) + 1
         return MetricResult(
-            singles.linear, None, sparse.csr_array(pairs), evaluations, singles.divergence, singles.halves
-        )
+            singles.linear, None, sparse.csr_array(pairs), evaluations, singles.divergence, singles.halves,
+            singles.flips,
+        )  # fmt: skip
 
 
 def _pair_losses(task: MeasureTask, group: int) -> Arrays:

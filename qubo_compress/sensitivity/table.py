@@ -12,7 +12,7 @@ from scipy import sparse
 from torch import nn
 
 from qubo_compress.budget import Budget
-from qubo_compress.errors import InvalidMenu, unknown_name
+from qubo_compress.errors import InvalidBudget, InvalidMenu, unknown_name
 from qubo_compress.file_format import fixed_bytes
 from qubo_compress.menu.groups import Layout
 from qubo_compress.menu.operator import parse
@@ -197,8 +197,18 @@ class SensitivityTable:
         Args:
             budget: what may be stored.
             interactions: False: linear terms only.
+
+        Raises:
+            InvalidBudget: when it limits harmful flips and this table did not count them.
         """
         limits = budget.limits(self.layout.original_bytes, self.layout.parameters)
+        if "harmful_flips" in limits and "harmful_flips" not in self.costs:
+            raise InvalidBudget(
+                "this table does not know the harmful flips of its choices: it was measured by "
+                f"{self.provenance.metric!r}. They need class labels and a metric that runs every choice: "
+                "'gauss-newton', 'pairwise', or 'jacobian' and 'fisher' with measured_linear=True; a cache of an "
+                "earlier version lacks them too. Measure again, or leave harmful_flips out"
+            )
         index = np.flatnonzero(self.allowed)
         group_of = np.repeat(np.arange(len(self.choices)), np.diff(self.offsets))[index]
         counts = np.bincount(group_of, minlength=len(self.choices))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from qubo_compress.errors import NonFiniteLoss
 from qubo_compress.examples import Examples, Slice, map_tensors
 from qubo_compress.menu.groups import Layout, Member, state_entries
 from qubo_compress.menu.operator import (
+    ALREADY_STORED,
     DataDriven,
     Operator,
     Packed,
@@ -47,6 +48,8 @@ class MetricResult:
         evaluations: runs of the network over all examples.
         divergence: (V,) Kullback-Leibler divergence of each choice, where it was had for free.
         halves: (2, V) the linear terms on either half of the examples, where they were measured.
+        flips: (V,) change of the share of examples that the original gets right and the choice gets wrong, where
+            it was had for free.
     """
 
     linear: FloatArray
@@ -55,6 +58,7 @@ class MetricResult:
     evaluations: int = 0
     divergence: FloatArray | None = None
     halves: FloatArray | None = None
+    flips: FloatArray | None = None
 
 
 @dataclass
@@ -142,13 +146,15 @@ class MeasureTask:
 
     def _made_from_data(self, group: int, parts: Sequence[Tensor], driven: dict[str, Operator]) -> dict[str, Packed]:
         """Choices made from statistics that are gathered here and dropped again; their bytes are kept."""
-        found, fresh = self.layout.groups[group], {}
+        found = self.layout.groups[group]
+        fresh: dict[str, Packed] = {}
 
         def compute() -> Arrays:
             if self.calibration is None:
                 raise needs_data(next(iter(driven.values())))
             needs = dict.fromkeys(need for o in driven.values() for need in cast(DataDriven, o).needs)
-            evidence = {need: need.collect(self.calibration, found) for need in needs}
+            evidence: dict[Any, Any] = {need: need.collect(self.calibration, found) for need in needs}
+            evidence[ALREADY_STORED] = fresh
             for name, operator in driven.items():
                 fresh[name] = cast(DataDriven, operator).encode_with(found, parts, evidence)
             stored = [packed.to_bytes() for packed in fresh.values()]
@@ -267,7 +273,10 @@ def base_outputs(model: nn.Module, examples: Examples) -> list[Tensor]:
 
 
 class Metric(Protocol):
-    """A way to say what each choice and each pair costs: a frozen dataclass of options."""
+    """A way to say what each choice and each pair costs: a frozen dataclass of options.
+
+    A metric that runs every choice, and so gives ``MetricResult.flips``, says so by an attribute ``counts_flips``.
+    """
 
     metric_name: ClassVar[str]
 

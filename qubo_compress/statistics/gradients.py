@@ -162,9 +162,7 @@ def _product(calibration: Calibration, values: dict[str, Tensor], inputs: Inputs
         return (calibration.run(inputs) * pulled).sum()
 
 
-def _per_example(
-    calibration: Calibration, names: Sequence[str], part: Slice, pulled: Tensor
-) -> dict[str, Tensor]:
+def _per_example(calibration: Calibration, names: Sequence[str], part: Slice, pulled: Tensor) -> dict[str, Tensor]:
     """Name -> (n, *shape) gradients, on the CPU."""
     held = _tensors(calibration, names)
     each = 4 * sum(tensor.numel() for tensor in held.values())
@@ -199,9 +197,7 @@ def _one_by_one(
     return {name: torch.stack(rows) for name, rows in collected.items()}
 
 
-def _backward(
-    calibration: Calibration, held: dict[str, Tensor], inputs: Inputs, pulled: Tensor
-) -> dict[str, Tensor]:
+def _backward(calibration: Calibration, held: dict[str, Tensor], inputs: Inputs, pulled: Tensor) -> dict[str, Tensor]:
     with torch.enable_grad():
         leaves = {name: tensor.clone().requires_grad_(True) for name, tensor in held.items()}
         value = _product(calibration, leaves, inputs, pulled)

@@ -55,7 +55,7 @@ class InverseFisher:
 
         Example:
             >>> rows = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-            >>> InverseFisher.of(rows, 0.5).dense().tolist()
+            >>> InverseFisher.of(rows, 0.5).dense().round(decimals=6).tolist()
             [[1.0, 0.0], [0.0, 0.4]]
         """
         if not damping > 0:
@@ -165,6 +165,7 @@ def _cholesky(gram: Tensor, ridge: float) -> Tensor:
     """Lower factor of gram + ridge I; a ridge below rounding is raised until the factor exists."""
     eye = torch.eye(gram.shape[0], dtype=gram.dtype)
     added = ridge
+    lower: Tensor
     while True:
         lower, failed = torch.linalg.cholesky_ex(gram + added * eye)
         if not bool(failed) and bool(torch.isfinite(lower).all()):

@@ -1,0 +1,250 @@
+"""Quantization and pruning whose errors are made up by the other weights of the same output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.compensation import (
+    Codebook,
+    descended,
+    output_error,
+    propagated,
+    pruned_mask,
+    refitted,
+)
+from qubo_compress.menu.families import offer
+from qubo_compress.menu.groups import Group, Member
+from qubo_compress.menu.operator import needs_data, operators, values_of
+from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, survivor_count
+from qubo_compress.menu.quantize import (
+    Quantize,
+    QuantizedTensor,
+    QuantizedTensors,
+    half_scale,
+    highest_level,
+)
+from qubo_compress.menu.streams import Reader, plain_read
+from qubo_compress.statistics.input_moments import InputMoments, Moments
+from qubo_compress.statistics.statistic import Statistic
+
+CLIPPING_SHARES = tuple(np.linspace(0.3, 1.0, 15))
+"""Shares of the largest magnitude that are tried as the end of the grid, row by row."""
+
+FINALISTS = 3
+ALTERNATIONS = 2
+DAMPING = 0.01
+
+
+@operators.register("compensate")
+@dataclass(frozen=True)
+class Compensate:
+    """Codes chosen by the layer's output error: column by column with compensation, then code by code.
+
+    Stored exactly as ``quantize`` and ``prune`` store theirs, and never with a larger output error on the
+    calibration inputs: where the plain choice is better in a row, that row is stored so.
+
+    Args:
+        bits: bits per code, 2 to 16, or None: survivors keep the tensor's dtype.
+        sparsity: share of weights set to zero, per tensor.
+        damping: share of the mean input moment that is added to every input's.
+
+    Raises:
+        InvalidMenu: for settings out of range.
+
+    Example:
+        >>> Compensate(bits=3).needs
+        (InputMoments(),)
+    """
+
+    operator_name: ClassVar[str] = "compensate"
+    bits: int | None
+    sparsity: float = 0.0
+    damping: float = DAMPING
+
+    def __post_init__(self) -> None:
+        if self.bits is not None and not (isinstance(self.bits, int) and 2 <= self.bits <= 16):
+            raise InvalidMenu(f"bits must be a whole number from 2 to 16, or None; got {self.bits!r}")
+        check_sparsity(self.sparsity)
+        if self.bits is None and self.sparsity == 0:
+            raise InvalidMenu("without bits and without sparsity nothing is compressed; give one of them")
+        if not (isinstance(self.damping, (int, float)) and 0 < self.damping < 10):
+            raise InvalidMenu(f"damping must be above 0 and below 10; got {self.damping!r}")
+        object.__setattr__(self, "sparsity", float(self.sparsity))
+
+    @classmethod
+    def samples(cls) -> tuple[Compensate, ...]:
+        """Settings that the conformance suite tries."""
+        return cls(2), cls(3, 0.4), cls(2, 0.5), cls(None, 0.6), cls(8)
+
+    @classmethod
+    def faithful(cls) -> tuple[Compensate, float] | None:
+        """Highest fidelity, and the largest relative displacement that it leaves."""
+        return cls(16), 1e-3
+
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """Second moments of the layer's inputs."""
+        return (InputMoments(),)
+
+    def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
+        """Suits weights of convolutions and linear layers."""
+        if group.kind != "weight":
+            return f"{group.kind} vectors have no inputs to compensate with"
+        if group.module_type == "Embedding":
+            return "an embedding picks rows, so its inputs have no moments to compensate with"
+        return None
+
+    def encode(self, group: Group, parts: Sequence[Tensor]) -> QuantizedTensors:
+        """Refused: needs data."""
+        raise needs_data(self)
+
+    def encode_with(
+        self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]
+    ) -> QuantizedTensors | PrunedTensors:
+        """Mask, scales and codes of least output error."""
+        found = zip(group.members, parts, evidence[InputMoments()], strict=True)
+        if self.bits is None:
+            pruned = [self._pruned(part, moments) for _, part, moments in found]
+            masks, survivors = zip(*pruned, strict=True)
+            return PrunedTensors(masks, survivors, tuple(tuple(part.shape) for part in parts))
+        return QuantizedTensors(tuple(self._one(member, part, moments) for member, part, moments in found))
+
+    def _mask(self, values: Tensor, moments: Moments) -> Tensor | None:
+        if self.sparsity == 0:
+            return None
+        factors = [
+            (slice(a, b), moments.inverse_factor(block, self.damping)) for block, a, b in moments.spans(len(values))
+        ]
+        return pruned_mask(values, factors, survivor_count(values.numel(), self.sparsity))
+
+    def _pruned(self, part: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:
+        values = values_of(part).double()
+        mask = self._mask(values, moments)
+        assert mask is not None  # noqa: S101 - refused in __post_init__
+        left = torch.zeros_like(values)
+        for block, a, b in moments.spans(len(values)):
+            left[a:b] = solved(values[a:b], mask[a:b], moments.damped(block, self.damping))
+        largest = torch.finfo(part.dtype).max
+        stored = left.clamp(-largest, largest).to(part.dtype).reshape(-1)
+        return mask.reshape(-1), stored[mask.reshape(-1)]
+
+    def _one(self, member: Member, part: Tensor, moments: Moments) -> QuantizedTensor:
+        assert self.bits is not None  # noqa: S101 - the other branch of encode_with
+        values = values_of(part)
+        plain = Quantize(self.bits, self.sparsity)._one(member, part)
+        mask = self._mask(values, moments)
+        codes, scale = torch.zeros(values.shape), torch.zeros(len(values), 1, dtype=torch.float16)
+        for block, a, b in moments.spans(len(values)):
+            kept = None if mask is None else mask[a:b]
+            codes[a:b], scale[a:b] = self._rows(values[a:b].double(), kept, moments, block)
+        if mask is None:
+            codes, scale = _better(values, codes, scale, plain, moments, self.damping)
+        elif _total(values, codes * scale.float(), moments, self.damping) > _total(
+            values, plain.codes.float() * plain.scale.float(), moments, self.damping
+        ):
+            return plain
+        return QuantizedTensor(member, self.bits, scale, codes.to(torch.int16), mask)
+
+    def _rows(self, values: Tensor, mask: Tensor | None, moments: Moments, block: int) -> tuple[Tensor, Tensor]:
+        """Codes and float16 scales of rows that share their moments."""
+        assert self.bits is not None  # noqa: S101 - called with bits only
+        damped = moments.damped(block, self.damping)
+        upper = moments.inverse_factor(block, self.damping)
+        book = codebook(self.bits, signs_only=mask is not None and self.bits == 2)
+        level = highest_level(self.bits)
+        target = values if mask is None else values * mask
+        largest = target.abs().amax(1, keepdim=True).clamp(min=1e-300)
+        tried = []
+        for share in CLIPPING_SHARES:
+            scale = half_scale(share * largest / level).double()
+            codes = book.nearest(target / scale)
+            codes = codes if mask is None else codes * mask
+            tried.append(output_error(values, codes * scale, damped))
+        order = torch.stack(tried).argsort(0)[:FINALISTS]
+        best_codes, best_scale = torch.zeros_like(values), torch.zeros(len(values), 1, dtype=torch.float16)
+        least = torch.full((len(values),), torch.inf, dtype=torch.float64)
+        shares = torch.tensor(CLIPPING_SHARES, dtype=torch.float64)
+        for rank in range(len(order)):
+            scale = half_scale(shares[order[rank]][:, None] * largest / level)
+            codes, scale = _settled(values, scale, mask, damped, upper, book)
+            error = output_error(values, codes * scale.double(), damped)
+            better = error < least
+            best_codes[better], best_scale[better], least[better] = codes[better], scale[better], error[better]
+        return best_codes.float(), best_scale
+
+    def decode(self, group: Group, data: memoryview) -> tuple[QuantizedTensors | PrunedTensors, int]:
+        """Read the members one after the other."""
+        return cast(tuple[QuantizedTensors, int], plain_read(self, group, data))
+
+    def read(self, group: Group, reader: Reader) -> QuantizedTensors | PrunedTensors:
+        """Read the members one after the other, as ``quantize`` and ``prune`` store them."""
+        if self.bits is None:
+            return Prune(self.sparsity).read(group, reader)
+        return Quantize(self.bits, self.sparsity).read(group, reader)
+
+
+def codebook(bits: int, signs_only: bool) -> Codebook:
+    """The codes of ``bits`` bits, or signs."""
+    return Codebook(-highest_level(bits), highest_level(bits), signs_only)
+
+
+def _settled(
+    values: Tensor, scale: Tensor, mask: Tensor | None, damped: Tensor, upper: Tensor, book: Codebook
+) -> tuple[Tensor, Tensor]:
+    """Codes by propagation, then scale and codes in turn while the error falls."""
+    codes = propagated(values, scale.double(), mask, upper, book)
+    codes = descended(values, codes, scale.double(), mask, damped, book)
+    least = output_error(values, codes * scale.double(), damped)
+    for _ in range(ALTERNATIONS):
+        moved = half_scale(refitted(values, codes, damped, scale.double()).float())
+        again = descended(values, codes, moved.double(), mask, damped, book)
+        error = output_error(values, again * moved.double(), damped)
+        better = error < least
+        if not bool(better.any()):
+            break
+        codes[better], scale[better], least[better] = again[better], moved[better], error[better]
+    return codes, scale
+
+
+def solved(values: Tensor, mask: Tensor, damped: Tensor) -> Tensor:
+    """(R, D) surviving weights of least output error: S_kk q_k = (S w)_k for the survivors k of each row."""
+    goal = values @ damped
+    left = torch.zeros_like(values)
+    for row in range(len(values)):
+        kept = mask[row].nonzero()[:, 0]
+        if kept.numel():
+            left[row, kept] = torch.linalg.solve(damped[kept][:, kept], goal[row, kept])
+    return left
+
+
+def _better(
+    values: Tensor, codes: Tensor, scale: Tensor, plain: QuantizedTensor, moments: Moments, damping: float
+) -> tuple[Tensor, Tensor]:
+    """Row by row the codes and scale of the lower output error."""
+    codes, scale = codes.clone(), scale.clone()
+    for block, a, b in moments.spans(len(values)):
+        damped = moments.damped(block, damping)
+        ours = output_error(values[a:b], codes[a:b] * scale[a:b].float(), damped)
+        theirs = output_error(values[a:b], plain.codes[a:b].float() * plain.scale[a:b].float(), damped)
+        worse = theirs < ours
+        codes[a:b][worse] = plain.codes[a:b][worse].float()
+        scale[a:b][worse] = plain.scale[a:b][worse]
+    return codes, scale
+
+
+def _total(values: Tensor, stored: Tensor, moments: Moments, damping: float) -> float:
+    return sum(
+        float(output_error(values[a:b], stored[a:b], moments.damped(block, damping)).sum())
+        for block, a, b in moments.spans(len(values))
+    )
+
+
+offer("compensate", *(f"compensate(bits={bits})" for bits in (2, 3, 4, 5)))
+offer("compensate", *(f"compensate(bits={bits},sparsity={share})" for bits in (2, 3, 4) for share in (0.3, 0.5, 0.7)))

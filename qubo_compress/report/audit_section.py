@@ -1,0 +1,135 @@
+"""The audit as HTML: a page of its own, or a section of the compression's report."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qubo_compress.files import write_atomically
+from qubo_compress.report import tail_pictures
+from qubo_compress.report.facts import number, percent, signed
+from qubo_compress.report.page import STYLE, figure_html, list_html, table_html
+
+if TYPE_CHECKING:
+    from qubo_compress.audit import AuditReport
+
+MOST_CLASSES = 60
+
+
+def write_audit(report: AuditReport, path: str | Path) -> Path:
+    """Write an audit as one HTML file that needs nothing else, and return its path.
+
+    Raises:
+        StorageError: when the file cannot be written.
+    """
+    text = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>What compression forgot</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<header><h1>What compression forgot</h1><p>{report.examples:,} examples, both networks on each</p></header>"
+        f"{audit_sections(report)}\n<footer>Written by qubo_compress.</footer>\n</main>\n</body>\n</html>\n"
+    )
+    target = Path(path)
+    write_atomically(target, lambda handle: handle.write(text.encode()))
+    return target
+
+
+def audit_sections(report: AuditReport) -> str:
+    """The sections: totals, margins, classes, several networks, and the forgotten examples."""
+    parts = [_totals(report), _margins(report), _classes(report), _population(report), _forgotten(report)]
+    return "\n".join(part for part in parts if part)
+
+
+def _totals(report: AuditReport) -> str:
+    kinds = report.kinds
+    low, high = kinds.interval
+    rows = [["answers that differ", f"{kinds.total:,}", percent(kinds.share), f"{100 * low:.2f} to {100 * high:.2f} %"]]
+    for name, value in (
+        ("harmful: the original was right", kinds.harmful),
+        ("repaired: the compressed network is right", kinds.repaired),
+        ("both wrong, differently", kinds.both_wrong),
+    ):
+        if value is not None:
+            rows.append([name, f"{value:,}", percent(value / max(1, kinds.rows)), ""])
+    said = f"On {report.examples:,} examples; mean KL divergence {number(report.divergence)}."
+    if report.accuracy_before is not None and report.accuracy_after is not None:
+        said += (
+            f" Accuracy {percent(report.accuracy_before)} before and {percent(report.accuracy_after)} after: changes "
+            "that cancel in it are counted here."
+        )
+    found = table_html(["", "answers", "share", "95 % interval"], rows, numeric=(1, 2, 3))
+    return f"<section><h2>What it forgot</h2><p>{escape(said)}</p>{found}</section>"
+
+
+def _margins(report: AuditReport) -> str:
+    if not report.margins:
+        return ""
+    caption = (
+        "Examples in even bins by the original's margin, its largest logit minus its second. Bars are the share of "
+        "answers that differ, with 95 % intervals; the dark part is harmful."
+    )
+    drawn = figure_html(tail_pictures.flips_by_margin(report), "flips by margin", caption)
+    return f"<section><h2>Flips by margin</h2>{drawn}</section>"
+
+
+def _classes(report: AuditReport) -> str:
+    if not report.classes:
+        return ""
+    worst = sorted(report.classes, key=lambda item: (item.change, item.label))
+    rows = [
+        [
+            str(item.label), f"{item.examples:,}", percent(item.before), percent(item.after),
+            f"{100 * item.change:+.2f}".replace("-", "−"), f"{item.lost:,}", f"{item.gained:,}",
+            number(item.p_value), number(item.corrected_p_value), "yes" if item.changed else "no",
+        ]
+        for item in worst[:MOST_CLASSES]
+    ]  # fmt: skip
+    head = ["class", "examples", "before", "after", "points", "lost", "gained", "p", "p corrected", "changed"]
+    caption = (
+        "Change of each class's recall in points, with 95 % intervals from the pairs. Filled: more than chance by the "
+        f"mid-p McNemar test, corrected for {len(report.classes)} classes ({report.correction}, 5 %)."
+    )
+    drawn = figure_html(tail_pictures.class_changes(report), "change of every class", caption)
+    return f"<section><h2>Classes</h2>{drawn}{table_html(head, rows, numeric=range(1, 10))}</section>"
+
+
+def _population(report: AuditReport) -> str:
+    said = []
+    for name, found in (("compressed networks", report.seed_churn), ("originals", report.original_churn)):
+        if found is not None:
+            low, high = found.range
+            said.append(
+                f"Two of {len(found.shares)} {name} differ on {100 * found.mean:.2f} % of the answers on average "
+                f"({100 * low:.2f} to {100 * high:.2f} %)."
+            )
+    if report.exemplars is not None:
+        found_exemplars = report.exemplars
+        said.append(
+            f"{found_exemplars.rows.size:,} examples are compression-identified exemplars: the most frequent answer of "
+            f"{found_exemplars.compressed} compressed networks differs from that of the originals "
+            f"({found_exemplars.originals}). Accuracy on them: "
+            f"{percent(found_exemplars.accuracy_before_on_exemplars)} before, "
+            f"{percent(found_exemplars.accuracy_after_on_exemplars)} after."
+        )
+        moved = [item for item in found_exemplars.classes if item.corrected_p_value < 0.05]
+        said += [f"Class {item.label} moved by {signed(100 * item.shift)} points beside the mean." for item in moved]
+    return f'<section class="said"><h2>Several networks</h2>{list_html(said)}</section>' if said else ""
+
+
+def _forgotten(report: AuditReport) -> str:
+    if not report.forgotten:
+        return ""
+    drawn = tail_pictures.forgotten_examples(report, "svg")
+    if drawn is not None:
+        caption = (
+            "Examples that the original gets right and the compressed network gets wrong, those first that the "
+            "original was surest of. Below each: its class, and what it is taken for now."
+        )
+        return f"<section><h2>Forgotten</h2>{figure_html(drawn, 'forgotten examples', caption)}</section>"
+    rows = [
+        [f"{item.row:,}", str(item.label), str(item.answer), percent(item.confidence), number(item.margin)]
+        for item in report.forgotten
+    ]
+    head = ["example", "class", "taken for", "original's confidence", "original's margin"]
+    return f"<section><h2>Forgotten</h2>{table_html(head, rows, numeric=range(5))}</section>"

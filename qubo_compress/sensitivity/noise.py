@@ -1,0 +1,78 @@
+"""What random errors of stored weights cost, and what reliable choices cost in cells of the same memory.
+
+Independent errors of variance v_i around the mean that a choice is measured at cost
+
+    E[loss] - loss(mean)  ~=  1/2 sum_i h_i v_i,
+
+h the diagonal of the Gauss-Newton Hessian (Isik et al., arXiv 2102.07725, allocate redundancy by the same sum). It
+is taken at the *uncompressed* weights, and errors of different groups add: both hold while the noise term is small.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from qubo_compress.errors import InvalidChannel
+from qubo_compress.menu.operator import Unreliable, parse
+from qubo_compress.problem import FloatArray
+from qubo_compress.sensitivity.table import SensitivityTable
+from qubo_compress.sensitivity.task import MeasureTask
+from qubo_compress.statistics.curvature import Curvature
+
+
+class Medium(Protocol):
+    """A memory that says what an error-free bit costs, such as the channels of ``qubo_compress.channels``."""
+
+    @property
+    def cells_per_reliable_bit(self) -> float:
+        """Cells per bit, checks of an error-correcting code included."""
+        ...
+
+
+def noise_terms(task: MeasureTask, metric: str) -> FloatArray:
+    """(V,) expected loss of every choice's random errors: zero for reliable ones.
+
+    Args:
+        task: of the measurement.
+        metric: its name; under ``"magnitude"`` the terms are squared norms, as its linear terms are.
+    """
+    terms = np.zeros(int(task.offsets[-1]))
+    for number, group in enumerate(task.layout.groups):
+        noisy = {k: packed for k, packed in enumerate(task.packed(number)) if isinstance(packed, Unreliable)}
+        if not noisy:
+            continue
+        curvature: tuple[Tensor, ...] | None = None
+        if metric != "magnitude":
+            if task.calibration is None:
+                raise InvalidChannel("random errors need the curvature, and this task has no calibration to take it of")
+            curvature = Curvature().collect(task.calibration, group)
+        for k, packed in noisy.items():
+            terms[task.offsets[number] + k] = expected_loss(packed.variances(), curvature)
+    return terms
+
+
+def expected_loss(variances: tuple[Tensor, ...], curvature: tuple[Tensor, ...] | None) -> float:
+    """1/2 sum h v over the members of a group; without curvature, the expected squared norm of the errors."""
+    if curvature is None:
+        return float(sum(v.double().sum() for v in variances))
+    return float(sum(0.5 * (v.double() * h.double().cpu()).sum() for v, h in zip(variances, curvature, strict=True)))
+
+
+def priced_in_cells(table: SensitivityTable, medium: Medium) -> SensitivityTable:
+    """The same table with every reliable choice, and the rest of the file, priced in cells of one memory.
+
+    A table prices a reliable bit at one cell. Where cells hold several bits, or flip, an error-free bit costs
+    ``medium.cells_per_reliable_bit``; choices in ``analog`` and ``digital`` cells are priced so already.
+    """
+    price = medium.cells_per_reliable_bit
+    names = [name for group in table.choices for name in group]
+    unreliable = np.array([getattr(parse(name), "unreliable", False) for name in names])
+    protected = np.ceil(8 * table.costs["bytes"] * price).astype(np.int64)
+    costs = {**table.costs, "cells": np.where(unreliable, table.costs["cells"], protected)}
+    fixed = {**table.fixed_costs, "cells": math.ceil(8 * table.fixed_costs["bytes"] * price)}
+    return replace(table, costs=costs, fixed_costs=fixed, allowed=table.allowed.copy())
