@@ -17,13 +17,21 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.errors import InvalidBudget, InvalidMenu, unknown_name
+from qubo_compress.errors import InvalidBudget, InvalidMenu, WrongModel, unknown_name
 from qubo_compress.examples import read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import Group, Layout, discover, state_entries
 from qubo_compress.menu.operator import choice_name, stored_as
 from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, survivor_count
-from qubo_compress.menu.woodfisher import Settings, Update, chosen_damping, compensated, largest, saliencies
+from qubo_compress.menu.woodfisher import (
+    Settings,
+    Update,
+    chosen_damping,
+    compensated,
+    largest,
+    saliencies,
+    without_zeros,
+)
 from qubo_compress.plan import ATTRIBUTE, Compression, Plan, compression_of, filled
 from qubo_compress.recovery import recover
 from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of
@@ -34,6 +42,12 @@ from qubo_compress.statistics.statistic import Calibration
 
 METHODS = ("magnitude", "diagonal-fisher", "woodtaylor", "woodfisher")
 SCOPES = ("layer", "global")
+
+REPORT = "pruned_layers"
+"""Name of the plain attribute under which a pruned module carries its :class:`PrunedLayer` tuple."""
+
+LARGEST_MENU = 255
+"""A file refers to choices by one byte."""
 
 Layers = str | Callable[[str], bool] | None
 """A regular expression on parameter names, a function of the name, or None for every weight."""
@@ -53,7 +67,7 @@ class Pruning:
         batch: examples that each gradient is the mean of.
 
     Raises:
-        InvalidMenu: for an unknown method, scope or update.
+        InvalidMenu: for an unknown method, scope or update, or numbers out of range.
     """
 
     method: str = "woodfisher"
@@ -72,11 +86,43 @@ class Pruning:
         ):
             if value not in allowed:
                 raise InvalidMenu(str(unknown_name(name, value, allowed)))
+        if self.damping is not None and not self.damping > 0:
+            raise InvalidMenu(f"damping must be above zero, or None to have it chosen; got {self.damping!r}")
+        Gradients(self.gradients, self.batch)
+        if not (isinstance(self.block, int) and self.block >= 1):
+            raise InvalidMenu(f"block must be a whole number of at least 1; got {self.block!r}")
 
-    @property
-    def looks_at_data(self) -> bool:
-        """Whether gradients are needed."""
-        return self.method != "magnitude"
+
+@dataclass(frozen=True)
+class PrunedLayer:
+    """What pruning did to one tensor.
+
+    Attributes:
+        name: of its weights.
+        weights: how many there are.
+        pruned: how many are zero now.
+        damping: added to the diagonal of its Fisher; None where no Fisher was inverted.
+        held_out_error: of the chosen damping, see :func:`qubo_compress.menu.woodfisher.chosen_damping`; None where
+            it was not chosen.
+    """
+
+    name: str
+    weights: int
+    pruned: int
+    damping: float | None = None
+    held_out_error: float | None = None
+
+
+def pruned_layers(model: nn.Module) -> tuple[PrunedLayer, ...]:
+    """What :func:`prune`, or the last step of :func:`prune_gradually`, did to each tensor of a network.
+
+    Raises:
+        WrongModel: when the network was not pruned by these.
+    """
+    found = getattr(model, REPORT, None)
+    if found is None:
+        raise WrongModel("this network was not made by prune or prune_gradually; prune it first")
+    return cast(tuple[PrunedLayer, ...], found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +132,9 @@ class _Ranked:
     group: Group
     values: Tensor
     scores: Tensor
-    rows: GradientRows | None
-    settings: Settings | None
+    rows: GradientRows | None = None
+    settings: Settings | None = None
+    held_out_error: float | None = None
 
 
 def prune(
@@ -140,7 +187,9 @@ def prune(
         ranked = [_ranked(calibration, group, entries[group.members[0].name].tensor, sparsity, how) for group in picked]
     counts = _survivors(ranked, sparsity, how.scope)
     stored = {item.group.name: _stored(item, count) for item, count in zip(ranked, counts, strict=True)}
-    return _carrying(model, layout, stored)
+    small = _carrying(model, layout, stored)
+    setattr(small, REPORT, tuple(_reported(item, count) for item, count in zip(ranked, counts, strict=True)))
+    return small
 
 
 def _picked(layout: Layout, layers: Layers) -> list[Group]:
@@ -157,15 +206,19 @@ def _picked(layout: Layout, layers: Layers) -> list[Group]:
 def _ranked(calibration: Calibration, group: Group, tensor: Tensor, sparsity: float, how: Pruning) -> _Ranked:
     values = tensor.detach().cpu().reshape(-1)
     if how.method == "magnitude":
-        return _Ranked(group, values, values.double().abs(), None, None)
+        return _Ranked(group, values, values.double().abs())
     rows = Gradients(how.gradients, how.batch).collect(calibration, group)[0]
     if how.method == "diagonal-fisher":
         scores = 0.5 * values.double() ** 2 * rows.values.double().square().mean(0)
-        return _Ranked(group, values, scores, None, None)
-    damping = how.damping or chosen_damping(values, rows, sparsity, how.block)[0]
+        return _Ranked(group, values, scores)
+    rows = without_zeros(values, rows)
+    damping, error = how.damping, None
+    if damping is None:
+        damping, error = chosen_damping(values, rows, sparsity, how.block)
     settings = Settings(damping, how.block, cast(Update, how.update), how.method == "woodtaylor")
     # Only what the update needs stays in memory until the thresholds are known.
-    return _Ranked(group, values, saliencies(values, rows, settings), None if how.update == "none" else rows, settings)
+    scores = saliencies(values, rows, settings)
+    return _Ranked(group, values, scores, None if how.update == "none" else rows, settings, error)
 
 
 def _survivors(ranked: list[_Ranked], sparsity: float, scope: str) -> list[int]:
@@ -188,14 +241,31 @@ def _stored(item: _Ranked, count: int) -> PrunedTensors:
     return PrunedTensors((mask,), (left[mask],), (item.group.members[0].part_shape,))
 
 
+def _reported(item: _Ranked, count: int) -> PrunedLayer:
+    damping = None if item.settings is None else item.settings.damping
+    size = item.values.numel()
+    return PrunedLayer(item.group.name, size, size - count, damping, item.held_out_error)
+
+
+def _pruning_names(stored: dict[str, PrunedTensors]) -> dict[str, str]:
+    """Group name -> choice name. Shares are rounded: they are in the header, the masks say what is really gone."""
+    for digits in (4, 3, 2):
+        highest = 1.0 - 10.0**-digits
+        gone = {name: 1.0 - item.nonzeros / item.masks[0].numel() for name, item in stored.items()}
+        names = {name: choice_name(Prune(min(round(share, digits), highest))) for name, share in gone.items()}
+        if len(set(names.values())) < LARGEST_MENU:
+            break
+    return names
+
+
 def _carrying(model: nn.Module, layout: Layout, stored: dict[str, PrunedTensors]) -> nn.Module:
     """A new module with these tensors and their plan; everything else is kept."""
     entries = state_entries(model)[0]
     choices, packed = {}, {}
+    names_of = _pruning_names(stored)
     for group in layout.groups:
         if group.name in stored:
-            gone = 1.0 - stored[group.name].nonzeros / group.numel
-            choices[group.name] = choice_name(Prune(gone))
+            choices[group.name] = names_of[group.name]
             packed[group.name] = stored[group.name]
         else:
             choices[group.name] = "keep"

@@ -27,7 +27,12 @@ from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, survi
 from qubo_compress.menu.quantize import QuantizedTensor, QuantizedTensors, fit_scale, round_to_codes
 from qubo_compress.menu.streams import Reader, plain_read
 from qubo_compress.statistics.gradients import GradientRows, Gradients
-from qubo_compress.statistics.inverse_fisher import block_slices, inverse_fisher_blocks, survivors_answer
+from qubo_compress.statistics.inverse_fisher import (
+    block_slices,
+    inverse_fisher_blocks,
+    survivors_answer,
+    survivors_answers,
+)
 from qubo_compress.statistics.statistic import Statistic
 
 logger = logging.getLogger(__name__)
@@ -136,11 +141,20 @@ def chosen_damping(values: Tensor, rows: GradientRows, sparsity: float, block: i
             gone, weights = ~mask[where], flat[where]
             goal, held = seen[:, where] @ (weights * gone), unseen[:, where] @ (weights * gone)
             total += float(held.square().sum())
-            for number, share in enumerate(DAMPINGS):
-                answer = survivors_answer(seen[:, where], share * mean, gone, goal)
-                errors[number] += float((held - unseen[:, where] @ answer).square().sum())
+            answers = survivors_answers(seen[:, where], [share * mean for share in DAMPINGS], gone, goal)
+            errors += (held - answers @ unseen[:, where].T).square().sum(1)
     best = int(errors.argmin())
     return DAMPINGS[best] * mean, float(errors[best]) / max(total, 1e-300)
+
+
+def without_zeros(values: Tensor, rows: GradientRows) -> GradientRows:
+    """The gradients with those of weights that are zero already taken out.
+
+    A weight that was pruned before is not there to make up for others, and with a gradient of its own WoodTaylor
+    would bring it back.
+    """
+    there = values.reshape(-1) != 0
+    return rows if bool(there.all()) else GradientRows(rows.values * there, rows.roots)
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
@@ -171,6 +185,7 @@ class WoodFisher:
         gradients: how many per-example gradients.
         update: ``"joint"``, ``"independent"`` or ``"none"``.
         order: ``"second"`` (WoodFisher) or ``"first"`` (WoodTaylor: the mean gradient counts too).
+        batch: examples that each gradient is the mean of.
 
     Raises:
         InvalidMenu: for settings out of range.
@@ -188,6 +203,7 @@ class WoodFisher:
     gradients: int = 400
     update: str = "joint"
     order: str = "second"
+    batch: int = 1
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
@@ -196,7 +212,7 @@ class WoodFisher:
             raise InvalidMenu(f"bits must be a whole number from 2 to 16, or None; got {self.bits!r}")
         if self.damping is not None and not self.damping > 0:
             raise InvalidMenu(f"damping must be above zero, or None to have it chosen; got {self.damping!r}")
-        for name in ("block", "gradients"):
+        for name in ("block", "gradients", "batch"):
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1):
                 raise InvalidMenu(f"{name} must be a whole number of at least 1; got {value!r}")
@@ -223,7 +239,7 @@ class WoodFisher:
     @property
     def needs(self) -> tuple[Statistic, ...]:
         """Gradients of the loss."""
-        return (Gradients(self.gradients),)
+        return (Gradients(self.gradients, self.batch),)
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Suits weights only."""
@@ -239,7 +255,7 @@ class WoodFisher:
         """Mask by saliency, then move the survivors."""
         found = [
             (member, part, *self._pruned(part, rows))
-            for member, part, rows in zip(group.members, parts, evidence[Gradients(self.gradients)], strict=True)
+            for member, part, rows in zip(group.members, parts, evidence[self.needs[0]], strict=True)
         ]
         if self.bits is not None:
             return QuantizedTensors(tuple(self._quantized(member, left, mask) for member, _, mask, left in found))
@@ -262,6 +278,7 @@ class WoodFisher:
         count = survivor_count(values.numel(), self.sparsity)
         if count == values.numel():
             return torch.ones(count, dtype=torch.bool), values.double()
+        rows = without_zeros(values, rows)
         settings = self.settings(values, rows)
         mask = largest(saliencies(values, rows, settings), count)
         left = compensated(values, mask, rows, settings)
