@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -24,12 +25,15 @@ from qubo_compress.menu.groups import Group, Layout, discover, state_entries
 from qubo_compress.menu.operator import choice_name, stored_as
 from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, survivor_count
 from qubo_compress.menu.woodfisher import (
+    FEWEST,
     Settings,
     Update,
-    chosen_damping,
+    best_damping,
     compensated,
+    damping_candidates,
     largest,
     saliencies,
+    unseen_changes,
     without_zeros,
 )
 from qubo_compress.plan import ATTRIBUTE, Compression, Plan, compression_of, filled
@@ -39,6 +43,8 @@ from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.sensitivity.substitution import evaluating
 from qubo_compress.statistics.gradients import GradientRows, Gradients
 from qubo_compress.statistics.statistic import Calibration
+
+logger = logging.getLogger(__name__)
 
 METHODS = ("magnitude", "diagonal-fisher", "woodtaylor", "woodfisher")
 SCOPES = ("layer", "global")
@@ -61,7 +67,8 @@ class Pruning:
         method: ``"magnitude"``, ``"diagonal-fisher"`` (w^2 F_qq / 2), ``"woodtaylor"`` or ``"woodfisher"``.
         scope: ``"layer"``: the same share of every tensor; ``"global"``: one threshold over all of them.
         update: ``"joint"``, ``"independent"`` or ``"none"``; the first two methods move nothing.
-        damping: added to the Fisher's diagonal; None: chosen by held-out prediction error, tensor by tensor.
+        damping: added to the Fisher's diagonal; None: chosen by held-out prediction error, one for all tensors: a
+            damping of its own would put every tensor's saliencies on another scale.
         block: weights per block of the Fisher.
         gradients: how many per-example gradients.
         batch: examples that each gradient is the mean of.
@@ -102,7 +109,7 @@ class PrunedLayer:
         weights: how many there are.
         pruned: how many are zero now.
         damping: added to the diagonal of its Fisher; None where no Fisher was inverted.
-        held_out_error: of the chosen damping, see :func:`qubo_compress.menu.woodfisher.chosen_damping`; None where
+        held_out_error: of the chosen damping, see :func:`qubo_compress.menu.woodfisher.best_damping`; None where
             it was not chosen.
     """
 
@@ -179,12 +186,11 @@ def prune(
     picked = _picked(layout, layers)
     examples = read_examples(batches, max_examples)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    entries = state_entries(model)[0]
     with evaluating(model):
         calibration = Calibration(
             model, examples.to(device), make_loss(loss), lambda x: rows_of(run_model(model, x)), seed
         )
-        ranked = [_ranked(calibration, group, entries[group.members[0].name].tensor, sparsity, how) for group in picked]
+        ranked = _ranked(calibration, picked, sparsity, how)
     counts = _survivors(ranked, sparsity, how.scope)
     stored = {item.group.name: _stored(item, count) for item, count in zip(ranked, counts, strict=True)}
     small = _carrying(model, layout, stored)
@@ -203,22 +209,47 @@ def _picked(layout: Layout, layers: Layers) -> list[Group]:
     return found
 
 
-def _ranked(calibration: Calibration, group: Group, tensor: Tensor, sparsity: float, how: Pruning) -> _Ranked:
-    values = tensor.detach().cpu().reshape(-1)
+def _ranked(calibration: Calibration, picked: list[Group], sparsity: float, how: Pruning) -> list[_Ranked]:
+    """Every tensor's weights and scores; the gradients of all of them stay in memory where survivors are moved."""
+    entries = state_entries(calibration.model)[0]
+    flat = [entries[group.members[0].name].tensor.detach().cpu().reshape(-1) for group in picked]
     if how.method == "magnitude":
-        return _Ranked(group, values, values.double().abs())
-    rows = Gradients(how.gradients, how.batch).collect(calibration, group)[0]
+        return [_Ranked(group, values, values.double().abs()) for group, values in zip(picked, flat, strict=True)]
+    statistic = Gradients(how.gradients, how.batch)
     if how.method == "diagonal-fisher":
-        scores = 0.5 * values.double() ** 2 * rows.values.double().square().mean(0)
-        return _Ranked(group, values, scores)
-    rows = without_zeros(values, rows)
-    damping, error = how.damping, None
-    if damping is None:
-        damping, error = chosen_damping(values, rows, sparsity, how.block)
-    settings = Settings(damping, how.block, cast(Update, how.update), how.method == "woodtaylor")
-    # Only what the update needs stays in memory until the thresholds are known.
-    scores = saliencies(values, rows, settings)
-    return _Ranked(group, values, scores, None if how.update == "none" else rows, settings, error)
+        found = []
+        for group, values in zip(picked, flat, strict=True):
+            curvature = statistic.collect(calibration, group)[0].values.double().square().mean(0)
+            found.append(_Ranked(group, values, 0.5 * values.double() ** 2 * curvature))
+        return found
+    rows = [
+        without_zeros(values, statistic.collect(calibration, group)[0])
+        for group, values in zip(picked, flat, strict=True)
+    ]
+    settings = Settings(how.damping or 1.0, how.block, cast(Update, how.update), how.method == "woodtaylor")
+    error = None
+    if how.damping is None:
+        damping, error = _common_damping(flat, rows, sparsity, settings)
+        settings = replace(settings, damping=damping)
+        logger.info("damping %.3g chosen; held-out prediction error %.3f of no update's", damping, error)
+    return [
+        _Ranked(group, values, saliencies(values, gradients, settings), gradients, settings, error)
+        for group, values, gradients in zip(picked, flat, rows, strict=True)
+    ]
+
+
+def _common_damping(
+    values: list[Tensor], rows: list[GradientRows], sparsity: float, settings: Settings
+) -> tuple[float, float]:
+    """The damping that predicts the change by all tensors' updates together best on unseen gradients."""
+    squares = sum(float(item.values.double().square().sum()) for item in rows)
+    dampings = damping_candidates(squares / max(1, sum(item.values.numel() for item in rows)))
+    if rows[0].values.shape[0] < FEWEST or len(dampings) == 1:
+        return dampings[len(dampings) // 2], 1.0
+    changes = torch.zeros(len(dampings) + 1, rows[0].values.shape[0], dtype=torch.float64)
+    for flat, gradients in zip(values, rows, strict=True):
+        changes += unseen_changes(flat, gradients, sparsity, dampings, settings)
+    return best_damping(dampings, changes, rows[0].roots, settings.with_gradient)
 
 
 def _survivors(ranked: list[_Ranked], sparsity: float, scope: str) -> list[int]:
@@ -234,7 +265,7 @@ def _survivors(ranked: list[_Ranked], sparsity: float, scope: str) -> list[int]:
 def _stored(item: _Ranked, count: int) -> PrunedTensors:
     mask = largest(item.scores, count)
     left = item.values
-    if item.rows is not None and item.settings is not None:
+    if item.rows is not None and item.settings is not None and item.settings.update != "none":
         moved = compensated(item.values, mask, item.rows, item.settings)
         limit = torch.finfo(item.values.dtype).max
         left = moved.clamp(-limit, limit).to(item.values.dtype) if bool(torch.isfinite(moved).all()) else left

@@ -19,6 +19,7 @@ from qubo_compress.menu.woodfisher import (
     compensated,
     largest,
     saliencies,
+    unseen_changes,
     without_zeros,
 )
 from qubo_compress.sensitivity.losses import make_loss, rows_of
@@ -154,6 +155,21 @@ def test_the_damping_follows_the_noise() -> None:
     assert error < 0.5 < worse
 
 
+def test_unseen_changes_are_those_of_updates_from_the_other_half() -> None:
+    rows, dampings = rows_like(21, 30, 2), (1e-3, 1e-1)
+    values = torch.randn(30, generator=torch.Generator().manual_seed(3))
+    mask = largest(values.abs(), 15)
+    for with_gradient in (False, True):
+        found = unseen_changes(values, rows, 0.5, dampings, Settings(1.0, 12, "joint", with_gradient))
+        for seen, unseen in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+            half = GradientRows(rows.values[seen], rows.roots[seen])
+            for number, damping in enumerate(dampings):
+                moved = compensated(values, mask, half, Settings(damping, 12, "joint", with_gradient))
+                expected = rows.values[unseen].double() @ (moved - values.double())
+                assert torch.allclose(found[number, unseen], expected, rtol=1e-6, atol=1e-9)
+        assert torch.allclose(found[-1], -rows.values.double() @ (values.double() * ~mask))
+
+
 def calibration(net: nn.Module, targets: Tensor | None) -> Calibration:
     generator = torch.Generator().manual_seed(7)
     inputs = torch.randn(12, 5, generator=generator)
@@ -189,12 +205,20 @@ def test_without_labels_they_are_drawn_from_the_network() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"sparsity": 1.0}, {"sparsity": 0.5, "bits": 1}, {"sparsity": 0.5, "damping": 0.0},
-              {"sparsity": 0.5, "batch": 0}, {"sparsity": 0.5, "update": "both"}, {"sparsity": 0.5, "order": "third"}, {"sparsity": 0.5, "block": 0}],
-)  # fmt: skip
+    "wrong",
+    [
+        {"sparsity": 1.0},
+        {"bits": 1},
+        {"damping": 0.0},
+        {"batch": 0},
+        {"update": "both"},
+        {"order": "third"},
+        {"block": 0},
+    ],
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidMenu):
-        WoodFisher(**wrong)  # type: ignore[arg-type]
+        WoodFisher(**{"sparsity": 0.5, **wrong})  # type: ignore[arg-type]
 
 
 def test_it_is_chosen_from_a_menu_and_applied() -> None:
