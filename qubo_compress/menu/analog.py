@@ -275,7 +275,6 @@ class Analog:
 
     operator_name: ClassVar[str] = "analog"
     unreliable: ClassVar[bool] = True
-    unreliable: ClassVar[bool] = True
     cells: float = 1
     channel: str = "pcm"
     noise: float = 1.0

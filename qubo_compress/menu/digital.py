@@ -250,7 +250,6 @@ class Digital:
 
     operator_name: ClassVar[str] = "digital"
     unreliable: ClassVar[bool] = True
-    unreliable: ClassVar[bool] = True
     bits: int
     flip_rate: float = 0.01
     copies: tuple[int, ...] = ()

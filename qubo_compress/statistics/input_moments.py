@@ -25,6 +25,9 @@ from qubo_compress.statistics.statistic import Calibration
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
+SILENT = 1e-200
+"""Inputs whose mean moment is not above this count as none: their inverse would overflow."""
+
 PATCH_VALUES = 8_000_000
 """Unfolded inputs are multiplied in parts of up to this many values."""
 
@@ -64,7 +67,7 @@ class Moments:
         """(D, D) moments with ``damping`` times their mean diagonal added to it; dead inputs get a small one."""
         matrix = self.blocks[block].clone()
         mean = float(matrix.diagonal().mean())
-        matrix.diagonal().add_(damping * mean if mean > 0 else 1.0)
+        matrix.diagonal().add_(damping * mean if mean > SILENT else 1.0)
         return matrix
 
     def inverse_factor(self, block: int, damping: float) -> Tensor:
