@@ -168,7 +168,7 @@ class Compensate:
             codes = book.nearest(target / scale)
             codes = codes if mask is None else codes * mask
             tried.append(output_error(values, codes * scale, damped))
-        order = torch.stack(tried).argsort(0, stable=True)[:FINALISTS]
+        order = torch.stack(tried).argsort(dim=0, stable=True)[:FINALISTS]
         best_codes, best_scale = torch.zeros_like(values), torch.zeros(len(values), 1, dtype=torch.float16)
         least = torch.full((len(values),), torch.inf, dtype=torch.float64)
         shares = torch.tensor(CLIPPING_SHARES, dtype=torch.float64)
