@@ -42,7 +42,15 @@ MENUS: dict[str, tuple[str, ...]] = {
 }
 """Families that are compared: two in space, two in frequency, structured and not."""
 
-VARIANTS = (*tuple(f"frequency(sparsity=0.75,bits=4{more})" for more in (",scales='filter'", ",beta=(1.5, 1.0)", ",beta=(2.0, 1.0)", ",beta=(3.0, 1.0)", ",slope=0.25")), "frequency(bits=4)", "frequency(bits=4,scales='filter')", "frequency(bits=4,slope=-0.25,scales='filter')")
+VARIANTS = (
+    *tuple(
+        f"frequency(sparsity=0.75,bits=4{more})"
+        for more in (",scales='filter'", ",beta=(1.5, 1.0)", ",beta=(2.0, 1.0)", ",beta=(3.0, 1.0)", ",slope=0.25")
+    ),
+    "frequency(bits=4)",
+    "frequency(bits=4,scales='filter')",
+    "frequency(bits=4,slope=-0.25,scales='filter')",
+)
 """Settings that are looked at once, with one choice for all layers."""
 
 JOINT = {
