@@ -11,7 +11,7 @@ import copy
 import itertools
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -154,6 +154,7 @@ def prune(
     loss: LossLike = "cross-entropy",
     max_examples: int = 2048,
     seed: int = 0,
+    gradients: Mapping[str, GradientRows] | None = None,
 ) -> nn.Module:
     """Prune in one shot.
 
@@ -166,6 +167,8 @@ def prune(
         loss: whose gradients; labels are drawn from the network where there are none.
         max_examples: reading the batches stops there.
         seed: of the examples that gradients are taken of.
+        gradients: those of the same layers that :func:`gradients_of` gathered before, for several prunings of one
+            network; None: gathered here.
 
     Returns:
         A new module in eval mode that carries its plan.
@@ -184,18 +187,52 @@ def prune(
     check_sparsity(sparsity)
     layout = discover(model)
     picked = _picked(layout, layers)
-    examples = read_examples(batches, max_examples)
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    with evaluating(model):
-        calibration = Calibration(
-            model, examples.to(device), make_loss(loss), lambda x: rows_of(run_model(model, x)), seed
-        )
-        ranked = _ranked(calibration, picked, sparsity, how)
+    if gradients is None and how.method != "magnitude":
+        gradients = gradients_of(model, batches, how, layers=layers, loss=loss, max_examples=max_examples, seed=seed)
+    entries = state_entries(model)[0]
+    flat = [entries[group.members[0].name].tensor.detach().cpu().reshape(-1) for group in picked]
+    ranked = _ranked(picked, flat, gradients or {}, sparsity, how)
     counts = _survivors(ranked, sparsity, how.scope)
     stored = {item.group.name: _stored(item, count) for item, count in zip(ranked, counts, strict=True)}
     small = _carrying(model, layout, stored)
     setattr(small, REPORT, tuple(_reported(item, count) for item, count in zip(ranked, counts, strict=True)))
     return small
+
+
+def gradients_of(
+    model: nn.Module,
+    batches: Iterable[Any],
+    how: Pruning | None = None,
+    *,
+    layers: Layers = None,
+    loss: LossLike = "cross-entropy",
+    max_examples: int = 2048,
+    seed: int = 0,
+) -> dict[str, GradientRows]:
+    """Name -> gradients of every layer that is to be pruned, in float32: 4 bytes x gradients x weights.
+
+    Args:
+        model: left as it is.
+        batches: calibration batches.
+        how: says how many gradients, and of how many examples each.
+        layers: which weights; see :data:`Layers`.
+        loss: whose gradients; labels are drawn from the network where there are none.
+        max_examples: reading the batches stops there.
+        seed: of the examples that are drawn.
+
+    Raises:
+        InvalidMenu: when ``layers`` picks nothing.
+    """
+    how = how or Pruning()
+    picked = _picked(discover(model), layers)
+    examples = read_examples(batches, max_examples)
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    statistic = Gradients(how.gradients, how.batch)
+    with evaluating(model):
+        calibration = Calibration(
+            model, examples.to(device), make_loss(loss), lambda x: rows_of(run_model(model, x)), seed
+        )
+        return {group.name: statistic.collect(calibration, group)[0] for group in picked}
 
 
 def _picked(layout: Layout, layers: Layers) -> list[Group]:
@@ -209,23 +246,21 @@ def _picked(layout: Layout, layers: Layers) -> list[Group]:
     return found
 
 
-def _ranked(calibration: Calibration, picked: list[Group], sparsity: float, how: Pruning) -> list[_Ranked]:
-    """Every tensor's weights and scores; the gradients of all of them stay in memory where survivors are moved."""
-    entries = state_entries(calibration.model)[0]
-    flat = [entries[group.members[0].name].tensor.detach().cpu().reshape(-1) for group in picked]
+def _ranked(
+    picked: list[Group], flat: list[Tensor], gradients: Mapping[str, GradientRows], sparsity: float, how: Pruning
+) -> list[_Ranked]:
+    """Every tensor's weights and scores."""
     if how.method == "magnitude":
         return [_Ranked(group, values, values.double().abs()) for group, values in zip(picked, flat, strict=True)]
-    statistic = Gradients(how.gradients, how.batch)
+    missing = [group.name for group in picked if group.name not in gradients]
+    if missing:
+        raise InvalidMenu(f"there are no gradients of {missing[0]}; gather them with gradients_of for the same layers")
     if how.method == "diagonal-fisher":
-        found = []
-        for group, values in zip(picked, flat, strict=True):
-            curvature = statistic.collect(calibration, group)[0].values.double().square().mean(0)
-            found.append(_Ranked(group, values, 0.5 * values.double() ** 2 * curvature))
-        return found
-    rows = [
-        without_zeros(values, statistic.collect(calibration, group)[0])
-        for group, values in zip(picked, flat, strict=True)
-    ]
+        return [
+            _Ranked(g, values, 0.5 * values.double() ** 2 * gradients[g.name].values.double().square().mean(0))
+            for g, values in zip(picked, flat, strict=True)
+        ]
+    rows = [without_zeros(values, gradients[group.name]) for group, values in zip(picked, flat, strict=True)]
     settings = Settings(how.damping or 1.0, how.block, cast(Update, how.update), how.method == "woodtaylor")
     error = None
     if how.damping is None:
@@ -233,8 +268,8 @@ def _ranked(calibration: Calibration, picked: list[Group], sparsity: float, how:
         settings = replace(settings, damping=damping)
         logger.info("damping %.3g chosen; held-out prediction error %.3f of no update's", damping, error)
     return [
-        _Ranked(group, values, saliencies(values, gradients, settings), gradients, settings, error)
-        for group, values, gradients in zip(picked, flat, rows, strict=True)
+        _Ranked(group, values, saliencies(values, part, settings), part, settings, error)
+        for group, values, part in zip(picked, flat, rows, strict=True)
     ]
 
 

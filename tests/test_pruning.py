@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress.errors import InvalidBudget, InvalidMenu, WrongModel
 from qubo_compress.plan import compression_of
-from qubo_compress.pruning import METHODS, Pruning, cubic_schedule, prune, prune_gradually, pruned_layers
+from qubo_compress.pruning import METHODS, Pruning, cubic_schedule, gradients_of, prune, prune_gradually, pruned_layers
 
 
 @pytest.fixture
@@ -145,3 +145,13 @@ def test_networks_of_many_layers_have_names_enough() -> None:
 
     small = prune(Many(), [(torch.randn(4, 7), torch.arange(4) % 3)], 0.5, Pruning("magnitude"))
     assert len(compression_of(small).plan.menu_names) <= 255
+
+
+def test_gradients_gathered_before_serve_several_prunings(net: nn.Module, batches: Any) -> None:
+    how = Pruning(gradients=20)
+    gathered = gradients_of(net, batches, how)
+    for share in (0.4, 0.7):
+        fresh, shared = prune(net, batches, share, how), prune(net, batches, share, how, gradients=gathered)
+        assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), shared.parameters(), strict=True))
+    with pytest.raises(InvalidMenu, match="gradients_of"):
+        prune(net, batches, 0.5, how, gradients={"0.weight": gathered["0.weight"]})
