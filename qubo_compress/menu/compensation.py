@@ -112,10 +112,7 @@ def propagated(values: Tensor, scale: Tensor, mask: Tensor | None, upper: Tensor
 def descended(
     values: Tensor, codes: Tensor, scale: Tensor, mask: Tensor | None, moments: Tensor, book: Codebook
 ) -> Tensor:
-    """(R, D) codes moved one at a time to less output error and price of bits; never above the start.
-
-    Where bits are free, no single change of a code helps in the end (but for ``SWEEPS``, the most passes); else none
-    to the nearest code, the one inward of it, or zero.
+    """(R, D) codes from which no single change lowers the output error and the price of bits; never above the start.
 
     Args:
         values: (R, D) float64.

@@ -59,11 +59,9 @@ def descend_rows(
                     if price > 0.0:
                         weight = step * step * curvature
                         found = min(max(found, -float(reach)), float(reach))
-                        nearest = found
-                        # The old code first: all others may be so rare that their bits outweigh the error.
-                        found = old
-                        best = weight * (target - old) ** 2 + price * bits[int(old) + reach]
-                        for tried in (nearest, nearest - np.sign(nearest), 0.0):
+                        best = weight * (target - found) ** 2 + price * bits[int(found) + reach]
+                        inward = found - np.sign(found)
+                        for tried in (inward, 0.0):
                             cost = weight * (target - tried) ** 2 + price * bits[int(tried) + reach]
                             if cost < best:
                                 best, found = cost, tried

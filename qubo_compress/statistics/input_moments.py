@@ -5,8 +5,6 @@ the outputs by E x, and the mean squared change is
 
     mean |E x|^2 = sum_rows e S e^T,     S = mean x x^T     (D, D),  D = inputs per output row
 
-up to one factor for the whole layer: sums over positions are kept, not means.
-
 which is the layer-wise objective of optimal brain compression (Frantar & Alistarh, NeurIPS 2022) and GPTQ
 (Frantar et al., ICLR 2023).
 """
@@ -15,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -98,13 +96,10 @@ class InputMoments:
         return tuple(self._member(calibration, member) for member in group.members)
 
     def _member(self, calibration: Calibration, member: Member) -> Moments:
-        # Filters of one layer share its moments and their factors.
-        def compute() -> tuple[tuple[Tensor, ...], dict[tuple[int, float], Tensor]]:
-            return _gathered(calibration, member.name), {}
-
-        blocks, factors = calibration.remembered(self.statistic_name, member.name, compute)
+        # Filters of one layer share its moments.
+        blocks = calibration.remembered(self.statistic_name, member.name, lambda: _gathered(calibration, member.name))
         first = 0 if member.rows is None else member.rows[0]
-        return Moments(blocks, first, member.shape[0], factors)
+        return Moments(blocks, first, member.shape[0])
 
     def imagined(self, group: Group, parts: Sequence[Tensor], generator: torch.Generator) -> tuple[Moments, ...]:
         """Moments of random correlated inputs."""
@@ -125,19 +120,12 @@ class _Reached(QuboCompressError):
 def _gathered(calibration: Calibration, name: str) -> tuple[Tensor, ...]:
     """(D, D) moments per convolution group, over every module that owns the tensor and every call of it."""
     owners = {id(module): module for module, _ in state_entries(calibration.model)[0][name].owners}
-    for module in owners.values():
-        if not isinstance(module, (nn.Linear, *CONVOLUTIONS)):
-            raise InvalidMenu(
-                f"{name} is shared with a module of type {type(module).__name__}, whose inputs have no second moments; "
-                "leave it alone, or take operators off the menu that need input moments"
-            )
     sums: list[Tensor] = []
     weights = torch.ones(1)
     calls: dict[int, int] = {}
 
-    def hook(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], _: Any) -> None:
-        inputs = args[0] if args else named["input"]
-        found = _second_moments(module, inputs.detach(), weights, name)
+    def hook(module: nn.Module, args: tuple[Any, ...], _: Any) -> None:
+        found = _second_moments(module, args[0].detach(), weights)
         if sums:
             for total, part in zip(sums, found, strict=True):
                 total += part
@@ -147,7 +135,7 @@ def _gathered(calibration: Calibration, name: str) -> tuple[Tensor, ...]:
         if len(owners) == 1 and stop_early:
             raise _Reached
 
-    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in owners.values()]
+    handles = [module.register_forward_hook(hook) for module in owners.values()]
     stop_early = False
     try:
         with torch.no_grad():
@@ -167,30 +155,17 @@ def _gathered(calibration: Calibration, name: str) -> tuple[Tensor, ...]:
     return tuple((total + total.T) / 2 for total in sums)
 
 
-def _second_moments(module: nn.Module, inputs: Tensor, weights: Tensor, name: str) -> list[Tensor]:
+def _second_moments(module: nn.Module, inputs: Tensor, weights: Tensor) -> list[Tensor]:
     """Weighted sums of x x^T over examples and positions, one per convolution group."""
-    linear = isinstance(module, nn.Linear)
-    without_batch = 1 if linear else len(cast(Any, module).kernel_size) + 1
-    batch = inputs[None] if inputs.ndim == without_batch else inputs
-    root = _row_weights(weights, batch.shape[0], name).to(inputs.device).sqrt()
-    if linear:
-        rows = batch.double() * root.reshape(-1, *[1] * (batch.ndim - 1))
-        flat = rows.reshape(-1, batch.shape[-1])
+    root = weights.to(inputs.device).clamp(min=0).sqrt()
+    if isinstance(module, nn.Linear):
+        each = inputs.shape[0] // root.shape[0] if inputs.shape[0] % root.shape[0] == 0 else 0
+        scale = root.repeat_interleave(each) if each else root.mean().expand(inputs.shape[0])
+        rows = inputs.double() * scale.reshape(-1, *[1] * (inputs.ndim - 1))
+        flat = rows.reshape(-1, inputs.shape[-1])
         return [(flat.T @ flat).cpu()]
-    return _convolved(module, batch, root)
-
-
-def _row_weights(weights: Tensor, rows: int, name: str) -> Tensor:
-    """(rows,) weight of each entry of the first axis, which may hold several entries of every example in turn."""
-    kept = weights.clamp(min=0)
-    if bool((kept == kept[0]).all()):
-        return kept[:1].expand(rows)  # whatever the first axis is
-    if rows % len(kept):
-        raise InvalidMenu(
-            f"the inputs of {name} have {rows} entries along the first axis, for {len(kept)} examples of different "
-            "weight: which belongs to which is not known; weigh all examples alike, or leave the layer alone"
-        )
-    return kept.repeat_interleave(rows // len(kept))
+    assert isinstance(module, CONVOLUTIONS)  # noqa: S101 - operators refuse other owners
+    return _convolved(module, inputs, root)
 
 
 def _convolved(module: Any, inputs: Tensor, root: Tensor) -> list[Tensor]:
