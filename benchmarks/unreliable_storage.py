@@ -6,7 +6,8 @@
 
 ``expected``: the closed-form cost of noise, 1/2 sum h v, and the whole predicted loss change against the mean over
 noisy reads, on the calibration images, over plans and noise levels, as KL divergence and as cross-entropy.
-``cells``: one table holds reliable and unreliable choices; over budgets in cells, the joint choice against the same analog protection everywhere, reliable
+``cells``: one table holds reliable and
+unreliable choices; over budgets in cells, the joint choice against the same analog protection everywhere, reliable
 quantization chosen layer by layer, and 8-bit reliable storage; loss and accuracy are means over noisy reads of the
 test images. ``training``: one epoch of fine-tuning with and without fresh noise. All cells are those of one channel:
 an error-free bit costs what the best BCH code over multi-level cells takes. Records go to
@@ -64,13 +65,11 @@ def first(batches: Batches, examples: int) -> Batches:
 
 
 def measured(
-    network: Network, names: list[str], options: argparse.Namespace, noise: float, loss: str = "cross-entropy"
+    network: Network, names: list[str], options: argparse.Namespace, noise: float, **metric: str
 ) -> qc.SensitivityTable:
     """Table of the choices, cells priced for the channel."""
     menu = qc.Menu([parse(name) for name in dict.fromkeys([*names, *VECTORS])])
-    table = qc.measure(
-        network.model, first(network.calibration, options.examples), menu=menu, loss=loss, progress=False
-    )
+    table = qc.measure(network.model, first(network.calibration, options.examples), menu=menu, progress=False, **metric)
     return priced_in_cells(table, qc.channels.AnalogChannel.noisier(qc.channels.channels.get("pcm"), noise))
 
 
@@ -133,21 +132,8 @@ class Reads:
                     whole += part
         return total
 
-    def mirrored(self, small: nn.Module, pairs: int, first_seed: int) -> np.ndarray:
-        """(pairs, 2) means over reads with opposite errors: odd orders of symmetric errors cancel."""
-        found = []
-        for seed in range(first_seed, first_seed + pairs):
-            noisy = qc.read_unreliably(small, seed)
-            opposite = qc.read_unreliably(small, seed)
-            with torch.no_grad():
-                triples = zip(small.parameters(), noisy.parameters(), opposite.parameters(), strict=True)
-                for mean, there, here in triples:
-                    here.copy_(2 * mean - there)
-            found.append((self.losses(noisy) + self.losses(opposite)) / 2)
-        return np.array(found)
-
     def without_slope(self, small: nn.Module, count: int, first_seed: int) -> np.ndarray:
-        """(count, 2) losses less their linear part, gradient . errors, which has mean zero: flips have no mirror."""
+        """(count, 2) losses less their linear part, gradient . errors, whose mean is zero."""
         slopes, found = self.gradients(small), []
         for seed in range(first_seed, first_seed + count):
             noisy = qc.read_unreliably(small, seed)
@@ -168,14 +154,10 @@ def expected(network: Network, options: argparse.Namespace) -> None:
     played = Reads(network.model, batches)
     for noise in options.noise:
         for name in (named(n, noise) for n in options.plans):
-            plans = [everywhere(measured(network, [name], options, noise, loss), name) for loss in LOSSES]
+            metrics: Any = [{"loss": loss} for loss in LOSSES] if options.whole else [{"metric": "magnitude"}]
+            plans = [everywhere(measured(network, [name], options, noise, **metric), name) for metric in metrics]
             small = plans[0].apply(network.model)
-            draw = (
-                (played.mirrored, options.reads // 2)
-                if name.startswith("analog")
-                else (played.without_slope, options.reads)
-            )
-            losses = draw[0](small, draw[1], first_seed=10_000 + round(1000 * noise))
+            losses = played.without_slope(small, options.reads, first_seed=10_000)
             means = played.losses(small)
             term = noise_of(calibration, plans[0])
             for k, loss in enumerate(LOSSES):
@@ -183,8 +165,8 @@ def expected(network: Network, options: argparse.Namespace) -> None:
                     "part": "expected", "noise": noise, "plan": name, "loss": loss, "noise_term": term,
                     "mean_network": means[k], "monte_carlo": losses[:, k].mean(),
                     "standard_error": losses[:, k].std(ddof=1) / len(losses) ** 0.5,
-                    "predicted": plans[k].predicted_loss, "reads": options.reads, "examples": options.examples,
-                    **environment(),
+                    "predicted": plans[k].predicted_loss if options.whole else None,
+                    "reads": options.reads, "examples": options.examples, **environment(),
                 }  # fmt: skip
                 append(PATH, record)
                 print(" | ".join(expected_row(record)), flush=True)
@@ -193,12 +175,12 @@ def expected(network: Network, options: argparse.Namespace) -> None:
 def expected_row(record: dict[str, Any]) -> list[str]:
     """One line of the table: the noise term and the whole change, each with predicted / measured."""
     paid = record["monte_carlo"] - record["mean_network"]
-    error, term = record["standard_error"], record["noise_term"]
+    error, term, whole = record["standard_error"], record["noise_term"], record["predicted"]
     return [
         f"{record['noise']:g}", record["plan"], record["loss"], f"{term:.4f}", f"{paid:.4f} +- {error:.4f}",
         f"{term / paid:.2f} +- {error * term / paid**2:.2f}",
-        f"{record['predicted']:.4f}", f"{record['monte_carlo']:.4f}",
-        f"{record['predicted'] / record['monte_carlo']:.2f}", str(record["reads"]), str(record["examples"]),
+        f"{whole:.4f}" if whole else "-", f"{record['monte_carlo']:.4f}",
+        f"{whole / record['monte_carlo']:.2f}" if whole else "-", str(record["reads"]), str(record["examples"]),
     ]  # fmt: skip
 
 
@@ -289,7 +271,7 @@ def training(network: Network, options: argparse.Namespace) -> None:
                 record = {
                     "part": "training", "noise": noise, "plan": name, "tuning": kind, "accuracy": 100 * accuracy.mean(),
                     "spread": 100 * accuracy.std(), "loss": loss.mean(), "train": options.train,
-                    "mean_network_accuracy": 100 * accuracy_and_loss(net, test)[0], **environment(),
+                    "learning_rate": options.learning_rate, "mean_network_accuracy": 100 * accuracy_and_loss(net, test)[0], **environment(),
                 }  # fmt: skip
                 append(PATH, record)
                 print(
@@ -313,10 +295,20 @@ def table_text() -> str:
     parts.append(markdown(["family", "plan", "cells per weight", "top-1 %", "test loss"], rows))
     found = [r for r in read(PATH) if r["part"] == "training"]
     rows = [
-        [f"{r['noise']:g}", r["plan"], r["tuning"], f"{r['accuracy']:.2f}", f"{r['spread']:.2f}", f"{r['loss']:.4f}"]
+        [
+            f"{r['noise']:g}",
+            r["plan"],
+            r["tuning"],
+            f"{r.get('learning_rate', 1e-3):g}",
+            f"{r['accuracy']:.2f}",
+            f"{r['spread']:.2f}",
+            f"{r['loss']:.4f}",
+        ]
         for r in found
     ]
-    parts.append(markdown(["noise", "plan", "tuning", "top-1 %", "s.d. over reads", "test loss"], rows))
+    parts.append(
+        markdown(["noise", "plan", "tuning", "learning rate", "top-1 %", "s.d. over reads", "test loss"], rows)
+    )
     return "\n".join(parts)
 
 
@@ -334,6 +326,9 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="+", default=[1.25, 1.5, 1.75, 2.0, 2.5, 3.0])
     parser.add_argument("--time-limit", type=float, default=3.0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--whole", action="store_true", help="part expected: the table's prediction too, which takes minutes"
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

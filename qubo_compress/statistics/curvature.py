@@ -152,7 +152,8 @@ class Curvature:
             units = torch.eye(outputs.numel()).to(outputs).reshape(-1, *outputs.shape)
             columns = cast(_CurvedLoss, calibration.loss).features(units, outputs, part.targets).flatten(1)
             _, values, vectors = torch.linalg.svd(columns.T, full_matrices=False)
-            return values[:, None] * vectors * (float(part.weights.sum()) / outputs.shape[0]) ** 0.5
+            root: Tensor = values[:, None] * vectors * (float(part.weights.sum()) / outputs.shape[0]) ** 0.5
+            return root
 
     def _signs(
         self, calibration: Calibration, chunks: list[Slice], leaves: dict[str, Tensor]
