@@ -271,7 +271,8 @@ def training(network: Network, options: argparse.Namespace) -> None:
                 record = {
                     "part": "training", "noise": noise, "plan": name, "tuning": kind, "accuracy": 100 * accuracy.mean(),
                     "spread": 100 * accuracy.std(), "loss": loss.mean(), "train": options.train,
-                    "learning_rate": options.learning_rate, "mean_network_accuracy": 100 * accuracy_and_loss(net, test)[0], **environment(),
+                    "learning_rate": options.learning_rate,
+                    "mean_network_accuracy": 100 * accuracy_and_loss(net, test)[0], **environment(),
                 }  # fmt: skip
                 append(PATH, record)
                 print(
