@@ -191,7 +191,9 @@ def table_text(network: str) -> str:
     """All records of a network as markdown, means over seeds."""
     records = [r for r in read(PATH) if r["network"] == network]
     solved = [r for r in records if r["step"] == "solve"]
-    header = ["ratio", "menu", "coded", "predicted loss", "applied top-1 % (2,000 images)", "recovered top-1 %", "drop", "picked"]
+    header = [
+        "ratio", "menu", "coded", "predicted loss", "applied top-1 % (2,000 images)", "recovered top-1 %", "drop", "picked",
+    ]  # fmt: skip
     rows = []
     for ratio in sorted({r["ratio"] for r in solved}):
         for menu in MENUS:
