@@ -13,8 +13,10 @@ forms by starting from the whitened input mode and solving for the factors in tu
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -30,6 +32,7 @@ from qubo_compress.menu.operator import needs_data
 from qubo_compress.menu.quantize import QuantizedTensor, fit_scale, round_to_codes
 from qubo_compress.menu.stages import Stage, stage_of
 from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
+from qubo_compress.optional import require
 from qubo_compress.statistics.input_moments import InputMoments
 from qubo_compress.statistics.statistic import Statistic
 
@@ -40,6 +43,20 @@ DAMPING = 0.01
 """Share of the mean input moment that is added to every input's."""
 
 WEIGHED_SWEEPS = 2
+
+
+@contextlib.contextmanager
+def tensorly_decompositions() -> Iterator[Any]:
+    """``tensorly.decomposition`` on numpy arrays, without its warnings that a mode is shorter than a rank.
+
+    Raises:
+        MissingExtra: when tensorly is not installed.
+    """
+    tensorly = require("tensorly", EXTRA)
+    with tensorly.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
+        # It then takes all singular vectors that there are, which is what is wanted.
+        warnings.filterwarnings("ignore", message="Trying to compute SVD with n_eigenvecs")
+        yield require("tensorly.decomposition", EXTRA)
 
 
 def effective_rank(matrix: Tensor) -> float:

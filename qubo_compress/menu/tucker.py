@@ -10,10 +10,9 @@ from torch import Tensor
 
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.forms import Form
-from qubo_compress.menu.low_rank import DAMPING, EXTRA, LowRank, checked_settings, rank_within
+from qubo_compress.menu.low_rank import DAMPING, LowRank, checked_settings, rank_within, tensorly_decompositions
 from qubo_compress.menu.operator import operators
 from qubo_compress.menu.stages import Step
-from qubo_compress.optional import require
 
 
 @operators.register("tucker")
@@ -85,9 +84,7 @@ class Tucker(LowRank):
 
     def decomposed(self, target: Tensor, ranks: tuple[int, ...]) -> list[Tensor]:
         """Alternating singular value decompositions of both unfoldings."""
-        tensorly = require("tensorly", EXTRA)
-        decomposition = require("tensorly.decomposition", EXTRA)
-        with tensorly.backend_context("numpy", local_threadsafe=True):
+        with tensorly_decompositions() as decomposition:
             (core, (left, right)), _ = decomposition.partial_tucker(
                 target.numpy(), rank=list(ranks), modes=[0, 1], n_iter_max=50, tol=1e-8
             )
