@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -38,7 +38,9 @@ def _layer_as(layer: nn.Module, name: str) -> FactoredLayer:
     group = discover(layer).groups[0]
     part = layer.weight.detach()
     operator = parse(name)
-    assume(operator.refusal(group, [part]) is None)
+    reason = operator.refusal(group, [part])
+    if reason is not None:
+        raise LookupError(reason)
     packed = operator.encode(group, [part])
     with torch.no_grad():
         layer.weight.copy_(packed.tensors()[0])
@@ -47,7 +49,7 @@ def _layer_as(layer: nn.Module, name: str) -> FactoredLayer:
     return FactoredLayer(layer, form.stages(0))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=60)
 @given(data=st.data(), seed=st.integers(0, 1000))
 def test_a_factored_convolution_computes_what_the_whole_one_does(data: st.DataObject, seed: int) -> None:
     dimensions = data.draw(st.integers(1, 3))
@@ -62,7 +64,10 @@ def test_a_factored_convolution_computes_what_the_whole_one_does(data: st.DataOb
         6, 7, kernel, stride=1 if padding == "same" else stride, dilation=dilation, bias=data.draw(st.booleans()),
         padding=each(0, 2) if padding == "numbers" else padding, padding_mode=mode,
     )  # fmt: skip
-    quick = _layer_as(layer, data.draw(st.sampled_from(NAMES[dimensions])))
+    try:
+        quick = _layer_as(layer, data.draw(st.sampled_from(NAMES[dimensions])))
+    except LookupError:
+        reject()
     inputs = torch.randn(2, 6, *[5 + n for n in range(dimensions)])
     with torch.no_grad():
         assert torch.allclose(quick(inputs), layer(inputs), atol=1e-5, rtol=1e-4)
