@@ -19,6 +19,7 @@ from qubo_compress.menu.operator import (
     Packed,
     Parametrised,
     Unreliable,
+    choice_name,
     looks_at_data,
     needs_data,
     operators,
@@ -27,6 +28,9 @@ from qubo_compress.menu.operator import (
 from qubo_compress.menu.streams import Streamed, StreamReading
 
 BISECTIONS = 7
+
+UNSURE_BYTES, UNSURE_SHARE = 16, 0.002
+"""Sizes that are estimated this near to a capacity are found out by coding."""
 
 
 @runtime_checkable
@@ -94,10 +98,10 @@ class CodedGroup:
         return replace(self, inner=self._furthest(towards))
 
     def _fits(self, packed: Streamed) -> bool:
-        size = estimated_size(packed)
-        if size <= self.capacity - 16:
+        size, unsure = estimated_size(packed), UNSURE_BYTES + UNSURE_SHARE * self.capacity
+        if size <= self.capacity - unsure:
             return True
-        if size > self.capacity + 16:
+        if size > self.capacity + unsure:
             return False
         try:
             coded_bytes(packed, self.capacity)
@@ -199,6 +203,9 @@ class Coded:
         inner = parse(self.of)
         if not isinstance(inner, StreamReading) or isinstance(inner, Coded):
             raise InvalidMenu(f"{self.of} cannot be coded: only choices that read their parts as streams can be")
+        if getattr(inner, "unreliable", False):
+            raise _too_risky(self.of)
+        object.__setattr__(self, "of", choice_name(inner))  # one name per choice, however it was written
         object.__setattr__(self, "inner", inner)
 
     @classmethod
@@ -243,7 +250,7 @@ class Coded:
 
     def _checked(self, stored: Packed) -> CodedGroup:
         if isinstance(stored, Unreliable):
-            raise InvalidMenu(f"{self.of} is stored in unreliable cells: one wrong bit would spoil all that is coded")
+            raise _too_risky(self.of)
         return _coded(stored, self.of)
 
     def decode(self, group: Group, data: memoryview) -> tuple[CodedGroup, int]:
@@ -254,6 +261,10 @@ class Coded:
             raise ValueError(f"{self.of} came back in a form that cannot be coded")
         kind = CodedParameters if isinstance(inner, Parametrised) else CodedGroup
         return kind(inner, reader.used), reader.used
+
+
+def _too_risky(of: str) -> InvalidMenu:
+    return InvalidMenu(f"{of} is stored in unreliable cells: one wrong bit would spoil all that is coded")
 
 
 def coded_name(choice: str) -> str:

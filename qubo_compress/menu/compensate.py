@@ -22,7 +22,7 @@ from qubo_compress.menu.compensation import (
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import needs_data, operators, values_of
-from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, survivor_count
+from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, magnitude_mask, survivor_count
 from qubo_compress.menu.quantize import (
     Quantize,
     QuantizedTensor,
@@ -47,8 +47,9 @@ DAMPING = 0.01
 class Compensate:
     """Codes chosen by the layer's output error: column by column with compensation, then code by code.
 
-    Stored exactly as ``quantize`` and ``prune`` store theirs, and never with a larger output error on the
-    calibration inputs: where the plain choice is better in a row, that row is stored so.
+    Stored exactly as ``quantize`` and ``prune`` store theirs, and never with a larger error in the damped moments,
+    which is the output error expected when inputs come with independent noise of that variance: where the plain
+    choice is better in a row (in the tensor, when it is pruned), it is stored.
 
     Args:
         bits: bits per code, 2 to 16, or None: survivors keep the tensor's dtype.
@@ -128,12 +129,21 @@ class Compensate:
         values = values_of(part).double()
         mask = self._mask(values, moments)
         assert mask is not None  # noqa: S101 - refused in __post_init__
-        left = torch.zeros_like(values)
-        for block, a, b in moments.spans(len(values)):
-            left[a:b] = solved(values[a:b], mask[a:b], moments.damped(block, self.damping))
+        left = self._survivors(values, mask, moments)
+        # Saliencies of single weights do not add up: at high sparsity magnitudes can find the better mask.
+        plain = magnitude_mask(part, self.sparsity).reshape(mask.shape)
+        other = self._survivors(values, plain, moments)
+        if _total(values, other, moments, self.damping) < _total(values, left, moments, self.damping):
+            mask, left = plain, other
         largest = torch.finfo(part.dtype).max
         stored = left.clamp(-largest, largest).to(part.dtype).reshape(-1)
         return mask.reshape(-1), stored[mask.reshape(-1)]
+
+    def _survivors(self, values: Tensor, mask: Tensor, moments: Moments) -> Tensor:
+        left = torch.zeros_like(values)
+        for block, a, b in moments.spans(len(values)):
+            left[a:b] = solved(values[a:b], mask[a:b], moments.damped(block, self.damping))
+        return left
 
     def _one(self, member: Member, part: Tensor, moments: Moments) -> QuantizedTensor:
         assert self.bits is not None  # noqa: S101 - the other branch of encode_with
@@ -167,7 +177,7 @@ class Compensate:
             codes = book.nearest(target / scale)
             codes = codes if mask is None else codes * mask
             tried.append(output_error(values, codes * scale, damped))
-        order = torch.stack(tried).argsort(0)[:FINALISTS]
+        order = torch.stack(tried).argsort(dim=0, stable=True)[:FINALISTS]
         best_codes, best_scale = torch.zeros_like(values), torch.zeros(len(values), 1, dtype=torch.float16)
         least = torch.full((len(values),), torch.inf, dtype=torch.float64)
         shares = torch.tensor(CLIPPING_SHARES, dtype=torch.float64)

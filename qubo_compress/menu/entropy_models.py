@@ -49,7 +49,7 @@ def normalised(shares: Probabilities) -> Probabilities:
 
 @dataclass(frozen=True)
 class Decaying:
-    """Shares that fall off on both sides of zero: theta^|k| (geometric) or theta^(k^2) (Gaussian).
+    """Shares that fall off with the distance from zero: theta^|k| (geometric) or theta^(k^2) (Gaussian).
 
     Attributes:
         tag: ``GEOMETRIC`` or ``GAUSSIAN``.
@@ -68,15 +68,16 @@ class Decaying:
         return bytes([self.tag]) + self.step.to_bytes(2, "little")
 
     def probabilities(self) -> Probabilities:
-        """By repeated multiplication."""
+        """By repeated multiplication, from the number nearest to zero on."""
         theta = 1.0 - (self.step + 1) / 65537
-        reach = max(abs(self.low), abs(self.high))
+        sizes = np.abs(np.arange(self.low, self.high + 1))
+        reach, nearest = int(sizes.max()), int(sizes.min())
         factors = np.full(reach, theta)
         if self.tag == GAUSSIAN:
             # theta^(k^2) is the product of theta^(2j - 1) over j up to k.
             factors = np.cumprod(np.concatenate([[theta], np.full(max(reach - 1, 0), theta * theta)]))[:reach]
-        shares = np.concatenate([[1.0], np.cumprod(factors)])
-        return normalised(shares[np.abs(np.arange(self.low, self.high + 1))])
+        shares = np.concatenate([[1.0], np.cumprod(factors[nearest:])])
+        return normalised(shares[sizes - nearest])
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _decaying(tag: int, counts: Counts, low: int, high: int) -> Decaying:
     found = int(grid[0])
     for _ in range(2):
         # Which parameter is best may rest on logarithms: what is coded with it is made without them.
-        logs = powers * np.log2(np.maximum(1.0 - (grid + 1) / 65537, 1e-300))[:, None]
+        logs = (powers - powers.min()) * np.log2(np.maximum(1.0 - (grid + 1) / 65537, 1e-300))[:, None]
         shares = np.exp2(logs)
         raised = np.maximum(shares / shares.sum(1, keepdims=True), 1.0 / RESOLUTION)
         sizes = -(np.log2(raised)[:, seen] @ counts[seen])
