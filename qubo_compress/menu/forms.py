@@ -42,15 +42,33 @@ class Form:
 
     def assembled(self, factors: Sequence[Tensor]) -> Tensor:
         """The weight in the shape of the view, in the factors' dtype."""
-        return torch.einsum(self.equation, *factors)
+        left, whole = self.equation.split("->")
+        return contracted(left.split(","), factors, whole)
 
     def adjoint(self, factors: Sequence[Tensor], number: int, values: Tensor) -> Tensor:
         """The transpose of ``factor -> weight``, applied to values of the view's shape."""
         left, whole = self.equation.split("->")
         names = left.split(",")
-        others = [n for n in range(len(names)) if n != number]
-        equation = ",".join([whole, *(names[n] for n in others)]) + "->" + names[number]
-        return torch.einsum(equation, values, *(factors[n] for n in others))
+        # From both ends towards the factor, so that what is in between stays small.
+        others = [*reversed(range(number + 1, len(names))), *range(number)]
+        return contracted([whole, *(names[n] for n in others)], [values, *(factors[n] for n in others)], names[number])
+
+
+def contracted(names: Sequence[str], operands: Sequence[Tensor], result: str) -> Tensor:
+    """An Einstein sum from left to right, two operands at a time: einsum's own order may need far more memory.
+
+    Example:
+        >>> contracted(["ab", "bc", "cd"], [torch.ones(2, 3), torch.ones(3, 4), torch.ones(4, 5)], "ad").shape
+        torch.Size([2, 5])
+    """
+    known, found = names[0], operands[0]
+    for number in range(1, len(names)):
+        later = set(result).union(*names[number + 1 :])
+        kept = "".join(name for name in dict.fromkeys(known + names[number]) if name in later)
+        kept = result if number == len(names) - 1 else kept
+        found = torch.einsum(f"{known},{names[number]}->{kept}", found, operands[number])
+        known = kept
+    return found
 
 
 class Weighing:
