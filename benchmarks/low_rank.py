@@ -150,7 +150,7 @@ def solve_ranks(network: Network, options: argparse.Namespace) -> Iterator[dict[
     table = qc.measure(network.model, network.calibration[:1], menu=menu, metric="magnitude", progress=False)
     whole = int(table.costs["macs"][table.offsets[:-1]].sum())
     for share in options.macs:
-        problem = table.problem(qc.Budget(macs=int(share * whole)))
+        problem = table.problem(qc.Budget(ratio=1.0, macs=int(share * whole)))
         for solver in ("relaxation", "exact", "greedy", "uniform"):
             try:
                 found = qc.solve(problem, solver, time_limit=options.time_limit)

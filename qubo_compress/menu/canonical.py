@@ -111,4 +111,4 @@ class Canonical(LowRank):
         return [torch.from_numpy(array.copy()).double() for array in (*(f.T for f in others), (outputs * scales).T)]
 
 
-offer("low-rank", "cp(share=1.0)")
+offer("low-rank", *(f"cp(share={share},whitened=True)" for share in (0.6, 1.0, 1.6)))

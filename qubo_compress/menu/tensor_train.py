@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from qubo_compress.menu.families import offer
 from qubo_compress.menu.forms import Form
 from qubo_compress.menu.low_rank import DAMPING, LowRank, checked_settings, rank_within, tensorly_decompositions
 from qubo_compress.menu.operator import operators
@@ -118,6 +117,3 @@ def _reachable(ranks: tuple[int, ...], modes: tuple[int, ...]) -> tuple[int, ...
         before = min(rank, before * modes[cut], math.prod(modes[cut + 1 :]))
         found.append(before)
     return tuple(found)
-
-
-offer("low-rank", "tensor_train(share=0.6)")

@@ -91,4 +91,4 @@ class Tucker(LowRank):
         return [torch.from_numpy(array.copy()).double() for array in (right.T, core, left.T)]
 
 
-offer("low-rank", *(f"tucker(share={share})" for share in (0.4, 0.55, 0.7)))
+offer("low-rank", *(f"tucker(share={share},whitened=True)" for share in (0.4, 0.55, 0.7)))
