@@ -281,7 +281,7 @@ def test_the_annealer_finds_the_best_rounding_of_small_rows() -> None:
         free, moves, problem = rounding_problem(values[row], codes[row], 0.5, None, matrix, book)
         assert problem is not None
         best = codes[row].clone()
-        best[free] += moves * torch.from_numpy(solve(problem, "exact", time_limit=20.0).assignment)
+        best[free] += moves * torch.tensor(solve(problem, "exact", time_limit=20.0).assignment.tolist())
         exact = float(output_error(values[row : row + 1], (best * 0.5)[None], matrix)[0])
         assert float(after[row]) <= exact * (1 + 1e-9)
 
