@@ -126,7 +126,9 @@ def run(options: argparse.Namespace) -> None:
             record = {"part": "way", "bits": bits, "way": name, "layers": layers, "accuracy": 100 * accuracy,
                       "loss": loss, **common}  # fmt: skip
             append(PATH, record)
-            print(f"{bits} bits {name:10} {summary(record)} loss {loss:.4f} accuracy {100 * accuracy:.2f} %", flush=True)
+            print(
+                f"{bits} bits {name:10} {summary(record)} loss {loss:.4f} accuracy {100 * accuracy:.2f} %", flush=True
+            )
 
 
 def summary(record: dict[str, Any]) -> str:
