@@ -53,9 +53,7 @@ def descend_rows(
                     continue
                 old = codes[row, column]
                 target = old - gradient[row, column] / (step * curvature)
-                found = min(max(np.rint(target), low), high)
-                if signs_only:
-                    found = np.copysign(1.0, target)
+                found = (-1.0 if target < 0.0 else 1.0) if signs_only else min(max(np.rint(target), low), high)
                 if price > 0.0:
                     found = min(max(found, -float(reach)), float(reach))
                     best = weight * (target - old) ** 2 + price * bits[int(old) + reach]
