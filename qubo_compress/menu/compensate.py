@@ -23,7 +23,7 @@ from qubo_compress.menu.compensation_qubo import annealed
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import needs_data, operators, values_of
-from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, survivor_count
+from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, magnitude_mask, survivor_count
 from qubo_compress.menu.quantize import (
     Quantize,
     QuantizedTensor,
@@ -138,12 +138,21 @@ class Compensate:
         values = values_of(part).double()
         mask = self._mask(values, moments)
         assert mask is not None  # noqa: S101 - refused in __post_init__
-        left = torch.zeros_like(values)
-        for block, a, b in moments.spans(len(values)):
-            left[a:b] = solved(values[a:b], mask[a:b], moments.damped(block, self.damping))
+        left = self._survivors(values, mask, moments)
+        # Saliencies of single weights do not add up: at high sparsity magnitudes can find the better mask.
+        plain = magnitude_mask(part, self.sparsity).reshape(mask.shape)
+        other = self._survivors(values, plain, moments)
+        if _total(values, other, moments, self.damping) < _total(values, left, moments, self.damping):
+            mask, left = plain, other
         largest = torch.finfo(part.dtype).max
         stored = left.clamp(-largest, largest).to(part.dtype).reshape(-1)
         return mask.reshape(-1), stored[mask.reshape(-1)]
+
+    def _survivors(self, values: Tensor, mask: Tensor, moments: Moments) -> Tensor:
+        left = torch.zeros_like(values)
+        for block, a, b in moments.spans(len(values)):
+            left[a:b] = solved(values[a:b], mask[a:b], moments.damped(block, self.damping))
+        return left
 
     def _one(self, member: Member, part: Tensor, moments: Moments) -> QuantizedTensor:
         assert self.bits is not None  # noqa: S101 - the other branch of encode_with
