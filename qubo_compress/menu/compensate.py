@@ -19,6 +19,7 @@ from qubo_compress.menu.compensation import (
     pruned_mask,
     refitted,
 )
+from qubo_compress.menu.compensation_qubo import annealed
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import needs_data, operators, values_of
@@ -40,6 +41,7 @@ CLIPPING_SHARES = tuple(np.linspace(0.3, 1.0, 15))
 FINALISTS = 3
 ALTERNATIONS = 2
 DAMPING = 0.01
+ROUNDINGS = ("descent", "qubo")
 
 
 @operators.register("compensate")
@@ -55,6 +57,8 @@ class Compensate:
         bits: bits per code, 2 to 16, or None: survivors keep the tensor's dtype.
         sparsity: share of weights set to zero, per tensor.
         damping: share of the mean input moment that is added to every input's.
+        rounding: ``"descent"`` or ``"qubo"``: which way to round the weights of each output is also asked of the
+            library's own annealer, see :mod:`qubo_compress.menu.compensation_qubo`; slower by far.
 
     Raises:
         InvalidMenu: for settings out of range.
@@ -68,6 +72,7 @@ class Compensate:
     bits: int | None
     sparsity: float = 0.0
     damping: float = DAMPING
+    rounding: str = "descent"
 
     def __post_init__(self) -> None:
         if self.bits is not None and not (isinstance(self.bits, int) and 2 <= self.bits <= 16):
@@ -77,6 +82,10 @@ class Compensate:
             raise InvalidMenu("without bits and without sparsity nothing is compressed; give one of them")
         if not (isinstance(self.damping, (int, float)) and 0 < self.damping < 10):
             raise InvalidMenu(f"damping must be above 0 and below 10; got {self.damping!r}")
+        if self.rounding not in ROUNDINGS:
+            raise InvalidMenu(f"rounding must be one of {', '.join(ROUNDINGS)}; got {self.rounding!r}")
+        if self.bits is None and self.rounding != ROUNDINGS[0]:
+            raise InvalidMenu(f"without bits nothing is rounded, so rounding={self.rounding!r} has no meaning")
         object.__setattr__(self, "sparsity", float(self.sparsity))
 
     @classmethod
@@ -187,6 +196,9 @@ class Compensate:
             error = output_error(values, codes * scale.double(), damped)
             better = error < least
             best_codes[better], best_scale[better], least[better] = codes[better], scale[better], error[better]
+        if self.rounding == "qubo":
+            best_codes = annealed(values, best_codes, best_scale.double(), mask, damped, book)
+            best_codes, best_scale = _alternated(values, best_codes, best_scale, mask, damped, book)
         return best_codes.float(), best_scale
 
     def decode(self, group: Group, data: memoryview) -> tuple[QuantizedTensors | PrunedTensors, int]:
@@ -211,6 +223,14 @@ def _settled(
     """Codes by propagation, then scale and codes in turn while the error falls."""
     codes = propagated(values, scale.double(), mask, upper, book)
     codes = descended(values, codes, scale.double(), mask, damped, book)
+    return _alternated(values, codes, scale, mask, damped, book)
+
+
+def _alternated(
+    values: Tensor, codes: Tensor, scale: Tensor, mask: Tensor | None, damped: Tensor, book: Codebook
+) -> tuple[Tensor, Tensor]:
+    """Scale and codes in turn while the error falls."""
+    codes, scale = codes.clone(), scale.clone()
     least = output_error(values, codes * scale.double(), damped)
     for _ in range(ALTERNATIONS):
         moved = half_scale(refitted(values, codes, damped, scale.double()).float())

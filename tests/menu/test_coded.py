@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
-from collections.abc import Iterator
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -200,24 +199,15 @@ def test_altered_payloads_are_refused() -> None:
             stored_as(name, group, [weight], data[:place])
 
 
-@pytest.fixture
-def without_constriction(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    original = builtins.__import__
+def test_without_the_coder_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = importlib.import_module
 
-    def refuse(name: str, *args: Any, **options: Any) -> Any:
+    def refuse(name: str, package: str | None = None) -> Any:
         if name.partition(".")[0] == "constriction":
-            raise ImportError(name)
-        return original(name, *args, **options)
+            raise ImportError(f"No module named {name!r}")
+        return original(name, package)
 
-    for module in [m for m in __import__("sys").modules if m.partition(".")[0] == "constriction"]:
-        monkeypatch.delitem(__import__("sys").modules, module)
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    monkeypatch.setattr("importlib.import_module", lambda name, package=None: refuse(name))
-    yield
-
-
-@pytest.mark.usefixtures("without_constriction")
-def test_without_the_coder_it_says_what_to_install(net: nn.Module, batches: Any) -> None:
+    monkeypatch.setattr(importlib, "import_module", refuse)
     weight = torch.randn(3, 4)
     with pytest.raises(MissingDependency, match=r"qubo_compress\[entropy\]"):
         parse(CHOICES[2]).encode(group_of(weight), [weight])
