@@ -19,16 +19,20 @@ import torch
 from benchmarks.networks import accuracy_and_loss, load
 from benchmarks.ratios import channels_last
 from benchmarks.records import RESULTS, append, environment, markdown, read
-from qubo_compress.pruning import Pruning, prune
+from qubo_compress.pruning import Pruning, gradients_of, prune, pruned_layers
 
 PATH = RESULTS / "woodfisher.jsonl"
 LAYERS = r"^layer[123]\..*conv\d\.weight$"
+
+SHARED = Pruning()
+"""Says which gradients are gathered: once for all contestants."""
 
 CONTESTANTS: dict[str, Pruning] = {
     "magnitude, per layer": Pruning("magnitude", "layer"),
     "magnitude, global": Pruning("magnitude", "global"),
     "diagonal Fisher, global": Pruning("diagonal-fisher", "global"),
     "WoodTaylor, joint, global": Pruning("woodtaylor", "global"),
+    "WoodTaylor, joint, damping 0.1": Pruning("woodtaylor", "global", damping=0.1),
     "WoodFisher, no update, global": Pruning("woodfisher", "global", update="none"),
     "WoodFisher, independent, global": Pruning("woodfisher", "global", update="independent"),
     "WoodFisher, independent, damping 1e-5": Pruning("woodfisher", "global", update="independent", damping=1e-5),
@@ -44,21 +48,21 @@ def run(options: argparse.Namespace) -> None:
     for seed in options.seeds:
         network = channels_last(load("cifar10-resnet20", calibration_examples=options.examples, seed=seed))
         before = accuracy_and_loss(network.model, network.test)
-        for name, how in CONTESTANTS.items():
-            for sparsity in options.sparsities:
+        wanted = {"layers": LAYERS, "seed": seed, "max_examples": options.examples}
+        gradients = gradients_of(network.model, network.calibration, SHARED, **wanted)
+        for sparsity in options.sparsities:
+            for name, how in CONTESTANTS.items():
                 if (name, sparsity, seed, how.gradients) in done:
                     continue
                 started = time.perf_counter()
-                small = prune(
-                    network.model, network.calibration, sparsity, how, layers=LAYERS, seed=seed,
-                    max_examples=options.examples,
-                )  # fmt: skip
+                small = prune(network.model, network.calibration, sparsity, how, gradients=gradients, **wanted)
                 seconds = time.perf_counter() - started
                 accuracy, loss = accuracy_and_loss(small, network.test)
                 record: dict[str, Any] = {
                     "method": name, "sparsity": sparsity, "seed": seed, "gradients": how.gradients,
                     "accuracy": 100 * accuracy, "loss": loss, "original_accuracy": 100 * before[0],
-                    "seconds": seconds, **environment(),
+                    "seconds": seconds, "damping": pruned_layers(small)[0].damping,
+                    "held_out_error": pruned_layers(small)[0].held_out_error, **environment(),
                 }  # fmt: skip
                 append(PATH, record)
                 print(
@@ -71,7 +75,8 @@ def table_text() -> str:
     """Accuracy per method and sparsity, means over seeds."""
     records = list(read(PATH))
     sparsities = sorted({r["sparsity"] for r in records})
-    rows = []
+    original = statistics.mean(r["original_accuracy"] for r in records)
+    rows = [["not pruned", *(f"{original:.2f}" for _ in sparsities)]]
     for name in CONTESTANTS:
         cells = [name]
         for sparsity in sparsities:

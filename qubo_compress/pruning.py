@@ -9,21 +9,33 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.errors import InvalidBudget, InvalidMenu, unknown_name
+from qubo_compress.errors import InvalidBudget, InvalidMenu, WrongModel, unknown_name
 from qubo_compress.examples import read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import Group, Layout, discover, state_entries
 from qubo_compress.menu.operator import choice_name, stored_as
 from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, survivor_count
-from qubo_compress.menu.woodfisher import Settings, Update, chosen_damping, compensated, largest, saliencies
+from qubo_compress.menu.woodfisher import (
+    FEWEST,
+    Settings,
+    Update,
+    best_damping,
+    compensated,
+    damping_candidates,
+    largest,
+    saliencies,
+    unseen_changes,
+    without_zeros,
+)
 from qubo_compress.plan import ATTRIBUTE, Compression, Plan, compression_of, filled
 from qubo_compress.recovery import recover
 from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of
@@ -32,8 +44,16 @@ from qubo_compress.sensitivity.substitution import evaluating
 from qubo_compress.statistics.gradients import GradientRows, Gradients
 from qubo_compress.statistics.statistic import Calibration
 
+logger = logging.getLogger(__name__)
+
 METHODS = ("magnitude", "diagonal-fisher", "woodtaylor", "woodfisher")
 SCOPES = ("layer", "global")
+
+REPORT = "pruned_layers"
+"""Name of the plain attribute under which a pruned module carries its :class:`PrunedLayer` tuple."""
+
+LARGEST_MENU = 255
+"""A file refers to choices by one byte."""
 
 Layers = str | Callable[[str], bool] | None
 """A regular expression on parameter names, a function of the name, or None for every weight."""
@@ -47,13 +67,14 @@ class Pruning:
         method: ``"magnitude"``, ``"diagonal-fisher"`` (w^2 F_qq / 2), ``"woodtaylor"`` or ``"woodfisher"``.
         scope: ``"layer"``: the same share of every tensor; ``"global"``: one threshold over all of them.
         update: ``"joint"``, ``"independent"`` or ``"none"``; the first two methods move nothing.
-        damping: added to the Fisher's diagonal; None: chosen by held-out prediction error, tensor by tensor.
+        damping: added to the Fisher's diagonal; None: chosen by held-out prediction error, one for all tensors: a
+            damping of its own would put every tensor's saliencies on another scale.
         block: weights per block of the Fisher.
         gradients: how many per-example gradients.
         batch: examples that each gradient is the mean of.
 
     Raises:
-        InvalidMenu: for an unknown method, scope or update.
+        InvalidMenu: for an unknown method, scope or update, or numbers out of range.
     """
 
     method: str = "woodfisher"
@@ -72,11 +93,43 @@ class Pruning:
         ):
             if value not in allowed:
                 raise InvalidMenu(str(unknown_name(name, value, allowed)))
+        if self.damping is not None and not self.damping > 0:
+            raise InvalidMenu(f"damping must be above zero, or None to have it chosen; got {self.damping!r}")
+        Gradients(self.gradients, self.batch)
+        if not (isinstance(self.block, int) and self.block >= 1):
+            raise InvalidMenu(f"block must be a whole number of at least 1; got {self.block!r}")
 
-    @property
-    def looks_at_data(self) -> bool:
-        """Whether gradients are needed."""
-        return self.method != "magnitude"
+
+@dataclass(frozen=True)
+class PrunedLayer:
+    """What pruning did to one tensor.
+
+    Attributes:
+        name: of its weights.
+        weights: how many there are.
+        pruned: how many are zero now.
+        damping: added to the diagonal of its Fisher; None where no Fisher was inverted.
+        held_out_error: of the chosen damping, see :func:`qubo_compress.menu.woodfisher.best_damping`; None where
+            it was not chosen.
+    """
+
+    name: str
+    weights: int
+    pruned: int
+    damping: float | None = None
+    held_out_error: float | None = None
+
+
+def pruned_layers(model: nn.Module) -> tuple[PrunedLayer, ...]:
+    """What :func:`prune`, or the last step of :func:`prune_gradually`, did to each tensor of a network.
+
+    Raises:
+        WrongModel: when the network was not pruned by these.
+    """
+    found = getattr(model, REPORT, None)
+    if found is None:
+        raise WrongModel("this network was not made by prune or prune_gradually; prune it first")
+    return cast(tuple[PrunedLayer, ...], found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +139,9 @@ class _Ranked:
     group: Group
     values: Tensor
     scores: Tensor
-    rows: GradientRows | None
-    settings: Settings | None
+    rows: GradientRows | None = None
+    settings: Settings | None = None
+    held_out_error: float | None = None
 
 
 def prune(
@@ -100,6 +154,7 @@ def prune(
     loss: LossLike = "cross-entropy",
     max_examples: int = 2048,
     seed: int = 0,
+    gradients: Mapping[str, GradientRows] | None = None,
 ) -> nn.Module:
     """Prune in one shot.
 
@@ -112,6 +167,8 @@ def prune(
         loss: whose gradients; labels are drawn from the network where there are none.
         max_examples: reading the batches stops there.
         seed: of the examples that gradients are taken of.
+        gradients: those of the same layers that :func:`gradients_of` gathered before, for several prunings of one
+            network; None: gathered here.
 
     Returns:
         A new module in eval mode that carries its plan.
@@ -130,17 +187,52 @@ def prune(
     check_sparsity(sparsity)
     layout = discover(model)
     picked = _picked(layout, layers)
+    if gradients is None and how.method != "magnitude":
+        gradients = gradients_of(model, batches, how, layers=layers, loss=loss, max_examples=max_examples, seed=seed)
+    entries = state_entries(model)[0]
+    flat = [entries[group.members[0].name].tensor.detach().cpu().reshape(-1) for group in picked]
+    ranked = _ranked(picked, flat, gradients or {}, sparsity, how)
+    counts = _survivors(ranked, sparsity, how.scope)
+    stored = {item.group.name: _stored(item, count) for item, count in zip(ranked, counts, strict=True)}
+    small = _carrying(model, layout, stored)
+    setattr(small, REPORT, tuple(_reported(item, count) for item, count in zip(ranked, counts, strict=True)))
+    return small
+
+
+def gradients_of(
+    model: nn.Module,
+    batches: Iterable[Any],
+    how: Pruning | None = None,
+    *,
+    layers: Layers = None,
+    loss: LossLike = "cross-entropy",
+    max_examples: int = 2048,
+    seed: int = 0,
+) -> dict[str, GradientRows]:
+    """Name -> gradients of every layer that is to be pruned, in float32: 4 bytes x gradients x weights.
+
+    Args:
+        model: left as it is.
+        batches: calibration batches.
+        how: says how many gradients, and of how many examples each.
+        layers: which weights; see :data:`Layers`.
+        loss: whose gradients; labels are drawn from the network where there are none.
+        max_examples: reading the batches stops there.
+        seed: of the examples that are drawn.
+
+    Raises:
+        InvalidMenu: when ``layers`` picks nothing.
+    """
+    how = how or Pruning()
+    picked = _picked(discover(model), layers)
     examples = read_examples(batches, max_examples)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    entries = state_entries(model)[0]
+    statistic = Gradients(how.gradients, how.batch)
     with evaluating(model):
         calibration = Calibration(
             model, examples.to(device), make_loss(loss), lambda x: rows_of(run_model(model, x)), seed
         )
-        ranked = [_ranked(calibration, group, entries[group.members[0].name].tensor, sparsity, how) for group in picked]
-    counts = _survivors(ranked, sparsity, how.scope)
-    stored = {item.group.name: _stored(item, count) for item, count in zip(ranked, counts, strict=True)}
-    return _carrying(model, layout, stored)
+        return {group.name: statistic.collect(calibration, group)[0] for group in picked}
 
 
 def _picked(layout: Layout, layers: Layers) -> list[Group]:
@@ -154,18 +246,45 @@ def _picked(layout: Layout, layers: Layers) -> list[Group]:
     return found
 
 
-def _ranked(calibration: Calibration, group: Group, tensor: Tensor, sparsity: float, how: Pruning) -> _Ranked:
-    values = tensor.detach().cpu().reshape(-1)
+def _ranked(
+    picked: list[Group], flat: list[Tensor], gradients: Mapping[str, GradientRows], sparsity: float, how: Pruning
+) -> list[_Ranked]:
+    """Every tensor's weights and scores."""
     if how.method == "magnitude":
-        return _Ranked(group, values, values.double().abs(), None, None)
-    rows = Gradients(how.gradients, how.batch).collect(calibration, group)[0]
+        return [_Ranked(group, values, values.double().abs()) for group, values in zip(picked, flat, strict=True)]
+    missing = [group.name for group in picked if group.name not in gradients]
+    if missing:
+        raise InvalidMenu(f"there are no gradients of {missing[0]}; gather them with gradients_of for the same layers")
     if how.method == "diagonal-fisher":
-        scores = 0.5 * values.double() ** 2 * rows.values.double().square().mean(0)
-        return _Ranked(group, values, scores, None, None)
-    damping = how.damping or chosen_damping(values, rows, sparsity, how.block)[0]
-    settings = Settings(damping, how.block, cast(Update, how.update), how.method == "woodtaylor")
-    # Only what the update needs stays in memory until the thresholds are known.
-    return _Ranked(group, values, saliencies(values, rows, settings), None if how.update == "none" else rows, settings)
+        return [
+            _Ranked(g, values, 0.5 * values.double() ** 2 * gradients[g.name].values.double().square().mean(0))
+            for g, values in zip(picked, flat, strict=True)
+        ]
+    rows = [without_zeros(values, gradients[group.name]) for group, values in zip(picked, flat, strict=True)]
+    settings = Settings(how.damping or 1.0, how.block, cast(Update, how.update), how.method == "woodtaylor")
+    error = None
+    if how.damping is None:
+        damping, error = _common_damping(flat, rows, sparsity, settings)
+        settings = replace(settings, damping=damping)
+        logger.info("damping %.3g chosen; held-out prediction error %.3f of no update's", damping, error)
+    return [
+        _Ranked(group, values, saliencies(values, part, settings), part, settings, error)
+        for group, values, part in zip(picked, flat, rows, strict=True)
+    ]
+
+
+def _common_damping(
+    values: list[Tensor], rows: list[GradientRows], sparsity: float, settings: Settings
+) -> tuple[float, float]:
+    """The damping that predicts the change by all tensors' updates together best on unseen gradients."""
+    squares = sum(float(item.values.double().square().sum()) for item in rows)
+    dampings = damping_candidates(squares / max(1, sum(item.values.numel() for item in rows)))
+    if rows[0].values.shape[0] < FEWEST or len(dampings) == 1:
+        return dampings[len(dampings) // 2], 1.0
+    changes = torch.zeros(len(dampings) + 1, rows[0].values.shape[0], dtype=torch.float64)
+    for flat, gradients in zip(values, rows, strict=True):
+        changes += unseen_changes(flat, gradients, sparsity, dampings, settings)
+    return best_damping(dampings, changes, rows[0].roots, settings.with_gradient)
 
 
 def _survivors(ranked: list[_Ranked], sparsity: float, scope: str) -> list[int]:
@@ -181,21 +300,38 @@ def _survivors(ranked: list[_Ranked], sparsity: float, scope: str) -> list[int]:
 def _stored(item: _Ranked, count: int) -> PrunedTensors:
     mask = largest(item.scores, count)
     left = item.values
-    if item.rows is not None and item.settings is not None:
+    if item.rows is not None and item.settings is not None and item.settings.update != "none":
         moved = compensated(item.values, mask, item.rows, item.settings)
         limit = torch.finfo(item.values.dtype).max
         left = moved.clamp(-limit, limit).to(item.values.dtype) if bool(torch.isfinite(moved).all()) else left
     return PrunedTensors((mask,), (left[mask],), (item.group.members[0].part_shape,))
 
 
+def _reported(item: _Ranked, count: int) -> PrunedLayer:
+    damping = None if item.settings is None else item.settings.damping
+    size = item.values.numel()
+    return PrunedLayer(item.group.name, size, size - count, damping, item.held_out_error)
+
+
+def _pruning_names(stored: dict[str, PrunedTensors]) -> dict[str, str]:
+    """Group name -> choice name. Shares are rounded: they are in the header, the masks say what is really gone."""
+    for digits in (4, 3, 2):
+        highest = 1.0 - 10.0**-digits
+        gone = {name: 1.0 - item.nonzeros / item.masks[0].numel() for name, item in stored.items()}
+        names = {name: choice_name(Prune(min(round(share, digits), highest))) for name, share in gone.items()}
+        if len(set(names.values())) < LARGEST_MENU:
+            break
+    return names
+
+
 def _carrying(model: nn.Module, layout: Layout, stored: dict[str, PrunedTensors]) -> nn.Module:
     """A new module with these tensors and their plan; everything else is kept."""
     entries = state_entries(model)[0]
     choices, packed = {}, {}
+    names_of = _pruning_names(stored)
     for group in layout.groups:
         if group.name in stored:
-            gone = 1.0 - stored[group.name].nonzeros / group.numel
-            choices[group.name] = choice_name(Prune(gone))
+            choices[group.name] = names_of[group.name]
             packed[group.name] = stored[group.name]
         else:
             choices[group.name] = "keep"

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import qubo_compress as qc
-from qubo_compress.errors import InvalidBudget, InvalidMenu
+from qubo_compress.errors import InvalidBudget, InvalidMenu, WrongModel
 from qubo_compress.plan import compression_of
-from qubo_compress.pruning import METHODS, Pruning, cubic_schedule, prune, prune_gradually
+from qubo_compress.pruning import METHODS, Pruning, cubic_schedule, gradients_of, prune, prune_gradually, pruned_layers
 
 
 @pytest.fixture
@@ -96,3 +96,62 @@ def test_schedules(net: nn.Module, batches: Any) -> None:
         prune_gradually(net, batches, 0.9, steps=2, schedule=[0.5, 0.4], progress=False)
     with pytest.raises(InvalidMenu, match="magnitude"):
         Pruning("magnitudes")
+    with pytest.raises(InvalidMenu, match="damping"):
+        Pruning(damping=0.0)
+
+
+@pytest.mark.parametrize("update", ["joint", "independent"])
+@pytest.mark.parametrize("method", ["woodfisher", "woodtaylor"])
+def test_what_an_earlier_step_pruned_stays_pruned(net: nn.Module, batches: Any, method: str, update: str) -> None:
+    how = Pruning(method, "global", update=update, gradients=20)
+    before = prune(net, batches, 0.4, how)
+    after = prune(before, batches, 0.7, how)
+    for name in ("0.weight", "4.weight", "6.weight"):
+        gone = before.state_dict()[name] == 0
+        assert not after.state_dict()[name][gone].any()
+
+
+def test_dampings_are_reported(net: nn.Module, batches: Any) -> None:
+    layers = pruned_layers(prune(net, batches, 0.5, Pruning(gradients=20)))
+    assert [layer.name for layer in layers] == ["0.weight", "4.weight", "6.weight"]
+    assert sum(layer.pruned for layer in layers) == pytest.approx(0.5 * sum(layer.weights for layer in layers), abs=1)
+    assert len({layer.damping for layer in layers}) == 1 and (layers[0].damping or 0) > 0
+    assert all(layer.held_out_error is not None and layer.held_out_error > 0 for layer in layers)
+    given = pruned_layers(prune(net, batches, 0.5, Pruning(gradients=20, damping=1e-3)))
+    assert {(layer.damping, layer.held_out_error) for layer in given} == {(1e-3, None)}
+    plain = pruned_layers(prune(net, batches, 0.5, Pruning("magnitude")))
+    assert {layer.damping for layer in plain} == {None}
+    with pytest.raises(WrongModel, match="prune"):
+        pruned_layers(net)
+
+
+def test_few_gradients_and_no_labels_are_enough(net: nn.Module) -> None:
+    unlabelled = [torch.randn(6, 1, 6, 6, generator=torch.Generator().manual_seed(3))]
+    small = prune(net, unlabelled, 0.5, Pruning(gradients=4), loss="kl")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in small.state_dict().values())
+
+
+def test_networks_of_many_layers_have_names_enough() -> None:
+    torch.manual_seed(0)
+    wide = nn.ModuleList([nn.Linear(29, 37, bias=False) for _ in range(300)])
+
+    class Many(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers, self.head = wide, nn.Linear(7, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x)
+
+    small = prune(Many(), [(torch.randn(4, 7), torch.arange(4) % 3)], 0.5, Pruning("magnitude"))
+    assert len(compression_of(small).plan.menu_names) <= 255
+
+
+def test_gradients_gathered_before_serve_several_prunings(net: nn.Module, batches: Any) -> None:
+    how = Pruning(gradients=20)
+    gathered = gradients_of(net, batches, how)
+    for share in (0.4, 0.7):
+        fresh, shared = prune(net, batches, share, how), prune(net, batches, share, how, gradients=gathered)
+        assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), shared.parameters(), strict=True))
+    with pytest.raises(InvalidMenu, match="gradients_of"):
+        prune(net, batches, 0.5, how, gradients={"0.weight": gathered["0.weight"]})

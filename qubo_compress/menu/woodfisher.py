@@ -12,6 +12,7 @@ NeurIPS 2020. With F the damped empirical Fisher of one block of weights w (d,) 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
@@ -27,7 +28,12 @@ from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, survi
 from qubo_compress.menu.quantize import QuantizedTensor, QuantizedTensors, fit_scale, round_to_codes
 from qubo_compress.menu.streams import Reader, plain_read
 from qubo_compress.statistics.gradients import GradientRows, Gradients
-from qubo_compress.statistics.inverse_fisher import block_slices, inverse_fisher_blocks, survivors_answer
+from qubo_compress.statistics.inverse_fisher import (
+    block_slices,
+    inverse_fisher_blocks,
+    survivors_answer,
+    survivors_answers,
+)
 from qubo_compress.statistics.statistic import Statistic
 
 logger = logging.getLogger(__name__)
@@ -36,8 +42,14 @@ Update = Literal["joint", "independent", "none"]
 UPDATES = ("joint", "independent", "none")
 ORDERS = ("second", "first")
 
-DAMPINGS = tuple(10.0**k for k in range(-4, 4))
-"""Dampings that are tried, in units of the mean Fisher diagonal."""
+DECADES = range(-6, 5)
+"""Dampings that are tried, as powers of ten of the mean Fisher diagonal."""
+
+FLAT = 1.05
+"""Dampings whose held-out error is within this factor of the least count as equally good."""
+
+FEWEST = 4
+"""Fewer gradients are not split in halves."""
 
 PUBLISHED_DAMPING = 1e-5
 
@@ -106,41 +118,104 @@ def compensated(values: Tensor, mask: Tensor, rows: GradientRows, settings: Sett
     return moved
 
 
-def chosen_damping(values: Tensor, rows: GradientRows, sparsity: float, block: int = 2000) -> tuple[float, float]:
-    """The damping whose joint update predicts best on gradients that it has not seen, and its error.
+def damping_candidates(mean_diagonal: float) -> tuple[float, ...]:
+    """Powers of ten around a mean Fisher diagonal, from 10^-6 to 10^4 of it; without a signal, the published 1e-5.
 
-    The update of the survivors is a ridge regression of the pruned weights' share in every gradient,
-    t_n = g_n,Q . w_Q, on the survivors' gradients. Each half of the gradients predicts t on the other; the error is
-    the mean of (t - G_S d_S)^2, relative to the mean of t^2: 1 is what no update at all would give.
+    Example:
+        >>> damping_candidates(2e-3)[0], damping_candidates(2e-3)[-1]
+        (1e-09, 10.0)
+    """
+    if not mean_diagonal > 0:
+        return (PUBLISHED_DAMPING,)
+    nearest = round(math.log10(mean_diagonal))
+    return tuple(float(f"1e{nearest + k}") for k in DECADES)
+
+
+def unseen_changes(
+    values: Tensor, rows: GradientRows, sparsity: float, dampings: Sequence[float], settings: Settings
+) -> Tensor:
+    """(dampings + 1, N) float64: g_n . d for updates d that have not seen example n; the last row without any update.
+
+    Each half of the gradients gives the joint update of the survivors of magnitude pruning, block by block, and the
+    other half says how it changes the loss of its own examples to first order.
 
     Args:
         values: (n,) weights.
-        rows: their gradients; at least four.
-        sparsity: share of weights pruned, by w^2 times the Fisher diagonal.
-        block: weights per block.
-
-    Returns:
-        The damping and its relative held-out error.
+        rows: their gradients.
+        sparsity: share of weights pruned.
+        dampings: to be tried.
+        settings: block, and whether the mean gradient counts; its damping is not used.
     """
     flat = values.double().reshape(-1)
-    diagonal = rows.values.double().square().mean(0)
-    mean = float(diagonal.mean())
-    if mean <= 0 or rows.values.shape[0] < 4 or sparsity == 0:
-        return max(mean, 1.0) * PUBLISHED_DAMPING, 1.0
-    mask = largest(flat**2 * (diagonal + 1e-12 * mean), survivor_count(flat.numel(), sparsity))
-    halves = rows.values[::2].double(), rows.values[1::2].double()
-    errors = torch.zeros(len(DAMPINGS), dtype=torch.float64)
-    total = 0.0
+    mask = largest(flat.abs(), survivor_count(flat.numel(), sparsity))
+    count = rows.values.shape[0]
+    found = torch.zeros(len(dampings) + 1, count, dtype=torch.float64)
+    halves = torch.arange(0, count, 2), torch.arange(1, count, 2)
     for seen, unseen in (halves, halves[::-1]):
-        for where in block_slices(flat.numel(), block):
-            gone, weights = ~mask[where], flat[where]
-            goal, held = seen[:, where] @ (weights * gone), unseen[:, where] @ (weights * gone)
-            total += float(held.square().sum())
-            for number, share in enumerate(DAMPINGS):
-                answer = survivors_answer(seen[:, where], share * mean, gone, goal)
-                errors[number] += float((held - unseen[:, where] @ answer).square().sum())
-    best = int(errors.argmin())
-    return DAMPINGS[best] * mean, float(errors[best]) / max(total, 1e-300)
+        for where in block_slices(flat.numel(), settings.block):
+            gone, lost = ~mask[where], flat[where] * ~mask[where]
+            known, other = rows.values[seen, where].double(), rows.values[unseen, where].double()
+            target = known @ lost
+            if settings.with_gradient:
+                target = target - rows.roots[seen].double()
+            answers = survivors_answers(known, dampings, gone, target)
+            found[:-1, unseen] += answers @ other.T
+            found[:, unseen] -= other @ lost
+    return found
+
+
+def best_damping(
+    dampings: Sequence[float], changes: Tensor, roots: Tensor, with_gradient: bool = False
+) -> tuple[float, float]:
+    """The damping whose updates predict best on gradients that they have not seen, and its error.
+
+    The quadratic model of the loss on unseen examples is mean_n (g_n . d)^2 / 2, with the mean gradient
+    mean_n [(1 + g_n . d)^2 - 1] / 2. Where its minimum is flat the largest damping within 5 % of it is taken.
+
+    Args:
+        dampings: that were tried.
+        changes: of :func:`unseen_changes`; those of several tensors are added.
+        roots: (N,) of the gradients.
+        with_gradient: whether the mean gradient counts.
+
+    Returns:
+        The damping, and its error as a share of what no update at all would give.
+    """
+    offset = roots.double() if with_gradient else torch.zeros(changes.shape[1], dtype=torch.float64)
+    errors = (changes + offset).square().mean(1)
+    tried = errors[:-1]
+    near = torch.nonzero(tried <= FLAT * tried.min()).reshape(-1)
+    best = max((int(number) for number in near), key=lambda number: dampings[number])
+    return dampings[best], float(tried[best] / errors[-1].clamp(min=1e-300))
+
+
+def chosen_damping(
+    values: Tensor, rows: GradientRows, sparsity: float, block: int = 2000, with_gradient: bool = False
+) -> tuple[float, float]:
+    """The damping for one tensor on its own, and its relative held-out error: see :func:`best_damping`.
+
+    Args:
+        values: (n,) weights.
+        rows: their gradients.
+        sparsity: share of weights pruned.
+        block: weights per block.
+        with_gradient: whether the mean gradient counts.
+    """
+    dampings = damping_candidates(float(rows.values.double().square().mean()))
+    if rows.values.shape[0] < FEWEST or len(dampings) == 1:
+        return dampings[len(dampings) // 2], 1.0
+    changes = unseen_changes(values, rows, sparsity, dampings, Settings(1.0, block, "joint", with_gradient))
+    return best_damping(dampings, changes, rows.roots, with_gradient)
+
+
+def without_zeros(values: Tensor, rows: GradientRows) -> GradientRows:
+    """The gradients with those of weights that are zero already taken out.
+
+    A weight that was pruned before is not there to make up for others, and with a gradient of its own WoodTaylor
+    would bring it back.
+    """
+    there = values.reshape(-1) != 0
+    return rows if bool(there.all()) else GradientRows(rows.values * there, rows.roots)
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
@@ -171,6 +246,7 @@ class WoodFisher:
         gradients: how many per-example gradients.
         update: ``"joint"``, ``"independent"`` or ``"none"``.
         order: ``"second"`` (WoodFisher) or ``"first"`` (WoodTaylor: the mean gradient counts too).
+        batch: examples that each gradient is the mean of.
 
     Raises:
         InvalidMenu: for settings out of range.
@@ -188,6 +264,7 @@ class WoodFisher:
     gradients: int = 400
     update: str = "joint"
     order: str = "second"
+    batch: int = 1
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
@@ -196,7 +273,7 @@ class WoodFisher:
             raise InvalidMenu(f"bits must be a whole number from 2 to 16, or None; got {self.bits!r}")
         if self.damping is not None and not self.damping > 0:
             raise InvalidMenu(f"damping must be above zero, or None to have it chosen; got {self.damping!r}")
-        for name in ("block", "gradients"):
+        for name in ("block", "gradients", "batch"):
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1):
                 raise InvalidMenu(f"{name} must be a whole number of at least 1; got {value!r}")
@@ -223,7 +300,7 @@ class WoodFisher:
     @property
     def needs(self) -> tuple[Statistic, ...]:
         """Gradients of the loss."""
-        return (Gradients(self.gradients),)
+        return (Gradients(self.gradients, self.batch),)
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Suits weights only."""
@@ -239,7 +316,7 @@ class WoodFisher:
         """Mask by saliency, then move the survivors."""
         found = [
             (member, part, *self._pruned(part, rows))
-            for member, part, rows in zip(group.members, parts, evidence[Gradients(self.gradients)], strict=True)
+            for member, part, rows in zip(group.members, parts, evidence[self.needs[0]], strict=True)
         ]
         if self.bits is not None:
             return QuantizedTensors(tuple(self._quantized(member, left, mask) for member, _, mask, left in found))
@@ -253,7 +330,7 @@ class WoodFisher:
         """These settings with the damping that is used for a tensor."""
         damping = self.damping
         if damping is None:
-            damping, error = chosen_damping(values, rows, self.sparsity, self.block)
+            damping, error = chosen_damping(values, rows, self.sparsity, self.block, self.order == "first")
             logger.info("damping %.3g chosen; held-out prediction error %.3f of no update's", damping, error)
         return Settings(damping, self.block, cast(Update, self.update), self.order == "first")
 
@@ -262,6 +339,7 @@ class WoodFisher:
         count = survivor_count(values.numel(), self.sparsity)
         if count == values.numel():
             return torch.ones(count, dtype=torch.bool), values.double()
+        rows = without_zeros(values, rows)
         settings = self.settings(values, rows)
         mask = largest(saliencies(values, rows, settings), count)
         left = compensated(values, mask, rows, settings)

@@ -13,7 +13,7 @@ d x d inverse is never formed. All in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -150,6 +150,28 @@ def survivors_answer(gradients: Tensor, damping: float, pruned: Tensor, target: 
         right = (kept.T @ target).unsqueeze(1)
         answer[~pruned] = torch.cholesky_solve(right, _cholesky(kept.T @ kept, ridge)).squeeze(1)
     return answer
+
+
+def survivors_answers(gradients: Tensor, dampings: Sequence[float], pruned: Tensor, target: Tensor) -> Tensor:
+    """:func:`survivors_answer` for several dampings, from one eigendecomposition.
+
+    Returns:
+        (dampings, d) float64.
+    """
+    count = gradients.shape[0]
+    answers = torch.zeros(len(dampings), gradients.shape[1], dtype=torch.float64)
+    kept = gradients[:, ~pruned]
+    if kept.shape[1] == 0:
+        return answers
+    dual = count <= kept.shape[1]
+    values, vectors = torch.linalg.eigh(kept @ kept.T if dual else kept.T @ kept)
+    # Eigenvalues below rounding are noise that a small damping would divide by.
+    least = torch.finfo(values.dtype).eps * values.abs().max().clamp(min=torch.finfo(values.dtype).tiny)
+    ridges = count * torch.tensor(list(dampings), dtype=torch.float64).unsqueeze(1)
+    shares = (vectors.T @ (target if dual else kept.T @ target)) / (values.clamp(min=0.0) + ridges.clamp(min=least))
+    solved = shares @ vectors.T
+    answers[:, ~pruned] = solved @ kept if dual else solved
+    return answers
 
 
 def _recursion(rows: Tensor, damping: float) -> Tensor:

@@ -12,10 +12,24 @@ import qubo_compress as qc
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.examples import read_examples
 from qubo_compress.menu.groups import discover
-from qubo_compress.menu.woodfisher import Settings, WoodFisher, chosen_damping, compensated, largest, saliencies
+from qubo_compress.menu.woodfisher import (
+    Settings,
+    WoodFisher,
+    chosen_damping,
+    compensated,
+    largest,
+    saliencies,
+    unseen_changes,
+    without_zeros,
+)
 from qubo_compress.sensitivity.losses import make_loss, rows_of
 from qubo_compress.statistics.gradients import GradientRows, Gradients
-from qubo_compress.statistics.inverse_fisher import InverseFisher, inverse_fisher_blocks
+from qubo_compress.statistics.inverse_fisher import (
+    InverseFisher,
+    inverse_fisher_blocks,
+    survivors_answer,
+    survivors_answers,
+)
 from qubo_compress.statistics.statistic import Calibration
 
 
@@ -102,6 +116,33 @@ def test_one_weight_at_a_time_both_updates_are_the_surgeon() -> None:
     assert float(cost) == pytest.approx(0.5 * float(change @ fisher(rows, damping) @ change), rel=1e-7)
 
 
+@pytest.mark.parametrize("count", [10, 80])
+def test_answers_for_many_dampings_are_those_for_each(count: int) -> None:
+    gradients = rows_like(count, 30, 6).values.double()
+    pruned = torch.arange(30) % 3 == 0
+    target = gradients @ (torch.randn(30, generator=torch.Generator().manual_seed(1)).double() * pruned)
+    dampings = (1e-4, 1e-2, 1.0)
+    for damping, found in zip(dampings, survivors_answers(gradients, dampings, pruned, target), strict=True):
+        expected = survivors_answer(gradients, damping, pruned, target)
+        assert torch.allclose(found, expected, rtol=1e-7, atol=1e-10)
+    assert not survivors_answers(gradients, dampings, torch.ones(30, dtype=torch.bool), target).any()
+
+
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_weights_that_are_gone_stay_gone_and_help_nobody(with_gradient: bool) -> None:
+    rows, setting = rows_like(20, 30, 8), Settings(1e-2, 2000, "joint", with_gradient)
+    values = torch.randn(30, generator=torch.Generator().manual_seed(9))
+    gone = torch.arange(30) < 10
+    values[gone] = 0.0
+    masked = without_zeros(values, rows)
+    assert not saliencies(values, masked, setting)[gone].any()
+    mask = largest(saliencies(values, masked, setting), 14)
+    assert not mask[gone].any()
+    alone = GradientRows(rows.values[:, ~gone], rows.roots)
+    apart = compensated(values[~gone], mask[~gone], alone, setting)
+    assert torch.allclose(compensated(values, mask, masked, setting)[~gone], apart, rtol=1e-7, atol=1e-10)
+
+
 def test_the_damping_follows_the_noise() -> None:
     values = torch.randn(60, generator=torch.Generator().manual_seed(0))
     clear = rows_like(200, 60, 1)
@@ -112,6 +153,21 @@ def test_the_damping_follows_the_noise() -> None:
     mean = [float(rows.values.square().mean()) for rows in (clear, noisy)]
     assert low / mean[0] < high / mean[1]
     assert error < 0.5 < worse
+
+
+def test_unseen_changes_are_those_of_updates_from_the_other_half() -> None:
+    rows, dampings = rows_like(21, 30, 2), (1e-3, 1e-1)
+    values = torch.randn(30, generator=torch.Generator().manual_seed(3))
+    mask = largest(values.abs(), 15)
+    for with_gradient in (False, True):
+        found = unseen_changes(values, rows, 0.5, dampings, Settings(1.0, 12, "joint", with_gradient))
+        for seen, unseen in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+            half = GradientRows(rows.values[seen], rows.roots[seen])
+            for number, damping in enumerate(dampings):
+                moved = compensated(values, mask, half, Settings(damping, 12, "joint", with_gradient))
+                expected = rows.values[unseen].double() @ (moved - values.double())
+                assert torch.allclose(found[number, unseen], expected, rtol=1e-6, atol=1e-9)
+        assert torch.allclose(found[-1], -rows.values.double() @ (values.double() * ~mask))
 
 
 def calibration(net: nn.Module, targets: Tensor | None) -> Calibration:
@@ -149,12 +205,20 @@ def test_without_labels_they_are_drawn_from_the_network() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"sparsity": 1.0}, {"sparsity": 0.5, "bits": 1}, {"sparsity": 0.5, "damping": 0.0},
-              {"sparsity": 0.5, "update": "both"}, {"sparsity": 0.5, "order": "third"}, {"sparsity": 0.5, "block": 0}],
-)  # fmt: skip
+    "wrong",
+    [
+        {"sparsity": 1.0},
+        {"bits": 1},
+        {"damping": 0.0},
+        {"batch": 0},
+        {"update": "both"},
+        {"order": "third"},
+        {"block": 0},
+    ],
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidMenu):
-        WoodFisher(**wrong)  # type: ignore[arg-type]
+        WoodFisher(**{"sparsity": 0.5, **wrong})  # type: ignore[arg-type]
 
 
 def test_it_is_chosen_from_a_menu_and_applied() -> None:
