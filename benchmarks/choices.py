@@ -27,7 +27,8 @@ import qubo_compress as qc
 from benchmarks.networks import Network, accuracy_and_loss, load
 from benchmarks.ratios import channels_last
 from benchmarks.records import RESULTS, append, environment, markdown, read
-from qubo_compress.menu import choices_of, family_of
+from qubo_compress.menu import choices_of, family_names, family_of
+from qubo_compress.menu.coded import coded_name
 from qubo_compress.menu.operator import parse
 
 PATH = RESULTS / "choices.jsonl"
@@ -42,11 +43,6 @@ MENUS: dict[str, tuple[str, ...]] = {
 }
 
 
-def coded(name: str) -> str:
-    """Name of the entropy-coded form of a choice."""
-    return f"coded(of={name!r})"
-
-
 def inner(name: str) -> str:
     """Name of the choice that is coded, or the name itself."""
     return str(getattr(parse(name), "of", name))
@@ -54,8 +50,11 @@ def inner(name: str) -> str:
 
 def names_of(menu: str, with_coding: bool) -> list[str]:
     """Choice names of a menu; the coded form of a weight's choice is offered beside the plain one."""
-    names = [name for family in MENUS[menu] for name in choices_of(family)]
-    return [*names, *(map(coded, names) if with_coding else ()), *choices_of("vectors")]
+    names = [name for family in MENUS[menu] if family in family_names() for name in choices_of(family)]
+    plain = [name for name in names if inner(name) == name]
+    if not with_coding:
+        return [*plain, *choices_of("vectors")]
+    return [*names, *(coded_name(name) for name in plain), *choices_of("vectors")]
 
 
 def measured(network: Network, options: argparse.Namespace) -> qc.SensitivityTable:
@@ -84,7 +83,13 @@ def plan_of(table: qc.SensitivityTable, ratio: float, options: argparse.Namespac
 def shares(table: qc.SensitivityTable, plan: qc.Plan) -> dict[str, int]:
     """Family -> how many weight tensors picked it."""
     weights = [group.name for group in table.layout.groups if group.kind == "weight"]
-    return dict(Counter(family_of(inner(plan.choices[name])) for name in weights))
+    return dict(Counter(_family(plan.choices[name]) for name in weights))
+
+
+def _family(choice: str) -> str:
+    """The family that offers a choice, coded or not."""
+    found = family_of(choice)
+    return found if found in family_names() else family_of(inner(choice))
 
 
 def scored(model: Any, network: Network, prefix: str = "") -> dict[str, float]:

@@ -28,8 +28,15 @@ def save(model: nn.Module, path: str | Path) -> int:
     compression = compression_of(model)
     payload = payload_of(compression, model)
     head = header(compression.layout, compression.plan.menu_names, payload)
+    head = padded(head, compression.plan.bytes - len(head) - len(payload))
     write_atomically(Path(path), lambda handle: (handle.write(head), handle.write(payload)))
     return len(head) + len(payload)
+
+
+def padded(head: bytes, blanks: int) -> bytes:
+    """The header of a file with some blanks more, where masks that moved in training take less than was planned."""
+    text = head[8:] + b" " * max(0, blanks)
+    return len(text).to_bytes(8, "little") + text
 
 
 def payload_of(compression: Compression, model: nn.Module) -> bytes:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.compensation import (
-    Rounding,
+    Codebook,
     descended,
     output_error,
     propagated,
@@ -157,14 +157,14 @@ class Compensate:
         assert self.bits is not None  # noqa: S101 - called with bits only
         damped = moments.damped(block, self.damping)
         upper = moments.inverse_factor(block, self.damping)
-        nearest = nearest_code(self.bits, signs_only=mask is not None and self.bits == 2)
+        book = codebook(self.bits, signs_only=mask is not None and self.bits == 2)
         level = highest_level(self.bits)
         target = values if mask is None else values * mask
         largest = target.abs().amax(1, keepdim=True).clamp(min=1e-300)
         tried = []
         for share in CLIPPING_SHARES:
             scale = half_scale(share * largest / level).double()
-            codes = nearest(target / scale, 0, scale[:, 0])
+            codes = book.nearest(target / scale)
             codes = codes if mask is None else codes * mask
             tried.append(output_error(values, codes * scale, damped))
         order = torch.stack(tried).argsort(0)[:FINALISTS]
@@ -173,7 +173,7 @@ class Compensate:
         shares = torch.tensor(CLIPPING_SHARES, dtype=torch.float64)
         for rank in range(len(order)):
             scale = half_scale(shares[order[rank]][:, None] * largest / level)
-            codes, scale = _settled(values, scale, mask, damped, upper, nearest)
+            codes, scale = _settled(values, scale, mask, damped, upper, book)
             error = output_error(values, codes * scale.double(), damped)
             better = error < least
             best_codes[better], best_scale[better], least[better] = codes[better], scale[better], error[better]
@@ -190,28 +190,21 @@ class Compensate:
         return Quantize(self.bits, self.sparsity).read(group, reader)
 
 
-def nearest_code(bits: int, signs_only: bool) -> Rounding:
-    """Rounding to the nearest of the codes of ``bits`` bits, or to a sign."""
-    level = highest_level(bits)
-
-    def nearest(target: Tensor, _column: int, _weight: Tensor) -> Tensor:
-        if signs_only:
-            return torch.where(target < 0, -1.0, 1.0).to(target.dtype)
-        return torch.round(target).clamp_(-level, level)
-
-    return nearest
+def codebook(bits: int, signs_only: bool) -> Codebook:
+    """The codes of ``bits`` bits, or signs."""
+    return Codebook(-highest_level(bits), highest_level(bits), signs_only)
 
 
 def _settled(
-    values: Tensor, scale: Tensor, mask: Tensor | None, damped: Tensor, upper: Tensor, nearest: Rounding
+    values: Tensor, scale: Tensor, mask: Tensor | None, damped: Tensor, upper: Tensor, book: Codebook
 ) -> tuple[Tensor, Tensor]:
     """Codes by propagation, then scale and codes in turn while the error falls."""
-    codes = propagated(values, scale.double(), mask, upper, nearest)
-    codes = descended(values, codes, scale.double(), mask, damped, nearest)
+    codes = propagated(values, scale.double(), mask, upper, book)
+    codes = descended(values, codes, scale.double(), mask, damped, book)
     least = output_error(values, codes * scale.double(), damped)
     for _ in range(ALTERNATIONS):
         moved = half_scale(refitted(values, codes, damped, scale.double()).float())
-        again = descended(values, codes, moved.double(), mask, damped, nearest)
+        again = descended(values, codes, moved.double(), mask, damped, book)
         error = output_error(values, again * moved.double(), damped)
         better = error < least
         if not bool(better.any()):

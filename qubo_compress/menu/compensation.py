@@ -13,15 +13,46 @@ For weights W (R, D), stored values Q and input moments S (D, D) the layer's mea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-Rounding = Callable[[Tensor, int, Tensor], Tensor]
-"""(column (R,), its number, weight of its error (R,)) -> codes (R,)."""
+from qubo_compress.menu.compensation_kernels import descend_rows
 
-SWEEPS = 8
+SWEEPS = 12
+"""Most passes of the descent over the columns of a row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """Which codes there are, and what their bits cost.
+
+    Attributes:
+        low: smallest code.
+        high: largest code.
+        signs_only: codes are -1 and 1 alone.
+        price: of a bit, in units of the output error; 0: bits do not count.
+        bits: (2 * reach + 1,) bits of the codes from -reach to reach, where they count.
+    """
+
+    low: float
+    high: float
+    signs_only: bool = False
+    price: float = 0.0
+    bits: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
+
+    def nearest(self, target: Tensor) -> Tensor:
+        """Nearest codes, whatever their bits."""
+        if self.signs_only:
+            return torch.where(target < 0, -1.0, 1.0).to(target.dtype)
+        return torch.round(target).clamp_(self.low, self.high)
+
+    def priced(self, codes: Tensor, price: float) -> Codebook:
+        """The same codes at a price per bit, by how often they occur now."""
+        reach = int(codes.abs().max()) + 2
+        counts = torch.bincount((codes + reach).reshape(-1).long(), minlength=2 * reach + 1).double() + 0.5
+        return replace(self, price=price, bits=-torch.log2(counts / counts.sum()))
 
 
 def output_error(values: Tensor, stored: Tensor, moments: Tensor) -> Tensor:
@@ -53,7 +84,7 @@ def pruned_mask(values: Tensor, factors: list[tuple[slice, Tensor]], survivors: 
     return mask.reshape(values.shape)
 
 
-def propagated(values: Tensor, scale: Tensor, mask: Tensor | None, upper: Tensor, rounding: Rounding) -> Tensor:
+def propagated(values: Tensor, scale: Tensor, mask: Tensor | None, upper: Tensor, book: Codebook) -> Tensor:
     """(R, D) codes, rounded in rising column order with the error made up by later columns.
 
     Args:
@@ -61,14 +92,14 @@ def propagated(values: Tensor, scale: Tensor, mask: Tensor | None, upper: Tensor
         scale: (R, 1) float64.
         mask: survivors, or None.
         upper: (D, D) with U^T U the inverse moments.
-        rounding: how one column of values in units of the scale becomes codes.
+        book: which codes there are.
     """
     left = values.clone()
     codes = torch.zeros_like(left)
     flat = scale[:, 0]
     for column in range(left.shape[1]):
         diagonal = upper[column, column]
-        found = rounding(left[:, column] / flat, column, (flat / diagonal) ** 2)
+        found = book.nearest(left[:, column] / flat)
         if mask is not None:
             found = found * mask[:, column]
         codes[:, column] = found
@@ -79,9 +110,9 @@ def propagated(values: Tensor, scale: Tensor, mask: Tensor | None, upper: Tensor
 
 
 def descended(
-    values: Tensor, codes: Tensor, scale: Tensor, mask: Tensor | None, moments: Tensor, nearest: Rounding
+    values: Tensor, codes: Tensor, scale: Tensor, mask: Tensor | None, moments: Tensor, book: Codebook
 ) -> Tensor:
-    """(R, D) codes from which no single change lowers the output error; never above that of the start.
+    """(R, D) codes from which no single change lowers the output error and the price of bits; never above the start.
 
     Args:
         values: (R, D) float64.
@@ -89,31 +120,23 @@ def descended(
         scale: (R, 1) float64.
         mask: survivors, or None.
         moments: (D, D).
-        nearest: (target in units of the scale, column, weight of its squared error) -> best allowed code.
+        book: which codes there are.
+
+    Example:
+        >>> values, moments = torch.tensor([[0.4, 0.4]]).double(), torch.ones(2, 2).double() + torch.eye(2).double()
+        >>> start, book = torch.zeros(1, 2).double(), Codebook(-3, 3)
+        >>> descended(values, start, torch.ones(1, 1).double(), None, moments, book).tolist()
+        [[1.0, 0.0]]
     """
-    codes = codes.clone()
-    flat = scale[:, 0]
-    gradient = (codes * scale - values) @ moments
-    diagonal = moments.diagonal()
-    for _ in range(SWEEPS):
-        moved = False
-        for column in range(values.shape[1]):
-            curvature = float(diagonal[column])
-            if curvature <= 0:
-                continue
-            weight = flat**2 * curvature
-            target = codes[:, column] - gradient[:, column] / (flat * curvature)
-            found = nearest(target, column, weight)
-            if mask is not None:
-                found = torch.where(mask[:, column], found, codes[:, column])
-            change = found - codes[:, column]
-            if bool((change != 0).any()):
-                moved = True
-                codes[:, column] = found
-                gradient.addr_(change * flat, moments[column])
-        if not moved:
-            break
-    return codes
+    found = codes.clone().contiguous()
+    gradient = ((codes * scale - values) @ moments).contiguous()
+    kept = torch.ones(codes.shape, dtype=torch.bool) if mask is None else mask
+    descend_rows(
+        found.numpy(), gradient.numpy(), scale[:, 0].contiguous().numpy(), kept.contiguous().numpy(),
+        moments.contiguous().numpy(), float(book.low), float(book.high), book.signs_only, book.bits.numpy(),
+        (book.bits.numel() - 1) // 2, book.price, SWEEPS,
+    )  # fmt: skip
+    return found
 
 
 def refitted(values: Tensor, codes: Tensor, moments: Tensor, fallback: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.menu.compensation import Rounding, descended, output_error, propagated
+from qubo_compress.menu.compensation import Codebook, descended, output_error, propagated
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import needs_data, operators, values_of
@@ -28,6 +28,7 @@ from qubo_compress.statistics.statistic import Statistic
 
 LARGEST_CODE = 2000
 RATE_ROUNDS = 2
+WHOLE = Codebook(-LARGEST_CODE, LARGEST_CODE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,8 +201,8 @@ class Lattice:
         codes = torch.zeros_like(values)
         for block, a, b in moments.spans(len(values)):
             upper = moments.inverse_factor(block, self.damping)
-            codes[a:b] = propagated(values[a:b], steps[a:b], None, upper, _nearest)
-        self._descend(values, codes, steps, moments, _nearest)
+            codes[a:b] = propagated(values[a:b], steps[a:b], None, upper, WHOLE)
+        self._descend(values, codes, steps, moments, WHOLE)
         if self.rate > 0:
             error = sum(
                 float(output_error(values[a:b], codes[a:b] * steps[a:b], moments.damped(block, self.damping)).sum())
@@ -209,13 +210,13 @@ class Lattice:
             )
             worth = 2 * math.log(2) * error / values.numel()
             for _ in range(RATE_ROUNDS):
-                self._descend(values, codes, steps, moments, _cheapest(codes, self.rate * worth))
+                self._descend(values, codes, steps, moments, WHOLE.priced(codes, self.rate * worth))
         return codes
 
-    def _descend(self, values: Tensor, codes: Tensor, steps: Tensor, moments: Moments, rounding: Rounding) -> None:
+    def _descend(self, values: Tensor, codes: Tensor, steps: Tensor, moments: Moments, book: Codebook) -> None:
         for block, a, b in moments.spans(len(values)):
             damped = moments.damped(block, self.damping)
-            codes[a:b] = descended(values[a:b], codes[a:b], steps[a:b], None, damped, rounding)
+            codes[a:b] = descended(values[a:b], codes[a:b], steps[a:b], None, damped, book)
 
     def decode(self, group: Group, data: memoryview) -> tuple[LatticeTensors, int]:
         """Read the members one after the other."""
@@ -226,24 +227,4 @@ class Lattice:
         return LatticeTensors(tuple(LatticeTensor.read(member, reader) for member in group.members))
 
 
-def _nearest(target: Tensor, _column: int, _weight: Tensor) -> Tensor:
-    return torch.round(target).clamp_(-LARGEST_CODE, LARGEST_CODE)
-
-
-def _cheapest(codes: Tensor, price: float) -> Rounding:
-    """Rounding that weighs the squared error against the bits of a code, by how often codes occur now."""
-    reach = int(codes.abs().max()) + 2
-    counts = torch.bincount((codes + reach).reshape(-1).long(), minlength=2 * reach + 1).double() + 0.5
-    bits = -torch.log2(counts / counts.sum())
-
-    def cheapest(target: Tensor, _column: int, weight: Tensor) -> Tensor:
-        near = torch.round(target).clamp(-reach, reach)
-        inward = near - torch.sign(near)
-        tried = torch.stack([near, inward, torch.zeros_like(near)])
-        cost = weight * (target - tried) ** 2 + price * bits[(tried + reach).long()]
-        return tried.gather(0, cost.argmin(0, keepdim=True))[0]
-
-    return cheapest
-
-
-offer("compensate", *(f"coded(of='lattice(step={step})')" for step in (0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2)))
+offer("compensate", *(f"coded(of='lattice(step={step},rate=1.0)')" for step in (0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2)))

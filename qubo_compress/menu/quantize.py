@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import numpy as np
@@ -227,6 +227,23 @@ class QuantizedTensors:
         if any(part.mask is not None and part.bits == 2 for part in self.parts):
             return None
         return QuantizedTensors(tuple(p.shrunk(v, zone) for p, v in zip(self.parts, values, strict=True)))
+
+    def masks(self) -> tuple[Tensor, ...] | None:
+        """Survivors per member in its own shape, or None when nothing is pruned."""
+        found = [p.mask.reshape(p.member.part_shape) for p in self.parts if p.mask is not None]
+        return tuple(found) if len(found) == len(self.parts) else None
+
+    def numbers(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The values themselves."""
+        return tuple(value.detach().to("cpu", torch.float32) for value in values)
+
+    def remasked(self, masks: Sequence[Tensor], numbers: Sequence[Tensor]) -> QuantizedTensors:
+        """Nearest codes under other masks, member by member."""
+        moved = [
+            replace(part, mask=mask.cpu().reshape(part.codes.shape))
+            for part, mask in zip(self.parts, masks, strict=True)
+        ]
+        return QuantizedTensors(tuple(moved)).project(numbers, refit=True)
 
 
 @operators.register("quantize")

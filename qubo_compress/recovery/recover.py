@@ -17,6 +17,7 @@ from qubo_compress.examples import Examples, read_examples
 from qubo_compress.menu.operator import Packed
 from qubo_compress.plan import ATTRIBUTE, Compression, compression_of, fill
 from qubo_compress.recovery.objectives import RecoveryObjective, make_objective, needs_labels
+from qubo_compress.recovery.splicing import Splicing
 from qubo_compress.recovery.statistics import METHODS, matched_statistics
 from qubo_compress.recovery.training import LEARNING_RATE, Objective, fine_tuned
 
@@ -32,6 +33,7 @@ def recover(
     *,
     max_examples: int = 2048,
     learning_rate: float = LEARNING_RATE,
+    splicing: bool = False,
     progress: bool = True,
     noise: bool = False,
     objective: str | RecoveryObjective | Objective = "distillation",
@@ -39,7 +41,7 @@ def recover(
     """Repair a compressed network within its plan: the same choices, the same bytes.
 
     With ``epochs=0`` normalisation statistics and biases are matched to the teacher's outputs. With
-    ``epochs > 0`` all stored values are then fine-tuned with masks fixed and straight-through
+    ``epochs > 0`` all stored values are then fine-tuned with masks fixed (but for ``splicing``) and straight-through
     quantization, for what ``objective`` asks. A repair that moves the outputs further from the
     teacher's on the calibration examples is not kept.
 
@@ -51,6 +53,8 @@ def recover(
         seed: of the order of the examples.
         max_examples: reading the batches stops there.
         learning_rate: of Adam, after a short warm-up; it falls to zero along a cosine.
+        splicing: while fine-tuning, let pruned weights and coefficients return in place of others: see
+            :class:`~qubo_compress.recovery.splicing.Splicing`. Bytes stay within the plan.
         progress: show a progress bar.
         noise: draw new read errors of weights in unreliable cells at every step of fine-tuning.
         objective: what fine-tuning minimises: ``"distillation"`` (labels and the teacher's probabilities), ``"plain"``
@@ -61,7 +65,7 @@ def recover(
         A new module in eval mode that carries the same plan.
 
     Raises:
-        InvalidBudget: for negative epochs, or noise without epochs.
+        InvalidBudget: for negative epochs, and for noise or splicing without any.
         WrongModel: when ``small`` carries no plan.
         UnknownName, InvalidObjective: when there is no such objective, or it needs labels and there are none.
         NonFiniteLoss: when fine-tuning diverges.
@@ -70,6 +74,8 @@ def recover(
         raise InvalidBudget(f"epochs must not be negative; got {epochs}")
     if noise and not epochs:
         raise InvalidBudget("noise=True concerns fine-tuning; give epochs of at least 1")
+    if splicing and epochs == 0:
+        raise InvalidBudget("splicing moves masks while the network is fine-tuned; give epochs of at least 1")
     compression = compression_of(small)
     asked = make_objective(objective)
     device = next((t.device for t in (*small.parameters(), *small.buffers())), torch.device("cpu"))
@@ -90,28 +96,19 @@ def recover(
         if apart < least:
             best, least = repaired, apart
     if epochs:
-        best = _tuned(best, teacher, examples, epochs, seed, learning_rate, progress, noise, asked)
+        best = _tuned(
+            best, teacher, examples, epochs=epochs, seed=seed, learning_rate=learning_rate, progress=progress,
+            objective=asked, disturb=disturbance(seed) if noise else None,
+            afterwards=Splicing(teacher, seed) if splicing else None,
+        )  # fmt: skip
     return copy.deepcopy(best).eval()
 
 
 def _tuned(
-    start: nn.Module,
-    teacher: nn.Module,
-    examples: Examples,
-    epochs: int,
-    seed: int,
-    learning_rate: float,
-    progress: bool,
-    noise: bool,
-    objective: Objective,
+    start: nn.Module, teacher: nn.Module, examples: Examples, *, learning_rate: float, **options: Any
 ) -> nn.Module:
     compression = compression_of(start)
-    stored = fine_tuned(
-        copy.deepcopy(start), compression, teacher, examples,
-        epochs=epochs, seed=seed, progress=progress, learning_rate=learning_rate,
-        disturb=disturbance(seed) if noise else None,
-        objective=objective,
-    )  # fmt: skip
+    stored = fine_tuned(copy.deepcopy(start), compression, teacher, examples, learning_rate=learning_rate, **options)
     tuned = _rebuilt(start, compression, stored)
     if not all(bool(torch.isfinite(t).all()) for t in compression_of(tuned).tensors().values()):
         raise NonFiniteLoss(f"fine-tuning diverged at learning rate {learning_rate}; use a smaller one")

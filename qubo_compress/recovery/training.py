@@ -42,6 +42,9 @@ Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Disturbance = Callable[[Group, Packed], tuple[Tensor, ...] | None]
 """(group, stored) -> random errors of its members' values, drawn anew in every step, or None for none."""
 
+Afterwards = Callable[[Latent, int, int], None]
+"""(latent numbers, steps done, steps in all): called before the first and after every step; may move masks."""
+
 
 def distillation(found: Tensor, goal: Tensor, labels: Tensor | None) -> Tensor:
     """Cross-entropy with the labels, where there are any, plus the KL divergence from the teacher."""
@@ -63,6 +66,7 @@ def fine_tuned(
     learning_rate: float = LEARNING_RATE,
     objective: Objective = distillation,
     disturb: Disturbance | None = None,
+    afterwards: Afterwards | None = None,
 ) -> dict[str, Packed]:
     """Stored groups after training.
 
@@ -79,6 +83,7 @@ def fine_tuned(
         learning_rate: of Adam, after a short warm-up; it falls to zero along a cosine.
         objective: what is minimised.
         disturb: errors that the stored values come back with.
+        afterwards: what is done between two steps, such as moving masks.
     """
     generator = torch.Generator().manual_seed(seed)
     with evaluating(small), evaluating(teacher), _gradients_off(small), _gradients_off(teacher), torch.enable_grad():
@@ -87,6 +92,9 @@ def fine_tuned(
         batches = _steps(examples, generator)
         total = epochs * len(batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, total))
+        done = 0
+        if afterwards is not None:
+            afterwards(latent, done, total)
         for _ in track(range(epochs), description="recovering", disable=not progress, transient=True):
             for part in _steps(examples, generator):
                 optimizer.zero_grad(set_to_none=True)
@@ -97,6 +105,9 @@ def fine_tuned(
                 value.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
+                done += 1
+                if afterwards is not None:
+                    afterwards(latent, done, total)
         return latent.packed()
 
 

@@ -1,0 +1,75 @@
+"""The inner loop of code-by-code descent, compiled: one row after the other, one code at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from qubo_compress.solvers.compiling import compiled
+
+Floats = npt.NDArray[np.float64]
+
+
+@compiled
+def descend_rows(
+    codes: Floats,
+    gradient: Floats,
+    scale: Floats,
+    kept: npt.NDArray[np.bool_],
+    moments: Floats,
+    low: float,
+    high: float,
+    signs_only: bool,
+    bits: Floats,
+    reach: int,
+    price: float,
+    sweeps: int,
+) -> None:
+    """Move every code to its best value given the others, until none moves; codes and gradient are changed.
+
+    Args:
+        codes: (R, D) whole numbers.
+        gradient: (R, D) half the derivative of the output error by the values: (codes * scale - values) @ moments.
+        scale: (R,) steps.
+        kept: (R, D) which codes may move.
+        moments: (D, D).
+        low: smallest code.
+        high: largest code.
+        signs_only: codes are -1 and 1.
+        bits: (2 * reach + 1,) bits of the codes from -reach to reach; empty where bits do not count.
+        reach: see ``bits``.
+        price: of a bit, in units of the output error.
+        sweeps: most passes over the columns.
+    """
+    rows, columns = codes.shape
+    for row in range(rows):
+        step = scale[row]
+        for _ in range(sweeps):
+            moved = False
+            for column in range(columns):
+                curvature = moments[column, column]
+                if not kept[row, column] or curvature <= 0.0:
+                    continue
+                old = codes[row, column]
+                target = old - gradient[row, column] / (step * curvature)
+                if signs_only:
+                    found = -1.0 if target < 0.0 else 1.0
+                else:
+                    found = min(max(np.rint(target), low), high)
+                    if price > 0.0:
+                        weight = step * step * curvature
+                        found = min(max(found, -float(reach)), float(reach))
+                        best = weight * (target - found) ** 2 + price * bits[int(found) + reach]
+                        inward = found - np.sign(found)
+                        for tried in (inward, 0.0):
+                            cost = weight * (target - tried) ** 2 + price * bits[int(tried) + reach]
+                            if cost < best:
+                                best, found = cost, tried
+                change = found - old
+                if change != 0.0:
+                    moved = True
+                    codes[row, column] = found
+                    for other in range(columns):
+                        gradient[row, other] += change * step * moments[column, other]
+            if not moved:
+                break
