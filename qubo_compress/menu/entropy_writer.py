@@ -41,7 +41,7 @@ CODED, IN_CONTEXT = 1, 2
 MOST_NUMBERS = 1024
 """Of wider ranges the low bits are stored plainly."""
 
-MOST_IN_CONTEXT = 63
+MOST_IN_CONTEXT = 255
 """Numbers of a range for which contexts are tried: beyond, a model per context costs more than it saves."""
 
 FEWEST_IN_CONTEXT = 512
