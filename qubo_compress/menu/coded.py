@@ -8,12 +8,24 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.entropy_contexts import Shape, shapes_of
-from qubo_compress.menu.entropy_writer import CodedReader, Coding, coded_bytes, fitted, recorded, sizes_of, varint
+from qubo_compress.menu.entropy_writer import (
+    CodedReader,
+    Coding,
+    Numbers,
+    Part,
+    Sized,
+    coded_bytes,
+    fitted,
+    recorded,
+    sized,
+    varint,
+)
 from qubo_compress.menu.groups import Group
 from qubo_compress.menu.operator import (
     ALREADY_STORED,
@@ -28,7 +40,7 @@ from qubo_compress.menu.operator import (
     parse,
 )
 from qubo_compress.menu.quantize import Quantize, QuantizedTensors
-from qubo_compress.menu.rate import cheaper, rate_aware
+from qubo_compress.menu.rate import Moves, rate_aware
 from qubo_compress.menu.streams import Streamed, StreamReading
 
 CODER_LOSS = 3e-4
@@ -43,8 +55,14 @@ FEW_NUMBERS = 2048
 FLOAT_SLACK = 0.02
 """Share of coded raw bytes that is left free: floats have no codes that could be made shorter when they change."""
 
-REDUCTIONS = 8
+MORE = 1.05
+COARSE = 0.03
+"""Bits per code that are still missing for which steps become wider a second time."""
+ATTEMPTS = 12
 BISECTIONS = 7
+
+Store = Callable[[Streamed, Sequence[Tensor], bool], Streamed]
+"""(form, numbers, refit) -> the nearest storable numbers in the same form."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,56 +111,77 @@ class CodedGroup:
     def project(self, values: Sequence[Tensor], refit: bool = False) -> CodedGroup:
         """The nearest storable values whose coded bytes fit the capacity.
 
-        Where the nearest codes do not fit, those are moved towards zero that save most bits for the least squared
-        error: the least error within the bits, over codes at most one step smaller at a time.
+        Where the nearest codes do not fit, codes move towards zero that save most bits for the least squared error;
+        with ``refit`` only as far as a bit costs less error than wider steps do, and then steps become wider.
         """
         before = [value.float() for value in self.inner.tensors()]
         goal = [v.detach().cpu().float().reshape(b.shape) for v, b in zip(values, before, strict=True)]
-        return self._moved(before, goal, lambda moved: cast(Streamed, self.inner.project(moved, refit)))
+        return self._moved(before, goal, _projected, refit)
 
-    def _moved(
-        self, before: Sequence[Tensor], goal: Sequence[Tensor], stored: Callable[[Sequence[Tensor]], Streamed]
-    ) -> CodedGroup:
+    def _moved(self, before: Sequence[Tensor], goal: Sequence[Tensor], stored: Store, refit: bool) -> CodedGroup:
         if all(torch.equal(old, new) for old, new in zip(before, goal, strict=True)):
             return self
-        found = self._fitting(stored(goal), goal)
+        found = self._fitting(stored(self.inner, goal, refit), goal, stored, refit)
         if found is None:
-            found = self._furthest(before, goal, stored)
+            found = self._furthest(before, goal, stored, refit)
         return replace(self, inner=found)
 
-    def _excess(self, packed: Streamed) -> float:
-        """Bits above the capacity: none or fewer fit for certain."""
-        parts = recorded(packed, self.shapes)
-        numbers = sum(len(part) if isinstance(part, bytes) else part.values.size for part in parts)
-        if numbers <= FEW_NUMBERS:
-            return 8.0 * (len(coded_bytes(packed, self.shapes, self.codings)) - self.capacity)
-        sizes = [sizes_of(part, coding) for part, coding in zip(parts, self.codings, strict=True)]
-        side, coded = sum(s for s, _ in sizes), sum(c for _, c in sizes)
-        lengths = len(varint(int(side) // 8)) + len(varint(self.capacity))
-        return side + coded + CODER_ENDS + CODER_LOSS * numbers + 8.0 * (lengths - self.capacity)
+    @cached_property
+    def _own_sizes(self) -> list[Sized]:
+        pairs = zip(recorded(self.inner, self.shapes), self.codings, strict=True)
+        return [sized(part, coding) for part, coding in pairs]
 
-    def _fitting(self, near: Streamed, goal: Sequence[Tensor]) -> Streamed | None:
-        """The nearest codes, or those that were moved towards zero until they fit; None where they cannot be."""
-        excess = self._excess(near)
-        for _ in range(REDUCTIONS):
+    def _sizes(self, packed: Streamed) -> list[Sized]:
+        found = []
+        for part, own in zip(recorded(packed, self.shapes), self._own_sizes, strict=True):
+            stays = isinstance(part, Numbers) and part.of_mask and _same(part, own.part)
+            found.append(own if stays else sized(part, own.coding))
+        return found
+
+    def _excess(self, packed: Streamed, sizes: Sequence[Sized]) -> float:
+        """Bits above the capacity: none or fewer fit for certain."""
+        numbers = sum(len(s.part) if isinstance(s.part, bytes) else s.part.values.size for s in sizes)
+        if numbers > FEW_NUMBERS:
+            side = sum(s.side for s in sizes)
+            lengths = len(varint(int(side) // 8)) + len(varint(self.capacity))
+            excess = side + sum(s.coded for s in sizes) + 8.0 * (lengths - self.capacity)
+            doubt = CODER_ENDS + CODER_LOSS * numbers
+            if excess > 0 or excess <= -doubt:
+                return excess + doubt
+        return 8.0 * (len(coded_bytes(packed, self.shapes, self.codings)) - self.capacity)
+
+    def _fitting(self, near: Streamed, goal: Sequence[Tensor], stored: Store, refit: bool) -> Streamed | None:
+        """Codes that fit and are near to the goal; None where they cannot be made to fit."""
+        sizes = self._sizes(near)
+        excess, asked = self._excess(near, sizes), MORE
+        for attempt in range(ATTEMPTS):
             if excess <= 0:
                 return near
-            smaller = cheaper(near, goal, self.codings, self.shapes, excess)
-            if smaller is None:
+            moves = Moves.of(near, sizes, goal)
+            missing = asked * excess - moves.saved_cheaply()
+            wider = moves.widened(missing) if refit and missing > moves.codes * (attempt > 0) * COARSE else None
+            if wider is None and not moves.any:
                 return None
-            near = smaller
-            excess = self._excess(near)
+            tried = moves.taken(asked * excess) if wider is None else stored(wider, goal, False)
+            sizes = self._sizes(tried)
+            left = self._excess(tried, sizes)
+            if wider is None:
+                # Other codes have other contexts: what was not had is asked for beforehand next time.
+                asked *= float(np.clip(excess / max(excess - left, 1.0), 1.0, 2.0))
+            elif left >= excess:
+                refit, sizes = False, self._sizes(near)
+                continue
+            near, excess = tried, left
         return near if excess <= 0 else None
 
-    def _furthest(
-        self, before: Sequence[Tensor], goal: Sequence[Tensor], stored: Callable[[Sequence[Tensor]], Streamed]
-    ) -> Streamed:
+    def _furthest(self, before: Sequence[Tensor], goal: Sequence[Tensor], stored: Store, refit: bool) -> Streamed:
         """The largest share of the way from what is stored whose result fits; none of it always does."""
         low, high, best = 0.0, 1.0, self.inner
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            tried = stored([b + middle * (g - b) for b, g in zip(before, goal, strict=True)])
-            if self._excess(tried) <= 0:
+            moved = [b + middle * (g - b) for b, g in zip(before, goal, strict=True)]
+            tried = stored(self.inner, moved, refit)
+            if self._excess(tried, self._sizes(tried)) <= 0:
                 low, best = middle, tried
             else:
                 high = middle
@@ -165,7 +204,15 @@ class CodedParameters(CodedGroup):
         """The nearest storable numbers whose coded bytes fit the capacity."""
         made = cast(Parametrised, self.inner)
         goal = [new.detach().cpu().float() for new in parameters]
-        return self._moved(made.parameters(), goal, lambda moved: cast(Streamed, made.store(moved, refit)))
+        return self._moved(made.parameters(), goal, _stored, refit)
+
+
+def _projected(form: Streamed, goal: Sequence[Tensor], refit: bool) -> Streamed:
+    return cast(Streamed, form.project(goal, refit))
+
+
+def _stored(form: Streamed, goal: Sequence[Tensor], refit: bool) -> Streamed:
+    return cast(Streamed, cast(Parametrised, form).store(goal, refit))
 
 
 def coded_group(inner: Packed, group: Group, name: str) -> CodedGroup:
@@ -186,13 +233,17 @@ def coded_group(inner: Packed, group: Group, name: str) -> CodedGroup:
     shapes = shapes_of(group)
     parts = recorded(inner, shapes)
     codings = tuple(fitted(part) for part in parts)
-    slack = sum(sizes_of(part, coding)[1] for part, coding in zip(parts, codings, strict=True) if coding.planes)
+    slack = sum(sized(part, coding).coded for part, coding in zip(parts, codings, strict=True) if coding.planes)
     data = coded_bytes(inner, shapes, codings)
     capacity = len(data) + math.ceil(FLOAT_SLACK * slack / 8)
     # A longer length may need one byte more.
     capacity += len(varint(capacity)) - len(varint(len(data)))
     kind = CodedParameters if isinstance(inner, Parametrised) else CodedGroup
     return kind(inner, shapes, codings, capacity)
+
+
+def _same(part: Numbers, other: Part) -> bool:
+    return isinstance(other, Numbers) and np.array_equal(part.values, other.values)
 
 
 @operators.register("coded")

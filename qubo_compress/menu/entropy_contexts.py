@@ -23,10 +23,10 @@ Shape = tuple[int, int, int]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-BOUNDS = np.array([0.088, 0.177, 0.354, 0.707, 1.414, 2.828, 5.657, 11.314])
-"""Of the expected size relative to the mean, squared."""
+CONTEXTS = 9
+"""The expected size relative to the mean, squared: below 2^-3.5, to 2^-2.5, ..., above 2^3.5."""
 
-CONTEXTS = len(BOUNDS) + 1
+ROOT_OF_TWO = 1.4142135623730951
 CHANNEL_PRIOR, KERNEL_PRIOR, ROW_PRIOR = 4.0, 2.0, 8.0
 """Rows, positions and weights of mean size that are believed to have come before."""
 
@@ -81,7 +81,10 @@ def _context(
     expected = by_channel * by_channel * by_kernel
     if of_mask:
         expected = expected * ((in_row + ROW_PRIOR * usual) / ((position * channels + ROW_PRIOR) * usual))
-    return np.searchsorted(BOUNDS, expected).astype(np.int64)
+    # The exponent of a float64 is its logarithm, exactly.
+    exponents = ((expected * ROOT_OF_TWO).view(np.int64) >> 52) - 1023
+    found: Integers = np.clip(exponents + CONTEXTS // 2, 0, CONTEXTS - 1)
+    return found
 
 
 def in_order(values: npt.NDArray[Any], present: Mask | None) -> npt.NDArray[Any]:

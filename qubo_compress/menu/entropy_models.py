@@ -209,8 +209,8 @@ def _histograms(counts: Counts, seen: Counts, low: int, high: int) -> list[Model
         found.append(Histogram(int(seen[0]), _relative(part), low, high))
     numbers = np.arange(low, high + 1)
     if low < 0 < high and int(np.abs(numbers[seen]).max()) < 255:
-        both = np.bincount(np.abs(numbers), weights=counts)
-        both[1:] /= np.bincount(np.abs(numbers), minlength=both.size)[1:].clip(min=1)
+        # A range may hold a magnitude with one sign only.
+        both: Floats = np.bincount(np.abs(numbers), weights=counts) / np.bincount(np.abs(numbers)).clip(min=1)
         found.append(Symmetric(_relative(both[: int(np.abs(numbers[seen]).max()) + 1]), low, high))
     return found
 

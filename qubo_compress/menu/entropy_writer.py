@@ -246,26 +246,47 @@ def _fitted_raw(data: bytes) -> Coding:
             continue
         streams = planes_of(data, count)
         planes = tuple(fitted(stream) for stream in streams)
-        bits = sum(sum(sizes_of(s, p)) for s, p in zip(streams, planes, strict=True))
+        taken = [sized(stream, plane) for stream, plane in zip(streams, planes, strict=True)]
+        bits = 8.0 + sum(size.side + size.coded for size in taken)
         if bits < least:
             best, least = Coding(planes=planes), bits
     return best
 
 
-def sizes_of(part: Part, coding: Coding) -> tuple[float, float]:
-    """Bits in the side bytes and bits in the coder's words; the sum over the parts is right to a few bits."""
+@dataclass(frozen=True, eq=False)
+class Sized:
+    """A part, how it is coded, and what that takes.
+
+    Attributes:
+        part: the part.
+        coding: its coding.
+        where: (n,) number of the model of every value; None for parts that are plain or coded in planes.
+        side: bits in the side bytes, exactly.
+        coded: bits in the coder's words; their sum over the parts is right to a few bits.
+    """
+
+    part: Part
+    coding: Coding
+    where: Integers | None
+    side: float
+    coded: float
+
+
+def sized(part: Part, coding: Coding) -> Sized:
+    """What a part takes, without coding it."""
     if isinstance(part, bytes):
         if not coding.planes:
-            return 8.0 * (len(part) + (len(part) >= SHORTEST_IN_PLANES)), 0.0
+            return Sized(part, coding, None, 8.0 * (len(part) + (len(part) >= SHORTEST_IN_PLANES)), 0.0)
         pairs = zip(planes_of(part, len(coding.planes)), coding.planes, strict=True)
-        both = np.array([sizes_of(stream, plane) for stream, plane in pairs]).sum(0)
-        return 8.0 + float(both[0]), float(both[1])
+        planes = [sized(stream, plane) for stream, plane in pairs]
+        return Sized(part, coding, None, 8.0 + sum(p.side for p in planes), sum(p.coded for p in planes))
     side = 8.0 * len(coding.header())
     if not coding.models:
-        return side + 8.0 * part.plain_size(), 0.0
+        return Sized(part, coding, None, side + 8.0 * part.plain_size(), 0.0)
     where = part.in_context(coding)
     counts = np.bincount(where * part.count + part.symbols, minlength=coding.bits.size)
-    return side + 8.0 * packed_size(part.values.size, part.shift), float(coding.bits.reshape(-1) @ counts)
+    side += 8.0 * packed_size(part.values.size, part.shift)
+    return Sized(part, coding, where, side, float(coding.bits.reshape(-1) @ counts))
 
 
 def varint(value: int) -> bytes:

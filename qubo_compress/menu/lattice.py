@@ -87,6 +87,10 @@ class LatticeTensor:
         """Other codes on the same grid."""
         return replace(self, codes=codes.to(torch.int16))
 
+    def with_steps(self, steps: Tensor) -> LatticeTensor:
+        """The same codes on another grid."""
+        return replace(self, step=half_scale(steps).reshape(()))
+
 
 @dataclass(frozen=True, eq=False)
 class LatticeTensors:

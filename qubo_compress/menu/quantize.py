@@ -111,7 +111,9 @@ class QuantizedTensor:
 
     def stored_codes(self) -> Tensor:
         """Codes that are written: those of the survivors."""
-        return self.codes.reshape(-1) if self.mask is None else self.codes[self.mask]
+        if self.mask is None:
+            return self.codes.reshape(-1)
+        return torch.from_numpy(self.codes.numpy()[self.mask.numpy()])  # several times faster than torch's own
 
     def write(self, writer: Writer) -> None:
         """Scales, mask, codes, in this order."""
@@ -165,6 +167,10 @@ class QuantizedTensor:
     def with_codes(self, codes: Tensor) -> QuantizedTensor:
         """Other codes on the same grid and mask."""
         return replace(self, codes=codes)
+
+    def with_steps(self, steps: Tensor) -> QuantizedTensor:
+        """The same codes on another grid."""
+        return replace(self, scale=half_scale(steps))
 
 
 def code_range(bits: int, sparse: bool) -> tuple[int, int]:
