@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.cast import Cast
+from qubo_compress.menu.coded import Coded, coded_name
 from qubo_compress.menu.families import choices_of, family_names
 from qubo_compress.menu.fold import Fold
 from qubo_compress.menu.groups import Group
@@ -15,6 +16,7 @@ from qubo_compress.menu.keep import Keep
 from qubo_compress.menu.operator import Operator, choice_name, parse
 from qubo_compress.menu.prune import Prune
 from qubo_compress.menu.quantize import Quantize
+from qubo_compress.menu.streams import StreamReading
 
 LARGEST_MENU = 255
 """A file names the choice of each group in one byte."""
@@ -69,24 +71,30 @@ class Menu:
         self._operators = named
 
     @classmethod
-    def of(cls, *families: str) -> Menu:
+    def of(cls, *families: str, coded: bool = False) -> Menu:
         """The choices of some families, and vectors at lower precision.
 
         Args:
             families: see :func:`qubo_compress.menu.family_names`; none: all of them.
+            coded: offer every choice of weights behind the entropy coder too, and those that are made for it.
 
         Raises:
             UnknownName: for an unknown family.
-            MissingDependency: when a family's package is not installed.
 
         Example:
             >>> Menu.of("quantize").names[:3]
             ('keep', 'quantize(bits=2)', 'quantize(bits=3)')
+            >>> Menu.of("quantize", coded=True).names[6]
+            "coded(of='quantize(bits=2)')"
         """
-        names = dict.fromkeys(
-            name for family in (*(families or family_names()), "vectors") for name in choices_of(family)
-        )
-        return cls([parse(name) for name in names])
+        wanted = [family for family in families or family_names() if family != "vectors"]
+        offered = dict.fromkeys(name for family in wanted for name in choices_of(family))
+        plain = [name for name in offered if not isinstance(parse(name), Coded)]
+        names = [*plain]
+        if coded:
+            names += [coded_name(name) for name in plain if isinstance(parse(name), StreamReading)]
+            names += [name for name in offered if name not in plain]
+        return cls([parse(name) for name in dict.fromkeys([*names, *choices_of("vectors")])])
 
     @property
     def names(self) -> tuple[str, ...]:
