@@ -61,8 +61,28 @@ COARSE = 0.03
 ATTEMPTS = 12
 BISECTIONS = 7
 
-Store = Callable[[Streamed, Sequence[Tensor], bool], Streamed]
-"""(form, numbers, refit) -> the nearest storable numbers in the same form."""
+
+@dataclass(frozen=True)
+class _Numbers:
+    """What of a stored group is given and moved: its values, or the numbers that they are made of.
+
+    Attributes:
+        of: the numbers of a stored group.
+        stored: (form, numbers, refit) -> the nearest storable ones in that form.
+    """
+
+    of: Callable[[Streamed], tuple[Tensor, ...]]
+    stored: Callable[[Streamed, Sequence[Tensor], bool], Streamed]
+
+
+_VALUES = _Numbers(
+    lambda stored: stored.tensors(),
+    lambda form, values, refit: cast(Streamed, form.project(values, refit)),
+)
+_PARAMETERS = _Numbers(
+    lambda stored: cast(Parametrised, stored).parameters(),
+    lambda form, numbers, refit: cast(Streamed, cast(Parametrised, form).store(numbers, refit)),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,17 +134,20 @@ class CodedGroup:
         Where the nearest codes do not fit, codes move towards zero that save most bits for the least squared error;
         with ``refit`` only as far as a bit costs less error than wider steps do, and then steps become wider.
         """
-        before = [value.float() for value in self.inner.tensors()]
-        goal = [v.detach().cpu().float().reshape(b.shape) for v, b in zip(values, before, strict=True)]
-        return self._moved(before, goal, _projected, refit)
+        return self._moved(values, _VALUES, refit)
 
-    def _moved(self, before: Sequence[Tensor], goal: Sequence[Tensor], stored: Store, refit: bool) -> CodedGroup:
+    def _moved(self, values: Sequence[Tensor], numbers: _Numbers, refit: bool) -> CodedGroup:
+        before = [value.float() for value in numbers.of(self.inner)]
+        goal = [v.detach().cpu().float().reshape(b.shape) for v, b in zip(values, before, strict=True)]
         if all(torch.equal(old, new) for old, new in zip(before, goal, strict=True)):
             return self
-        found = self._fitting(stored(self.inner, goal, refit), goal, stored, refit)
+        nearest = numbers.stored(self.inner, goal, refit)
+        found = self._fitting(nearest, goal, numbers, refit)
         if found is None:
-            found = self._furthest(before, goal, stored, refit)
-        return replace(self, inner=found)
+            found = self._furthest(before, goal, numbers, refit)
+        # Of what fits, what is stored already may be the nearest.
+        stays = found is not nearest and _squared(before, goal) < _squared(numbers.of(found), goal)
+        return self if stays else replace(self, inner=found)
 
     @cached_property
     def _own_sizes(self) -> list[Sized]:
@@ -150,7 +173,7 @@ class CodedGroup:
                 return excess + doubt
         return 8.0 * (len(coded_bytes(packed, self.shapes, self.codings)) - self.capacity)
 
-    def _fitting(self, near: Streamed, goal: Sequence[Tensor], stored: Store, refit: bool) -> Streamed | None:
+    def _fitting(self, near: Streamed, goal: Sequence[Tensor], numbers: _Numbers, refit: bool) -> Streamed | None:
         """Codes that fit and are near to the goal; None where they cannot be made to fit."""
         sizes = self._sizes(near)
         excess, asked = self._excess(near, sizes), MORE
@@ -162,7 +185,7 @@ class CodedGroup:
             wider = moves.widened(missing) if refit and missing > moves.codes * (attempt > 0) * COARSE else None
             if wider is None and not moves.any:
                 return None
-            tried = moves.taken(asked * excess) if wider is None else stored(wider, goal, False)
+            tried = moves.taken(asked * excess) if wider is None else numbers.stored(wider, goal, False)
             sizes = self._sizes(tried)
             left = self._excess(tried, sizes)
             if wider is None:
@@ -174,13 +197,13 @@ class CodedGroup:
             near, excess = tried, left
         return near if excess <= 0 else None
 
-    def _furthest(self, before: Sequence[Tensor], goal: Sequence[Tensor], stored: Store, refit: bool) -> Streamed:
+    def _furthest(self, before: Sequence[Tensor], goal: Sequence[Tensor], numbers: _Numbers, refit: bool) -> Streamed:
         """The largest share of the way from what is stored whose result fits; none of it always does."""
         low, high, best = 0.0, 1.0, self.inner
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
             moved = [b + middle * (g - b) for b, g in zip(before, goal, strict=True)]
-            tried = stored(self.inner, moved, refit)
+            tried = numbers.stored(self.inner, moved, refit)
             if self._excess(tried, self._sizes(tried)) <= 0:
                 low, best = middle, tried
             else:
@@ -202,17 +225,11 @@ class CodedParameters(CodedGroup):
 
     def store(self, parameters: Sequence[Tensor], refit: bool = False) -> CodedGroup:
         """The nearest storable numbers whose coded bytes fit the capacity."""
-        made = cast(Parametrised, self.inner)
-        goal = [new.detach().cpu().float() for new in parameters]
-        return self._moved(made.parameters(), goal, _stored, refit)
+        return self._moved(parameters, _PARAMETERS, refit)
 
 
-def _projected(form: Streamed, goal: Sequence[Tensor], refit: bool) -> Streamed:
-    return cast(Streamed, form.project(goal, refit))
-
-
-def _stored(form: Streamed, goal: Sequence[Tensor], refit: bool) -> Streamed:
-    return cast(Streamed, cast(Parametrised, form).store(goal, refit))
+def _squared(values: Sequence[Tensor], goal: Sequence[Tensor]) -> float:
+    return sum(float((v.float() - g).square().sum()) for v, g in zip(values, goal, strict=True))
 
 
 def coded_group(inner: Packed, group: Group, name: str) -> CodedGroup:

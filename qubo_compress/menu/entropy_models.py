@@ -111,13 +111,21 @@ class Decaying:
         return normalised(shares[numbers - numbers.min()])
 
 
+def _share_of(byte: int) -> float:
+    return (16 + byte % 16) * 2.0 ** (byte // 16) if byte else 0.0
+
+
+SHARES = np.array([_share_of(byte) for byte in range(STEPS)])
+"""What one byte of a histogram stands for: a float of four bits behind the point, so that rare numbers count too."""
+
+
 @dataclass(frozen=True)
 class Histogram:
-    """One byte per number from ``first`` on: its count relative to the largest, rounded up.
+    """One byte per number from ``first`` on, an index into ``SHARES``.
 
     Attributes:
         first: smallest number that occurs, relative to ``low``.
-        shares: 1 to 255 of 0 to 255.
+        shares: 1 to 255 bytes.
         low: smallest number.
         high: largest number.
     """
@@ -134,7 +142,7 @@ class Histogram:
     def probabilities(self) -> Floats:
         """The stored shares; what did not occur gets the floor."""
         whole = np.zeros(self.high - self.low + 1)
-        whole[self.first : self.first + len(self.shares)] = np.frombuffer(self.shares, dtype=np.uint8)
+        whole[self.first : self.first + len(self.shares)] = SHARES[list(self.shares)]
         return normalised(whole)
 
 
@@ -143,7 +151,7 @@ class Symmetric:
     """One byte per magnitude: a number is as likely as its negative.
 
     Attributes:
-        shares: 1 to 255 of 0 to 255, from magnitude 0 on.
+        shares: 1 to 255 bytes, indices into ``SHARES``, from magnitude 0 on.
         low: smallest number.
         high: largest number.
     """
@@ -160,7 +168,7 @@ class Symmetric:
         """The stored shares; magnitudes that did not occur get the floor."""
         reach = max(abs(self.low), abs(self.high))
         whole = np.zeros(max(reach + 1, len(self.shares)))
-        whole[: len(self.shares)] = np.frombuffer(self.shares, dtype=np.uint8)
+        whole[: len(self.shares)] = SHARES[list(self.shares)]
         return normalised(whole[np.abs(np.arange(self.low, self.high + 1))])
 
 
@@ -216,7 +224,11 @@ def _histograms(counts: Counts, seen: Counts, low: int, high: int) -> list[Model
 
 
 def _relative(counts: npt.NDArray[np.generic]) -> bytes:
-    return np.ceil(np.asarray(counts, dtype=np.float64) * 255 / float(np.max(counts))).astype(np.uint8).tobytes()
+    """The nearest shares, the largest of which is the last."""
+    scaled = np.asarray(counts, dtype=np.float64) * (SHARES[-1] / float(np.max(counts)))
+    above = np.searchsorted(SHARES, scaled).clip(1, STEPS - 1)
+    nearest = np.where(scaled * scaled < SHARES[above - 1] * SHARES[above], above - 1, above)
+    return bytes(nearest.tolist())
 
 
 def read_model(header: memoryview, low: int, high: int) -> tuple[Model, int]:

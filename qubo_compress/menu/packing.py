@@ -112,4 +112,6 @@ def unpack_mask(data: bytes | memoryview, count: int) -> tuple[npt.NDArray[np.bo
     fields = int.from_bytes(data[1:5], "little")
     used = packed_size(fields, bits)
     stored = np.frombuffer(data[5 : 5 + used], dtype=np.uint8)
+    if stored.size != used:
+        raise ValueError(f"a mask of {used} bytes is cut short")
     return survivors_of(unpack_codes(stored, fields, bits), bits, count), 5 + used
