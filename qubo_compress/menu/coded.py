@@ -14,18 +14,8 @@ from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.entropy_contexts import Shape, shapes_of
-from qubo_compress.menu.entropy_writer import (
-    CodedReader,
-    Coding,
-    Numbers,
-    Part,
-    Sized,
-    coded_bytes,
-    fitted,
-    recorded,
-    sized,
-    varint,
-)
+from qubo_compress.menu.entropy_parts import Coding, Numbers, Part, Sized, fitted, recorded, sized
+from qubo_compress.menu.entropy_writer import CodedReader, coded_bytes, varint
 from qubo_compress.menu.groups import Group
 from qubo_compress.menu.operator import (
     ALREADY_STORED,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress.menu.entropy_contexts import Shape
-from qubo_compress.menu.entropy_writer import Coding, Numbers, Sized, fitted, recorded
+from qubo_compress.menu.entropy_parts import Coding, Numbers, Sized, fitted, recorded
 from qubo_compress.menu.operator import values_of
 from qubo_compress.menu.quantize import QuantizedTensor, QuantizedTensors, half_scale, least_squares_scale
 from qubo_compress.menu.streams import Streamed

@@ -21,7 +21,8 @@ from qubo_compress.menu.entropy_models import (
     bits_of,
     read_model,
 )
-from qubo_compress.menu.entropy_writer import CodedReader, CodedWriter, Coding, read_varint, sized, varint
+from qubo_compress.menu.entropy_parts import Coding, sized
+from qubo_compress.menu.entropy_writer import CodedReader, CodedWriter, read_varint, varint
 from qubo_compress.menu.streams import code_bytes
 
 RANGES = [(-1, 1), (0, 1), (-3, 3), (0, 6), (-127, 127), (5, 5), (-700, 1300), (-32767, 32767)]
