@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from qubo_compress.errors import CorruptArtifact, StorageError, WrongModel
+from qubo_compress.factored import FactoredReport
+from qubo_compress.factored import factored as factored_layers
 from qubo_compress.file_format import weights_signature
 from qubo_compress.files import write_atomically
 from qubo_compress.menu.groups import Group, Layout, discover, state_entries
@@ -99,8 +101,13 @@ class Plan:
             raise CorruptArtifact(f"{path} is not a complete plan ({cause}); save it again") from cause
         return found if digest is None else replace(found, payloads=_read_payloads(Path(path), digest))
 
-    def apply(self, model: nn.Module) -> nn.Module:
+    def apply(self, model: nn.Module, factored: bool = False) -> nn.Module:
         """A new module in eval mode with the plan applied; the original is untouched.
+
+        Args:
+            model: the network that was measured.
+            factored: low-rank layers compute in their factors, which takes the multiplications that the plan counts:
+                for running, not for saving or recovery. See :mod:`qubo_compress.factored`.
 
         Raises:
             WrongModel: when the weights are not those that the plan was made for.
@@ -122,7 +129,8 @@ class Plan:
             parts = [_rows(entries[m.name].tensor.detach().cpu(), m.rows) for m in group.members]
             payload = self.payloads.get(group.name)
             stored[group.name] = stored_as(self.choices[group.name], group, parts, payload)
-        return filled(model, Compression(self, layout, stored))
+        small = filled(model, Compression(self, layout, stored))
+        return run_in_factors(small) if factored else small
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +184,14 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             entries[name].tensor.copy_(value)
 
 
+def run_in_factors(small: nn.Module) -> nn.Module:
+    """Let the low-rank layers of a compressed module compute in their factors; changes the module."""
+    compression = compression_of(small)
+    quick, report = factored_layers(small, compression.layout, compression.stored)
+    setattr(quick, ATTRIBUTE, report)
+    return quick
+
+
 def compression_of(model: nn.Module) -> Compression:
     """The compression that a module carries.
 
@@ -183,6 +199,11 @@ def compression_of(model: nn.Module) -> Compression:
         WrongModel: when it carries none, or its values were changed since.
     """
     found: Any = getattr(model, ATTRIBUTE, None)
+    if isinstance(found, FactoredReport):
+        raise WrongModel(
+            "this network computes in factors, which is for running it only; "
+            "save or recover the network that plan.apply(model) makes without factored=True"
+        )
     if not isinstance(found, Compression):
         raise WrongModel("this module was not made by plan.apply, recover or load; apply a plan to it first")
     entries = state_entries(model)[0]

@@ -24,6 +24,7 @@ from qubo_compress.menu.operator import (
     Packed,
     Parametrised,
     Unreliable,
+    choice_name,
     looks_at_data,
     needs_data,
     operators,
@@ -291,6 +292,7 @@ class Coded:
         if self.rate > 0 and not (isinstance(inner, Quantize) and not (inner.bits == 2 and inner.sparsity > 0)):
             raise InvalidMenu(f"rate moves the codes of quantize, which {self.of} has not; leave it out")
         object.__setattr__(self, "rate", float(self.rate))
+        object.__setattr__(self, "of", choice_name(inner))  # one name per choice, however it was written
         object.__setattr__(self, "inner", inner)
 
     @classmethod

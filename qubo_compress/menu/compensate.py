@@ -47,8 +47,9 @@ DAMPING = 0.01
 class Compensate:
     """Codes chosen by the layer's output error: column by column with compensation, then code by code.
 
-    Stored exactly as ``quantize`` and ``prune`` store theirs, and never with a larger output error on the
-    calibration inputs: where the plain choice is better in a row, that row is stored so.
+    Stored exactly as ``quantize`` and ``prune`` store theirs, and never with a larger error in the damped moments,
+    which is the output error expected when inputs come with independent noise of that variance: where the plain
+    choice is better in a row (in the tensor, when it is pruned), it is stored.
 
     Args:
         bits: bits per code, 2 to 16, or None: survivors keep the tensor's dtype.
@@ -167,7 +168,7 @@ class Compensate:
             codes = book.nearest(target / scale)
             codes = codes if mask is None else codes * mask
             tried.append(output_error(values, codes * scale, damped))
-        order = torch.stack(tried).argsort(0)[:FINALISTS]
+        order = torch.stack(tried).argsort(dim=0, stable=True)[:FINALISTS]
         best_codes, best_scale = torch.zeros_like(values), torch.zeros(len(values), 1, dtype=torch.float16)
         least = torch.full((len(values),), torch.inf, dtype=torch.float64)
         shares = torch.tensor(CLIPPING_SHARES, dtype=torch.float64)

@@ -38,7 +38,7 @@ def descend_rows(
         signs_only: codes are -1 and 1.
         bits: (2 * reach + 1,) bits of the codes from -reach to reach; empty where bits do not count.
         reach: see ``bits``.
-        price: of a bit, in units of the output error.
+        price: of a bit, in units of the output error; signs have none.
         sweeps: most passes over the columns.
     """
     rows, columns = codes.shape
@@ -48,23 +48,22 @@ def descend_rows(
             moved = False
             for column in range(columns):
                 curvature = moments[column, column]
-                if not kept[row, column] or curvature <= 0.0:
+                weight = step * step * curvature
+                if not kept[row, column] or not weight > 0.0:
                     continue
                 old = codes[row, column]
                 target = old - gradient[row, column] / (step * curvature)
-                if signs_only:
-                    found = -1.0 if target < 0.0 else 1.0
-                else:
-                    found = min(max(np.rint(target), low), high)
-                    if price > 0.0:
-                        weight = step * step * curvature
-                        found = min(max(found, -float(reach)), float(reach))
-                        best = weight * (target - found) ** 2 + price * bits[int(found) + reach]
-                        inward = found - np.sign(found)
-                        for tried in (inward, 0.0):
-                            cost = weight * (target - tried) ** 2 + price * bits[int(tried) + reach]
-                            if cost < best:
-                                best, found = cost, tried
+                found = (-1.0 if target < 0.0 else 1.0) if signs_only else min(max(np.rint(target), low), high)
+                if price > 0.0:
+                    found = min(max(found, -float(reach)), float(reach))
+                    best = weight * (target - old) ** 2 + price * bits[int(old) + reach]
+                    nearest, found = found, old
+                    for tried in (nearest, nearest - np.sign(nearest), 0.0):
+                        cost = weight * (target - tried) ** 2 + price * bits[int(tried) + reach]
+                        if cost < best:
+                            best, found = cost, tried
+                elif not abs(target - found) < abs(target - old):
+                    found = old  # a tie would only move on rounding errors
                 change = found - old
                 if change != 0.0:
                     moved = True

@@ -280,9 +280,19 @@ class CodedReader:
 
 
 def coded_bytes(
-    packed: Streamed, shapes: Mapping[int, Shape], codings: Sequence[Coding], capacity: int | None = None
+    packed: Streamed,
+    shapes: Mapping[int, Shape] | None = None,
+    codings: Sequence[Coding] | None = None,
+    capacity: int | None = None,
 ) -> bytes:
-    """A group's parts, coded."""
-    writer = CodedWriter(shapes, codings)
+    """A group's parts, coded.
+
+    Args:
+        packed: the group.
+        shapes: layouts of its members, or None: no contexts.
+        codings: of every part, or None: each part's best.
+        capacity: see :meth:`CodedWriter.data`.
+    """
+    writer = CodedWriter(shapes or {}, codings)
     packed.write(writer)
     return writer.data(capacity)

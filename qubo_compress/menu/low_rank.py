@@ -20,6 +20,7 @@ from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.keep import from_raw_bytes, raw_bytes
 from qubo_compress.menu.quantize import QuantizedTensor, fit_scale, round_to_codes
+from qubo_compress.menu.stages import Stage, Step, stage_of
 from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
 
 EXTRA = "low-rank"
@@ -39,11 +40,13 @@ class Form:
         equation: Einstein sum, such as ``"ri,ro->oi"``.
         view: shape in which the weight is decomposed, output channels first.
         shapes: of the factors, rank first; the last one is (rank, output channels).
+        steps: what every factor does when the layer is run.
     """
 
     equation: str
     view: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
+    steps: tuple[Step, ...]
 
     @property
     def numel(self) -> int:
@@ -227,6 +230,12 @@ class FactoredTensor:
         """The weight's part."""
         return self.assembled(self.parameters())
 
+    def stages(self) -> tuple[Stage, ...]:
+        """The factors as maps, in the order in which the layer applies them."""
+        dimensions, last = len(self.member.part_shape) - 2, len(self.factors) - 1
+        pairs = zip(self.parameters(), self.form.steps, strict=True)
+        return tuple(stage_of(factor, step, dimensions, n == last) for n, (factor, step) in enumerate(pairs))
+
     def store(self, factors: Sequence[Tensor], refit: bool) -> FactoredTensor:
         """Nearest storable factors in the same bytes."""
         kept = tuple(old.project(new, refit) for old, new in zip(self.factors, factors, strict=True))
@@ -295,6 +304,10 @@ class FactoredTensors:
     def project(self, values: Sequence[Tensor], refit: bool = False) -> FactoredTensors:
         """Factors nearest to the values, member by member."""
         return FactoredTensors(tuple(p.project(v, refit) for p, v in zip(self.parts, values, strict=True)))
+
+    def stages(self, member: int) -> tuple[Stage, ...]:
+        """The factors of a member as maps."""
+        return self.parts[member].stages()
 
     def parameters(self) -> tuple[Tensor, ...]:
         """All factors of all members."""

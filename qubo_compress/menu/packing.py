@@ -103,15 +103,22 @@ def pack_mask(survivors: npt.NDArray[np.bool_]) -> bytes:
 
 
 def unpack_mask(data: bytes | memoryview, count: int) -> tuple[npt.NDArray[np.bool_], int]:
-    """Inverse of :func:`pack_mask`: the mask of ``count`` values, and the bytes read."""
-    bits = data[0]
+    """Inverse of :func:`pack_mask`: the mask of ``count`` values, and the bytes read.
+
+    Raises:
+        ValueError: when the bytes are cut short, or are no mask of so many values.
+    """
+    bits = data[0] if len(data) else LONGEST_RUN_BITS + 1
+    # Every field stands for at least one value, so altered bytes cannot ask for much memory.
+    fields = int.from_bytes(data[1:5], "little") if bits else 0
+    used = 1 + packed_size(count, 1) if bits == 0 else 5 + packed_size(fields, bits)
+    if bits > LONGEST_RUN_BITS or fields > count or used > len(data):
+        raise ValueError(f"the bytes are no mask of {count} values")
     if bits == 0:
-        used = packed_size(count, 1)
-        stored = np.frombuffer(data[1 : 1 + used], dtype=np.uint8)
-        return np.unpackbits(stored, count=count).astype(bool), 1 + used
-    fields = int.from_bytes(data[1:5], "little")
-    used = packed_size(fields, bits)
-    stored = np.frombuffer(data[5 : 5 + used], dtype=np.uint8)
-    if stored.size != used:
-        raise ValueError(f"a mask of {used} bytes is cut short")
-    return survivors_of(unpack_codes(stored, fields, bits), bits, count), 5 + used
+        stored = np.frombuffer(data[1:used], dtype=np.uint8)
+        return np.unpackbits(stored, count=count).astype(bool), used
+    stored = np.frombuffer(data[5:used], dtype=np.uint8)
+    try:
+        return survivors_of(unpack_codes(stored, fields, bits), bits, count), used
+    except IndexError as cause:
+        raise ValueError(f"the bytes are a mask of more than {count} values") from cause

@@ -12,6 +12,7 @@ from torch import Tensor
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.low_rank import Form, LowRank, checked_settings, rank_within
 from qubo_compress.menu.operator import operators
+from qubo_compress.menu.stages import Step
 
 
 @operators.register("svd")
@@ -69,7 +70,8 @@ class Svd(LowRank):
     def form(self, shape: tuple[int, ...], ranks: tuple[int, ...]) -> Form:
         """Input side, then output side."""
         view = (shape[0], torch.Size(shape[1:]).numel())
-        return Form("ri,ro->oi", view, ((ranks[0], view[1]), (ranks[0], view[0])))
+        steps = (Step(tuple(range(len(shape) - 2)), tuple(shape[2:])), Step())
+        return Form("ri,ro->oi", view, ((ranks[0], view[1]), (ranks[0], view[0])), steps)
 
     def decomposed(self, target: Tensor, ranks: tuple[int, ...]) -> list[Tensor]:
         """Singular vectors, each side times the root of the singular values."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.low_rank import EXTRA, Form, LowRank, checked_settings, rank_within
 from qubo_compress.menu.operator import operators
+from qubo_compress.menu.stages import Step
 from qubo_compress.optional import require
 
 
@@ -73,7 +74,8 @@ class Tucker(LowRank):
         """Input side, core, output side."""
         kernel = torch.Size(shape[2:]).numel()
         shapes = ((ranks[1], shape[1]), (ranks[0], ranks[1], kernel), (ranks[0], shape[0]))
-        return Form("bi,abk,ao->oik", (*shape[:2], kernel), shapes)
+        steps = (Step(), Step(tuple(range(len(shape) - 2)), tuple(shape[2:])), Step())
+        return Form("bi,abk,ao->oik", (*shape[:2], kernel), shapes, steps)
 
     def decomposed(self, target: Tensor, ranks: tuple[int, ...]) -> list[Tensor]:
         """Alternating singular value decompositions of both unfoldings."""

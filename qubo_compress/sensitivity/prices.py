@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
+from qubo_compress.factored import left_dense
 from qubo_compress.menu.groups import Group, state_entries
-from qubo_compress.menu.operator import Unreliable
+from qubo_compress.menu.operator import Packed, Unreliable
+from qubo_compress.menu.stages import Staged, stage_positions, staged
 from qubo_compress.problem import IntArray
 from qubo_compress.sensitivity.replay import CallTrace
 from qubo_compress.sensitivity.task import MeasureTask
@@ -21,15 +24,21 @@ ACTIVATION_BITS = 32
 def price_choices(task: MeasureTask, advance: Callable[[float], None] = lambda _: None) -> dict[str, IntArray]:
     """Budget name -> (V,) cost: stored bytes, multiplications, bit operations, memory cells.
 
-    Every choice is stored here for the first time; ``advance`` is called once per group.
+    Every choice is stored here for the first time; ``advance`` is called once per group. The multiplications of
+    low-rank choices are those of ``plan.apply(model, factored=True)``.
     """
     names = ("bytes", "macs", "bit_operations", "cells")
     rows: dict[str, list[int]] = {name: [] for name in names}
     for number, group in enumerate(task.layout.groups):
         positions = multiplications_per_value(task.base, group, task.trace)
+        calls = None
         advance(1)
         for packed in task.packed(number):
-            if len(set(positions)) == 1:
+            form = staged(packed)
+            if form is not None:
+                calls = calls or layer_calls(task.base, group, task.trace)
+                macs = factored_multiplications(form, packed, calls)
+            elif len(set(positions)) == 1:
                 macs = packed.nonzeros * positions[0]
             else:
                 counts = [int(torch.count_nonzero(values)) for values in packed.tensors()]
@@ -45,10 +54,53 @@ def multiplications_per_value(model: nn.Module, group: Group, trace: CallTrace |
     """How often each weight of each member multiplies per example: the output positions of its modules."""
     if trace is None or group.kind != "weight":
         return (0,) * len(group.members)
+    return tuple(sum(call.positions for call in calls) for calls in layer_calls(model, group, trace))
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of a layer whose weight multiplies.
+
+    Attributes:
+        module: the layer.
+        positions: output positions per example.
+        inputs: sizes of its inputs along the spatial axes.
+        outputs: sizes of its outputs along them.
+    """
+
+    module: nn.Module
+    positions: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def layer_calls(model: nn.Module, group: Group, trace: CallTrace | None) -> list[list[LayerCall]]:
+    """For every member of a group, the calls of the modules that own it; embeddings do not multiply."""
+    if trace is None or group.kind != "weight":
+        return [[] for _ in group.members]
     entries = state_entries(model)[0]
     found = []
     for member in group.members:
         owners = {id(module) for module, _ in entries[member.name].owners if not isinstance(module, nn.Embedding)}
-        calls = zip(trace.modules, trace.positions, strict=True)
-        found.append(sum(values // member.shape[0] for module, values in calls if id(module) in owners))
-    return tuple(found)
+        calls = []
+        for module, values, (given, made) in zip(trace.modules, trace.positions, trace.shapes, strict=True):
+            if id(module) in owners:
+                axes = slice(2 - len(member.shape), None) if len(member.shape) > 2 else slice(0, 0)
+                calls.append(LayerCall(module, values // member.shape[0], given[axes], made[axes]))
+        found.append(calls)
+    return found
+
+
+def factored_multiplications(form: Staged, packed: Packed, calls: list[list[LayerCall]]) -> int:
+    """Multiplications per example of layers that compute in their factors; of whole weights where they cannot."""
+    total = 0
+    for number, made in enumerate(calls):
+        stages = form.stages(number)
+        counts = [int(torch.count_nonzero(stage.weight)) for stage in stages]
+        for call in made:
+            if left_dense(call.module) is not None:
+                total += int(torch.count_nonzero(packed.tensors()[number])) * call.positions
+                continue
+            positions = stage_positions(stages, call.positions, call.inputs, call.outputs)
+            total += sum(count * times for count, times in zip(counts, positions, strict=True))
+    return total

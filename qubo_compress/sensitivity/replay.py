@@ -48,6 +48,7 @@ class CallTrace:
         changed_inputs: the call changed its inputs in place, so it must run again.
         changed_later: its output was changed in place afterwards, so copies must be handed out.
         positions: output values per example of each call, for counting multiplications.
+        shapes: of the first tensor that each call was given and of the first that it returned, for the same.
         fixed: first axes, among all tensors that modules exchange, that do not follow the number of
             examples; None when there was only one example to tell them apart by.
     """
@@ -57,6 +58,7 @@ class CallTrace:
     changed_inputs: list[bool] = field(default_factory=list)
     changed_later: list[bool] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     fixed: frozenset[int] | None = None
 
     def first_call(self, module: nn.Module) -> int | None:
@@ -124,6 +126,7 @@ def _traced(model: nn.Module, inputs: Inputs) -> tuple[CallTrace, list[int]]:
         trace.changed_inputs.append(False)
         trace.changed_later.append(False)
         trace.positions.append(0)
+        trace.shapes.append(((), ()))
         outputs.append([])
         given = [(t, t._version) for t in _all_tensors((args, kwargs))]
         sizes.extend(t.shape[0] for t, _ in given if t.ndim)
@@ -133,6 +136,8 @@ def _traced(model: nn.Module, inputs: Inputs) -> tuple[CallTrace, list[int]]:
         outputs[number] = [(t, t._version) for t in _all_tensors(result)]
         sizes.extend(t.shape[0] for t, _ in outputs[number] if t.ndim)
         trace.positions[number] = sum(t.numel() for t, _ in outputs[number]) // examples
+        first = [tuple(pairs[0][0].shape) if pairs else () for pairs in (given, outputs[number])]
+        trace.shapes[number] = (first[0], first[1])
         return result
 
     with intercepted(model, handle), torch.no_grad():

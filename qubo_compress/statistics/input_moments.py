@@ -25,6 +25,9 @@ from qubo_compress.statistics.statistic import Calibration
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
+SILENT = 1e-200
+"""Inputs whose mean moment is not above this count as none: their inverse would overflow."""
+
 PATCH_VALUES = 8_000_000
 """Unfolded inputs are multiplied in parts of up to this many values."""
 
@@ -37,12 +40,13 @@ class Moments:
         blocks: one (D, D) float64 matrix per group of a convolution; a single one elsewhere.
         first_row: of the member's rows in the whole tensor.
         total_rows: of the whole tensor; they are shared evenly between the blocks.
+        factors: (block, damping) -> factor of the inverse; filters of one layer share them.
     """
 
     blocks: tuple[Tensor, ...]
     first_row: int
     total_rows: int
-    _factors: dict[tuple[int, float], Tensor] = field(default_factory=dict)
+    factors: dict[tuple[int, float], Tensor] = field(default_factory=dict)
 
     def block_of(self, row: int) -> int:
         """Which matrix belongs to a row of the member."""
@@ -63,13 +67,13 @@ class Moments:
         """(D, D) moments with ``damping`` times their mean diagonal added to it; dead inputs get a small one."""
         matrix = self.blocks[block].clone()
         mean = float(matrix.diagonal().mean())
-        matrix.diagonal().add_(damping * mean if mean > 0 else 1.0)
+        matrix.diagonal().add_(damping * mean if mean > SILENT else 1.0)
         return matrix
 
     def inverse_factor(self, block: int, damping: float) -> Tensor:
         """(D, D) upper triangular U with U^T U the inverse of the damped moments; kept for the next choice."""
         key = (block, damping)
-        if key not in self._factors:
+        if key not in self.factors:
             share = damping
             for _ in range(8):
                 lower, failed = torch.linalg.cholesky_ex(self.damped(block, share))
@@ -81,8 +85,8 @@ class Moments:
                 share *= 10.0
             else:
                 raise InvalidMenu(f"the input moments cannot be inverted, even with damping {share:g}; give another")
-            self._factors[key] = upper
-        return self._factors[key]
+            self.factors[key] = upper
+        return self.factors[key]
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,12 @@ class InputMoments:
         return tuple(self._member(calibration, member) for member in group.members)
 
     def _member(self, calibration: Calibration, member: Member) -> Moments:
-        # Filters of one layer share its moments.
-        blocks = calibration.remembered(self.statistic_name, member.name, lambda: _gathered(calibration, member.name))
+        # Filters of one layer share its moments and what is made of them.
+        blocks, factors = calibration.remembered(
+            self.statistic_name, member.name, lambda: (_gathered(calibration, member.name), {})
+        )
         first = 0 if member.rows is None else member.rows[0]
-        return Moments(blocks, first, member.shape[0])
+        return Moments(blocks, first, member.shape[0], factors)
 
     def imagined(self, group: Group, parts: Sequence[Tensor], generator: torch.Generator) -> tuple[Moments, ...]:
         """Moments of random correlated inputs."""
@@ -120,12 +126,18 @@ class _Reached(QuboCompressError):
 def _gathered(calibration: Calibration, name: str) -> tuple[Tensor, ...]:
     """(D, D) moments per convolution group, over every module that owns the tensor and every call of it."""
     owners = {id(module): module for module, _ in state_entries(calibration.model)[0][name].owners}
+    for module in owners.values():
+        if not isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+            raise InvalidMenu(
+                f"{name} also belongs to {type(module).__name__}, whose inputs have no moments; "
+                "keep it out of choices that look at inputs, with a grouping that leaves it alone"
+            )
     sums: list[Tensor] = []
     weights = torch.ones(1)
     calls: dict[int, int] = {}
 
-    def hook(module: nn.Module, args: tuple[Any, ...], _: Any) -> None:
-        found = _second_moments(module, args[0].detach(), weights)
+    def hook(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], _: Any) -> None:
+        found = _second_moments(module, (args[0] if args else named["input"]).detach(), weights)
         if sums:
             for total, part in zip(sums, found, strict=True):
                 total += part
@@ -135,7 +147,7 @@ def _gathered(calibration: Calibration, name: str) -> tuple[Tensor, ...]:
         if len(owners) == 1 and stop_early:
             raise _Reached
 
-    handles = [module.register_forward_hook(hook) for module in owners.values()]
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in owners.values()]
     stop_early = False
     try:
         with torch.no_grad():
@@ -157,32 +169,42 @@ def _gathered(calibration: Calibration, name: str) -> tuple[Tensor, ...]:
 
 def _second_moments(module: nn.Module, inputs: Tensor, weights: Tensor) -> list[Tensor]:
     """Weighted sums of x x^T over examples and positions, one per convolution group."""
-    root = weights.to(inputs.device).clamp(min=0).sqrt()
     if isinstance(module, nn.Linear):
-        each = inputs.shape[0] // root.shape[0] if inputs.shape[0] % root.shape[0] == 0 else 0
-        scale = root.repeat_interleave(each) if each else root.mean().expand(inputs.shape[0])
-        rows = inputs.double() * scale.reshape(-1, *[1] * (inputs.ndim - 1))
-        flat = rows.reshape(-1, inputs.shape[-1])
+        batch = inputs if inputs.ndim > 1 else inputs[None]
+        scale = _row_weights(weights, batch.shape[0]).to(batch.device).double().sqrt()
+        rows = batch.double() * scale.reshape(-1, *[1] * (batch.ndim - 1))
+        flat = rows.reshape(-1, batch.shape[-1])
         return [(flat.T @ flat).cpu()]
-    assert isinstance(module, CONVOLUTIONS)  # noqa: S101 - operators refuse other owners
-    return _convolved(module, inputs, root)
+    convolution: Any = module
+    batch = inputs if inputs.ndim == len(convolution.kernel_size) + 2 else inputs[None]
+    return _convolved(convolution, batch, _row_weights(weights, batch.shape[0]).to(batch.device).sqrt())
+
+
+def _row_weights(weights: Tensor, count: int) -> Tensor:
+    """(count,) weights along the first axis of a layer's inputs, for (n,) example weights.
+
+    Networks that fold time or windows into the first axis have several rows per example, one after the other.
+    A single row serves all examples. Other counts belong to no example in particular.
+    """
+    held = weights.clamp(min=0)
+    if count % held.numel() == 0:
+        return held.repeat_interleave(count // held.numel())
+    return (held.sum() if count == 1 else held.mean()).expand(count)
 
 
 def _convolved(module: Any, inputs: Tensor, root: Tensor) -> list[Tensor]:
     patches_of = unfolder(module)
-    size = module.in_channels // module.groups
-    for length in module.kernel_size:
-        size *= length
+    # Half precision would lose digits of the sums; double keeps what float64 networks have.
+    exact = inputs if inputs.dtype == torch.float64 else inputs.float()
+    size = module.in_channels // module.groups * _product(module.kernel_size)
     totals = [torch.zeros(size, size, dtype=torch.float64) for _ in range(module.groups)]
-    probe = patches_of(inputs[:1])
-    step = max(1, PATCH_VALUES // max(1, probe.numel()))
-    for start in range(0, inputs.shape[0], step):
-        part = inputs[start : start + step]
+    step = max(1, PATCH_VALUES // max(1, patches_of(exact[:1]).numel()))
+    for start in range(0, exact.shape[0], step):
+        part = exact[start : start + step]
         scale = root[start : start + step].to(part.dtype).reshape(-1, *[1] * (part.ndim - 1))
         patches = patches_of(part * scale)
         for number, total in enumerate(totals):
-            flat = patches[number].float()
-            total += (flat @ flat.T).double().cpu()
+            total += (patches[number] @ patches[number].T).double().cpu()
     return totals
 
 
