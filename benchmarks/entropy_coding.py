@@ -33,6 +33,8 @@ from qubo_compress.menu.groups import Group
 from qubo_compress.menu.operator import Packed, choice_name, parse
 from qubo_compress.menu.prune import Prune
 from qubo_compress.menu.quantize import Quantize
+from qubo_compress.menu.rate import grids_of
+from qubo_compress.plan import compression_of
 
 PATH = RESULTS / "entropy_coding.jsonl"
 
@@ -169,8 +171,46 @@ def _projected(packed: Sequence[CodedGroup], drift: float, seed: int) -> dict[st
     ]
     return {
         "milliseconds": 1000 * coded, "plain_milliseconds": 1000 * plain, "error_ratio": errors[0] / errors[1],
-        "changed_groups": sum(f.inner is not n for f, n in zip(found, nearest, strict=True)), "groups": len(found),
+        "limited_groups": sum(_differ(f, n) for f, n in zip(found, nearest, strict=True)), "groups": len(found),
     }  # fmt: skip
+
+
+def _differ(first: Packed, second: Packed) -> bool:
+    return not all(torch.equal(a, b) for a, b in zip(first.tensors(), second.tensors(), strict=True))
+
+
+def _moved_share(before: nn.Module, after: nn.Module) -> float:
+    """Share of the weights that fine-tuning gave another stored value, scales aside: by the codes."""
+    pairs = zip(_codes(before), _codes(after), strict=True)
+    changed = [(a != b).reshape(-1) for a, b in pairs]
+    return float(torch.cat(changed).float().mean())
+
+
+def _codes(model: nn.Module) -> list[Tensor]:
+    stored = compression_of(model).stored.values()
+    return [grid.codes for packed in stored for grid in grids_of(getattr(packed, "inner", packed))]
+
+
+class Watch:
+    """Counts the projections that the capacity changed, while it is installed."""
+
+    def __init__(self) -> None:
+        self.asked, self.limited = 0, 0
+
+    def __enter__(self) -> Watch:
+        self._fitting = CodedGroup._fitting
+
+        def counted(group: CodedGroup, near: Any, *rest: Any) -> Any:
+            found = self._fitting(group, near, *rest)
+            self.asked += 1
+            self.limited += found is not near
+            return found
+
+        CodedGroup._fitting = counted  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        CodedGroup._fitting = self._fitting  # type: ignore[method-assign]
 
 
 def _recovered(network: Network, operator: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -181,13 +221,17 @@ def _recovered(network: Network, operator: Any, options: argparse.Namespace) -> 
     small = plan.apply(network.model)
     before = accuracy_and_loss(small, network.validation)
     started = time.perf_counter()
-    better = qc.recover(
-        small, network.train, network.model, epochs=options.epochs, max_examples=options.examples, progress=False
-    )
+    with Watch() as watch:
+        better = qc.recover(
+            small, network.train, network.model, epochs=options.epochs, max_examples=options.examples,
+            learning_rate=options.learning_rate, progress=False,
+        )  # fmt: skip
     seconds = time.perf_counter() - started
     after = accuracy_and_loss(better, network.validation)
     return {
-        "epochs": options.epochs, "examples": options.examples, "bytes": plan.bytes, "seconds": seconds,
+        "epochs": options.epochs, "examples": options.examples, "learning_rate": options.learning_rate,
+        "bytes": plan.bytes, "seconds": seconds, "moved_codes": _moved_share(small, better),
+        "projections": watch.asked, "limited": watch.limited,
         "accuracy_before": 100 * before[0], "loss_before": before[1], "accuracy": 100 * after[0], "loss": after[1],
     }  # fmt: skip
 
@@ -231,17 +275,19 @@ def tables() -> str:
     said += ["## Codes that weigh bits against error", markdown(header, rows)]
     rows = [
         [r["choice"], f"{r['drift']:g}", f"{r['milliseconds']:.0f}", f"{r['plain_milliseconds']:.0f}",
-         f"{r['changed_groups']} of {r['groups']}", f"{r['error_ratio']:.3f}"]
+         f"{r['limited_groups']} of {r['groups']}", f"{r['error_ratio']:.3f}"]
         for r in _last("project", "network", "choice", "drift")
     ]  # fmt: skip
     header = ["choice", "drift", "ms", "plain ms", "groups that did not fit", "squared error against nearest codes"]
     said += ["## One projection of the whole network", markdown(header, rows)]
     rows = [
-        [r["choice"], str(r["bytes"]), str(r["epochs"]), str(r["examples"]), f"{r['seconds']:.0f}",
+        [r["choice"], str(r["bytes"]), str(r["epochs"]), str(r["examples"]), f"{r['learning_rate']:g}",
+         f"{r['seconds']:.0f}", f"{100 * r['moved_codes']:.1f}", f"{r['limited']} of {r['projections']}",
          f"{r['accuracy_before']:.2f} / {r['loss_before']:.4f}", f"{r['accuracy']:.2f} / {r['loss']:.4f}"]
-        for r in _last("recover", "network", "choice", "epochs", "examples")
+        for r in _last("recover", "network", "choice", "epochs", "examples", "learning_rate")
     ]  # fmt: skip
-    header = ["choice", "file B", "epochs", "examples", "s", "validation top-1 % / loss before", "after"]
+    header = ["choice", "file B", "epochs", "examples", "learning rate", "s", "codes that moved %"]
+    header += ["projections that the capacity changed", "validation top-1 % / loss before", "after"]
     return "\n\n".join([*said, "## Recovery", markdown(header, rows)]) + "\n"
 
 
@@ -265,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--choices", nargs="+", default=["quantize(bits=3)", "quantize(bits=3,sparsity=0.5)"])
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--examples", type=int, default=2000)
+    parser.add_argument("--learning-rate", type=float, default=5e-3, help="of recovery; at 1e-3 hardly a code moves")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.sizes or options.rates or options.steps:
