@@ -192,7 +192,8 @@ def table_text(network: str) -> str:
     records = [r for r in read(PATH) if r["network"] == network]
     solved = [r for r in records if r["step"] == "solve"]
     header = [
-        "ratio", "menu", "coded", "predicted loss", "applied top-1 % (2,000 images)", "recovered top-1 %", "drop", "picked",
+        "ratio", "menu", "coded", "predicted loss", "applied top-1 % (2,000 images)", "recovered top-1 %", "drop",
+        "picked",
     ]  # fmt: skip
     rows = []
     for ratio in sorted({r["ratio"] for r in solved}):
