@@ -5,7 +5,8 @@
     python -m benchmarks.unreliable_storage --part training
 
 ``expected``: the closed-form cost of noise, 1/2 sum h v, and the whole predicted loss change against the mean over
-noisy reads, on the calibration images, over plans and noise levels. ``cells``: one table holds reliable and
+noisy reads, on the calibration images, over plans and noise levels, as KL divergence and as cross-entropy.
+``cells``: one table holds reliable and
 unreliable choices; over budgets in cells, the joint choice against the same analog protection everywhere, reliable
 quantization chosen layer by layer, and 8-bit reliable storage; loss and accuracy are means over noisy reads of the
 test images. ``training``: one epoch of fine-tuning with and without fresh noise. All cells are those of one channel:
@@ -51,6 +52,8 @@ NOISY = (
 def named(name: str, noise: float) -> str:
     """The choice of that name on cells of another noise."""
     operator: Any = parse(name)
+    if name.startswith("digital"):  # variances of flips grow with their rate
+        operator = replace(operator, flip_rate=operator.flip_rate * noise**2)
     return qc.menu.choice_name(replace(operator, noise=noise) if name.startswith("analog") else operator)
 
 
@@ -61,10 +64,12 @@ def first(batches: Batches, examples: int) -> Batches:
     return list(zip(moved.split(250), targets.split(250), strict=True))
 
 
-def measured(network: Network, names: list[str], options: argparse.Namespace, noise: float) -> qc.SensitivityTable:
+def measured(
+    network: Network, names: list[str], options: argparse.Namespace, noise: float, **metric: str
+) -> qc.SensitivityTable:
     """Table of the choices, cells priced for the channel."""
     menu = qc.Menu([parse(name) for name in dict.fromkeys([*names, *VECTORS])])
-    table = qc.measure(network.model, first(network.calibration, options.examples), menu=menu, progress=False)
+    table = qc.measure(network.model, first(network.calibration, options.examples), menu=menu, progress=False, **metric)
     return priced_in_cells(table, qc.channels.AnalogChannel.noisier(qc.channels.channels.get("pcm"), noise))
 
 
@@ -91,51 +96,92 @@ def reads(small: nn.Module, batches: Batches, count: int) -> tuple[np.ndarray, n
     return accuracy, loss
 
 
-def mirrored_losses(small: nn.Module, batches: Batches, pairs: int, first_seed: int) -> np.ndarray:
-    """Losses of pairs of reads with opposite errors: what is linear in the errors, and has mean zero, cancels."""
-    losses = []
-    for seed in range(first_seed, first_seed + pairs):
-        noisy = qc.read_unreliably(small, seed)
-        opposite = qc.read_unreliably(small, seed)
+LOSSES = ("kl", "cross-entropy")
+
+
+class Reads:
+    """Losses of noisy reads on some images: divergence from the uncompressed network, and cross-entropy."""
+
+    def __init__(self, original: nn.Module, batches: Batches) -> None:
+        self.batches = batches
+        self.reference = self._scores(original)
+
+    def _scores(self, net: nn.Module) -> torch.Tensor:
         with torch.no_grad():
-            for mean, there, here in zip(small.parameters(), noisy.parameters(), opposite.parameters(), strict=True):
-                here.copy_(2 * mean - there)
-        losses.append(np.mean([accuracy_and_loss(net, batches)[1] for net in (noisy, opposite)]))
-    return np.array(losses)
+            return torch.cat([net(inputs) for inputs, _ in self.batches]).log_softmax(-1)
+
+    def losses(self, net: nn.Module) -> np.ndarray:
+        """(2,) changes against the uncompressed network, in the order of LOSSES."""
+        change = (self.reference - self._scores(net)).double()
+        targets = torch.cat([targets for _, targets in self.batches])
+        divergence = (self.reference.double().exp() * change).sum(-1).mean()
+        return np.array([divergence, change.gather(1, targets[:, None]).mean()])
+
+    def gradients(self, net: nn.Module) -> list[list[torch.Tensor]]:
+        """Gradients of both losses with respect to the parameters, in the order of LOSSES."""
+        total = [[torch.zeros_like(p) for p in net.parameters()] for _ in LOSSES]
+        start, count = 0, len(self.reference)
+        for inputs, targets in self.batches:
+            rows = self.reference[start : start + len(inputs)].exp()
+            start += len(inputs)
+            scores = net(inputs).log_softmax(-1)
+            goals = rows, nn.functional.one_hot(targets, scores.shape[1]).to(scores)
+            for sums, goal in zip(total, goals, strict=True):
+                found = torch.autograd.grad(-(goal * scores).sum() / count, list(net.parameters()), retain_graph=True)
+                for whole, part in zip(sums, found, strict=True):
+                    whole += part
+        return total
+
+    def without_slope(self, small: nn.Module, count: int, first_seed: int) -> np.ndarray:
+        """(count, 2) losses less their linear part, gradient . errors, whose mean is zero."""
+        slopes, found = self.gradients(small), []
+        for seed in range(first_seed, first_seed + count):
+            noisy = qc.read_unreliably(small, seed)
+            errors = [
+                (there - mean).detach() for there, mean in zip(noisy.parameters(), small.parameters(), strict=True)
+            ]
+            linear = [sum(float((g * e).sum()) for g, e in zip(slope, errors, strict=True)) for slope in slopes]
+            found.append(self.losses(noisy) - np.array(linear))
+        return np.array(found)
 
 
 def expected(network: Network, options: argparse.Namespace) -> None:
     """Predicted against Monte-Carlo loss on the calibration images."""
     batches = first(network.calibration, options.examples)
-    base = accuracy_and_loss(network.model, batches)[1]
     run = lambda inputs: rows_of(network.model(inputs))  # noqa: E731
     examples = read_examples(batches, options.examples)
-    calibration = Calibration(network.model, examples, make_loss("cross-entropy"), run, seed=0)
+    calibration = Calibration(network.model, examples, make_loss("kl"), run, seed=0)
+    played = Reads(network.model, batches)
     for noise in options.noise:
-        names = [named(n, noise) for n in options.plans]
-        table = measured(network, names, options, noise)
-        for name in names:
-            plan = everywhere(table, name)
-            small = plan.apply(network.model)
-            mean = accuracy_and_loss(small, batches)[1]
-            losses = mirrored_losses(
-                small, batches, options.reads // 2, first_seed=len(names) * 1000 + names.index(name) * 100
-            )
-            silent = {g: (c if not c.startswith("analog") else "keep") for g, c in plan.choices.items()}
-            record = {
-                "part": "expected", "noise": noise, "plan": name, "noise_term": noise_of(calibration, plan),
-                "mean_network": mean - base, "monte_carlo": float(losses.mean() - base),
-                "standard_error": float(losses.std(ddof=1) / len(losses) ** 0.5), "predicted": plan.predicted_loss,
-                "vectors_only": table.predict(silent), "reads": options.reads, "examples": options.examples,
-                **environment(),
-            }  # fmt: skip
-            append(PATH, record)
-            paid = record["monte_carlo"] - record["mean_network"]
-            print(
-                f"x{noise:g} {name}: term {record['noise_term']:.4f} measured {paid:.4f} "
-                f"(+-{record['standard_error']:.4f}), whole {record['predicted']:.4f} of {record['monte_carlo']:.4f}",
-                flush=True,
-            )
+        for name in (named(n, noise) for n in options.plans):
+            metrics: Any = [{"loss": loss} for loss in LOSSES] if options.whole else [{"metric": "magnitude"}]
+            plans = [everywhere(measured(network, [name], options, noise, **metric), name) for metric in metrics]
+            small = plans[0].apply(network.model)
+            losses = played.without_slope(small, options.reads, first_seed=10_000)
+            means = played.losses(small)
+            term = noise_of(calibration, plans[0])
+            for k, loss in enumerate(LOSSES):
+                record = {
+                    "part": "expected", "noise": noise, "plan": name, "loss": loss, "noise_term": term,
+                    "mean_network": means[k], "monte_carlo": losses[:, k].mean(),
+                    "standard_error": losses[:, k].std(ddof=1) / len(losses) ** 0.5,
+                    "predicted": plans[k].predicted_loss if options.whole else None,
+                    "reads": options.reads, "examples": options.examples, **environment(),
+                }  # fmt: skip
+                append(PATH, record)
+                print(" | ".join(expected_row(record)), flush=True)
+
+
+def expected_row(record: dict[str, Any]) -> list[str]:
+    """One line of the table: the noise term and the whole change, each with predicted / measured."""
+    paid = record["monte_carlo"] - record["mean_network"]
+    error, term, whole = record["standard_error"], record["noise_term"], record["predicted"]
+    return [
+        f"{record['noise']:g}", record["plan"], record["loss"], f"{term:.4f}", f"{paid:.4f} +- {error:.4f}",
+        f"{term / paid:.2f} +- {error * term / paid**2:.2f}",
+        f"{whole:.4f}" if whole else "-", f"{record['monte_carlo']:.4f}",
+        f"{whole / record['monte_carlo']:.2f}" if whole else "-", str(record["reads"]), str(record["examples"]),
+    ]  # fmt: skip
 
 
 def noise_of(calibration: Calibration, plan: qc.Plan) -> float:
@@ -225,6 +271,7 @@ def training(network: Network, options: argparse.Namespace) -> None:
                 record = {
                     "part": "training", "noise": noise, "plan": name, "tuning": kind, "accuracy": 100 * accuracy.mean(),
                     "spread": 100 * accuracy.std(), "loss": loss.mean(), "train": options.train,
+                    "learning_rate": options.learning_rate,
                     "mean_network_accuracy": 100 * accuracy_and_loss(net, test)[0], **environment(),
                 }  # fmt: skip
                 append(PATH, record)
@@ -239,16 +286,8 @@ def table_text() -> str:
     """The records as markdown."""
     parts = []
     found = [r for r in read(PATH) if r["part"] == "expected"]
-    rows = [
-        [
-            f"{r['noise']:g}", r["plan"], f"{r['noise_term']:.4f}", f"{r['monte_carlo'] - r['mean_network']:.4f}",
-            f"{r['standard_error']:.4f}", f"{r['predicted']:.4f}", f"{r['monte_carlo']:.4f}",
-        ]
-        for r in found
-    ]  # fmt: skip
-    parts.append(
-        markdown(["noise", "plan", "1/2 sum h v", "measured", "s.e.", "predicted, all", "measured, all"], rows)
-    )
+    heads = ["noise", "plan", "loss", "1/2 sum h v", "measured", "ratio", "predicted, all", "measured, all", "ratio"]
+    parts.append(markdown([*heads, "reads", "images"], [expected_row(r) for r in found]))
     found = [r for r in read(PATH) if r["part"] == "cells"]
     rows = [
         [r["family"], r["plan"], f"{r['cells_per_weight']:.3f}", f"{r['accuracy']:.2f}", f"{r['loss']:.4f}"]
@@ -257,10 +296,20 @@ def table_text() -> str:
     parts.append(markdown(["family", "plan", "cells per weight", "top-1 %", "test loss"], rows))
     found = [r for r in read(PATH) if r["part"] == "training"]
     rows = [
-        [f"{r['noise']:g}", r["plan"], r["tuning"], f"{r['accuracy']:.2f}", f"{r['spread']:.2f}", f"{r['loss']:.4f}"]
+        [
+            f"{r['noise']:g}",
+            r["plan"],
+            r["tuning"],
+            f"{r.get('learning_rate', 1e-3):g}",
+            f"{r['accuracy']:.2f}",
+            f"{r['spread']:.2f}",
+            f"{r['loss']:.4f}",
+        ]
         for r in found
     ]
-    parts.append(markdown(["noise", "plan", "tuning", "top-1 %", "s.d. over reads", "test loss"], rows))
+    parts.append(
+        markdown(["noise", "plan", "tuning", "learning rate", "top-1 %", "s.d. over reads", "test loss"], rows)
+    )
     return "\n".join(parts)
 
 
@@ -272,12 +321,15 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--train", type=int, default=3000)
     parser.add_argument("--reads", type=int, default=20)
-    parser.add_argument("--noise", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0])
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.25, 0.5, 1.0, 2.0])
     parser.add_argument("--level", type=float, default=1.0, help="noise factor of part cells")
     parser.add_argument("--plans", nargs="+", default=["analog", "analog(cells=4)", "analog(sign=False)"])
     parser.add_argument("--budgets", type=float, nargs="+", default=[1.25, 1.5, 1.75, 2.0, 2.5, 3.0])
     parser.add_argument("--time-limit", type=float, default=3.0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--whole", action="store_true", help="part expected: the table's prediction too, which takes minutes"
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

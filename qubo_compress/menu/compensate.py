@@ -19,10 +19,11 @@ from qubo_compress.menu.compensation import (
     pruned_mask,
     refitted,
 )
+from qubo_compress.menu.compensation_qubo import annealed
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import needs_data, operators, values_of
-from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, survivor_count
+from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, magnitude_mask, survivor_count
 from qubo_compress.menu.quantize import (
     Quantize,
     QuantizedTensor,
@@ -40,6 +41,7 @@ CLIPPING_SHARES = tuple(np.linspace(0.3, 1.0, 15))
 FINALISTS = 3
 ALTERNATIONS = 2
 DAMPING = 0.01
+ROUNDINGS = ("descent", "qubo")
 
 
 @operators.register("compensate")
@@ -55,6 +57,8 @@ class Compensate:
         bits: bits per code, 2 to 16, or None: survivors keep the tensor's dtype.
         sparsity: share of weights set to zero, per tensor.
         damping: share of the mean input moment that is added to every input's.
+        rounding: ``"descent"`` or ``"qubo"``: which way to round the weights of each output is also asked of the
+            library's own annealer, see :mod:`qubo_compress.menu.compensation_qubo`; slower by far.
 
     Raises:
         InvalidMenu: for settings out of range.
@@ -68,6 +72,7 @@ class Compensate:
     bits: int | None
     sparsity: float = 0.0
     damping: float = DAMPING
+    rounding: str = "descent"
 
     def __post_init__(self) -> None:
         if self.bits is not None and not (isinstance(self.bits, int) and 2 <= self.bits <= 16):
@@ -77,6 +82,10 @@ class Compensate:
             raise InvalidMenu("without bits and without sparsity nothing is compressed; give one of them")
         if not (isinstance(self.damping, (int, float)) and 0 < self.damping < 10):
             raise InvalidMenu(f"damping must be above 0 and below 10; got {self.damping!r}")
+        if self.rounding not in ROUNDINGS:
+            raise InvalidMenu(f"rounding must be one of {', '.join(ROUNDINGS)}; got {self.rounding!r}")
+        if self.bits is None and self.rounding != ROUNDINGS[0]:
+            raise InvalidMenu(f"without bits nothing is rounded, so rounding={self.rounding!r} has no meaning")
         object.__setattr__(self, "sparsity", float(self.sparsity))
 
     @classmethod
@@ -129,12 +138,21 @@ class Compensate:
         values = values_of(part).double()
         mask = self._mask(values, moments)
         assert mask is not None  # noqa: S101 - refused in __post_init__
-        left = torch.zeros_like(values)
-        for block, a, b in moments.spans(len(values)):
-            left[a:b] = solved(values[a:b], mask[a:b], moments.damped(block, self.damping))
+        left = self._survivors(values, mask, moments)
+        # Saliencies of single weights do not add up: at high sparsity magnitudes can find the better mask.
+        plain = magnitude_mask(part, self.sparsity).reshape(mask.shape)
+        other = self._survivors(values, plain, moments)
+        if _total(values, other, moments, self.damping) < _total(values, left, moments, self.damping):
+            mask, left = plain, other
         largest = torch.finfo(part.dtype).max
         stored = left.clamp(-largest, largest).to(part.dtype).reshape(-1)
         return mask.reshape(-1), stored[mask.reshape(-1)]
+
+    def _survivors(self, values: Tensor, mask: Tensor, moments: Moments) -> Tensor:
+        left = torch.zeros_like(values)
+        for block, a, b in moments.spans(len(values)):
+            left[a:b] = solved(values[a:b], mask[a:b], moments.damped(block, self.damping))
+        return left
 
     def _one(self, member: Member, part: Tensor, moments: Moments) -> QuantizedTensor:
         assert self.bits is not None  # noqa: S101 - the other branch of encode_with
@@ -178,6 +196,9 @@ class Compensate:
             error = output_error(values, codes * scale.double(), damped)
             better = error < least
             best_codes[better], best_scale[better], least[better] = codes[better], scale[better], error[better]
+        if self.rounding == "qubo":
+            best_codes = annealed(values, best_codes, best_scale.double(), mask, damped, book)
+            best_codes, best_scale = _alternated(values, best_codes, best_scale, mask, damped, book)
         return best_codes.float(), best_scale
 
     def decode(self, group: Group, data: memoryview) -> tuple[QuantizedTensors | PrunedTensors, int]:
@@ -202,6 +223,14 @@ def _settled(
     """Codes by propagation, then scale and codes in turn while the error falls."""
     codes = propagated(values, scale.double(), mask, upper, book)
     codes = descended(values, codes, scale.double(), mask, damped, book)
+    return _alternated(values, codes, scale, mask, damped, book)
+
+
+def _alternated(
+    values: Tensor, codes: Tensor, scale: Tensor, mask: Tensor | None, damped: Tensor, book: Codebook
+) -> tuple[Tensor, Tensor]:
+    """Scale and codes in turn while the error falls."""
+    codes, scale = codes.clone(), scale.clone()
     least = output_error(values, codes * scale.double(), damped)
     for _ in range(ALTERNATIONS):
         moved = half_scale(refitted(values, codes, damped, scale.double()).float())

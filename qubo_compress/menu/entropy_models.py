@@ -2,30 +2,29 @@
 
 Every probability is made of the stored integers by additions, multiplications and divisions alone, which
 IEEE arithmetic rounds alike everywhere; exponentials are not used, since libraries differ in their last digit.
+Logarithms only choose between models: what is chosen is stored.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-Probabilities = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 RESOLUTION = 2.0**20
 """The likeliest number has this weight, the least likely 1: the coder works with 24-bit probabilities."""
 
-PLAIN, GEOMETRIC, GAUSSIAN, HISTOGRAM = range(4)
+PLAIN, EMPTY, SHARE, HISTOGRAM, SYMMETRIC, GEOMETRIC, GAUSSIAN = range(7)
 """Tags of the models, one byte in the file."""
 
-GRID = 40
-"""Parameters of the geometric and Gaussian models that are tried."""
-
-MOST_SYMBOLS = 4096
-"""Wider ranges are stored plainly."""
+STEPS = 256
+"""Parameters that fit one byte."""
 
 
 class Model(Protocol):
@@ -35,25 +34,57 @@ class Model(Protocol):
         """Tag and parameters as they are stored."""
         ...
 
-    def probabilities(self) -> Probabilities:
+    def probabilities(self) -> Floats:
         """(high - low + 1,) positive shares that sum to one."""
         ...
 
 
-def normalised(shares: Probabilities) -> Probabilities:
+def normalised(shares: Floats) -> Floats:
     """Shares that sum to one, as multiples of a small one: whole numbers add up alike in every order."""
     whole = np.floor(shares * (RESOLUTION / shares.max())) + 1.0
-    found: Probabilities = whole / whole.sum()
+    found: Floats = whole / whole.sum()
     return found
 
 
 @dataclass(frozen=True)
+class Even:
+    """All numbers alike: for contexts in which none occurred."""
+
+    low: int
+    high: int
+
+    def header(self) -> bytes:
+        """The tag."""
+        return bytes([EMPTY])
+
+    def probabilities(self) -> Floats:
+        """All alike."""
+        return normalised(np.ones(self.high - self.low + 1))
+
+
+@dataclass(frozen=True)
+class Share:
+    """Two numbers; the second has the share (2 step + 1) / 512."""
+
+    step: int
+
+    def header(self) -> bytes:
+        """Two bytes."""
+        return bytes([SHARE, self.step])
+
+    def probabilities(self) -> Floats:
+        """Of both."""
+        second = (2 * self.step + 1) / 512
+        return normalised(np.array([1.0 - second, second]))
+
+
+@dataclass(frozen=True)
 class Decaying:
-    """Shares that fall off with the distance from zero: theta^|k| (geometric) or theta^(k^2) (Gaussian).
+    """Shares that fall off on both sides of zero: theta^|k| (geometric) or theta^(k^2) (Gaussian).
 
     Attributes:
         tag: ``GEOMETRIC`` or ``GAUSSIAN``.
-        step: theta = 1 - (step + 1) / 65537, stored in two bytes.
+        step: theta = 1 - (16 + step % 16) / 2^(5 + step // 16), one byte.
         low: smallest number.
         high: largest number.
     """
@@ -64,115 +95,170 @@ class Decaying:
     high: int
 
     def header(self) -> bytes:
-        """Three bytes."""
-        return bytes([self.tag]) + self.step.to_bytes(2, "little")
+        """Two bytes."""
+        return bytes([self.tag, self.step])
 
-    def probabilities(self) -> Probabilities:
-        """By repeated multiplication, from the number nearest to zero on."""
-        theta = 1.0 - (self.step + 1) / 65537
-        sizes = np.abs(np.arange(self.low, self.high + 1))
-        reach, nearest = int(sizes.max()), int(sizes.min())
+    def probabilities(self) -> Floats:
+        """By repeated multiplication."""
+        theta = 1.0 - (16 + self.step % 16) / 2.0 ** (5 + self.step // 16)
+        reach = max(abs(self.low), abs(self.high), 1)
         factors = np.full(reach, theta)
         if self.tag == GAUSSIAN:
             # theta^(k^2) is the product of theta^(2j - 1) over j up to k.
-            factors = np.cumprod(np.concatenate([[theta], np.full(max(reach - 1, 0), theta * theta)]))[:reach]
-        shares = np.concatenate([[1.0], np.cumprod(factors[nearest:])])
-        return normalised(shares[sizes - nearest])
+            factors = np.cumprod(np.concatenate([[theta], np.full(reach - 1, theta * theta)]))
+        shares = np.concatenate([[1.0], np.cumprod(factors)])
+        numbers = np.abs(np.arange(self.low, self.high + 1))
+        return normalised(shares[numbers - numbers.min()])
+
+
+def _share_of(byte: int) -> float:
+    return (16 + byte % 16) * 2.0 ** (byte // 16) if byte else 0.0
+
+
+SHARES = np.array([_share_of(byte) for byte in range(STEPS)])
+"""What one byte of a histogram stands for: a float of four bits behind the point, so that rare numbers count too."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """One byte per number from ``first`` on: its count relative to the largest, rounded up.
+    """One byte per number from ``first`` on, an index into ``SHARES``.
 
     Attributes:
         first: smallest number that occurs, relative to ``low``.
-        shares: (m,) 0 to 255.
+        shares: 1 to 255 bytes.
         low: smallest number.
         high: largest number.
     """
 
     first: int
-    shares: npt.NDArray[np.uint8]
+    shares: bytes
     low: int
     high: int
 
     def header(self) -> bytes:
         """Tag, first, length, shares."""
-        return bytes([HISTOGRAM]) + self.first.to_bytes(2, "little") + bytes([self.shares.size]) + self.shares.tobytes()
+        return bytes([HISTOGRAM]) + self.first.to_bytes(2, "little") + bytes([len(self.shares)]) + self.shares
 
-    def probabilities(self) -> Probabilities:
+    def probabilities(self) -> Floats:
         """The stored shares; what did not occur gets the floor."""
         whole = np.zeros(self.high - self.low + 1)
-        whole[self.first : self.first + self.shares.size] = self.shares
+        whole[self.first : self.first + len(self.shares)] = SHARES[list(self.shares)]
         return normalised(whole)
 
 
-def bits_of(counts: Counts, probabilities: Probabilities) -> float:
-    """Length in bits of numbers that occur so often, under a model."""
-    seen = counts > 0
-    return float(-(counts[seen] * np.log2(probabilities[seen])).sum())
+@dataclass(frozen=True)
+class Symmetric:
+    """One byte per magnitude: a number is as likely as its negative.
+
+    Attributes:
+        shares: 1 to 255 bytes, indices into ``SHARES``, from magnitude 0 on.
+        low: smallest number.
+        high: largest number.
+    """
+
+    shares: bytes
+    low: int
+    high: int
+
+    def header(self) -> bytes:
+        """Tag, length, shares."""
+        return bytes([SYMMETRIC, len(self.shares)]) + self.shares
+
+    def probabilities(self) -> Floats:
+        """The stored shares; magnitudes that did not occur get the floor."""
+        reach = max(abs(self.low), abs(self.high))
+        whole = np.zeros(max(reach + 1, len(self.shares)))
+        whole[: len(self.shares)] = SHARES[list(self.shares)]
+        return normalised(whole[np.abs(np.arange(self.low, self.high + 1))])
 
 
-def best_model(counts: Counts, low: int, high: int, plain_bytes: int) -> tuple[Model | None, float]:
-    """The model of the shortest header and codes, and their bytes; None where plain fields are shorter.
+@functools.lru_cache(maxsize=24)
+def _decaying_bits(tag: int, low: int, high: int) -> Floats:
+    """(steps, numbers) bits of every number for every parameter."""
+    return -np.log2(np.stack([Decaying(tag, step, low, high).probabilities() for step in range(STEPS)]))
+
+
+def bits_of(model: Model) -> Floats:
+    """(high - low + 1,) bits that each number takes."""
+    return -np.log2(model.probabilities())
+
+
+def best_model(counts: Counts, low: int, high: int) -> tuple[Model, float]:
+    """The model of the shortest header and codes together, and their bits.
 
     Args:
         counts: (high - low + 1,) how often each number occurs.
         low: smallest number.
         high: largest number.
-        plain_bytes: of plain fields.
+
+    Example:
+        >>> best_model(np.array([1, 30, 100, 30, 1]), -2, 2)[0].header()[0] == GAUSSIAN
+        True
     """
-    best: tuple[Model | None, float] = (None, plain_bytes + 1.0)
-    if counts.size > MOST_SYMBOLS or counts.sum() == 0:
-        return best
-    tried: list[Model] = [_histogram(counts, low, high)] if np.ptp(np.flatnonzero(counts)) < 255 else []
-    tried += [_decaying(tag, counts, low, high) for tag in (GEOMETRIC, GAUSSIAN)]
-    for model in tried:
-        size = len(model.header()) + bits_of(counts, model.probabilities()) / 8
-        if size < best[1]:
-            best = (model, size)
-    return best
-
-
-def _histogram(counts: Counts, low: int, high: int) -> Histogram:
     seen = np.flatnonzero(counts)
-    part = counts[seen[0] : seen[-1] + 1]
-    shares = -(-part * 255 // int(part.max()))
-    return Histogram(int(seen[0]), shares.astype(np.uint8), low, high)
+    if seen.size == 0:
+        return Even(low, high), 8.0
+    tried: list[Model] = []
+    if counts.size == 2:
+        tried.append(Share(int(np.clip(np.round(counts[1] / counts.sum() * 256 - 0.5), 0, STEPS - 1))))
+    else:
+        for tag in (GEOMETRIC, GAUSSIAN):
+            tried.append(Decaying(tag, int((_decaying_bits(tag, low, high) @ counts).argmin()), low, high))
+        tried += _histograms(counts, seen, low, high)
+    sizes = [8 * len(model.header()) + float(bits_of(model) @ counts) for model in tried]
+    best = int(np.argmin(sizes))
+    return tried[best], sizes[best]
 
 
-def _decaying(tag: int, counts: Counts, low: int, high: int) -> Decaying:
-    """The parameter of least bits, on a grid that is even in the logarithm of 1 - theta, then refined."""
-    numbers = np.abs(np.arange(low, high + 1))
-    powers = numbers**2 if tag == GAUSSIAN else numbers
-    seen = counts > 0
-    grid = np.unique(np.geomspace(1, 65535, GRID).astype(int) - 1)
-    found = int(grid[0])
-    for _ in range(2):
-        # Which parameter is best may rest on logarithms: what is coded with it is made without them.
-        logs = (powers - powers.min()) * np.log2(np.maximum(1.0 - (grid + 1) / 65537, 1e-300))[:, None]
-        shares = np.exp2(logs)
-        raised = np.maximum(shares / shares.sum(1, keepdims=True), 1.0 / RESOLUTION)
-        sizes = -(np.log2(raised)[:, seen] @ counts[seen])
-        best = int(np.argmin(sizes))
-        found = int(grid[best])
-        around = grid[max(0, best - 1)], grid[min(grid.size - 1, best + 1)]
-        grid = np.unique(np.linspace(around[0], around[1], 9).astype(int))
-    return Decaying(tag, found, low, high)
+def _histograms(counts: Counts, seen: Counts, low: int, high: int) -> list[Model]:
+    found: list[Model] = []
+    if np.ptp(seen) < 255:
+        part = counts[seen[0] : seen[-1] + 1]
+        found.append(Histogram(int(seen[0]), _relative(part), low, high))
+    numbers = np.arange(low, high + 1)
+    if low < 0 < high and int(np.abs(numbers[seen]).max()) < 255:
+        # A range may hold a magnitude with one sign only.
+        both: Floats = np.bincount(np.abs(numbers), weights=counts) / np.bincount(np.abs(numbers)).clip(min=1)
+        found.append(Symmetric(_relative(both[: int(np.abs(numbers[seen]).max()) + 1]), low, high))
+    return found
 
 
-def read_model(tag: int, header: npt.NDArray[np.uint8], low: int, high: int) -> tuple[Model, int]:
-    """A model from what follows its tag, and the bytes read.
+def _relative(counts: npt.NDArray[np.generic]) -> bytes:
+    """The nearest shares, the largest of which is the last."""
+    scaled = np.asarray(counts, dtype=np.float64) * (SHARES[-1] / float(np.max(counts)))
+    above = np.searchsorted(SHARES, scaled).clip(1, STEPS - 1)
+    nearest = np.where(scaled * scaled < SHARES[above - 1] * SHARES[above], above - 1, above)
+    return bytes(nearest.tolist())
+
+
+def read_model(header: memoryview, low: int, high: int) -> tuple[Model, int]:
+    """A model, and the bytes read.
 
     Raises:
         ValueError: when the bytes are no model of these numbers.
     """
+    found, used = _read_model(header, low, high)
+    if len(header) < used:
+        raise ValueError("the model of a coded stream is cut short")
+    return found, used
+
+
+def _read_model(header: memoryview, low: int, high: int) -> tuple[Model, int]:
+    padded = bytes(header[:4]).ljust(4, b"\0")
+    tag, numbers = padded[0], high - low + 1
+    if tag == EMPTY:
+        return Even(low, high), 1
+    if tag == SHARE and numbers == 2:
+        return Share(padded[1]), 2
     if tag in (GEOMETRIC, GAUSSIAN):
-        return Decaying(tag, int(header[0]) + 256 * int(header[1]), low, high), 2
-    if tag != HISTOGRAM:
-        raise ValueError(f"{tag} is no model of a coded stream")
-    first, size = int(header[0]) + 256 * int(header[1]), int(header[2])
-    shares = header[3 : 3 + size]
-    if shares.size != size or first + size > high - low + 1 or not shares.any():
-        raise ValueError("the histogram of a coded stream is cut short")
-    return Histogram(first, shares.copy(), low, high), 3 + size
+        return Decaying(tag, padded[1], low, high), 2
+    if tag not in (HISTOGRAM, SYMMETRIC):
+        raise ValueError(f"{tag} is no model of {numbers} coded numbers")
+    start, size = (4, padded[3]) if tag == HISTOGRAM else (2, padded[1])
+    shares = bytes(header[start : start + size])
+    first = int.from_bytes(padded[1:3], "little") if tag == HISTOGRAM else 0
+    last = numbers if tag == HISTOGRAM else max(abs(low), abs(high)) + 1
+    if not any(shares) or first + size > last:
+        raise ValueError("the histogram of a coded stream does not fit its numbers")
+    found = Histogram(first, shares, low, high) if tag == HISTOGRAM else Symmetric(shares, low, high)
+    return found, start + size

@@ -21,7 +21,7 @@ from qubo_compress.menu.compensation import Codebook, descended, output_error, p
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import needs_data, operators, values_of
-from qubo_compress.menu.quantize import half_scale, shrunk_codes
+from qubo_compress.menu.quantize import half_scale
 from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
 from qubo_compress.statistics.input_moments import InputMoments, Moments
 from qubo_compress.statistics.statistic import Statistic
@@ -73,13 +73,23 @@ class LatticeTensor:
 
     def project(self, value: Tensor) -> LatticeTensor:
         """Nearest codes on the same grid."""
-        return self.shrunk(value, 0.0)
+        return self.with_codes(torch.round(values_of(value) / self.step.float()).clamp(self.low, self.high))
 
-    def shrunk(self, value: Tensor, zone: float) -> LatticeTensor:
-        """Codes of least magnitude within half a step plus ``zone`` steps."""
-        steps = values_of(value) / self.step.float()
-        codes = torch.round(steps) if zone == 0.0 else shrunk_codes(steps, zone)
-        return replace(self, codes=codes.clamp(self.low, self.high).to(torch.int16))
+    def steps(self) -> Tensor:
+        """(1, 1) float32 distance between codes."""
+        return self.step.float().reshape(1, 1)
+
+    def stored_codes(self) -> Tensor:
+        """All codes, row by row."""
+        return self.codes.reshape(-1)
+
+    def with_codes(self, codes: Tensor) -> LatticeTensor:
+        """Other codes on the same grid."""
+        return replace(self, codes=codes.to(torch.int16))
+
+    def with_steps(self, steps: Tensor) -> LatticeTensor:
+        """The same codes on another grid."""
+        return replace(self, step=half_scale(steps).reshape(()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +129,6 @@ class LatticeTensors:
     def project(self, values: Sequence[Tensor], refit: bool = False) -> LatticeTensors:
         """Nearest codes; the grid stays."""
         return LatticeTensors(tuple(p.project(v) for p, v in zip(self.parts, values, strict=True)))
-
-    def shrunk(self, values: Sequence[Tensor], zone: float) -> LatticeTensors:
-        """Codes rounded towards zero."""
-        return LatticeTensors(tuple(p.shrunk(v, zone) for p, v in zip(self.parts, values, strict=True)))
 
 
 @operators.register("lattice")

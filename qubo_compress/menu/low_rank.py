@@ -1,69 +1,62 @@
 """What all low-rank choices share: products of small factors, fitted, quantized one after the other, stored.
 
-A weight is seen as a tensor whose first mode is the output channel. A :class:`Form` is a product of factors
-written as an Einstein sum in which every factor is led by a rank, so that the float16 scale per row of a
-quantized factor is one scale per component. The last factor always holds the output channels.
+A weight is seen as a tensor whose first mode is the output channel and whose second one is the input, or the input
+with the kernel. A :class:`Form` is a product of factors written as an Einstein sum in which every factor is led by
+a rank, so that the float16 scale per row of a quantized factor is one scale per component. The first factor holds
+the second mode, the last one the output channels.
+
+Data-free factors have least squared error in the weight. ``whitened`` ones have it in the layer's outputs: with S
+the second moments of the inputs and R R^T = S they minimise ||(W - W_r) R||, for a matrix by truncating the
+singular values of W R (as in SVD-LLM, Wang et al., ICLR 2025, and DRONE, Chen et al., NeurIPS 2021), for other
+forms by starting from the whitened input mode and solving for the factors in turn under S.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.forms import Form, Weighing, balanced, solved
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.keep import from_raw_bytes, raw_bytes
+from qubo_compress.menu.operator import needs_data
 from qubo_compress.menu.quantize import QuantizedTensor, fit_scale, round_to_codes
-from qubo_compress.menu.stages import Stage, Step, stage_of
+from qubo_compress.menu.stages import Stage, stage_of
 from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
+from qubo_compress.optional import require
+from qubo_compress.statistics.input_moments import InputMoments
+from qubo_compress.statistics.statistic import Statistic
 
 EXTRA = "low-rank"
 """The extra that brings tensorly."""
 
-GRADIENT_STEPS = 12
-"""Conjugate-gradient steps for a factor that is not the last one; each step lowers the error."""
+DAMPING = 0.01
+"""Share of the mean input moment that is added to every input's."""
 
-RIDGE = 1e-10
+WEIGHED_SWEEPS = 2
 
 
-@dataclass(frozen=True)
-class Form:
-    """How factors make a weight.
+@contextlib.contextmanager
+def tensorly_decompositions() -> Iterator[Any]:
+    """``tensorly.decomposition`` on numpy arrays, without its warnings that a mode is shorter than a rank.
 
-    Attributes:
-        equation: Einstein sum, such as ``"ri,ro->oi"``.
-        view: shape in which the weight is decomposed, output channels first.
-        shapes: of the factors, rank first; the last one is (rank, output channels).
-        steps: what every factor does when the layer is run.
+    Raises:
+        MissingExtra: when tensorly is not installed.
     """
-
-    equation: str
-    view: tuple[int, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    steps: tuple[Step, ...]
-
-    @property
-    def numel(self) -> int:
-        """Stored numbers."""
-        return sum(math.prod(shape) for shape in self.shapes)
-
-    def assembled(self, factors: Sequence[Tensor]) -> Tensor:
-        """The weight in the shape of the view, in the factors' dtype."""
-        return torch.einsum(self.equation, *factors)
-
-    def adjoint(self, factors: Sequence[Tensor], number: int, values: Tensor) -> Tensor:
-        """The transpose of ``factor -> weight``, applied to values of the view's shape."""
-        left, whole = self.equation.split("->")
-        names = left.split(",")
-        others = [n for n in range(len(names)) if n != number]
-        equation = ",".join([whole, *(names[n] for n in others)]) + "->" + names[number]
-        return torch.einsum(equation, values, *(factors[n] for n in others))
+    tensorly = require("tensorly", EXTRA)
+    with tensorly.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
+        # It then takes all singular vectors that there are, which is what is wanted.
+        warnings.filterwarnings("ignore", message="Trying to compute SVD with n_eigenvecs")
+        yield require("tensorly.decomposition", EXTRA)
 
 
 def effective_rank(matrix: Tensor) -> float:
@@ -117,40 +110,6 @@ def rank_within(matrix: Tensor, rank: int | None, share: float | None) -> int:
     if share is None:
         return rank or 1
     return int(min(*matrix.shape, max(1, round(share * effective_rank(matrix)))))
-
-
-def solved(form: Form, factors: Sequence[Tensor], number: int, target: Tensor) -> Tensor:
-    """One factor of least squared error for given others: exact for the last, else by conjugate gradients."""
-    if number == len(factors) - 1:
-        basis = torch.eye(form.shapes[-1][0], dtype=target.dtype)
-        rows = form.assembled([*factors[:-1], basis]).flatten(1)
-        gram = rows @ rows.T
-        ridge = RIDGE * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
-        damped = gram + ridge * torch.eye(len(gram), dtype=gram.dtype)
-        return cast(Tensor, torch.linalg.solve(damped, rows @ target.flatten(1).T))
-    found = list(factors)
-    residual = form.adjoint(found, number, target - form.assembled(found))
-    direction, size = residual, float((residual**2).sum())
-    for _ in range(GRADIENT_STEPS):
-        moved = form.assembled([*found[:number], direction, *found[number + 1 :]])
-        curvature = float((moved**2).sum())
-        if not (size > 0 and curvature > 0):
-            break
-        step = size / curvature
-        found[number] = found[number] + step * direction
-        residual = residual - step * form.adjoint(found, number, moved)
-        fresh = float((residual**2).sum())
-        direction, size = residual + (fresh / size) * direction, fresh
-    return found[number]
-
-
-def balanced(factors: Sequence[Tensor]) -> list[Tensor]:
-    """The same product from factors of equal root-mean-square size: float16 scales have a narrow range."""
-    sizes = [float(f.square().mean().sqrt()) for f in factors]
-    if min(sizes) <= 0:
-        return [torch.zeros_like(f) for f in factors]
-    common = math.exp(sum(math.log(size) for size in sizes) / len(sizes))
-    return [f * (common / size) for f, size in zip(factors, sizes, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,6 +292,9 @@ class LowRank:
     """Base of the low-rank operators, which say their ranks, their form and how factors are found first."""
 
     bits: int | None
+    whitened: bool
+    damping: float
+    operator_name: ClassVar[str]
 
     def ranks_of(self, part: Tensor) -> tuple[int, ...]:
         """Ranks for a weight."""
@@ -354,6 +316,8 @@ class LowRank:
         """Suits whole weights of which the factors have fewer numbers."""
         if group.kind != "weight":
             return f"{group.kind} vectors have no rank to lower"
+        if self.whitened and group.module_type == "Embedding":
+            return "an embedding picks rows, so its inputs have no moments to whiten with"
         for member, part in zip(group.members, parts, strict=True):
             if member.rows is not None:
                 return "single filters are not factored; group by layer"
@@ -366,27 +330,66 @@ class LowRank:
                 return f"factors of rank {ranks} have {limits.numel} numbers, the weight itself {member.numel}"
         return None
 
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """Second moments of the layer's inputs, where factors are fitted to its outputs."""
+        return (InputMoments(),) if self.whitened else ()
+
     def encode(self, group: Group, parts: Sequence[Tensor]) -> FactoredTensors:
         """Decompose, quantize one factor after the other, and fit those that follow to what was stored."""
-        return FactoredTensors(tuple(self._one(m, p.cpu()) for m, p in zip(group.members, parts, strict=True)))
+        if self.whitened:
+            raise needs_data(self)
+        return FactoredTensors(tuple(self._one(m, p.cpu(), None) for m, p in zip(group.members, parts, strict=True)))
 
-    def _one(self, member: Member, part: Tensor) -> FactoredTensor:
+    def encode_with(
+        self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]
+    ) -> FactoredTensors:
+        """As without data, but errors of the weight count as those of the layer's outputs."""
+        if not self.whitened:
+            return self.encode(group, parts)
+        found = []
+        for member, part, moments in zip(group.members, parts, evidence[InputMoments()], strict=True):
+            weigh = Weighing(moments, member.part_shape[0], self.damping)
+            found.append(self._one(member, part.cpu(), weigh))
+        return FactoredTensors(tuple(found))
+
+    def _one(self, member: Member, part: Tensor, weigh: Weighing | None) -> FactoredTensor:
         ranks = self.ranks_of(part)
         form = self.form(member.part_shape, ranks)
         target = part.detach().double().reshape(form.view)
         size = float(target.square().mean().sqrt())
         factors = [torch.zeros(shape, dtype=torch.float64) for shape in form.shapes]
         if size > 0:
-            factors = self.decomposed(target / size, ranks)
+            factors = self._first_factors(form, target / size, ranks, weigh)
             factors[-1] = factors[-1] * size
             factors = balanced(factors)
         kept: list[Factor] = []
         for number, shape in enumerate(form.shapes):
             if size > 0 and number > 0:
-                factors[number] = solved(form, factors, number, target)
+                factors[number] = solved(form, factors, number, target, weigh)
             kept.append(stored_factor(factors[number], self.bits, member.dtype))
             factors[number] = kept[-1].value().double().reshape(shape)
         return FactoredTensor(member, form, ranks, tuple(kept))
+
+    def _first_factors(
+        self, form: Form, target: Tensor, ranks: tuple[int, ...], weigh: Weighing | None
+    ) -> list[Tensor]:
+        """Float64 factors before anything is quantized."""
+        if weigh is None:
+            return self.decomposed(target, ranks)
+        # With W R for the weight, R R^T the moments of the input mode, plain squared errors are those of the outputs.
+        root = weigh.root(form.view[1])
+        whitened = torch.einsum("oi...,ij->oj...", target, root)
+        size = whitened.square().mean().sqrt()
+        factors = self.decomposed(whitened / size, ranks)
+        factors[0] = torch.linalg.solve_triangular(root, factors[0], upper=False, left=False)
+        factors[-1] = factors[-1] * size
+        # Exact for one matrix of moments and no kernel beside the input mode.
+        if len(weigh.spans) > 1 or len(form.view) > 2:
+            for _ in range(WEIGHED_SWEEPS):
+                for number in range(len(factors)):
+                    factors[number] = solved(form, factors, number, target, weigh)
+        return factors
 
     def decode(self, group: Group, data: memoryview) -> tuple[FactoredTensors, int]:
         """Read the members one after the other."""
@@ -413,8 +416,13 @@ class LowRank:
         raise NotImplementedError
 
 
-def checked_settings(rank: int | tuple[int, ...] | None, share: float | None, bits: int | None) -> None:
-    """Raise :class:`InvalidMenu` unless one of ranks and share is given, in range, and the bits are."""
+def checked_settings(operator: LowRank, rank: int | tuple[int, ...] | None, share: float | None) -> None:
+    """Raise :class:`InvalidMenu` unless one of ranks and share is given, in range, and the other settings are."""
+    bits, damping = operator.bits, operator.damping
+    if not isinstance(operator.whitened, bool):
+        raise InvalidMenu(f"whitened is True or False; got {operator.whitened!r}")
+    if not (isinstance(damping, (int, float)) and 0 < damping < 10):
+        raise InvalidMenu(f"damping must be above 0 and below 10; got {damping!r}")
     if (rank is None) == (share is None):
         raise InvalidMenu(f"give either a rank or a share of the effective rank; got {rank!r} and {share!r}")
     wrong = [r for r in (rank if isinstance(rank, tuple) else (rank,)) if r is not None and not _is_rank(r)]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.cast import Cast
-from qubo_compress.menu.coded import Coded, coded_name
+from qubo_compress.menu.coded import Coded, can_be_coded, coded_name
 from qubo_compress.menu.families import choices_of, family_names
 from qubo_compress.menu.fold import Fold
 from qubo_compress.menu.groups import Group
@@ -95,6 +95,32 @@ class Menu:
             names += [coded_name(name) for name in plain if isinstance(parse(name), StreamReading)]
             names += [name for name in offered if name not in plain]
         return cls([parse(name) for name in dict.fromkeys([*names, *choices_of("vectors")])])
+
+    def coded(self, instead: bool = False) -> Menu:
+        """This menu with every choice that can be entropy-coded offered coded too.
+
+        Vectors, and choices in unreliable cells, stay as they are. Coded values are the same, so that measuring them
+        takes no more runs of the network; needs ``pip install 'qubo_compress[entropy]'``.
+
+        Args:
+            instead: leave the plain form out where there is a coded one. The coded form of a few weights may be
+                larger by some bytes.
+
+        Raises:
+            InvalidMenu: when that makes more than 255 choices.
+
+        Example:
+            >>> Menu(bits=(4,), sparsity=(0.0,), vector_bits=(16,)).coded().names
+            ('keep', 'quantize(bits=4)', "coded(of='quantize(bits=4)')", 'fold(bits=16)', 'cast(bits=16)')
+        """
+        offered: dict[str, Operator] = {}
+        for name, operator in self._operators.items():
+            coded = Coded(name) if can_be_coded(operator) else None
+            if coded is None or not instead:
+                offered[name] = operator
+            if coded is not None:
+                offered[choice_name(coded)] = coded
+        return Menu(list(offered.values()))
 
     @property
     def names(self) -> tuple[str, ...]:

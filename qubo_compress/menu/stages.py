@@ -28,6 +28,21 @@ class Step:
     depthwise: bool = False
 
 
+def separable_steps(kernel: Sequence[int], depthwise: bool) -> tuple[Step, ...]:
+    """One step for every axis along which a kernel is longer than 1; the first takes the other axes' strides too.
+
+    Example:
+        >>> [step.axes for step in separable_steps((3, 1, 5), depthwise=False)]
+        [(0, 1), (2,)]
+    """
+    long = [axis for axis, length in enumerate(kernel) if length > 1]
+    found = []
+    for axis in long:
+        axes = [n for n, length in enumerate(kernel) if n == axis or (length == 1 and axis == long[0])]
+        found.append(Step(tuple(axes), tuple(kernel[n] for n in axes), depthwise))
+    return tuple(found)
+
+
 @dataclass(frozen=True, eq=False)
 class Stage:
     """One map of a factored layer.

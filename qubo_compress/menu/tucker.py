@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from qubo_compress.menu.families import offer
-from qubo_compress.menu.low_rank import EXTRA, Form, LowRank, checked_settings, rank_within
+from qubo_compress.menu.forms import Form
+from qubo_compress.menu.low_rank import DAMPING, LowRank, checked_settings, rank_within, tensorly_decompositions
 from qubo_compress.menu.operator import operators
 from qubo_compress.menu.stages import Step
-from qubo_compress.optional import require
 
 
 @operators.register("tucker")
@@ -24,6 +24,8 @@ class Tucker(LowRank):
         ranks: (output rank, input rank); or
         share: both as a share of the effective ranks of the two unfoldings.
         bits: of a number of a factor, 2 to 16, or None for the weight's own dtype (float32 for float64).
+        whitened: least error in the layer's outputs on calibration data, instead of in the weight.
+        damping: share of the mean input moment that is added to every input's, where whitened.
 
     Raises:
         InvalidMenu: for values out of range.
@@ -37,14 +39,17 @@ class Tucker(LowRank):
     ranks: tuple[int, int] | None = None
     share: float | None = None
     bits: int | None = 8
+    whitened: bool = False
+    damping: float = DAMPING
 
     def __post_init__(self) -> None:
-        checked_settings(self.ranks, self.share, self.bits)
+        checked_settings(self, self.ranks, self.share)
 
     @classmethod
     def samples(cls) -> tuple[Tucker, ...]:
         """Settings that the conformance suite tries."""
-        return cls(ranks=(2, 1)), cls(ranks=(3, 2), bits=4), cls(share=0.5, bits=None), cls(share=0.4, bits=6)
+        plain = (cls(ranks=(2, 1)), cls(ranks=(3, 2), bits=4), cls(share=0.5, bits=None), cls(share=0.4, bits=6))
+        return *plain, cls(ranks=(3, 2), whitened=True)
 
     @classmethod
     def faithful(cls) -> None:
@@ -79,13 +84,11 @@ class Tucker(LowRank):
 
     def decomposed(self, target: Tensor, ranks: tuple[int, ...]) -> list[Tensor]:
         """Alternating singular value decompositions of both unfoldings."""
-        tensorly = require("tensorly", EXTRA)
-        decomposition = require("tensorly.decomposition", EXTRA)
-        with tensorly.backend_context("numpy", local_threadsafe=True):
+        with tensorly_decompositions() as decomposition:
             (core, (left, right)), _ = decomposition.partial_tucker(
                 target.numpy(), rank=list(ranks), modes=[0, 1], n_iter_max=50, tol=1e-8
             )
         return [torch.from_numpy(array.copy()).double() for array in (right.T, core, left.T)]
 
 
-offer("low-rank", *(f"tucker(share={share})" for share in (0.4, 0.55, 0.7)))
+offer("low-rank", *(f"tucker(share={share},whitened=True)" for share in (0.4, 0.55, 0.7)))

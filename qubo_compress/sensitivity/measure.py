@@ -29,8 +29,9 @@ from qubo_compress.errors import (
 from qubo_compress.example_weights import ExampleWeights, with_example_weights
 from qubo_compress.examples import Examples, Slice, map_tensors, read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
-from qubo_compress.menu.groups import GroupRule, Layout, discover, state_entries
+from qubo_compress.menu.groups import Group, GroupRule, Layout, discover, state_entries
 from qubo_compress.menu.menu import Menu
+from qubo_compress.menu.operator import Operator, looks_at_data
 from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.factor import reduce_features
@@ -147,12 +148,13 @@ def measure_around(
         reference = base_outputs(original, examples)
         outputs = reference if base is original else base_outputs(base, examples)
         _refuse_bad_outputs(reference, checked_loss, examples)
+        trace = _trace(base, examples)
         choices = []
         for number, group in enumerate(layout.groups):
             parts = [
                 originals[m.name] if m.rows is None else originals[m.name][m.rows[0] : m.rows[1]] for m in group.members
             ]
-            offered = menu.offered(group, parts)
+            offered = _measurable(menu.offered(group, parts), group, original, trace)
             choices.append(offered if restrict is None else restrict(number, offered))
         weights = weights_signature(original)
         signature = {
@@ -169,7 +171,7 @@ def measure_around(
             reference=reference, outputs=outputs, seed=seed,
             rows_per_pass=ROWS_PER_PASS.get(outputs[0].device.type, 512), interactions=interactions,
             max_columns=MAX_COLUMNS, cache=UnitCache(cache, signature), advance=lambda _: None,
-            trace=_trace(base, examples), payloads=dict(payloads or {}),
+            trace=trace, payloads=dict(payloads or {}),
             calibration=Calibration(original, examples, checked_loss, lambda x: rows_of(run_model(original, x)), seed),
         )  # fmt: skip
         with _progress(progress, "storing choices", len(layout.groups)) as advance:
@@ -214,6 +216,27 @@ def _add_flips(
     least = np.minimum.reduceat(cost, task.offsets[:-1])
     costs["harmful_flips"] = cost - np.repeat(least, np.diff(task.offsets))
     fixed_costs["harmful_flips"] = int(least.sum()) + math.ceil(base_flips(task) * MILLION - 1e-6)
+
+
+def _measurable(
+    offered: dict[str, Operator], group: Group, model: nn.Module, trace: CallTrace | None
+) -> dict[str, Operator]:
+    """The choices without those that must watch a layer's inputs where the layer never runs as a module."""
+    entries = state_entries(model)[0]
+    owners = [[module for module, _ in entries[member.name].owners] for member in group.members]
+    if trace is None or all(any(trace.first_call(m) is not None for m in modules) for modules in owners):
+        return offered
+    unseen = [
+        name
+        for name, operator in offered.items()
+        if looks_at_data(operator) and any(getattr(need, "watches_inputs", False) for need in operator.needs)  # type: ignore[attr-defined]
+    ]
+    if unseen:
+        logger.info(
+            "%s is not offered %s: the layer never runs as a module of its own, so its inputs are not seen",
+            group.name, ", ".join(unseen),
+        )  # fmt: skip
+    return {name: operator for name, operator in offered.items() if name not in unseen}
 
 
 def _refuse_bad_weights(model: nn.Module, layout: Layout) -> None:

@@ -1,8 +1,8 @@
-"""Curvature of the loss along single weights: the diagonal of the Gauss-Newton Hessian, by random signs."""
+"""Curvature of the loss along single weights: the diagonal of the Gauss-Newton Hessian, exact or by random signs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, cast
 
@@ -14,6 +14,14 @@ from qubo_compress.examples import Slice, map_tensors
 from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.statistics.statistic import Calibration
 
+EXACT_CLASSES = 16
+"""Most outputs for which ``method="auto"`` is exact."""
+
+DROPPED = 1e-3
+"""Share of the output Hessians' trace that the exact method leaves out: nearly all passes, nearly no curvature."""
+
+METHODS = ("auto", "exact", "signs")
+
 
 class _CurvedLoss(Protocol):
     def features(self, change: Tensor, outputs: Tensor, targets: Tensor | None) -> Tensor: ...
@@ -24,30 +32,45 @@ class Curvature:
     """(part shape) float32 per member: h_i = mean over examples of (J^T H J)_ii, J the outputs' Jacobian.
 
     H is the output Hessian of the loss; for cross-entropy H = diag(p) - p p^T, and h is also the diagonal of the
-    Fisher matrix with labels drawn from the network. With R^T R = H and independent signs s of every example and
-    output, E[(sum over the examples of a chunk of J^T R^T s)^2] is the sum of their diagonals (Hutchinson 1990,
-    for a Gauss-Newton matrix): one backward pass per chunk, whatever modules the network is made of, and no
-    label noise. Smaller chunks and more draws give less scatter; ``chunk=1`` has that of the signs alone.
+    Fisher matrix with labels drawn from the network. With H = sum_k l_k u_k u_k^T,
+
+        h_i = mean over examples of sum_k l_k ((J^T u_k)_i)^2,
+
+    one backward pass per example and direction. The smallest l_k are left out until they make up a thousandth of
+    the trace of all examples: most images are classified so surely that they cost no pass. For outputs of many
+    numbers, E[(sum over the examples of a chunk of J^T R^T s)^2] with R^T R = H and independent signs s is the sum
+    of their diagonals (Hutchinson 1990, for a Gauss-Newton matrix): one pass per chunk and draw, with scatter,
+    which falls with smaller chunks and more draws.
 
     Where the network is linear in the weights of one layer between the kinks of its activations, this is the
     diagonal of the Hessian itself, so that independent errors of variance v_i cost 1/2 sum h_i v_i in expectation.
+    The bends of the activations add to that under losses whose gradient is not zero at the network's own outputs,
+    such as cross-entropy; to a Kullback-Leibler divergence they add nothing in second order.
 
     Args:
         examples: how many of the calibration examples are used, the first ones.
         chunk: examples per backward pass.
         draws: passes over the examples, each with new signs.
+        method: ``"exact"``, ``"signs"``, or ``"auto"``: exact for one row of at most 16 outputs per example.
+            ``chunk`` and ``draws`` are of the signs.
+
+    Raises:
+        InvalidMenu: for values out of range.
     """
 
     statistic_name: ClassVar[str] = "curvature"
     examples: int = 1024
     chunk: int = 4
     draws: int = 4
+    method: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("examples", "chunk", "draws"):
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1):
                 raise InvalidMenu(f"{name} of the curvature must be a whole number from 1; got {value!r}")
+        if self.method not in METHODS:
+            raise InvalidMenu(f"method of the curvature is one of {', '.join(METHODS)}; got {self.method!r}")
 
     def collect(self, calibration: Calibration, group: Group) -> tuple[Tensor, ...]:
         """The group's share of the curvature of the whole network, which is computed once."""
@@ -74,26 +97,71 @@ class Curvature:
         total = {name: torch.zeros(leaf.shape, dtype=torch.float64) for name, leaf in leaves.items()}
         from qubo_compress.sensitivity.substitution import swapped  # imported late: sensitivity imports statistics
 
-        generator = torch.Generator().manual_seed(calibration.seed)
-        weight = 0.0
         with swapped(places), torch.enable_grad():
-            for draw in range(self.draws):
-                for part in self._chunks(calibration):
-                    weight += float(part.weights.sum()) if draw == 0 else 0.0
-                    for name, gradient in self._drawn(calibration, part, leaves, generator).items():
-                        total[name] += gradient.detach().cpu().double() ** 2
-        return {name: (value / max(weight * self.draws, 1e-30)).float() for name, value in total.items()}
+            exact = self._exact(calibration)
+            chunks = self._chunks(calibration, 1 if exact else self.chunk)
+            passes = (
+                self._directions(calibration, chunks, leaves) if exact else self._signs(calibration, chunks, leaves)
+            )
+            for gradients in passes:
+                for name, gradient in gradients.items():
+                    total[name] += gradient.detach().cpu().double() ** 2
+        weight = sum(float(part.weights.sum()) for part in chunks) * (1 if exact else self.draws)
+        return {name: (value / max(weight, 1e-30)).float() for name, value in total.items()}
 
-    def _chunks(self, calibration: Calibration) -> list[Slice]:
+    def _exact(self, calibration: Calibration) -> bool:
+        if self.method != "auto":
+            return self.method == "exact"
+        part = self._chunks(calibration, 1)[0]
+        with torch.no_grad():
+            rows, classes = calibration.run(part.inputs).shape
+        return rows == 1 and classes <= EXACT_CLASSES
+
+    def _chunks(self, calibration: Calibration, size: int) -> list[Slice]:
         left, found = self.examples, []
         for part in calibration.examples.slices:
-            for start in range(0, min(len(part), left), self.chunk):
-                rows = slice(start, min(start + self.chunk, left, len(part)))
+            for start in range(0, min(len(part), left), size):
+                rows = slice(start, min(start + size, left, len(part)))
                 targets = None if part.targets is None else part.targets[rows]
                 inputs = map_tensors(part.inputs, lambda t, rows=rows: t[rows])
                 found.append(Slice(inputs, targets, part.weights[rows]))
             left -= min(len(part), left)
         return found
+
+    def _directions(
+        self, calibration: Calibration, singles: list[Slice], leaves: dict[str, Tensor]
+    ) -> Iterator[dict[str, Tensor]]:
+        """sqrt(weight l_k) J^T u_k of every example and direction that counts, by parameter."""
+        roots = [self._roots(calibration, part) for part in singles]
+        sizes = torch.cat([root.square().sum(-1).flatten() for root in roots])
+        ordered = sizes.double().sort().values
+        small = ordered[ordered.cumsum(0) <= DROPPED * ordered.sum()]
+        largest_dropped = float(small[-1]) if len(small) else 0.0
+        for part, root in zip(singles, roots, strict=True):
+            wanted = root[root.square().sum(-1) > largest_dropped]
+            if not len(wanted):
+                continue
+            outputs = calibration.run(part.inputs).flatten()
+            for direction in wanted:
+                yield _gradients((outputs * direction).sum(), leaves)
+
+    def _roots(self, calibration: Calibration, part: Slice) -> Tensor:
+        """(M C, M C) sqrt(weight l_k) u_k of one example of M output rows, one direction a row."""
+        with torch.no_grad():
+            outputs = calibration.run(part.inputs)
+            units = torch.eye(outputs.numel()).to(outputs).reshape(-1, *outputs.shape)
+            columns = cast(_CurvedLoss, calibration.loss).features(units, outputs, part.targets).flatten(1)
+            _, values, vectors = torch.linalg.svd(columns.T, full_matrices=False)
+            root: Tensor = values[:, None] * vectors * (float(part.weights.sum()) / outputs.shape[0]) ** 0.5
+            return root
+
+    def _signs(
+        self, calibration: Calibration, chunks: list[Slice], leaves: dict[str, Tensor]
+    ) -> Iterator[dict[str, Tensor]]:
+        generator = torch.Generator().manual_seed(calibration.seed)
+        for _ in range(self.draws):
+            for part in chunks:
+                yield self._drawn(calibration, part, leaves, generator)
 
     def _drawn(
         self, calibration: Calibration, part: Slice, leaves: dict[str, Tensor], generator: torch.Generator
@@ -108,8 +176,13 @@ class Curvature:
         cotangent = torch.autograd.grad(product, point)[0]
         weights = part.weights.to(fixed).repeat_interleave(fixed.shape[0] // len(part)) / (fixed.shape[0] // len(part))
         scalar = (outputs * cotangent * weights.sqrt()[:, None]).sum()
-        if not scalar.requires_grad:
-            return {}
-        names: list[Any] = list(leaves)
-        gradients = torch.autograd.grad(scalar, [leaves[name] for name in names], allow_unused=True)
-        return {name: gradient for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+        return _gradients(scalar, leaves)
+
+
+def _gradients(scalar: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradient of every leaf that the scalar depends on; the graph is kept for the next direction."""
+    if not scalar.requires_grad:
+        return {}
+    names: list[Any] = list(leaves)
+    found = torch.autograd.grad(scalar, [leaves[name] for name in names], allow_unused=True, retain_graph=True)
+    return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}

@@ -94,6 +94,8 @@ class InputMoments:
     """Gathers :class:`Moments` of every member of a group, over all calibration examples with their weights."""
 
     statistic_name: ClassVar[str] = "input-moments"
+    watches_inputs: ClassVar[bool] = True
+    """It hooks the layer: one that never runs as a module of its own cannot be looked at."""
 
     def collect(self, calibration: Calibration, group: Group) -> tuple[Moments, ...]:
         """Run the network up to the layer that owns each member."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from torch import Tensor
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.compensate import Compensate, solved
 from qubo_compress.menu.compensation import Codebook, descended, output_error, propagated, refitted
+from qubo_compress.menu.compensation_qubo import MOST_WEIGHTS, annealed, rounding_problem
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.prune import PrunedTensors, survivor_count
 from qubo_compress.menu.quantize import Quantize, QuantizedTensors
+from qubo_compress.solvers.solver import solve
 from qubo_compress.statistics.input_moments import InputMoments, Moments
 
 
@@ -228,8 +231,81 @@ def test_scales_are_refitted_to_the_least_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"bits": 1}, {"bits": None}, {"bits": 3, "damping": 0.0}, {"bits": 3, "sparsity": 1.0}]
+    "options",
+    [
+        {"bits": 1},
+        {"bits": None},
+        {"bits": 3, "damping": 0.0},
+        {"bits": 3, "sparsity": 1.0},
+        {"bits": 3, "rounding": "nearest"},
+        {"bits": None, "sparsity": 0.5, "rounding": "qubo"},
+    ],
 )
 def test_wrong_settings_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(InvalidMenu):
         Compensate(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("book", [Codebook(-1, 1), Codebook(-7, 7), Codebook(-1, 1, signs_only=True)])
+def test_the_rounding_problem_is_the_change_of_the_error(book: Codebook) -> None:
+    generator = torch.Generator().manual_seed(7)
+    values, matrix = torch.randn(1, 9, generator=generator, dtype=torch.float64), damped(correlated(9, generator))
+    scale = torch.full((1, 1), 0.4, dtype=torch.float64)
+    mask = torch.tensor([[True] * 8 + [False]])
+    codes = descended(values, book.nearest(values / scale) * mask, scale, mask, matrix, book)
+    free, moves, problem = rounding_problem(values[0], codes[0], 0.4, mask[0], matrix, book)
+    assert problem is not None and not bool(free[8])
+    before = float(output_error(values, codes * scale, matrix)[0])
+    apart = []
+    for taken in itertools.product([0, 1], repeat=int(free.sum())):
+        moved = codes.clone()
+        moved[0, free] += moves * torch.tensor(taken)
+        assert torch.equal(moved, book.nearest(moved) * mask)
+        apart.append((problem.energy(list(taken)), float(output_error(values, moved * scale, matrix)[0]) - before))
+    energies, changes = torch.tensor(apart, dtype=torch.float64).T
+    unit = changes[energies.argmax()] / energies.max()
+    torch.testing.assert_close(energies * unit, changes, rtol=1e-9, atol=1e-9)
+
+
+def test_the_annealer_finds_the_best_rounding_of_small_rows() -> None:
+    generator = torch.Generator().manual_seed(8)
+    values, matrix = torch.randn(6, 14, generator=generator, dtype=torch.float64), damped(correlated(14, generator))
+    scale, book = torch.full((6, 1), 0.5, dtype=torch.float64), Codebook(-3, 3)
+    upper = Moments((matrix,), 0, 6).inverse_factor(0, 1e-12)
+    codes = descended(values, propagated(values, scale, None, upper, book), scale, None, matrix, book)
+    found = annealed(values, codes, scale, None, matrix, book)
+    assert torch.equal(found, annealed(values, codes, scale, None, matrix, book))
+    before, after = (output_error(values, c * scale, matrix) for c in (codes, found))
+    assert bool((after <= before).all()) and float((after / before).log().mean()) < -0.1
+    for row in range(6):
+        free, moves, problem = rounding_problem(values[row], codes[row], 0.5, None, matrix, book)
+        assert problem is not None
+        best = codes[row].clone()
+        best[free] += moves * torch.tensor(solve(problem, "exact", time_limit=20.0).assignment.tolist())
+        exact = float(output_error(values[row : row + 1], (best * 0.5)[None], matrix)[0])
+        assert float(after[row]) <= exact * (1 + 1e-9)
+
+
+def test_rows_of_many_weights_ask_about_the_least_decided() -> None:
+    generator = torch.Generator().manual_seed(9)
+    size = MOST_WEIGHTS + 20
+    values, matrix = torch.randn(1, size, generator=generator, dtype=torch.float64), damped(correlated(size, generator))
+    scale, book = torch.full((1, 1), 0.5, dtype=torch.float64), Codebook(-3, 3)
+    codes = descended(values, book.nearest(values / scale), scale, None, matrix, book)
+    free, moves, problem = rounding_problem(values[0], codes[0], 0.5, None, matrix, book)
+    assert problem is not None and problem.num_groups == int(free.sum()) == len(moves) == MOST_WEIGHTS
+    apart = ((codes * scale - values) @ matrix)[0] / matrix.diagonal() / 0.5
+    inside = (codes[0] - apart.sign()).abs() <= 3
+    assert float(apart[free].abs().min()) >= float(apart[~free & inside].abs().max())
+
+
+@pytest.mark.parametrize("choice", [Compensate(3), Compensate(2, 0.4)])
+def test_qubo_rounding_is_never_worse_than_the_descent(choice: Compensate) -> None:
+    generator = torch.Generator().manual_seed(10)
+    weight, matrix = torch.randn(6, 24, generator=generator), correlated(24, generator)
+    asked = replace(choice, rounding="qubo")
+    first, second = (stored(c, weight, matrix) for c in (choice, asked))
+    left, right = (error_of(weight, packed, damped(matrix)).sum() for packed in (first, second))
+    assert float(right) < 0.99 * float(left)
+    assert stored(asked, weight, matrix).to_bytes() == second.to_bytes()
+    assert first.nbytes == second.nbytes

@@ -36,15 +36,19 @@ def _calibration(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) 
     return Calibration(model, examples, make_loss("cross-entropy"), lambda x: rows_of(model(x)), 0)
 
 
-def test_the_curvature_of_a_linear_network_is_the_closed_form() -> None:
+METHODS = ((Curvature(method="signs", chunk=2, draws=300), 0.05), (Curvature(), 1e-3))
+
+
+@pytest.mark.parametrize(("statistic", "tolerance"), METHODS)
+def test_the_curvature_of_a_linear_network_is_the_closed_form(statistic: Curvature, tolerance: float) -> None:
     torch.manual_seed(0)
     model, inputs = nn.Linear(5, 3).eval(), torch.randn(40, 5)
     calibration = _calibration(model, inputs, torch.randint(3, (40,)))
     group = discover(model).groups[0]
     share = model(inputs).softmax(-1).detach()
     exact = torch.einsum("nc,ni->ci", share * (1 - share), inputs**2) / 40
-    found = Curvature(chunk=2, draws=300).collect(calibration, group)[0]
-    assert float((found - exact).norm() / exact.norm()) < 0.05
+    found = statistic.collect(calibration, group)[0]
+    assert float((found - exact).norm() / exact.norm()) < tolerance
 
 
 def test_tied_weights_and_filters_have_the_curvature_of_all_their_uses() -> None:
@@ -53,10 +57,8 @@ def test_tied_weights_and_filters_have_the_curvature_of_all_their_uses() -> None
     model = nn.Sequential(layer, nn.Tanh(), layer).eval()
     inputs = torch.randn(30, 4)
     calibration = _calibration(model, inputs, torch.randint(4, (30,)))
-    whole = Curvature(draws=2).collect(calibration, discover(model).groups[0])[0]
-    rows = [
-        Curvature(draws=2).collect(calibration, g)[0] for g in discover(model, "filter").groups if g.kind == "weight"
-    ]
+    whole = Curvature().collect(calibration, discover(model).groups[0])[0]
+    rows = [Curvature().collect(calibration, g)[0] for g in discover(model, "filter").groups if g.kind == "weight"]
     assert torch.equal(torch.cat(rows), whole) and bool((whole > 0).any())
     jacobian = torch.func.vmap(
         torch.func.jacrev(lambda w, x: torch.tanh(x @ w.T + layer.bias) @ w.T + layer.bias), in_dims=(None, 0)
@@ -65,8 +67,40 @@ def test_tied_weights_and_filters_have_the_curvature_of_all_their_uses() -> None
     jacobian = jacobian.detach()
     hessian = torch.diag_embed(share) - share[:, :, None] * share[:, None, :]
     exact = torch.einsum("ncij,ncd,ndij->ij", jacobian, hessian, jacobian) / 30
-    found = Curvature(draws=300).collect(calibration, discover(model).groups[0])[0]
+    assert float((whole - exact).norm() / exact.norm()) < 1e-3
+    found = Curvature(method="signs", draws=300).collect(calibration, discover(model).groups[0])[0]
     assert float((found - exact).norm() / exact.norm()) < 0.08
+
+
+def test_the_curvature_counts_examples_by_their_weights_and_only_those_asked_for() -> None:
+    torch.manual_seed(0)
+    model, inputs, targets = nn.Linear(5, 3).eval(), torch.randn(30, 5), torch.randint(3, (30,))
+    weights = torch.rand(30)
+    batches = [(inputs[:11], targets[:11], weights[:11]), (inputs[11:], targets[11:], weights[11:])]
+    examples = read_examples(batches, 30, slice_size=7)
+    calibration = Calibration(model, examples, make_loss("cross-entropy"), lambda x: rows_of(model(x)), 0)
+    share, group = model(inputs).softmax(-1).detach(), discover(model).groups[0]
+    for count in (30, 17):
+        used = weights[:count] / weights[:count].sum()
+        exact = torch.einsum("n,nc,ni->ci", used, (share * (1 - share))[:count], inputs[:count] ** 2)
+        found = Curvature(examples=count).collect(calibration, group)[0]
+        assert float((found - exact).norm() / exact.norm()) < 2e-3
+
+
+def test_many_outputs_or_rows_take_signs_and_an_unknown_method_is_refused() -> None:
+    torch.manual_seed(0)
+    for model, inputs in ((nn.Linear(5, 20), torch.randn(8, 5)), (nn.Conv2d(2, 3, 1), torch.randn(8, 2, 3, 3))):
+        rows = rows_of(model(inputs)).shape[0]
+        calibration = _calibration(
+            model.eval(), inputs, torch.zeros(8, 3, 3).long() if rows > 8 else torch.zeros(8).long()
+        )
+        group = discover(model).groups[0]
+        found = [Curvature(method=m).collect(calibration, group)[0] for m in ("auto", "signs", "exact")]
+        assert torch.equal(found[0], found[1])
+        assert not torch.equal(found[0], found[2])
+        assert 0.5 < float(found[0].sum() / found[2].sum()) < 2
+    with pytest.raises(qc.errors.InvalidMenu, match="auto, exact, signs"):
+        Curvature(method="guess")
 
 
 @pytest.fixture(scope="module")
