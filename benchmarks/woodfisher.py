@@ -62,7 +62,8 @@ def run(options: argparse.Namespace) -> None:
                     "method": name, "sparsity": sparsity, "seed": seed, "gradients": how.gradients,
                     "accuracy": 100 * accuracy, "loss": loss, "original_accuracy": 100 * before[0],
                     "seconds": seconds, "damping": pruned_layers(small)[0].damping,
-                    "held_out_error": pruned_layers(small)[0].held_out_error, **environment(),
+                    "held_out_error": pruned_layers(small)[0].held_out_error,
+                    "held_out_loss": pruned_layers(small)[0].held_out_loss, **environment(),
                 }  # fmt: skip
                 append(PATH, record)
                 print(

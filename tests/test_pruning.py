@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import qubo_compress as qc
 from qubo_compress.errors import InvalidBudget, InvalidMenu, WrongModel
+from qubo_compress.evaluation import score_examples
+from qubo_compress.examples import read_examples
 from qubo_compress.plan import compression_of
 from qubo_compress.pruning import METHODS, Pruning, cubic_schedule, gradients_of, prune, prune_gradually, pruned_layers
+from qubo_compress.statistics.gradients import Gradients
 
 
 @pytest.fixture
@@ -155,3 +159,21 @@ def test_gradients_gathered_before_serve_several_prunings(net: nn.Module, batche
         assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), shared.parameters(), strict=True))
     with pytest.raises(InvalidMenu, match="gradients_of"):
         prune(net, batches, 0.5, how, gradients={"0.weight": gathered["0.weight"]})
+
+
+def test_the_loss_on_unseen_examples_decides_between_dampings(net: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(2)
+    many = [(torch.randn(120, 1, 6, 6, generator=generator), torch.arange(120) % 3)]
+    chosen = pruned_layers(prune(net, many, 0.6, Pruning(gradients=40)))[0]
+    assert chosen.held_out_loss is not None and chosen.damping is not None
+    examples = read_examples(many)
+    used = Gradients(40).example_numbers(120, 0)
+    unseen = examples.select(np.setdiff1d(np.arange(120), used))
+    losses = {
+        damping: score_examples(prune(net, many, 0.6, Pruning(gradients=40, damping=damping)), unseen).loss
+        for damping in (chosen.damping, chosen.damping * 1e4)
+    }
+    assert losses[chosen.damping] == pytest.approx(chosen.held_out_loss, rel=1e-5)
+    assert losses[chosen.damping] <= losses[chosen.damping * 1e4] + 1e-6
+    few = pruned_layers(prune(net, [(many[0][0][:44], many[0][1][:44])], 0.6, Pruning(gradients=40)))[0]
+    assert few.held_out_loss is None and few.held_out_error is not None

@@ -164,29 +164,32 @@ def unseen_changes(
     return found
 
 
-def best_damping(
-    dampings: Sequence[float], changes: Tensor, roots: Tensor, with_gradient: bool = False
-) -> tuple[float, float]:
-    """The damping whose updates predict best on gradients that they have not seen, and its error.
+def held_out_errors(changes: Tensor, roots: Tensor, with_gradient: bool = False) -> Tensor:
+    """(dampings,) error of each damping's updates on unseen gradients, as a share of what no update at all gives.
 
     The quadratic model of the loss on unseen examples is mean_n (g_n . d)^2 / 2, with the mean gradient
-    mean_n [(1 + g_n . d)^2 - 1] / 2. Where its minimum is flat the largest damping within 5 % of it is taken.
+    mean_n [(1 + g_n . d)^2 - 1] / 2.
 
     Args:
-        dampings: that were tried.
         changes: of :func:`unseen_changes`; those of several tensors are added.
         roots: (N,) of the gradients.
         with_gradient: whether the mean gradient counts.
-
-    Returns:
-        The damping, and its error as a share of what no update at all would give.
     """
     offset = roots.double() if with_gradient else torch.zeros(changes.shape[1], dtype=torch.float64)
     errors = (changes + offset).square().mean(1)
-    tried = errors[:-1]
-    near = torch.nonzero(tried <= FLAT * tried.min()).reshape(-1)
+    return errors[:-1] / errors[-1].clamp(min=1e-300)
+
+
+def best_damping(dampings: Sequence[float], errors: Tensor) -> tuple[float, float]:
+    """The damping of least held-out error, and that error; where the minimum is flat the largest within 5 % of it.
+
+    Example:
+        >>> best_damping((1e-6, 1e-5, 1e-4), torch.tensor([0.31, 0.30, 0.50]))[0]
+        1e-05
+    """
+    near = torch.nonzero(errors <= FLAT * errors.min()).reshape(-1)
     best = max((int(number) for number in near), key=lambda number: dampings[number])
-    return dampings[best], float(tried[best] / errors[-1].clamp(min=1e-300))
+    return dampings[best], float(errors[best])
 
 
 def chosen_damping(
@@ -205,7 +208,7 @@ def chosen_damping(
     if rows.values.shape[0] < FEWEST or len(dampings) == 1:
         return dampings[len(dampings) // 2], 1.0
     changes = unseen_changes(values, rows, sparsity, dampings, Settings(1.0, block, "joint", with_gradient))
-    return best_damping(dampings, changes, rows.roots, with_gradient)
+    return best_damping(dampings, held_out_errors(changes, rows.roots, with_gradient))
 
 
 def without_zeros(values: Tensor, rows: GradientRows) -> GradientRows:

@@ -95,7 +95,7 @@ class Gradients:
 
     def _gathered(self, calibration: Calibration, names: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """Name -> (N, *shape) rows, and their roots."""
-        picked = self._picked(calibration.examples.count, calibration.seed)
+        picked = self.example_numbers(calibration.examples.count, calibration.seed)
         examples = calibration.examples.select(np.unique(picked))
         pieces: dict[str, list[Tensor]] = {name: [] for name in names}
         if self.batch == 1:
@@ -114,8 +114,8 @@ class Gradients:
         scaled = {name: torch.cat(rows) * _along_rows(roots, rows[0]) for name, rows in pieces.items()}
         return scaled, roots
 
-    def _picked(self, available: int, seed: int) -> np.ndarray:
-        """(N,) rising example numbers, or (N, batch) numbers without repetition inside a mini-batch."""
+    def example_numbers(self, available: int, seed: int) -> np.ndarray:
+        """Which examples are used: (N,) rising numbers, or (N, batch) without repetition inside a mini-batch."""
         generator = np.random.default_rng(seed)
         if self.batch == 1:
             return np.sort(generator.permutation(available)[: self.count])
