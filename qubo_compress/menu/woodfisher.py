@@ -371,4 +371,4 @@ class WoodFisher:
         return QuantizedTensors(members)
 
 
-offer("woodfisher", *(f"woodfisher(sparsity={share},bits=4)" for share in (0.5, 0.7)))
+offer("woodfisher", *(f"woodfisher(sparsity={share},bits=4,damping=1e-05)" for share in (0.5, 0.7)))
