@@ -13,6 +13,7 @@ looked at for the figures alone.
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import time
 from collections.abc import Iterable
@@ -62,7 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--test", type=int, default=10_000, help="test images that tail and flips look at")
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 6, 8])
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.0, 0.5])
-    parser.add_argument("--emphasis", type=float, nargs=3, default=[1.0, 1.0, 0.5], help="margin, weak, rare")
+    parser.add_argument(
+        "--emphasis", type=float, nargs=3, action="append", help="margin, weak, rare; may be given several times"
+    )
     parser.add_argument("--networks", type=int, default=60, help="subset trainings")
     parser.add_argument("--width", type=int, default=4, help="of the digits network that is trained on subsets")
     parser.add_argument("--training-epochs", type=int, default=12, help="of each subset training")
@@ -150,33 +153,46 @@ def channels_last_batches(batches: Batches) -> Batches:
 
 def tail_step(options: argparse.Namespace) -> None:
     """Plans of several calibration seeds, weighted and not: worst class, exemplars, churn, additivity of flips."""
-    weights = qc.TailWeights(*options.emphasis)
+    emphasised = [qc.TailWeights(*given) for given in options.emphasis or [[1.0, 1.0, 0.5]]]
     network = channels_last(load(options.network))
+    done = {_tail_key(record) for record in read(PATH) if record["step"] == "tail"}
     test = network.test[: max(1, options.test // BATCH_SIZE)]
     originals, labels = population([network.model], test)
     assert labels is not None
     for ratio in options.ratios:
-        found: dict[str, list[Tensor]] = {"even": [], "tail": []}
+        even: list[Tensor] = []
         for seed in options.seeds:
             drawn = channels_last(load(options.network, seed=seed, calibration_examples=options.examples))
-            for name, asked in (("even", None), ("tail", weights)):
+            for asked in (None, *emphasised):
+                key = (network.name, ratio, seed, options.examples, len(labels), str(asked))
+                if key in done and asked is not None:
+                    continue
                 table = table_of(drawn, seed, options, asked)
                 plan = table.plan(qc.solve(table.problem(qc.Budget(ratio=ratio)), time_limit=5.0))
                 small = plan.apply(drawn.model)
                 given = drawn.calibration if asked is None else _with_weights(drawn.model, drawn.calibration, asked)
                 repaired = qc.recover(small, given, drawn.model, progress=False)
                 predicted, _ = population([repaired], test)
-                found[name].append(predicted[0])
+                if asked is None:
+                    even.append(predicted[0])
+                if key in done:
+                    continue
                 flips = additivity(table, plan, drawn.model, small, drawn.calibration) if asked is None else None
                 record = {
-                    "step": "tail", "network": network.name, "ratio": ratio, "seed": seed, "weights": name,
+                    "step": "tail", "network": network.name, "ratio": ratio, "seed": seed,
+                    "weights": "even" if asked is None else "tail",
                     "settings": str(asked), "bytes": plan.bytes, "test": len(labels), "calibration": options.examples,
                     **counted(originals[0], predicted[0], labels), "flips": flips, **environment(),
                 }  # fmt: skip
                 append(PATH, record)
                 shown = ("seed", "weights", "accuracy", "worst_recall", "harmful", "flips")
                 print({key: record[key] for key in shown}, flush=True)
-        population_record(network, ratio, originals, torch.stack(found["even"]), labels)
+        if len(even) > 1:
+            population_record(network, ratio, originals, torch.stack(even), labels)
+
+
+def _tail_key(record: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(record[name] for name in ("network", "ratio", "seed", "calibration", "test", "settings"))
 
 
 def counted(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -326,9 +342,9 @@ def _recovery_table(records: Iterable[dict[str, Any]]) -> str:
 def _tail_table(records: Iterable[dict[str, Any]]) -> str:
     chosen = [r for r in records if r["step"] == "tail"]
     rows = []
-    for ratio, name in sorted({(r["ratio"], r["weights"]) for r in chosen}):
-        same = [r for r in chosen if (r["ratio"], r["weights"]) == (ratio, name)]
-        row = [f"{ratio:g}", name, str(len(same))]
+    for ratio, count, test, settings in sorted({_tail_setting(r) for r in chosen}):
+        same = [r for r in chosen if _tail_setting(r) == (ratio, count, test, settings)]
+        row = [f"{ratio:g}", f"{count:,}", f"{test:,}", _short(settings), str(len(same))]
         for figure in ("accuracy", "worst_recall", "mismatches", "harmful"):
             values = [float(r[figure]) for r in same]
             spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
@@ -337,9 +353,18 @@ def _tail_table(records: Iterable[dict[str, Any]]) -> str:
         for figure in ("sum", "root_of_squares", "measured"):
             row.append(f"{100 * statistics.fmean(f[figure] for f in flips):.2f} %" if flips else "")
         rows.append(row)
-    head = ["ratio", "weights", "seeds", "accuracy", "worst class", "mismatches", "harmful"]
-    more = ["flips of the plan without repair: sum", "root of squares", "measured"]
+    head = ["ratio", "calibration", "test", "margin, weak, rare", "seeds", "accuracy", "worst class", "mismatches"]
+    more = ["harmful", "flips of the plan without repair: sum", "root of squares", "measured"]
     return markdown([*head, *more], rows) if rows else ""
+
+
+def _tail_setting(record: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(record[name] for name in ("ratio", "calibration", "test", "settings"))
+
+
+def _short(settings: str) -> str:
+    """What stands between the brackets of ``TailWeights(...)``: its numbers but the largest weight."""
+    return ", ".join(re.findall(r"=([0-9.]+)", settings)[:3]) or "even"
 
 
 def _flips_table(records: Iterable[dict[str, Any]]) -> str:

@@ -66,6 +66,7 @@ class FactoredLayer(nn.Module):
         if layer.bias is not None:
             made[-1].bias = layer.bias
         self.stages = nn.Sequential(*made)
+        self.train(layer.training)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(N, outputs, *sizes) of (N, inputs, *sizes), or (..., outputs) of (..., inputs)."""

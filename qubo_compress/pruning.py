@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from qubo_compress.errors import InvalidBudget, InvalidMenu, WrongModel
-from qubo_compress.examples import read_examples
+from qubo_compress.examples import Examples, read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import Group, Layout, discover, state_entries
 from qubo_compress.menu.operator import choice_name, stored_as
@@ -115,7 +115,8 @@ def prune(
         max_examples: reading the batches stops there.
         seed: of the examples that gradients are taken of.
         gradients: those of the same layers that :func:`gradients_of` gathered before, for several prunings of one
-            network; None: gathered here.
+            network; None: gathered here. Batches must then come in the same order as before: the damping is judged
+            on those that no gradient was taken of.
 
     Returns:
         A new module in eval mode that carries its plan.
@@ -134,11 +135,12 @@ def prune(
     check_sparsity(sparsity)
     layout = discover(model)
     picked = _picked(layout, layers)
-    if gradients is None and how.method != "magnitude":
-        gradients = gradients_of(model, batches, how, layers=layers, loss=loss, max_examples=max_examples, seed=seed)
+    examples = None if how.method == "magnitude" else read_examples(batches, max_examples)
     judge = None
-    if how.damping is None and how.method in ("woodfisher", "woodtaylor"):
-        judge = loss_judge(model, unseen_examples(read_examples(batches, max_examples), how, seed), loss)
+    if examples is not None:
+        gradients = _gathered(model, examples, how, picked, loss, seed) if gradients is None else gradients
+        if how.damping is None and how.method != "diagonal-fisher":
+            judge = loss_judge(model, unseen_examples(examples, how, seed), loss)
     entries = state_entries(model)[0]
     flat = [entries[group.members[0].name].tensor.detach().cpu().reshape(-1) for group in picked]
     ranked = ranked_tensors(picked, flat, gradients or {}, sparsity, how, judge)
@@ -173,9 +175,13 @@ def gradients_of(
     Raises:
         InvalidMenu: when ``layers`` picks nothing.
     """
-    how = how or Pruning()
     picked = _picked(discover(model), layers)
-    examples = read_examples(batches, max_examples)
+    return _gathered(model, read_examples(batches, max_examples), how or Pruning(), picked, loss, seed)
+
+
+def _gathered(
+    model: nn.Module, examples: Examples, how: Pruning, picked: list[Group], loss: LossLike, seed: int
+) -> dict[str, GradientRows]:
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     statistic = Gradients(how.gradients, how.batch)
     with evaluating(model):

@@ -24,11 +24,13 @@ from qubo_compress.menu.woodfisher import (
     Settings,
     Update,
     best_damping,
+    check_damping,
     compensated,
     damping_candidates,
     held_out_errors,
     largest,
     saliencies,
+    squared_norm,
     unseen_changes,
     without_zeros,
 )
@@ -93,8 +95,7 @@ class Pruning:
         ):
             if value not in allowed:
                 raise InvalidMenu(str(unknown_name(name, value, allowed)))
-        if self.damping is not None and not self.damping > 0:
-            raise InvalidMenu(f"damping must be above zero, or None to have it chosen; got {self.damping!r}")
+        check_damping(self.damping)
         Gradients(self.gradients, self.batch)
         if not (isinstance(self.block, int) and self.block >= 1):
             raise InvalidMenu(f"block must be a whole number of at least 1; got {self.block!r}")
@@ -161,7 +162,7 @@ def ranked_tensors(
         raise InvalidMenu(f"there are no gradients of {missing[0]}; gather them with gradients_of for the same layers")
     if how.method == "diagonal-fisher":
         return [
-            Ranked(g, values, 0.5 * values.double() ** 2 * gradients[g.name].values.double().square().mean(0))
+            Ranked(g, values, 0.5 * values.double() ** 2 * _mean_square(gradients[g.name].values))
             for g, values in zip(picked, flat, strict=True)
         ]
     rows = [without_zeros(values, gradients[group.name]) for group, values in zip(picked, flat, strict=True)]
@@ -195,11 +196,17 @@ def _scored(
     ]
 
 
+def _mean_square(rows: Tensor) -> Tensor:
+    """(n,) float64 means over (N, n) rows, without a copy of them in float64."""
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=0, dtype=torch.float64)
+    return norms**2 / rows.shape[0]
+
+
 def _tried_dampings(
     values: list[Tensor], rows: list[GradientRows], sparsity: float, settings: Settings
 ) -> list[Damping]:
     """The dampings, largest first, that predict the change by all updates together about best on unseen gradients."""
-    squares = sum(float(item.values.double().square().sum()) for item in rows)
+    squares = sum(squared_norm(item.values) for item in rows)
     dampings = damping_candidates(squares / max(1, sum(item.values.numel() for item in rows)))
     if rows[0].values.shape[0] < FEWEST or len(dampings) == 1:
         return [Damping(dampings[len(dampings) // 2], 1.0)]

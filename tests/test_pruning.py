@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import qubo_compress as qc
-from qubo_compress.errors import InvalidBudget, InvalidMenu, WrongModel
+from qubo_compress.errors import InvalidBudget, InvalidMenu, NonFiniteLoss, WrongModel
 from qubo_compress.evaluation import score_examples
 from qubo_compress.examples import read_examples
 from qubo_compress.plan import compression_of
@@ -177,3 +177,32 @@ def test_the_loss_on_unseen_examples_decides_between_dampings(net: nn.Module) ->
     assert losses[chosen.damping] <= losses[chosen.damping * 1e4] + 1e-6
     few = pruned_layers(prune(net, [(many[0][0][:44], many[0][1][:44])], 0.6, Pruning(gradients=40)))[0]
     assert few.held_out_loss is None and few.held_out_error is not None
+
+
+def test_shuffling_batches_are_read_once_so_that_unseen_examples_are_unseen(net: nn.Module) -> None:
+    class Counted(torch.utils.data.Dataset[tuple[Tensor, int]]):
+        reads = 0
+
+        def __len__(self) -> int:
+            return 600
+
+        def __getitem__(self, number: int) -> tuple[Tensor, int]:
+            Counted.reads += 1
+            return torch.randn(1, 6, 6, generator=torch.Generator().manual_seed(number)), number % 3
+
+    loader = torch.utils.data.DataLoader(Counted(), batch_size=100, shuffle=True)
+    small = prune(net, loader, 0.5, Pruning(gradients=50))
+    assert Counted.reads == 600
+    assert all(layer.held_out_loss is not None for layer in pruned_layers(small))
+
+
+@pytest.mark.parametrize("damping", [None, 1e-5])
+def test_gradients_that_are_not_finite_are_refused(damping: float | None) -> None:
+    class Root(nn.Module):
+        def forward(self, values: Tensor) -> Tensor:
+            return (values * values * (values > 0)).sqrt()
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), Root(), nn.Linear(8, 3))
+    with pytest.raises(NonFiniteLoss, match=r"gradients of 0\.weight are NaN"):
+        prune(net, [(torch.randn(20, 4), torch.arange(20) % 3)], 0.5, Pruning(damping=damping, scope="layer"))

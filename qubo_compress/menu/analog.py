@@ -23,10 +23,12 @@ from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import needs_data, operators, values_of
 from qubo_compress.menu.prune import check_sparsity, magnitude_mask
 from qubo_compress.menu.quantize import half_scale
-from qubo_compress.menu.streams import ByteCounter, Reader, Writer, plain_bytes, plain_read, plain_size
+from qubo_compress.menu.stored_parts import StoredParts, as_member
+from qubo_compress.menu.streams import ByteCounter, Reader, Writer, plain_read
 from qubo_compress.statistics.curvature import Curvature
 
 MOST_CELLS = 16
+LARGEST_BLOCK = 1 << 20
 """Cells that one weight can be averaged over."""
 
 RANGES = 12
@@ -118,9 +120,7 @@ class AnalogTensor:
 
     def value(self) -> Tensor:
         """Mean of what is read."""
-        largest = min(torch.finfo(self.member.dtype).max, torch.finfo(torch.float32).max)
-        values = (self.codes.float() / self.code.highest * self._gains()).clamp(-largest, largest)
-        return values.to(self.member.dtype).reshape(self.member.part_shape)
+        return as_member(self.codes.float() / self.code.highest * self._gains(), self.member)
 
     def variance(self) -> Tensor:
         """Variance of what is read."""
@@ -175,8 +175,8 @@ class AnalogTensor:
         codes[survivors] = torch.from_numpy(signs * levels).to(torch.int32)
         return cls(member, code, ranges, codes, mask, small, copies, settings.block_size)
 
-    def project(self, value: Tensor) -> AnalogTensor:
-        """Nearest levels; ranges, mask, small weights and copies stay."""
+    def project(self, value: Tensor, refit: bool = False) -> AnalogTensor:
+        """Nearest levels; ranges, mask, small weights and copies stay, also with ``refit``."""
         codes = self.code.encode(values_of(value), self._gains()) * self.survivors
         return self._with(codes=codes.to(torch.int32))
 
@@ -186,19 +186,12 @@ class AnalogTensor:
     def drawn(self, generator: torch.Generator) -> Tensor:
         """One noisy read: normal errors, which averaging leaves normal."""
         noise = torch.randn(self.member.part_shape, generator=generator) * self.variance().sqrt()
-        return (self.value().float() + noise).to(self.member.dtype)
+        return as_member(self.value().float() + noise, self.member)
 
 
 @dataclass(frozen=True, eq=False)
-class AnalogTensors:
+class AnalogTensors(StoredParts[AnalogTensor]):
     """All members of a group in analog cells."""
-
-    parts: tuple[AnalogTensor, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the file, which holds the write levels."""
-        return plain_size(self)
 
     @property
     def nonzeros(self) -> int:
@@ -219,19 +212,6 @@ class AnalogTensors:
         analog = sum(int(part.copies_of_survivors().sum()) for part in self.parts)
         return analog + math.ceil(8 * counter.total * self.parts[0].code.channel.cells_per_reliable_bit)
 
-    def to_bytes(self) -> bytes:
-        """Members one after the other."""
-        return plain_bytes(self)
-
-    def write(self, writer: Writer) -> None:
-        """Members one after the other."""
-        for part in self.parts:
-            part.write(writer)
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Mean of what is read."""
-        return tuple(part.value() for part in self.parts)
-
     def variances(self) -> tuple[Tensor, ...]:
         """Variance of what is read."""
         return tuple(part.variance() for part in self.parts)
@@ -239,10 +219,6 @@ class AnalogTensors:
     def drawn(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """One noisy read."""
         return tuple(part.drawn(generator) for part in self.parts)
-
-    def project(self, values: Sequence[Tensor], refit: bool = False) -> AnalogTensors:
-        """Nearest levels; the ranges stay as they are, also with ``refit``."""
-        return AnalogTensors(tuple(part.project(v) for part, v in zip(self.parts, values, strict=True)))
 
 
 @operators.register("analog")
@@ -289,15 +265,20 @@ class Analog:
         check_sparsity(self.sparsity)
         if self.redundancy not in ("uniform", "curvature"):
             raise InvalidMenu(f"redundancy is 'uniform' or 'curvature'; got {self.redundancy!r}")
-        for name, low, high in (("cells", 1, MOST_CELLS), ("noise", 0, 1000), ("small", 0, 0.9), ("bits", 3, 14)):
+        limits = (
+            ("cells", 1, MOST_CELLS), ("noise", 0, 1000), ("small", 0, 0.9), ("bits", 3, 14),
+            ("block", 1, LARGEST_BLOCK),
+        )  # fmt: skip
+        for name, low, high in limits:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise InvalidMenu(f"{name} must be from {low} to {high}; got {value!r}")
         whole = ("bits", "block") if self.redundancy == "curvature" else ("bits", "block", "cells")
         for name in whole:
             value = getattr(self, name)
-            if value != int(value) or value < 1:
-                raise InvalidMenu(f"{name} must be a whole number from 1; got {value!r}")
+            if value != int(value):
+                raise InvalidMenu(f"{name} must be a whole number; got {value!r}")
+            object.__setattr__(self, name, int(value))
         self.code.channel.cells_per_reliable_bit  # noqa: B018  an unknown or hopeless channel is refused here
 
     @classmethod

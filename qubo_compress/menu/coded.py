@@ -126,6 +126,7 @@ class CodedGroup:
 
         Where the nearest codes do not fit, codes move towards zero that save most bits for the least squared error;
         with ``refit`` only as far as a bit costs less error than wider steps do, and then steps become wider.
+        Values are compared in float32, also where the weights are float64.
         """
         return self._moved(values, _VALUES, refit)
 

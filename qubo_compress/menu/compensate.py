@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.compensating import Compensating
 from qubo_compress.menu.compensation import (
     Codebook,
     descended,
@@ -22,8 +23,8 @@ from qubo_compress.menu.compensation import (
 from qubo_compress.menu.compensation_qubo import annealed
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
-from qubo_compress.menu.operator import needs_data, operators, values_of
-from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, magnitude_mask, survivor_count
+from qubo_compress.menu.operator import operators, values_of
+from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, magnitude_mask, survivors_of
 from qubo_compress.menu.quantize import (
     Quantize,
     QuantizedTensor,
@@ -33,7 +34,6 @@ from qubo_compress.menu.quantize import (
 )
 from qubo_compress.menu.streams import Reader, plain_read
 from qubo_compress.statistics.input_moments import InputMoments, Moments
-from qubo_compress.statistics.statistic import Statistic
 
 CLIPPING_SHARES = tuple(np.linspace(0.3, 1.0, 15))
 """Shares of the largest magnitude that are tried as the end of the grid, row by row."""
@@ -46,7 +46,7 @@ ROUNDINGS = ("descent", "qubo")
 
 @operators.register("compensate")
 @dataclass(frozen=True)
-class Compensate:
+class Compensate(Compensating):
     """Codes chosen by the layer's output error: column by column with compensation, then code by code.
 
     Stored exactly as ``quantize`` and ``prune`` store theirs, and never with a larger error in the damped moments,
@@ -98,23 +98,6 @@ class Compensate:
         """Highest fidelity, and the largest relative displacement that it leaves."""
         return cls(16), 1e-3
 
-    @property
-    def needs(self) -> tuple[Statistic, ...]:
-        """Second moments of the layer's inputs."""
-        return (InputMoments(),)
-
-    def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Suits weights of convolutions and linear layers."""
-        if group.kind != "weight":
-            return f"{group.kind} vectors have no inputs to compensate with"
-        if group.module_type == "Embedding":
-            return "an embedding picks rows, so its inputs have no moments to compensate with"
-        return None
-
-    def encode(self, group: Group, parts: Sequence[Tensor]) -> QuantizedTensors:
-        """Refused: needs data."""
-        raise needs_data(self)
-
     def encode_with(
         self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]
     ) -> QuantizedTensors | PrunedTensors:
@@ -132,7 +115,7 @@ class Compensate:
         factors = [
             (slice(a, b), moments.inverse_factor(block, self.damping)) for block, a, b in moments.spans(len(values))
         ]
-        return pruned_mask(values, factors, survivor_count(values.numel(), self.sparsity))
+        return pruned_mask(values, factors, survivors_of(values, self.sparsity))
 
     def _pruned(self, part: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:
         values = values_of(part).double()

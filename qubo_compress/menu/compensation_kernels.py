@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from qubo_compress.solvers.compiling import compiled
+from qubo_compress.compiling import compiled
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,7 +36,7 @@ def descend_rows(
         low: smallest code.
         high: largest code.
         signs_only: codes are -1 and 1.
-        bits: (2 * reach + 1,) bits of the codes from -reach to reach; empty where bits do not count.
+        bits: (2 * reach + 1,) bits of the codes from -reach to reach; one zero where bits do not count.
         reach: see ``bits``.
         price: of a bit, in units of the output error; signs have none.
         sweeps: most passes over the columns.

@@ -22,7 +22,8 @@ from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import operators, values_of
 from qubo_compress.menu.prune import check_sparsity, magnitude_mask
 from qubo_compress.menu.quantize import half_scale, least_squares_scale
-from qubo_compress.menu.streams import ByteCounter, Reader, Writer, plain_bytes, plain_read, plain_size
+from qubo_compress.menu.stored_parts import StoredParts, as_member
+from qubo_compress.menu.streams import ByteCounter, Reader, Writer, plain_read
 
 REPRESENTATIONS = ("sign-magnitude", "offset")
 SCALES = 24
@@ -107,9 +108,7 @@ class DigitalTensor:
         return torch.ones_like(self.patterns, dtype=torch.bool) if self.mask is None else self.mask
 
     def _weights(self, numbers: Tensor) -> Tensor:
-        largest = min(torch.finfo(self.member.dtype).max, torch.finfo(torch.float32).max)
-        values = (numbers * self.scale.float() * self.survivors).clamp(-largest, largest)
-        return values.to(self.member.dtype).reshape(self.member.part_shape)
+        return as_member(numbers * self.scale.float() * self.survivors, self.member)
 
     def value(self) -> Tensor:
         """Mean of what is read."""
@@ -164,15 +163,8 @@ class DigitalTensor:
 
 
 @dataclass(frozen=True, eq=False)
-class DigitalTensors:
+class DigitalTensors(StoredParts[DigitalTensor]):
     """All members of a group in cells that flip."""
-
-    parts: tuple[DigitalTensor, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the file, which holds every bit once."""
-        return plain_size(self)
 
     @property
     def nonzeros(self) -> int:
@@ -195,19 +187,6 @@ class DigitalTensors:
         protected = 8 * counter.total + self.nonzeros * settings.protection.count(0)
         return self.nonzeros * sum(settings.protection) + math.ceil(protected * price)
 
-    def to_bytes(self) -> bytes:
-        """Members one after the other."""
-        return plain_bytes(self)
-
-    def write(self, writer: Writer) -> None:
-        """Members one after the other."""
-        for part in self.parts:
-            part.write(writer)
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Mean of what is read."""
-        return tuple(part.value() for part in self.parts)
-
     def variances(self) -> tuple[Tensor, ...]:
         """Variance of what is read."""
         return tuple(part.variance() for part in self.parts)
@@ -215,10 +194,6 @@ class DigitalTensors:
     def drawn(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """One read with random flips."""
         return tuple(part.drawn(generator) for part in self.parts)
-
-    def project(self, values: Sequence[Tensor], refit: bool = False) -> DigitalTensors:
-        """Nearest patterns, member by member."""
-        return DigitalTensors(tuple(part.project(v, refit) for part, v in zip(self.parts, values, strict=True)))
 
 
 @operators.register("digital")
@@ -262,9 +237,12 @@ class Digital:
             raise InvalidMenu(f"bits must be a whole number from 2 to 10; got {self.bits!r}")
         if self.representation not in REPRESENTATIONS:
             raise InvalidMenu(f"representation is one of {', '.join(REPRESENTATIONS)}; got {self.representation!r}")
-        copies = tuple(self.copies)
-        if copies and len(copies) != self.bits:
-            raise InvalidMenu(f"copies names every one of {self.bits} digits, or none; got {copies!r}")
+        whole = isinstance(self.copies, (tuple, list)) and all(isinstance(c, int) and c >= 0 for c in self.copies)
+        copies = tuple(self.copies) if whole else ()
+        if not whole or (copies and len(copies) != self.bits):
+            raise InvalidMenu(
+                f"copies gives a whole number for every one of {self.bits} digits, or nothing; got {self.copies!r}"
+            )
         object.__setattr__(self, "copies", copies)
         self.medium.residual_rates(self.protection)
         self.medium.cells_per_reliable_bit  # noqa: B018  a hopeless channel is refused here

@@ -20,7 +20,8 @@ from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import operators
 from qubo_compress.menu.prune import check_sparsity, survivor_count
 from qubo_compress.menu.quantize import QuantizedTensor, fit_scale, round_to_codes
-from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
+from qubo_compress.menu.stored_parts import StoredParts, as_member
+from qubo_compress.menu.streams import Reader, Writer, plain_read
 
 Scales = Literal["fewest", "filter", "frequency"]
 
@@ -83,10 +84,15 @@ class FrequencyTensor:
 
     def value(self) -> Tensor:
         """The kernels. They are added up in float64, so that every machine rounds to the same float32."""
-        member = self.grid.member
-        largest = min(torch.finfo(member.dtype).max, torch.finfo(torch.float32).max)
-        values = self.grid.spectrum.synthesise(self.coefficients()).clamp(-largest, largest)
-        return values.float().to(member.dtype).reshape(member.part_shape)
+        return as_member(self.grid.spectrum.synthesise(self.coefficients()).float(), self.grid.member)
+
+    def write(self, writer: Writer) -> None:
+        """Scales, mask, codes."""
+        self.codes.write(writer)
+
+    def project(self, value: Tensor, refit: bool) -> FrequencyTensor:
+        """Nearest codes of the coefficients of other kernels."""
+        return self.quantized(self.moved(value), refit)
 
     def moved(self, value: Tensor) -> Tensor:
         """(kernels, frequencies) float64 coefficients of other kernels.
@@ -118,15 +124,8 @@ class FrequencyTensor:
 
 
 @dataclass(frozen=True, eq=False)
-class FrequencyTensors:
+class FrequencyTensors(StoredParts[FrequencyTensor]):
     """All members of a group, in the frequency domain."""
-
-    parts: tuple[FrequencyTensor, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all members."""
-        return plain_size(self)
 
     @property
     def nonzeros(self) -> int:
@@ -140,23 +139,6 @@ class FrequencyTensors:
     def weight_bits(self) -> int:
         """Bits per code."""
         return self.parts[0].codes.bits
-
-    def to_bytes(self) -> bytes:
-        """Members one after the other."""
-        return plain_bytes(self)
-
-    def write(self, writer: Writer) -> None:
-        """Members one after the other."""
-        for part in self.parts:
-            part.codes.write(writer)
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Inverse transforms of the coefficients."""
-        return tuple(part.value() for part in self.parts)
-
-    def project(self, values: Sequence[Tensor], refit: bool = False) -> FrequencyTensors:
-        """Nearest codes of the kernels' coefficients, member by member."""
-        return self.store([p.moved(v) for p, v in zip(self.parts, values, strict=True)], refit)
 
     def parameters(self) -> tuple[Tensor, ...]:
         """(kernels, frequencies) coefficients per member; pruned ones are zero."""

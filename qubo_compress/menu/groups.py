@@ -218,7 +218,7 @@ def _group_of(entry: _Entry, entries: dict[str, _Entry]) -> tuple[Group | None, 
         return None, "it is empty"
     if isinstance(entry.module, NORMALISATIONS):
         owned = [e for e in entries.values() if e.module is entry.module]
-        shared = [e.name for e in owned if len(e.owners) > 1]
+        shared = [e.name for e in owned if len({id(module) for module, _ in e.owners}) > 1]
         if shared:
             return None, f"{shared[0]} is shared between normalisations"
         statistics = isinstance(entry.module, nn.modules.batchnorm._BatchNorm)

@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.compensating import Compensating
 from qubo_compress.menu.compensation import Codebook, descended, output_error, propagated
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
-from qubo_compress.menu.operator import needs_data, operators, values_of
+from qubo_compress.menu.operator import operators, values_of
 from qubo_compress.menu.quantize import half_scale
-from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
+from qubo_compress.menu.stored_parts import StoredParts, as_member
+from qubo_compress.menu.streams import Reader, Writer, plain_read
 from qubo_compress.statistics.input_moments import InputMoments, Moments
-from qubo_compress.statistics.statistic import Statistic
 
 LARGEST_CODE = 2000
 RATE_ROUNDS = 2
@@ -50,9 +51,7 @@ class LatticeTensor:
 
     def value(self) -> Tensor:
         """The weights that the codes stand for."""
-        largest = min(torch.finfo(self.member.dtype).max, torch.finfo(torch.float32).max)
-        values = (self.codes.float() * self.step.float()).clamp(-largest, largest)
-        return values.to(self.member.dtype).reshape(self.member.part_shape)
+        return as_member(self.codes.float() * self.step.float(), self.member)
 
     def write(self, writer: Writer) -> None:
         """Step, range, codes."""
@@ -71,8 +70,8 @@ class LatticeTensor:
         codes = torch.from_numpy(reader.codes(member.numel, low, high)).to(torch.int16)
         return cls(member, step, codes.reshape(rows, -1), low, high)
 
-    def project(self, value: Tensor) -> LatticeTensor:
-        """Nearest codes on the same grid."""
+    def project(self, value: Tensor, refit: bool = False) -> LatticeTensor:
+        """Nearest codes on the same grid, also with ``refit``."""
         return self.with_codes(torch.round(values_of(value) / self.step.float()).clamp(self.low, self.high))
 
     def steps(self) -> Tensor:
@@ -93,15 +92,8 @@ class LatticeTensor:
 
 
 @dataclass(frozen=True, eq=False)
-class LatticeTensors:
+class LatticeTensors(StoredParts[LatticeTensor]):
     """All members of a group on their grids."""
-
-    parts: tuple[LatticeTensor, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """In plain fields; an entropy coder needs far fewer."""
-        return plain_size(self)
 
     @property
     def nonzeros(self) -> int:
@@ -113,27 +105,10 @@ class LatticeTensors:
         """Bits of a plain code."""
         return max(1, *((part.high - part.low).bit_length() for part in self.parts))
 
-    def to_bytes(self) -> bytes:
-        """Members one after the other."""
-        return plain_bytes(self)
-
-    def write(self, writer: Writer) -> None:
-        """Members one after the other."""
-        for part in self.parts:
-            part.write(writer)
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Codes times steps."""
-        return tuple(part.value() for part in self.parts)
-
-    def project(self, values: Sequence[Tensor], refit: bool = False) -> LatticeTensors:
-        """Nearest codes; the grid stays."""
-        return LatticeTensors(tuple(p.project(v) for p, v in zip(self.parts, values, strict=True)))
-
 
 @operators.register("lattice")
 @dataclass(frozen=True)
-class Lattice:
+class Lattice(Compensating):
     """Compensated codes on an even grid; small when coded: ``coded(of='lattice(step=1.0)')``.
 
     Args:
@@ -171,23 +146,6 @@ class Lattice:
     def faithful(cls) -> tuple[Lattice, float] | None:
         """Highest fidelity, and the largest relative displacement that it leaves."""
         return cls(0.01), 0.03
-
-    @property
-    def needs(self) -> tuple[Statistic, ...]:
-        """Second moments of the inputs."""
-        return (InputMoments(),)
-
-    def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Suits weights of convolutions and linear layers."""
-        if group.kind != "weight":
-            return f"{group.kind} vectors have no inputs to compensate with"
-        if group.module_type == "Embedding":
-            return "an embedding picks rows, so its inputs have no moments to compensate with"
-        return None
-
-    def encode(self, group: Group, parts: Sequence[Tensor]) -> LatticeTensors:
-        """Refused: needs data."""
-        raise needs_data(self)
 
     def encode_with(
         self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]

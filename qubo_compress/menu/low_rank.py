@@ -14,6 +14,7 @@ forms by starting from the whitened input mode and solving for the factors in tu
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,8 @@ from qubo_compress.menu.keep import from_raw_bytes, raw_bytes
 from qubo_compress.menu.operator import needs_data
 from qubo_compress.menu.quantize import QuantizedTensor, fit_scale, round_to_codes
 from qubo_compress.menu.stages import Stage, stage_of
-from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
+from qubo_compress.menu.stored_parts import StoredParts, as_member
+from qubo_compress.menu.streams import Reader, Writer, plain_read
 from qubo_compress.optional import require
 from qubo_compress.statistics.input_moments import InputMoments
 from qubo_compress.statistics.statistic import Statistic
@@ -44,13 +46,16 @@ DAMPING = 0.01
 
 WEIGHED_SWEEPS = 2
 
+MOST_REMEMBERED = 1024
+_effective_ranks: dict[bytes, float] = {}
+
 
 @contextlib.contextmanager
 def tensorly_decompositions() -> Iterator[Any]:
     """``tensorly.decomposition`` on numpy arrays, without its warnings that a mode is shorter than a rank.
 
     Raises:
-        MissingExtra: when tensorly is not installed.
+        MissingDependency: when tensorly is not installed.
     """
     tensorly = require("tensorly", EXTRA)
     with tensorly.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
@@ -72,7 +77,17 @@ def effective_rank(matrix: Tensor) -> float:
         >>> round(effective_rank(torch.eye(4)), 6), effective_rank(torch.ones(3, 5)) < 1.001
         (4.0, True)
     """
-    values = torch.linalg.svdvals(matrix.detach().double())
+    values = matrix.detach().cpu()
+    key = hashlib.blake2b(raw_bytes(values.contiguous()) + repr((values.dtype, values.shape)).encode()).digest()
+    # Every share of a menu asks for the same weight, to refuse it and to store it: a digest costs little beside an SVD.
+    if key not in _effective_ranks:
+        while len(_effective_ranks) >= MOST_REMEMBERED:
+            _effective_ranks.pop(next(iter(_effective_ranks)), None)
+        _effective_ranks[key] = _entropy_rank(torch.linalg.svdvals(values.double()))
+    return _effective_ranks[key]
+
+
+def _entropy_rank(values: Tensor) -> float:
     if float(values.sum()) <= 0:
         return 1.0
     shares = values / values.sum()
@@ -180,10 +195,8 @@ class FactoredTensor:
 
     def assembled(self, factors: Sequence[Tensor]) -> Tensor:
         """The weight's part from factors, in its own dtype and never beyond its range; differentiable."""
-        largest = min(torch.finfo(self.member.dtype).max, torch.finfo(torch.float32).max)
         # In float64, so that the order of the sums on another number of threads does not show after rounding.
-        values = self.form.assembled([f.double() for f in factors]).clamp(-largest, largest)
-        return values.to(self.member.dtype).reshape(self.member.part_shape)
+        return as_member(self.form.assembled([f.double() for f in factors]), self.member)
 
     def value(self) -> Tensor:
         """The weight's part."""
@@ -226,15 +239,8 @@ class FactoredTensor:
 
 
 @dataclass(frozen=True, eq=False)
-class FactoredTensors:
+class FactoredTensors(StoredParts[FactoredTensor]):
     """All members of a group, as factors."""
-
-    parts: tuple[FactoredTensor, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Ranks and factors of all members."""
-        return plain_size(self)
 
     @property
     def nonzeros(self) -> int:
@@ -246,23 +252,6 @@ class FactoredTensors:
         """Bits of one number of a factor."""
         factor = self.parts[0].factors[0]
         return 8 * factor.values.element_size() if isinstance(factor, RawFactor) else factor.bits
-
-    def to_bytes(self) -> bytes:
-        """Members one after the other."""
-        return plain_bytes(self)
-
-    def write(self, writer: Writer) -> None:
-        """Members one after the other."""
-        for part in self.parts:
-            part.write(writer)
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Products of the factors."""
-        return tuple(part.value() for part in self.parts)
-
-    def project(self, values: Sequence[Tensor], refit: bool = False) -> FactoredTensors:
-        """Factors nearest to the values, member by member."""
-        return FactoredTensors(tuple(p.project(v, refit) for p, v in zip(self.parts, values, strict=True)))
 
     def stages(self, member: int) -> tuple[Stage, ...]:
         """The factors of a member as maps."""
@@ -402,6 +391,8 @@ class LowRank:
     def _read(self, member: Member, reader: Reader) -> FactoredTensor:
         count = self.rank_count(member.part_shape)
         ranks = tuple(int(r) for r in np.frombuffer(reader.raw(2 * count), dtype="<u2"))
+        if min(ranks) < 1 or self.form(member.part_shape, ranks).numel >= member.numel:
+            raise ValueError(f"ranks {ranks} cannot have been stored for {member.numel} weights")
         form, dtype = self.form(member.part_shape, ranks), _narrow(member.dtype)
         kept: list[Factor] = []
         for shape in form.shapes:

@@ -16,7 +16,6 @@ from qubo_compress.menu.keep import Keep
 from qubo_compress.menu.operator import Operator, choice_name, parse
 from qubo_compress.menu.prune import Prune
 from qubo_compress.menu.quantize import Quantize
-from qubo_compress.menu.streams import StreamReading
 
 LARGEST_MENU = 255
 """A file names the choice of each group in one byte."""
@@ -92,7 +91,7 @@ class Menu:
         plain = [name for name in offered if not isinstance(parse(name), Coded)]
         names = [*plain]
         if coded:
-            names += [coded_name(name) for name in plain if isinstance(parse(name), StreamReading)]
+            names += [coded_name(name) for name in plain if can_be_coded(parse(name))]
             names += [name for name in offered if name not in plain]
         return cls([parse(name) for name in dict.fromkeys([*names, *choices_of("vectors")])])
 

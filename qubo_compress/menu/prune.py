@@ -29,6 +29,16 @@ def survivor_count(numel: int, sparsity: float) -> int:
     return max(1, numel - math.floor(sparsity * numel + 1e-9 * numel))
 
 
+def survivors_of(weight: Tensor, sparsity: float) -> int:
+    """Number of weights of a tensor that remain: none of those that are zero already, and at least one.
+
+    Example:
+        >>> survivors_of(torch.tensor([3.0, 0.0, 0.0, 0.5]), 0.25), survivors_of(torch.zeros(4), 0.25)
+        (2, 1)
+    """
+    return min(survivor_count(weight.numel(), sparsity), max(1, int(torch.count_nonzero(weight))))
+
+
 def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
     """Flat boolean mask of the largest magnitudes; ties go to the earlier weight.
 
@@ -39,7 +49,7 @@ def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
     flat = weight.detach().reshape(-1).abs().float()
     order = torch.argsort(flat, descending=True, stable=True)
     mask = torch.zeros(flat.numel(), dtype=torch.bool)
-    mask[order[: survivor_count(flat.numel(), sparsity)]] = True
+    mask[order[: survivors_of(flat, sparsity)]] = True
     return mask
 
 

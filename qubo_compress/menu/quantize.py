@@ -15,7 +15,8 @@ from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import operators, values_of
 from qubo_compress.menu.prune import check_sparsity, magnitude_mask
-from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
+from qubo_compress.menu.stored_parts import StoredParts, as_member
+from qubo_compress.menu.streams import Reader, Writer, plain_read
 
 SMALLEST_SCALE = 2.0**-24
 """The smallest positive float16: a row of tiny weights must not lose its scale to rounding."""
@@ -105,9 +106,7 @@ class QuantizedTensor:
 
     def value(self) -> Tensor:
         """The weights that the codes stand for, never beyond the range of their dtype."""
-        largest = min(torch.finfo(self.member.dtype).max, torch.finfo(torch.float32).max)
-        values = (self.codes.float() * self.scale.float()).clamp(-largest, largest)
-        return values.to(self.member.dtype).reshape(self.member.part_shape)
+        return as_member(self.codes.float() * self.scale.float(), self.member)
 
     def stored_codes(self) -> Tensor:
         """Codes that are written: those of the survivors."""
@@ -181,15 +180,8 @@ def code_range(bits: int, sparse: bool) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, eq=False)
-class QuantizedTensors:
+class QuantizedTensors(StoredParts[QuantizedTensor]):
     """All members of a group, quantized."""
-
-    parts: tuple[QuantizedTensor, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all members."""
-        return plain_size(self)
 
     @property
     def nonzeros(self) -> int:
@@ -200,23 +192,6 @@ class QuantizedTensors:
     def weight_bits(self) -> int:
         """Bits per code."""
         return self.parts[0].bits
-
-    def to_bytes(self) -> bytes:
-        """Members one after the other."""
-        return plain_bytes(self)
-
-    def write(self, writer: Writer) -> None:
-        """Members one after the other."""
-        for part in self.parts:
-            part.write(writer)
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Codes times scales."""
-        return tuple(part.value() for part in self.parts)
-
-    def project(self, values: Sequence[Tensor], refit: bool = False) -> QuantizedTensors:
-        """Nearest codes, member by member."""
-        return QuantizedTensors(tuple(p.project(v, refit) for p, v in zip(self.parts, values, strict=True)))
 
     def masks(self) -> tuple[Tensor, ...] | None:
         """Survivors per member in its own shape, or None when nothing is pruned."""

@@ -180,10 +180,6 @@ class Moves:
         if not coded:
             return None
         factor = max(2.0 ** min(bits / sum(coded), 1.0), SMALLEST_FACTOR)
-        if not self.codes:
-            return None
-        factor = max(2.0 ** min(bits / sum(coded), 1.0), SMALLEST_FACTOR)
-        pairs = zip(self.grids, self.steps, strict=True)
         pairs = zip(self.grids, self.steps, strict=True)
         wider = iter([grid.with_steps(grid.steps() * factor) if moves.coded else grid for grid, moves in pairs])
         return cast(Streamed, with_grids(self.stored, wider))
@@ -208,7 +204,7 @@ def _steps(grid: Gridded, part: Numbers, bits: Floats, where: Integers, goal: Te
     flat, row, symbols = bits.reshape(-1), where * part.count, part.symbols
     stands = flat[row + symbols]
     # Towards zero, where numbers are likelier; outwards where few are zero, as behind a mask.
-    inward = -np.sign(part.values)
+    inward = np.clip(symbols - np.sign(part.values), 0, part.count - 1) - symbols
     saving = stands - flat[row + symbols + inward]
     outward = np.clip(symbols - np.where(inward == 0, 1, inward), 0, part.count - 1) - symbols
     other = stands - flat[row + symbols + outward]

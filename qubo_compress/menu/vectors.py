@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.keep import from_raw_bytes, raw_bytes
-from qubo_compress.menu.quantize import fit_scale, half_scale, round_to_codes
+from qubo_compress.menu.quantize import LARGEST_SCALE, fit_scale, half_scale, round_to_codes
 
 VECTOR_BITS = (8, 16, 32)
 
@@ -42,7 +42,7 @@ class StoredVector:
         if bits == 32:
             return cls(bits, flat.reshape(-1))
         if bits == 16:
-            return cls(bits, flat.reshape(-1).to(torch.float16))
+            return cls(bits, flat.reshape(-1).clamp(-LARGEST_SCALE, LARGEST_SCALE).to(torch.float16))
         scale = fit_scale(flat, None, bits) if scale is None else half_scale(scale.float())
         return cls(bits, round_to_codes(flat, scale, bits, signs_only=False).reshape(-1).to(torch.int8), scale)
 

@@ -24,7 +24,7 @@ from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import needs_data, operators
-from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, survivor_count
+from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, survivor_count, survivors_of
 from qubo_compress.menu.quantize import QuantizedTensor, QuantizedTensors, fit_scale, round_to_codes
 from qubo_compress.menu.streams import Reader, plain_read
 from qubo_compress.statistics.gradients import GradientRows, Gradients
@@ -69,6 +69,13 @@ class Settings:
     block: int = 2000
     update: Update = "joint"
     with_gradient: bool = False
+
+
+def check_damping(damping: float | None) -> None:
+    """Raise :class:`InvalidMenu` unless a damping is a finite number above zero, or None."""
+    fits = damping is None or (isinstance(damping, (int, float)) and 0 < damping < math.inf)
+    if not fits:
+        raise InvalidMenu(f"damping must be a finite number above zero, or None to have it chosen; got {damping!r}")
 
 
 def saliencies(values: Tensor, rows: GradientRows, settings: Settings) -> Tensor:
@@ -204,11 +211,16 @@ def chosen_damping(
         block: weights per block.
         with_gradient: whether the mean gradient counts.
     """
-    dampings = damping_candidates(float(rows.values.double().square().mean()))
+    dampings = damping_candidates(squared_norm(rows.values) / rows.values.numel())
     if rows.values.shape[0] < FEWEST or len(dampings) == 1:
         return dampings[len(dampings) // 2], 1.0
     changes = unseen_changes(values, rows, sparsity, dampings, Settings(1.0, block, "joint", with_gradient))
     return best_damping(dampings, held_out_errors(changes, rows.roots, with_gradient))
+
+
+def squared_norm(values: Tensor) -> float:
+    """Sum of squares in float64, without a copy in it."""
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
 
 
 def without_zeros(values: Tensor, rows: GradientRows) -> GradientRows:
@@ -248,7 +260,8 @@ class WoodFisher:
         block: weights per block.
         gradients: how many per-example gradients.
         update: ``"joint"``, ``"independent"`` or ``"none"``.
-        order: ``"second"`` (WoodFisher) or ``"first"`` (WoodTaylor: the mean gradient counts too).
+        order: ``"second"`` (WoodFisher) or ``"first"`` (WoodTaylor: the mean gradient counts too, in the saliency
+            and in the joint update; the sum of single updates knows no gradient).
         batch: examples that each gradient is the mean of.
 
     Raises:
@@ -274,8 +287,7 @@ class WoodFisher:
         object.__setattr__(self, "sparsity", float(self.sparsity))
         if self.bits is not None and not (isinstance(self.bits, int) and 2 <= self.bits <= 16):
             raise InvalidMenu(f"bits must be a whole number from 2 to 16, or None; got {self.bits!r}")
-        if self.damping is not None and not self.damping > 0:
-            raise InvalidMenu(f"damping must be above zero, or None to have it chosen; got {self.damping!r}")
+        check_damping(self.damping)
         for name in ("block", "gradients", "batch"):
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1):
@@ -339,9 +351,9 @@ class WoodFisher:
 
     def _pruned(self, part: Tensor, rows: GradientRows) -> tuple[Tensor, Tensor]:
         values = part.detach().cpu().reshape(-1)
-        count = survivor_count(values.numel(), self.sparsity)
-        if count == values.numel():
-            return torch.ones(count, dtype=torch.bool), values.double()
+        if survivor_count(values.numel(), self.sparsity) == values.numel():
+            return torch.ones(values.numel(), dtype=torch.bool), values.double()
+        count = survivors_of(values, self.sparsity)
         rows = without_zeros(values, rows)
         settings = self.settings(values, rows)
         mask = largest(saliencies(values, rows, settings), count)

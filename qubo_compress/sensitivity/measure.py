@@ -31,7 +31,7 @@ from qubo_compress.examples import Examples, Slice, map_tensors, read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import Group, GroupRule, Layout, discover, state_entries
 from qubo_compress.menu.menu import Menu
-from qubo_compress.menu.operator import Operator, looks_at_data
+from qubo_compress.menu.operator import Operator
 from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.factor import reduce_features
@@ -221,20 +221,26 @@ def _add_flips(
 def _measurable(
     offered: dict[str, Operator], group: Group, model: nn.Module, trace: CallTrace | None
 ) -> dict[str, Operator]:
-    """The choices without those that must watch a layer's inputs where the layer never runs as a module."""
+    """The choices without those that must watch a layer's inputs where these cannot be seen."""
     entries = state_entries(model)[0]
     owners = [[module for module, _ in entries[member.name].owners] for member in group.members]
-    if trace is None or all(any(trace.first_call(m) is not None for m in modules) for modules in owners):
-        return offered
-    unseen = [
-        name
-        for name, operator in offered.items()
-        if looks_at_data(operator) and any(getattr(need, "watches_inputs", False) for need in operator.needs)  # type: ignore[attr-defined]
-    ]
+    runs = trace is None or all(any(trace.first_call(m) is not None for m in modules) for modules in owners)
+
+    def hidden(operator: Operator) -> bool:
+        watching = [need for need in getattr(operator, "needs", ()) if getattr(need, "watches_inputs", False)]
+        suited = all(
+            isinstance(m, getattr(need, "watched_modules", nn.Module))
+            for need in watching
+            for modules in owners
+            for m in modules
+        )
+        return bool(watching) and not (runs and suited)
+
+    unseen = [name for name, operator in offered.items() if hidden(operator)]
     if unseen:
         logger.info(
-            "%s is not offered %s: the layer never runs as a module of its own, so its inputs are not seen",
-            group.name, ", ".join(unseen),
+            "%s is not offered %s: it never runs as a module of its own, or shares its values with a module of another "
+            "kind, so its inputs are not seen", group.name, ", ".join(unseen),
         )  # fmt: skip
     return {name: operator for name, operator in offered.items() if name not in unseen}
 

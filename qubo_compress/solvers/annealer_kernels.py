@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress.compiling import compiled, compiled_inline
 from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.solvers.annealer_tables import DENSE, FACTOR, SPARSE, Tables
-from qubo_compress.solvers.compiling import compiled, compiled_inline
 
 
 class State(NamedTuple):

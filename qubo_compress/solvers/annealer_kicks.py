@@ -7,11 +7,11 @@ the rest answers by repair and by best single and double changes.
 
 from __future__ import annotations
 
+from qubo_compress.compiling import compiled
 from qubo_compress.problem import FloatArray
 from qubo_compress.solvers.annealer_kernels import State, change, group_energies, toll, uniform, within_budgets
 from qubo_compress.solvers.annealer_polish import fits, improve_partners
 from qubo_compress.solvers.annealer_tables import Tables
-from qubo_compress.solvers.compiling import compiled
 
 
 @compiled

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress.compiling import compiled, compiled_inline
 from qubo_compress.problem import FloatArray
 from qubo_compress.solvers.annealer_kernels import (
     State,
@@ -19,7 +20,6 @@ from qubo_compress.solvers.annealer_kernels import (
     within_budgets,
 )
 from qubo_compress.solvers.annealer_tables import Tables
-from qubo_compress.solvers.compiling import compiled, compiled_inline
 
 _NEGLIGIBLE_EXPONENT = 36.0  # exp(-36) is below the resolution of a float64 next to 1
 

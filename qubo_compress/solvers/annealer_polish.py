@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qubo_compress.compiling import compiled, compiled_inline
 from qubo_compress.solvers.annealer_kernels import (
     State,
     begin_pair,
@@ -16,7 +17,6 @@ from qubo_compress.solvers.annealer_kernels import (
     within_budgets,
 )
 from qubo_compress.solvers.annealer_tables import DENSE, FACTOR, Tables
-from qubo_compress.solvers.compiling import compiled, compiled_inline
 
 
 @compiled_inline

@@ -121,7 +121,7 @@ class Auto:
         proven = _proven(problem, first)
         left = limits.seconds - spent
         work = None if limits.work is None else limits.work - first.work
-        late = first.work < sweeps and spent > 0.9 * _HEURISTIC_SHARE * limits.seconds
+        late = bool(feasible) and first.work < sweeps and spent > 0.9 * _HEURISTIC_SHARE * limits.seconds
         if first.interrupted or first.infeasible or proven or late or (work is not None and work < 1):
             return _with_note(first, note)
         begun = min(feasible, key=problem.energy) if feasible else None
@@ -165,7 +165,10 @@ def _proven(problem: ChoiceProblem, raw: RawSolution) -> bool:
     """Whether the best assignment meets the bound."""
     if raw.bound is None:
         return False
-    energy = min((problem.energy(x) for x in raw.assignments if problem.is_feasible(x)), default=np.inf)
+    energies = [problem.energy(x) for x in raw.assignments if problem.is_feasible(x)]
+    if not energies:
+        return False
+    energy = min(energies)
     return bool(energy - raw.bound <= OPTIMAL_GAP * max(abs(energy), 1e-9))
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from qubo_compress.compiling import compiled
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
-from qubo_compress.solvers.compiling import compiled
 from qubo_compress.solvers.dynamic_programming import TableAnswer
 
 MOST_COMBINATIONS = 300_000

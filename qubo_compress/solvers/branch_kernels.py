@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from qubo_compress.compiling import compiled
 from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.solvers.branch_nodes import ByteArray, ShortArray, Slots
-from qubo_compress.solvers.compiling import compiled
 from qubo_compress.solvers.price_kernels import certified_bound, polish_prices
 from qubo_compress.solvers.relaxation_kernels import descend_gram, prices_of
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress.compiling import compiled
 from qubo_compress.problem import FactorArray, FloatArray, IntArray
-from qubo_compress.solvers.compiling import compiled
 
 SHARES_PER_GROUP = 4
 """Most shares per group, on average, that a family remembers of its mixture as the start of its children."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qubo_compress.compiling import compiled
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers import price_kernels
-from qubo_compress.solvers.compiling import compiled
 from qubo_compress.solvers.relaxation import scaled_costs
 
 MOST_STATES = 250_000

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress.compiling import compiled, compiled_inline
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem_generators import random_problem
 from qubo_compress.solvers.annealer_kernels import uniform
-from qubo_compress.solvers.compiling import compiled, compiled_inline
 
 Words = npt.NDArray[np.uint64]
 

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from qubo_compress.compiling import compiled
 from qubo_compress.problem import ChoiceProblem, FloatArray
 from qubo_compress.problem_generators import random_problem
 from qubo_compress.solvers.annealer_kernels import State, change, group_energies
 from qubo_compress.solvers.annealer_polish import fits
 from qubo_compress.solvers.annealer_tables import Tables
-from qubo_compress.solvers.compiling import compiled
 from qubo_compress.solvers.local_search import LocalSearch, lagrangian_vertex
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from qubo_compress.compiling import compiled
 from qubo_compress.problem import FloatArray, IntArray
-from qubo_compress.solvers.compiling import compiled
 
 
 @compiled

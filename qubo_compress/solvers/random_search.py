@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from qubo_compress.compiling import compiled
 from qubo_compress.problem import ChoiceProblem, IntArray
 from qubo_compress.problem_generators import random_problem
-from qubo_compress.solvers.compiling import compiled
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
 

@@ -9,9 +9,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress.compiling import compiled
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem_generators import random_problem
-from qubo_compress.solvers.compiling import compiled
 
 RealLoss = Callable[[IntArray, int | None], float]
 """(assignment (G,), number of examples or None for all) -> mean loss; ``qubo_compress.StitchedLoss`` is one."""

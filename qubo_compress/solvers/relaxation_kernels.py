@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from qubo_compress.compiling import compiled, compiled_inline
 from qubo_compress.problem import FactorArray, FloatArray, IntArray
-from qubo_compress.solvers.compiling import compiled, compiled_inline
 
 _SHIFTS_PER_VISIT = 4
 """Most weight shifts within one group before the next is visited."""

@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from qubo_compress.compiling import compiled
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem_generators import random_problem
 from qubo_compress.solvers import local_search, real_loss
-from qubo_compress.solvers.compiling import compiled
 from qubo_compress.solvers.real_loss import Objective, RealLoss
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn import functional
 
-from qubo_compress.errors import InvalidMenu
+from qubo_compress.errors import InvalidMenu, NonFiniteLoss
 from qubo_compress.examples import Inputs, Slice, map_tensors, tensors_of
 from qubo_compress.menu.groups import Group
 from qubo_compress.statistics.statistic import Calibration
@@ -60,6 +60,7 @@ class Gradients:
 
     Raises:
         InvalidMenu: for numbers below one.
+        NonFiniteLoss: on collecting, when a gradient is NaN or infinite.
     """
 
     statistic_name: ClassVar[str] = "gradients"
@@ -111,8 +112,7 @@ class Gradients:
                 for name, gradient in _of_batch(calibration, names, chosen.slices, number).items():
                     pieces[name].append(gradient)
             roots = torch.ones(len(picked))
-        scaled = {name: torch.cat(rows) * _along_rows(roots, rows[0]) for name, rows in pieces.items()}
-        return scaled, roots
+        return {name: _scaled(name, pieces.pop(name), roots) for name in names}, roots
 
     def example_numbers(self, available: int, seed: int) -> np.ndarray:
         """Which examples are used: (N,) rising numbers, or (N, batch) without repetition inside a mini-batch."""
@@ -126,8 +126,16 @@ class Gradients:
         return np.concatenate(orders)[: self.count]
 
 
-def _along_rows(roots: Tensor, like: Tensor) -> Tensor:
-    return roots.reshape(-1, *[1] * (like.ndim - 1))
+def _scaled(name: str, pieces: list[Tensor], roots: Tensor) -> Tensor:
+    """(N, *shape) rows times their roots, in place: they are the largest thing in memory."""
+    rows = torch.cat(pieces)
+    pieces.clear()
+    if not bool(torch.isfinite(rows).all()):
+        raise NonFiniteLoss(
+            f"gradients of {name} are NaN or infinite on the calibration data; run the network in float32, or leave "
+            "out choices that look at gradients, such as woodfisher"
+        )
+    return rows.mul_(roots.reshape(-1, *[1] * (rows.ndim - 1)))
 
 
 def _cotangents(calibration: Calibration, part: Slice, number: int) -> Tensor:

@@ -82,9 +82,9 @@ class Moments:
                     upper, failed = torch.linalg.cholesky_ex((inverse + inverse.T) / 2, upper=True)
                 if int(failed) == 0 and bool(torch.isfinite(upper).all()):
                     break
-                share *= 10.0
+                tried, share = share, 10.0 * share
             else:
-                raise InvalidMenu(f"the input moments cannot be inverted, even with damping {share:g}; give another")
+                raise InvalidMenu(f"the input moments cannot be inverted, even with damping {tried:g}; give another")
             self.factors[key] = upper
         return self.factors[key]
 
@@ -96,6 +96,8 @@ class InputMoments:
     statistic_name: ClassVar[str] = "input-moments"
     watches_inputs: ClassVar[bool] = True
     """It hooks the layer: one that never runs as a module of its own cannot be looked at."""
+    watched_modules: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, *CONVOLUTIONS)
+    """Every module that owns the tensor must be one of these."""
 
     def collect(self, calibration: Calibration, group: Group) -> tuple[Moments, ...]:
         """Run the network up to the layer that owns each member."""
@@ -129,7 +131,7 @@ def _gathered(calibration: Calibration, name: str) -> tuple[Tensor, ...]:
     """(D, D) moments per convolution group, over every module that owns the tensor and every call of it."""
     owners = {id(module): module for module, _ in state_entries(calibration.model)[0][name].owners}
     for module in owners.values():
-        if not isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+        if not isinstance(module, InputMoments.watched_modules):
             raise InvalidMenu(
                 f"{name} also belongs to {type(module).__name__}, whose inputs have no moments; "
                 "keep it out of choices that look at inputs, with a grouping that leaves it alone"

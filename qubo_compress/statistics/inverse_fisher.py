@@ -184,7 +184,13 @@ def _recursion(rows: Tensor, damping: float) -> Tensor:
 
 
 def _cholesky(gram: Tensor, ridge: float) -> Tensor:
-    """Lower factor of gram + ridge I; a ridge below rounding is raised until the factor exists."""
+    """Lower factor of gram + ridge I; a ridge below rounding is raised until the factor exists.
+
+    Raises:
+        InvalidMenu: for gradients that are NaN or infinite, of which there is no factor.
+    """
+    if not bool(torch.isfinite(gram).all()):
+        raise InvalidMenu("the gradients are NaN or infinite, so their Fisher has no inverse; give finite ones")
     eye = torch.eye(gram.shape[0], dtype=gram.dtype)
     added = ridge
     lower: Tensor

@@ -85,7 +85,15 @@ def test_redundancy_follows_the_curvature_within_its_budget() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    for wrong in ({"cells": 0}, {"cells": 1.5}, {"redundancy": "much"}, {"small": 1.0}, {"bits": 2}, {"block": 0.5}):
+    for wrong in (
+        {"cells": 0},
+        {"cells": 1.5},
+        {"redundancy": "much"},
+        {"small": 1.0},
+        {"bits": 2},
+        {"block": None},
+        {"block": "a"},
+    ):
         with pytest.raises(qc.errors.InvalidMenu):
             Analog(**wrong)
     with pytest.raises(qc.errors.UnknownName):

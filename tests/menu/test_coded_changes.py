@@ -15,9 +15,11 @@ import qubo_compress as qc
 from qubo_compress.menu.coded import Coded, CodedGroup, CodedParameters, can_be_coded, coded_group, coded_name
 from qubo_compress.menu.entropy_contexts import shapes_of
 from qubo_compress.menu.groups import Group, Member
+from qubo_compress.menu.lattice import Lattice
 from qubo_compress.menu.operator import ALREADY_STORED, choice_name, looks_at_data, parse
 from qubo_compress.menu.quantize import Quantize, QuantizedTensors
 from qubo_compress.menu.rate import grids_of, rate_aware, with_grids
+from qubo_compress.statistics.input_moments import InputMoments
 from qubo_compress.testing import check_operator
 
 NAMES = [
@@ -230,3 +232,21 @@ def test_files_of_recovered_networks_are_as_large_as_planned(tmp_path: Path) -> 
     assert any(isinstance(packed, CodedGroup) for packed in stored.values())
     for key, value in better.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[key])
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize("refit", [False, True])
+def test_codes_of_one_sign_keep_to_their_range(sign: float, refit: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    before, after = (sign * (2 + 0.3 * torch.rand(20, 20, generator=generator) ** power) for power in (0.2, 1.0))
+    group = _group(20, 20)
+    moments = Lattice(step=0.02).needs[0].imagined(group, [before], generator)
+    stored = Coded("lattice(step=0.02)").encode_with(group, [before], {InputMoments(): moments})
+    moved = stored.project([after], refit)
+    assert moved.nbytes == stored.nbytes == len(moved.to_bytes())
+    assert float((moved.tensors()[0] - after).norm()) <= float((stored.tensors()[0] - after).norm())
+
+
+def test_menus_of_all_families_offer_what_can_be_coded() -> None:
+    names = qc.Menu.of(coded=True).names
+    assert all(can_be_coded(parse(parse(name).of)) for name in names if name.startswith("coded("))  # type: ignore[attr-defined]

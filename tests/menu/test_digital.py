@@ -77,7 +77,12 @@ def test_the_bias_of_flips_is_made_up_for() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    for wrong in ({"bits": 1}, {"bits": 4, "copies": (1, 1)}, {"bits": 4, "representation": "gray"}):
+    for wrong in (
+        {"bits": 1},
+        {"bits": 4, "copies": (1, 1)},
+        {"bits": 4, "copies": 3},
+        {"bits": 4, "representation": "gray"},
+    ):
         with pytest.raises(qc.errors.InvalidMenu):
             Digital(**wrong)
     for wrong in ({"bits": 2, "flip_rate": 0.6}, {"bits": 2, "copies": (2, 1)}):

@@ -105,3 +105,39 @@ def test_an_unknown_kind_of_normalisation_is_not_folded() -> None:
     layout = discover(Shifted())
     offered = qc.Menu().offered(layout.groups[0], [Shifted().state_dict()[m.name] for m in layout.groups[0].members])
     assert list(offered) == ["keep"]
+
+
+def test_a_normalisation_under_two_names_is_one_group() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn = nn.BatchNorm1d(4)
+            self.body = nn.Sequential(nn.Linear(4, 4), self.bn)
+
+    layout = discover(Twice())
+    assert "bn.weight" in {group.name for group in layout.groups}
+    assert not layout.kept
+
+
+@pytest.mark.parametrize("head_first", [True, False])
+def test_a_weight_shared_with_an_embedding_is_measured_without_choices_that_watch_inputs(head_first: bool) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            if head_first:
+                self.head = nn.Linear(8, 12, bias=False)
+                self.words = nn.Embedding(12, 8)
+            else:
+                self.words = nn.Embedding(12, 8)
+                self.head = nn.Linear(8, 12, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, words: torch.Tensor) -> torch.Tensor:
+            return self.head(self.words(words).mean(1))
+
+    torch.manual_seed(0)
+    menu = qc.Menu.of("quantize", "compensate", "low-rank")
+    data = [(torch.randint(12, (16, 5)), torch.arange(16) % 12)]
+    table = qc.measure(Tied(), data, menu=menu, progress=False)
+    assert "quantize(bits=4)" in table.choices[0]
+    assert not any("compensate" in name or "lattice" in name or "whitened" in name for name in table.choices[0])

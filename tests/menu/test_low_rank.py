@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qubo_compress.errors import InvalidMenu
+from qubo_compress.errors import CorruptArtifact, InvalidMenu
 from qubo_compress.menu.canonical import Canonical
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.low_rank import LowRank, effective_rank, rank_grid
-from qubo_compress.menu.operator import choice_name, parse
+from qubo_compress.menu.operator import choice_name, parse, stored_as
 from qubo_compress.menu.svd import Svd
 from qubo_compress.menu.tensor_train import TensorTrain
 from qubo_compress.menu.tucker import Tucker
@@ -191,3 +191,21 @@ def test_projection_comes_nearer_to_other_values(operator: LowRank) -> None:
 def test_names_read_back() -> None:
     for operator in (Svd(share=0.4), Tucker(ranks=(4, 3), bits=None), Canonical(rank=2), TensorTrain(ranks=(2, 3, 2))):
         assert parse(choice_name(operator)) == operator
+
+
+@pytest.mark.parametrize("rank", [0, 9, 65535])
+@pytest.mark.parametrize("bits", [None, 8])
+def test_ranks_that_cannot_have_been_stored_are_refused(rank: int, bits: int | None) -> None:
+    weight = _random(12, 10)
+    payload = bytearray(Svd(rank=2, bits=bits).encode(_group(weight), [weight]).to_bytes())
+    payload[:2] = rank.to_bytes(2, "little")
+    with pytest.raises(CorruptArtifact):
+        stored_as(choice_name(Svd(rank=2, bits=bits)), _group(weight), [weight], bytes(payload))
+
+
+def test_effective_ranks_are_remembered_by_what_the_weight_holds() -> None:
+    weight = _random(6, 8)
+    first = effective_rank(weight)
+    weight[:] = torch.ones(6, 8)
+    assert effective_rank(weight) == pytest.approx(1.0, abs=1e-6) != first
+    assert effective_rank(_random(6, 8)) == first

@@ -28,6 +28,7 @@ from qubo_compress.menu.packing import (
 )
 from qubo_compress.menu.prune import Prune, survivor_count
 from qubo_compress.menu.quantize import Quantize
+from qubo_compress.menu.vectors import StoredVector
 from qubo_compress.testing import check_faithful, check_operator, registered_samples, sample_groups
 
 OPERATORS = registered_samples()
@@ -243,3 +244,19 @@ def test_sample_groups_cover_what_is_asked() -> None:
         "huge",
     ):
         assert any(wanted in label for label in labels), wanted
+
+
+@pytest.mark.parametrize(
+    "name", ["quantize(bits=2,sparsity=0.5)", "quantize(bits=8,sparsity=0.5)", "prune(sparsity=0.5)"]
+)
+def test_weights_that_are_zero_already_stay_so_and_take_no_place(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(32, 32, generator=generator)
+    weight[torch.rand(32, 32, generator=generator) < 0.8] = 0.0
+    stored = parse(name).encode(_group(32, 32), [weight])
+    assert bool((stored.tensors()[0][weight == 0] == 0).all())
+    assert stored.nonzeros <= int(torch.count_nonzero(weight))
+
+
+def test_sixteen_bit_vectors_never_become_infinite() -> None:
+    assert StoredVector.of(torch.tensor([7e4, -1e9, 2.0]), 16).value().tolist() == [65504.0, -65504.0, 2.0]

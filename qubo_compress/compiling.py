@@ -43,10 +43,11 @@ def _cached(dispatcher: Any) -> Any:
 
 @functools.cache
 def _sources_digest() -> str:
-    """Digest of all files beside this one that define kernels."""
+    """Digest of all files of the package that define kernels."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    package = Path(__file__).parent
+    for path in sorted(package.rglob("*.py")):
         text = path.read_bytes()
         if b"compiling import" in text or b"NamedTuple" in text:
-            digest.update(path.name.encode() + b"\0" + text)
+            digest.update(path.relative_to(package).as_posix().encode() + b"\0" + text)
     return digest.hexdigest()

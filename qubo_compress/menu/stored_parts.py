@@ -1,0 +1,86 @@
+"""Stored groups whose members are written one after the other, each in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from qubo_compress.menu.groups import Member
+from qubo_compress.menu.streams import Writer, plain_bytes, plain_size
+
+
+class StoredPart(Protocol):
+    """One member of a group as it is stored."""
+
+    def write(self, writer: Writer) -> None:
+        """Everything that is stored, in a fixed order."""
+        ...
+
+    def value(self) -> Tensor:
+        """The member's values in its own dtype and part shape."""
+        ...
+
+    def project(self, value: Tensor, refit: bool) -> Any:
+        """The nearest storable values in the same bytes; scales move only with ``refit``."""
+        ...
+
+
+Part = TypeVar("Part", bound=StoredPart)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredParts(Generic[Part]):
+    """What all groups of stored parts share; a subclass says what its numbers are.
+
+    Attributes:
+        parts: one per member of the group.
+    """
+
+    parts: tuple[Part, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all members in plain fields."""
+        return plain_size(self)
+
+    @property
+    def nonzeros(self) -> int:
+        """Number of stored values that may differ from zero."""
+        raise NotImplementedError
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of one stored value."""
+        raise NotImplementedError
+
+    def to_bytes(self) -> bytes:
+        """Members one after the other."""
+        return plain_bytes(self)
+
+    def write(self, writer: Writer) -> None:
+        """Members one after the other."""
+        for part in self.parts:
+            part.write(writer)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Values of all members."""
+        return tuple(part.value() for part in self.parts)
+
+    def project(self, values: Sequence[Tensor], refit: bool = False) -> Self:
+        """The nearest storable values in the same bytes, member by member."""
+        return type(self)(tuple(p.project(v, refit) for p, v in zip(self.parts, values, strict=True)))
+
+
+def as_member(values: Tensor, member: Member) -> Tensor:
+    """Values in a member's dtype and part shape, never beyond the range of the dtype or of float32.
+
+    Example:
+        >>> as_member(torch.tensor([7e4, 1.0]), Member("w", (1, 2), torch.float16)).tolist()
+        [[65504.0, 1.0]]
+    """
+    largest = min(torch.finfo(member.dtype).max, torch.finfo(torch.float32).max)
+    return values.clamp(-largest, largest).to(member.dtype).reshape(member.part_shape)
