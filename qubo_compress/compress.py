@@ -25,10 +25,11 @@ from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem, IntArray
 from qubo_compress.recovery import recover as recover_model
 from qubo_compress.recovery.objectives import RecoveryObjective, make_objective
+from qubo_compress.recovery.recover import refuse_missing_labels
 from qubo_compress.recovery.training import Objective
 from qubo_compress.refinement import Round, best_of_pool, refine
 from qubo_compress.sensitivity.losses import LossLike
-from qubo_compress.sensitivity.measure import measure_around
+from qubo_compress.sensitivity.measure import check_shrinkage, measure_around
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.sensitivity.task import Metric, metrics
 from qubo_compress.solvers.solution import Solution
@@ -139,7 +140,7 @@ def compress(
         epochs: fine-tuning epochs of the recovery, on the calibration batches.
         shrinkage: share of the KL divergence in the linear terms; worth setting to 1 when the network was
             trained on the calibration examples. See :func:`qubo_compress.measure`.
-        example_weights: what counts more in the choice and in the recovery, such as ``"tail"``; see
+        example_weights: what counts more in the choice and in fine-tuning, such as ``"tail"``; see
             :func:`qubo_compress.measure`. Validation batches count as they come.
         objective: what fine-tuning minimises; see :func:`qubo_compress.recover`.
 
@@ -153,7 +154,10 @@ def compress(
     # A misspelt name must not be noticed only after the measurement.
     chosen_solver = make_solver(solver)
     make_objective(objective)
+    check_shrinkage(shrinkage)
     read = read_examples(batches, max_examples)
+    if epochs:
+        refuse_missing_labels(objective, read)
     refuse_uncounted_flips(budget, metric, read)
     examples, held_out = _held_out(with_example_weights(model, read, example_weights), validation)
     layout = discover(model, groups)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.examples import Examples, read_examples
+from qubo_compress.examples import Examples, map_tensors, read_examples
 from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of, target_rows
 from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.sensitivity.substitution import evaluating
@@ -37,7 +37,8 @@ def outputs_of(model: nn.Module, examples: Examples) -> list[Tensor]:
     """Output rows of a model in eval mode, slice by slice, on its own device."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     with evaluating(model), torch.no_grad():
-        return [rows_of(run_model(model, part.inputs)) for part in examples.to(device).slices]
+        # Slice by slice: all examples at once need not fit the device.
+        return [rows_of(run_model(model, map_tensors(part.inputs, lambda t: t.to(device)))) for part in examples.slices]
 
 
 def score_examples(

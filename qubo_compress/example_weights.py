@@ -130,12 +130,14 @@ def _tail(model: nn.Module, examples: Examples, settings: TailWeights) -> Tensor
     margins, losses, classes = [], [], []
     for part, rows in zip(examples.slices, outputs, strict=True):
         margin, loss, label = _rows_of_slice(part, rows.double().cpu())
-        # Outputs with further axes have several rows per example: the least sure one decides.
+        # Outputs with further axes have several rows per example: the least sure one decides, and the first label.
+        label = label.reshape(len(part), -1)
+        known = label >= 0
         margins.append(margin.reshape(len(part), -1).amin(1))
-        losses.append(loss.reshape(len(part), -1).mean(1))
-        classes.append(label.reshape(len(part), -1)[:, 0])
+        losses.append((loss.reshape(len(part), -1) * known).sum(1) / known.sum(1).clamp(min=1))
+        classes.append(label.gather(1, known.int().argmax(1, keepdim=True))[:, 0])
     margin, loss, label = torch.cat(margins), torch.cat(losses), torch.cat(classes)
-    positive = margin[margin > 0]
+    positive = margin[(margin > 0) & torch.isfinite(margin)]
     scale = float(positive.quantile(0.25)) if positive.numel() else 1.0
     weights = 1.0 + settings.margin * torch.exp(-margin.clamp(min=0) / max(scale, 1e-12))
     known = label >= 0
@@ -150,7 +152,7 @@ def _tail(model: nn.Module, examples: Examples, settings: TailWeights) -> Tensor
 
 
 def _rows_of_slice(part: Slice, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(M,) margin, loss and class of every output row; class -1 where there is none."""
+    """(M,) margin, loss and class of every output row; ignored rows have class -1, no loss and an endless margin."""
     goal = None if part.targets is None else target_rows(part.targets.cpu(), rows)
     if goal is None or goal.ndim > 1:
         first, second = rows.topk(2, dim=-1).values.unbind(-1) if rows.shape[-1] > 1 else (rows[:, 0], rows[:, 0])
@@ -159,7 +161,9 @@ def _rows_of_slice(part: Slice, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     own = rows.gather(1, known)[:, 0]
     others = rows.scatter(1, known, -math.inf).amax(1)
     margin = torch.where(torch.isfinite(others), own - others, torch.zeros_like(own))
-    return margin, -rows.log_softmax(-1).gather(1, known)[:, 0], goal
+    ignored = goal < 0
+    loss = -rows.log_softmax(-1).gather(1, known)[:, 0]
+    return margin.masked_fill(ignored, math.inf), loss.masked_fill(ignored, 0.0), goal.masked_fill(ignored, -1)
 
 
 def _capped(weights: Tensor, most: float) -> Tensor:

@@ -34,6 +34,12 @@ class Slice:
     def __len__(self) -> int:
         return self.weights.shape[0]
 
+    @property
+    def form(self) -> str:
+        """Shapes and types of one example: slices of one form can be joined."""
+        every = (*tensors_of(self.inputs), *(() if self.targets is None else (self.targets,)))
+        return str([(tuple(t.shape[1:]), t.dtype) for t in every])
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -86,6 +92,16 @@ class Examples:
                 parts.append(_rows(part, torch.from_numpy(inside)))
         size = max(len(part) for part in self.slices)
         return _normalised(_even_slices(parts, size), self.labelled)
+
+    def pick(self, numbers: Tensor) -> Slice:
+        """The examples of these numbers, all of one form, as one slice; their weights stay. In the order of slices."""
+        parts, start = [], 0
+        for part in self.slices:
+            inside = numbers[(numbers >= start) & (numbers < start + len(part))] - start
+            start += len(part)
+            if inside.numel():
+                parts.append(_rows(part, inside.to(part.weights.device)))
+        return parts[0] if len(parts) == 1 else _joined(parts)
 
     def signature(self) -> str:
         """Digest of every value, in order."""
@@ -226,24 +242,21 @@ def _rows(part: Slice, rows: slice | Tensor) -> Slice:
 
 
 def _even_slices(parts: list[Slice], size: int) -> list[Slice]:
-    shapes = {
-        str(
-            [
-                (tuple(t.shape[1:]), t.dtype)
-                for t in (*tensors_of(p.inputs), *(() if p.targets is None else (p.targets,)))
-            ]
-        )
-        for p in parts
-    }
-    if len(shapes) != 1:
+    if len({part.form for part in parts}) != 1:
         return parts
-    joined = Slice(
-        _concatenate([part.inputs for part in parts]),
-        None if parts[0].targets is None else torch.cat([p.targets for p in parts if p.targets is not None]),
-        torch.cat([part.weights for part in parts]),
-    )
+    joined = _joined(parts)
     starts = np.arange(0, len(joined), size)
     return [_rows(joined, slice(int(start), int(start) + size)) for start in starts]
+
+
+def _joined(parts: list[Slice]) -> Slice:
+    """Slices of one form as one."""
+    targets = [part.targets for part in parts if part.targets is not None]
+    return Slice(
+        _concatenate([part.inputs for part in parts]),
+        torch.cat(targets) if targets else None,
+        torch.cat([part.weights for part in parts]),
+    )
 
 
 def _concatenate(inputs: list[Any]) -> Any:

@@ -35,7 +35,7 @@ from qubo_compress.menu.woodfisher import (
     without_zeros,
 )
 from qubo_compress.plan import fill
-from qubo_compress.sensitivity.losses import LossLike
+from qubo_compress.sensitivity.losses import LossLike, make_loss
 from qubo_compress.statistics.gradients import GradientRows, Gradients
 
 logger = logging.getLogger(__name__)
@@ -136,6 +136,8 @@ def loss_judge(model: nn.Module, examples: Examples | None, loss: LossLike) -> J
     if examples is None:
         return None
     reference = outputs_of(model, examples)
+    # Without labels the original's answers stand in for them, as they do for the gradients.
+    loss = loss if examples.labelled or not make_loss(loss).needs_targets else "kl"
 
     def measured(tensors: Mapping[str, Tensor]) -> float:
         trial = copy.deepcopy(model)

@@ -206,3 +206,9 @@ def test_gradients_that_are_not_finite_are_refused(damping: float | None) -> Non
     net = nn.Sequential(nn.Linear(4, 8), Root(), nn.Linear(8, 3))
     with pytest.raises(NonFiniteLoss, match=r"gradients of 0\.weight are NaN"):
         prune(net, [(torch.randn(20, 4), torch.arange(20) % 3)], 0.5, Pruning(damping=damping, scope="layer"))
+
+
+def test_without_labels_the_damping_is_judged_by_the_original_outputs(net: nn.Module) -> None:
+    inputs = [torch.randn(400, 1, 6, 6, generator=torch.Generator().manual_seed(2))]
+    small = prune(net, inputs, 0.5, Pruning(gradients=40))
+    assert all(layer.held_out_loss is not None for layer in pruned_layers(small))

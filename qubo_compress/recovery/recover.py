@@ -42,8 +42,8 @@ def recover(
 
     With ``epochs=0`` normalisation statistics and biases are matched to the teacher's outputs. With
     ``epochs > 0`` all stored values are then fine-tuned with masks fixed (but for ``splicing``) and straight-through
-    quantization, for what ``objective`` asks. A repair that moves the outputs further from the
-    teacher's on the calibration examples is not kept.
+    quantization, for what ``objective`` asks. A repair of the statistics that moves the outputs further from the
+    teacher's on the calibration examples is not kept; what was fine-tuned is always returned.
 
     Args:
         small: made by ``plan.apply`` or ``load``; left as it is.
@@ -80,11 +80,8 @@ def recover(
     asked = make_objective(objective)
     device = next((t.device for t in (*small.parameters(), *small.buffers())), torch.device("cpu"))
     examples = read_examples(batches, max_examples).to(device)
-    if epochs and needs_labels(objective) and not examples.labelled:
-        raise InvalidObjective(
-            f"the objective {objective!r} needs labels and the batches have none; give (inputs, targets) batches, "
-            "or an objective that does without: 'distillation' or 'label-preserving'"
-        )
+    if epochs:
+        refuse_missing_labels(objective, examples)
     reference = outputs_of(teacher, examples)
     best, least = small, score_examples(small, examples, "kl", reference).loss
     for method in METHODS:
@@ -102,6 +99,15 @@ def recover(
             afterwards=Splicing(teacher, seed) if splicing else None,
         )  # fmt: skip
     return copy.deepcopy(best).eval()
+
+
+def refuse_missing_labels(objective: str | RecoveryObjective | Objective, examples: Examples) -> None:
+    """Raise :class:`InvalidObjective` where an objective needs labels and there are none."""
+    if needs_labels(objective) and not examples.labelled:
+        raise InvalidObjective(
+            f"the objective {objective!r} needs labels and the batches have none; give (inputs, targets) batches, "
+            "or an objective that does without: 'distillation' or 'label-preserving'"
+        )
 
 
 def _tuned(

@@ -68,7 +68,7 @@ class Splicing:
                 self._splice(latent, name)
 
     def _wake(self, latent: Latent, group: Group) -> None:
-        """Give pruned numbers their original values, never above the smallest survivor."""
+        """Give pruned numbers their original values, never above the smallest survivor that is not zero."""
         found = masked(latent.stored[group.name])
         if found is None:
             return
@@ -79,7 +79,8 @@ class Splicing:
         with torch.no_grad():
             for number, mask, original in zip(latent.values(group.name), masks, stored.numbers(parts), strict=True):
                 kept = mask.to(number.device)
-                limit = float(number[kept].abs().min())
+                sizes = number[kept & (number != 0)].abs()
+                limit = float(sizes.min()) if sizes.numel() else 0.0
                 number.copy_(torch.where(kept, number, original.to(number.device).clamp(-limit, limit)))
 
     def _splice(self, latent: Latent, name: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qubo_compress.errors import NonFiniteLoss
-from qubo_compress.examples import Examples, Slice, call, map_tensors
+from qubo_compress.examples import Examples, Slice, call
 from qubo_compress.menu.groups import Group
 from qubo_compress.menu.operator import Packed
 from qubo_compress.plan import Compression
@@ -89,8 +89,7 @@ def fine_tuned(
     with evaluating(small), evaluating(teacher), _gradients_off(small), _gradients_off(teacher), torch.enable_grad():
         latent = Latent(compression, small)
         optimizer = torch.optim.Adam(latent.leaves(), lr=learning_rate)
-        batches = _steps(examples, generator)
-        total = epochs * len(batches)
+        total = epochs * sum(len(order) for order in _orders(examples, None))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, total))
         done = 0
         if afterwards is not None:
@@ -98,7 +97,7 @@ def fine_tuned(
         for _ in track(range(epochs), description="recovering", disable=not progress, transient=True):
             for part in _steps(examples, generator):
                 optimizer.zero_grad(set_to_none=True)
-                value = _loss(small, teacher, latent.tensors(disturb), part, objective)
+                value = _loss(small, teacher, latent.tensors(disturb), part, objective, BATCH / examples.count)
                 # Codes are whole numbers: rounding would hide a weight that is not a number.
                 if not bool(torch.isfinite(value)):
                     raise NonFiniteLoss(f"fine-tuning diverged at learning rate {learning_rate}; use a smaller one")
@@ -119,29 +118,42 @@ def _share_of_rate(step: int, total: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
-def _steps(examples: Examples, generator: torch.Generator) -> list[Slice]:
-    """All examples in a new order, in small batches."""
-    steps = []
+def _steps(examples: Examples, generator: torch.Generator) -> Iterator[Slice]:
+    """All examples in a new order, in small batches; those of one shape are mixed whatever batches they came in."""
+    batches = [rows for order in _orders(examples, generator) for rows in order]
+    for number in torch.randperm(len(batches), generator=generator).tolist():
+        yield examples.pick(batches[number])
+
+
+def _orders(examples: Examples, generator: torch.Generator | None) -> list[list[Tensor]]:
+    """Numbers of the examples of every batch, for the examples of each shape; in order without a generator."""
+    alike: dict[str, list[Tensor]] = {}
+    start = 0
     for part in examples.slices:
-        order = torch.randperm(len(part), generator=generator)
-        for start in range(0, len(part), BATCH):
-            rows = order[start : start + BATCH]
-            pick: Callable[[Tensor], Tensor] = lambda t, rows=rows: t[rows.to(t.device)]  # type: ignore[misc]  # noqa: E731
-            targets = None if part.targets is None else pick(part.targets)
-            steps.append(Slice(map_tensors(part.inputs, pick), targets, pick(part.weights)))
-    shuffled = torch.randperm(len(steps), generator=generator)
-    return [steps[int(i)] for i in shuffled]
+        alike.setdefault(part.form, []).append(torch.arange(start, start + len(part)))
+        start += len(part)
+    found = []
+    for numbers in map(torch.cat, alike.values()):
+        order = numbers if generator is None else numbers[torch.randperm(len(numbers), generator=generator)]
+        found.append(list(torch.split(order, BATCH)))
+    return found
 
 
 def _loss(
-    small: nn.Module, teacher: nn.Module, tensors: dict[str, Tensor], part: Slice, objective: Objective
+    small: nn.Module,
+    teacher: nn.Module,
+    tensors: dict[str, Tensor],
+    part: Slice,
+    objective: Objective,
+    usual_weight: float,
 ) -> Tensor:
     with substituted(small, tensors):
         found = rows_of(call(small, part.inputs))
     with torch.no_grad():
         goal = rows_of(call(teacher, part.inputs))
     weights = part.weights.to(found.device).float()
-    weights = weights.repeat_interleave(found.shape[0] // len(part))
-    weights = weights / weights.sum().clamp(min=1e-12)
+    repeats = found.shape[0] // len(part)
+    # By what a full batch weighs on average, so that a short last one counts for what it holds.
+    weights = weights.repeat_interleave(repeats) / (repeats * usual_weight)
     labels = None if part.targets is None else target_rows(part.targets, found)
     return (objective(found, goal, labels) * weights).sum()

@@ -44,23 +44,25 @@ def forward_sweep(task: MeasureTask, unit: str, with_features: bool) -> ForwardS
         name = f"{unit}_{group:05d}"
         parts.append(task.cache.get(name, lambda group=group: _measure_group(task, group, with_features)))  # type: ignore[misc]
         task.advance(len(task.choices[group]))
-    joined = {key: np.concatenate([part[key] for part in parts]) for key in ("loss", "divergence")}
+    joined = {key: np.concatenate([part[key] for part in parts]).astype(np.float64) for key in ("loss", "divergence")}
     features = np.concatenate([part["features"] for part in parts]) if with_features else None
-    half = joined["loss"].astype(np.float64)
-    weight = _half_weights(task)
-    linear = half.sum(axis=1)
-    halves = (half / weight).T
+    halves = np.stack([(half / _half_weights(task)).T for half in joined.values()])
     counted = all("flips" in part for part in parts)
     flips = np.concatenate([part["flips"] for part in parts]).astype(np.float64) if counted else None
-    return ForwardSweep(linear, joined["divergence"].astype(np.float64).sum(axis=1), halves, features, flips)  # type: ignore[arg-type]
+    return ForwardSweep(joined["loss"].sum(axis=1), joined["divergence"].sum(axis=1), halves, features, flips)  # type: ignore[arg-type]
 
 
 def _half_weights(task: MeasureTask) -> FloatArray:
-    totals = np.zeros(2)
-    for number, _ in task.slices():
-        weights = task.row_weights(number).double().cpu().numpy()
-        totals += [weights[::2].sum(), weights[1::2].sum()]
-    return np.maximum(totals, 1e-12)
+    totals = torch.zeros(2, dtype=torch.float64)
+    for number, part in task.slices():
+        totals += _by_half(task.row_weights(number).double(), len(part))
+    return np.asarray(totals.clamp(min=1e-12).numpy(), dtype=np.float64)
+
+
+def _by_half(rows: Tensor, examples: int) -> Tensor:
+    """(2,) sums over the output rows of even and of odd examples; all rows of an example are in one half."""
+    each = rows.reshape(examples, -1).sum(1)
+    return torch.stack([each[::2].sum(), each[1::2].sum()]).cpu()
 
 
 def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays:
@@ -84,15 +86,15 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
         weights = task.row_weights(number)
         before = task.loss.values(base, part.targets, reference)
         still = divergence_of.values(base, None, reference).double() * weights
-        divergences += torch.stack([still[::2].sum(), still[1::2].sum()]).cpu()
+        divergences += _by_half(still, len(part))
         right = weights * _right(reference, part.targets)
         already = (right * (base.argmax(-1) != reference.argmax(-1))).sum()
         for k, rows in zip(changing, outputs, strict=True):
             change = (task.loss.values(rows, part.targets, reference) - before).double() * weights
             apart = divergence_of.values(rows, None, reference).double() * weights - still
             # Even and odd examples are two halves, for choosing the shrinkage by held-out prediction.
-            losses[k] += torch.stack([change[::2].sum(), change[1::2].sum()]).cpu()
-            divergences[k] += torch.stack([apart[::2].sum(), apart[1::2].sum()]).cpu()
+            losses[k] += _by_half(change, len(part))
+            divergences[k] += _by_half(apart, len(part))
             flips[k] += ((right * (rows.argmax(-1) != reference.argmax(-1))).sum() - already).cpu()
         task.require_finite(losses, group)
         if with_features:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import logging
 import math
 import time
@@ -36,6 +34,7 @@ from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.forward import base_flips
+from qubo_compress.sensitivity.loss_signature import loss_signature
 from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of
 from qubo_compress.sensitivity.noise import noise_terms
 from qubo_compress.sensitivity.prices import price_choices
@@ -104,6 +103,7 @@ def measure(
         >>> table.group_names
         ('0.weight', '0.bias', '2.weight', '2.bias')
     """
+    check_shrinkage(shrinkage)
     examples = with_example_weights(model, read_examples(batches, max_examples), example_weights)
     return measure_around(
         model, model, examples, menu or Menu(), metric, loss, discover(model, groups), cache, seed, progress,
@@ -163,7 +163,7 @@ def measure_around(
             "menu": "\n".join(",".join(offered) for offered in choices),
             "groups": layout.rule,
             "metric": repr(chosen),
-            "loss": loss if isinstance(loss, str) else _function_name(loss),
+            "loss": loss if isinstance(loss, str) else loss_signature(loss),
             "options": f"seed={seed} columns={MAX_COLUMNS} interactions={interactions}",
         }
         task = MeasureTask(
@@ -266,27 +266,6 @@ def _refuse_bad_outputs(reference: list[Tensor], loss: Any, examples: Examples) 
             )
 
 
-def _function_name(loss: Any) -> str:
-    """A stable name of a caller's loss: its code, so that an edited loss does not reuse an old cache."""
-    if isinstance(loss, functools.partial):
-        return f"partial({_function_name(loss.func)},{loss.args!r},{sorted(loss.keywords.items())!r})"
-    code = getattr(loss, "__code__", None)
-    cells = [cell.cell_contents for cell in getattr(loss, "__closure__", None) or ()]
-    settings = [getattr(loss, "__defaults__", None), getattr(loss, "__kwdefaults__", None), *cells]
-    # Text that holds an address differs in every process, so it tells nothing.
-    plain = [text for text in map(repr, settings) if " at 0x" not in text]
-    text = type(loss).__qualname__ if code is None else _code_text(code) + repr(plain)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return f"{getattr(loss, '__qualname__', type(loss).__qualname__)}:{digest}"
-
-
-def _code_text(code: Any) -> str:
-    """What a function does, without the addresses that the text of the functions inside it holds."""
-    ordered = [sorted(c, key=repr) if isinstance(c, frozenset) else c for c in code.co_consts]
-    constants = [_code_text(c) if hasattr(c, "co_code") else repr(c) for c in ordered]
-    return f"{code.co_code.hex()}{code.co_names}{constants}"
-
-
 def _placed(model: nn.Module, examples: Examples) -> Examples:
     """Examples on the model's device; images channels last on the CPU, where that gives the same outputs."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
@@ -340,19 +319,26 @@ def _shrunk(result: MetricResult, shrinkage: float | str) -> tuple[float, FloatA
         return 0.0, result.linear
     if result.divergence is None:
         raise InvalidMenu("shrinkage needs measured linear terms: use gauss-newton, pairwise or measured_linear=True")
-    if shrinkage == "auto":
+    if isinstance(shrinkage, str):
         if result.halves is None:
             raise InvalidMenu("shrinkage='auto' needs measured linear terms on two halves of the examples")
-        errors = [_held_out_error(result.halves, result.divergence, share) for share in SHRINKAGES]
+        errors = [_held_out_error(result.halves, share) for share in SHRINKAGES]
         shrinkage = SHRINKAGES[int(np.argmin(errors))]
-    if not isinstance(shrinkage, (int, float)) or not 0 <= shrinkage <= 1:
-        raise InvalidMenu(f"shrinkage must be between 0 and 1 or 'auto'; got {shrinkage!r}")
     return float(shrinkage), (1 - shrinkage) * result.linear + shrinkage * result.divergence
 
 
-def _held_out_error(halves: FloatArray, divergence: FloatArray, share: float) -> float:
-    first, second = (1 - share) * halves + share * divergence
-    return float(((first - halves[1]) ** 2).sum() + ((second - halves[0]) ** 2).sum())
+def check_shrinkage(shrinkage: float | str) -> None:
+    """Raise :class:`InvalidMenu` unless it is a share or ``"auto"``."""
+    if shrinkage == "auto" or (isinstance(shrinkage, (int, float)) and 0 <= shrinkage <= 1):
+        return
+    raise InvalidMenu(f"shrinkage must be between 0 and 1 or 'auto'; got {shrinkage!r}")
+
+
+def _held_out_error(halves: FloatArray, share: float) -> float:
+    """Squared error of either half's shrunk terms as a prediction of the other half's loss; halves are (2, 2, V)."""
+    linear, divergence = halves
+    predicted = (1 - share) * linear + share * divergence
+    return float(((predicted - linear[::-1]) ** 2).sum())
 
 
 @contextlib.contextmanager

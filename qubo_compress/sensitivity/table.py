@@ -32,7 +32,7 @@ class Provenance:
     Attributes:
         metric, loss: names.
         examples: number of calibration examples.
-        baseline_loss: mean loss of the uncompressed network on them; NaN under ``"kl"`` without targets.
+        baseline_loss: mean loss of the uncompressed network on them; 0 under ``"kl"``, which compares it with itself.
         evaluations: runs of the network over all examples.
         seconds: wall time, cached parts not counted.
         dropped: share of the squared feature norm lost by reducing the factor's rank.

@@ -47,7 +47,8 @@ class MetricResult:
         pairs: sparse (V, V) pair energies, or None.
         evaluations: runs of the network over all examples.
         divergence: (V,) Kullback-Leibler divergence of each choice, where it was had for free.
-        halves: (2, V) the linear terms on either half of the examples, where they were measured.
+        halves: (2, 2, V) the linear terms, and the divergences, on either half of the examples, where they were
+            measured.
         flips: (V,) change of the share of examples that the original gets right and the choice gets wrong, where
             it was had for free.
     """

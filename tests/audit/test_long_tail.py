@@ -273,3 +273,12 @@ def test_the_report_of_a_compression_takes_an_audit(digits: Any, tmp_path: Path)
     text = write_report(result, tmp_path / "r.html", seconds_per_point=0, audit=report).read_text()
     assert "<h2>What it forgot</h2>" in text
     assert "<h2>What it forgot</h2>" not in write_report(result, tmp_path / "s.html", seconds_per_point=0).read_text()
+
+
+def test_tail_weights_leave_ignored_labels_out() -> None:
+    rows = torch.tensor([[3.0, 0.0], [3.0, 0.0], [0.0, 3.0], [0.0, 3.0]])
+    weights = tail_weights(nn.Identity(), [(rows, torch.tensor([0, -100, 1, -100]))])
+    assert weights[0] == weights[2] > weights[1] == weights[3]
+    dense = rows.reshape(2, 2, 2).transpose(1, 2)  # (examples, classes, places)
+    known = tail_weights(nn.Identity(), [(dense, torch.tensor([[0, -100], [-100, 1]]))])
+    assert known[0] == known[1]

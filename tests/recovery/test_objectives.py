@@ -157,3 +157,25 @@ def test_without_labels(sample: Callable[[str], Any]) -> None:
 def test_wrong_settings_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(errors.InvalidObjective, match=said):
         LabelPreserving(**wrong)
+
+
+def test_softadapt_leaves_absent_parts_out() -> None:
+    absent, without = SoftAdapt((0.5, 1.0, 1.0), 1.0, 1), SoftAdapt((0.0, 1.0, 1.0), 1.0, 1)
+    for second, third in ((1.0, 1.0), (0.99, 0.95)):
+        absent.seen(torch.tensor([0.0, second, third]))
+        without.seen(torch.tensor([0.0, second, third]))
+    assert absent.weights[1:] == pytest.approx(without.weights[1:])
+    assert absent.weights[1] / absent.weights[2] == pytest.approx(2.718281828**0.8, rel=1e-3)
+
+
+def test_labels_alone_without_labels_are_refused_before_anything_is_measured(sample: Callable[[str], Any]) -> None:
+    found = sample("perceptron")
+    inputs = [x for x, _ in found.batches]
+    for objective in ("plain", LabelPreserving(labels=1.0, outputs=0.0)):
+        with pytest.raises(errors.InvalidObjective, match="needs labels"):
+            qc.recover(small(found), inputs, teacher=found.model, epochs=1, objective=objective, progress=False)
+        with pytest.raises(errors.InvalidObjective, match="needs labels"):
+            qc.compress(
+                found.model, inputs, qc.Budget(ratio=4), loss="kl", epochs=1, objective=objective, progress=False,
+                metric="no metric of that name is asked for",
+            )  # fmt: skip

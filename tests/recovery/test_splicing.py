@@ -188,3 +188,15 @@ def test_splicing_needs_epochs() -> None:
     net, small = compressed("quantize(bits=4)")
     with pytest.raises(errors.InvalidBudget, match="epochs"):
         qc.recover(small, batches(), net, splicing=True, progress=False)
+
+
+def test_numbers_wake_although_a_survivor_is_stored_as_zero() -> None:
+    net, small = compressed("quantize(bits=4,sparsity=0.5)")
+    latent = Latent(compression_of(small), small)
+    pair = masked(latent.stored["3.weight"])
+    assert pair is not None
+    number, mask = latent.values("3.weight")[0], pair[1][0]
+    with torch.no_grad():
+        number.reshape(-1)[mask.reshape(-1).nonzero()[0]] = 0.0
+    Splicing(net, seed=0)(latent, 0, 10)
+    assert bool((number.detach()[~mask] != 0).all())

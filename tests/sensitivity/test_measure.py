@@ -21,7 +21,7 @@ import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress.files import write_atomically
 from qubo_compress.sensitivity.factor import reduce_features
-from qubo_compress.sensitivity.measure import _function_name
+from qubo_compress.sensitivity.loss_signature import loss_signature
 from qubo_compress.testing import same_snapshot, same_table, snapshot
 
 MENU = qc.Menu(bits=(2, 4), sparsity=(0.0,))
@@ -218,7 +218,7 @@ def test_the_name_of_a_loss_holds_no_addresses() -> None:
     for _ in range(3):
         made: dict[str, Any] = {}
         exec(text, made)
-        names.append(_function_name(made["loss"]))
+        names.append(loss_signature(made["loss"]))
     assert len(set(names)) == 1
 
 
@@ -323,3 +323,42 @@ def test_signature_file_is_readable(perceptron: Any, tmp_path: Path) -> None:
     measured(perceptron, cache=tmp_path)
     signature = json.loads((tmp_path / "signature.json").read_text())
     assert {"weights", "data", "menu", "groups", "metric", "loss", "options"} == set(signature)
+
+
+class _Weighed:
+    def __init__(self, scale: float) -> None:
+        self.scale, self.classes = scale, torch.full((2000,), scale)
+
+    def __call__(self, outputs: Tensor, targets: Tensor | None) -> Tensor:
+        return self.scale * outputs.square().sum(-1)
+
+    def method(self, outputs: Tensor, targets: Tensor | None) -> Tensor:
+        return self(outputs, targets)
+
+
+def test_losses_that_are_objects_are_told_apart_by_what_they_hold(perceptron: Any, tmp_path: Path) -> None:
+    inner = functools.partial(_scaled, scale=1.0)
+    makers: tuple[Callable[[float], Any], ...] = (
+        _Weighed, lambda s: _Weighed(s).method, lambda s: lambda o, t: _Weighed(s)(o, t) + 0 * inner(o, t),
+        lambda s: nn.CrossEntropyLoss(reduction="none", label_smoothing=0.1 * s),
+    )  # fmt: skip
+    names = [[loss_signature(maker(scale)) for scale in (1.0, 1.0, 2.0)] for maker in makers]
+    assert all(first == again != other for first, again, other in names)
+    changed = _Weighed(1.0)
+    changed.classes[1500] = 7.0
+    assert loss_signature(changed) != loss_signature(_Weighed(1.0))
+    measured(perceptron, loss=_Weighed(1.0), cache=tmp_path)
+    with pytest.raises(errors.CacheMismatch, match="loss"):
+        measured(perceptron, loss=_Weighed(2.0), cache=tmp_path)
+
+
+def test_what_cannot_be_described_is_never_taken_for_another() -> None:
+    assert loss_signature(functools.partial(_scaled, scale=iter(()))) != loss_signature(
+        functools.partial(_scaled, scale=iter(()))
+    )
+
+
+@pytest.mark.parametrize("wrong", ["atuo", 2, -0.1])
+def test_wrong_shrinkage_is_refused_before_anything_is_measured(perceptron: Any, wrong: Any) -> None:
+    with pytest.raises(errors.InvalidMenu, match="shrinkage must be"):
+        measured(perceptron, shrinkage=wrong, metric="no metric of that name is asked for")
