@@ -1,6 +1,7 @@
 """The long tail: what compression forgets, and what helps against it.
 
     python -m benchmarks.long_tail recovery --ratios 8 12   # objectives of recovery at equal plan, bytes and epochs
+    python -m benchmarks.long_tail recovery --menu best     # from the best plans of benchmarks.choices
     python -m benchmarks.long_tail tail                     # tail-weighted choice, exemplars, churn, flips, by seed
     python -m benchmarks.long_tail flips                    # plans under a budget of flips, against the real ones
     python -m benchmarks.long_tail memorization             # subset trainings of the digits network, and mismatches
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 import qubo_compress as qc
+from benchmarks import choices
 from benchmarks.architectures import digits_of_width
 from benchmarks.datasets import digits
 from benchmarks.networks import BATCH_SIZE, Batches, Network, load
@@ -55,6 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.long_tail", description=__doc__)
     parser.add_argument("step", choices=("recovery", "tail", "flips", "memorization", "table"))
     parser.add_argument("--network", default="cifar10-resnet20")
+    parser.add_argument("--menu", default="plain", choices=("plain", "best"), help="whose plans recovery starts from")
     parser.add_argument("--ratios", type=float, nargs="+", default=[12.0])
     parser.add_argument("--objectives", nargs="+", choices=tuple(OBJECTIVES), default=list(OBJECTIVES)[:3])
     parser.add_argument("--epochs", type=int, default=3)
@@ -82,6 +85,19 @@ def plan_at(network: Network, ratio: float, seed: int, options: argparse.Namespa
     """The best plan of one table."""
     table = table_of(network, seed, options, weights)
     return table.plan(qc.solve(table.problem(qc.Budget(ratio=ratio)), time_limit=5.0))
+
+
+def best_plan(network: Network, ratio: float) -> qc.Plan:
+    """The plan of the lowest validation loss that ``benchmarks.choices --measure --solve`` found."""
+    solved = [r for r in read(choices.PATH) if r["step"] == "solve" and r["network"] == network.name and r["seed"] == 0]
+    best = choices.best_of(solved, ratio)
+    settings = argparse.Namespace(
+        cache=Path("out/tables"), network=network.name, examples=best["examples"], seed=0, loss=best["loss"],
+        progress=False,
+    )  # fmt: skip
+    drawn = channels_last(load(network.name, calibration_examples=best["examples"], seed=0))
+    chosen = best["choices"]
+    return choices.measured(drawn, settings).narrowed(sorted(set(chosen.values()))).plan(chosen)
 
 
 def table_of(network: Network, seed: int, options: argparse.Namespace, weights: Any = None) -> qc.SensitivityTable:
@@ -116,10 +132,10 @@ def recovery_step(options: argparse.Namespace) -> None:
     images = [*channels_last_batches(network.train), *network.validation]
     done = {_key(record) for record in read(PATH) if record["step"] == "recovery"}
     for ratio in options.ratios:
-        plan = plan_at(network, ratio, 0, options)
+        plan = plan_at(network, ratio, 0, options) if options.menu == "plain" else best_plan(network, ratio)
         start = qc.recover(plan.apply(network.model), network.calibration, network.model, progress=False)
         for name in ("none", *options.objectives):
-            key = (network.name, ratio, name, 0 if name == "none" else options.epochs)
+            key = (network.name, options.menu, ratio, name, 0 if name == "none" else options.epochs)
             if key in done:
                 continue
             began = time.perf_counter()
@@ -139,7 +155,7 @@ def recovery_step(options: argparse.Namespace) -> None:
             )  # fmt: skip
 
 
-_KEYS = ("network", "ratio", "objective", "epochs")
+_KEYS = ("network", "menu", "ratio", "objective", "epochs")
 
 
 def _key(record: dict[str, Any]) -> tuple[Any, ...]:
@@ -327,15 +343,14 @@ def table_step(options: argparse.Namespace) -> None:
 def _recovery_table(records: Iterable[dict[str, Any]]) -> str:
     chosen = [r for r in records if r["step"] == "recovery"]
     rows = []
-    for r in sorted(chosen, key=lambda r: (r["network"], r["ratio"], r["epochs"])):
-        plain = [o for o in chosen if o["objective"] == "plain" and _key(o)[::2] == (r["network"], "plain")]
-        same = [o for o in plain if (o["ratio"], o["epochs"]) == (r["ratio"], r["epochs"])]
+    for r in sorted(chosen, key=lambda r: (r["network"], r["menu"], r["ratio"], r["epochs"])):
+        same = [o for o in chosen if _key(o) == (r["network"], r["menu"], r["ratio"], "plain", r["epochs"])]
         share = f"{same[0]['mismatches'] / r['mismatches']:.2f}" if same else ""
         rows.append([
-            f"{r['ratio']:g}", f"{r['bytes']:,}", r["objective"], str(r["epochs"]), f"{r['accuracy']:.2f}",
+            f"{r['ratio']:g}", r["menu"], f"{r['bytes']:,}", r["objective"], str(r["epochs"]), f"{r['accuracy']:.2f}",
             f"{r['mismatches']:,}", f"{r['harmful']:,}", f"{r['repaired']:,}", share, f"{r['worst_recall']:.1f}",
         ])  # fmt: skip
-    head = ["ratio", "bytes", "objective", "epochs", "accuracy", "mismatches", "harmful", "repaired"]
+    head = ["ratio", "menu", "bytes", "objective", "epochs", "accuracy", "mismatches", "harmful", "repaired"]
     return markdown([*head, "times fewer than plain", "worst class"], rows) if rows else ""
 
 

@@ -58,6 +58,8 @@ class Splicing:
         if done == 0:
             for group in latent.groups:
                 self._wake(latent, group)
+            if not self._paid:
+                logger.warning("splicing moves masks, and no choice of this plan has one: nothing will be spliced")
             return
         frozen_from = FROZEN_FROM * total
         if done >= frozen_from:

@@ -178,10 +178,11 @@ def test_the_same_seed_gives_the_same_masks() -> None:
     assert all(torch.equal(a, b) for a, b in zip(tuned[0].parameters(), tuned[1].parameters(), strict=True))
 
 
-def test_plans_without_masks_are_tuned_as_without_splicing() -> None:
+def test_plans_without_masks_are_tuned_as_without_splicing(caplog: pytest.LogCaptureFixture) -> None:
     net, small = compressed("quantize(bits=4)")
     tuned = [qc.recover(small, batches(), net, epochs=1, splicing=moving, progress=False) for moving in (False, True)]
     assert all(torch.equal(a, b) for a, b in zip(tuned[0].parameters(), tuned[1].parameters(), strict=True))
+    assert "nothing will be spliced" in caplog.text
 
 
 def test_splicing_needs_epochs() -> None:
