@@ -23,7 +23,7 @@ from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import needs_data, operators, values_of
 from qubo_compress.menu.prune import check_sparsity, magnitude_mask
 from qubo_compress.menu.quantize import half_scale
-from qubo_compress.menu.stored_parts import StoredParts, as_member
+from qubo_compress.menu.stored_parts import UnreliableParts, as_member
 from qubo_compress.menu.streams import ByteCounter, Reader, Writer, plain_read
 from qubo_compress.statistics.curvature import Curvature
 
@@ -190,7 +190,7 @@ class AnalogTensor:
 
 
 @dataclass(frozen=True, eq=False)
-class AnalogTensors(StoredParts[AnalogTensor]):
+class AnalogTensors(UnreliableParts[AnalogTensor]):
     """All members of a group in analog cells."""
 
     @property
@@ -211,14 +211,6 @@ class AnalogTensors(StoredParts[AnalogTensor]):
             part.write_reliable(counter)
         analog = sum(int(part.copies_of_survivors().sum()) for part in self.parts)
         return analog + math.ceil(8 * counter.total * self.parts[0].code.channel.cells_per_reliable_bit)
-
-    def variances(self) -> tuple[Tensor, ...]:
-        """Variance of what is read."""
-        return tuple(part.variance() for part in self.parts)
-
-    def drawn(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """One noisy read."""
-        return tuple(part.drawn(generator) for part in self.parts)
 
 
 @operators.register("analog")

@@ -22,7 +22,7 @@ from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import operators, values_of
 from qubo_compress.menu.prune import check_sparsity, magnitude_mask
 from qubo_compress.menu.quantize import half_scale, least_squares_scale
-from qubo_compress.menu.stored_parts import StoredParts, as_member
+from qubo_compress.menu.stored_parts import UnreliableParts, as_member
 from qubo_compress.menu.streams import ByteCounter, Reader, Writer, plain_read
 
 REPRESENTATIONS = ("sign-magnitude", "offset")
@@ -163,7 +163,7 @@ class DigitalTensor:
 
 
 @dataclass(frozen=True, eq=False)
-class DigitalTensors(StoredParts[DigitalTensor]):
+class DigitalTensors(UnreliableParts[DigitalTensor]):
     """All members of a group in cells that flip."""
 
     @property
@@ -186,14 +186,6 @@ class DigitalTensors(StoredParts[DigitalTensor]):
         price = settings.medium.cells_per_reliable_bit
         protected = 8 * counter.total + self.nonzeros * settings.protection.count(0)
         return self.nonzeros * sum(settings.protection) + math.ceil(protected * price)
-
-    def variances(self) -> tuple[Tensor, ...]:
-        """Variance of what is read."""
-        return tuple(part.variance() for part in self.parts)
-
-    def drawn(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """One read with random flips."""
-        return tuple(part.drawn(generator) for part in self.parts)
 
 
 @operators.register("digital")

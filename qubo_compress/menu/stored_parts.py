@@ -29,7 +29,20 @@ class StoredPart(Protocol):
         ...
 
 
+class UnreliablePart(StoredPart, Protocol):
+    """One member of a group in cells that come back with errors; ``value`` is the mean of what is read."""
+
+    def variance(self) -> Tensor:
+        """Variance of what is read, in the part's shape."""
+        ...
+
+    def drawn(self, generator: torch.Generator) -> Tensor:
+        """One read."""
+        ...
+
+
 Part = TypeVar("Part", bound=StoredPart)
+Noisy = TypeVar("Noisy", bound=UnreliablePart)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +86,19 @@ class StoredParts(Generic[Part]):
     def project(self, values: Sequence[Tensor], refit: bool = False) -> Self:
         """The nearest storable values in the same bytes, member by member."""
         return type(self)(tuple(p.project(v, refit) for p, v in zip(self.parts, values, strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class UnreliableParts(StoredParts[Noisy]):
+    """What all groups in unreliable cells share; a subclass counts its cells."""
+
+    def variances(self) -> tuple[Tensor, ...]:
+        """Variance of what is read of all members."""
+        return tuple(part.variance() for part in self.parts)
+
+    def drawn(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """One read of all members."""
+        return tuple(part.drawn(generator) for part in self.parts)
 
 
 def as_member(values: Tensor, member: Member) -> Tensor:
