@@ -21,8 +21,9 @@ from scipy import stats
 from torch import Tensor, nn
 
 from qubo_compress.audit.intervals import Correction, corrected
-from qubo_compress.audit.mismatches import population
+from qubo_compress.audit.mismatches import population, read_once
 from qubo_compress.errors import InvalidBatches
+from qubo_compress.examples import Examples
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Exemplars:
 def find_exemplars(
     originals: Sequence[nn.Module],
     compressed: Sequence[nn.Module],
-    batches: Iterable[Any],
+    batches: Iterable[Any] | Examples,
     correction: Correction = "holm",
 ) -> Exemplars:
     """Examples on which two populations of networks most often answer differently.
@@ -108,7 +109,8 @@ def find_exemplars(
     Args:
         originals: the network, or several trained independently.
         compressed: several, such as plans from different calibration seeds.
-        batches: all of them are read; see :func:`qubo_compress.examples.read_examples`.
+        batches: all of them are read, once; see :func:`qubo_compress.examples.read_examples`, whose result is taken
+            too.
         correction: of the classes' p-values.
 
     Raises:
@@ -116,8 +118,9 @@ def find_exemplars(
     """
     if not originals or not compressed:
         raise InvalidBatches("give at least one original and one compressed network")
-    first, labels = population(originals, batches)
-    second, _ = population(compressed, batches)
+    examples = read_once(batches)
+    first, labels = population(originals, examples)
+    second, _ = population(compressed, examples)
     return exemplars_of(first, second, labels, correction)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ from qubo_compress.audit import (
     mcnemar,
     memorization,
     memorization_of,
+    predictions,
     tail_weights,
 )
+from qubo_compress.audit import population as predicted_by
 from qubo_compress.errors import InvalidBatches, UnknownName
+from qubo_compress.examples import read_examples
 from qubo_compress.report import tail_pictures
 
 CLASSES = 4
@@ -151,6 +155,54 @@ def test_churn_and_the_report_of_a_population() -> None:
     assert plain["seed_churn"]["networks"] == 4 and plain["exemplars"]["compressed"] == 4
     with pytest.raises(InvalidBatches, match="at least two"):
         churn(nets[:1], batches)
+
+
+class Shuffling:
+    """Batches in another order whenever they are iterated."""
+
+    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+        self.inputs, self.labels, self.reads = inputs, labels, 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(self.reads))
+        self.reads += 1
+        yield self.inputs[order], self.labels[order]
+
+
+class Counting(Table):
+    """Counts how often it is run."""
+
+    runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return super().forward(x)
+
+
+def test_a_loader_that_shuffles_is_read_once_and_every_network_runs_once() -> None:
+    base, batches = sample(200)
+    nets = [Counting(base) for _ in range(4)]
+    loader = Shuffling(*batches[0])
+    report = audit(nets[0], nets[1], loader, others=[nets[2]], originals=[nets[3]])
+    assert report.exemplars is not None and report.exemplars.rows.size == 0
+    assert report.exemplars.accuracy_before == report.exemplars.accuracy_after == report.accuracy_before
+    assert report.seed_churn is not None and report.seed_churn.mean == 0.0
+    assert report.original_churn is not None and report.original_churn.mean == 0.0
+    assert loader.reads == 1 and [net.runs for net in nets] == [1] * 4
+    loader = Shuffling(*batches[0])
+    found = find_exemplars(nets[:1], nets[1:], loader)
+    assert found.rows.size == 0 and found.accuracy_before == found.accuracy_after and loader.reads == 1
+
+
+def test_populations_can_be_compared_on_examples_read_once() -> None:
+    base, batches = sample(100)
+    loader = Shuffling(*batches[0])
+    examples = read_examples(loader, 100)
+    first, labels = predicted_by([Table(base)], examples)
+    second, again = predicted_by([Table(base), Table(base)], examples)
+    assert labels is not None and again is not None and torch.equal(labels, again)
+    assert torch.equal(first.expand(2, -1), second) and loader.reads == 1
+    assert torch.equal(predictions(Table(base), examples)[0], first[0])
 
 
 def test_memorization_of_a_planted_example() -> None:
