@@ -160,6 +160,9 @@ class AuditReport:
             for item in found_exemplars.classes:
                 if item.corrected_p_value < 0.05:
                     table.add_row(f"class {item.label} beside the mean", f"{100 * item.shift:+.2f} points")
+            if found_exemplars.untested:
+                count = f"{found_exemplars.untested:,} of {len(found_exemplars.classes):,}"
+                table.add_row("classes whose shift beside the mean is not testable", count)
         return table
 
     def tables(self) -> Group:

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qubo_compress.audit.exemplars import FEWEST_TESTED
 from qubo_compress.files import write_atomically
 from qubo_compress.report import tail_pictures
 from qubo_compress.report.facts import number, percent, signed
@@ -114,6 +115,11 @@ def _population(report: AuditReport) -> str:
         )
         moved = [item for item in found_exemplars.classes if item.corrected_p_value < 0.05]
         said += [f"Class {item.label} moved by {signed(100 * item.shift)} points beside the mean." for item in moved]
+        if found_exemplars.untested:
+            said.append(
+                f"For {found_exemplars.untested:,} of {len(found_exemplars.classes):,} classes a shift beside the mean "
+                f"is not testable: that needs at least {FEWEST_TESTED} compressed networks which differ on the class."
+            )
     return f'<section class="said"><h2>Several networks</h2>{list_html(said)}</section>' if said else ""
 
 

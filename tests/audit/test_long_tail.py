@@ -30,11 +30,19 @@ from qubo_compress.audit import (
     tail_weights,
 )
 from qubo_compress.audit import population as predicted_by
+from qubo_compress.audit.exemplars import exemplars_of
 from qubo_compress.errors import InvalidBatches, UnknownName
 from qubo_compress.examples import read_examples
 from qubo_compress.report import tail_pictures
+from qubo_compress.report.audit_section import audit_sections
 
 CLASSES = 4
+
+
+def _text(table: Any) -> str:
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(table)
+    return " ".join(console.export_text().split())
 
 
 class Table(nn.Module):
@@ -98,9 +106,7 @@ def test_a_class_that_is_given_up_is_found_and_the_others_are_not() -> None:
     report = audit(Table(base), Table(worse), batches)
     assert [item.label for item in report.classes if item.changed] == [2]
     assert report.worst_class is not None and report.worst_class.label == 2
-    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(report.tables())
-    text = " ".join(console.export_text().split())
+    text = _text(report.tables())
     assert "class 2" in text and "mid-p McNemar, holm" in text and "Flips by the original's margin" in text
 
 
@@ -138,6 +144,39 @@ def test_class_shifts_are_welchs_test_on_recall_beside_the_accuracy() -> None:
     assert shifts[1].p_value == pytest.approx(stats.ttest_ind(*adjusted, equal_var=False).pvalue)
     single = find_exemplars(first[:1], second, batches)
     assert single.classes[1].corrected_p_value < 0.05
+
+
+def answering(labels: Tensor, wrong: list[int]) -> nn.Module:
+    """Right everywhere but on these rows."""
+    answers = labels.clone()
+    answers[wrong] = (labels[wrong] + 1) % CLASSES
+    return Table(nn.functional.one_hot(answers, CLASSES))
+
+
+@pytest.mark.parametrize("wrong", [[[0], [1]], [[0], [1, 2]], [[0], [1], [2]]])
+def test_shifts_are_not_tested_on_two_networks_or_without_variance(wrong: list[list[int]]) -> None:
+    labels = torch.arange(CLASSES).repeat_interleave(25)
+    batches = [(torch.arange(100.0)[:, None], labels)]
+    compressed = [answering(labels, rows) for rows in wrong]
+    found = find_exemplars([answering(labels, [])], compressed, batches)
+    assert found.classes[0].shift < 0
+    assert [(c.p_value, c.corrected_p_value, c.testable) for c in found.classes] == [(1.0, 1.0, False)] * CLASSES
+    assert found.untested == CLASSES and not found.to_dict()["classes"][0]["testable"]
+    report = audit(answering(labels, []), compressed[0], batches, others=compressed[1:])
+    assert "4 of 4" in _text(report.population_table())
+    assert "4 of 4 classes a shift beside the mean is not testable" in audit_sections(report)
+
+
+def test_classes_without_a_test_do_not_count_in_the_correction() -> None:
+    labels = torch.arange(CLASSES).repeat_interleave(25)
+    inputs = torch.arange(100.0)[:, None]
+    # Errors per class: those of classes 0 and 3 are always the mean, so their shift is zero up to rounding.
+    counts = [(1, 2, 0, 1), (2, 4, 0, 2), (1, 2, 0, 1)]
+    wrong = [[25 * label + i for label, count in enumerate(row) for i in range(count)] for row in counts]
+    compressed = torch.stack([answering(labels, rows)(inputs).argmax(1) for rows in wrong])
+    found = exemplars_of(labels[None], compressed, labels)
+    assert [item.testable for item in found.classes] == [False, True, True, False] and found.untested == 2
+    assert [item.corrected_p_value for item in found.classes[1:3]] == pytest.approx([2 * found.classes[1].p_value] * 2)
 
 
 def test_churn_and_the_report_of_a_population() -> None:
