@@ -272,6 +272,23 @@ def test_memorization_of_a_planted_example() -> None:
         memorization(nearest, inputs, labels, share=1.0, progress=False)
 
 
+def test_unknown_scores_are_left_out_of_the_summary_and_none_in_json() -> None:
+    masks = np.array([[True, False, True, True], [False, True, True, True], [True, False, True, True]])
+    right = np.array([[True, True, True, False], [False, True, True, False], [True, True, True, False]])
+    found = memorization_of(masks, right).to_dict()
+    assert found["scores"] == [1.0, 0.0, None, None] and found["known"] == 2 and found["share_above_0.25"] == 0.5
+    json.dumps(found, allow_nan=False)
+    nothing = memorization_of(masks[:, 2:], right[:, 2:]).to_dict()
+    assert nothing["share_above_0.25"] is None and nothing["known"] == 0
+
+
+def test_memorization_refuses_outputs_with_further_axes() -> None:
+    with pytest.raises(InvalidBatches, match="20 rows of scores for 4 examples"):
+        memorization(
+            lambda chosen, seed: nn.Conv1d(2, 3, 1), torch.randn(4, 2, 5), torch.tensor([0, 1, 2, 0]), progress=False
+        )
+
+
 def test_tail_weights_favour_small_margins_weak_and_rare_classes() -> None:
     base, batches = sample(500)
     labels = batches[0][1]
