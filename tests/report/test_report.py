@@ -20,6 +20,7 @@ import qubo_compress as qc
 from qubo_compress.compress import CompressionResult
 from qubo_compress.report import facts, pictures, print_summary, write_report
 from qubo_compress.report.html import page
+from qubo_compress.report.page import table_html
 
 MENU = qc.Menu(bits=(2, 4), sparsity=(0.0, 0.5), vector_bits=(16,))
 
@@ -221,6 +222,12 @@ def test_html_needs_nothing_else(text: str) -> None:
 def test_html_escapes_names(text: str) -> None:
     assert "in<b>" not in text
     assert "in&lt;b&gt;&amp;$x$.weight" in text
+
+
+def test_lines_break_between_choices_and_never_inside_an_entity() -> None:
+    shown = table_html(["choice"], [["1 × a<b (bits=2,sparsity=0); 2 × it's & more"]])
+    assert "1&nbsp;×&nbsp;a&lt;b (bits=2,<wbr>sparsity=0)<br>2&nbsp;×&nbsp;it&#x27;s &amp; more</td>" in shown
+    assert "a&lt; bits=2 &amp; more</td>" in table_html(["choice"], [["a< bits=2 & more"]])
 
 
 def test_html_tags_are_balanced(text: str) -> None:
