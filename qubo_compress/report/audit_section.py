@@ -90,9 +90,18 @@ def _classes(report: AuditReport) -> str:
     caption = (
         "Change of each class's recall in points, with 95 % intervals from the pairs. Filled: more than chance by the "
         f"mid-p McNemar test, corrected for {len(report.classes)} classes ({report.correction}, 5 %)."
+        + _classes_left_out(len(report.classes))
     )
     drawn = figure_html(tail_pictures.class_changes(report), "change of every class", caption)
     return f"<section><h2>Classes</h2>{drawn}{table_html(head, rows, numeric=range(1, 10))}</section>"
+
+
+def _classes_left_out(count: int) -> str:
+    drawn, listed = tail_pictures.MOST_CLASSES, MOST_CLASSES
+    if count <= drawn:
+        return ""
+    said = f" Drawn are the {drawn} classes that lost most, of {count:,}"
+    return said + (f"; the table lists {listed} of them." if count > listed else "; the table lists all.")
 
 
 def _population(report: AuditReport) -> str:

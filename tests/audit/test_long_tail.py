@@ -334,6 +334,21 @@ def test_weights_that_are_asked_for_multiply_those_of_the_batches(sample: Any) -
             qc.measure(found.model, found.batches, example_weights=wrong, **options)
 
 
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (40, None),
+        (60, "Drawn are the 40 classes that lost most, of 60; the table lists all."),
+        (1200, "Drawn are the 40 classes that lost most, of 1,200; the table lists 60 of them."),
+    ],
+)
+def test_the_page_says_how_many_classes_it_leaves_out(count: int, said: str | None) -> None:
+    labels = torch.arange(count)
+    net = Table(torch.eye(count))
+    page = audit_sections(audit(net, net, [(torch.arange(float(count))[:, None], labels)]))
+    assert (said in page) if said else ("Drawn are" not in page)
+
+
 class Images(nn.Module):
     """A network of images whose last rows can be disturbed."""
 
