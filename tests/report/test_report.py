@@ -7,6 +7,7 @@ import html
 import io
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,33 @@ def test_front_skips_what_is_out_of_reach(result: CompressionResult) -> None:
     assert [ratio for ratio, _ in front.missing] == pytest.approx([60.0 * factor for factor in facts.FRONT_FACTORS])
     assert all("out of reach" in reason for _, reason in front.missing)
     assert "30 times smaller: out of reach" in plain(page(result, front))
+
+
+def test_front_keeps_the_budgets_other_limits() -> None:
+    free = compressed(rounds=0, recover=False)
+    used = facts.find_front(free, 0.3).points[0]
+    costs = free.table.costs["macs"]
+    fixed = free.table.fixed_costs.get("macs", 0)
+
+    def macs(choices: Mapping[str, str]) -> int:
+        return fixed + int(costs[facts.chosen_indices(free.table, choices)].sum())
+
+    limit = macs(used.plan.choices) - 1
+    tight = dataclasses.replace(free, budget=qc.Budget(ratio=2.0, macs=limit))
+    front = facts.find_front(tight, 0.3)
+    assert front.points
+    assert all(macs(point.plan.choices) <= limit for point in front.points)
+    assert "The budget's limits on macs hold for them too." in plain(page(tight, front))
+    assert "hold for them too" not in plain(page(free, front))
+
+
+def test_front_names_the_limits_that_put_a_ratio_out_of_reach() -> None:
+    problem = qc.ChoiceProblem(
+        linear=np.zeros(2), group_offsets=np.array([0, 2]), costs=np.array([[10, 2], [3, 9]]), limits=np.array([5, 5]),
+        budget_names=("bytes", "harmful_flips"),
+    )  # fmt: skip
+    assert facts._out_of_reach(problem) == "out of reach together with the limits on harmful flips"
+    assert facts._out_of_reach(problem.with_limits([1, 5])) == "out of reach; the smallest reachable file is 2 B"
 
 
 # ------------------------------------------------------------------------------------------------- HTML
