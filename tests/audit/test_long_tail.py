@@ -92,6 +92,14 @@ def test_kinds_margins_and_classes_add_up(rows: int, seed: int, noise: float) ->
     json.dumps(report.to_dict())
 
 
+def test_rows_of_the_same_margin_are_binned_in_the_order_of_the_examples() -> None:
+    base = torch.eye(2).repeat(10, 1)
+    moved = base.clone()
+    moved[:2] = base[:2].flip(1)
+    report = audit(Table(base), Table(moved), [torch.arange(20.0)[:, None]])
+    assert [item.mismatches for item in report.margins] == [2] + [0] * 9
+
+
 def test_flips_concentrate_at_small_margins() -> None:
     base, batches = sample(2000)
     report = audit(Table(base), population(1, 5, 0.2, base)[0], batches)
