@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Real
 
 from qubo_compress.errors import InvalidBudget
 
@@ -29,11 +30,13 @@ class Budget:
         bit_operations: the same, each times the bits of the weight and of a 32-bit activation.
         cells: largest number of one-bit memory cells for the compressed tensors.
         harmful_flips: largest expected share of calibration examples, 0 to 1, that the original gets right and the
-            compressed network gets wrong. Each choice counts the flips that it causes on its own and those of all
-            groups are added, as if no two choices flipped the same example and none flipped it back. That is a
-            model, not a guarantee: real plans flip more or fewer (``benchmarks/long_tail.py`` measures it). Counts
-            of a few flips are noise, and plans that avoid just those flips may flip others: give many examples
-            near the decision boundary. It needs class labels and a metric that runs every choice.
+            compressed network gets wrong. The share is weighted: examples count by their weights, those of the batches
+            times ``example_weights``, so an example of weight two counts as two. Each choice counts the flips that it
+            causes on its own and those of all groups are added, as if no two choices flipped the same example and none
+            flipped it back. That is a model, not a guarantee: real plans flip more or fewer
+            (``benchmarks/long_tail.py`` measures it). Counts of a few flips are noise, and plans that avoid just those
+            flips may flip others: give many examples near the decision boundary. It needs class labels and a metric
+            that runs every choice.
 
     Raises:
         InvalidBudget: when none or several of the three sizes are given, or a value is out of range.
@@ -62,6 +65,8 @@ class Budget:
             raise InvalidBudget(
                 f"give exactly one of ratio, bytes and bits_per_weight; got {', '.join(given) or 'none of them'}"
             )
+        for field in fields(self):
+            _refuse_other_than_a_number(field.name, getattr(self, field.name))
         for name in ("ratio", "bytes", "bits_per_weight", "macs", "bit_operations", "cells"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -90,3 +95,13 @@ class Budget:
         if self.harmful_flips is not None:
             extra["harmful_flips"] = math.floor(self.harmful_flips * MILLION + 1e-6)
         return {"bytes": size, **extra}
+
+
+def _refuse_other_than_a_number(name: str, value: object) -> None:
+    # bool is a Real to Python, but ratio=True is a slip.
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+        example = "0.01" if name == "harmful_flips" else "12"
+        raise InvalidBudget(
+            f"{name} must be a number or None; got {value!r} ({type(value).__name__}). "
+            f"Give a plain number, such as {name}={example}"
+        )

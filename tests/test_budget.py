@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,11 +38,26 @@ def test_bits_per_weight_are_never_exceeded(parameters: int, bits: float) -> Non
         ({"bytes": 10.5}, "whole number"),
         ({"ratio": 4, "cells": 1.5}, "whole number"),
         ({"bits_per_weight": float("inf")}, "positive"),
+        ({"ratio": "12"}, r"ratio must be a number or None; got '12' \(str\).*ratio=12"),
+        ({"bytes": "10 kB"}, "bytes must be a number or None; got '10 kB'"),
+        ({"ratio": 4, "macs": [5]}, r"macs must be a number or None; got \[5\] \(list\)"),
+        ({"ratio": True}, "got True"),
+        ({"ratio": 4, "harmful_flips": "1%"}, "got '1%'.*harmful_flips=0.01"),
+        ({"ratio": 4, "harmful_flips": 1.5}, "0 to 1"),
+        ({"ratio": 4, "harmful_flips": float("nan")}, "0 to 1"),
     ],
 )
 def test_wrong_budgets_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidBudget, match=said):
         Budget(**wrong)
+
+
+def test_numbers_of_numpy_and_fractions_are_taken() -> None:
+    assert Budget(ratio=np.float32(4)).limits(100, 1) == {"bytes": 25}
+    assert Budget(bytes=np.int64(7), harmful_flips=np.float64(0.5)).limits(100, 1) == {
+        "bytes": 7, "harmful_flips": 500_000,
+    }  # fmt: skip
+    assert Budget(ratio=Fraction(5, 2)).limits(100, 1) == {"bytes": 40}  # type: ignore[arg-type]
 
 
 def test_named_limits_come_after_the_bytes() -> None:

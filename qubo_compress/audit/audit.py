@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -18,7 +19,7 @@ from qubo_compress.audit.exemplars import Exemplars, exemplars_of
 from qubo_compress.audit.intervals import Correction, corrected, wilson
 from qubo_compress.audit.long_tail import Forgotten, Images, forgotten, images_of
 from qubo_compress.audit.margins import MarginBin, margin_bins
-from qubo_compress.audit.mismatches import Mismatches, answers_of, count_mismatches, population
+from qubo_compress.audit.mismatches import Answers, Mismatches, answers_of, count_mismatches, population
 from qubo_compress.errors import InvalidBatches
 from qubo_compress.evaluation import ALL_EXAMPLES, outputs_of
 from qubo_compress.examples import Examples, read_examples
@@ -159,6 +160,9 @@ class AuditReport:
             for item in found_exemplars.classes:
                 if item.corrected_p_value < 0.05:
                     table.add_row(f"class {item.label} beside the mean", f"{100 * item.shift:+.2f} points")
+            if found_exemplars.untested:
+                count = f"{found_exemplars.untested:,} of {len(found_exemplars.classes):,}"
+                table.add_row("classes whose shift beside the mean is not testable", count)
         return table
 
     def tables(self) -> Group:
@@ -192,8 +196,9 @@ def audit(
     Args:
         model: the original; left as it is.
         small: the compressed one; left as it is.
-        batches: see :func:`qubo_compress.examples.read_examples`. Without class labels only agreement, margins and
-            divergence are found. Example weights count in the losses and the divergence only.
+        batches: read once, so every network sees the same rows; see :func:`qubo_compress.examples.read_examples`.
+            Without class labels only agreement, margins and divergence are found. Example weights count in the
+            losses and the divergence only.
         others: further compressed networks, such as plans from other calibration seeds: with ``small`` they are the
             population for exemplars and for the churn that is due to the seed alone.
         originals: networks trained independently of ``model``, as the other baseline.
@@ -225,7 +230,7 @@ def audit(
         margins=margin_bins(answers),
         correction=correction,
     )
-    report = _with_population(report, model, small, others, originals, batches)
+    report = _with_population(report, answers, others, originals, examples)
     if answers.labels is None:
         return report
     if not bool(answers.counted.any()):  # negative labels are those to be ignored
@@ -249,23 +254,28 @@ def audit(
 
 def _with_population(
     report: AuditReport,
-    model: nn.Module,
-    small: nn.Module,
+    answers: Answers,
     others: Sequence[nn.Module],
     originals: Sequence[nn.Module],
-    batches: Iterable[Any],
+    examples: Examples,
 ) -> AuditReport:
     if not others and not originals:
         return report
-    first, labels = population([model, *originals], batches)
+    labels = answers.labels
+    first = _joined(answers.before, originals, examples)
     if others:
-        second, _ = population([small, *others], batches)
+        second = _joined(answers.after, others, examples)
         report = replace(
             report,
             exemplars=exemplars_of(first, second, labels, report.correction),
             seed_churn=churn_of(second, labels),
         )
     return replace(report, original_churn=churn_of(first, labels) if originals else None)
+
+
+def _joined(known: Tensor, others: Sequence[nn.Module], examples: Examples) -> Tensor:
+    """(1 + K, M) predictions: those already known, then those of the other networks."""
+    return torch.cat([known[None], population(others, examples)[0]]) if others else known[None]
 
 
 def _mean_loss(loss: Loss, examples: Examples, outputs: list[Tensor], reference: list[Tensor]) -> float:

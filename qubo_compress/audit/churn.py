@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qubo_compress.audit.mismatches import population
 from qubo_compress.errors import InvalidBatches
+from qubo_compress.examples import Examples
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ class Churn:
         }  # fmt: skip
 
 
-def churn(models: Sequence[nn.Module], batches: Iterable[Any]) -> Churn:
+def churn(models: Sequence[nn.Module], batches: Iterable[Any] | Examples) -> Churn:
     """How often networks that should be interchangeable differ: plans of several seeds, or independent trainings.
 
     Mismatches between an original and its compressed network mean little unless they exceed this.

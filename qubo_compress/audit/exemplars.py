@@ -9,7 +9,6 @@ training anew would.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,19 +20,32 @@ from scipy import stats
 from torch import Tensor, nn
 
 from qubo_compress.audit.intervals import Correction, corrected
-from qubo_compress.audit.mismatches import population
+from qubo_compress.audit.mismatches import population, read_once
 from qubo_compress.errors import InvalidBatches
+from qubo_compress.examples import Examples
+
+FEWEST_TESTED = 3
+"""Compressed networks from which on shifts of classes are tested."""
+
+ROUNDING = 1e-12
+"""Shares that differ by less are the same: true differences are at least 1 / (examples x examples of the class)."""
 
 
 @dataclass(frozen=True)
 class ClassShift:
     """One class: does compression move its recall more than the accuracy of all classes?
 
+    The test holds the shift against how much the compressed networks differ among themselves. Two or three seeds
+    cannot support it: a variance from so few is often zero or tiny by chance, and then any shift looks certain. So
+    there is no test with fewer than :data:`FEWEST_TESTED` compressed networks, nor where these have the same value
+    up to rounding; with three, hold a small p-value for a hint at most.
+
     Attributes:
         label: class index.
         before, after: mean over the population of the class's recall minus the network's accuracy.
-        p_value: Welch's test that both are equal; with one original, a one-sample test against it.
-        corrected_p_value: the same, corrected for there being several classes.
+        p_value: Welch's test that both are equal; with one original, a one-sample test against it. 1 without a test.
+        corrected_p_value: the same, corrected for there being several classes that were tested.
+        testable: whether there was a test.
     """
 
     label: int
@@ -41,6 +53,7 @@ class ClassShift:
     after: float
     p_value: float
     corrected_p_value: float
+    testable: bool = True
 
     @property
     def shift(self) -> float:
@@ -80,6 +93,11 @@ class Exemplars:
     classes: tuple[ClassShift, ...]
 
     @property
+    def untested(self) -> int:
+        """How many classes were not testable; see :class:`ClassShift`."""
+        return sum(not item.testable for item in self.classes)
+
+    @property
     def share(self) -> float:
         """Share of examples identified."""
         return self.rows.size / max(1, self.before.numel())
@@ -100,7 +118,7 @@ class Exemplars:
 def find_exemplars(
     originals: Sequence[nn.Module],
     compressed: Sequence[nn.Module],
-    batches: Iterable[Any],
+    batches: Iterable[Any] | Examples,
     correction: Correction = "holm",
 ) -> Exemplars:
     """Examples on which two populations of networks most often answer differently.
@@ -108,7 +126,8 @@ def find_exemplars(
     Args:
         originals: the network, or several trained independently.
         compressed: several, such as plans from different calibration seeds.
-        batches: all of them are read; see :func:`qubo_compress.examples.read_examples`.
+        batches: all of them are read, once; see :func:`qubo_compress.examples.read_examples`, whose result is taken
+            too.
         correction: of the classes' p-values.
 
     Raises:
@@ -116,8 +135,9 @@ def find_exemplars(
     """
     if not originals or not compressed:
         raise InvalidBatches("give at least one original and one compressed network")
-    first, labels = population(originals, batches)
-    second, _ = population(compressed, batches)
+    examples = read_once(batches)
+    first, labels = population(originals, examples)
+    second, _ = population(compressed, examples)
     return exemplars_of(first, second, labels, correction)
 
 
@@ -167,12 +187,16 @@ def _share(predicted: Tensor, labels: Tensor, chosen: Tensor) -> float | None:
 def _shifts(originals: Tensor, compressed: Tensor, labels: Tensor, correction: Correction) -> tuple[ClassShift, ...]:
     """Welch's test on recall minus accuracy: the accuracy's own loss is not held against any class."""
     names = sorted(set(labels[labels >= 0].tolist()))
-    rows = []
+    rows: list[tuple[int, float, float, float | None]] = []
     for label in names:
-        before, after = (_adjusted_recall(found, labels, label) for found in (originals, compressed))
-        rows.append((label, float(before.mean()), float(after.mean()), _welch(before, after)))
-    raised = corrected([p for *_, p in rows], correction)
-    return tuple(ClassShift(*row, p) for row, p in zip(rows, raised, strict=True))
+        first, second = (_adjusted_recall(found, labels, label) for found in (originals, compressed))
+        rows.append((label, float(first.mean()), float(second.mean()), _welch(first, second)))
+    # Classes without a test must not make the correction of the others harsher.
+    raised = iter(corrected([p for *_, p in rows if p is not None], correction))
+    return tuple(
+        ClassShift(label, before, after, 1.0 if p is None else p, 1.0 if p is None else next(raised), p is not None)
+        for label, before, after, p in rows
+    )
 
 
 def _adjusted_recall(predicted: Tensor, labels: Tensor, label: int) -> npt.NDArray[np.float64]:
@@ -182,10 +206,10 @@ def _adjusted_recall(predicted: Tensor, labels: Tensor, label: int) -> npt.NDArr
     return found
 
 
-def _welch(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> float:
-    spread_before = float(before.var(ddof=1)) if before.size > 1 else 0.0
-    if spread_before == 0.0 and float(after.var(ddof=1)) == 0.0:
-        return 1.0 if math.isclose(before.mean(), after.mean(), abs_tol=1e-12) else 0.0
-    if spread_before == 0.0:
+def _welch(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> float | None:
+    """Two-sided p-value, or None where too few networks or no variance allow no test."""
+    if after.size < FEWEST_TESTED or np.ptp(after) < ROUNDING:
+        return None
+    if np.ptp(before) < ROUNDING:  # one original, or several that are alike
         return float(stats.ttest_1samp(after, float(before.mean())).pvalue)
     return float(stats.ttest_ind(before, after, equal_var=False).pvalue)

@@ -16,6 +16,8 @@ BINS = 10
 class MarginBin:
     """Examples of similar margin: the original's largest logit minus its second.
 
+    Bins are even, so rows of the same margin may be split between two of them, in the order of the examples.
+
     Attributes:
         low, high: smallest and largest margin in the bin.
         rows: how many.

@@ -55,10 +55,14 @@ class Memorization:
         return len(self.masks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
+        """Plain numbers and lists, ready for JSON: None where a score is not known.
+
+        The share of high scores is that among the known ones; None when there are none.
+        """
+        known = self.scores[~np.isnan(self.scores)]
         return {
-            "networks": self.networks, "scores": self.scores.tolist(), "errors": self.errors.tolist(),
-            "share_above_0.25": float(np.nanmean(self.scores >= 0.25)),
+            "networks": self.networks, "scores": _plain(self.scores), "errors": _plain(self.errors),
+            "known": known.size, "share_above_0.25": float((known >= 0.25).mean()) if known.size else None,
         }  # fmt: skip
 
 
@@ -84,7 +88,8 @@ def memorization(
         progress: show a progress bar.
 
     Raises:
-        InvalidBatches: when numbers are out of range or the labels do not fit.
+        InvalidBatches: when numbers are out of range, the labels do not fit, or a trained network does not answer
+            with one row of scores per example.
     """
     count = len(inputs)
     if networks < 2 or not 0 < share < 1 or not 1 <= round(share * count) < count:
@@ -103,6 +108,11 @@ def memorization(
         masks[number, chosen] = True
         model = train(chosen, int(generator.integers(2**31)))
         answers = torch.cat([rows.argmax(-1).cpu() for rows in outputs_of(model, examples)])
+        if answers.shape != (count,):
+            raise InvalidBatches(
+                f"the trained network gave {answers.numel()} rows of scores for {count} examples; memorization needs "
+                "outputs (examples, classes): wrap the network so that it answers once per example"
+            )
         right[number] = (answers == labels.cpu()).numpy()
     return memorization_of(masks, right)
 
@@ -142,6 +152,10 @@ def influence(masks: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> npt
         with_it = inside.T @ answers / inside.sum(0)[:, None]
         without = (1 - inside).T @ answers / (1 - inside).sum(0)[:, None]
     return np.asarray(with_it - without)
+
+
+def _plain(values: npt.NDArray[np.float64]) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 def _smoothed_variance(right: npt.NDArray[np.bool_], chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

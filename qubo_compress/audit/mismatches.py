@@ -126,26 +126,37 @@ def labels_of(examples: Examples, outputs: list[Tensor]) -> Tensor | None:
     return torch.cat(found)
 
 
-def predictions(model: nn.Module, batches: Iterable[Any]) -> tuple[Tensor, Tensor | None]:
-    """(M,) classes predicted on all batches, and (M,) labels or None.
+def predictions(model: nn.Module, batches: Iterable[Any] | Examples) -> tuple[Tensor, Tensor | None]:
+    """(M,) classes predicted on all batches, or on examples already read, and (M,) labels or None.
 
     Example:
         >>> net = nn.Linear(2, 2, bias=False); _ = net.weight.data.copy_(torch.eye(2))
         >>> predictions(net, [(torch.eye(2), torch.tensor([0, 0]))])
         (tensor([0, 1]), tensor([0, 0]))
     """
-    examples = read_examples(batches, ALL_EXAMPLES)
+    examples = read_once(batches)
     outputs = outputs_of(model, examples)
     return torch.cat([rows.argmax(-1).cpu() for rows in outputs]), labels_of(examples, outputs)
 
 
-def population(models: Iterable[nn.Module], batches: Iterable[Any]) -> tuple[Tensor, Tensor | None]:
-    """(K, M) classes that each of several networks predicts, and the labels.
+def read_once(batches: Iterable[Any] | Examples) -> Examples:
+    """All examples of the batches; examples already read are returned as they are."""
+    return batches if isinstance(batches, Examples) else read_examples(batches, ALL_EXAMPLES)
+
+
+def population(models: Iterable[nn.Module], batches: Iterable[Any] | Examples) -> tuple[Tensor, Tensor | None]:
+    """(K, M) classes that each of several networks predicts, and (M,) labels or None.
+
+    Args:
+        models: the K networks.
+        batches: read once for all networks. To compare several populations, read them with
+            :func:`qubo_compress.examples.read_examples` and give those examples to each call: a loader that shuffles
+            or augments brings other rows whenever it is read again.
 
     Raises:
-        InvalidBatches: when there is no network.
+        InvalidBatches: when there is no network, or the batches cannot be used.
     """
-    examples = read_examples(batches, ALL_EXAMPLES)
+    examples = read_once(batches)
     found: list[Tensor] = []
     labels: Tensor | None = None
     for model in models:

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qubo_compress.audit.exemplars import FEWEST_TESTED
 from qubo_compress.files import write_atomically
 from qubo_compress.report import tail_pictures
 from qubo_compress.report.facts import number, percent, signed
@@ -89,9 +90,18 @@ def _classes(report: AuditReport) -> str:
     caption = (
         "Change of each class's recall in points, with 95 % intervals from the pairs. Filled: more than chance by the "
         f"mid-p McNemar test, corrected for {len(report.classes)} classes ({report.correction}, 5 %)."
+        + _classes_left_out(len(report.classes))
     )
     drawn = figure_html(tail_pictures.class_changes(report), "change of every class", caption)
     return f"<section><h2>Classes</h2>{drawn}{table_html(head, rows, numeric=range(1, 10))}</section>"
+
+
+def _classes_left_out(count: int) -> str:
+    drawn, listed = tail_pictures.MOST_CLASSES, MOST_CLASSES
+    if count <= drawn:
+        return ""
+    said = f" Drawn are the {drawn} classes that lost most, of {count:,}"
+    return said + (f"; the table lists {listed} of them." if count > listed else "; the table lists all.")
 
 
 def _population(report: AuditReport) -> str:
@@ -114,6 +124,11 @@ def _population(report: AuditReport) -> str:
         )
         moved = [item for item in found_exemplars.classes if item.corrected_p_value < 0.05]
         said += [f"Class {item.label} moved by {signed(100 * item.shift)} points beside the mean." for item in moved]
+        if found_exemplars.untested:
+            said.append(
+                f"For {found_exemplars.untested:,} of {len(found_exemplars.classes):,} classes a shift beside the mean "
+                f"is not testable: that needs at least {FEWEST_TESTED} compressed networks which differ on the class."
+            )
     return f'<section class="said"><h2>Several networks</h2>{list_html(said)}</section>' if said else ""
 
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +16,10 @@ from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
 from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.menu.operator import Packed, parse
 from qubo_compress.plan import ATTRIBUTE, Compression
-from qubo_compress.problem import FloatArray, IntArray
+from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.refinement import Round
 from qubo_compress.sensitivity.table import SensitivityTable
+from qubo_compress.solvers.solver import solve
 
 if TYPE_CHECKING:
     from qubo_compress.compress import CompressionResult, FrontPoint
@@ -276,8 +277,8 @@ def shared_tensors(result: CompressionResult) -> tuple[tuple[str, str], ...]:
 
 
 def find_front(result: CompressionResult, seconds_per_point: float) -> Front:
-    """Solve again for ratios around the budget; measures nothing."""
-    from qubo_compress.compress import pareto
+    """Solve again for ratios around the budget, within all its other limits; measures nothing."""
+    from qubo_compress.compress import FrontPoint
 
     layout = result.table.layout
     limit = result.budget.limits(layout.original_bytes, layout.parameters)["bytes"]
@@ -288,14 +289,34 @@ def find_front(result: CompressionResult, seconds_per_point: float) -> Front:
         ratio = float(f"{factor * asked:.3g}")
         if ratio <= 1:
             continue
+        problem = result.table.problem(replace(result.budget, ratio=ratio, bytes=None, bits_per_weight=None))
         try:
-            points.extend(pareto(result.table, (ratio,), time_limit=seconds_per_point))
-        except InfeasibleBudget as cause:
-            least = f"; the smallest reachable file is {size(cause.smallest)}" if cause.smallest is not None else ""
-            missing.append((ratio, f"out of reach{least}"))
+            solution = solve(problem, time_limit=seconds_per_point)
+        except InfeasibleBudget:
+            missing.append((ratio, _out_of_reach(problem)))
         except NoFeasibleFound:
             missing.append((ratio, "nothing that fits was found in the time given"))
+        else:
+            points.append(FrontPoint(ratio, result.table.plan(solution), solution.energy, solution.bound, solution))
     return Front(tuple(points), tuple(missing))
+
+
+def _out_of_reach(problem: ChoiceProblem) -> str:
+    place = problem.budget_names.index("bytes")
+    least = int(problem.smallest_totals()[place])
+    if least > problem.limits[place]:
+        return f"out of reach; the smallest reachable file is {size(least)}"
+    return f"out of reach together with the limits on {limit_names(problem.budget_names)}"
+
+
+def limit_names(names: Sequence[str]) -> str:
+    """The limits besides the bytes, in words; "" when there are none.
+
+    Example:
+        >>> limit_names(("bytes", "macs", "harmful_flips"))
+        'macs and harmful flips'
+    """
+    return " and ".join(name.replace("_", " ") for name in names if name != "bytes")
 
 
 def budget_rows(result: CompressionResult) -> tuple[tuple[str, int, int], ...]:

@@ -236,6 +236,8 @@ def _front(result: CompressionResult, front: Front | None) -> str:
     left_out = [f"{ratio:g} times smaller: {reason}." for ratio, reason in front.missing]
     more = f'<p class="note" style="margin-top:12px">Left out:</p>{list_html(left_out)}' if left_out else ""
     caption = "The best plans at other sizes, by solving the first table again; nothing was measured for them."
+    if others := facts.limit_names(result.budget.names):
+        caption += f" The budget's limits on {others} hold for them too."
     if drawn is None:
         return f'<section class="said"><h2>Smaller or larger</h2><p>No other size could be solved.</p>{more}</section>'
     picture = figure_html(drawn, "Pareto front", "")

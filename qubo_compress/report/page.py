@@ -78,10 +78,11 @@ def table_html(
 
 def _breakable(cell: str) -> str:
     """Escaped text; choice names may break after their commas, joined ones have a line each."""
-    text = escape(cell)
     if "=" not in cell:
-        return text
-    return text.replace(",", ",<wbr>").replace("; ", "<br>").replace(" × ", "&nbsp;×&nbsp;")
+        return escape(cell)
+    # Split before escaping: entities end in a semicolon too.
+    lines = (escape(part).replace(",", ",<wbr>").replace(" × ", "&nbsp;×&nbsp;") for part in cell.split("; "))
+    return "<br>".join(lines)
 
 
 def figure_html(image: bytes, title: str, caption: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,23 @@ from qubo_compress.audit import (
     mcnemar,
     memorization,
     memorization_of,
+    predictions,
     tail_weights,
 )
+from qubo_compress.audit import population as predicted_by
+from qubo_compress.audit.exemplars import exemplars_of
 from qubo_compress.errors import InvalidBatches, UnknownName
+from qubo_compress.examples import read_examples
 from qubo_compress.report import tail_pictures
+from qubo_compress.report.audit_section import audit_sections
 
 CLASSES = 4
+
+
+def _text(table: Any) -> str:
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(table)
+    return " ".join(console.export_text().split())
 
 
 class Table(nn.Module):
@@ -80,6 +92,14 @@ def test_kinds_margins_and_classes_add_up(rows: int, seed: int, noise: float) ->
     json.dumps(report.to_dict())
 
 
+def test_rows_of_the_same_margin_are_binned_in_the_order_of_the_examples() -> None:
+    base = torch.eye(2).repeat(10, 1)
+    moved = base.clone()
+    moved[:2] = base[:2].flip(1)
+    report = audit(Table(base), Table(moved), [torch.arange(20.0)[:, None]])
+    assert [item.mismatches for item in report.margins] == [2] + [0] * 9
+
+
 def test_flips_concentrate_at_small_margins() -> None:
     base, batches = sample(2000)
     report = audit(Table(base), population(1, 5, 0.2, base)[0], batches)
@@ -94,9 +114,7 @@ def test_a_class_that_is_given_up_is_found_and_the_others_are_not() -> None:
     report = audit(Table(base), Table(worse), batches)
     assert [item.label for item in report.classes if item.changed] == [2]
     assert report.worst_class is not None and report.worst_class.label == 2
-    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(report.tables())
-    text = " ".join(console.export_text().split())
+    text = _text(report.tables())
     assert "class 2" in text and "mid-p McNemar, holm" in text and "Flips by the original's margin" in text
 
 
@@ -136,6 +154,39 @@ def test_class_shifts_are_welchs_test_on_recall_beside_the_accuracy() -> None:
     assert single.classes[1].corrected_p_value < 0.05
 
 
+def answering(labels: Tensor, wrong: list[int]) -> nn.Module:
+    """Right everywhere but on these rows."""
+    answers = labels.clone()
+    answers[wrong] = (labels[wrong] + 1) % CLASSES
+    return Table(nn.functional.one_hot(answers, CLASSES))
+
+
+@pytest.mark.parametrize("wrong", [[[0], [1]], [[0], [1, 2]], [[0], [1], [2]]])
+def test_shifts_are_not_tested_on_two_networks_or_without_variance(wrong: list[list[int]]) -> None:
+    labels = torch.arange(CLASSES).repeat_interleave(25)
+    batches = [(torch.arange(100.0)[:, None], labels)]
+    compressed = [answering(labels, rows) for rows in wrong]
+    found = find_exemplars([answering(labels, [])], compressed, batches)
+    assert found.classes[0].shift < 0
+    assert [(c.p_value, c.corrected_p_value, c.testable) for c in found.classes] == [(1.0, 1.0, False)] * CLASSES
+    assert found.untested == CLASSES and not found.to_dict()["classes"][0]["testable"]
+    report = audit(answering(labels, []), compressed[0], batches, others=compressed[1:])
+    assert "4 of 4" in _text(report.population_table())
+    assert "4 of 4 classes a shift beside the mean is not testable" in audit_sections(report)
+
+
+def test_classes_without_a_test_do_not_count_in_the_correction() -> None:
+    labels = torch.arange(CLASSES).repeat_interleave(25)
+    inputs = torch.arange(100.0)[:, None]
+    # Errors per class: those of classes 0 and 3 are always the mean, so their shift is zero up to rounding.
+    counts = [(1, 2, 0, 1), (2, 4, 0, 2), (1, 2, 0, 1)]
+    wrong = [[25 * label + i for label, count in enumerate(row) for i in range(count)] for row in counts]
+    compressed = torch.stack([answering(labels, rows)(inputs).argmax(1) for rows in wrong])
+    found = exemplars_of(labels[None], compressed, labels)
+    assert [item.testable for item in found.classes] == [False, True, True, False] and found.untested == 2
+    assert [item.corrected_p_value for item in found.classes[1:3]] == pytest.approx([2 * found.classes[1].p_value] * 2)
+
+
 def test_churn_and_the_report_of_a_population() -> None:
     base, batches = sample(300)
     nets = population(4, 4, 0.3, base)
@@ -151,6 +202,54 @@ def test_churn_and_the_report_of_a_population() -> None:
     assert plain["seed_churn"]["networks"] == 4 and plain["exemplars"]["compressed"] == 4
     with pytest.raises(InvalidBatches, match="at least two"):
         churn(nets[:1], batches)
+
+
+class Shuffling:
+    """Batches in another order whenever they are iterated."""
+
+    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+        self.inputs, self.labels, self.reads = inputs, labels, 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(self.reads))
+        self.reads += 1
+        yield self.inputs[order], self.labels[order]
+
+
+class Counting(Table):
+    """Counts how often it is run."""
+
+    runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return super().forward(x)
+
+
+def test_a_loader_that_shuffles_is_read_once_and_every_network_runs_once() -> None:
+    base, batches = sample(200)
+    nets = [Counting(base) for _ in range(4)]
+    loader = Shuffling(*batches[0])
+    report = audit(nets[0], nets[1], loader, others=[nets[2]], originals=[nets[3]])
+    assert report.exemplars is not None and report.exemplars.rows.size == 0
+    assert report.exemplars.accuracy_before == report.exemplars.accuracy_after == report.accuracy_before
+    assert report.seed_churn is not None and report.seed_churn.mean == 0.0
+    assert report.original_churn is not None and report.original_churn.mean == 0.0
+    assert loader.reads == 1 and [net.runs for net in nets] == [1] * 4
+    loader = Shuffling(*batches[0])
+    found = find_exemplars(nets[:1], nets[1:], loader)
+    assert found.rows.size == 0 and found.accuracy_before == found.accuracy_after and loader.reads == 1
+
+
+def test_populations_can_be_compared_on_examples_read_once() -> None:
+    base, batches = sample(100)
+    loader = Shuffling(*batches[0])
+    examples = read_examples(loader, 100)
+    first, labels = predicted_by([Table(base)], examples)
+    second, again = predicted_by([Table(base), Table(base)], examples)
+    assert labels is not None and again is not None and torch.equal(labels, again)
+    assert torch.equal(first.expand(2, -1), second) and loader.reads == 1
+    assert torch.equal(predictions(Table(base), examples)[0], first[0])
 
 
 def test_memorization_of_a_planted_example() -> None:
@@ -179,6 +278,23 @@ def test_memorization_of_a_planted_example() -> None:
     assert np.allclose(np.diag(effect), found.scores)
     with pytest.raises(InvalidBatches, match="share between"):
         memorization(nearest, inputs, labels, share=1.0, progress=False)
+
+
+def test_unknown_scores_are_left_out_of_the_summary_and_none_in_json() -> None:
+    masks = np.array([[True, False, True, True], [False, True, True, True], [True, False, True, True]])
+    right = np.array([[True, True, True, False], [False, True, True, False], [True, True, True, False]])
+    found = memorization_of(masks, right).to_dict()
+    assert found["scores"] == [1.0, 0.0, None, None] and found["known"] == 2 and found["share_above_0.25"] == 0.5
+    json.dumps(found, allow_nan=False)
+    nothing = memorization_of(masks[:, 2:], right[:, 2:]).to_dict()
+    assert nothing["share_above_0.25"] is None and nothing["known"] == 0
+
+
+def test_memorization_refuses_outputs_with_further_axes() -> None:
+    with pytest.raises(InvalidBatches, match="20 rows of scores for 4 examples"):
+        memorization(
+            lambda chosen, seed: nn.Conv1d(2, 3, 1), torch.randn(4, 2, 5), torch.tensor([0, 1, 2, 0]), progress=False
+        )
 
 
 def test_tail_weights_favour_small_margins_weak_and_rare_classes() -> None:
@@ -224,6 +340,21 @@ def test_weights_that_are_asked_for_multiply_those_of_the_batches(sample: Any) -
     for wrong, kind in ((vector[:-1], InvalidBatches), (-vector, InvalidBatches), ("tial", UnknownName)):
         with pytest.raises(kind):
             qc.measure(found.model, found.batches, example_weights=wrong, **options)
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (40, None),
+        (60, "Drawn are the 40 classes that lost most, of 60; the table lists all."),
+        (1200, "Drawn are the 40 classes that lost most, of 1,200; the table lists 60 of them."),
+    ],
+)
+def test_the_page_says_how_many_classes_it_leaves_out(count: int, said: str | None) -> None:
+    labels = torch.arange(count)
+    net = Table(torch.eye(count))
+    page = audit_sections(audit(net, net, [(torch.arange(float(count))[:, None], labels)]))
+    assert (said in page) if said else ("Drawn are" not in page)
 
 
 class Images(nn.Module):

@@ -7,6 +7,7 @@ import html
 import io
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import qubo_compress as qc
 from qubo_compress.compress import CompressionResult
 from qubo_compress.report import facts, pictures, print_summary, write_report
 from qubo_compress.report.html import page
+from qubo_compress.report.page import table_html
 
 MENU = qc.Menu(bits=(2, 4), sparsity=(0.0, 0.5), vector_bits=(16,))
 
@@ -189,6 +191,33 @@ def test_front_skips_what_is_out_of_reach(result: CompressionResult) -> None:
     assert "30 times smaller: out of reach" in plain(page(result, front))
 
 
+def test_front_keeps_the_budgets_other_limits() -> None:
+    free = compressed(rounds=0, recover=False)
+    used = facts.find_front(free, 0.3).points[0]
+    costs = free.table.costs["macs"]
+    fixed = free.table.fixed_costs.get("macs", 0)
+
+    def macs(choices: Mapping[str, str]) -> int:
+        return fixed + int(costs[facts.chosen_indices(free.table, choices)].sum())
+
+    limit = macs(used.plan.choices) - 1
+    tight = dataclasses.replace(free, budget=qc.Budget(ratio=2.0, macs=limit))
+    front = facts.find_front(tight, 0.3)
+    assert front.points
+    assert all(macs(point.plan.choices) <= limit for point in front.points)
+    assert "The budget's limits on macs hold for them too." in plain(page(tight, front))
+    assert "hold for them too" not in plain(page(free, front))
+
+
+def test_front_names_the_limits_that_put_a_ratio_out_of_reach() -> None:
+    problem = qc.ChoiceProblem(
+        linear=np.zeros(2), group_offsets=np.array([0, 2]), costs=np.array([[10, 2], [3, 9]]), limits=np.array([5, 5]),
+        budget_names=("bytes", "harmful_flips"),
+    )  # fmt: skip
+    assert facts._out_of_reach(problem) == "out of reach together with the limits on harmful flips"
+    assert facts._out_of_reach(problem.with_limits([1, 5])) == "out of reach; the smallest reachable file is 2 B"
+
+
 # ------------------------------------------------------------------------------------------------- HTML
 
 
@@ -221,6 +250,12 @@ def test_html_needs_nothing_else(text: str) -> None:
 def test_html_escapes_names(text: str) -> None:
     assert "in<b>" not in text
     assert "in&lt;b&gt;&amp;$x$.weight" in text
+
+
+def test_lines_break_between_choices_and_never_inside_an_entity() -> None:
+    shown = table_html(["choice"], [["1 × a<b (bits=2,sparsity=0); 2 × it's & more"]])
+    assert "1&nbsp;×&nbsp;a&lt;b (bits=2,<wbr>sparsity=0)<br>2&nbsp;×&nbsp;it&#x27;s &amp; more</td>" in shown
+    assert "a&lt; bits=2 &amp; more</td>" in table_html(["choice"], [["a< bits=2 & more"]])
 
 
 def test_html_tags_are_balanced(text: str) -> None:
