@@ -25,22 +25,25 @@ class Menu:
     """The choices offered to every group that they suit; ``keep`` is always one of them.
 
     Args:
-        operators: explicit operators; then no other argument is allowed.
+        operators: explicit operators, or names of choices; then no other argument is allowed.
         bits: bits per weight to offer; None among them means not quantized.
         sparsity: shares of weights to prune; the menu is the product of both.
         vector_bits: precisions of biases and normalisations.
 
     Raises:
         InvalidMenu: for values out of range, duplicates, or more than 255 choices.
+        UnknownName: for the name of a choice of no operator.
 
     Example:
+        >>> Menu(["quantize(bits=4)", "svd(share=0.4)"]).names
+        ('keep', 'quantize(bits=4)', 'svd(share=0.4)')
         >>> Menu(bits=(4, None), sparsity=(0.0, 0.5), vector_bits=()).names
         ('keep', 'quantize(bits=4)', 'quantize(bits=4,sparsity=0.5)', 'prune(sparsity=0.5)')
     """
 
     def __init__(
         self,
-        operators: Sequence[Operator] | None = None,
+        operators: Sequence[Operator | str] | None = None,
         *,
         bits: Sequence[int | None] | None = None,
         sparsity: Sequence[float] | None = None,
@@ -49,10 +52,12 @@ class Menu:
         if operators is not None:
             if bits is not None or sparsity is not None or vector_bits is not None:
                 raise InvalidMenu("give either operators or bits, sparsity and vector_bits, not both")
-            wrong = [item for item in operators if not isinstance(item, Operator)]
+            if isinstance(operators, str):
+                raise InvalidMenu(f"give a list of choices, such as [{operators!r}]; got the one name {operators!r}")
+            offered = [parse(item) if isinstance(item, str) else item for item in operators]
+            wrong = [item for item in offered if not isinstance(item, Operator)]
             if wrong:
                 raise InvalidMenu(f"{wrong[0]!r} is not an operator; see qubo_compress.menu.names()")
-            offered = list(operators)
         else:
             offered = _product(
                 (2, 3, 4, 6, 8) if bits is None else bits, (0.0, 0.5, 0.75) if sparsity is None else sparsity
@@ -74,7 +79,7 @@ class Menu:
         """The choices of some families, and vectors at lower precision.
 
         Args:
-            families: see :func:`qubo_compress.menu.family_names`; none: all of them.
+            families: see :func:`qubo_compress.menu.family_names`; none: a selection of every one.
             coded: offer every choice of weights behind the entropy coder too, and those that are made for it.
 
         Raises:

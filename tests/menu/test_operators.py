@@ -260,3 +260,14 @@ def test_weights_that_are_zero_already_stay_so_and_take_no_place(name: str) -> N
 
 def test_sixteen_bit_vectors_never_become_infinite() -> None:
     assert StoredVector.of(torch.tensor([7e4, -1e9, 2.0]), 16).value().tolist() == [65504.0, -65504.0, 2.0]
+
+
+def test_menus_take_names_of_choices() -> None:
+    by_name = qc.Menu(["quantize(bits=4)", "prune(sparsity=0.5)", Quantize(3)])
+    assert by_name.names == qc.Menu([Quantize(4), Prune(0.5), Quantize(3)]).names
+    for wrong, error in (
+        (["quantise(bits=4)"], qc.errors.UnknownName), (["quantize(bits=1)"], qc.errors.InvalidMenu),
+        ("quantize(bits=4)", qc.errors.InvalidMenu), ([4], qc.errors.InvalidMenu),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            qc.Menu(wrong)  # type: ignore[arg-type]
