@@ -90,8 +90,8 @@ def measure(
             how well one half of the examples predicts the loss on the other.
         interactions: False measures linear terms only.
         example_weights: what counts more: (N,) numbers, one per example read, multiplied with the weights that the
-            batches bring; ``"tail"`` or a :class:`qubo_compress.TailWeights`, which favour small margins and weak
-            and rare classes. None: as the batches say.
+            batches bring; ``"tail"`` or a :class:`qubo_compress.TailWeights`, which favour weak and rare classes, and
+            small margins if asked. None: as the batches say.
 
     Raises:
         InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.

@@ -300,7 +300,7 @@ def test_memorization_refuses_outputs_with_further_axes() -> None:
 def test_tail_weights_favour_small_margins_weak_and_rare_classes() -> None:
     base, batches = sample(500)
     labels = batches[0][1]
-    weights = tail_weights(Table(base), batches)
+    weights = tail_weights(Table(base), batches, TailWeights(margin=1.0))
     assert weights.shape == (500,) and float(weights.mean()) == pytest.approx(1.0) and float(weights.min()) > 0
     own = base[torch.arange(500), labels]
     margin = own - base.scatter(1, labels[:, None], -torch.inf).amax(1)
@@ -317,6 +317,8 @@ def test_tail_weights_favour_small_margins_weak_and_rare_classes() -> None:
     assert max(sums) == pytest.approx(min(sums))
     capped = tail_weights(Table(base), batches, TailWeights(margin=50.0, most=3.0))
     assert float(capped.max()) <= 3.05
+    by_class = tail_weights(Table(base), batches)
+    assert all(len({round(float(w), 9) for w in by_class[labels == c]}) == 1 for c in range(CLASSES))
     assert float(tail_weights(Table(base), [batches[0][0]]).std()) > 0
     with pytest.raises(InvalidBatches, match="finite"):
         TailWeights(margin=-1.0)
@@ -408,8 +410,9 @@ def test_the_report_of_a_compression_takes_an_audit(digits: Any, tmp_path: Path)
 
 def test_tail_weights_leave_ignored_labels_out() -> None:
     rows = torch.tensor([[3.0, 0.0], [3.0, 0.0], [0.0, 3.0], [0.0, 3.0]])
-    weights = tail_weights(nn.Identity(), [(rows, torch.tensor([0, -100, 1, -100]))])
+    asked = TailWeights(margin=1.0)
+    weights = tail_weights(nn.Identity(), [(rows, torch.tensor([0, -100, 1, -100]))], asked)
     assert weights[0] == weights[2] > weights[1] == weights[3]
     dense = rows.reshape(2, 2, 2).transpose(1, 2)  # (examples, classes, places)
-    known = tail_weights(nn.Identity(), [(dense, torch.tensor([[0, -100], [-100, 1]]))])
+    known = tail_weights(nn.Identity(), [(dense, torch.tensor([[0, -100], [-100, 1]]))], asked)
     assert known[0] == known[1]
