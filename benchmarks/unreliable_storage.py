@@ -300,6 +300,7 @@ def table_text() -> str:
             f"{r['noise']:g}",
             r["plan"],
             r["tuning"],
+            f"{r['train']:,}",
             f"{r.get('learning_rate', 1e-3):g}",
             f"{r['accuracy']:.2f}",
             f"{r['spread']:.2f}",
@@ -308,7 +309,9 @@ def table_text() -> str:
         for r in found
     ]
     parts.append(
-        markdown(["noise", "plan", "tuning", "learning rate", "top-1 %", "s.d. over reads", "test loss"], rows)
+        markdown(
+            ["noise", "plan", "tuning", "images", "learning rate", "top-1 %", "s.d. over reads", "test loss"], rows
+        )
     )
     return "\n".join(parts)
 
