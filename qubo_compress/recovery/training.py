@@ -89,6 +89,7 @@ def fine_tuned(
     with evaluating(small), evaluating(teacher), _gradients_off(small), _gradients_off(teacher), torch.enable_grad():
         latent = Latent(compression, small)
         optimizer = torch.optim.Adam(latent.leaves(), lr=learning_rate)
+        usual = min(BATCH, examples.count) / examples.count
         total = epochs * sum(len(order) for order in _orders(examples, None))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, total))
         done = 0
@@ -97,7 +98,7 @@ def fine_tuned(
         for _ in track(range(epochs), description="recovering", disable=not progress, transient=True):
             for part in _steps(examples, generator):
                 optimizer.zero_grad(set_to_none=True)
-                value = _loss(small, teacher, latent.tensors(disturb), part, objective, BATCH / examples.count)
+                value = _loss(small, teacher, latent.tensors(disturb), part, objective, usual)
                 # Codes are whole numbers: rounding would hide a weight that is not a number.
                 if not bool(torch.isfinite(value)):
                     raise NonFiniteLoss(f"fine-tuning diverged at learning rate {learning_rate}; use a smaller one")

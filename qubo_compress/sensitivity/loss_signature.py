@@ -60,7 +60,7 @@ def _described_code(value: Any, inside: frozenset[int]) -> str:
     if inspect.ismethod(value):
         return f"method{_described((value.__func__, value.__self__), inside)}"
     if inspect.isfunction(value):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        cells = [_held_by(cell) for cell in value.__closure__ or ()]
         held = (value.__defaults__, value.__kwdefaults__, cells, vars(value))
         return f"function{_code_text(value.__code__)}{_described(held, inside)}"
     if inspect.isclass(value) or inspect.isbuiltin(value) or inspect.ismodule(value):
@@ -71,6 +71,13 @@ def _described_code(value: Any, inside: frozenset[int]) -> str:
         own = [_code_text(m.__code__) for base in theirs for m in vars(base).values() if inspect.isfunction(m)]
         return f"{kind.__module__}.{kind.__qualname__}{own}{_described(vars(value), inside)}"
     return f"{type(value).__qualname__}{uuid.uuid4()}"
+
+
+def _held_by(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that is not bound yet
+        return None
 
 
 def _code_text(code: Any) -> str:
