@@ -21,13 +21,15 @@ def test_every_way_improves_on_the_one_before() -> None:
     group = Group("w", "weight", (Member("w", (8, 2, 3, 3), torch.float32),), "Conv2d")
     moments = Moments(((inputs.T @ inputs).double() / 60,), 0, 8)
     errors = []
-    for name, way in rounding.ways(3).items():
+    for name, way in rounding.ways(3, {"w": 0.2}).items():
         stored = way(group, weight, moments)
         assert stored.shape == weight.shape
         levels = [len(row.unique()) for row in stored.flatten(1)]
         assert max(levels) <= 7, name
         errors.append(rounding.relative_error(weight, stored, moments))
-    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.9 * errors[0]
+    # Both start from the descent; which of them comes further is what the benchmark asks.
+    nearest, propagated, descent, qubo, kicked = errors
+    assert nearest > propagated > descent >= max(qubo, kicked) and errors[-1] < 0.9 * nearest
     direct = ((stored - weight).flatten(1) @ inputs.T).square().sum() / (weight.flatten(1) @ inputs.T).square().sum()
     assert errors[-1] == pytest.approx(float(direct), rel=1e-4)
 

@@ -7,7 +7,7 @@ import itertools
 import dimod
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from qubo_compress import ChoiceProblem
@@ -104,7 +104,7 @@ def test_the_ground_state_with_slack_is_the_optimum_within_the_budget(problem, e
     assert ground.energy == pytest.approx(least, abs=1e-6 * max(1.0, stiff))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(problem=small_problems())
 def test_unbalanced_ground_states_are_within_one_budget_at_the_proven_weights(problem):
     assume(problem.num_budgets == 1 and reachable(problem))
@@ -113,7 +113,7 @@ def test_unbalanced_ground_states_are_within_one_budget_at_the_proven_weights(pr
     assert problem.is_feasible(ground)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(problem=small_problems(), first=st.floats(0, 3), second=st.floats(0, 3))
 def test_unbalanced_is_the_published_parabola(problem, first, second):
     assume(problem.num_budgets == 1 and reachable(problem))

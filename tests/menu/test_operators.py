@@ -221,7 +221,8 @@ def test_menus_say_what_is_wrong_with_them() -> None:
     for wrong, said in (
         (lambda: qc.Menu(bits=(4, 4)), "twice"),
         (lambda: qc.Menu([Quantize(4)], bits=(2,)), "not both"),
-        (lambda: qc.Menu(["quantize"]), "is not an operator"),  # type: ignore[list-item]
+        (lambda: qc.Menu([4]), "is not an operator"),  # type: ignore[list-item]
+        (lambda: qc.Menu(["quantize"]), "not a choice of operator 'quantize'"),
         (lambda: qc.Menu(bits=range(2, 17), sparsity=[i / 20 for i in range(19)]), "at most 255"),
         (lambda: qc.Menu(sparsity=(1.5,)), "1.5"),
     ):
