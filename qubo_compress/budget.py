@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Real
 
 from qubo_compress.errors import InvalidBudget
@@ -82,6 +82,15 @@ class Budget:
         """Names of the limits that are set, ``bytes`` first."""
         extra = tuple(name for name in _EXTRAS if getattr(self, name) is not None)
         return ("bytes", *extra)
+
+    def resized(self, ratio: float) -> Budget:
+        """The same other limits at another size.
+
+        Example:
+            >>> Budget(bytes=900, macs=50).resized(4).limits(original_bytes=1000, parameters=250)
+            {'bytes': 250, 'macs': 50}
+        """
+        return replace(self, ratio=ratio, bytes=None, bits_per_weight=None)
 
     def limits(self, original_bytes: int, parameters: int) -> Mapping[str, int]:
         """Absolute limits for a network of the given size."""

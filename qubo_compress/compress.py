@@ -277,6 +277,7 @@ def pareto(
     time_limit: float = 5.0,
     seed: int = 0,
     interactions: bool = True,
+    within: Budget | None = None,
 ) -> tuple[FrontPoint, ...]:
     """Best plans over a range of sizes: solves again for each, measures nothing.
 
@@ -287,13 +288,16 @@ def pareto(
         time_limit: wall-clock seconds for each ratio.
         seed: of the solver's generator.
         interactions: False: linear terms only.
+        within: a budget whose other limits, such as ``macs``, hold at every size; its own size does not count.
 
     Raises:
         InfeasibleBudget: when a ratio is out of reach.
+        NoFeasibleFound: when no plan of that size was found in time.
     """
     points = []
     for ratio in ratios:
-        problem = table.problem(Budget(ratio=ratio), interactions)
+        budget = Budget(ratio=ratio) if within is None else within.resized(ratio)
+        problem = table.problem(budget, interactions)
         solution = solve_problem(problem, solver, time_limit=time_limit, seed=seed)
         points.append(FrontPoint(float(ratio), table.plan(solution), solution.energy, solution.bound, solution))
     return tuple(points)

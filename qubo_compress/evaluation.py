@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qubo_compress.examples import Examples, map_tensors, read_examples
 from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of, target_rows
 from qubo_compress.sensitivity.replay import run_model
-from qubo_compress.sensitivity.substitution import evaluating
+from qubo_compress.substitution import evaluating
 
 ALL_EXAMPLES = 1 << 62
 

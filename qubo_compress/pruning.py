@@ -38,9 +38,9 @@ from qubo_compress.ranking import (
 from qubo_compress.recovery import recover
 from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of
 from qubo_compress.sensitivity.replay import run_model
-from qubo_compress.sensitivity.substitution import evaluating
 from qubo_compress.statistics.gradients import GradientRows, Gradients
 from qubo_compress.statistics.statistic import Calibration
+from qubo_compress.substitution import evaluating
 
 __all__ = [
     "METHODS", "SCOPES", "Layers", "PrunedLayer", "Pruning",

@@ -26,7 +26,7 @@ from qubo_compress.file_format import weights_signature
 from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.menu.operator import stored_as
 from qubo_compress.sensitivity.losses import LossLike, make_loss
-from qubo_compress.sensitivity.substitution import swapped
+from qubo_compress.substitution import swapped
 
 if TYPE_CHECKING:
     from qubo_compress.sensitivity.table import SensitivityTable

@@ -28,7 +28,7 @@ from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.menu.operator import Packed
 from qubo_compress.plan import Compression, fill
 from qubo_compress.sensitivity.replay import run_model
-from qubo_compress.sensitivity.substitution import evaluating
+from qubo_compress.substitution import evaluating
 
 METHODS = ("moments", "least-squares")
 

@@ -18,7 +18,7 @@ from qubo_compress.menu.operator import Packed
 from qubo_compress.plan import Compression
 from qubo_compress.recovery.latent import Latent
 from qubo_compress.sensitivity.losses import rows_of, target_rows
-from qubo_compress.sensitivity.substitution import evaluating, substituted
+from qubo_compress.substitution import evaluating, substituted
 
 BATCH = 125
 LEARNING_RATE = 1e-3

@@ -6,23 +6,21 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qubo_compress.budget import Budget
-from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
 from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.menu.operator import Packed, parse
 from qubo_compress.plan import ATTRIBUTE, Compression
-from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.refinement import Round
 from qubo_compress.sensitivity.table import SensitivityTable
-from qubo_compress.solvers.solver import solve
 
 if TYPE_CHECKING:
-    from qubo_compress.compress import CompressionResult, FrontPoint
+    from qubo_compress.compress import CompressionResult
 
 SPEED = (
     "Applied densely, as here, the plan saves bytes, not time: the network computes with weights of the "
@@ -33,9 +31,6 @@ SIMULATED = "The annealer was simulated locally; no quantum hardware was used."
 
 LOCAL_ANNEALERS = ("annealer", "simulated-annealing")
 """Solvers whose name suggests hardware that they do not use; ``auto`` names those it ran in its notes."""
-
-FRONT_FACTORS = (0.5, 0.7, 1.0, 1.25, 1.6, 2.0)
-"""Ratios of the Pareto front, as multiples of the budget's."""
 
 _FILTER = re.compile(r"\[\d+\]$")
 
@@ -95,19 +90,6 @@ class KeptRow:
     name: str
     nbytes: int
     reason: str
-
-
-@dataclass(frozen=True)
-class Front:
-    """A Pareto front, and the ratios that are out of reach.
-
-    Attributes:
-        points: found, by ratio.
-        missing: ratios asked for but not reached, with the reason.
-    """
-
-    points: tuple[FrontPoint, ...]
-    missing: tuple[tuple[float, str], ...]
 
 
 def chosen_round(result: CompressionResult) -> Round:
@@ -274,49 +256,6 @@ def _refusals(result: CompressionResult, group: Group) -> str:
 def shared_tensors(result: CompressionResult) -> tuple[tuple[str, str], ...]:
     """(name, first name) of parameters that share a tensor, which is stored once."""
     return tuple((name, first) for name, first in result.table.layout.aliases.items() if name != first)
-
-
-def find_front(result: CompressionResult, seconds_per_point: float) -> Front:
-    """Solve again for ratios around the budget, within all its other limits; measures nothing."""
-    from qubo_compress.compress import FrontPoint
-
-    layout = result.table.layout
-    limit = result.budget.limits(layout.original_bytes, layout.parameters)["bytes"]
-    asked = result.budget.ratio or layout.original_bytes / max(1, limit)
-    points: list[FrontPoint] = []
-    missing: list[tuple[float, str]] = []
-    for factor in FRONT_FACTORS:
-        ratio = float(f"{factor * asked:.3g}")
-        if ratio <= 1:
-            continue
-        problem = result.table.problem(replace(result.budget, ratio=ratio, bytes=None, bits_per_weight=None))
-        try:
-            solution = solve(problem, time_limit=seconds_per_point)
-        except InfeasibleBudget:
-            missing.append((ratio, _out_of_reach(problem)))
-        except NoFeasibleFound:
-            missing.append((ratio, "nothing that fits was found in the time given"))
-        else:
-            points.append(FrontPoint(ratio, result.table.plan(solution), solution.energy, solution.bound, solution))
-    return Front(tuple(points), tuple(missing))
-
-
-def _out_of_reach(problem: ChoiceProblem) -> str:
-    place = problem.budget_names.index("bytes")
-    least = int(problem.smallest_totals()[place])
-    if least > problem.limits[place]:
-        return f"out of reach; the smallest reachable file is {size(least)}"
-    return f"out of reach together with the limits on {limit_names(problem.budget_names)}"
-
-
-def limit_names(names: Sequence[str]) -> str:
-    """The limits besides the bytes, in words; "" when there are none.
-
-    Example:
-        >>> limit_names(("bytes", "macs", "harmful_flips"))
-        'macs and harmful flips'
-    """
-    return " and ".join(name.replace("_", " ") for name in names if name != "bytes")
 
 
 def budget_rows(result: CompressionResult) -> tuple[tuple[str, int, int], ...]:

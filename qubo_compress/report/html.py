@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from qubo_compress.files import write_atomically
 from qubo_compress.report import facts, pictures
 from qubo_compress.report.audit_section import audit_sections
-from qubo_compress.report.facts import Front, number, percent, signed, size
+from qubo_compress.report.facts import number, percent, signed, size
+from qubo_compress.report.front import Front, find_front, limit_names
 from qubo_compress.report.page import STYLE, figure_html, list_html, table_html
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def write_report(
     Raises:
         StorageError: when the file cannot be written.
     """
-    front = facts.find_front(result, seconds_per_point) if seconds_per_point > 0 else None
+    front = find_front(result, seconds_per_point) if seconds_per_point > 0 else None
     text = page(result, front, audit)
     target = Path(path)
     write_atomically(target, lambda handle: handle.write(text.encode()))
@@ -236,7 +237,7 @@ def _front(result: CompressionResult, front: Front | None) -> str:
     left_out = [f"{ratio:g} times smaller: {reason}." for ratio, reason in front.missing]
     more = f'<p class="note" style="margin-top:12px">Left out:</p>{list_html(left_out)}' if left_out else ""
     caption = "The best plans at other sizes, by solving the first table again; nothing was measured for them."
-    if others := facts.limit_names(result.budget.names):
+    if others := limit_names(result.budget.names):
         caption += f" The budget's limits on {others} hold for them too."
     if drawn is None:
         return f'<section class="said"><h2>Smaller or larger</h2><p>No other size could be solved.</p>{more}</section>'

@@ -20,7 +20,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.report.facts import (
     Bundles,
-    Front,
     GroupRow,
     bundle,
     bundled_factor,
@@ -30,6 +29,7 @@ from qubo_compress.report.facts import (
     number,
     size,
 )
+from qubo_compress.report.front import Front
 
 if TYPE_CHECKING:
     from qubo_compress.compress import CompressionResult, FrontPoint

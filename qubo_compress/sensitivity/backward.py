@@ -21,8 +21,8 @@ from qubo_compress.menu.groups import state_entries
 from qubo_compress.sensitivity.cache import Arrays
 from qubo_compress.sensitivity.forward import compact, forward_sweep, total_columns
 from qubo_compress.sensitivity.losses import KullbackLeibler, rows_of
-from qubo_compress.sensitivity.substitution import substituted
 from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
+from qubo_compress.substitution import substituted
 
 logger = logging.getLogger(__name__)
 

@@ -39,10 +39,10 @@ from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of
 from qubo_compress.sensitivity.noise import noise_terms
 from qubo_compress.sensitivity.prices import price_choices
 from qubo_compress.sensitivity.replay import CallTrace, run_model, trace_calls
-from qubo_compress.sensitivity.substitution import evaluating
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 from qubo_compress.sensitivity.task import PROBE_EXAMPLES, MeasureTask, Metric, MetricResult, base_outputs, metrics
 from qubo_compress.statistics.statistic import Calibration
+from qubo_compress.substitution import evaluating
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from scipy import sparse
 
 from qubo_compress.sensitivity.cache import Arrays
 from qubo_compress.sensitivity.forward import forward_sweep
-from qubo_compress.sensitivity.substitution import swapped
 from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
+from qubo_compress.substitution import swapped
 
 
 @metrics.register("pairwise")

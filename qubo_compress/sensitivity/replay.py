@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from qubo_compress.errors import ForwardFailed, QuboCompressError
 from qubo_compress.examples import Inputs, call, map_tensors, tensors_of
 from qubo_compress.sensitivity.losses import rows_of
-from qubo_compress.sensitivity.substitution import swapped
+from qubo_compress.substitution import swapped
 
 logger = logging.getLogger(__name__)
 

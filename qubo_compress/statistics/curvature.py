@@ -13,6 +13,7 @@ from qubo_compress.errors import InvalidMenu
 from qubo_compress.examples import Slice, map_tensors
 from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.statistics.statistic import Calibration
+from qubo_compress.substitution import swapped
 
 EXACT_CLASSES = 16
 """Most outputs for which ``method="auto"`` is exact."""
@@ -95,7 +96,6 @@ class Curvature:
         leaves = {name: entry.tensor.detach().clone().requires_grad_() for name, entry in entries.items()}
         places = [(*owner, leaves[name]) for name, entry in entries.items() for owner in entry.owners]
         total = {name: torch.zeros(leaf.shape, dtype=torch.float64) for name, leaf in leaves.items()}
-        from qubo_compress.sensitivity.substitution import swapped  # imported late: sensitivity imports statistics
 
         with swapped(places), torch.enable_grad():
             exact = self._exact(calibration)

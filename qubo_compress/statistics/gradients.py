@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from qubo_compress.errors import InvalidMenu, NonFiniteLoss
 from qubo_compress.examples import Inputs, Slice, map_tensors, tensors_of
-from qubo_compress.menu.groups import Group
+from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.statistics.statistic import Calibration
+from qubo_compress.substitution import substituted
 
 logger = logging.getLogger(__name__)
 
@@ -156,16 +157,12 @@ def _cotangents(calibration: Calibration, part: Slice, number: int) -> Tensor:
 
 
 def _tensors(calibration: Calibration, names: Sequence[str]) -> dict[str, Tensor]:
-    from qubo_compress.menu.groups import state_entries
-
     entries = state_entries(calibration.model)[0]
     return {name: entries[name].tensor.detach() for name in names}
 
 
 def _product(calibration: Calibration, values: dict[str, Tensor], inputs: Inputs, pulled: Tensor) -> Tensor:
     """Inner product of the outputs with ``pulled``, the network holding ``values``: its gradient is wanted."""
-    from qubo_compress.sensitivity.substitution import substituted
-
     with substituted(calibration.model, values):
         return (calibration.run(inputs) * pulled).sum()
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress.compress import CompressionResult
 from qubo_compress.report import facts, pictures, print_summary, write_report
+from qubo_compress.report import front as front_of
 from qubo_compress.report.html import page
 from qubo_compress.report.page import table_html
 
@@ -67,7 +68,7 @@ def result() -> CompressionResult:
 
 @pytest.fixture(scope="module")
 def text(result: CompressionResult) -> str:
-    return page(result, facts.find_front(result, 0.05))
+    return page(result, front_of.find_front(result, 0.05))
 
 
 def plain(text: str) -> str:
@@ -184,16 +185,16 @@ def test_auto_says_why() -> None:
 
 
 def test_front_skips_what_is_out_of_reach(result: CompressionResult) -> None:
-    front = facts.find_front(dataclasses.replace(result, budget=qc.Budget(ratio=60.0)), 0.05)
+    front = front_of.find_front(dataclasses.replace(result, budget=qc.Budget(ratio=60.0)), 0.05)
     assert not front.points
-    assert [ratio for ratio, _ in front.missing] == pytest.approx([60.0 * factor for factor in facts.FRONT_FACTORS])
+    assert [ratio for ratio, _ in front.missing] == pytest.approx([60.0 * factor for factor in front_of.FRONT_FACTORS])
     assert all("out of reach" in reason for _, reason in front.missing)
     assert "30 times smaller: out of reach" in plain(page(result, front))
 
 
 def test_front_keeps_the_budgets_other_limits() -> None:
     free = compressed(rounds=0, recover=False)
-    used = facts.find_front(free, 0.3).points[0]
+    used = front_of.find_front(free, 0.3).points[0]
     costs = free.table.costs["macs"]
     fixed = free.table.fixed_costs.get("macs", 0)
 
@@ -202,7 +203,7 @@ def test_front_keeps_the_budgets_other_limits() -> None:
 
     limit = macs(used.plan.choices) - 1
     tight = dataclasses.replace(free, budget=qc.Budget(ratio=2.0, macs=limit))
-    front = facts.find_front(tight, 0.3)
+    front = front_of.find_front(tight, 0.3)
     assert front.points
     assert all(macs(point.plan.choices) <= limit for point in front.points)
     assert "The budget's limits on macs hold for them too." in plain(page(tight, front))
@@ -214,8 +215,8 @@ def test_front_names_the_limits_that_put_a_ratio_out_of_reach() -> None:
         linear=np.zeros(2), group_offsets=np.array([0, 2]), costs=np.array([[10, 2], [3, 9]]), limits=np.array([5, 5]),
         budget_names=("bytes", "harmful_flips"),
     )  # fmt: skip
-    assert facts._out_of_reach(problem) == "out of reach together with the limits on harmful flips"
-    assert facts._out_of_reach(problem.with_limits([1, 5])) == "out of reach; the smallest reachable file is 2 B"
+    assert front_of._out_of_reach(problem) == "out of reach together with the limits on harmful flips"
+    assert front_of._out_of_reach(problem.with_limits([1, 5])) == "out of reach; the smallest reachable file is 2 B"
 
 
 # ------------------------------------------------------------------------------------------------- HTML
@@ -308,7 +309,7 @@ def test_pictures_are_images_and_leave_matplotlib_alone(result: CompressionResul
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    front = facts.find_front(result, 0.05)
+    front = front_of.find_front(result, 0.05)
     for draw in (pictures.layers, pictures.prediction, pictures.interactions, pictures.all_choices, pictures.trace):
         assert (draw(result) or b"").lstrip().startswith(b"<?xml"), draw.__name__
     assert (pictures.layers(result, "png") or b"").startswith(b"\x89PNG")

@@ -1,0 +1,70 @@
+"""The best plans at other sizes, beside the one of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
+from qubo_compress.problem import ChoiceProblem
+from qubo_compress.report.facts import size
+
+if TYPE_CHECKING:
+    from qubo_compress.compress import CompressionResult, FrontPoint
+
+FRONT_FACTORS = (0.5, 0.7, 1.0, 1.25, 1.6, 2.0)
+"""Ratios of the Pareto front, as multiples of the budget's."""
+
+
+@dataclass(frozen=True)
+class Front:
+    """A Pareto front, and the ratios that are out of reach.
+
+    Attributes:
+        points: found, by ratio.
+        missing: ratios asked for but not reached, with the reason.
+    """
+
+    points: tuple[FrontPoint, ...]
+    missing: tuple[tuple[float, str], ...]
+
+
+def find_front(result: CompressionResult, seconds_per_point: float) -> Front:
+    """Solve again for ratios around the budget, within all its other limits; measures nothing."""
+    from qubo_compress.compress import pareto
+
+    layout = result.table.layout
+    limit = result.budget.limits(layout.original_bytes, layout.parameters)["bytes"]
+    asked = result.budget.ratio or layout.original_bytes / max(1, limit)
+    points: list[FrontPoint] = []
+    missing: list[tuple[float, str]] = []
+    for factor in FRONT_FACTORS:
+        ratio = float(f"{factor * asked:.3g}")
+        if ratio <= 1:
+            continue
+        try:
+            points.extend(pareto(result.table, (ratio,), time_limit=seconds_per_point, within=result.budget))
+        except InfeasibleBudget:
+            missing.append((ratio, _out_of_reach(result.table.problem(result.budget.resized(ratio)))))
+        except NoFeasibleFound:
+            missing.append((ratio, "nothing that fits was found in the time given"))
+    return Front(tuple(points), tuple(missing))
+
+
+def _out_of_reach(problem: ChoiceProblem) -> str:
+    place = problem.budget_names.index("bytes")
+    least = int(problem.smallest_totals()[place])
+    if least > problem.limits[place]:
+        return f"out of reach; the smallest reachable file is {size(least)}"
+    return f"out of reach together with the limits on {limit_names(problem.budget_names)}"
+
+
+def limit_names(names: Sequence[str]) -> str:
+    """The limits besides the bytes, in words; "" when there are none.
+
+    Example:
+        >>> limit_names(("bytes", "macs", "harmful_flips"))
+        'macs and harmful flips'
+    """
+    return " and ".join(name.replace("_", " ") for name in names if name != "bytes")
