@@ -29,7 +29,8 @@ from qubo_compress.recovery.recover import refuse_missing_labels
 from qubo_compress.recovery.training import Objective
 from qubo_compress.refinement import Round, best_of_pool, refine
 from qubo_compress.sensitivity.losses import LossLike
-from qubo_compress.sensitivity.measure import check_shrinkage, measure_around
+from qubo_compress.sensitivity.measure import measure_around
+from qubo_compress.sensitivity.shrinkage import check_shrinkage
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.sensitivity.task import Metric, metrics
 from qubo_compress.solvers.solution import Solution
@@ -111,7 +112,7 @@ def compress(
     *,
     max_examples: int = 2048,
     epochs: int = 0,
-    shrinkage: float | str = 0.0,
+    shrinkage: float | str | None = None,
     example_weights: ExampleWeights | None = None,
     objective: str | RecoveryObjective | Objective = "distillation",
 ) -> CompressionResult:
@@ -138,8 +139,8 @@ def compress(
         progress: show progress bars.
         max_examples: calibration examples read.
         epochs: fine-tuning epochs of the recovery, on the calibration batches.
-        shrinkage: share of the KL divergence in the linear terms; worth setting to 1 when the network was
-            trained on the calibration examples. See :func:`qubo_compress.measure`.
+        shrinkage: share of the divergence from the original network in the linear terms; see
+            :func:`qubo_compress.measure`.
         example_weights: what counts more in the choice and in fine-tuning, such as ``"tail"``; see
             :func:`qubo_compress.measure`. Validation batches count as they come.
         objective: what fine-tuning minimises; see :func:`qubo_compress.recover`.

@@ -34,6 +34,10 @@ class Slice:
     def __len__(self) -> int:
         return self.weights.shape[0]
 
+    def rows(self, rows: slice) -> Slice:
+        """Some of the examples; their weights stay as they are."""
+        return _rows(self, rows)
+
     @property
     def form(self) -> str:
         """Shapes and types of one example: slices of one form can be joined."""

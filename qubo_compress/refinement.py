@@ -69,7 +69,7 @@ def refine(
     verify: int = 8,
     neighbourhood: float | None = None,
     max_rank: int | None = 1024,
-    shrinkage: float | str = 0.0,
+    shrinkage: float | str | None = None,
 ) -> list[Round]:
     """Re-measure every single swap from the incumbent plan, solve again, keep the better plan.
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from qubo_compress.menu.keep import raw_bytes
 from qubo_compress.problem import FactorArray, FloatArray
 from qubo_compress.sensitivity.cache import Arrays
-from qubo_compress.sensitivity.losses import KullbackLeibler, target_rows
+from qubo_compress.sensitivity.losses import CrossEntropy, KullbackLeibler, target_rows
 from qubo_compress.sensitivity.task import MeasureTask
 
 
@@ -28,6 +29,7 @@ class ForwardSweep:
         features: (V, columns) float32, or None.
         flips: (V,) change of the weighted share of rows that the uncompressed network gets right and the network
             with the choice gets wrong; None without class labels, or when a cached part does not have it.
+        second_half: (columns,) which columns of the features are those of odd examples.
     """
 
     linear: FloatArray
@@ -35,6 +37,7 @@ class ForwardSweep:
     halves: FloatArray
     features: FactorArray | None
     flips: FloatArray | None = None
+    second_half: npt.NDArray[np.bool_] | None = None
 
 
 def forward_sweep(task: MeasureTask, unit: str, with_features: bool) -> ForwardSweep:
@@ -49,7 +52,10 @@ def forward_sweep(task: MeasureTask, unit: str, with_features: bool) -> ForwardS
     halves = np.stack([(half / _half_weights(task)).T for half in joined.values()])
     counted = all("flips" in part for part in parts)
     flips = np.concatenate([part["flips"] for part in parts]).astype(np.float64) if counted else None
-    return ForwardSweep(joined["loss"].sum(axis=1), joined["divergence"].sum(axis=1), halves, features, flips)  # type: ignore[arg-type]
+    return ForwardSweep(
+        joined["loss"].sum(axis=1), joined["divergence"].sum(axis=1), halves, features, flips,  # type: ignore[arg-type]
+        second_half(task) if with_features else None,
+    )  # fmt: skip
 
 
 def _half_weights(task: MeasureTask) -> FloatArray:
@@ -75,7 +81,6 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
     if not variants:
         changing, variants = [0], every[:1]
     sweep = task.sweep(group)
-    divergence_of = KullbackLeibler()
     losses = torch.zeros(len(every), 2, dtype=torch.float64)
     divergences = torch.zeros(len(every), 2, dtype=torch.float64)
     flips = torch.zeros(len(every), dtype=torch.float64)
@@ -85,13 +90,13 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
         base, reference = task.outputs[number], task.reference[number]
         weights = task.row_weights(number)
         before = task.loss.values(base, part.targets, reference)
-        still = divergence_of.values(base, None, reference).double() * weights
+        still = _divergence(task, base, part.targets, reference) * weights
         divergences += _by_half(still, len(part))
         right = weights * _right(reference, part.targets)
         already = (right * (base.argmax(-1) != reference.argmax(-1))).sum()
         for k, rows in zip(changing, outputs, strict=True):
             change = (task.loss.values(rows, part.targets, reference) - before).double() * weights
-            apart = divergence_of.values(rows, None, reference).double() * weights - still
+            apart = _divergence(task, rows, part.targets, reference) * weights - still
             # Even and odd examples are two halves, for choosing the shrinkage by held-out prediction.
             losses[k] += _by_half(change, len(part))
             divergences[k] += _by_half(apart, len(part))
@@ -109,6 +114,13 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
         joined = sum(columns[1:], columns[0]) if _sketched(task) else torch.cat(columns, dim=1)
         made["features"] = joined.cpu().numpy()[same_as]
     return made
+
+
+def _divergence(task: MeasureTask, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
+    """(M,) float64 divergence from the uncompressed network: KL of class outputs, else 1/2 dz^T H dz of the loss."""
+    if isinstance(task.loss, (CrossEntropy, KullbackLeibler)):
+        return KullbackLeibler().values(outputs, None, reference).double()
+    return 0.5 * task.loss.features(outputs - reference, reference, targets).double().square().sum(-1)
 
 
 def class_labelled(task: MeasureTask) -> bool:
@@ -161,7 +173,21 @@ def compact(task: MeasureTask, number: int, rows: Tensor) -> Tensor:
         return rows
     generator = torch.Generator().manual_seed(task.seed * 1_000_003 + number)
     count = rows.shape[1]
-    buckets = torch.randint(task.max_columns, (count,), generator=generator).to(rows.device)
+    # Odd examples go to odd columns, so that both halves of the examples can still be told apart.
+    half = task.max_columns // 2
+    odd = torch.arange(count) // (count // len(task.examples.slices[number])) % 2
+    buckets = (2 * torch.randint(half, (count,), generator=generator) + odd).to(rows.device)
     signs = (torch.randint(2, (count,), generator=generator) * 2 - 1).to(rows.device, rows.dtype)
-    out = torch.zeros(rows.shape[0], task.max_columns, dtype=rows.dtype, device=rows.device)
+    out = torch.zeros(rows.shape[0], 2 * half, dtype=rows.dtype, device=rows.device)
     return out.index_add_(1, buckets, rows * signs)
+
+
+def second_half(task: MeasureTask) -> npt.NDArray[np.bool_]:
+    """(columns,) which columns of the features, as :func:`compact` leaves them, are those of odd examples."""
+    if _sketched(task):
+        return np.arange(2 * (task.max_columns // 2)) % 2 == 1
+    parts = [
+        np.repeat(np.arange(len(part)) % 2 == 1, task.outputs[number].numel() // len(part))
+        for number, part in task.slices()
+    ]
+    return np.concatenate(parts)

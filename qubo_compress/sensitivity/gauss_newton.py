@@ -29,5 +29,6 @@ class GaussNewton:
         """Run every choice once."""
         found = forward_sweep(task, "forward" if task.interactions else "linear", task.interactions)
         return MetricResult(
-            found.linear, found.features, None, int(task.offsets[-1]) + 1, found.divergence, found.halves, found.flips
-        )
+            found.linear, found.features, None, int(task.offsets[-1]) + 1, found.divergence, found.halves, found.flips,
+            found.second_half,
+        )  # fmt: skip

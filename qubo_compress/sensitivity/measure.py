@@ -30,7 +30,7 @@ from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import Group, GroupRule, Layout, discover, state_entries
 from qubo_compress.menu.menu import Menu
 from qubo_compress.menu.operator import Operator
-from qubo_compress.problem import FloatArray, IntArray
+from qubo_compress.problem import FactorArray, IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.forward import base_flips
@@ -39,6 +39,14 @@ from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of
 from qubo_compress.sensitivity.noise import noise_terms
 from qubo_compress.sensitivity.prices import price_choices
 from qubo_compress.sensitivity.replay import CallTrace, run_model, trace_calls
+from qubo_compress.sensitivity.shrinkage import (
+    agreement,
+    check_interactions,
+    check_shrinkage,
+    floored,
+    limited_rows,
+    shrunk_linear,
+)
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 from qubo_compress.sensitivity.task import PROBE_EXAMPLES, MeasureTask, Metric, MetricResult, base_outputs, metrics
 from qubo_compress.statistics.statistic import Calibration
@@ -50,7 +58,6 @@ ROWS_PER_PASS = {"cpu": 256, "cuda": 8192}
 """Choices share a pass up to this many examples: more gains nothing on a CPU and fills the caches."""
 
 MAX_COLUMNS = 65_536
-SHRINKAGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def measure(
@@ -66,8 +73,8 @@ def measure(
     progress: bool = True,
     *,
     max_rank: int | None = 1024,
-    shrinkage: float | str = 0.0,
-    interactions: bool = True,
+    shrinkage: float | str | None = None,
+    interactions: bool | float = True,
     example_weights: ExampleWeights | None = None,
 ) -> SensitivityTable:
     """Measure what each choice and each pair of choices costs the network.
@@ -86,9 +93,11 @@ def measure(
         seed: of everything drawn.
         progress: show a progress bar.
         max_rank: largest number of columns of the factor.
-        shrinkage: share of the KL divergence in the linear terms, 0 to 1, or ``"auto"``: chosen by
-            how well one half of the examples predicts the loss on the other.
-        interactions: False measures linear terms only.
+        shrinkage: share of the divergence from the original network in the linear terms, 0 to 1; ``"auto"``: chosen
+            by how well one half of the examples predicts the loss on the other; None: 1 where the metric knows
+            divergences. See :mod:`qubo_compress.sensitivity.shrinkage`.
+        interactions: False measures linear terms only; True shrinks pair energies by how well one half of the
+            examples predicts the other's; a number is the share of them that is kept.
         example_weights: what counts more: (N,) numbers, one per example read, multiplied with the weights that the
             batches bring; ``"tail"`` or a :class:`qubo_compress.TailWeights`, which favour weak and rare classes, and
             small margins if asked. None: as the batches say.
@@ -104,6 +113,7 @@ def measure(
         ('0.weight', '0.bias', '2.weight', '2.bias')
     """
     check_shrinkage(shrinkage)
+    check_interactions(interactions)
     examples = with_example_weights(model, read_examples(batches, max_examples), example_weights)
     return measure_around(
         model, model, examples, menu or Menu(), metric, loss, discover(model, groups), cache, seed, progress,
@@ -124,8 +134,8 @@ def measure_around(
     progress: bool,
     *,
     max_rank: int | None = 1024,
-    shrinkage: float | str = 0.0,
-    interactions: bool = True,
+    shrinkage: float | str | None = None,
+    interactions: bool | float = True,
     restrict: Callable[[int, dict[str, Any]], dict[str, Any]] | None = None,
     priced: Callable[[Mapping[str, IntArray], Mapping[str, int], IntArray], None] | None = None,
     payloads: Mapping[tuple[str, str], bytes] | None = None,
@@ -164,13 +174,13 @@ def measure_around(
             "groups": layout.rule,
             "metric": repr(chosen),
             "loss": loss if isinstance(loss, str) else loss_signature(loss),
-            "options": f"seed={seed} columns={MAX_COLUMNS} interactions={interactions}",
+            "options": f"seed={seed} columns={MAX_COLUMNS} interactions={bool(interactions)} sketch=2",
         }
         task = MeasureTask(
             base=base, originals=originals, layout=layout, choices=choices, examples=examples, loss=checked_loss,
             reference=reference, outputs=outputs, seed=seed,
-            rows_per_pass=ROWS_PER_PASS.get(outputs[0].device.type, 512), interactions=interactions,
-            max_columns=MAX_COLUMNS, cache=UnitCache(cache, signature), advance=lambda _: None,
+            rows_per_pass=ROWS_PER_PASS.get(outputs[0].device.type, 512), interactions=bool(interactions),
+            max_columns=MAX_COLUMNS, first_order=shrinkage not in (None, 1), cache=UnitCache(cache, signature), advance=lambda _: None,
             trace=trace, payloads=dict(payloads or {}),
             calibration=Calibration(original, examples, checked_loss, lambda x: rows_of(run_model(original, x)), seed),
         )  # fmt: skip
@@ -183,9 +193,19 @@ def measure_around(
             result = chosen.measure(task)
         noise = noise_terms(task, chosen.metric_name)
     _add_flips(task, result, costs, fixed_costs)
-    factor, dropped = (None, 0.0) if result.features is None else reduce_features(result.features, max_rank, seed)
-    share, linear = _shrunk(result, shrinkage)
     baseline = _mean_loss(task, reference)
+    share, linear = shrunk_linear(result.linear, result.divergence, result.halves, shrinkage)
+    rows, trust = result.features, 1.0
+    if base is original:
+        if rows is not None and result.divergence is not None:
+            rows = limited_rows(rows, result.divergence)
+        if chosen.metric_name != "magnitude":
+            linear = floored(linear, rows, task.offsets, baseline)
+    if rows is not None:
+        trust = _trust(rows, result, task, interactions)
+    factor, dropped = (None, 0.0) if rows is None else reduce_features(rows, max_rank, seed)
+    if factor is not None:
+        factor = np.asarray(factor * np.float32(math.sqrt(trust)), dtype=np.float32)
     return SensitivityTable(
         layout=layout,
         menu_names=menu.names,
@@ -195,7 +215,7 @@ def measure_around(
         fixed_costs=fixed_costs,
         provenance=Provenance(
             chosen.metric_name, signature["loss"], examples.count, baseline, result.evaluations,
-            time.perf_counter() - started, dropped, share, weights, task.cache.loaded,
+            time.perf_counter() - started, dropped, share, weights, task.cache.loaded, trust,
         ),
         factor=factor,
         pairs=result.pairs,
@@ -203,6 +223,17 @@ def measure_around(
         divergence=result.divergence,
         payloads=task.payloads,
     )  # fmt: skip
+
+
+def _trust(
+    rows: FactorArray, result: MetricResult, task: MeasureTask, interactions: bool | float
+) -> float:
+    """The share of the pair energies that is kept."""
+    if not isinstance(interactions, bool):
+        return float(interactions)
+    if result.second_half is None:
+        return 1.0
+    return agreement(rows, result.second_half, task.offsets, np.random.default_rng(task.seed))
 
 
 def _add_flips(
@@ -311,34 +342,6 @@ def _mean_loss(task: MeasureTask, outputs: list[Tensor]) -> float:
         values = task.loss.values(outputs[number], part.targets, task.reference[number]).double()
         total += float((values * task.row_weights(number)).sum())
     return total
-
-
-def _shrunk(result: MetricResult, shrinkage: float | str) -> tuple[float, FloatArray]:
-    """Linear terms drawn towards the KL divergence, which no lucky calibration example can make negative."""
-    if shrinkage == 0.0:
-        return 0.0, result.linear
-    if result.divergence is None:
-        raise InvalidMenu("shrinkage needs measured linear terms: use gauss-newton, pairwise or measured_linear=True")
-    if isinstance(shrinkage, str):
-        if result.halves is None:
-            raise InvalidMenu("shrinkage='auto' needs measured linear terms on two halves of the examples")
-        errors = [_held_out_error(result.halves, share) for share in SHRINKAGES]
-        shrinkage = SHRINKAGES[int(np.argmin(errors))]
-    return float(shrinkage), (1 - shrinkage) * result.linear + shrinkage * result.divergence
-
-
-def check_shrinkage(shrinkage: float | str) -> None:
-    """Raise :class:`InvalidMenu` unless it is a share or ``"auto"``."""
-    if shrinkage == "auto" or (isinstance(shrinkage, (int, float)) and 0 <= shrinkage <= 1):
-        return
-    raise InvalidMenu(f"shrinkage must be between 0 and 1 or 'auto'; got {shrinkage!r}")
-
-
-def _held_out_error(halves: FloatArray, share: float) -> float:
-    """Squared error of either half's shrunk terms as a prediction of the other half's loss; halves are (2, 2, V)."""
-    linear, divergence = halves
-    predicted = (1 - share) * linear + share * divergence
-    return float(((predicted - linear[::-1]) ** 2).sum())
 
 
 @contextlib.contextmanager

@@ -36,9 +36,10 @@ class Provenance:
         evaluations: runs of the network over all examples.
         seconds: wall time, cached parts not counted.
         dropped: share of the squared feature norm lost by reducing the factor's rank.
-        shrinkage: weight of the KL terms in the linear terms.
+        shrinkage: share of the divergences in the linear terms.
         weights: signature of the weights measured.
         resumed: units read back from the cache.
+        trust: share of the pair energies that was kept; see :mod:`qubo_compress.sensitivity.shrinkage`.
     """
 
     metric: str
@@ -51,6 +52,7 @@ class Provenance:
     shrinkage: float
     weights: str
     resumed: int = 0
+    trust: float = 1.0
 
 
 @dataclass(eq=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import Tensor, nn
@@ -51,6 +52,7 @@ class MetricResult:
             measured.
         flips: (V,) change of the share of examples that the original gets right and the choice gets wrong, where
             it was had for free.
+        second_half: (columns,) which columns of the features are those of every second example, where it is known.
     """
 
     linear: FloatArray
@@ -60,6 +62,7 @@ class MetricResult:
     divergence: FloatArray | None = None
     halves: FloatArray | None = None
     flips: FloatArray | None = None
+    second_half: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass
@@ -78,6 +81,7 @@ class MeasureTask:
         seed: of everything drawn.
         rows_per_pass: examples that share one pass behind a changed module.
         interactions: whether features are wanted.
+        first_order: whether slopes of the loss are wanted, where they are not measured anyway.
         cache: finished units.
         advance: called with a number of finished evaluations, for the progress bar.
         calibration: what operators that look at data gather their statistics from.
@@ -98,6 +102,7 @@ class MeasureTask:
     max_columns: int
     cache: UnitCache
     advance: Callable[[float], None]
+    first_order: bool = True
     calibration: Calibration | None = None
     payloads: dict[tuple[str, str], bytes] = field(default_factory=dict)
     trace: CallTrace | None = None

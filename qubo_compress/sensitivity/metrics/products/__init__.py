@@ -1,0 +1,185 @@
+"""Products: all rows of the Gauss-Newton model from backward passes, no choice ever run through the network.
+
+With probes q_ns = B_n e_ns, e of random signs and B_n a root of the output Hessian H_n, E[q q^T] = H_n, so
+
+    A[v]_ns = < d(v), G_ns > sqrt(weight_n / S),    G_ns the gradient of q_ns . z_n by the changed weights
+
+has inner products whose mean over the signs is the Gauss-Newton pair energy sum_n weight_n dz_n(v)^T H_n dz_n(w), to
+first order in the displacements. A backward pass per probe gives the gradient delta of every layer's output; in that
+pass, layer by layer, G is formed per example and multiplied with the displacements of all choices, or the layer is
+called with the displacements as its weight, whichever takes fewer multiplications. The cost is 1 + S passes and what
+the layers' gradients take, whatever the depth and the number of groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qubo_compress.errors import InvalidMenu
+from qubo_compress.examples import Slice
+from qubo_compress.problem import FloatArray
+from qubo_compress.sensitivity.cache import Arrays
+from qubo_compress.sensitivity.forward import forward_sweep
+from qubo_compress.sensitivity.metrics.products.displacements import Displacements
+from qubo_compress.sensitivity.metrics.products.inspection import inspect
+from qubo_compress.sensitivity.metrics.products.slices import Structure, slice_products
+from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
+
+SLICE_BYTES = 400_000_000
+"""Bytes of layer inputs and outputs that one pass may hold; the number of examples in a pass follows from it."""
+
+MEASURED_LINEAR = (False, True, "close")
+
+
+@metrics.register("products")
+@dataclass(frozen=True)
+class Products:
+    """Probes through the network's output Hessian, and products of displacements with gradients per example.
+
+    Linear terms are half the squared row, and where ``first_order`` asks for it and the loss has one, the mean slope
+    of the loss along the displacement. The cost grows with the network, the examples and the choices, not with depth.
+
+    Args:
+        probes: S, backward passes per example. More examples are worth more than more probes.
+        measured_linear: True: linear terms by one run of the network per choice, as ``gauss-newton`` measures them;
+            ``"close"``: in :func:`qubo_compress.compress`, for the choices that the first solve or its pool touches.
+        first_order: whether the linear terms of cross-entropy, and of other losses with a slope at the network's own
+            outputs, hold that slope. Without it they are divergences from the network as it is. None: where the
+            measurement's ``shrinkage`` leaves a part for it.
+
+    Raises:
+        InvalidMenu: for settings out of range.
+    """
+
+    metric_name: ClassVar[str] = "products"
+    probes: int = 1
+    measured_linear: bool | str = False
+    first_order: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.probes, int) and self.probes >= 1):
+            raise InvalidMenu(f"probes must be a whole number of at least 1; got {self.probes!r}")
+        if self.measured_linear not in MEASURED_LINEAR:
+            raise InvalidMenu(f"measured_linear must be False, True or 'close'; got {self.measured_linear!r}")
+
+    @property
+    def counts_flips(self) -> bool:
+        """Only where every choice is run."""
+        return self.measured_linear is True
+
+    def has_slope(self, task: MeasureTask) -> bool:
+        """Whether slopes of the loss are taken."""
+        return task.first_order if self.first_order is None else self.first_order
+
+    def evaluations(self, task: MeasureTask) -> float:
+        """A forward pass and about two more for every backward pass."""
+        passes = self.probes + int(self.has_slope(task))
+        return 1.0 + 2.0 * passes + (float(task.offsets[-1]) if self.measured_linear is True else 0.0)
+
+    def measure(self, task: MeasureTask) -> MetricResult:
+        """Rows and slopes, slice by slice; each slice is a unit of the cache."""
+        collection = _Collection(task, self)
+        rows, slope = collection.gathered()
+        half_squares = 0.5 * np.einsum("vc,vc->v", rows, rows, dtype=np.float64)
+        linear, divergence, halves, flips = half_squares + slope, half_squares, None, None
+        if self.measured_linear is True:
+            found = forward_sweep(task, "linear", with_features=False)
+            linear, divergence, halves, flips = found.linear, found.divergence, found.halves, found.flips
+        return MetricResult(
+            linear, rows if task.interactions else None, None, int(np.ceil(self.evaluations(task))), divergence, halves,
+            flips, np.repeat(np.arange(task.examples.count) % 2 == 1, self.probes),
+        )  # fmt: skip
+
+
+class _Collection:
+    """Rows of all choices over all examples.
+
+    Args:
+        task: the measurement.
+        settings: of the metric.
+    """
+
+    def __init__(self, task: MeasureTask, settings: Products) -> None:
+        self.task, self.settings = task, settings
+        self._structure: Structure | None = None
+        self._displacements: Displacements | None = None
+
+    def gathered(self) -> tuple[np.ndarray, FloatArray]:
+        """(V, columns) float32 rows, S columns an example, and (V,) slopes of the loss."""
+        task = self.task
+        slope = np.zeros(int(task.offsets[-1]))
+        blocks = []
+        share = (self.settings.evaluations(task) - (float(task.offsets[-1]) if self.settings.counts_flips else 0.0)) / max(
+            1, task.examples.count
+        )
+        start = 0
+        for number, part in task.slices():
+            made = task.cache.get(
+                f"products_{number:05d}",
+                lambda number=number, part=part, start=start: self._slice(number, part, start),  # type: ignore[misc]
+            )
+            blocks.append(made["features"].astype(np.float32))
+            slope += made["slope"].astype(np.float64)
+            task.advance(share * len(part))
+            start += len(part)
+        return np.concatenate(blocks, axis=1), slope
+
+    def _slice(self, number: int, part: Slice, first: int) -> Arrays:
+        """The rows of one slice of examples, in as many passes as memory asks for."""
+        task = self.task
+        structure, displacements = self._prepared()
+        repeats = task.outputs[number].shape[0] // len(part)
+        size = max(1, SLICE_BYTES // structure.bytes_per_example)
+        total = int(task.offsets[-1])
+        rows = torch.zeros(total, len(part), self.settings.probes)
+        slope = torch.zeros(total, dtype=torch.float64)
+        for start in range(0, len(part), size):
+            some = part.rows(slice(start, start + size))
+            of_rows = slice(start * repeats, (start + len(some)) * repeats)
+            cotangents = self._cotangents(number, part, of_rows, first + start, repeats)
+            products = slice_products(task.base, structure, some, cotangents, displacements.of, total).cpu()
+            rows[:, start : start + len(some)] = products[:, : self.settings.probes].transpose(1, 2)
+            if self.settings.has_slope(task):
+                slope += products[:, -1].double().sum(1)
+        return {"features": rows.flatten(1).numpy(), "slope": slope.numpy()}
+
+    def _prepared(self) -> tuple[Structure, Displacements]:
+        """Made at the first slice that is not in the cache."""
+        if self._structure is None or self._displacements is None:
+            self._structure = inspect(self.task)
+            self._displacements = Displacements(self.task, self._structure.captured | self._structure.single)
+        return self._structure, self._displacements
+
+    def _cotangents(self, number: int, part: Slice, rows: slice, first: int, repeats: int) -> list[Tensor]:
+        """S probes of some output rows and, where it is wanted, the gradient of the mean loss by them."""
+        task = self.task
+        outputs, reference = task.outputs[number][rows], task.reference[number][rows]
+        examples = slice(rows.start // repeats, rows.stop // repeats)
+        targets = None if part.targets is None else part.targets[examples]
+        weights = task.row_weights(number)[rows].float()[:, None]
+        found = []
+        signs = _signs(task.seed, first, outputs.shape[0] // repeats, self.settings.probes, repeats * outputs.shape[1])
+        for probe in signs:
+            drawn = torch.from_numpy(probe).to(outputs.device).reshape(outputs.shape)
+            found.append(task.loss.probe(outputs, targets, drawn) * (weights / self.settings.probes).sqrt())
+        if self.settings.has_slope(task):
+            found.append(task.loss.gradient(outputs, targets, reference) * weights)
+        return found
+
+
+def _signs(seed: int, first: int, examples: int, probes: int, count: int) -> np.ndarray:
+    """(probes, examples, count) float32 random signs that depend on the seed and an example's number alone.
+
+    Any part of the examples can so be measured anywhere, with the rows that it has in the whole.
+    """
+    drawn = np.empty((examples, probes, count), dtype=np.float32)
+    for example in range(examples):
+        generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, first + example]))
+        drawn[example] = generator.integers(0, 2, (probes, count), dtype=np.int8)
+    return np.ascontiguousarray((2.0 * drawn - 1.0).transpose(1, 0, 2))

@@ -1,0 +1,225 @@
+"""Finding out, on a few examples, how a network uses its parameters, and checking it against torch's own gradients.
+
+Nothing is assumed of a network. On a few examples every parameter's gradient per example is taken by torch, with
+cotangents that are zero except on that example, and compared with the one put together from recorded layer calls. A
+parameter for which they differ is used in some other way too (multiplied elementwise, computed from, in a cell that
+is one function of its own) and is left to runs of single examples.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qubo_compress.errors import ForwardFailed, InvalidModel
+from qubo_compress.examples import Inputs, Slice, map_tensors, tensors_of
+from qubo_compress.menu.groups import state_entries
+from qubo_compress.sensitivity.losses import rows_of
+from qubo_compress.sensitivity.metrics.products.calls import Recorder
+from qubo_compress.sensitivity.metrics.products.displacements import Block
+from qubo_compress.sensitivity.metrics.products.slices import Axes, Structure, slice_products
+from qubo_compress.sensitivity.replay import run_model
+from qubo_compress.sensitivity.task import MeasureTask
+from qubo_compress.substitution import substituted
+
+logger = logging.getLogger(__name__)
+
+EXAMPLES = 3
+"""Enough to tell axes that count examples from others, and examples that influence each other from those that do not."""
+
+TOLERANCE = 1e-2
+"""Relative distance of two directional derivatives of a parameter that still agree in float32."""
+
+LOW_PRECISION_TOLERANCE = 0.2
+
+
+def inspect(task: MeasureTask) -> Structure:
+    """How the base network uses the parameters of all groups.
+
+    Raises:
+        InvalidModel: when its outputs carry no gradient, or examples influence each other.
+    """
+    model = task.base
+    state = _state(task)
+    inputs = _few(task.examples.slices[0].inputs)
+    wanted = frozenset(
+        member.name
+        for group in task.layout.groups
+        for member in group.members
+        if member.dtype.is_floating_point and state_entries(model)[0][member.name].is_parameter
+    )
+    low = any(t.dtype in (torch.bfloat16, torch.float16) for t in (*state.values(), *tensors_of(inputs)))
+    tolerance = LOW_PRECISION_TOLERANCE if low else TOLERANCE
+    structure = _recorded(model, state, inputs, wanted)
+    generator = torch.Generator().manual_seed(task.seed)
+    directions = {
+        name: torch.randn(state[name].shape, generator=generator).to(state[name].device) for name in sorted(wanted)
+    }
+    cotangent = _cotangent(model, state, inputs, generator)
+    true = _true_products(model, state, inputs, directions, cotangent)
+    found = _recorded_products(model, structure, inputs, directions, cotangent)
+    captured = frozenset(name for name in wanted if _agree(found.get(name), true[name], tolerance))
+    single = wanted - captured
+    checked = Structure(**{**vars(structure), "captured": captured, "single": single})
+    if single:
+        logger.info("%s: used in ways of their own; measured one example at a time", ", ".join(sorted(single)))
+        alone = _recorded_products(model, Structure(**{**vars(checked), "captured": frozenset()}), inputs, directions, cotangent)
+        wrong = sorted(name for name in single if not _agree(alone[name], true[name], tolerance))
+        if wrong:
+            raise InvalidModel(
+                f"the outputs of one example depend on the others (seen at {wrong[0]}), so no gradient belongs to one "
+                "example alone; use metric='gauss-newton', which runs every choice"
+            )
+    return checked
+
+
+def _state(task: MeasureTask) -> dict[str, Tensor]:
+    """Every tensor of the base network without gradient, groups in the parameters that their choices are written in."""
+    entries = state_entries(task.base)[0]
+    state = {name: entry.tensor.detach() for name, entry in entries.items()}
+    for number, group in enumerate(task.layout.groups):
+        if group.kind != "normalisation":
+            continue
+        for member, value in zip(group.members, task.references(number), strict=True):
+            held = state[member.name]
+            if member.rows is None:
+                state[member.name] = value.to(held.device, held.dtype)
+    # A parameter in another memory format than the dense one is not recognised in views of it.
+    return state
+
+
+def _few(inputs: Inputs) -> Inputs:
+    """A few examples; fewer than there must be are repeated."""
+    count = tensors_of(inputs)[0].shape[0]
+    index = torch.arange(EXAMPLES) % count
+    picked: Inputs = map_tensors(inputs, lambda t: t[index.to(t.device)])
+    return picked
+
+
+def _recorded(model: nn.Module, state: Mapping[str, Tensor], inputs: Inputs, wanted: frozenset[str]) -> Structure:
+    """The calls of a pass, and their axes from a pass with one example less."""
+    passes = []
+    for count in (EXAMPLES, EXAMPLES - 1):
+        recorder = Recorder(state, lambda call, gradient: None)
+        with substituted(model, state), torch.enable_grad(), recorder:
+            run_model(model, map_tensors(inputs, lambda t, count=count: t[:count]))
+        passes.append(recorder.calls)
+    more, fewer = passes
+    if [call.signature for call in more] != [call.signature for call in fewer]:
+        raise InvalidModel(
+            "the network calls other layers for other numbers of examples; use metric='gauss-newton', which runs every "
+            "choice"
+        )
+    axes = tuple(
+        _axes(a.kind, tuple(a.inputs.shape), tuple(b.inputs.shape), a.output_shape, b.output_shape)
+        for a, b in zip(more, fewer, strict=True)
+    )
+    # Views of buffers changed in place and activations that overwrite what a layer was given.
+    copied = frozenset(call.number for call in more if call.inputs._version != call.version)
+    held = sum(
+        call.inputs.numel() * call.inputs.element_size() + 4 * int(np.prod(call.output_shape, dtype=np.int64))
+        for call in more
+    )
+    return Structure(
+        state, tuple(call.signature for call in more), axes, wanted, frozenset(), copied, held // EXAMPLES + 1
+    )
+
+
+def _axes(
+    kind: str, inputs: Sequence[int], fewer_in: Sequence[int], outputs: Sequence[int], fewer_out: Sequence[int]
+) -> Axes | None:
+    found = []
+    for more, fewer in ((inputs, fewer_in), (outputs, fewer_out)):
+        if len(more) != len(fewer):
+            return None
+        differing = [a for a, (m, f) in enumerate(zip(more, fewer, strict=True)) if m != f]
+        if len(differing) != 1 or more[differing[0]] * (EXAMPLES - 1) != fewer[differing[0]] * EXAMPLES:
+            return None
+        found.append(differing[0])
+    axes = Axes(*found)
+    if kind == "embedding":
+        return axes if axes.inputs == axes.outputs else None
+    if axes.inputs != axes.outputs or len(inputs) != len(outputs):
+        return None
+    channels_last = kind in ("linear", "product", "layer-norm", "rms-norm")
+    return axes if (axes.inputs < len(inputs) - 1 if channels_last else axes.inputs == 0) else None
+
+
+def _cotangent(
+    model: nn.Module, state: Mapping[str, Tensor], inputs: Inputs, generator: torch.Generator
+) -> Tensor:
+    with substituted(model, state), torch.no_grad():
+        rows = rows_of(run_model(model, inputs))
+    return torch.randn(rows.shape, generator=generator).to(rows.device)
+
+
+def _true_products(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    inputs: Inputs,
+    directions: Mapping[str, Tensor],
+    cotangent: Tensor,
+) -> dict[str, Tensor]:
+    """Name -> (n,) product of a direction with every example's gradient, by torch alone."""
+    leaves = {name: state[name].clone().requires_grad_() for name in directions}
+    with substituted(model, {**state, **leaves}), torch.enable_grad():
+        with Recorder({}, None):
+            rows = rows_of(run_model(model, inputs))
+        if not rows.requires_grad:
+            raise InvalidModel(
+                "the outputs carry no gradient: forward switches gradients off, or no group reaches the outputs; "
+                "use metric='gauss-newton', which needs none"
+            )
+        repeats = rows.shape[0] // EXAMPLES
+        found = []
+        for example in range(EXAMPLES):
+            only = torch.zeros_like(cotangent)
+            only[example * repeats : (example + 1) * repeats] = cotangent[example * repeats : (example + 1) * repeats]
+            found.append(
+                torch.autograd.grad(rows, list(leaves.values()), only, retain_graph=True, allow_unused=True)
+            )
+    return {
+        name: torch.stack(
+            [
+                torch.zeros((), device=cotangent.device) if g[i] is None else (g[i].float() * directions[name]).sum()
+                for g in found
+            ]
+        )
+        for i, name in enumerate(leaves)
+    }
+
+
+def _recorded_products(
+    model: nn.Module,
+    structure: Structure,
+    inputs: Inputs,
+    directions: Mapping[str, Tensor],
+    cotangent: Tensor,
+) -> dict[str, Tensor]:
+    """The same from recorded calls (captured parameters) and runs of single examples (single ones)."""
+    numbers = {name: number for number, name in enumerate(directions)}
+    wanted = structure.captured | structure.single
+    blocks = {
+        name: (Block(np.array([number], dtype=np.int64), None, directions[name].float()[None]),)
+        for name, number in numbers.items()
+        if name in wanted
+    }
+    part = Slice(inputs, None, torch.full((EXAMPLES,), 1.0 / EXAMPLES, dtype=torch.float64))
+    try:
+        found = slice_products(
+            model, structure, part, [cotangent], lambda name: blocks.get(name, ()), len(directions)
+        )
+    except ForwardFailed as cause:
+        raise InvalidModel(f"the network cannot be followed ({cause}); use metric='gauss-newton'") from cause
+    return {name: found[number, 0] for name, number in numbers.items()}
+
+
+def _agree(found: Tensor | None, true: Tensor, tolerance: float) -> bool:
+    if found is None:
+        return False
+    scale = float(true.abs().max())
+    return bool((found - true).abs().max() <= tolerance * scale + 1e-12)

@@ -1,0 +1,228 @@
+"""One slice of examples: a forward pass, a backward pass per probe, and every choice's products on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from qubo_compress.errors import ForwardFailed, InvalidModel
+from qubo_compress.examples import Slice, map_tensors
+from qubo_compress.sensitivity.losses import rows_of
+from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder, View
+from qubo_compress.sensitivity.metrics.products.displacements import Block
+from qubo_compress.sensitivity.metrics.products.gradients import by_example, parameter_gradients
+from qubo_compress.sensitivity.replay import run_model
+from qubo_compress.substitution import substituted
+
+GRADIENT_BYTES = 64_000_000
+"""Bytes that the gradients of the examples treated at once may take: about what the caches and a layer need."""
+
+BlocksOf = Callable[[str], Sequence[Block]]
+"""Parameter name -> the displacements of its choices."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Which axis of a call's input and of its output counts the examples."""
+
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What an inspection found out about a network, the same for every slice.
+
+    Attributes:
+        state: name -> tensor that the network holds while it is measured; none requires a gradient.
+        signatures: of every call, in order.
+        axes: of every call; None where an axis that counts the examples was not found.
+        captured: parameters whose every use is a call of a known layer.
+        single: parameters with other uses, whose gradients are taken one example at a time.
+        copied: calls whose inputs are changed in place afterwards.
+        bytes_per_example: held by the calls of one pass.
+    """
+
+    state: Mapping[str, Tensor]
+    signatures: tuple[tuple[str, tuple[View, ...]], ...]
+    axes: tuple[Axes | None, ...]
+    captured: frozenset[str]
+    single: frozenset[str]
+    copied: frozenset[int]
+    bytes_per_example: int
+
+
+def slice_products(
+    model: nn.Module,
+    structure: Structure,
+    part: Slice,
+    cotangents: Sequence[Tensor],
+    blocks_of: BlocksOf,
+    choices: int,
+) -> Tensor:
+    """(choices, S, n) inner products of every choice's displacement with the gradients of every example.
+
+    Args:
+        model: in eval mode; left as it was found.
+        structure: see :class:`Structure`.
+        part: n examples.
+        cotangents: S tensors (M, C), one for every backward pass: gradients of a scalar by the output rows.
+        blocks_of: the displacements.
+        choices: number of all choices.
+
+    Raises:
+        ForwardFailed: when the network took another path than it did in the inspection.
+    """
+    accumulator = _Accumulator(structure, len(part), len(cotangents), blocks_of, choices, cotangents[0].device)
+    with substituted(model, structure.state), torch.enable_grad():
+        recorder = Recorder(structure.state, accumulator.watch, structure.copied)
+        with recorder:
+            outputs = rows_of(run_model(model, part.inputs))
+        if tuple(call.signature for call in recorder.calls) != structure.signatures:
+            raise ForwardFailed("the network called other layers than it did on the first examples")
+        if recorder.roots and outputs.requires_grad:
+            for number, cotangent in enumerate(cotangents):
+                accumulator.probe = number
+                last = number == len(cotangents) - 1
+                torch.autograd.grad(outputs, recorder.roots, cotangent, retain_graph=not last, allow_unused=True)
+    if structure.single:
+        _add_singles(model, structure, part, cotangents, accumulator)
+    return accumulator.products
+
+
+def _add_singles(
+    model: nn.Module, structure: Structure, part: Slice, cotangents: Sequence[Tensor], accumulator: _Accumulator
+) -> None:
+    """Products of the parameters that have uses of their own kind: one run and S backward passes per example."""
+    names = sorted(structure.single)
+    leaves = {name: structure.state[name].clone().requires_grad_() for name in names}
+    rows = cotangents[0].shape[0] // len(part)
+    with substituted(model, {**structure.state, **leaves}), torch.enable_grad():
+        for example in range(len(part)):
+            inputs = map_tensors(part.inputs, lambda t, i=example: t[i : i + 1])
+            with Recorder({}, None):
+                outputs = rows_of(run_model(model, inputs))
+            if outputs.shape[0] != rows:
+                raise InvalidModel("one example alone gives another number of outputs; use metric='gauss-newton'")
+            if not outputs.requires_grad:
+                continue
+            for number, cotangent in enumerate(cotangents):
+                found = torch.autograd.grad(
+                    outputs, list(leaves.values()), cotangent[example * rows : (example + 1) * rows],
+                    retain_graph=number < len(cotangents) - 1, allow_unused=True,
+                )  # fmt: skip
+                for name, gradient in zip(names, found, strict=True):
+                    if gradient is not None:
+                        accumulator.probe = number
+                        accumulator.add(name, gradient.float()[None], example)
+
+
+class _Accumulator:
+    """Takes the gradients of one layer's outputs and adds what its parameters' choices make of them."""
+
+    def __init__(
+        self,
+        structure: Structure,
+        examples: int,
+        probes: int,
+        blocks_of: BlocksOf,
+        choices: int,
+        device: torch.device,
+    ) -> None:
+        self.structure, self.examples, self.blocks_of = structure, examples, blocks_of
+        self.products = torch.zeros(choices, probes, examples, device=device)
+        self.probe = 0
+
+    def watch(self, call: Call, gradient: Tensor) -> None:
+        """Called in the backward pass with the gradient of a call's output."""
+        axes = self.structure.axes[call.number]
+        wanted = {
+            role: view
+            for role, view in call.views.items()
+            if view.name in self.structure.captured and self.blocks_of(view.name)
+        }
+        if axes is None or not wanted:
+            return
+        inputs = by_example(call.inputs, axes.inputs, self.examples)
+        delta = by_example(gradient, axes.outputs, self.examples)
+        size = self._examples_at_once(call, wanted, inputs, delta)
+        for start in range(0, self.examples, size):
+            self._chunk(call, wanted, inputs[start : start + size], delta[start : start + size], start)
+
+    def _examples_at_once(self, call: Call, wanted: Mapping[str, View], inputs: Tensor, delta: Tensor) -> int:
+        weight = _numel(call.weight_shape)
+        kernel = _numel(call.weight_shape[2:]) if call.kind in ("convolution", "transposed") else 1
+        unfolded = max(inputs[0].numel(), delta[0].numel()) * (kernel if kernel > 1 else 1)
+        per_example = 4 * (weight + unfolded) if "weight" in wanted else 4 * delta[0].numel()
+        return max(1, min(self.examples, GRADIENT_BYTES // max(1, per_example)))
+
+    def _chunk(self, call: Call, wanted: Mapping[str, View], inputs: Tensor, delta: Tensor, start: int) -> None:
+        if "weight" in wanted and self._calling_is_cheaper(call, wanted["weight"], delta):
+            self._called(call, wanted["weight"], inputs, delta, start)
+            wanted = {role: view for role, view in wanted.items() if role != "weight"}
+        if not wanted:
+            return
+        narrowed = Call(**{**vars(call), "views": wanted})
+        for role, gradients in parameter_gradients(narrowed, inputs, delta).items():
+            view = wanted[role]
+            self.add(view.name, _in_parameter(gradients, view, self.structure.state[view.name]), start)
+
+    def _calling_is_cheaper(self, call: Call, view: View, delta: Tensor) -> bool:
+        """Whether K layer calls, F multiplications each, beat the gradient and its K products: F + K P."""
+        if call.kind not in ("linear", "product", "embedding"):
+            return False
+        blocks = self.blocks_of(view.name)
+        if any(block.rows is not None for block in blocks):
+            return False
+        choices = sum(len(block.choices) for block in blocks)
+        values = _numel(call.weight_shape)
+        positions = delta[0].numel() // delta.shape[-1]
+        if call.kind == "embedding":
+            return True
+        return choices * values * positions <= values * positions + choices * values
+
+    def _called(self, call: Call, view: View, inputs: Tensor, delta: Tensor, start: int) -> None:
+        """The layer called with every displacement as its weight, times the gradient of its output."""
+        flat = delta.float().flatten(1, -2)
+        for block in self.blocks_of(view.name):
+            for k, choice in enumerate(block.choices.tolist()):
+                weight = _seen(block.values[k], view)
+                if call.kind == "embedding":
+                    change = torch.nn.functional.embedding(inputs.flatten(1), weight)
+                else:
+                    rows = inputs.float().flatten(1, -2)
+                    change = rows @ (weight if call.kind == "product" else weight.T)
+                self.products[choice, self.probe, start : start + len(flat)] += (change * flat).flatten(1).sum(1)
+
+    def add(self, name: str, gradients: Tensor, start: int) -> None:
+        """Add <d(v), G_n> for some examples and all choices of a parameter."""
+        count = gradients.shape[0]
+        for block in self.blocks_of(name):
+            rows = gradients if block.rows is None else gradients[:, block.rows[0] : block.rows[1]]
+            found = block.values.flatten(1) @ rows.reshape(count, -1).T
+            where = torch.from_numpy(block.choices).to(found.device)
+            self.products[where, self.probe, start : start + count] += found
+
+
+def _seen(values: Tensor, view: View) -> Tensor:
+    """A parameter's values as the layer sees them."""
+    if view.shape is None:
+        return values
+    return values.contiguous().reshape(-1).as_strided(view.shape, view.stride, view.offset)
+
+
+def _in_parameter(gradients: Tensor, view: View, parameter: Tensor) -> Tensor:
+    """(n, *parameter shape) from the gradients of the view that the layer saw."""
+    if view.shape is None:
+        return gradients
+    count = gradients.shape[0]
+    whole = gradients.new_zeros(count, parameter.numel())
+    whole.as_strided((count, *view.shape), (parameter.numel(), *view.stride), view.offset).copy_(gradients)
+    return whole.reshape(count, *parameter.shape)
+
+
+def _numel(shape: Sequence[int]) -> int:
+    return int(torch.Size(shape).numel())

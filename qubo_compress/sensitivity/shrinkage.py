@@ -1,0 +1,156 @@
+"""What a measured table is drawn towards, so that no optimiser can exploit what a few examples say by luck.
+
+- **Linear terms** are drawn towards the divergence from the original network. A cross-entropy measured on few
+  examples is negative for many choices by luck, and the sum of their luck over all groups is what an optimiser finds.
+- **Rows** of the factor are never longer than the divergence measured for their choice alone says, 1/2 |A|^2 <=
+  divergence. The energy is then 1/2 |sum A|^2 plus terms that are not negative.
+- **Pair energies** are drawn towards zero by how well one half of the examples predicts the other half's, in the
+  spirit of Ledoit & Wolf (2004), who shrink a sample covariance by its own sampling error. With a = A / |A| and P_1,
+  P_2 the matrices a a^T of even and of odd examples, off the groups' own blocks,
+
+      rho = <P_1, P_2> / (|P_1| |P_2|),     tau = 2 rho / (1 + rho),
+
+  where tau is the share of signal in the mean of both halves when rho is that in each (Spearman 1910, Brown 1910).
+- **Slopes** of the loss, where they are kept, add up to no more than the loss that there is to lose.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from qubo_compress.errors import InvalidMenu
+from qubo_compress.problem import FactorArray, FloatArray, IntArray
+
+SHRINKAGES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+COMPARED_CHOICES = 1500
+"""Most choices whose pair energies are compared between the halves: a sample says as much as millions of pairs."""
+
+Half = npt.NDArray[np.bool_]
+
+
+def check_shrinkage(shrinkage: float | str | None) -> None:
+    """Raise :class:`InvalidMenu` unless it is a share, ``"auto"`` or None."""
+    if shrinkage is None or shrinkage == "auto":
+        return
+    if isinstance(shrinkage, (int, float)) and not isinstance(shrinkage, bool) and 0 <= shrinkage <= 1:
+        return
+    raise InvalidMenu(f"shrinkage must be between 0 and 1, 'auto' or None; got {shrinkage!r}")
+
+
+def check_interactions(interactions: bool | float) -> None:
+    """Raise :class:`InvalidMenu` unless it is a truth value or a share."""
+    if not (isinstance(interactions, (bool, int, float)) and 0 <= interactions <= 1):
+        raise InvalidMenu(f"interactions must be True, False or a share between 0 and 1; got {interactions!r}")
+
+
+def shrunk_linear(
+    linear: FloatArray, divergence: FloatArray | None, halves: FloatArray | None, shrinkage: float | str | None
+) -> tuple[float, FloatArray]:
+    """Linear terms drawn towards the divergence, and the share by which they were.
+
+    Args:
+        linear: (V,) loss changes.
+        divergence: (V,) divergences from the original network, or None where the metric knows none.
+        halves: (2, 2, V) both on either half of the examples, or None.
+        shrinkage: the share; ``"auto"``: the one by which either half of the examples predicts the other's loss best;
+            None: 1 where there are divergences.
+
+    Raises:
+        InvalidMenu: when divergences or halves are needed and there are none.
+    """
+    if shrinkage is None:
+        shrinkage = 0.0 if divergence is None else 1.0
+    if shrinkage == 0.0:
+        return 0.0, linear
+    if divergence is None:
+        raise InvalidMenu("this metric measures no divergences to shrink towards; leave shrinkage out")
+    if isinstance(shrinkage, str):
+        if halves is None:
+            raise InvalidMenu("shrinkage='auto' needs measured linear terms on two halves of the examples")
+        errors = [_held_out_error(halves, share) for share in SHRINKAGES]
+        shrinkage = SHRINKAGES[int(np.argmin(errors))]
+    return float(shrinkage), (1 - shrinkage) * linear + shrinkage * divergence
+
+
+def _held_out_error(halves: FloatArray, share: float) -> float:
+    """Squared error of either half's shrunk terms as a prediction of the other half's loss; halves are (2, 2, V)."""
+    linear, divergence = halves
+    predicted = (1 - share) * linear + share * divergence
+    return float(((predicted - linear[::-1]) ** 2).sum())
+
+
+def limited_rows(features: FactorArray, divergence: FloatArray) -> FactorArray:
+    """(V, columns) rows whose half squares are at most the divergence of their choice.
+
+    Example:
+        >>> limited_rows(np.array([[3.0, 4.0], [0.6, 0.8]], dtype=np.float32), np.array([2.0, 2.0])).tolist()
+        [[1.2000000476837158, 1.600000023841858], [0.6000000238418579, 0.800000011920929]]
+    """
+    squares = np.einsum("vc,vc->v", features, features, dtype=np.float64)
+    allowed = 2.0 * np.maximum(divergence, 0.0)
+    over = squares > allowed
+    if not over.any():
+        return features
+    factors = np.ones_like(squares)
+    factors[over] = np.sqrt(allowed[over] / squares[over])
+    return np.asarray(features * factors[:, None].astype(np.float32), dtype=np.float32)
+
+
+def agreement(features: FactorArray, half: Half, offsets: IntArray, rng: np.random.Generator) -> float:
+    """tau: how far the pair energies of these examples can be trusted, from 0 to 1.
+
+    Args:
+        features: (V, columns) rows.
+        half: (columns,) whether a column belongs to the second half of the examples.
+        offsets: (G + 1,) first choice of each group.
+        rng: draws the choices that are compared, where there are many.
+
+    Example:
+        >>> rows = np.random.default_rng(0).standard_normal((40, 1)).astype(np.float32) @ np.ones((1, 8), np.float32)
+        >>> same = agreement(rows, np.arange(8) % 2 == 1, np.arange(41), np.random.default_rng(0))
+        >>> noise = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
+        >>> luck = agreement(noise, np.arange(8) % 2 == 1, np.arange(41), np.random.default_rng(0))
+        >>> bool(same > 0.99), bool(luck < 0.2)
+        (True, True)
+    """
+    if not half.any() or half.all():
+        return 0.0
+    norms = np.sqrt(np.einsum("vc,vc->v", features, features, dtype=np.float64))
+    changing = np.flatnonzero(norms > 0)
+    if changing.size > COMPARED_CHOICES:
+        changing = np.sort(rng.choice(changing, COMPARED_CHOICES, replace=False))
+    rows = features[changing].astype(np.float64) / norms[changing, None]
+    group = np.searchsorted(offsets, changing, side="right")
+    apart = group[:, None] != group[None, :]
+    first, second = ((part @ part.T)[apart] for part in (rows[:, ~half], rows[:, half]))
+    size = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    if size == 0.0:
+        return 0.0
+    rho = max(0.0, float((first * second).sum()) / size)
+    return min(1.0, 2.0 * rho / (1.0 + rho))
+
+
+def floored(linear: FloatArray, features: FactorArray | None, offsets: IntArray, most: float) -> FloatArray:
+    """(V,) linear terms whose energies are nowhere below ``-most``.
+
+    The energy is 1/2 |sum A|^2 + sum (linear - 1/2 |A|^2), so it is the negative terms of the second sum that can
+    promise more than there is. They are scaled down together until the best of every group add up to ``-most``.
+
+    Args:
+        linear: (V,) loss changes.
+        features: (V, columns) rows, or None.
+        offsets: (G + 1,) first choice of each group.
+        most: loss of the original network, which is all that there is to lose.
+
+    Example:
+        >>> floored(np.array([0.0, -3.0, 0.0, -1.0, 2.0]), None, np.array([0, 2, 5]), 2.0).tolist()
+        [0.0, -1.5, 0.0, -0.5, 2.0]
+    """
+    own = np.zeros_like(linear) if features is None else 0.5 * np.einsum("vc,vc->v", features, features, dtype=float)
+    rest = linear - own
+    promised = -float(np.minimum(np.minimum.reduceat(rest, offsets[:-1]), 0.0).sum())
+    if promised <= max(most, 0.0):
+        return linear
+    return np.where(rest < 0, own + rest * (max(most, 0.0) / promised), linear)
