@@ -13,7 +13,7 @@ from torch import Tensor
 from qubo_compress.menu.keep import raw_bytes
 from qubo_compress.problem import FactorArray, FloatArray
 from qubo_compress.sensitivity.cache import Arrays
-from qubo_compress.sensitivity.losses import KullbackLeibler, target_rows
+from qubo_compress.sensitivity.losses import target_rows
 from qubo_compress.sensitivity.task import MeasureTask
 
 
@@ -23,7 +23,7 @@ class ForwardSweep:
 
     Attributes:
         linear: (V,) weighted mean loss change.
-        divergence: (V,) mean KL divergence from the uncompressed network.
+        divergence: (V,) mean divergence from the uncompressed network in the loss's geometry: KL for class outputs.
         halves: (2, V) the same loss change on either half of the examples.
         features: (V, columns) float32, or None.
         flips: (V,) change of the weighted share of rows that the uncompressed network gets right and the network
@@ -75,7 +75,6 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
     if not variants:
         changing, variants = [0], every[:1]
     sweep = task.sweep(group)
-    divergence_of = KullbackLeibler()
     losses = torch.zeros(len(every), 2, dtype=torch.float64)
     divergences = torch.zeros(len(every), 2, dtype=torch.float64)
     flips = torch.zeros(len(every), dtype=torch.float64)
@@ -85,13 +84,13 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
         base, reference = task.outputs[number], task.reference[number]
         weights = task.row_weights(number)
         before = task.loss.values(base, part.targets, reference)
-        still = divergence_of.values(base, None, reference).double() * weights
+        still = task.loss.divergence(base, part.targets, reference).double() * weights
         divergences += _by_half(still, len(part))
         right = weights * _right(reference, part.targets)
         already = (right * (base.argmax(-1) != reference.argmax(-1))).sum()
         for k, rows in zip(changing, outputs, strict=True):
             change = (task.loss.values(rows, part.targets, reference) - before).double() * weights
-            apart = divergence_of.values(rows, None, reference).double() * weights - still
+            apart = task.loss.divergence(rows, part.targets, reference).double() * weights - still
             # Even and odd examples are two halves, for choosing the shrinkage by held-out prediction.
             losses[k] += _by_half(change, len(part))
             divergences[k] += _by_half(apart, len(part))
