@@ -14,7 +14,7 @@ from torch import Tensor
 from qubo_compress.menu.keep import raw_bytes
 from qubo_compress.problem import FactorArray, FloatArray
 from qubo_compress.sensitivity.cache import Arrays
-from qubo_compress.sensitivity.losses import CrossEntropy, KullbackLeibler, target_rows
+from qubo_compress.sensitivity.losses import target_rows
 from qubo_compress.sensitivity.task import MeasureTask
 
 
@@ -24,7 +24,7 @@ class ForwardSweep:
 
     Attributes:
         linear: (V,) weighted mean loss change.
-        divergence: (V,) mean KL divergence from the uncompressed network.
+        divergence: (V,) mean divergence from the uncompressed network in the loss's geometry: KL for class outputs.
         halves: (2, V) the same loss change on either half of the examples.
         features: (V, columns) float32, or None.
         flips: (V,) change of the weighted share of rows that the uncompressed network gets right and the network
@@ -90,13 +90,13 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
         base, reference = task.outputs[number], task.reference[number]
         weights = task.row_weights(number)
         before = task.loss.values(base, part.targets, reference)
-        still = _divergence(task, base, part.targets, reference) * weights
+        still = task.loss.divergence(base, part.targets, reference).double() * weights
         divergences += _by_half(still, len(part))
         right = weights * _right(reference, part.targets)
         already = (right * (base.argmax(-1) != reference.argmax(-1))).sum()
         for k, rows in zip(changing, outputs, strict=True):
             change = (task.loss.values(rows, part.targets, reference) - before).double() * weights
-            apart = _divergence(task, rows, part.targets, reference) * weights - still
+            apart = task.loss.divergence(rows, part.targets, reference).double() * weights - still
             # Even and odd examples are two halves, for choosing the shrinkage by held-out prediction.
             losses[k] += _by_half(change, len(part))
             divergences[k] += _by_half(apart, len(part))
@@ -114,13 +114,6 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
         joined = sum(columns[1:], columns[0]) if _sketched(task) else torch.cat(columns, dim=1)
         made["features"] = joined.cpu().numpy()[same_as]
     return made
-
-
-def _divergence(task: MeasureTask, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
-    """(M,) float64 divergence from the uncompressed network: KL of class outputs, else 1/2 dz^T H dz of the loss."""
-    if isinstance(task.loss, (CrossEntropy, KullbackLeibler)):
-        return KullbackLeibler().values(outputs, None, reference).double()
-    return 0.5 * task.loss.features(outputs - reference, reference, targets).double().square().sum(-1)
 
 
 def class_labelled(task: MeasureTask) -> bool:

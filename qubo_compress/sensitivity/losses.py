@@ -5,23 +5,28 @@ the Kullback-Leibler divergence share the output Hessian H = diag(p) - p p^T, an
 
     dz^T H dz = sum_c p_c (dz_c - sum_k p_k dz_k)^2,
 
-so sqrt(p_c) (dz_c - p . dz) is a feature row whose squared norm is the quadratic form.
+so sqrt(p_c) (dz_c - p . dz) is a feature row whose squared norm is the quadratic form. The transpose of that root,
+B = diag(sqrt p) - p sqrt(p)^T, turns random signs e into probes: B B^T = H, so E[(B e)(B e)^T] = H.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from qubo_compress.errors import InvalidBatches, InvalidModel, unknown_name
+from qubo_compress.sensitivity.custom_loss import CallableLoss, CustomLoss
+from qubo_compress.sensitivity.regression_losses import BinaryCrossEntropy, SquaredError
 
-CustomLoss = Callable[[Tensor, Tensor | None], Tensor]
 LossLike = str | CustomLoss
+
+__all__ = [
+    "BinaryCrossEntropy", "CallableLoss", "CrossEntropy", "CustomLoss", "KullbackLeibler", "Loss", "LossLike",
+    "SquaredError", "make_loss", "rows_of", "softmax_features", "target_rows",
+]  # fmt: skip
 
 
 def rows_of(outputs: Tensor) -> Tensor:
@@ -63,12 +68,33 @@ class Loss(Protocol):
         """(..., M, C) rows whose squared norm is change^T H change, H taken at ``outputs``."""
         ...
 
+    def probe(self, outputs: Tensor, targets: Tensor | None, signs: Tensor) -> Tensor:
+        """(M, C) vectors B e for (M, C) random signs e with B B^T = H at ``outputs``; zero for ignored rows."""
+        ...
+
+    def divergence(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
+        """(M,) how far the outputs are from the reference, never below zero, in the geometry of this loss."""
+        ...
+
 
 def softmax_features(change: Tensor, outputs: Tensor) -> Tensor:
     """Square root of the softmax Hessian at ``outputs`` applied to ``change``."""
     share = outputs.softmax(-1)
     centred = change - (share * change).sum(-1, keepdim=True)
     return share.sqrt() * centred
+
+
+def softmax_probe(outputs: Tensor, signs: Tensor) -> Tensor:
+    """The other root of the softmax Hessian, sqrt(p) e - p (sqrt(p) . e), for random signs e."""
+    share = outputs.softmax(-1)
+    signed = share.sqrt() * signs
+    return signed - share * signed.sum(-1, keepdim=True)
+
+
+def softmax_divergence(outputs: Tensor, reference: Tensor) -> Tensor:
+    """(M,) KL(softmax of the reference || softmax of the outputs)."""
+    goal = reference.log_softmax(-1)
+    return (goal.exp() * (goal - outputs.log_softmax(-1))).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -92,9 +118,15 @@ class CrossEntropy:
 
     def features(self, change: Tensor, outputs: Tensor, targets: Tensor | None) -> Tensor:
         """Softmax features; zero where the target is to be ignored."""
-        rows = softmax_features(change, outputs)
-        goal = target_rows(targets, outputs)
-        return rows if goal.ndim > 1 else rows * (goal >= 0).unsqueeze(-1)
+        return _where_counted(softmax_features(change, outputs), targets, outputs)
+
+    def probe(self, outputs: Tensor, targets: Tensor | None, signs: Tensor) -> Tensor:
+        """Softmax probes; zero where the target is to be ignored."""
+        return _where_counted(softmax_probe(outputs, signs), targets, outputs)
+
+    def divergence(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
+        """KL divergence from the reference."""
+        return softmax_divergence(outputs, reference)
 
 
 @dataclass(frozen=True)
@@ -105,8 +137,7 @@ class KullbackLeibler:
 
     def values(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
         """Divergence per row."""
-        goal = reference.log_softmax(-1)
-        return (goal.exp() * (goal - outputs.log_softmax(-1))).sum(-1)
+        return softmax_divergence(outputs, reference)
 
     def gradient(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
         """Difference of the softmaxes: zero at the reference."""
@@ -116,49 +147,18 @@ class KullbackLeibler:
         """Softmax features."""
         return softmax_features(change, outputs)
 
+    def probe(self, outputs: Tensor, targets: Tensor | None, signs: Tensor) -> Tensor:
+        """Softmax probes."""
+        return softmax_probe(outputs, signs)
 
-@dataclass(frozen=True)
-class CallableLoss:
-    """A caller's loss (outputs, targets) -> (N,), its output Hessian clipped to positive semidefinite."""
+    def divergence(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
+        """The loss itself."""
+        return softmax_divergence(outputs, reference)
 
-    function: CustomLoss
-    needs_targets: bool = False
 
-    def values(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
-        """The caller's values, checked for their shape."""
-        values = self.function(outputs, targets)
-        if not isinstance(values, Tensor) or values.shape != (outputs.shape[0],):
-            shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise InvalidModel(f"the loss must return one value per example, shape ({outputs.shape[0]},); got {shape}")
-        return values.float()
-
-    def gradient(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
-        """By automatic differentiation; rows must not depend on each other."""
-        with torch.enable_grad():
-            leaf = outputs.detach().requires_grad_(True)
-            found: Tensor = torch.autograd.grad(self.values(leaf, targets, reference).sum(), leaf)[0]
-            return found
-
-    def features(self, change: Tensor, outputs: Tensor, targets: Tensor | None) -> Tensor:
-        """Eigenvectors of each row's Hessian, scaled by the roots of its positive eigenvalues."""
-        root = self._root(outputs, targets)
-        return torch.einsum("mkc,...mc->...mk", root, change)
-
-    def _root(self, outputs: Tensor, targets: Tensor | None) -> Tensor:
-        with torch.enable_grad():
-            leaf = outputs.detach().requires_grad_(True)
-            first = torch.autograd.grad(self.function(leaf, targets).sum(), leaf, create_graph=True)[0]
-            columns = []
-            for c in range(outputs.shape[-1]):
-                if first.requires_grad:
-                    column = torch.autograd.grad(first[:, c].sum(), leaf, retain_graph=True, allow_unused=True)[0]
-                else:
-                    column = None
-                columns.append(torch.zeros_like(outputs) if column is None else column)
-        hessian = torch.stack(columns, dim=1).detach()
-        values, vectors = torch.linalg.eigh(0.5 * (hessian + hessian.transpose(1, 2)))
-        root: Tensor = values.clamp(min=0).sqrt().unsqueeze(-1) * vectors.transpose(1, 2)
-        return root
+def _where_counted(rows: Tensor, targets: Tensor | None, outputs: Tensor) -> Tensor:
+    goal = target_rows(targets, outputs)
+    return rows if goal.ndim > 1 else rows * (goal >= 0).unsqueeze(-1)
 
 
 def target_rows(targets: Tensor | None, outputs: Tensor) -> Tensor:
@@ -187,18 +187,24 @@ def target_rows(targets: Tensor | None, outputs: Tensor) -> Tensor:
 
 
 def make_loss(loss: LossLike) -> Loss:
-    """``"cross-entropy"``, ``"kl"`` or a callable.
+    """``"cross-entropy"``, ``"kl"``, ``"binary-cross-entropy"``, ``"squared-error"`` or a callable.
 
     Raises:
         UnknownName: for another name.
 
     Example:
+        >>> import torch
         >>> make_loss("kl").values(torch.zeros(1, 2), None, torch.zeros(1, 2)).item()
         0.0
     """
     if callable(loss):
         return CallableLoss(loss)
-    known: dict[str, Loss] = {"cross-entropy": CrossEntropy(), "kl": KullbackLeibler()}
+    known: dict[str, Loss] = {
+        "cross-entropy": CrossEntropy(),
+        "kl": KullbackLeibler(),
+        "binary-cross-entropy": BinaryCrossEntropy(),
+        "squared-error": SquaredError(),
+    }
     if loss not in known:
         raise unknown_name("loss", loss, known)
     return known[loss]
