@@ -19,7 +19,6 @@ from qubo_compress.budget import MILLION
 from qubo_compress.errors import (
     ForwardFailed,
     InvalidBatches,
-    InvalidMenu,
     InvalidModel,
     NonFiniteLoss,
     QuboCompressError,
@@ -180,7 +179,8 @@ def measure_around(
             base=base, originals=originals, layout=layout, choices=choices, examples=examples, loss=checked_loss,
             reference=reference, outputs=outputs, seed=seed,
             rows_per_pass=ROWS_PER_PASS.get(outputs[0].device.type, 512), interactions=bool(interactions),
-            max_columns=MAX_COLUMNS, first_order=shrinkage not in (None, 1), cache=UnitCache(cache, signature), advance=lambda _: None,
+            max_columns=MAX_COLUMNS, first_order=shrinkage not in (None, 1),
+            cache=UnitCache(cache, signature), advance=lambda _: None,
             trace=trace, payloads=dict(payloads or {}),
             calibration=Calibration(original, examples, checked_loss, lambda x: rows_of(run_model(original, x)), seed),
         )  # fmt: skip
@@ -225,9 +225,7 @@ def measure_around(
     )  # fmt: skip
 
 
-def _trust(
-    rows: FactorArray, result: MetricResult, task: MeasureTask, interactions: bool | float
-) -> float:
+def _trust(rows: FactorArray, result: MetricResult, task: MeasureTask, interactions: bool | float) -> float:
     """The share of the pair energies that is kept."""
     if not isinstance(interactions, bool):
         return float(interactions)

@@ -13,7 +13,6 @@ the layers' gradients take, whatever the depth and the number of groups.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -115,9 +114,9 @@ class _Collection:
         task = self.task
         slope = np.zeros(int(task.offsets[-1]))
         blocks = []
-        share = (self.settings.evaluations(task) - (float(task.offsets[-1]) if self.settings.counts_flips else 0.0)) / max(
-            1, task.examples.count
-        )
+        share = (
+            self.settings.evaluations(task) - (float(task.offsets[-1]) if self.settings.counts_flips else 0.0)
+        ) / max(1, task.examples.count)
         start = 0
         for number, part in task.slices():
             made = task.cache.get(

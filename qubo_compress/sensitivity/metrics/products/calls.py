@@ -189,7 +189,7 @@ class Recorder(TorchFunctionMode):
 
 
 def _without_overrides(function: Any) -> Any:
-    """torch's own Python code of a composite function, whose inner calls are seen by the active mode.
+    """Torch's own Python code of a composite function, whose inner calls are seen by the active mode.
 
     Called as it is, it would first hand itself to that mode again.
     """

@@ -72,7 +72,7 @@ def _bias(call: Call, delta: Tensor) -> Tensor:
 
 
 def _scale(call: Call, inputs: Tensor, delta: Tensor) -> Tensor:
-    """Gradient of a normalisation's weight: delta times the normalised input, summed over what the weight is shared by."""
+    """Gradient of a normalisation's weight: delta times the normalised input, summed over what shares the weight."""
     flat = inputs.flatten(0, 1)
     settings = call.settings
     epsilon = settings.get("eps", 1e-5)

@@ -15,13 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.errors import ForwardFailed, InvalidModel
+from qubo_compress.errors import InvalidModel
 from qubo_compress.examples import Inputs, Slice, map_tensors, tensors_of
 from qubo_compress.menu.groups import state_entries
 from qubo_compress.sensitivity.losses import rows_of
-from qubo_compress.sensitivity.metrics.products.calls import Recorder
+from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder
 from qubo_compress.sensitivity.metrics.products.displacements import Block
-from qubo_compress.sensitivity.metrics.products.slices import Axes, Structure, slice_products
+from qubo_compress.sensitivity.metrics.products.slices import (
+    Axes,
+    Structure,
+    depends_on_others,
+    slice_products,
+)
 from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.sensitivity.task import MeasureTask
 from qubo_compress.substitution import substituted
@@ -29,7 +34,7 @@ from qubo_compress.substitution import substituted
 logger = logging.getLogger(__name__)
 
 EXAMPLES = 3
-"""Enough to tell axes that count examples from others, and examples that influence each other from those that do not."""
+"""Enough to tell axes that count examples from others, and whether examples influence each other."""
 
 TOLERANCE = 1e-2
 """Relative distance of two directional derivatives of a parameter that still agree in float32."""
@@ -62,18 +67,17 @@ def inspect(task: MeasureTask) -> Structure:
     cotangent = _cotangent(model, state, inputs, generator)
     true = _true_products(model, state, inputs, directions, cotangent)
     found = _recorded_products(model, structure, inputs, directions, cotangent)
-    captured = frozenset(name for name in wanted if _agree(found.get(name), true[name], tolerance))
+    captured = frozenset(name for name in structure.captured if _agree(found[name], true[name], tolerance))
     single = wanted - captured
     checked = Structure(**{**vars(structure), "captured": captured, "single": single})
     if single:
         logger.info("%s: used in ways of their own; measured one example at a time", ", ".join(sorted(single)))
-        alone = _recorded_products(model, Structure(**{**vars(checked), "captured": frozenset()}), inputs, directions, cotangent)
+        alone = _recorded_products(
+            model, Structure(**{**vars(checked), "captured": frozenset()}), inputs, directions, cotangent
+        )
         wrong = sorted(name for name in single if not _agree(alone[name], true[name], tolerance))
         if wrong:
-            raise InvalidModel(
-                f"the outputs of one example depend on the others (seen at {wrong[0]}), so no gradient belongs to one "
-                "example alone; use metric='gauss-newton', which runs every choice"
-            )
+            raise depends_on_others(f"the gradients by {wrong[0]} differ from those among others")
     return checked
 
 
@@ -104,16 +108,13 @@ def _recorded(model: nn.Module, state: Mapping[str, Tensor], inputs: Inputs, wan
     """The calls of a pass, and their axes from a pass with one example less."""
     passes = []
     for count in (EXAMPLES, EXAMPLES - 1):
-        recorder = Recorder(state, lambda call, gradient: None)
+        recorder = Recorder(state, _ignore)
         with substituted(model, state), torch.enable_grad(), recorder:
             run_model(model, map_tensors(inputs, lambda t, count=count: t[:count]))
         passes.append(recorder.calls)
     more, fewer = passes
     if [call.signature for call in more] != [call.signature for call in fewer]:
-        raise InvalidModel(
-            "the network calls other layers for other numbers of examples; use metric='gauss-newton', which runs every "
-            "choice"
-        )
+        return Structure(state, (), (), frozenset(), wanted, frozenset(), 1)
     axes = tuple(
         _axes(a.kind, tuple(a.inputs.shape), tuple(b.inputs.shape), a.output_shape, b.output_shape)
         for a, b in zip(more, fewer, strict=True)
@@ -127,6 +128,10 @@ def _recorded(model: nn.Module, state: Mapping[str, Tensor], inputs: Inputs, wan
     return Structure(
         state, tuple(call.signature for call in more), axes, wanted, frozenset(), copied, held // EXAMPLES + 1
     )
+
+
+def _ignore(call: Call, gradient: Tensor) -> None:
+    """What is done with gradients where only the calls are of interest: nothing."""
 
 
 def _axes(
@@ -149,9 +154,7 @@ def _axes(
     return axes if (axes.inputs < len(inputs) - 1 if channels_last else axes.inputs == 0) else None
 
 
-def _cotangent(
-    model: nn.Module, state: Mapping[str, Tensor], inputs: Inputs, generator: torch.Generator
-) -> Tensor:
+def _cotangent(model: nn.Module, state: Mapping[str, Tensor], inputs: Inputs, generator: torch.Generator) -> Tensor:
     with substituted(model, state), torch.no_grad():
         rows = rows_of(run_model(model, inputs))
     return torch.randn(rows.shape, generator=generator).to(rows.device)
@@ -179,9 +182,7 @@ def _true_products(
         for example in range(EXAMPLES):
             only = torch.zeros_like(cotangent)
             only[example * repeats : (example + 1) * repeats] = cotangent[example * repeats : (example + 1) * repeats]
-            found.append(
-                torch.autograd.grad(rows, list(leaves.values()), only, retain_graph=True, allow_unused=True)
-            )
+            found.append(torch.autograd.grad(rows, list(leaves.values()), only, retain_graph=True, allow_unused=True))
     return {
         name: torch.stack(
             [
@@ -209,17 +210,10 @@ def _recorded_products(
         if name in wanted
     }
     part = Slice(inputs, None, torch.full((EXAMPLES,), 1.0 / EXAMPLES, dtype=torch.float64))
-    try:
-        found = slice_products(
-            model, structure, part, [cotangent], lambda name: blocks.get(name, ()), len(directions)
-        )
-    except ForwardFailed as cause:
-        raise InvalidModel(f"the network cannot be followed ({cause}); use metric='gauss-newton'") from cause
+    found = slice_products(model, structure, part, [cotangent], lambda name: blocks.get(name, ()), len(directions))
     return {name: found[number, 0] for name, number in numbers.items()}
 
 
-def _agree(found: Tensor | None, true: Tensor, tolerance: float) -> bool:
-    if found is None:
-        return False
+def _agree(found: Tensor, true: Tensor, tolerance: float) -> bool:
     scale = float(true.abs().max())
     return bool((found - true).abs().max() <= tolerance * scale + 1e-12)

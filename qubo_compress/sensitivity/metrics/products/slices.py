@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from qubo_compress.errors import ForwardFailed, InvalidModel
-from qubo_compress.examples import Slice, map_tensors
+from qubo_compress.examples import Inputs, Slice, map_tensors
 from qubo_compress.sensitivity.losses import rows_of
 from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder, View
 from qubo_compress.sensitivity.metrics.products.displacements import Block
@@ -19,6 +19,9 @@ from qubo_compress.substitution import substituted
 
 GRADIENT_BYTES = 64_000_000
 """Bytes that the gradients of the examples treated at once may take: about what the caches and a layer need."""
+
+SAME_OUTPUTS = 0.05
+"""Relative distance of outputs up to which an example alone counts as the same as among others, in bfloat16 too."""
 
 BlocksOf = Callable[[str], Sequence[Block]]
 """Parameter name -> the displacements of its choices."""
@@ -74,7 +77,7 @@ def slice_products(
         choices: number of all choices.
 
     Raises:
-        ForwardFailed: when the network took another path than it did in the inspection.
+        InvalidModel: when single examples have to be run, and their outputs are others than among the rest.
     """
     accumulator = _Accumulator(structure, len(part), len(cotangents), blocks_of, choices, cotangents[0].device)
     with substituted(model, structure.state), torch.enable_grad():
@@ -82,19 +85,25 @@ def slice_products(
         with recorder:
             outputs = rows_of(run_model(model, part.inputs))
         if tuple(call.signature for call in recorder.calls) != structure.signatures:
-            raise ForwardFailed("the network called other layers than it did on the first examples")
-        if recorder.roots and outputs.requires_grad:
+            # These examples take another path than the first ones did: nothing is known of its calls.
+            structure = replace(structure, captured=frozenset(), single=structure.captured | structure.single)
+        elif recorder.roots and outputs.requires_grad:
             for number, cotangent in enumerate(cotangents):
                 accumulator.probe = number
                 last = number == len(cotangents) - 1
                 torch.autograd.grad(outputs, recorder.roots, cotangent, retain_graph=not last, allow_unused=True)
     if structure.single:
-        _add_singles(model, structure, part, cotangents, accumulator)
+        _add_singles(model, structure, part, outputs.detach(), cotangents, accumulator)
     return accumulator.products
 
 
 def _add_singles(
-    model: nn.Module, structure: Structure, part: Slice, cotangents: Sequence[Tensor], accumulator: _Accumulator
+    model: nn.Module,
+    structure: Structure,
+    part: Slice,
+    together: Tensor,
+    cotangents: Sequence[Tensor],
+    accumulator: _Accumulator,
 ) -> None:
     """Products of the parameters that have uses of their own kind: one run and S backward passes per example."""
     names = sorted(structure.single)
@@ -103,10 +112,9 @@ def _add_singles(
     with substituted(model, {**structure.state, **leaves}), torch.enable_grad():
         for example in range(len(part)):
             inputs = map_tensors(part.inputs, lambda t, i=example: t[i : i + 1])
-            with Recorder({}, None):
-                outputs = rows_of(run_model(model, inputs))
-            if outputs.shape[0] != rows:
-                raise InvalidModel("one example alone gives another number of outputs; use metric='gauss-newton'")
+            outputs = _run_alone(model, inputs)
+            if not _alike(outputs, together[example * rows : (example + 1) * rows]):
+                raise depends_on_others("its outputs differ from those among others")
             if not outputs.requires_grad:
                 continue
             for number, cotangent in enumerate(cotangents):
@@ -118,6 +126,30 @@ def _add_singles(
                     if gradient is not None:
                         accumulator.probe = number
                         accumulator.add(name, gradient.float()[None], example)
+
+
+def _run_alone(model: nn.Module, inputs: Inputs) -> Tensor:
+    try:
+        with Recorder({}, None):
+            return rows_of(run_model(model, inputs))
+    except ForwardFailed as cause:
+        raise depends_on_others(str(cause)) from cause
+
+
+def depends_on_others(seen: str) -> InvalidModel:
+    """The error for networks in which no gradient belongs to one example alone."""
+    return InvalidModel(
+        f"what the network makes of an example depends on the others of its batch ({seen}); use "
+        "metric='gauss-newton', which runs every choice"
+    )
+
+
+def _alike(alone: Tensor, together: Tensor) -> bool:
+    """Whether outputs agree up to what low precision and another order of sums may change."""
+    if alone.shape != together.shape:
+        return False
+    scale = float(together.abs().max())
+    return bool((alone.detach() - together).abs().max() <= SAME_OUTPUTS * scale + 1e-6)
 
 
 class _Accumulator:
@@ -211,7 +243,8 @@ def _seen(values: Tensor, view: View) -> Tensor:
     """A parameter's values as the layer sees them."""
     if view.shape is None:
         return values
-    return values.contiguous().reshape(-1).as_strided(view.shape, view.stride, view.offset)
+    flat = values.contiguous()
+    return flat.as_strided(view.shape, view.stride, flat.storage_offset() + view.offset)
 
 
 def _in_parameter(gradients: Tensor, view: View, parameter: Tensor) -> Tensor:

@@ -1,0 +1,146 @@
+"""Products against the same numbers from Jacobians, for every network of the zoo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import qubo_compress as qc
+from qubo_compress import errors
+from qubo_compress.sensitivity.metrics.products import Products
+from qubo_compress.testing import check_metric, same_snapshot, same_table, snapshot
+
+MENU = qc.Menu(bits=(2, 4), sparsity=(0.0, 0.5))
+NOT_ALONE = ("batch-dependent", "changeable")
+"""Networks in which examples depend on each other."""
+
+
+def measured(sample: Any, metric: Any, **options: Any) -> qc.SensitivityTable:
+    options = {"menu": MENU, "progress": False, "max_rank": None, "interactions": 1.0, "shrinkage": 0.0, **options}
+    return qc.measure(sample.model, sample.batches, metric=metric, **options)
+
+
+def gram(table: qc.SensitivityTable) -> np.ndarray:
+    assert table.factor is not None
+    return table.factor.astype(np.float64) @ table.factor.astype(np.float64).T
+
+
+def test_it_is_a_metric() -> None:
+    check_metric("products")
+
+
+def test_slopes_are_those_of_jacobians(any_sample: Any) -> None:
+    if any_sample.name in NOT_ALONE:
+        with pytest.raises(errors.InvalidModel, match="gauss-newton"):
+            measured(any_sample, Products())
+        return
+    before = snapshot(any_sample.model)
+    found = measured(any_sample, Products(first_order=True))
+    assert same_snapshot(before, snapshot(any_sample.model))
+    exact = measured(any_sample, "jacobian")
+    slopes = [t.linear - 0.5 * np.diag(gram(t)) for t in (found, exact)]
+    tolerance = 0.1 if any_sample.name == "bfloat16" else 2e-3
+    assert np.abs(slopes[0] - slopes[1]).max() <= tolerance * np.abs(slopes[1]).max()
+
+
+@pytest.mark.parametrize("name", ["grouped-view-inplace", "tied", "encoder", "perceptron", "twice", "functional"])
+def test_pair_energies_are_those_of_jacobians_on_average(sample: Callable[[str], Any], name: str) -> None:
+    exact = gram(measured(sample(name), "jacobian", loss="kl"))
+    few, many = (gram(measured(sample(name), Products(probes), loss="kl")) for probes in (16, 256))
+    errors_of = [np.linalg.norm(found - exact) / np.linalg.norm(exact) for found in (few, many)]
+    assert errors_of[1] < 0.15 and errors_of[1] < errors_of[0]
+
+
+class Strided(nn.Module):
+    """Convolutions of every kind, some of whose inputs no output position reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.same = nn.Conv2d(2, 4, (4, 3), padding="same", dilation=2)
+        self.reflect = nn.Conv2d(4, 6, 3, stride=(2, 3), padding=1, padding_mode="reflect", groups=2)
+        self.up = nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1, output_padding=1, groups=2)
+        self.deep = nn.Conv2d(4, 8, 3, groups=4, bias=False)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(self.up(torch.relu(self.reflect(torch.tanh(self.same(x))))))
+        return self.head(torch.tanh(self.deep(hidden)).mean((2, 3)))
+
+
+class OwnPadding(nn.Conv2d):
+    """A convolution that pads in its own forward."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        padded = functional.pad(x, (1, 2, 0, 1))
+        return functional.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class Frames(nn.Module):
+    """Time folded into the axis of examples, an elementwise gain, and positions without an axis of examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = OwnPadding(1, 4, 3)
+        self.norm = nn.GroupNorm(2, 4)
+        self.place = nn.Embedding(3, 4)
+        self.mix = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        folded = x.reshape(-1, 1, *x.shape[2:])
+        hidden = self.norm(self.conv(folded)).relu().mean((2, 3)).reshape(*x.shape[:2], 4)
+        hidden = hidden + self.place(torch.arange(3))
+        return self.head(torch.tanh(hidden @ self.mix.weight.t() * self.mix.weight[0]).mean(1))
+
+
+@pytest.mark.parametrize("model, shape", [(Strided, (2, 9, 8)), (Frames, (3, 5, 5))])
+def test_layers_are_measured_by_what_they_call(model: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    net = model().eval()
+    batches = [(torch.randn(7, *shape), torch.arange(7) % 3), (torch.randn(2, *shape), torch.arange(2))]
+    options: dict[str, Any] = {"menu": MENU, "progress": False, "max_rank": None, "interactions": 1.0, "shrinkage": 0.0}
+    found = qc.measure(net, batches, metric=Products(first_order=True), **options)
+    exact = qc.measure(net, batches, metric="jacobian", **options)
+    slopes = [t.linear - 0.5 * np.diag(gram(t)) for t in (found, exact)]
+    assert np.abs(slopes[0] - slopes[1]).max() <= 1e-3 * np.abs(slopes[1]).max()
+
+
+def test_filters_are_rows_of_their_layers(sample: Callable[[str], Any]) -> None:
+    net = sample("grouped-view-inplace")
+    menu = qc.Menu(bits=(3,), sparsity=(0.0,))
+    filters = measured(net, Products(), groups="filter", menu=menu, loss="kl")
+    layers = measured(net, Products(), menu=menu, loss="kl")
+    assert filters.factor is not None and layers.factor is not None
+    for name in layers.group_names:
+        of_layer = layers.offsets[layers.group_names.index(name)] + 1
+        of_filters = [filters.offsets[n] + 1 for n, g in enumerate(filters.group_names) if g.split("[")[0] == name]
+        together = gram(filters)[np.ix_(of_filters, of_filters)].sum()
+        assert together == pytest.approx(gram(layers)[of_layer, of_layer], rel=1e-3, abs=1e-12)
+
+
+def test_rows_do_not_depend_on_how_examples_are_batched(sample: Callable[[str], Any]) -> None:
+    net = sample("perceptron")
+    inputs, targets = (torch.cat(parts) for parts in zip(*net.batches, strict=True))
+    whole = measured(net, Products())
+    net.batches[:] = [(inputs[:3], targets[:3]), (inputs[3:], targets[3:])]
+    assert same_table(whole, measured(net, Products()))
+
+
+def test_a_network_without_gradients_is_refused(sample: Callable[[str], Any]) -> None:
+    net = sample("perceptron")
+    net.model.forward = torch.no_grad()(net.model.forward)
+    with pytest.raises(errors.InvalidModel, match="gauss-newton"):
+        measured(net, Products())
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(errors.InvalidMenu, match="probes"):
+        Products(0)
+    with pytest.raises(errors.InvalidMenu, match="measured_linear"):
+        Products(measured_linear="near")
