@@ -84,7 +84,7 @@ class ByteGPT(nn.Module):
         ValueError: when the heads do not divide the width.
     """
 
-    def __init__(self, width: int = 256, depth: int = 4, heads: int = 4, context: int = 128) -> None:
+    def __init__(self, width: int = 192, depth: int = 5, heads: int = 4, context: int = 128) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"{heads} heads were asked for with width {width}; the width must be a multiple of them")
@@ -134,7 +134,7 @@ class VisionTransformer(nn.Module):
         ValueError: when the patches do not divide the picture.
     """
 
-    def __init__(self, width: int = 128, depth: int = 4, heads: int = 4, patch: int = 7, classes: int = 10) -> None:
+    def __init__(self, width: int = 112, depth: int = 4, heads: int = 4, patch: int = 7, classes: int = 10) -> None:
         super().__init__()
         if 28 % patch:
             raise ValueError(f"patches of {patch} pixels were asked for; they must divide the 28 pixels of a picture")

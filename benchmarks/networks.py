@@ -153,7 +153,7 @@ _SOURCES: dict[str, _Source] = {
         weights=lambda data_dir: GPT_WEIGHTS,
         build=ByteGPT,
         calibration_examples=1_024,
-        description="GPT of 3.3 million parameters over the bytes of Python's standard library, trained briefly; it "
+        description="GPT of 2.3 million parameters over the bytes of Python's standard library, trained briefly; it "
         "never saw the validation and test files",
         batch_size=50,
     ),
@@ -162,7 +162,7 @@ _SOURCES: dict[str, _Source] = {
         weights=lambda data_dir: VIT_WEIGHTS,
         build=VisionTransformer,
         calibration_examples=1_024,
-        description="vision transformer of 0.8 million parameters for Fashion-MNIST, trained briefly; it never saw "
+        description="vision transformer of 0.6 million parameters for Fashion-MNIST, trained briefly; it never saw "
         "the validation images",
     ),
 }
