@@ -15,7 +15,15 @@ from torch.nn import functional
 from benchmarks import robustness
 from benchmarks.records import read
 from benchmarks.robustness import Cell
-from benchmarks.robustness_tables import METHODS, OPPONENTS, comparisons_of, newest, write_tables
+from benchmarks.robustness_tables import (
+    METHODS,
+    OPPONENTS,
+    comparisons_of,
+    error_list,
+    newest,
+    summary,
+    write_tables,
+)
 
 CELL = Cell("digits", 16, 8.0, 0, 4)
 
@@ -31,8 +39,9 @@ def options(tmp_path: Path) -> argparse.Namespace:
 def figures(loss: float, **changed: Any) -> dict[str, Any]:
     """A record as a finished method leaves it."""
     shared = {"loss": loss, "accuracy": 90.0, "divergence": 0.1}
+    times = ("original", "compressed", "recovered")
     return {
-        **{f"{when}_{name}": value for when in ("original", "compressed", "recovered") for name, value in shared.items()},
+        **{f"{time}_{name}": value for time in times for name, value in shared.items()},
         "original_loss": 0.2, "predicted": 0.1, "from_cache": False, "seconds": 1.0, "cpu_seconds": 1.0,
         "peak_memory": 100.0, **changed,
     }  # fmt: skip
@@ -95,13 +104,13 @@ def test_what_failed_is_run_again_and_listed_until_then(options: argparse.Namesp
     options.examples, options.ratios, options.seeds = [16], [8.0], [0]
     fake.broken = {"greedy"}
     robustness.run(options)
-    assert "out of luck" in write_tables(options.records)
+    assert "out of luck" in error_list(newest(options.records))
     fake.broken = set()
     fake.calls.clear()
     robustness.run(options)
     assert [method for _, method in fake.calls] == ["greedy"]
-    text = write_tables(options.records)
-    assert "out of luck" not in text and "1 cells" in text
+    records = newest(options.records)
+    assert error_list(records) == "" and summary(comparisons_of(records)).startswith("1 cells")
 
 
 def test_comparisons_are_paired_per_example(options: argparse.Namespace, fake: Fake) -> None:
