@@ -32,7 +32,7 @@ def python_text(folder: Path | None = None) -> Dataset:
     """Windows of 128 bytes of Python's standard library, inputs (N, 128) and targets (N, 128) int64.
 
     The target of a byte is the byte after it. Of every twenty files about one is validation text and one test text;
-    1,000 windows are drawn from each.
+    1,000 windows are drawn from each, all different, and none of them a window of another text.
 
     Args:
         folder: where the sources lie, by default those of the running Python.
@@ -45,15 +45,19 @@ def python_text(folder: Path | None = None) -> Dataset:
     for path in _sources(folder):
         parts[_part(path.relative_to(folder).as_posix())].append(path.read_bytes())
     windows = {part: _windows(b"".join(contents)) for part, contents in parts.items()}
+    seen = set(_keys(windows["train"]))
     for part in ("validation", "test"):
-        found = len(windows[part])
+        # A few windows of boilerplate are in several files.
+        new = [number for key, number in _keys(windows[part]).items() if key not in seen]
+        found = len(new)
         if found < HELD_OUT_WINDOWS:
             raise NetworkUnavailable(
                 f"{folder} has {found} windows of {CONTEXT} bytes of {part} text where {HELD_OUT_WINDOWS} are needed; "
                 "install Python with the sources of its standard library (.py files, not only .pyc)"
             )
         order = torch.randperm(found, generator=torch.Generator().manual_seed(1))
-        windows[part] = windows[part].select(order[:HELD_OUT_WINDOWS])
+        windows[part] = windows[part].select(torch.tensor(new)[order[:HELD_OUT_WINDOWS]])
+        seen |= set(_keys(windows[part]))
     return Dataset("python-text", windows["train"], windows["validation"], windows["test"])
 
 
@@ -72,6 +76,14 @@ def _part(path: str) -> str:
     """Whether a file is training, validation or test text; by its path alone."""
     number = int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") % 20
     return {0: "test", 1: "validation"}.get(number, "train")
+
+
+def _keys(windows: Examples) -> dict[bytes, int]:
+    """The different inputs as bytes, each with the number of its first window, in order."""
+    first: dict[bytes, int] = {}
+    for number, window in enumerate(windows.inputs):
+        first.setdefault(window.numpy().tobytes(), number)
+    return first
 
 
 def _windows(text: bytes) -> Examples:

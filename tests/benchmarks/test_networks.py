@@ -140,7 +140,7 @@ def library(tmp_path: Path) -> Path:
     for number in range(200):
         path = tmp_path / f"package{number % 7}" / f"module{number}.py"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(f"line {number}\n".encode() * 2_500)
+        path.write_bytes("".join(f"line {number} {line}\n" for line in range(2_000)).encode())
     for left_out in ("test/module0.py", "package1/tests/module1.py", "_sysconfigdata_linux.py", "site-packages/a.py"):
         path = tmp_path / left_out
         path.parent.mkdir(exist_ok=True)
@@ -155,6 +155,8 @@ def test_text_is_cut_into_windows_whose_targets_follow(library: Path) -> None:
         assert torch.equal(part.inputs[:, 1:], part.targets[:, :-1])
         assert int(part.inputs.max()) < 128, "none of the files that are left out"
     assert torch.equal(data.train.inputs[1:, 0], data.train.targets[:-1, -1])
+    windows = [keys([(part.inputs, part.targets)]) for part in (data.train, data.validation, data.test)]
+    assert not windows[0] & windows[1] and not windows[0] & windows[2] and not windows[1] & windows[2]
     again = text.python_text(library)
     assert torch.equal(data.test.inputs, again.test.inputs) and torch.equal(data.train.inputs, again.train.inputs)
 
