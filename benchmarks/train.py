@@ -1,13 +1,16 @@
 """Train the networks whose weights the project ships: ``python -m benchmarks.train digits``, ``fashion-mnist``, ...
 
-One recipe for every network: SGD with Nesterov momentum, a one-cycle learning rate and light augmentation. The same
-recipe trains the small float32 networks that compressed ones are compared with.
+Convolutional networks are trained by SGD with Nesterov momentum, transformers by AdamW with clipped gradients; both
+with a one-cycle learning rate and light augmentation. The same recipe trains the small float32 networks that compressed
+ones are compared with.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.architectures import DIGITS_WIDTH, ResNet20, digits_of_width, digits_width_within
+from benchmarks.attention import ByteGPT, VisionTransformer
 from benchmarks.datasets import Dataset, Examples, digits, fashion_mnist
+from benchmarks.text import python_text
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +32,8 @@ WEIGHTS_FOLDER = Path(__file__).resolve().parent / "weights"
 DIGITS_WEIGHTS = WEIGHTS_FOLDER / "digits.safetensors"
 FASHION_WEIGHTS = WEIGHTS_FOLDER / "fashion_mnist_resnet20.safetensors"
 FASHION56_WEIGHTS = WEIGHTS_FOLDER / "fashion_mnist_resnet56.safetensors"
+VIT_WEIGHTS = WEIGHTS_FOLDER / "fashion_mnist_vit.safetensors"
+GPT_WEIGHTS = WEIGHTS_FOLDER / "text_gpt.safetensors"
 DIGITS_EPOCHS = 60
 
 
@@ -42,6 +49,9 @@ class Recipe:
         shift: images are moved by up to so many pixels each way, the gap filled with background.
         flip: are images mirrored left to right half of the time?
         bfloat16: run forward and backward passes under bfloat16 autocast, with channels last; weights stay float32.
+        adamw: use AdamW and clip the gradient to length 1, as transformers need; else SGD with Nesterov momentum.
+        warmup: part of the steps in which the learning rate rises.
+        examples: so many per epoch, drawn anew; all by default.
     """
 
     epochs: int
@@ -51,6 +61,9 @@ class Recipe:
     shift: int = 0
     flip: bool = False
     bfloat16: bool = False
+    adamw: bool = False
+    warmup: float = 0.3
+    examples: int | None = None
 
 
 DIGITS_RECIPE = Recipe(epochs=DIGITS_EPOCHS, batch_size=64, learning_rate=0.1, weight_decay=5e-4, shift=1)
@@ -61,6 +74,53 @@ FASHION_RECIPE = Recipe(
 FASHION56_RECIPE = Recipe(
     epochs=2, batch_size=128, learning_rate=0.1, weight_decay=5e-4, shift=2, flip=True, bfloat16=True
 )
+
+
+VIT_RECIPE = Recipe(
+    epochs=4, batch_size=64, learning_rate=1e-3, weight_decay=0.05, shift=1, flip=True, adamw=True, warmup=0.1
+)
+# Four epochs of 2,000 windows make a million bytes, a ninth of the text: enough for a network that has learned.
+GPT_RECIPE = Recipe(
+    epochs=4, batch_size=8, learning_rate=1.5e-3, weight_decay=0.05, adamw=True, warmup=0.1, examples=2_000
+)
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A network whose weights the project ships.
+
+    Attributes:
+        build: makes the network with fresh weights.
+        data: (data folder or None, may download) -> its examples.
+        recipe: how it is trained.
+        weights: the file.
+        stored: floating-point type of the file; the network that is loaded is float32 all the same.
+        report_every: epochs between two looks at the validation examples.
+    """
+
+    build: Callable[[], nn.Module]
+    data: Callable[[Path | None, bool], Dataset]
+    recipe: Recipe
+    weights: Path
+    stored: torch.dtype = torch.float32
+    report_every: int = 1
+
+
+def _fashion(data_dir: Path | None, download: bool) -> Dataset:
+    """Fashion-MNIST from wherever it is."""
+    return fashion_mnist(data_dir, download=download)
+
+
+SHIPPED = {
+    "digits": Shipped(digits_of_width, lambda *_: digits(), DIGITS_RECIPE, DIGITS_WEIGHTS, report_every=10),
+    "fashion-mnist": Shipped(lambda: ResNet20(input_channels=1), _fashion, FASHION_RECIPE, FASHION_WEIGHTS),
+    "fashion-mnist-resnet56": Shipped(
+        lambda: ResNet20(input_channels=1, blocks=9), _fashion, FASHION56_RECIPE, FASHION56_WEIGHTS, torch.float16
+    ),
+    "fashion-mnist-vit": Shipped(VisionTransformer, _fashion, VIT_RECIPE, VIT_WEIGHTS, torch.bfloat16),
+    "text-gpt": Shipped(ByteGPT, lambda *_: python_text(), GPT_RECIPE, GPT_WEIGHTS, torch.bfloat16, 2),
+}
+"""By the name that `benchmarks.networks.load` knows them under."""
 
 
 def train_digits(
@@ -104,7 +164,7 @@ def train(
 
     Args:
         build: makes the network, its weights drawn from torch's global generator, which is seeded for the call only.
-        examples: images (N, C, H, W) and classes (N,).
+        examples: images (N, C, H, W) and classes (N,), or tokens (N, T) and the tokens that follow (N, T).
         recipe: how to train.
         seed: of everything that is drawn.
         after_epoch: called with the number of epochs done and the network in eval mode; True ends the training.
@@ -126,12 +186,10 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     if recipe.bfloat16:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        model.parameters(), recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay, nesterov=True
-    )
-    steps = len(examples) // recipe.batch_size
+    optimizer = _optimizer(model, recipe)
+    steps = min(len(examples), recipe.examples or len(examples)) // recipe.batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=steps * recipe.epochs, pct_start=0.3
+        optimizer, recipe.learning_rate, total_steps=steps * recipe.epochs, pct_start=recipe.warmup
     )
     for epoch in range(1, recipe.epochs + 1):
         model.train()
@@ -141,9 +199,11 @@ def train(
             inputs = augment(batch.inputs, recipe, generator)
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
                 outputs = model(inputs)
-            loss = functional.cross_entropy(outputs.float(), batch.targets)
+            loss = _cross_entropy(outputs.float(), batch.targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            if recipe.adamw:
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
         model.eval()
@@ -155,8 +215,26 @@ def train(
     return model
 
 
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimizer of the recipe."""
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.adamw:
+        return torch.optim.AdamW(model.parameters(), rate, weight_decay=decay, fused=True)
+    return torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=decay, nesterov=True)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy of logits (N, C) and classes (N,), or (N, T, V) and (N, T); a mean is over all targets."""
+    return functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction=reduction)
+
+
 def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Flip and shift images (N, C, H, W), each on its own, as the recipe says; the gap takes the darkest value."""
+    """Flip and shift images (N, C, H, W), each on its own, as the recipe says; the gap takes the darkest value.
+
+    Tokens (N, T) come back as they are.
+    """
+    if images.ndim != 4:
+        return images
     count, channels, height, width = images.shape
     if recipe.flip:
         flipped = torch.rand(count, generator=generator) < 0.5
@@ -174,67 +252,64 @@ def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
 
 @torch.no_grad()
 def evaluate(model: nn.Module, examples: Examples, batch_size: int = 250) -> tuple[float, float]:
-    """Top-1 accuracy, between 0 and 1, and mean cross-entropy of a network in eval mode, in float32."""
+    """Top-1 accuracy, between 0 and 1, and mean cross-entropy of a network in eval mode, in float32.
+
+    Means over the targets: over images, or over the tokens of all sequences.
+    """
     correct, loss = 0, 0.0
     for inputs, targets in examples.batches(batch_size):
         logits = model(inputs)
-        correct += int((logits.argmax(1) == targets).sum())
-        loss += functional.cross_entropy(logits, targets, reduction="sum").item()
-    return correct / len(examples), loss / len(examples)
+        correct += int((logits.argmax(-1) == targets).sum())
+        loss += _cross_entropy(logits, targets, reduction="sum").item()
+    return correct / examples.targets.numel(), loss / examples.targets.numel()
 
 
-def save_weights(model: nn.Module, path: Path, half: bool = False, **facts: str) -> None:
+def save_weights(model: nn.Module, path: Path, stored: torch.dtype = torch.float32, **facts: str) -> None:
     """Write the state dict and, as metadata, the facts; the file appears whole or not at all.
 
-    ``half`` stores float16, half the size; the network that is loaded is float32 all the same.
+    ``stored`` may be a smaller type than float32; the network that is loaded is float32 all the same.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     state = {
-        name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
+        name: (tensor.to(stored) if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    save_file(state, partial, metadata=facts | ({"stored": "float16"} if half else {}))
+    save_file(state, partial, metadata=facts | {"stored": str(stored).removeprefix("torch.")})
     partial.replace(path)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train one of the shipped networks and write its weights, printing progress."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
-    parser.add_argument("network", choices=("digits", "fashion-mnist", "fashion-mnist-resnet56"))
+    parser.add_argument("network", choices=tuple(SHIPPED))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, help="passes over the images; by default the recipe's own")
+    parser.add_argument("--epochs", type=int, help="passes over the examples; by default the recipe's own")
     parser.add_argument("--enough", type=float, help="stop once the validation accuracy is this; by default never")
     parser.add_argument("--data-dir", type=Path, help="folder of the Fashion-MNIST files")
     parser.add_argument("--download", action="store_true", help="allow Fashion-MNIST to be fetched")
     parser.add_argument("--output", type=Path, help="weights file to write; by default the shipped one")
     options = parser.parse_args(arguments)
-    if options.network == "digits":
-        data, recipe, output = digits(), DIGITS_RECIPE, options.output or DIGITS_WEIGHTS
-        build: Callable[[], nn.Module] = digits_of_width
-    else:
-        data, deep = fashion_mnist(options.data_dir, download=options.download), options.network.endswith("resnet56")
-        recipe = FASHION56_RECIPE if deep else FASHION_RECIPE
-        build = lambda: ResNet20(input_channels=1, blocks=9 if deep else 3)  # noqa: E731
-        output = options.output or (FASHION56_WEIGHTS if deep else FASHION_WEIGHTS)
-    recipe = Recipe(**{**vars(recipe), "epochs": options.epochs or recipe.epochs})
+    shipped = SHIPPED[options.network]
+    data, output = shipped.data(options.data_dir, options.download), options.output or shipped.weights
+    recipe = Recipe(**{**vars(shipped.recipe), "epochs": options.epochs or shipped.recipe.epochs})
     started = time.perf_counter()
 
     def report(epoch: int, model: nn.Module) -> bool:
-        """Print and, for the long training, save; the validation images alone decide about stopping."""
-        last = epoch == recipe.epochs
-        if not last and options.network == "digits" and epoch % 10:
+        """Print and, for the long training, save; the validation examples alone decide about stopping."""
+        if epoch != recipe.epochs and epoch % shipped.report_every:
             return False
         accuracy, loss = evaluate(model, data.validation)
         seconds = time.perf_counter() - started
         print(f"epoch {epoch}: validation {accuracy:.2%}, cross-entropy {loss:.4f}, {seconds:.0f} s", flush=True)
         facts = {"network": options.network, "seed": str(options.seed), "epochs": f"{epoch}/{recipe.epochs}"}
-        save_weights(model, output, half=options.network.endswith("resnet56"), **facts)
+        save_weights(model, output, shipped.stored, **facts, python=platform.python_version())
         return options.enough is not None and accuracy >= options.enough
 
-    model = train(build, data.train, recipe, options.seed, report)
+    model = train(shipped.build, data.train, recipe, options.seed, report)
     accuracy, loss = evaluate(model, data.test)
-    print(f"test {accuracy:.2%}, cross-entropy {loss:.4f}; {output} has {output.stat().st_size:,} bytes")
+    bits = f" ({loss / math.log(2):.3f} bits per byte)" if options.network == "text-gpt" else ""
+    print(f"test {accuracy:.2%}, cross-entropy {loss:.4f}{bits}; {output} has {output.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
