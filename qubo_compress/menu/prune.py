@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.groups import Group
 from qubo_compress.menu.keep import from_raw_bytes, raw_bytes
 from qubo_compress.menu.operator import operators
+from qubo_compress.menu.scale_kernels import keep_largest
 from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
 
 
@@ -46,11 +49,19 @@ def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
         >>> magnitude_mask(torch.tensor([3.0, -1.0, 2.0, 0.5]), 0.5).tolist()
         [True, False, True, False]
     """
-    flat = weight.detach().reshape(-1).abs().float()
-    order = torch.argsort(flat, descending=True, stable=True)
-    mask = torch.zeros(flat.numel(), dtype=torch.bool)
-    mask[order[: survivors_of(flat, sparsity)]] = True
-    return mask
+    magnitudes = weight.detach().cpu().reshape(1, -1).abs().float().numpy()
+    return torch.from_numpy(largest_of_rows(magnitudes, sparsity)[0])
+
+
+def largest_of_rows(magnitudes: npt.NDArray[np.float32], sparsity: float) -> npt.NDArray[np.bool_]:
+    """(R, D) mask of the largest of every row of (R, D) magnitudes, each row on its own; ties go to the earlier."""
+    count = survivor_count(magnitudes.shape[1], sparsity)
+    place = magnitudes.shape[1] - count
+    least = np.ascontiguousarray(np.partition(magnitudes, place, axis=1)[:, place])
+    survivors = np.minimum(count, np.maximum(1, np.count_nonzero(magnitudes, axis=1)))
+    kept = np.empty(magnitudes.shape, dtype=bool)
+    keep_largest(np.ascontiguousarray(magnitudes), least, survivors.astype(np.int64), kept)
+    return kept
 
 
 @dataclass(frozen=True, eq=False)
