@@ -15,9 +15,10 @@ from torch import Tensor
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.groups import Group
 from qubo_compress.menu.keep import from_raw_bytes, raw_bytes
-from qubo_compress.menu.operator import operators
-from qubo_compress.menu.scale_kernels import keep_largest
-from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
+from qubo_compress.menu.operator import Quick, operators
+from qubo_compress.menu.packing import mask_size
+from qubo_compress.menu.row_kernels import keep_largest
+from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read
 
 
 def check_sparsity(sparsity: float) -> None:
@@ -75,7 +76,8 @@ class PrunedTensors:
     @property
     def nbytes(self) -> int:
         """Packed masks and survivors."""
-        return plain_size(self)
+        masks = sum(mask_size(mask.numpy()) for mask in self.masks)
+        return masks + sum(values.numel() * values.element_size() for values in self.survivors)
 
     @property
     def nonzeros(self) -> int:
@@ -117,7 +119,7 @@ class PrunedTensors:
 
 @operators.register("prune")
 @dataclass(frozen=True)
-class Prune:
+class Prune(Quick):
     """Zero the smallest magnitudes of each tensor; survivors keep their precision.
 
     Args:
@@ -147,9 +149,12 @@ class Prune:
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> PrunedTensors:
         """Mask by magnitude and keep the survivors."""
-        masks = tuple(magnitude_mask(part.cpu(), self.sparsity) for part in parts)
+        return self.stored(parts, [magnitude_mask(part, self.sparsity) for part in parts])
+
+    def stored(self, parts: Sequence[Tensor], masks: Sequence[Tensor]) -> PrunedTensors:
+        """The survivors of flat masks."""
         survivors = tuple(part.detach().cpu().reshape(-1)[mask] for part, mask in zip(parts, masks, strict=True))
-        return PrunedTensors(masks, survivors, tuple(tuple(part.shape) for part in parts))
+        return PrunedTensors(tuple(masks), survivors, tuple(tuple(part.shape) for part in parts))
 
     def decode(self, group: Group, data: memoryview) -> tuple[PrunedTensors, int]:
         """Read mask and survivors, member by member."""

@@ -13,10 +13,10 @@ from torch import Tensor
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
-from qubo_compress.menu.operator import operators, values_of
+from qubo_compress.menu.operator import Quick, operators, values_of
 from qubo_compress.menu.packing import mask_size
 from qubo_compress.menu.prune import check_sparsity, magnitude_mask
-from qubo_compress.menu.scale_kernels import LARGEST_SCALE, SMALLEST_SCALE, fit_rows, round_rows
+from qubo_compress.menu.row_kernels import LARGEST_SCALE, SMALLEST_SCALE, fit_rows, round_rows
 from qubo_compress.menu.stored_parts import StoredParts, as_member
 from qubo_compress.menu.streams import Reader, Writer, code_bytes, plain_read
 
@@ -227,9 +227,15 @@ class QuantizedTensors(StoredParts[QuantizedTensor]):
         return QuantizedTensors(tuple(moved)).project(numbers, refit=True)
 
 
+def scales_of(fit: bytes, rows: Sequence[int]) -> list[Tensor]:
+    """(rows, 1) float16 scales of every member, one after the other in bytes."""
+    flat = torch.from_numpy(np.frombuffer(fit, dtype=np.float16).copy())
+    return [scale.reshape(-1, 1) for scale in flat.split(list(rows))]
+
+
 @operators.register("quantize")
 @dataclass(frozen=True)
-class Quantize:
+class Quantize(Quick):
     """Symmetric codes with one float16 scale per output row, optionally after magnitude pruning.
 
     Levels are -(2^(bits-1) - 1) ... 2^(bits-1) - 1 times the scale; two bits are ternary and take 1.6 bits
@@ -279,10 +285,20 @@ class Quantize:
         """Prune, fit the scales, round."""
         return QuantizedTensors(tuple(self._one(m, p) for m, p in zip(group.members, parts, strict=True)))
 
-    def _one(self, member: Member, part: Tensor) -> QuantizedTensor:
+    def fit(self, packed: QuantizedTensors) -> bytes:
+        """The scales."""
+        return b"".join(part.scale.numpy().tobytes() for part in packed.parts)
+
+    def encode_at(self, group: Group, parts: Sequence[Tensor], fit: bytes) -> QuantizedTensors:
+        """Prune and round on scales that are known."""
+        scales = scales_of(fit, [values_of(part).shape[0] for part in parts])
+        found = zip(group.members, parts, scales, strict=True)
+        return QuantizedTensors(tuple(self._one(m, p, s) for m, p, s in found))
+
+    def _one(self, member: Member, part: Tensor, scale: Tensor | None = None) -> QuantizedTensor:
         values = values_of(part)
         mask = magnitude_mask(values, self.sparsity).reshape(values.shape) if self.sparsity > 0 else None
-        return self.stored(member, values, mask)
+        return self.stored(member, values, mask, scale)
 
     def stored(
         self, member: Member, values: Tensor, mask: Tensor | None, scale: Tensor | None = None

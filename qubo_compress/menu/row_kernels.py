@@ -173,3 +173,27 @@ def keep_largest(magnitudes: Singles, least: Singles, survivors: npt.NDArray[np.
             if magnitudes[row, i] == edge:
                 kept[row, i] = True
                 left -= 1
+
+
+@compiled
+def mask_sizes(kept: Masks, sizes: npt.NDArray[np.int64]) -> None:
+    """Bytes of every row's mask in the shortest form of :func:`qubo_compress.menu.packing.pack_mask`.
+
+    Args:
+        kept: (R, D).
+        sizes: (R,) to be written.
+    """
+    rows, columns = kept.shape
+    for row in range(rows):
+        fields = np.zeros(9, np.int64)
+        run = 0
+        for i in range(columns):
+            if kept[row, i]:
+                for bits in range(1, 9):
+                    fields[bits] += run // ((1 << bits) - 1) + 1
+                run = 0
+            else:
+                run += 1
+        sizes[row] = 1 + (columns + 7) // 8
+        for bits in range(1, 9):
+            sizes[row] = min(sizes[row], 5 + (fields[bits] * bits + 7) // 8)
