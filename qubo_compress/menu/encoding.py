@@ -193,14 +193,15 @@ class Rows:
     def _quantized(self, operator: Quantize, counts: Counts) -> RowPrices:
         mask, nbytes = None, np.full(len(counts), 2, dtype=np.int64)
         if operator.sparsity > 0:
-            mask, counts, sizes = self._masked(operator.sparsity)
-            nbytes = nbytes + sizes
+            mask, counts, packed = self._masked(operator.sparsity)
+            nbytes = nbytes + packed
         scale = fit_scale(self._values, mask, operator.bits)
         codes = nearest_codes(self._values, mask, scale, operator.bits)
         low, high = code_range(operator.bits, mask is not None)
-        different, place = np.unique(counts, return_inverse=True)
-        nbytes = nbytes + np.array([code_bytes(int(count), low, high) for count in different])[place]
-        fits = [one.tobytes() for one in scale.numpy()]
+        sizes = {count: code_bytes(count, low, high) for count in set(counts.tolist())}
+        nbytes = nbytes + np.array([sizes[count] for count in counts.tolist()])
+        stored = scale.numpy().tobytes()
+        fits = [stored[start : start + 2] for start in range(0, len(stored), 2)]
         return RowPrices(nbytes, np.count_nonzero(codes.numpy(), axis=1), operator.bits, fits)
 
     def _masked(self, sparsity: float) -> tuple[Tensor, Counts, Counts]:

@@ -119,7 +119,7 @@ def _cheapest(survivors: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
         if 5 + packed_size(positions.size, bits) >= best[2]:
             continue
         if not counts.size:
-            counts = np.bincount(np.diff(positions, prepend=-1) - 1)
+            counts = np.bincount(np.concatenate([positions[:1], positions[1:] - positions[:-1] - 1]))
         fields = int(counts @ (np.arange(counts.size) // ((1 << bits) - 1) + 1))
         size = 5 + packed_size(fields, bits)
         if size < best[2]:

@@ -10,9 +10,14 @@ import torch
 from torch import nn
 
 from qubo_compress.factored import left_dense
+from qubo_compress.menu.cast import CastTensors
 from qubo_compress.menu.encoding import Fits, Rows, prices_rows
+from qubo_compress.menu.fold import FoldedNormalisation
 from qubo_compress.menu.groups import Group, state_entries
+from qubo_compress.menu.keep import KeptTensors
 from qubo_compress.menu.operator import Packed, Quick, Unreliable
+from qubo_compress.menu.prune import PrunedTensors
+from qubo_compress.menu.quantize import QuantizedTensors
 from qubo_compress.menu.stages import Staged, stage_positions, staged
 from qubo_compress.problem import IntArray
 from qubo_compress.sensitivity.cache import Arrays
@@ -25,6 +30,9 @@ ACTIVATION_BITS = 32
 
 UNIT = "prices_1"
 """Name of the cached unit. The number rises whenever an operator stores its groups in another form."""
+
+PLAIN_FORMS = (KeptTensors, QuantizedTensors, PrunedTensors, CastTensors, FoldedNormalisation)
+"""Stored groups in reliable memory whose layers multiply as they are."""
 
 BUDGETS = ("bytes", "macs", "bit_operations", "cells")
 
@@ -45,38 +53,43 @@ def price_choices(task: MeasureTask, advance: Callable[[float], None] = lambda _
 
 
 def _priced(task: MeasureTask, advance: Callable[[float], None]) -> Arrays:
-    found: list[_Price] = []
+    found: list[_Priced] = []
     for run in _runs(task):
-        if len(run) > 1:
-            found += _rows_priced(task, run)
-        else:
-            found += _group_priced(task, run[0])
+        found.append(_rows_priced(task, run) if len(run) > 1 else _group_priced(task, run[0]))
         advance(len(run))
-    costs = np.array([price.costs for price in found], dtype=np.int64).reshape(len(found), len(BUDGETS))
-    fits = Fits.joined([price.fit for price in found])
+    costs = np.concatenate([np.zeros((0, len(BUDGETS)), dtype=np.int64), *(priced.costs for priced in found)])
+    fits = Fits.joined([fit for priced in found for fit in priced.fits])
     return {
         **{name: costs[:, number] for number, name in enumerate(BUDGETS)},
         "fits": fits.data,
         "fit_ends": fits.ends,
-        "unreliable": np.array([price.unreliable for price in found], dtype=bool),
+        "unreliable": np.array([noisy for priced in found for noisy in priced.unreliable], dtype=bool),
     }
 
 
 @dataclass(frozen=True)
-class _Price:
-    """Costs in the order of ``BUDGETS``, and what else is known of a choice once it was stored."""
+class _Priced:
+    """What is known of some choices once they were stored.
 
-    costs: tuple[int, int, int, int]
-    fit: bytes = b""
-    unreliable: bool = False
+    Attributes:
+        costs: (n, 4), in the order of ``BUDGETS``.
+        fits: n entries of :class:`Fits`.
+        unreliable: (n,) whether they come back with errors.
+    """
+
+    costs: IntArray
+    fits: list[bytes]
+    unreliable: list[bool]
 
 
-def _group_priced(task: MeasureTask, number: int) -> list[_Price]:
-    group, found = task.layout.groups[number], []
-    calls = layer_calls(task.base, group, task.trace)
+def _group_priced(task: MeasureTask, number: int) -> _Priced:
+    costs, fits, unreliable = [], [], []
+    calls = layer_calls(task.base, task.layout.groups[number], task.trace)
     positions = [sum(call.positions for call in made) for made in calls]
     for packed, operator in zip(task.packed(number), task.choices[number].values(), strict=True):
-        form = staged(packed)
+        # Asking a protocol of most choices would take longer than all else here.
+        plain = type(packed) in PLAIN_FORMS
+        form = None if plain else staged(packed)
         if form is not None:
             macs = factored_multiplications(form, packed, calls)
         elif len(set(positions)) == 1:
@@ -84,25 +97,27 @@ def _group_priced(task: MeasureTask, number: int) -> list[_Price]:
         else:
             counts = [int(torch.count_nonzero(values)) for values in packed.tensors()]
             macs = sum(count * times for count, times in zip(counts, positions, strict=True))
-        unreliable = isinstance(packed, Unreliable)
-        cells = packed.cells if isinstance(packed, Unreliable) else 8 * packed.nbytes
-        costs = packed.nbytes, macs, macs * packed.weight_bits * ACTIVATION_BITS, cells
-        found.append(_Price(costs, operator.fit(packed) if isinstance(operator, Quick) else b"", unreliable))
-    return found
+        nbytes = packed.nbytes
+        cells = packed.cells if not plain and isinstance(packed, Unreliable) else 8 * nbytes
+        costs.append((nbytes, macs, macs * packed.weight_bits * ACTIVATION_BITS, cells))
+        fits.append(operator.fit(packed) if isinstance(operator, Quick) else b"")
+        unreliable.append(not plain and isinstance(packed, Unreliable))
+    return _Priced(np.array(costs, dtype=np.int64), fits, unreliable)
 
 
-def _rows_priced(task: MeasureTask, run: Sequence[int]) -> list[_Price]:
+def _rows_priced(task: MeasureTask, run: Sequence[int]) -> _Priced:
     """Filters of one layer, group by group."""
     groups = [task.layout.groups[number] for number in run]
     rows = Rows(torch.cat([task.part(group.members[0]).reshape(1, -1) for group in groups]))
     times = multiplications_per_value(task.base, groups[0], task.trace)[0]
-    columns = []
+    costs, fits = [], []
     for operator in task.choices[run[0]].values():
         made = rows.priced(operator)
         macs = made.nonzeros * times
-        costs = zip(made.nbytes, macs, macs * made.weight_bits * ACTIVATION_BITS, 8 * made.nbytes, strict=True)
-        columns.append([_Price(cost, fit) for cost, fit in zip(costs, made.fits, strict=True)])
-    return [price for group in zip(*columns, strict=True) for price in group]
+        costs.append(np.stack([made.nbytes, macs, macs * made.weight_bits * ACTIVATION_BITS, 8 * made.nbytes], axis=1))
+        fits.append(made.fits)
+    joined = [fit for group in zip(*fits, strict=True) for fit in group]
+    return _Priced(np.stack(costs, axis=1).reshape(len(joined), len(BUDGETS)), joined, [False] * len(joined))
 
 
 def _runs(task: MeasureTask) -> Iterator[list[int]]:
@@ -124,7 +139,7 @@ def _siblings(task: MeasureTask, first: int, second: int) -> bool:
         and one.name == two.name
         and all(member.rows is not None and member.rows[1] == member.rows[0] + 1 for member in (one, two))
         and list(task.choices[first]) == list(task.choices[second])
-        and all(prices_rows(operator) for operator in task.choices[first].values())
+        and all(prices_rows(operator) for operator in task.choices[second].values())
     )
 
 

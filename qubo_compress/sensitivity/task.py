@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, cast
@@ -118,10 +119,11 @@ class MeasureTask:
     unreliable: np.ndarray | None = None
     _kept: dict[tuple[int, str], Packed] = field(default_factory=dict)
     _kept_bytes: int = 0
+    _driven: dict[int, bool] = field(default_factory=dict)
     _sweeps: dict[int, GroupSweep] = field(default_factory=dict)
     _references: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def offsets(self) -> np.ndarray:
         """(G + 1,) first choice of each group."""
         return np.concatenate([[0], np.cumsum([len(names) for names in self.choices])]).astype(np.int64)
@@ -149,7 +151,7 @@ class MeasureTask:
         operators, fits = dict(self.choices[group]), self._fits_of(group)
         for name, operator in self.choices[group].items():
             plain = of_equal_values(operator)
-            if plain is not operator and not looks_at_data(operator) and (group, name) not in self._kept:
+            if plain is not operator and not self._looks_at_data(operator) and (group, name) not in self._kept:
                 operators[name] = plain
                 fits.pop(name, None)
                 if choice_name(plain) in fits:
@@ -163,7 +165,7 @@ class MeasureTask:
         found = self.layout.groups[group]
         parts = [self.part(member) for member in found.members]
         made = {name: self._kept[group, name] for name in offered if (group, name) in self._kept}
-        driven = [name for name, operator in offered.items() if name not in made and looks_at_data(operator)]
+        driven = [name for name, operator in offered.items() if name not in made and self._looks_at_data(operator)]
         fresh = self.store_from_data(group) if driven else {}
         for name in driven:
             data = self.payloads[found.name, name]
@@ -171,7 +173,7 @@ class MeasureTask:
         left = encoded(found, parts, {name: o for name, o in offered.items() if name not in made}, fits)
         for name, operator in offered.items():
             packed = made.pop(name) if name in made else next(left)[1]
-            slow = looks_at_data(operator) or not isinstance(operator, Quick)
+            slow = self._looks_at_data(operator) or not isinstance(operator, Quick)
             if slow and operator is self.choices[group][name]:
                 self._keep(group, name, packed)
             yield name, packed
@@ -190,10 +192,16 @@ class MeasureTask:
             self._kept[group, name] = packed
             self._kept_bytes += size
 
+    def _looks_at_data(self, operator: Operator) -> bool:
+        """Asked once per operator, since groups share them: there may be thousands of groups."""
+        if id(operator) not in self._driven:
+            self._driven[id(operator)] = looks_at_data(operator)
+        return self._driven[id(operator)]
+
     def store_from_data(self, group: int) -> dict[str, Packed]:
         """Make a group's choices that look at data, unless their bytes are known; returns those made just now."""
         found = self.layout.groups[group]
-        driven = {name: o for name, o in self.choices[group].items() if looks_at_data(o)}
+        driven = {name: o for name, o in self.choices[group].items() if self._looks_at_data(o)}
         if all((found.name, name) in self.payloads for name in driven):
             return {}
         return self._made_from_data(group, [self.part(member) for member in found.members], driven)
