@@ -28,6 +28,9 @@ from qubo_compress.menu.operator import Packed, stored_as
 ATTRIBUTE = "compression"
 """Name of the plain attribute under which a compressed module carries its :class:`Compression`."""
 
+UNSAVED = ("payloads", "fits")
+"""Fields that are not in the plan's own file."""
+
 _FORMAT = "qubo_compress plan 1"
 
 
@@ -45,6 +48,8 @@ class Plan:
         rule: the grouping, as text.
         weights: signature of the weights the plan was made for.
         payloads: group name -> stored bytes, for choices that were made from calibration data.
+        fits: group name -> what encoding searched for when the table was made, so that applying the plan need not
+            search again; not saved, and not needed.
     """
 
     choices: Mapping[str, str]
@@ -56,6 +61,7 @@ class Plan:
     rule: str
     weights: str = field(repr=False)
     payloads: Mapping[str, builtins.bytes] = field(default_factory=dict, repr=False)
+    fits: Mapping[str, builtins.bytes] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def ratio(self) -> float:
@@ -73,7 +79,7 @@ class Plan:
         Raises:
             StorageError: when a file cannot be written.
         """
-        described = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "payloads"}
+        described = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in UNSAVED}
         if self.payloads:
             beside = payload_path(path)
             arrays = {name: np.frombuffer(data, dtype=np.uint8) for name, data in self.payloads.items()}
@@ -127,8 +133,8 @@ class Plan:
         stored = {}
         for group in layout.groups:
             parts = [_rows(entries[m.name].tensor.detach().cpu(), m.rows) for m in group.members]
-            payload = self.payloads.get(group.name)
-            stored[group.name] = stored_as(self.choices[group.name], group, parts, payload)
+            payload, fit = self.payloads.get(group.name), self.fits.get(group.name)
+            stored[group.name] = stored_as(self.choices[group.name], group, parts, payload, fit)
         small = filled(model, Compression(self, layout, stored))
         return run_in_factors(small) if factored else small
 

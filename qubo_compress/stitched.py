@@ -170,6 +170,7 @@ class _Choices:
             [name for name, is_open in zip(names, open_ones, strict=True) if is_open]
             for names, open_ones in zip(table.choices, allowed, strict=True)
         ]
+        self.fits, self.numbers = table.fits, np.split(np.flatnonzero(table.allowed), np.cumsum([*map(len, self.names)])[:-1])
         self.kept: dict[tuple[int, int], tuple[Tensor, ...]] = {}
         self.whole: dict[str, Tensor] = {}
         self.present: dict[int, int] = {}
@@ -245,5 +246,6 @@ class _Choices:
             homes.append(tensor if member.rows is None else tensor[member.rows[0] : member.rows[1]])
             parts.append(homes[-1].cpu())
         name = self.names[number][choice]
-        stored = stored_as(name, group, parts, self.payloads.get((group.name, name))).tensors()
+        fit = None if self.fits is None else self.fits.of(int(self.numbers[number][choice]))
+        stored = stored_as(name, group, parts, self.payloads.get((group.name, name)), fit).tensors()
         return tuple(torch.empty_like(home).copy_(value) for home, value in zip(homes, stored, strict=True))

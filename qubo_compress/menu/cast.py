@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
-from qubo_compress.menu.operator import operators
+from qubo_compress.menu.operator import Quick, operators
 from qubo_compress.menu.vectors import StoredVector, check_vector_bits, fits_half
 
 
@@ -55,7 +55,7 @@ class CastTensors:
 
 @operators.register("cast")
 @dataclass(frozen=True)
-class Cast:
+class Cast(Quick):
     """Store vectors as float32, float16, or 8-bit codes with one scale per vector.
 
     Args:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group
-from qubo_compress.menu.operator import operators
+from qubo_compress.menu.operator import Quick, operators
 from qubo_compress.menu.vectors import StoredVector, check_vector_bits, fits_half
 
 
@@ -87,7 +87,7 @@ class FoldedNormalisation:
 
 @operators.register("fold")
 @dataclass(frozen=True)
-class Fold:
+class Fold(Quick):
     """Store a batch normalisation as scale and shift.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress.menu.groups import Group, Member
-from qubo_compress.menu.operator import operators
+from qubo_compress.menu.operator import Quick, operators
 
 
 def raw_bytes(tensor: Tensor) -> bytes:
@@ -67,7 +67,7 @@ class KeptTensors:
 
 @operators.register("keep")
 @dataclass(frozen=True)
-class Keep:
+class Keep(Quick):
     """Store a group as it is: zero displacement, full size. Always on the menu."""
 
     operator_name: ClassVar[str] = "keep"

@@ -26,7 +26,7 @@ class Packed(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Exact length of :meth:`to_bytes`, had without building them."""
+        """Exact length of :meth:`to_bytes`, computed without building the bytes where possible."""
         ...
 
     @property
@@ -74,6 +74,32 @@ class Operator(Protocol):
     def decode(self, group: Group, data: memoryview) -> tuple[Packed, int]:
         """Inverse of ``encode(...).to_bytes()``: what was stored, and how many bytes it took."""
         ...
+
+
+class Quick:
+    """Base of operators whose stored form follows at once from the weights and a few numbers that were found before.
+
+    Such a choice need not be kept in memory: it is made again wherever it is wanted.
+    """
+
+    def fit(self, packed: Any) -> bytes:
+        """The numbers that ``encode`` had to search for; none by default."""
+        return b""
+
+    def encode(self, group: Group, parts: Sequence[Tensor]) -> Any:
+        """Store the members' values."""
+        raise NotImplementedError
+
+    def encode_at(self, group: Group, parts: Sequence[Tensor], fit: bytes) -> Packed:
+        """The very group that ``encode`` stores, without its search.
+
+        Args:
+            group: what is stored.
+            parts: its members' values, those that were encoded.
+            fit: what :meth:`fit` found in the stored group.
+        """
+        packed: Packed = self.encode(group, parts)
+        return packed
 
 
 @runtime_checkable
@@ -161,7 +187,9 @@ def needs_data(operator: Any) -> InvalidMenu:
     )
 
 
-def stored_as(name: str, group: Group, parts: Sequence[Tensor], payload: bytes | None = None) -> Packed:
+def stored_as(
+    name: str, group: Group, parts: Sequence[Tensor], payload: bytes | None = None, fit: bytes | None = None
+) -> Packed:
     """A group as the choice of that name stores it.
 
     Args:
@@ -169,6 +197,7 @@ def stored_as(name: str, group: Group, parts: Sequence[Tensor], payload: bytes |
         group: what is stored.
         parts: its members' values.
         payload: the stored bytes, where a choice was made from data.
+        fit: what a :class:`Quick` operator found in these very values before.
 
     Raises:
         InvalidMenu: when the choice was made from data and there is no payload.
@@ -176,7 +205,8 @@ def stored_as(name: str, group: Group, parts: Sequence[Tensor], payload: bytes |
     """
     operator = parse(name)
     if payload is None:
-        return operator.encode(group, parts)
+        quick = isinstance(operator, Quick) and fit is not None
+        return operator.encode_at(group, parts, fit) if quick else operator.encode(group, parts)  # type: ignore
     try:
         packed, used = operator.decode(group, memoryview(payload))
     except (ValueError, IndexError, RuntimeError) as cause:

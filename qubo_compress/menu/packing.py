@@ -92,13 +92,38 @@ def pack_mask(survivors: npt.NDArray[np.bool_]) -> bytes:
         >>> len(pack_mask(mask)), bool((unpack_mask(pack_mask(mask), 1000)[0] == mask).all())
         (9, True)
     """
-    best = bytes([0]) + np.packbits(survivors).tobytes()
-    runs = np.diff(np.flatnonzero(survivors), prepend=-1) - 1
+    bits, fields, _ = _cheapest(survivors)
+    if bits == 0:
+        return bytes([0]) + np.packbits(survivors).tobytes()
+    return bytes([bits]) + fields.to_bytes(4, "little") + pack_codes(run_fields(survivors, bits), bits).tobytes()
+
+
+def mask_size(survivors: npt.NDArray[np.bool_]) -> int:
+    """Length of :func:`pack_mask`, computed without packing.
+
+    Example:
+        >>> mask = np.zeros(1000, dtype=bool); mask[[5, 700]] = True
+        >>> mask_size(mask)
+        9
+    """
+    return _cheapest(survivors)[2]
+
+
+def _cheapest(survivors: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
+    """(bits of a run-length field or 0 for a bit mask, fields, bytes) of the shortest form."""
+    best = 0, 0, 1 + packed_size(survivors.size, 1)
+    positions = np.flatnonzero(survivors)
+    counts = np.zeros(0, dtype=np.int64)
     for bits in range(1, LONGEST_RUN_BITS + 1):
-        fields = int((runs // ((1 << bits) - 1) + 1).sum())
-        if 5 + packed_size(fields, bits) < len(best):
-            packed = pack_codes(run_fields(survivors, bits), bits).tobytes()
-            best = bytes([bits]) + fields.to_bytes(4, "little") + packed
+        # No form has fewer fields than there are survivors.
+        if 5 + packed_size(positions.size, bits) >= best[2]:
+            continue
+        if not counts.size:
+            counts = np.bincount(np.concatenate([positions[:1], positions[1:] - positions[:-1] - 1]))
+        fields = int(counts @ (np.arange(counts.size) // ((1 << bits) - 1) + 1))
+        size = 5 + packed_size(fields, bits)
+        if size < best[2]:
+            best = bits, fields, size
     return best
 
 

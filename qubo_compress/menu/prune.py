@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.groups import Group
 from qubo_compress.menu.keep import from_raw_bytes, raw_bytes
-from qubo_compress.menu.operator import operators
-from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read, plain_size
+from qubo_compress.menu.operator import Quick, operators
+from qubo_compress.menu.packing import mask_size
+from qubo_compress.menu.row_kernels import keep_largest
+from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read
 
 
 def check_sparsity(sparsity: float) -> None:
@@ -46,11 +50,19 @@ def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
         >>> magnitude_mask(torch.tensor([3.0, -1.0, 2.0, 0.5]), 0.5).tolist()
         [True, False, True, False]
     """
-    flat = weight.detach().reshape(-1).abs().float()
-    order = torch.argsort(flat, descending=True, stable=True)
-    mask = torch.zeros(flat.numel(), dtype=torch.bool)
-    mask[order[: survivors_of(flat, sparsity)]] = True
-    return mask
+    magnitudes = weight.detach().cpu().reshape(1, -1).abs().float().numpy()
+    return torch.from_numpy(largest_of_rows(magnitudes, sparsity)[0])
+
+
+def largest_of_rows(magnitudes: npt.NDArray[np.float32], sparsity: float) -> npt.NDArray[np.bool_]:
+    """(R, D) mask of the largest of every row of (R, D) magnitudes, each row on its own; ties go to the earlier."""
+    count = survivor_count(magnitudes.shape[1], sparsity)
+    place = magnitudes.shape[1] - count
+    least = np.ascontiguousarray(np.partition(magnitudes, place, axis=1)[:, place])
+    survivors = np.minimum(count, np.maximum(1, np.count_nonzero(magnitudes, axis=1)))
+    kept = np.empty(magnitudes.shape, dtype=bool)
+    keep_largest(np.ascontiguousarray(magnitudes), least, survivors.astype(np.int64), kept)
+    return kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +76,8 @@ class PrunedTensors:
     @property
     def nbytes(self) -> int:
         """Packed masks and survivors."""
-        return plain_size(self)
+        masks = sum(mask_size(mask.numpy()) for mask in self.masks)
+        return masks + sum(values.numel() * values.element_size() for values in self.survivors)
 
     @property
     def nonzeros(self) -> int:
@@ -106,7 +119,7 @@ class PrunedTensors:
 
 @operators.register("prune")
 @dataclass(frozen=True)
-class Prune:
+class Prune(Quick):
     """Zero the smallest magnitudes of each tensor; survivors keep their precision.
 
     Args:
@@ -136,9 +149,12 @@ class Prune:
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> PrunedTensors:
         """Mask by magnitude and keep the survivors."""
-        masks = tuple(magnitude_mask(part.cpu(), self.sparsity) for part in parts)
+        return self.stored(parts, [magnitude_mask(part, self.sparsity) for part in parts])
+
+    def stored(self, parts: Sequence[Tensor], masks: Sequence[Tensor]) -> PrunedTensors:
+        """The survivors of flat masks."""
         survivors = tuple(part.detach().cpu().reshape(-1)[mask] for part, mask in zip(parts, masks, strict=True))
-        return PrunedTensors(masks, survivors, tuple(tuple(part.shape) for part in parts))
+        return PrunedTensors(tuple(masks), survivors, tuple(tuple(part.shape) for part in parts))
 
     def decode(self, group: Group, data: memoryview) -> tuple[PrunedTensors, int]:
         """Read mask and survivors, member by member."""

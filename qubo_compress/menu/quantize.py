@@ -13,17 +13,16 @@ from torch import Tensor
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.groups import Group, Member
-from qubo_compress.menu.operator import operators, values_of
+from qubo_compress.menu.operator import Quick, operators, values_of
+from qubo_compress.menu.packing import mask_size
 from qubo_compress.menu.prune import check_sparsity, magnitude_mask
+from qubo_compress.menu.row_kernels import LARGEST_SCALE, SMALLEST_SCALE, fit_rows, round_rows
 from qubo_compress.menu.stored_parts import StoredParts, as_member
-from qubo_compress.menu.streams import Reader, Writer, plain_read
+from qubo_compress.menu.streams import Reader, Writer, code_bytes, plain_read
 
-SMALLEST_SCALE = 2.0**-24
-"""The smallest positive float16: a row of tiny weights must not lose its scale to rounding."""
+EVERY = np.ones((0, 0), dtype=bool)
+"""Stands for the mask where nothing is pruned."""
 
-LARGEST_SCALE = 65504.0
-CLIPPING_CANDIDATES = 16
-REFINEMENTS = 3
 SIGNS = (0, 1)
 """How signs are written."""
 
@@ -31,6 +30,11 @@ SIGNS = (0, 1)
 def highest_level(bits: int) -> int:
     """2^(bits - 1) - 1: codes run from minus this to plus this."""
     return (1 << (bits - 1)) - 1
+
+
+def code_dtype(bits: int) -> torch.dtype:
+    """The narrowest dtype that holds codes of so many bits."""
+    return torch.int8 if bits <= 8 else torch.int16
 
 
 def half_scale(scale: Tensor) -> Tensor:
@@ -63,27 +67,23 @@ def fit_scale(values: Tensor, mask: Tensor | None, bits: int) -> Tensor:
         mask: (rows, columns) survivors, or None.
         bits: bits per code.
     """
+    scales = np.empty(len(values), dtype=np.float32)
+    fit_rows(*_arrays(values, mask), float(highest_level(bits)), mask is not None and bits == 2, scales)
+    return torch.from_numpy(scales).reshape(-1, 1).to(torch.float16)
+
+
+def nearest_codes(values: Tensor, mask: Tensor | None, scale: Tensor, bits: int) -> Tensor:
+    """(rows, columns) nearest codes in the narrowest dtype that holds them, zero where pruned."""
+    codes = torch.empty(values.shape, dtype=code_dtype(bits))
+    steps = scale.float().reshape(-1).numpy()
     signs_only = mask is not None and bits == 2
-    keep = torch.ones_like(values) if mask is None else mask.float()
-    level = highest_level(bits)
-    largest = values.abs().amax(1, keepdim=True).clamp(min=level * SMALLEST_SCALE)
+    round_rows(*_arrays(values, mask), steps, float(highest_level(bits)), signs_only, codes.numpy())
+    return codes
 
-    def error(scale: Tensor) -> Tensor:
-        codes = round_to_codes(values, scale, bits, signs_only)
-        return (((values - codes * scale.float()) * keep) ** 2).sum(1, keepdim=True)
 
-    best = half_scale(largest / level)
-    least = error(best)
-    for share in np.linspace(0.15, 1.0, CLIPPING_CANDIDATES, endpoint=False):
-        scale = half_scale(share * largest / level)
-        found = error(scale)
-        best, least = torch.where(found < least, scale, best), torch.minimum(found, least)
-    for _ in range(REFINEMENTS):
-        codes = round_to_codes(values, best, bits, signs_only) * keep
-        scale = half_scale(least_squares_scale(values, codes, best.float()))
-        found = error(scale)
-        best, least = torch.where(found < least, scale, best), torch.minimum(found, least)
-    return best
+def _arrays(values: Tensor, mask: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    kept = EVERY if mask is None else mask.to("cpu", torch.bool).contiguous().numpy()
+    return values.detach().to("cpu", torch.float32).contiguous().numpy(), kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +120,20 @@ class QuantizedTensor:
         if self.mask is not None:
             writer.mask(self.mask.reshape(-1).numpy())
         low, high = code_range(self.bits, self.mask is not None)
-        codes = self.stored_codes().numpy().astype(np.int64)
+        codes = self.stored_codes().numpy()
         # Where zeros are masked out, two bits hold a sign only: one bit is enough.
-        writer.codes((codes > 0).astype(np.int64) if (low, high) == SIGNS else codes, low, high)
+        writer.codes((codes > 0).view(np.int8) if (low, high) == SIGNS else codes, low, high)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in plain fields, counted without building them."""
+        size = 2 * self.scale.numel()
+        count = self.codes.numel()
+        if self.mask is not None:
+            survivors = self.mask.reshape(-1).numpy()
+            count = int(np.count_nonzero(survivors))
+            size += mask_size(survivors)
+        return size + code_bytes(count, *code_range(self.bits, self.mask is not None))
 
     @classmethod
     def read(cls, member: Member, bits: int, sparse: bool, reader: Reader) -> QuantizedTensor:
@@ -130,19 +141,19 @@ class QuantizedTensor:
         shape = member.part_shape
         rows = shape[0] if len(shape) > 1 else 1
         scale = torch.from_numpy(np.frombuffer(reader.raw(2 * rows), dtype=np.float16).copy()).reshape(rows, 1)
-        codes = torch.zeros(rows, member.numel // rows, dtype=torch.int16)
         mask = None
         count = member.numel
         if sparse:
             survivors = reader.mask(member.numel)
-            mask = torch.from_numpy(survivors).reshape(codes.shape)
+            mask = torch.from_numpy(survivors).reshape(rows, -1)
             count = int(survivors.sum())
         low, high = code_range(bits, sparse)
         found = reader.codes(count, low, high)
-        stored = torch.from_numpy(2 * found - 1 if (low, high) == SIGNS else found).to(torch.int16)
+        stored = torch.from_numpy(2 * found - 1 if (low, high) == SIGNS else found).to(code_dtype(bits))
         if mask is None:
-            codes = stored.reshape(codes.shape)
+            codes = stored.reshape(rows, -1)
         else:
+            codes = torch.zeros(mask.shape, dtype=stored.dtype)
             codes[mask] = stored
         return cls(member, bits, scale, codes, mask)
 
@@ -157,7 +168,7 @@ class QuantizedTensor:
         if refit:
             scale = half_scale(least_squares_scale(values, codes, scale.float()))
             codes = round_to_codes(values, scale, self.bits, signs_only) * keep
-        return QuantizedTensor(self.member, self.bits, scale, codes.to(torch.int16), self.mask)
+        return QuantizedTensor(self.member, self.bits, scale, codes.to(code_dtype(self.bits)), self.mask)
 
     def steps(self) -> Tensor:
         """(R, 1) float32 distance between codes."""
@@ -184,9 +195,14 @@ class QuantizedTensors(StoredParts[QuantizedTensor]):
     """All members of a group, quantized."""
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all members in plain fields."""
+        return sum(part.nbytes for part in self.parts)
+
+    @property
     def nonzeros(self) -> int:
         """Weights whose code is not zero."""
-        return sum(int((part.codes != 0).sum()) for part in self.parts)
+        return sum(int(np.count_nonzero(part.codes.numpy())) for part in self.parts)
 
     @property
     def weight_bits(self) -> int:
@@ -211,9 +227,15 @@ class QuantizedTensors(StoredParts[QuantizedTensor]):
         return QuantizedTensors(tuple(moved)).project(numbers, refit=True)
 
 
+def scales_of(fit: bytes, rows: Sequence[int]) -> list[Tensor]:
+    """(rows, 1) float16 scales of every member, one after the other in bytes."""
+    flat = torch.from_numpy(np.frombuffer(fit, dtype=np.float16).copy())
+    return [scale.reshape(-1, 1) for scale in flat.split(list(rows))]
+
+
 @operators.register("quantize")
 @dataclass(frozen=True)
-class Quantize:
+class Quantize(Quick):
     """Symmetric codes with one float16 scale per output row, optionally after magnitude pruning.
 
     Levels are -(2^(bits-1) - 1) ... 2^(bits-1) - 1 times the scale; two bits are ternary and take 1.6 bits
@@ -263,17 +285,35 @@ class Quantize:
         """Prune, fit the scales, round."""
         return QuantizedTensors(tuple(self._one(m, p) for m, p in zip(group.members, parts, strict=True)))
 
-    def _one(self, member: Member, part: Tensor) -> QuantizedTensor:
+    def fit(self, packed: QuantizedTensors) -> bytes:
+        """The scales."""
+        return b"".join(part.scale.numpy().tobytes() for part in packed.parts)
+
+    def encode_at(self, group: Group, parts: Sequence[Tensor], fit: bytes) -> QuantizedTensors:
+        """Prune and round on scales that are known."""
+        scales = scales_of(fit, [values_of(part).shape[0] for part in parts])
+        found = zip(group.members, parts, scales, strict=True)
+        return QuantizedTensors(tuple(self._one(m, p, s) for m, p, s in found))
+
+    def _one(self, member: Member, part: Tensor, scale: Tensor | None = None) -> QuantizedTensor:
         values = values_of(part)
-        mask = None
-        if self.sparsity > 0:
-            mask = magnitude_mask(values, self.sparsity).reshape(values.shape)
-            values = values * mask
-        scale = fit_scale(values, mask, self.bits)
-        codes = round_to_codes(values, scale, self.bits, signs_only=mask is not None and self.bits == 2)
-        if mask is not None:
-            codes = codes * mask
-        return QuantizedTensor(member, self.bits, scale, codes.to(torch.int16), mask)
+        mask = magnitude_mask(values, self.sparsity).reshape(values.shape) if self.sparsity > 0 else None
+        return self.stored(member, values, mask, scale)
+
+    def stored(
+        self, member: Member, values: Tensor, mask: Tensor | None, scale: Tensor | None = None
+    ) -> QuantizedTensor:
+        """One member's codes under a mask.
+
+        Args:
+            member: what is stored.
+            values: (rows, columns) float32.
+            mask: (rows, columns) survivors, or None.
+            scale: (rows, 1) float16, where it was fitted before.
+        """
+        if scale is None:
+            scale = fit_scale(values, mask, self.bits)
+        return QuantizedTensor(member, self.bits, scale, nearest_codes(values, mask, scale, self.bits), mask)
 
     def decode(self, group: Group, data: memoryview) -> tuple[QuantizedTensors, int]:
         """Read the members one after the other."""

@@ -15,6 +15,7 @@ from qubo_compress.menu.groups import Group
 from qubo_compress.menu.operator import Packed
 from qubo_compress.menu.packing import (
     TRITS_PER_BYTE,
+    mask_size,
     pack_codes,
     pack_mask,
     pack_ternary,
@@ -172,8 +173,8 @@ class ByteCounter:
         self.total += len(data)
 
     def mask(self, survivors: Mask) -> None:
-        """The length of the packed mask, whose best form is found by packing it."""
-        self.total += len(pack_mask(survivors))
+        """The length of the packed mask."""
+        self.total += mask_size(survivors)
 
     def codes(self, values: Whole, low: int, high: int) -> None:
         """The length of the fields."""

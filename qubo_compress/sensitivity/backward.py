@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,14 +85,15 @@ class Fisher:
 
 
 def _measure(task: MeasureTask, kind: str, measured_linear: bool, evaluations: float) -> MetricResult:
-    stacked = _displacement_matrix(task)
+    # Where every slice comes from the cache nothing is stored again.
+    stacked = functools.cache(lambda: _displacement_matrix(task))
     share = (evaluations - (float(task.offsets[-1]) if measured_linear else 0.0)) / len(task.examples.slices)
     slope = np.zeros(int(task.offsets[-1]))
     blocks = []
     for number, part in task.slices():
         made = task.cache.get(
             f"{kind}_{number:05d}",
-            lambda number=number, part=part: _slice_rows(task, kind, number, part, stacked),  # type: ignore[misc]
+            lambda number=number, part=part: _slice_rows(task, kind, number, part, stacked()),  # type: ignore[misc]
         )
         slope += made["slope"].astype(np.float64)
         blocks.append(made["features"].astype(np.float32))

@@ -24,7 +24,7 @@ class Magnitude:
     def measure(self, task: MeasureTask) -> MetricResult:
         """Square and add."""
         linear = [
-            sum(float((d * d).sum()) for d in row)
+            sum(float(d.double().square().sum()) for d in row)
             for group in range(len(task.layout.groups))
             for row in task.displacements(group, from_original=True)
         ]

@@ -222,6 +222,7 @@ def measure_around(
         constant=0.0 if base is original else _mean_loss(task, outputs) - baseline,
         divergence=result.divergence,
         payloads=task.payloads,
+        fits=task.fits,
     )  # fmt: skip
 
 

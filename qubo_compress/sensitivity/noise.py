@@ -46,6 +46,10 @@ def noise_terms(task: MeasureTask, metric: str) -> FloatArray:
     """
     terms = np.zeros(int(task.offsets[-1]))
     for number, group in enumerate(task.layout.groups):
+        first = int(task.offsets[number])
+        # Once they are priced it is known which groups need not be stored again.
+        if task.unreliable is not None and not task.unreliable[first : first + len(task.choices[number])].any():
+            continue
         noisy = {k: packed for k, packed in enumerate(task.packed(number)) if isinstance(packed, Unreliable)}
         if not noisy:
             continue
@@ -55,7 +59,7 @@ def noise_terms(task: MeasureTask, metric: str) -> FloatArray:
                 raise InvalidChannel("random errors need the curvature, and this task has no calibration to take it of")
             curvature = Curvature().collect(task.calibration, group)
         for k, packed in noisy.items():
-            terms[task.offsets[number] + k] = expected_loss(packed.variances(), curvature)
+            terms[first + k] = expected_loss(packed.variances(), curvature)
     return terms
 
 

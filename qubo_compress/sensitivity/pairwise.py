@@ -41,9 +41,7 @@ class Pairwise:
             pairs[first:last, last:] = block
             task.advance(float(block.size))
         # What the network holds already goes with anything, but for rounding.
-        unchanged = [
-            task.is_base(group, variant) for group in range(len(task.layout.groups)) for variant in task.variants(group)
-        ]
+        unchanged = task.cache.get("unchanged", lambda: {"choices": _unchanged(task)})["choices"]
         pairs[unchanged] = 0.0
         pairs[:, unchanged] = 0.0
         pairs += pairs.T
@@ -52,6 +50,12 @@ class Pairwise:
             singles.linear, None, sparse.csr_array(pairs), evaluations, singles.divergence, singles.halves,
             singles.flips,
         )  # fmt: skip
+
+
+def _unchanged(task: MeasureTask) -> np.ndarray:
+    """(V,) choices that are what the network holds already."""
+    groups = range(len(task.layout.groups))
+    return np.array([task.is_base(group, v) for group in groups for v in task.variants(group)], dtype=bool)
 
 
 def _pair_losses(task: MeasureTask, group: int) -> Arrays:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,17 @@ import torch
 from torch import nn
 
 from qubo_compress.factored import left_dense
+from qubo_compress.menu.cast import CastTensors
+from qubo_compress.menu.encoding import Fits, Rows, prices_rows
+from qubo_compress.menu.fold import FoldedNormalisation
 from qubo_compress.menu.groups import Group, state_entries
-from qubo_compress.menu.operator import Packed, Unreliable
+from qubo_compress.menu.keep import KeptTensors
+from qubo_compress.menu.operator import Packed, Quick, Unreliable
+from qubo_compress.menu.prune import PrunedTensors
+from qubo_compress.menu.quantize import QuantizedTensors
 from qubo_compress.menu.stages import Staged, stage_positions, staged
 from qubo_compress.problem import IntArray
+from qubo_compress.sensitivity.cache import Arrays
 from qubo_compress.sensitivity.replay import CallTrace
 from qubo_compress.sensitivity.task import MeasureTask
 
@@ -21,33 +28,119 @@ ACTIVATION_BITS = 32
 """Activations stay in float32: only weights are compressed."""
 
 
+UNIT = "prices_1"
+"""Name of the cached unit. The number rises whenever an operator stores its groups in another form."""
+
+PLAIN_FORMS = (KeptTensors, QuantizedTensors, PrunedTensors, CastTensors, FoldedNormalisation)
+"""Stored groups in reliable memory whose layers multiply as they are."""
+
+BUDGETS = ("bytes", "macs", "bit_operations", "cells")
+
+
 def price_choices(task: MeasureTask, advance: Callable[[float], None] = lambda _: None) -> dict[str, IntArray]:
     """Budget name -> (V,) cost: stored bytes, multiplications, bit operations, memory cells.
 
-    Every choice is stored here for the first time; ``advance`` is called once per group. The multiplications of
+    Every choice is stored here for the first time, and what that had to search for stays with the task; where the
+    prices come from the cache nothing is stored. ``advance`` is called once per group. The multiplications of
     low-rank choices are those of ``plan.apply(model, factored=True)``.
     """
-    names = ("bytes", "macs", "bit_operations", "cells")
-    rows: dict[str, list[int]] = {name: [] for name in names}
-    for number, group in enumerate(task.layout.groups):
-        positions = multiplications_per_value(task.base, group, task.trace)
-        calls = None
-        advance(1)
-        for packed in task.packed(number):
-            form = staged(packed)
-            if form is not None:
-                calls = calls or layer_calls(task.base, group, task.trace)
-                macs = factored_multiplications(form, packed, calls)
-            elif len(set(positions)) == 1:
-                macs = packed.nonzeros * positions[0]
-            else:
-                counts = [int(torch.count_nonzero(values)) for values in packed.tensors()]
-                macs = sum(count * times for count, times in zip(counts, positions, strict=True))
-            cells = packed.cells if isinstance(packed, Unreliable) else 8 * packed.nbytes
-            values = (packed.nbytes, macs, macs * packed.weight_bits * ACTIVATION_BITS, cells)
-            for name, value in zip(names, values, strict=True):
-                rows[name].append(value)
-    return {name: np.array(values, dtype=np.int64) for name, values in rows.items()}
+    arrays = task.cache.get(UNIT, lambda: _priced(task, advance))
+    task.fits = Fits(arrays["fits"], arrays["fit_ends"])
+    task.unreliable = arrays["unreliable"]
+    for number in range(len(task.layout.groups)):
+        task.store_from_data(number)  # their bytes belong to the table
+    return {name: arrays[name] for name in BUDGETS}
+
+
+def _priced(task: MeasureTask, advance: Callable[[float], None]) -> Arrays:
+    found: list[_Priced] = []
+    for run in _runs(task):
+        found.append(_rows_priced(task, run) if len(run) > 1 else _group_priced(task, run[0]))
+        advance(len(run))
+    costs = np.concatenate([np.zeros((0, len(BUDGETS)), dtype=np.int64), *(priced.costs for priced in found)])
+    fits = Fits.joined([fit for priced in found for fit in priced.fits])
+    return {
+        **{name: costs[:, number] for number, name in enumerate(BUDGETS)},
+        "fits": fits.data,
+        "fit_ends": fits.ends,
+        "unreliable": np.array([noisy for priced in found for noisy in priced.unreliable], dtype=bool),
+    }
+
+
+@dataclass(frozen=True)
+class _Priced:
+    """What is known of some choices once they were stored.
+
+    Attributes:
+        costs: (n, 4), in the order of ``BUDGETS``.
+        fits: n entries of :class:`Fits`.
+        unreliable: (n,) whether they come back with errors.
+    """
+
+    costs: IntArray
+    fits: list[bytes]
+    unreliable: list[bool]
+
+
+def _group_priced(task: MeasureTask, number: int) -> _Priced:
+    costs, fits, unreliable = [], [], []
+    calls = layer_calls(task.base, task.layout.groups[number], task.trace)
+    positions = [sum(call.positions for call in made) for made in calls]
+    for packed, operator in zip(task.packed(number), task.choices[number].values(), strict=True):
+        # Asking a protocol of most choices would take longer than all else here.
+        plain = type(packed) in PLAIN_FORMS
+        form = None if plain else staged(packed)
+        if form is not None:
+            macs = factored_multiplications(form, packed, calls)
+        elif len(set(positions)) == 1:
+            macs = packed.nonzeros * positions[0]
+        else:
+            counts = [int(torch.count_nonzero(values)) for values in packed.tensors()]
+            macs = sum(count * times for count, times in zip(counts, positions, strict=True))
+        nbytes = packed.nbytes
+        cells = packed.cells if not plain and isinstance(packed, Unreliable) else 8 * nbytes
+        costs.append((nbytes, macs, macs * packed.weight_bits * ACTIVATION_BITS, cells))
+        fits.append(operator.fit(packed) if isinstance(operator, Quick) else b"")
+        unreliable.append(not plain and isinstance(packed, Unreliable))
+    return _Priced(np.array(costs, dtype=np.int64), fits, unreliable)
+
+
+def _rows_priced(task: MeasureTask, run: Sequence[int]) -> _Priced:
+    """Filters of one layer, group by group."""
+    groups = [task.layout.groups[number] for number in run]
+    rows = Rows(torch.cat([task.part(group.members[0]).reshape(1, -1) for group in groups]))
+    times = multiplications_per_value(task.base, groups[0], task.trace)[0]
+    costs, fits = [], []
+    for operator in task.choices[run[0]].values():
+        made = rows.priced(operator)
+        macs = made.nonzeros * times
+        costs.append(np.stack([made.nbytes, macs, macs * made.weight_bits * ACTIVATION_BITS, 8 * made.nbytes], axis=1))
+        fits.append(made.fits)
+    joined = [fit for group in zip(*fits, strict=True) for fit in group]
+    return _Priced(np.stack(costs, axis=1).reshape(len(joined), len(BUDGETS)), joined, [False] * len(joined))
+
+
+def _runs(task: MeasureTask) -> Iterator[list[int]]:
+    """Group numbers in order; those that are single rows of one tensor with the same choices come together."""
+    run: list[int] = []
+    for number in range(len(task.layout.groups)):
+        if run and not _siblings(task, run[0], number):
+            yield run
+            run = []
+        run.append(number)
+    yield from [run] if run else []
+
+
+def _siblings(task: MeasureTask, first: int, second: int) -> bool:
+    (one, *others), (two, *more) = (task.layout.groups[number].members for number in (first, second))
+    return (
+        not others
+        and not more
+        and one.name == two.name
+        and all(member.rows is not None and member.rows[1] == member.rows[0] + 1 for member in (one, two))
+        and list(task.choices[first]) == list(task.choices[second])
+        and all(prices_rows(operator) for operator in task.choices[second].values())
+    )
 
 
 def multiplications_per_value(model: nn.Module, group: Group, trace: CallTrace | None) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from torch import nn
 from qubo_compress.budget import Budget
 from qubo_compress.errors import InvalidBudget, InvalidMenu, unknown_name
 from qubo_compress.file_format import fixed_bytes
+from qubo_compress.menu.encoding import Fits
 from qubo_compress.menu.groups import Layout
 from qubo_compress.menu.operator import parse
 from qubo_compress.plan import Plan
@@ -73,6 +74,7 @@ class SensitivityTable:
         provenance: how the table came about.
         allowed: (V,) choices that pins leave open.
         payloads: (group name, choice name) -> stored bytes of choices made from data.
+        fits: what encoding searched for, of every choice, or None.
     """
 
     layout: Layout
@@ -88,6 +90,7 @@ class SensitivityTable:
     divergence: FloatArray | None = None
     allowed: np.ndarray = None  # type: ignore[assignment]
     payloads: Mapping[tuple[str, str], bytes] = field(default_factory=dict, repr=False)
+    fits: Fits | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.allowed is None:
@@ -167,6 +170,7 @@ class SensitivityTable:
             divergence=None if self.divergence is None else self.divergence[index],
             allowed=self.allowed[index],
             payloads={key: data for key, data in self.payloads.items() if key[1] in wanted},
+            fits=None if self.fits is None else self.fits.select(index),
         )
 
     def unpin(self, group: str) -> SensitivityTable:
@@ -255,7 +259,14 @@ class SensitivityTable:
             rule=self.layout.rule,
             weights=self.provenance.weights,
             payloads={g: self.payloads[g, name] for g, name in chosen.items() if (g, name) in self.payloads},
+            fits=self._fits_of(self.offsets[:-1] + local),
         )
+
+    def _fits_of(self, chosen: IntArray) -> dict[str, bytes]:
+        """What encoding searched for, of one choice per group."""
+        if self.fits is None:
+            return {}
+        return {group: self.fits.of(int(v)) for group, v in zip(self.group_names, chosen, strict=True)}
 
     def assignment(self, choices: Mapping[str, str]) -> IntArray:
         """(G,) local indices, among all choices of this table, of group name -> choice name."""

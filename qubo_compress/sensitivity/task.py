@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, cast
@@ -14,13 +15,16 @@ from torch import Tensor, nn
 
 from qubo_compress.errors import NonFiniteLoss
 from qubo_compress.examples import Examples, Slice, map_tensors
+from qubo_compress.menu.encoding import Fits, encoded, of_equal_values
 from qubo_compress.menu.groups import Layout, Member, state_entries
 from qubo_compress.menu.operator import (
     ALREADY_STORED,
     DataDriven,
     Operator,
     Packed,
+    Quick,
     Reparametrised,
+    choice_name,
     looks_at_data,
     needs_data,
     stored_as,
@@ -32,8 +36,11 @@ from qubo_compress.sensitivity.losses import Loss, rows_of
 from qubo_compress.sensitivity.replay import CallTrace, GroupSweep, Place, run_model
 from qubo_compress.statistics.statistic import Calibration
 
-PACKED_MEMORY = 400_000_000
-"""Encoded choices are kept in memory up to this many values; beyond, they are encoded again."""
+PACKED_MEMORY = 64_000_000
+"""Bytes of stored choices, and at least those of the network, that are kept; beyond, choices are made again."""
+
+VALUE_MEMORY = 4
+"""Bytes per value that a stored choice is taken to hold in memory: codes, a mask, and what they are made of."""
 
 PROBE_EXAMPLES = 8
 
@@ -86,6 +93,8 @@ class MeasureTask:
         advance: called with a number of finished evaluations, for the progress bar.
         calibration: what operators that look at data gather their statistics from.
         payloads: (group name, choice name) -> stored bytes of choices made from data; grows as they are made.
+        fits: what encoding searched for, of every choice, once they are priced.
+        unreliable: (V,) which choices come back with errors, once they are priced.
     """
 
     base: nn.Module
@@ -106,11 +115,15 @@ class MeasureTask:
     calibration: Calibration | None = None
     payloads: dict[tuple[str, str], bytes] = field(default_factory=dict)
     trace: CallTrace | None = None
-    _packed: dict[int, list[Packed]] = field(default_factory=dict)
+    fits: Fits | None = None
+    unreliable: np.ndarray | None = None
+    _kept: dict[tuple[int, str], Packed] = field(default_factory=dict)
+    _kept_bytes: int = 0
+    _driven: dict[int, bool] = field(default_factory=dict)
     _sweeps: dict[int, GroupSweep] = field(default_factory=dict)
     _references: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def offsets(self) -> np.ndarray:
         """(G + 1,) first choice of each group."""
         return np.concatenate([[0], np.cumsum([len(names) for names in self.choices])]).astype(np.int64)
@@ -126,29 +139,72 @@ class MeasureTask:
         return whole if member.rows is None else whole[member.rows[0] : member.rows[1]]
 
     def packed(self, group: int) -> list[Packed]:
-        """Every choice of a group as it would be stored."""
-        if group not in self._packed:
-            made = self._encoded(group)
-            if sum(len(c) * g.numel for c, g in zip(self.choices, self.layout.groups, strict=True)) > PACKED_MEMORY:
-                return made
-            self._packed[group] = made
-        return self._packed[group]
+        """Every choice of a group as it would be stored.
 
-    def _encoded(self, group: int) -> list[Packed]:
+        A choice that follows at once from the weights is made again for every call. Of the others as many are kept as
+        the memory allows.
+        """
+        return [packed for _, packed in self._each(group, self.choices[group], self._fits_of(group))]
+
+    def values(self, group: int) -> Iterator[tuple[Tensor, ...]]:
+        """The members' values under every choice, one choice after the other; nothing goes through an entropy coder."""
+        operators, fits = dict(self.choices[group]), self._fits_of(group)
+        for name, operator in self.choices[group].items():
+            plain = of_equal_values(operator)
+            if plain is not operator and not self._looks_at_data(operator) and (group, name) not in self._kept:
+                operators[name] = plain
+                fits.pop(name, None)
+                if choice_name(plain) in fits:
+                    fits[name] = fits[choice_name(plain)]
+        return (packed.tensors() for _, packed in self._each(group, operators, fits))
+
+    def _each(
+        self, group: int, offered: dict[str, Operator], fits: dict[str, bytes]
+    ) -> Iterator[tuple[str, Packed]]:
+        """Name and stored form of every choice of a group, or of an operator of equal values."""
         found = self.layout.groups[group]
         parts = [self.part(member) for member in found.members]
-        driven = {name: o for name, o in self.choices[group].items() if looks_at_data(o)}
-        fresh: dict[str, Packed] = {}
-        if any((found.name, name) not in self.payloads for name in driven):
-            fresh = self._made_from_data(group, parts, driven)
-        return [
-            fresh[name]
-            if name in fresh
-            else stored_as(name, found, parts, self.payloads[found.name, name])
-            if name in driven
-            else operator.encode(found, parts)
-            for name, operator in self.choices[group].items()
-        ]
+        made = {name: self._kept[group, name] for name in offered if (group, name) in self._kept}
+        driven = [name for name, operator in offered.items() if name not in made and self._looks_at_data(operator)]
+        fresh = self.store_from_data(group) if driven else {}
+        for name in driven:
+            data = self.payloads[found.name, name]
+            made[name] = fresh[name] if name in fresh else stored_as(name, found, parts, data)
+        left = encoded(found, parts, {name: o for name, o in offered.items() if name not in made}, fits)
+        for name, operator in offered.items():
+            packed = made.pop(name) if name in made else next(left)[1]
+            slow = self._looks_at_data(operator) or not isinstance(operator, Quick)
+            if slow and operator is self.choices[group][name]:
+                self._keep(group, name, packed)
+            yield name, packed
+
+    def _fits_of(self, group: int) -> dict[str, bytes]:
+        if self.fits is None:
+            return {}
+        first = int(self.offsets[group])
+        return {name: self.fits.of(first + k) for k, name in enumerate(self.choices[group])}
+
+    def _keep(self, group: int, name: str, packed: Packed) -> None:
+        """Hold on to a stored choice that takes long to make, within the memory that is allowed."""
+        size = VALUE_MEMORY * self.layout.groups[group].numel
+        allowed = max(PACKED_MEMORY, self.layout.original_bytes)
+        if (group, name) not in self._kept and self._kept_bytes + size <= allowed:
+            self._kept[group, name] = packed
+            self._kept_bytes += size
+
+    def _looks_at_data(self, operator: Operator) -> bool:
+        """Asked once per operator, since groups share them: there may be thousands of groups."""
+        if id(operator) not in self._driven:
+            self._driven[id(operator)] = looks_at_data(operator)
+        return self._driven[id(operator)]
+
+    def store_from_data(self, group: int) -> dict[str, Packed]:
+        """Make a group's choices that look at data, unless their bytes are known; returns those made just now."""
+        found = self.layout.groups[group]
+        driven = {name: o for name, o in self.choices[group].items() if self._looks_at_data(o)}
+        if all((found.name, name) in self.payloads for name in driven):
+            return {}
+        return self._made_from_data(group, [self.part(member) for member in found.members], driven)
 
     def _made_from_data(self, group: int, parts: Sequence[Tensor], driven: dict[str, Operator]) -> dict[str, Packed]:
         """Choices made from statistics that are gathered here and dropped again; their bytes are kept."""
@@ -176,8 +232,8 @@ class MeasureTask:
         members = self.layout.groups[group].members
         base = {name: entry.tensor.detach() for name, entry in state_entries(self.base)[0].items()}
         return [
-            tuple(self._placed(base[m.name], m, value) for m, value in zip(members, packed.tensors(), strict=True))
-            for packed in self.packed(group)
+            tuple(self._placed(base[m.name], m, value) for m, value in zip(members, values, strict=True))
+            for values in self.values(group)
         ]
 
     def is_base(self, group: int, variant: tuple[Tensor, ...]) -> bool:
@@ -213,7 +269,9 @@ class MeasureTask:
         return tuple(parts)
 
     def displacements(self, group: int, from_original: bool = False) -> list[tuple[Tensor, ...]]:
-        """For every choice, stored minus reference values, part by part, float64 on the CPU.
+        """For every choice, stored minus reference values, part by part, on the CPU.
+
+        They are float32, or float64 where the network is.
 
         Args:
             group: its number.
@@ -222,9 +280,9 @@ class MeasureTask:
         kept = self._rewritten(group, [self.part(member) for member in self.layout.groups[group].members])
         reference = kept if from_original else self.references(group)
         rows = []
-        for name, packed in zip(self.choices[group], self.packed(group), strict=True):
-            values = kept if name == "keep" else packed.tensors()
-            rows.append(tuple(v.double() - r.double() for v, r in zip(values, reference, strict=True)))
+        for name, values in zip(self.choices[group], self.values(group), strict=True):
+            pairs = zip(kept if name == "keep" else values, reference, strict=True)
+            rows.append(tuple(_apart(value, before) for value, before in pairs))
         return rows
 
     def places(self, group: int) -> list[Place]:
@@ -270,6 +328,11 @@ class MeasureTask:
                 f"the loss is not finite when {self.layout.groups[group].name} is stored as {name}; "
                 "take that choice off the menu, or look for overflow in a low-precision model"
             )
+
+
+def _apart(value: Tensor, before: Tensor) -> Tensor:
+    wide = torch.float64 if torch.float64 in (value.dtype, before.dtype) else torch.float32
+    return value.to(wide) - before.to(wide)
 
 
 def base_outputs(model: nn.Module, examples: Examples) -> list[Tensor]:
