@@ -142,7 +142,8 @@ def prune(
         if how.damping is None and how.method != "diagonal-fisher":
             judge = loss_judge(model, unseen_examples(examples, how, seed), loss)
     entries = state_entries(model)[0]
-    flat = [entries[group.members[0].name].tensor.detach().cpu().reshape(-1) for group in picked]
+    members = [group.members[0] for group in picked]
+    flat = [member.part(entries[member.name].tensor.detach().cpu()).reshape(-1) for member in members]
     ranked = ranked_tensors(picked, flat, gradients or {}, sparsity, how, judge)
     counts = survivor_counts(ranked, sparsity, how.scope)
     stored = stored_tensors(ranked, sparsity, how.scope)
@@ -231,7 +232,7 @@ def _carrying(model: nn.Module, layout: Layout, stored: dict[str, PrunedTensors]
             packed[group.name] = stored[group.name]
         else:
             choices[group.name] = "keep"
-            parts = [entries[member.name].tensor.detach().cpu() for member in group.members]
+            parts = [member.part(entries[member.name].tensor.detach().cpu()) for member in group.members]
             packed[group.name] = stored_as("keep", group, parts)  # type: ignore[assignment]
     names = tuple(dict.fromkeys(["keep", *choices.values()]))
     plan = Plan(

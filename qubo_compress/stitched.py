@@ -230,7 +230,7 @@ class _Choices:
         if member.name not in self.whole:
             self.whole[member.name] = self.entries[member.name].tensor.detach().clone()
         whole = self.whole[member.name]
-        whole[member.rows[0] : member.rows[1]] = value
+        member.write(whole, value)
         return whole
 
     def _values(self, number: int, choice: int) -> tuple[Tensor, ...]:
@@ -239,11 +239,13 @@ class _Choices:
 
     def _made(self, number: int, choice: int) -> tuple[Tensor, ...]:
         """The stored values of one choice, laid out in memory as the model's own tensors are."""
-        group, homes, parts = self.groups[number], [], []
-        for member in group.members:
-            tensor = self.entries[member.name].tensor.detach()
-            homes.append(tensor if member.rows is None else tensor[member.rows[0] : member.rows[1]])
-            parts.append(homes[-1].cpu())
-        name = self.names[number][choice]
+        group, name = self.groups[number], self.names[number][choice]
+        held = [self.entries[member.name].tensor.detach() for member in group.members]
+        parts = [member.part(tensor).cpu() for member, tensor in zip(group.members, held, strict=True)]
         stored = stored_as(name, group, parts, self.payloads.get((group.name, name))).tensors()
-        return tuple(torch.empty_like(home).copy_(value) for home, value in zip(homes, stored, strict=True))
+        made = []
+        for member, tensor, value in zip(group.members, held, stored, strict=True):
+            whole = member.rows is None
+            home = torch.empty_like(tensor if whole else member.part(tensor))
+            made.append(home.copy_(member.in_network_order(value) if whole else value))
+        return tuple(made)

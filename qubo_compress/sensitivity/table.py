@@ -71,6 +71,7 @@ class SensitivityTable:
         provenance: how the table came about.
         allowed: (V,) choices that pins leave open.
         payloads: (group name, choice name) -> stored bytes of choices made from data.
+        kept_because: group name -> why it is offered ``keep`` only, where that is not the menu's doing.
     """
 
     layout: Layout
@@ -86,6 +87,7 @@ class SensitivityTable:
     divergence: FloatArray | None = None
     allowed: np.ndarray = None  # type: ignore[assignment]
     payloads: Mapping[tuple[str, str], bytes] = field(default_factory=dict, repr=False)
+    kept_because: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.allowed is None:
