@@ -25,6 +25,7 @@ from qubo_compress.examples import Examples, read_examples
 from qubo_compress.file_format import weights_signature
 from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.menu.operator import stored_as
+from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.sensitivity.losses import LossLike, make_loss
 from qubo_compress.substitution import swapped
 
@@ -87,6 +88,7 @@ class StitchedLoss:
         slice_size: int = 250,
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
+        model = unwrapped(model)
         if weights_signature(model) != table.provenance.weights:
             raise WrongModel("the table was measured for other weights; measure this network, or give the one measured")
         self.model, self.loss = model, loss

@@ -100,7 +100,7 @@ class Member:
             held[self.rows[0] : self.rows[1]] = value.to(held.device)
         else:
             # Splitting and exchanging axes gives views, which reshape would not.
-            blocks = held.unflatten(0, (self.inputs_first, -1)).transpose(1, 2)
+            blocks = held.unflatten(0, (self.inputs_first, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
             rows = torch.arange(*self.rows, device=held.device)
             blocks[rows // blocks.shape[1], rows % blocks.shape[1]] = value.to(held.device)
 
@@ -288,7 +288,8 @@ def discover(model: nn.Module, groups: GroupRule = "layer") -> Layout:
             found.append(group)
             taken.update(member.name for member in group.members)
     labels, rule = _labels(found, on_request, groups, entries)
-    asked_for = [group for name, group in on_request.items() if isinstance(labels, dict) and labels.get(name) is not None]
+    given = labels if isinstance(labels, dict) else {}
+    asked_for = [group for name, group in on_request.items() if given.get(name) is not None]
     order = {name: number for number, name in enumerate(entries)}
     found = sorted([*found, *asked_for], key=lambda group: order[group.name])
     names = {group.name for group in asked_for}
@@ -328,7 +329,7 @@ def _group_of(entry: _Entry, entries: dict[str, _Entry]) -> tuple[Group | None, 
     computed = why_computed(entry.name, entry.module, entry.attribute)
     if computed is not None:
         return None, computed, False
-    roles = [role_of(module, attribute, entry.tensor) for module, attribute in entry.owners]
+    roles = [role_of(module, attribute) for module, attribute in entry.owners]
     if None in roles:
         other = next(m for (m, _), role in zip(entry.owners, roles, strict=True) if role is None)
         return None, *why_unknown(entry.name, other, entry.tensor)

@@ -42,12 +42,12 @@ class Role:
     inputs_first: int = 0
 
 
-def role_of(module: nn.Module, attribute: str, tensor: Tensor) -> Role | None:
+def role_of(module: nn.Module, attribute: str) -> Role | None:
     """What a module uses its parameter for, or None where that is not known.
 
     Example:
         >>> layer = nn.ConvTranspose1d(4, 6, 3, groups=2)
-        >>> role_of(layer, "weight", layer.weight), role_of(layer, "bias", layer.bias)
+        >>> role_of(layer, "weight"), role_of(layer, "bias")
         (Role(kind='weight', inputs_first=2), Role(kind='bias', inputs_first=0))
     """
     named = {"weight": "weight", "bias": "bias"}.get(attribute)

@@ -58,6 +58,24 @@ Found = list[tuple[Any, WeightCall]]
 """Pairs of a tensor given as a weight, and its call."""
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A function call as it was made."""
+
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    named: Mapping[str, Any]
+    result: Any
+    wants_inputs: Callable[[Any], bool]
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+    def given(self, position: int, name: str, default: Any = None) -> Any:
+        return self.args[position] if len(self.args) > position else self.named.get(name, default)
+
+
 @dataclass
 class WeightCalls(TorchFunctionMode):
     """While active, reports every call of a known function with one of the watched tensors for its weight.
@@ -91,7 +109,7 @@ class WeightCalls(TorchFunctionMode):
         result = func(*args, **named)
         reader = _READERS.get(getattr(func, "__name__", ""))
         if reader is not None and self._concerns(args, named):
-            for weight, call in reader(self, func, args, named, result):
+            for weight, call in reader(_Seen(func, args, named, result, self.wants_inputs)):
                 name = self._names.get(id(weight))
                 if name is not None:
                     self.report(name, call)
@@ -107,41 +125,35 @@ class WeightCalls(TorchFunctionMode):
         return any(id(item) in self._names for item in flat)
 
 
-def _given(args: Sequence[Any], named: Mapping[str, Any], position: int, name: str, default: Any = None) -> Any:
-    return args[position] if len(args) > position else named.get(name, default)
-
-
-def _linear(_: WeightCalls, func: Any, args: Sequence[Any], named: Mapping[str, Any], result: Any) -> Found:
-    inputs, weight = _given(args, named, 0, "input"), _given(args, named, 1, "weight")
+def _linear(seen: _Seen) -> Found:
+    inputs, weight = seen.given(0, "input"), seen.given(1, "weight")
     batch = inputs if inputs.ndim > 1 else inputs[None]
     return [(weight, WeightCall("linear", inputs.numel() // weight.shape[-1], 1, (batch.detach(),)))]
 
 
-def _product(_: WeightCalls, func: Any, args: Sequence[Any], named: Mapping[str, Any], result: Any) -> Found:
+def _product(seen: _Seen) -> Found:
     """``inputs @ weight``, also with a bias added: the weight is (inputs, outputs)."""
-    first = 1 if func.__name__ == "addmm" else 0
-    inputs = _given(args, named, first, "mat1" if first else "input")
-    weight = _given(args, named, first + 1, "mat2" if first or func.__name__ == "mm" else "other")
+    first = 1 if seen.name == "addmm" else 0
+    inputs = seen.given(first, "mat1" if first else "input")
+    weight = seen.given(first + 1, "mat2" if first or seen.name == "mm" else "other")
     if not (isinstance(inputs, Tensor) and isinstance(weight, Tensor) and weight.ndim == 2):
         return []
     batch = inputs if inputs.ndim > 1 else inputs[None]
-    call = WeightCall(func.__name__, inputs.numel() // weight.shape[0], 1, (batch.detach(),), inputs_first=True)
+    call = WeightCall(seen.name, inputs.numel() // weight.shape[0], 1, (batch.detach(),), inputs_first=True)
     return [(weight, call)]
 
 
-def _convolution(_: WeightCalls, func: Any, args: Sequence[Any], named: Mapping[str, Any], result: Tensor) -> Found:
-    inputs, weight = _given(args, named, 0, "input"), _given(args, named, 1, "weight")
+def _convolution(seen: _Seen) -> Found:
+    inputs, weight = seen.given(0, "input"), seen.given(1, "weight")
     kernel = tuple(weight.shape[2:])
-    stride = _per_axis(_given(args, named, 3, "stride", 1), kernel)
-    dilation = _per_axis(_given(args, named, 5, "dilation", 1), kernel)
-    padding = _sides(_given(args, named, 4, "padding", 0), kernel, dilation)
-    sliding = Sliding(kernel, stride, padding, dilation, int(_given(args, named, 6, "groups", 1)))
+    stride = _per_axis(seen.given(3, "stride", 1), kernel)
+    dilation = _per_axis(seen.given(5, "dilation", 1), kernel)
+    padding = _sides(seen.given(4, "padding", 0), kernel, dilation)
+    sliding = Sliding(kernel, stride, padding, dilation, int(seen.given(6, "groups", 1)))
     batch = inputs if inputs.ndim == len(kernel) + 2 else inputs[None]
-    sizes = (tuple(batch.shape[2:]), tuple(result.shape[-len(kernel) :]))
-    call = WeightCall(
-        func.__name__, result.numel() // weight.shape[0], 1, (batch.detach(),), sliding=sliding, sizes=sizes
-    )  # fmt: skip
-    return [(weight, call)]
+    sizes = (tuple(batch.shape[2:]), tuple(seen.result.shape[-len(kernel) :]))
+    count = seen.result.numel() // weight.shape[0]
+    return [(weight, WeightCall(seen.name, count, 1, (batch.detach(),), sliding=sliding, sizes=sizes))]
 
 
 def _per_axis(value: Any, kernel: tuple[int, ...]) -> tuple[int, ...]:
@@ -157,47 +169,46 @@ def _sides(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> 
     return tuple((side, side) for side in _per_axis(0 if padding == "valid" else padding, kernel))
 
 
-def _transposed(_: WeightCalls, func: Any, args: Sequence[Any], named: Mapping[str, Any], result: Any) -> Found:
-    inputs, weight = _given(args, named, 0, "input"), _given(args, named, 1, "weight")
-    return [(weight, WeightCall(func.__name__, inputs.numel() // weight.shape[0]))]
+def _transposed(seen: _Seen) -> Found:
+    inputs, weight = seen.given(0, "input"), seen.given(1, "weight")
+    return [(weight, WeightCall(seen.name, inputs.numel() // weight.shape[0]))]
 
 
-def _bilinear(_: WeightCalls, func: Any, args: Sequence[Any], named: Mapping[str, Any], result: Tensor) -> Found:
-    return [(_given(args, named, 2, "weight"), WeightCall("bilinear", result.numel() // result.shape[-1]))]
+def _bilinear(seen: _Seen) -> Found:
+    return [(seen.given(2, "weight"), WeightCall("bilinear", seen.result.numel() // seen.result.shape[-1]))]
 
 
-def _lookup(_: WeightCalls, func: Any, args: Sequence[Any], named: Mapping[str, Any], result: Any) -> Found:
+def _lookup(seen: _Seen) -> Found:
     # Which of the two is the weight has changed between versions; only a watched one is reported.
-    return [(tensor, WeightCall(func.__name__)) for tensor in (*args[:2], named.get("weight"))]
+    return [(tensor, WeightCall(seen.name)) for tensor in (*seen.args[:2], seen.named.get("weight"))]
 
 
-def _recurrent(_: WeightCalls, func: Any, args: Sequence[Any], named: Mapping[str, Any], result: Any) -> Found:
+def _recurrent(seen: _Seen) -> Found:
     """Every weight multiplies once per time step; cells take one step."""
-    inputs = args[0]
+    inputs = seen.args[0]
     steps = inputs.numel() // inputs.shape[-1]
-    flat = [item for value in args[1:] for item in (value if isinstance(value, (list, tuple)) else (value,))]
-    return [(item, WeightCall(func.__name__, steps)) for item in flat if isinstance(item, Tensor)]
+    flat = [item for value in seen.args[1:] for item in (value if isinstance(value, (list, tuple)) else (value,))]
+    return [(item, WeightCall(seen.name, steps)) for item in flat if isinstance(item, Tensor)]
 
 
-def _attention(mode: WeightCalls, func: Any, args: Sequence[Any], named: Mapping[str, Any], result: Any) -> Found:
-    given = inspect.signature(functional.multi_head_attention_forward).bind(*args, **named)
+def _attention(seen: _Seen) -> Found:
+    given = inspect.signature(functional.multi_head_attention_forward).bind(*seen.args, **seen.named)
     given.apply_defaults()
     told = given.arguments
     sources = [told[name] for name in ("query", "key", "value")]
     counts = [source.numel() // source.shape[-1] for source in sources]
-    name = "multi_head_attention_forward"
-    seen = {id(source): _examples_first(source) for source in sources}
-    shares = tuple(seen[id(source)] for source in sources)
-    found: Found = [(told["in_proj_weight"], WeightCall(name, sum(counts) // 3, 3, shares))]
+    turned = {id(source): _examples_first(source) for source in sources}
+    shares = tuple(turned[id(source)] for source in sources)
+    found: Found = [(told["in_proj_weight"], WeightCall(seen.name, sum(counts) // 3, 3, shares))]
     for letter, count, share in zip("qkv", counts, shares, strict=True):
-        found.append((told[f"{letter}_proj_weight"], WeightCall(name, count, 1, (share,))))
+        found.append((told[f"{letter}_proj_weight"], WeightCall(seen.name, count, 1, (share,))))
     out = told["out_proj_weight"]
     mixed: tuple[Tensor, ...] = ()
-    if mode.wants_inputs(out):
+    if seen.wants_inputs(out):
         # With the identity for its last map, attention returns what that map is given.
         told.update(out_proj_weight=torch.eye(out.shape[1]).to(out), out_proj_bias=None)
-        mixed = (_examples_first(func(*given.args, **given.kwargs)[0]),)
-    found.append((out, WeightCall(name, counts[0], 1, mixed)))
+        mixed = (_examples_first(seen.function(*given.args, **given.kwargs)[0]),)
+    found.append((out, WeightCall(seen.name, counts[0], 1, mixed)))
     return found
 
 
@@ -207,7 +218,7 @@ def _examples_first(tensor: Tensor) -> Tensor:
     return tensor.transpose(0, 1) if tensor.ndim == 3 else tensor[None]
 
 
-_READERS: dict[str, Callable[[WeightCalls, Any, Sequence[Any], Mapping[str, Any], Any], Found]] = {
+_READERS: dict[str, Callable[[_Seen], Found]] = {
     "linear": _linear,
     **dict.fromkeys(("addmm", "mm", "matmul", "__matmul__"), _product),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),

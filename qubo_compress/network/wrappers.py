@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import cast
 
 import torch
 from torch import nn
@@ -46,9 +47,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def _inner(model: nn.Module) -> nn.Module | None:
     if isinstance(model, PARALLEL):
-        return model.module  # type: ignore[no-any-return]
+        return cast(nn.Module, model.module)
     if _is_compiled(model):
-        return model._orig_mod  # type: ignore[no-any-return, union-attr]
+        return cast(nn.Module, model._orig_mod)
     return None
 
 
@@ -66,7 +67,7 @@ def _refuse_opaque(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if any(kind.__name__ in SHARDED for kind in type(module).__mro__):
             raise InvalidModel(
-                f"{name or 'the network'} is a {_kind(module)}, which holds only a part of its weights on this machine; "
+                f"{name or 'the network'} is a {_kind(module)}, which holds only a part of its weights here; "
                 "gather them in a plain network first"
             )
         if module is not model and _is_compiled(module):

@@ -28,7 +28,6 @@ from qubo_compress.example_weights import ExampleWeights, with_example_weights
 from qubo_compress.examples import Examples, Slice, map_tensors, read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import Group, GroupRule, Layout, discover, kept_text, state_entries
-from qubo_compress.menu.keep import Keep
 from qubo_compress.menu.menu import Menu
 from qubo_compress.menu.operator import Operator
 from qubo_compress.network.calls import WeightCall, weight_calls, why_unseen
@@ -37,6 +36,7 @@ from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.forward import base_flips
+from qubo_compress.sensitivity.infeasible import explained
 from qubo_compress.sensitivity.loss_signature import loss_signature
 from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of
 from qubo_compress.sensitivity.noise import noise_terms
@@ -160,8 +160,9 @@ def measure_around(
         choices = []
         for number, group in enumerate(layout.groups):
             parts = [member.part(originals[member.name]) for member in group.members]
-            offered = {"keep": Keep()} if group.name in unreached else menu.offered(group, parts)
-            offered = _measurable(offered, group, calls)
+            offered = _measurable(menu.offered(group, parts), group, calls)
+            if group.name in unreached:
+                offered = {"keep": offered["keep"]}
             choices.append(offered if restrict is None else restrict(number, offered))
         weights = weights_signature(original)
         signature = {
@@ -185,7 +186,8 @@ def measure_around(
             costs = price_choices(task, advance)
         fixed_costs = {"bytes": fixed_bytes(layout, menu.names)}
         if priced is not None:
-            priced(costs, fixed_costs, task.offsets)
+            with explained(layout, costs, fixed_costs, task.offsets, unreached):
+                priced(costs, fixed_costs, task.offsets)
         with _progress(progress, f"measuring ({chosen.metric_name})", chosen.evaluations(task)) as task.advance:
             result = chosen.measure(task)
         noise = noise_terms(task, chosen.metric_name)

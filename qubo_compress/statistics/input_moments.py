@@ -164,7 +164,7 @@ def _gathered(calibration: Calibration, name: str) -> tuple[Tensor, ...]:
 def _second_moments(call: WeightCall, weights: Tensor) -> list[Tensor]:
     """Weighted sums of x x^T over examples and positions, one per share of the output rows."""
     if not call.inputs:
-        raise InvalidMenu(f"the inputs of {call.function} have no moments; keep its weight out of choices that need them")
+        raise InvalidMenu(f"the inputs of {call.function} have no moments; leave its weight out of such choices")
     if call.sliding is not None:
         batch = call.inputs[0]
         return _convolved(call.sliding, batch, _row_weights(weights, batch.shape[0]).to(batch.device).sqrt())
