@@ -21,6 +21,7 @@ from qubo_compress.example_weights import ExampleWeights, with_example_weights
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.menu.groups import GroupRule, discover
 from qubo_compress.menu.menu import Menu
+from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem, IntArray
 from qubo_compress.recovery import recover as recover_model
@@ -28,6 +29,7 @@ from qubo_compress.recovery.objectives import RecoveryObjective, make_objective
 from qubo_compress.recovery.recover import refuse_missing_labels
 from qubo_compress.recovery.training import Objective
 from qubo_compress.refinement import Round, best_of_pool, refine
+from qubo_compress.sensitivity.infeasible import explained
 from qubo_compress.sensitivity.losses import LossLike
 from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.shrinkage import check_shrinkage
@@ -151,6 +153,7 @@ def compress(
     """
     if rounds < 0 or epochs < 0:
         raise InvalidBudget(f"rounds and epochs must not be negative; got {rounds} and {epochs}")
+    model = unwrapped(model)
     menu = menu or Menu()
     # A misspelt name must not be noticed only after the measurement.
     chosen_solver = make_solver(solver)
@@ -299,6 +302,7 @@ def pareto(
     for ratio in ratios:
         budget = Budget(ratio=ratio) if within is None else within.resized(ratio)
         problem = table.problem(budget, interactions)
-        solution = solve_problem(problem, solver, time_limit=time_limit, seed=seed)
+        with explained(table.layout, table.costs, table.fixed_costs, table.offsets, table.kept_because):
+            solution = solve_problem(problem, solver, time_limit=time_limit, seed=seed)
         points.append(FrontPoint(float(ratio), table.plan(solution), solution.energy, solution.bound, solution))
     return tuple(points)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from qubo_compress.menu.groups import Layout, state_entries
+from qubo_compress.menu.groups import Layout, Member, state_entries
 from qubo_compress.menu.keep import raw_bytes
 
 FORMAT = "qubo_compress 1"
@@ -28,11 +28,17 @@ def architecture_signature(layout: Layout) -> str:
     """Digest of names, shapes and dtypes of every unique tensor, and of how they are grouped."""
     text = json.dumps(
         [
-            [[g.name, g.kind, [(m.name, m.shape, str(m.dtype), m.rows) for m in g.members]] for g in layout.groups],
+            [[g.name, g.kind, [_described(m) for m in g.members]] for g in layout.groups],
             [(kept.name, kept.shape, kept.dtype) for kept in layout.kept],
         ]
     )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _described(member: Member) -> list[object]:
+    said: list[object] = [member.name, member.shape, str(member.dtype), member.rows]
+    # Only where it is not zero, so that files of other networks keep their signature.
+    return [*said, member.inputs_first] if member.inputs_first else said
 
 
 def weights_signature(model: nn.Module) -> str:

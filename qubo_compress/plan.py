@@ -22,8 +22,9 @@ from qubo_compress.factored import FactoredReport
 from qubo_compress.factored import factored as factored_layers
 from qubo_compress.file_format import weights_signature
 from qubo_compress.files import write_atomically
-from qubo_compress.menu.groups import Group, Layout, discover, state_entries
+from qubo_compress.menu.groups import Group, Layout, assembled, discover, state_entries
 from qubo_compress.menu.operator import Packed, stored_as
+from qubo_compress.network.wrappers import unwrapped
 
 ATTRIBUTE = "compression"
 """Name of the plain attribute under which a compressed module carries its :class:`Compression`."""
@@ -118,6 +119,7 @@ class Plan:
         Raises:
             WrongModel: when the weights are not those that the plan was made for.
         """
+        model = unwrapped(model)
         if weights_signature(model) != self.weights:
             raise WrongModel(
                 "the plan was made for other weights; apply it to the network that was measured, or measure this one"
@@ -132,7 +134,7 @@ class Plan:
         entries = state_entries(model)[0]
         stored = {}
         for group in layout.groups:
-            parts = [_rows(entries[m.name].tensor.detach().cpu(), m.rows) for m in group.members]
+            parts = [m.part(entries[m.name].tensor.detach().cpu()) for m in group.members]
             payload, fit = self.payloads.get(group.name), self.fits.get(group.name)
             stored[group.name] = stored_as(self.choices[group.name], group, parts, payload, fit)
         small = filled(model, Compression(self, layout, stored))
@@ -155,15 +157,11 @@ class Compression:
 
     def tensors(self) -> dict[str, Tensor]:
         """First name -> whole tensor, for every tensor that a choice sets."""
-        whole: dict[str, Tensor] = {}
-        for group in self.layout.groups:
-            for member, value in zip(group.members, self.stored[group.name].tensors(), strict=True):
-                if member.rows is None:
-                    whole[member.name] = value
-                else:
-                    target = whole.setdefault(member.name, torch.zeros(member.shape, dtype=member.dtype))
-                    target[member.rows[0] : member.rows[1]] = value
-        return whole
+        return assembled(
+            (member, value)
+            for group in self.layout.groups
+            for member, value in zip(group.members, self.stored[group.name].tensors(), strict=True)
+        )
 
     def with_stored(self, stored: Mapping[str, Packed]) -> Compression:
         """The same plan with other codes for some groups."""
@@ -176,7 +174,10 @@ class Compression:
 
 def filled(model: nn.Module, compression: Compression) -> nn.Module:
     """A copy of ``model`` in eval mode that holds the stored values and carries ``compression``."""
-    small = copy.deepcopy(model)
+    # Some modules hold tensors that they compute, with a gradient, which torch itself does not copy.
+    computed = (v for module in model.modules() for v in vars(module).values() if isinstance(v, Tensor))
+    memo = {id(tensor): tensor.detach().clone() for tensor in computed if not tensor.is_leaf}
+    small = copy.deepcopy(model, memo)
     fill(small, compression.tensors())
     setattr(small, ATTRIBUTE, compression)
     return small.eval()
@@ -257,7 +258,3 @@ def _read_payloads(path: Path, digest: str) -> dict[str, bytes]:
     if _digest(payloads) != digest:
         raise CorruptArtifact(f"{beside} does not belong to {path}, or was altered; copy both files again")
     return payloads
-
-
-def _rows(tensor: Tensor, rows: tuple[int, int] | None) -> Tensor:
-    return tensor if rows is None else tensor[rows[0] : rows[1]]

@@ -23,6 +23,7 @@ from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import Group, Layout, discover, state_entries
 from qubo_compress.menu.operator import choice_name, stored_as
 from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity
+from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import ATTRIBUTE, Compression, Plan, compression_of, filled
 from qubo_compress.ranking import (
     METHODS,
@@ -40,7 +41,7 @@ from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of
 from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.statistics.gradients import GradientRows, Gradients
 from qubo_compress.statistics.statistic import Calibration
-from qubo_compress.substitution import evaluating
+from qubo_compress.substitution import evaluating, every_layer_runs
 
 __all__ = [
     "METHODS", "SCOPES", "Layers", "PrunedLayer", "Pruning",
@@ -133,6 +134,7 @@ def prune(
     """
     how = how or Pruning()
     check_sparsity(sparsity)
+    model = unwrapped(model)
     layout = discover(model)
     picked = _picked(layout, layers)
     examples = None if how.method == "magnitude" else read_examples(batches, max_examples)
@@ -142,7 +144,8 @@ def prune(
         if how.damping is None and how.method != "diagonal-fisher":
             judge = loss_judge(model, unseen_examples(examples, how, seed), loss)
     entries = state_entries(model)[0]
-    flat = [entries[group.members[0].name].tensor.detach().cpu().reshape(-1) for group in picked]
+    members = [group.members[0] for group in picked]
+    flat = [member.part(entries[member.name].tensor.detach().cpu()).reshape(-1) for member in members]
     ranked = ranked_tensors(picked, flat, gradients or {}, sparsity, how, judge)
     counts = survivor_counts(ranked, sparsity, how.scope)
     stored = stored_tensors(ranked, sparsity, how.scope)
@@ -175,6 +178,7 @@ def gradients_of(
     Raises:
         InvalidMenu: when ``layers`` picks nothing.
     """
+    model = unwrapped(model)
     picked = _picked(discover(model), layers)
     return _gathered(model, read_examples(batches, max_examples), how or Pruning(), picked, loss, seed)
 
@@ -184,7 +188,7 @@ def _gathered(
 ) -> dict[str, GradientRows]:
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     statistic = Gradients(how.gradients, how.batch)
-    with evaluating(model):
+    with evaluating(model), every_layer_runs():
         calibration = Calibration(
             model, examples.to(device), make_loss(loss), lambda x: rows_of(run_model(model, x)), seed
         )
@@ -231,7 +235,7 @@ def _carrying(model: nn.Module, layout: Layout, stored: dict[str, PrunedTensors]
             packed[group.name] = stored[group.name]
         else:
             choices[group.name] = "keep"
-            parts = [entries[member.name].tensor.detach().cpu() for member in group.members]
+            parts = [member.part(entries[member.name].tensor.detach().cpu()) for member in group.members]
             packed[group.name] = stored_as("keep", group, parts)  # type: ignore[assignment]
     names = tuple(dict.fromkeys(["keep", *choices.values()]))
     plan = Plan(
@@ -299,7 +303,7 @@ def prune_gradually(
     rising = all(a < b for a, b in itertools.pairwise(shares))
     if steps < 1 or not shares or not rising or abs(shares[-1] - sparsity) > 1e-12:
         raise InvalidBudget(f"a schedule rises to sparsity={sparsity} in at least one step; got {shares}")
-    small = model
+    small = model = unwrapped(model)
     for number, share in enumerate(shares):
         pruned = prune(
             small, batches, share, how, layers=layers, loss=loss, max_examples=max_examples, seed=seed + number

@@ -175,12 +175,13 @@ def ranked_tensors(
     if judge is None or len(tried) == 1:
         best, error = best_damping([t.value for t in tried], torch.tensor([t.error for t in tried]))
         return _scored(picked, flat, rows, settings, Damping(best, error))
+    members = {group.name: group.members[0] for group in picked}
     ranked: list[Ranked] = []
     least = math.inf
     for damping in tried:
         found = _scored(picked, flat, rows, settings, damping)
         made = stored_tensors(found, sparsity, how.scope)
-        measured = judge({name: item.tensors()[0] for name, item in made.items()})
+        measured = judge({n: members[n].in_network_order(item.tensors()[0]) for n, item in made.items()})
         logger.info("damping %.3g: held-out error %.3f, loss %.4g", damping.value, damping.error, measured)
         if measured < least or not ranked:
             least = measured

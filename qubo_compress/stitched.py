@@ -25,6 +25,7 @@ from qubo_compress.examples import Examples, read_examples
 from qubo_compress.file_format import weights_signature
 from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.menu.operator import stored_as
+from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.sensitivity.losses import LossLike, make_loss
 from qubo_compress.substitution import swapped
 
@@ -87,6 +88,7 @@ class StitchedLoss:
         slice_size: int = 250,
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
+        model = unwrapped(model)
         if weights_signature(model) != table.provenance.weights:
             raise WrongModel("the table was measured for other weights; measure this network, or give the one measured")
         self.model, self.loss = model, loss
@@ -170,7 +172,10 @@ class _Choices:
             [name for name, is_open in zip(names, open_ones, strict=True) if is_open]
             for names, open_ones in zip(table.choices, allowed, strict=True)
         ]
-        self.fits, self.numbers = table.fits, np.split(np.flatnonzero(table.allowed), np.cumsum([*map(len, self.names)])[:-1])
+        self.fits, self.numbers = (
+            table.fits,
+            np.split(np.flatnonzero(table.allowed), np.cumsum([*map(len, self.names)])[:-1]),
+        )
         self.kept: dict[tuple[int, int], tuple[Tensor, ...]] = {}
         self.whole: dict[str, Tensor] = {}
         self.present: dict[int, int] = {}
@@ -231,7 +236,7 @@ class _Choices:
         if member.name not in self.whole:
             self.whole[member.name] = self.entries[member.name].tensor.detach().clone()
         whole = self.whole[member.name]
-        whole[member.rows[0] : member.rows[1]] = value
+        member.write(whole, value)
         return whole
 
     def _values(self, number: int, choice: int) -> tuple[Tensor, ...]:
@@ -240,12 +245,14 @@ class _Choices:
 
     def _made(self, number: int, choice: int) -> tuple[Tensor, ...]:
         """The stored values of one choice, laid out in memory as the model's own tensors are."""
-        group, homes, parts = self.groups[number], [], []
-        for member in group.members:
-            tensor = self.entries[member.name].tensor.detach()
-            homes.append(tensor if member.rows is None else tensor[member.rows[0] : member.rows[1]])
-            parts.append(homes[-1].cpu())
-        name = self.names[number][choice]
+        group, name = self.groups[number], self.names[number][choice]
+        held = [self.entries[member.name].tensor.detach() for member in group.members]
+        parts = [member.part(tensor).cpu() for member, tensor in zip(group.members, held, strict=True)]
         fit = None if self.fits is None else self.fits.of(int(self.numbers[number][choice]))
         stored = stored_as(name, group, parts, self.payloads.get((group.name, name)), fit).tensors()
-        return tuple(torch.empty_like(home).copy_(value) for home, value in zip(homes, stored, strict=True))
+        made = []
+        for member, tensor, value in zip(group.members, held, stored, strict=True):
+            whole = member.rows is None
+            home = torch.empty_like(tensor if whole else member.part(tensor))
+            made.append(home.copy_(member.in_network_order(value) if whole else value))
+        return tuple(made)

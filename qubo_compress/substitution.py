@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from qubo_compress.menu.groups import state_entries
@@ -12,15 +14,38 @@ from qubo_compress.menu.groups import state_entries
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's own mode is restored afterwards, also after an exception."""
-    modes = [(module, module.training) for module in model.modules()]
+    """Eval mode inside; every module's own mode is restored afterwards, also after an exception.
+
+    A module that ``Module.compile`` compiled in place runs uncompiled: it would be compiled anew for every choice.
+    """
+    modes = [(module, module.training, module.__dict__.get("_compiled_call_impl")) for module in model.modules()]
     try:
-        for module, _ in modes:
+        for module, _, compiled in modes:
             module.training = False
+            if compiled is not None:
+                module.__dict__["_compiled_call_impl"] = None
         yield
     finally:
-        for module, mode in modes:
+        for module, mode, compiled in modes:
             module.training = mode
+            if compiled is not None:
+                module.__dict__["_compiled_call_impl"] = compiled
+
+
+@contextlib.contextmanager
+def every_layer_runs() -> Iterator[None]:
+    """Attention and encoder layers call their inner layers, instead of one kernel that does all of it.
+
+    In eval mode ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` have a fast path that never calls them.
+    Outputs differ by rounding, except those of masked positions, which the fast path sets to zero. The switch is one
+    of the whole process.
+    """
+    former = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(former)
 
 
 @contextlib.contextmanager
@@ -41,6 +66,8 @@ def substituted(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
 def swapped(places: list[tuple[nn.Module, str, Tensor]]) -> Iterator[None]:
     """Swap tensors in and, whatever happens, the former ones back."""
     saved: list[tuple[dict[str, Tensor | None], str, Tensor | None]] = []
+    recurrent = {id(module): module for module, _, _ in places if isinstance(module, nn.RNNBase)}
+    flat = [(module, _flat_weights(module)) for module in recurrent.values()]
     try:
         for module, attribute, tensor in places:
             # Going round __setattr__ leaves the registered Parameter, its grad and its flags untouched.
@@ -49,7 +76,17 @@ def swapped(places: list[tuple[nn.Module, str, Tensor]]) -> Iterator[None]:
             )
             saved.append((home, attribute, home[attribute]))
             home[attribute] = tensor
+        for module, _ in flat:
+            # Their forward looks at this list. It is a new one, so that the former stays as it is.
+            module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
         yield
     finally:
         for home, attribute, former in reversed(saved):
             home[attribute] = former
+        for module, kept in flat:
+            module.__dict__.update(kept)
+
+
+def _flat_weights(module: nn.RNNBase) -> dict[str, Any]:
+    """What a recurrent module remembers of its weights: their list and, in newer versions of torch, who they are."""
+    return {name: module.__dict__[name] for name in ("_flat_weights", "_flat_weight_refs") if name in module.__dict__}

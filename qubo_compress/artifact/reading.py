@@ -14,6 +14,7 @@ from qubo_compress.file_format import FORMAT, TENSOR, architecture_signature, fi
 from qubo_compress.menu.groups import Layout, discover, state_entries
 from qubo_compress.menu.keep import from_raw_bytes
 from qubo_compress.menu.operator import Packed, parse
+from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Compression, Plan, fill, filled
 
 
@@ -30,6 +31,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         FileNotFoundError: when there is no file.
     """
     described, payload = _read(Path(path))
+    model = unwrapped(model)
     layout = discover(model, described["groups"])
     if architecture_signature(layout) != described["model"]:
         raise WrongModel(

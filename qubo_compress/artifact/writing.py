@@ -8,6 +8,7 @@ from torch import nn
 
 from qubo_compress.file_format import header, kept_payload
 from qubo_compress.files import write_atomically
+from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Compression, compression_of
 
 
@@ -25,6 +26,7 @@ def save(model: nn.Module, path: str | Path) -> int:
         WrongModel: when the module carries no plan, or its values have left the plan's grid.
         StorageError: when the file cannot be written.
     """
+    model = unwrapped(model)
     compression = compression_of(model)
     payload = payload_of(compression, model)
     head = header(compression.layout, compression.plan.menu_names, payload)

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.menu.groups import Group
+from qubo_compress.menu.groups import Group, assembled
 from qubo_compress.menu.operator import Packed, Unreliable
 from qubo_compress.plan import ATTRIBUTE, compression_of, fill
 
@@ -48,15 +48,14 @@ def corrupted(small: nn.Module, generator: torch.Generator) -> nn.Module:
     compression = compression_of(small)
     noisy = copy.deepcopy(small)
     delattr(noisy, ATTRIBUTE)
-    values: dict[str, Tensor] = {}
-    for group in compression.layout.groups:
-        for member, value in zip(group.members, drawn(compression.stored[group.name], generator), strict=True):
-            if member.rows is None:
-                values[member.name] = value
-            else:
-                whole = values.setdefault(member.name, torch.zeros(member.shape, dtype=member.dtype))
-                whole[member.rows[0] : member.rows[1]] = value
-    fill(noisy, values)
+    fill(
+        noisy,
+        assembled(
+            (member, value)
+            for group in compression.layout.groups
+            for member, value in zip(group.members, drawn(compression.stored[group.name], generator), strict=True)
+        ),
+    )
     return noisy.eval()
 
 

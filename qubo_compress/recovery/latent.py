@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qubo_compress.menu.fold import attribute
-from qubo_compress.menu.groups import Group
+from qubo_compress.menu.groups import Group, Member, assembled
 from qubo_compress.menu.operator import Packed, Parametrised
 from qubo_compress.plan import Compression
 
@@ -76,19 +76,15 @@ class Latent:
             disturb: (group, stored) -> random errors to be added to the members' values, or None for none.
         """
         packed = self.packed()
-        whole: dict[str, Tensor] = {}
+        parts: list[tuple[Member, Tensor]] = []
         for group in self.groups:
             errors = None if disturb is None else disturb(group, packed[group.name])
             values = self._passed(group, packed[group.name])
             for number, (member, value) in enumerate(zip(group.members, values, strict=True)):
                 if errors is not None:
                     value = value + errors[number].to(value.device, value.dtype)
-                if member.rows is None:
-                    whole[member.name] = value
-                else:
-                    former = whole.get(member.name)
-                    whole[member.name] = value if former is None else torch.cat([former, value])
-        return whole
+                parts.append((member, value))
+        return assembled(parts)
 
     def _passed(self, group: Group, stored: Packed) -> list[Tensor]:
         """The members' values with straight-through gradients."""

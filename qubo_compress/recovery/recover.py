@@ -15,6 +15,7 @@ from qubo_compress.errors import InvalidBudget, InvalidObjective, NonFiniteLoss
 from qubo_compress.evaluation import outputs_of, score_examples
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.menu.operator import Packed
+from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import ATTRIBUTE, Compression, compression_of, fill
 from qubo_compress.recovery.objectives import RecoveryObjective, make_objective, needs_labels
 from qubo_compress.recovery.splicing import Splicing
@@ -76,6 +77,7 @@ def recover(
         raise InvalidBudget("noise=True concerns fine-tuning; give epochs of at least 1")
     if splicing and epochs == 0:
         raise InvalidBudget("splicing moves masks while the network is fine-tuned; give epochs of at least 1")
+    small, teacher = unwrapped(small), unwrapped(teacher)
     compression = compression_of(small)
     asked = make_objective(objective)
     device = next((t.device for t in (*small.parameters(), *small.buffers())), torch.device("cpu"))

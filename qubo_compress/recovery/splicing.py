@@ -76,8 +76,7 @@ class Splicing:
             return
         stored, masks = found
         self._paid[group.name] = latent.stored[group.name].nbytes
-        whole = [self._tensors[member.name] for member in group.members]
-        parts = [t if m.rows is None else t[m.rows[0] : m.rows[1]] for t, m in zip(whole, group.members, strict=True)]
+        parts = [member.part(self._tensors[member.name]) for member in group.members]
         with torch.no_grad():
             for number, mask, original in zip(latent.values(group.name), masks, stored.numbers(parts), strict=True):
                 kept = mask.to(number.device)

@@ -26,14 +26,18 @@ from qubo_compress.examples import Examples, Slice, map_tensors, tensors_of
 from qubo_compress.menu.fold import attribute
 from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.menu.operator import Packed
+from qubo_compress.menu.roles import TRANSPOSED
 from qubo_compress.plan import Compression, fill
 from qubo_compress.sensitivity.replay import run_model
-from qubo_compress.substitution import evaluating
+from qubo_compress.substitution import evaluating, every_layer_runs
 
 METHODS = ("moments", "least-squares")
 
 REMEMBERED_BYTES = 1_000_000_000
 """Bytes of the original's outputs that are remembered; the number of examples follows from it."""
+
+CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.GroupNorm)
+"""Modules whose outputs are (N, C, ...); others with a bias give (..., C)."""
 
 FEWEST_EXAMPLES = 16
 SMALLEST_VARIANCE = 1e-12
@@ -61,7 +65,7 @@ def matched_statistics(
     targets = _targets(small, compression)
     if not targets:
         return {}
-    with evaluating(small), evaluating(teacher), torch.no_grad():
+    with evaluating(small), evaluating(teacher), every_layer_runs(), torch.no_grad():
         batch = _batch(teacher, examples, [target.name for target in targets])
         wanted = _remembered(teacher, batch, [target.name for target in targets])
         return _repaired(small, compression, batch, [t for t in targets if t.name in wanted], wanted, method)
@@ -196,7 +200,7 @@ def _normalisation(target: _Target, small: nn.Module, given: Tensor, goal: Tenso
 
 def _corrected_bias(target: _Target, small: nn.Module, module: nn.Module, output: Tensor, goal: Tensor) -> list[Tensor]:
     entries = state_entries(small)[0]
-    axis = 1 if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm)) else -1
+    axis = 1 if isinstance(module, CHANNELS_FIRST) else -1
     values = []
     for member in target.group.members:
         tensor = entries[member.name].tensor.detach()

@@ -237,6 +237,8 @@ def _why_kept(result: CompressionResult, number: int, group: Group) -> str:
     table = result.table
     offered = table.choices[number]
     start = int(table.offsets[number])
+    if group.name in table.kept_because:
+        return table.kept_because[group.name]
     if len(offered) == 1:
         return _refusals(result, group)
     if int(table.allowed[start : start + len(offered)].sum()) == 1:
@@ -246,8 +248,7 @@ def _why_kept(result: CompressionResult, number: int, group: Group) -> str:
 
 def _refusals(result: CompressionResult, group: Group) -> str:
     entries = state_entries(result.original)[0]
-    tensors = [(entries[member.name].tensor.detach().cpu(), member.rows) for member in group.members]
-    parts = [tensor if rows is None else tensor[rows[0] : rows[1]] for tensor, rows in tensors]
+    parts = [member.part(entries[member.name].tensor.detach().cpu()) for member in group.members]
     found = [parse(name).refusal(group, parts) for name in result.table.menu_names if name != "keep"]
     reasons = list(dict.fromkeys(reason for reason in found if reason))
     return "no choice of the menu suits it" + (f": {'; '.join(reasons)}" if reasons else "")

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
 from qubo_compress.examples import Slice, call, map_tensors
-from qubo_compress.menu.groups import state_entries
+from qubo_compress.menu.groups import Member, state_entries
 from qubo_compress.sensitivity.cache import Arrays
 from qubo_compress.sensitivity.forward import compact, forward_sweep, total_columns
 from qubo_compress.sensitivity.losses import KullbackLeibler, rows_of
@@ -110,14 +110,14 @@ def _measure(task: MeasureTask, kind: str, measured_linear: bool, evaluations: f
     )
 
 
-def _displacement_matrix(task: MeasureTask) -> dict[str, list[tuple[int, tuple[int, int] | None, Tensor]]]:
-    """Parameter name -> (choice number, rows, displacement) of every choice that changes it."""
-    found: dict[str, list[tuple[int, tuple[int, int] | None, Tensor]]] = {}
+def _displacement_matrix(task: MeasureTask) -> dict[str, list[tuple[int, Member, Tensor]]]:
+    """Parameter name -> (choice number, member, displacement) of every choice that changes it."""
+    found: dict[str, list[tuple[int, Member, Tensor]]] = {}
     for group, start in enumerate(task.offsets[:-1]):
         for k, row in enumerate(task.displacements(group)):
             for member, displacement in zip(task.layout.groups[group].members, row, strict=True):
                 if member.dtype.is_floating_point and bool(displacement.any()):
-                    found.setdefault(member.name, []).append((int(start) + k, member.rows, displacement))
+                    found.setdefault(member.name, []).append((int(start) + k, member, displacement))
     return found
 
 
@@ -126,7 +126,7 @@ def _slice_rows(
     kind: str,
     number: int,
     part: Slice,
-    stacked: dict[str, list[tuple[int, tuple[int, int] | None, Tensor]]],
+    stacked: dict[str, list[tuple[int, Member, Tensor]]],
 ) -> Arrays:
     total = int(task.offsets[-1])
     weights = task.row_weights(number)
@@ -168,7 +168,7 @@ def _per_example_products(
     task: MeasureTask,
     number: int,
     part: Slice,
-    stacked: dict[str, list[tuple[int, tuple[int, int] | None, Tensor]]],
+    stacked: dict[str, list[tuple[int, Member, Tensor]]],
     cotangent: Tensor | None,
 ) -> Tensor:
     """(V, M, C) first-order output changes, or (V, M, 1) products with each output row's loss gradient."""
@@ -200,13 +200,13 @@ def _per_example_products(
     return out.reshape(total, len(part) * repeats, -1)
 
 
-def _accumulate(out: Tensor, gradients: Tensor, entries: list[tuple[int, tuple[int, int] | None, Tensor]]) -> None:
+def _accumulate(out: Tensor, gradients: Tensor, entries: list[tuple[int, Member, Tensor]]) -> None:
     size, width = gradients.shape[:2]
-    by_rows: dict[tuple[int, int] | None, list[tuple[int, Tensor]]] = {}
-    for choice, rows, displacement in entries:
-        by_rows.setdefault(rows, []).append((choice, displacement))
-    for rows, listed in by_rows.items():
-        used = gradients if rows is None else gradients[:, :, rows[0] : rows[1]]
+    by_member: dict[Member, list[tuple[int, Tensor]]] = {}
+    for choice, member, displacement in entries:
+        by_member.setdefault(member, []).append((choice, displacement))
+    for member, listed in by_member.items():
+        used = member.part(gradients, leading=2)
         matrix = torch.stack([d.reshape(-1) for _, d in listed]).to(used.device, torch.float32)
         products = matrix @ used.reshape(size * width, -1).float().T
         out[[choice for choice, _ in listed]] += products.reshape(len(listed), size, width)
@@ -219,7 +219,7 @@ def _state_at_reference(task: MeasureTask) -> dict[str, Tensor]:
     for group, found in enumerate(task.layout.groups):
         for member, value in zip(found.members, task.references(group), strict=True):
             held = entries[member.name].tensor.detach()
-            state[member.name] = held if member.rows is not None else value.to(held.device, held.dtype)
+            state[member.name] = held if member.rows is not None else member.placed(held, value.to(held.dtype))
     return state
 
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,21 @@ from qubo_compress.errors import (
 from qubo_compress.example_weights import ExampleWeights, with_example_weights
 from qubo_compress.examples import Examples, Slice, map_tensors, read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
-from qubo_compress.menu.groups import Group, GroupRule, Layout, discover, state_entries
+from qubo_compress.menu.groups import Group, GroupRule, Layout, discover, kept_text, state_entries
 from qubo_compress.menu.menu import Menu
 from qubo_compress.menu.operator import Operator
+from qubo_compress.network.calls import WeightCall, weight_calls, why_unseen
+from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.problem import FactorArray, IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.forward import base_flips
+from qubo_compress.sensitivity.infeasible import explained
 from qubo_compress.sensitivity.loss_signature import loss_signature
 from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of
 from qubo_compress.sensitivity.noise import noise_terms
 from qubo_compress.sensitivity.prices import price_choices
+from qubo_compress.sensitivity.reach import unreached_groups
 from qubo_compress.sensitivity.replay import CallTrace, run_model, trace_calls
 from qubo_compress.sensitivity.shrinkage import (
     agreement,
@@ -49,7 +53,7 @@ from qubo_compress.sensitivity.shrinkage import (
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 from qubo_compress.sensitivity.task import PROBE_EXAMPLES, MeasureTask, Metric, MetricResult, base_outputs, metrics
 from qubo_compress.statistics.statistic import Calibration
-from qubo_compress.substitution import evaluating
+from qubo_compress.substitution import evaluating, every_layer_runs
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +117,7 @@ def measure(
     """
     check_shrinkage(shrinkage)
     check_interactions(interactions)
+    model = unwrapped(model)
     examples = with_example_weights(model, read_examples(batches, max_examples), example_weights)
     return measure_around(
         model, model, examples, menu or Menu(), metric, loss, discover(model, groups), cache, seed, progress,
@@ -151,19 +156,22 @@ def measure_around(
     if checked_loss.needs_targets and not examples.labelled:
         raise InvalidBatches("the loss needs targets; give (inputs, targets) batches or loss='kl'")
     originals = {name: entry.tensor.detach().cpu() for name, entry in state_entries(original)[0].items()}
+    refuse_nothing_to_compress(layout)
     _refuse_bad_weights(original, layout)
-    with evaluating(base), evaluating(original), torch.no_grad():
+    with evaluating(base), evaluating(original), every_layer_runs(), torch.no_grad():
         examples = _placed(base, examples)
         reference = base_outputs(original, examples)
         outputs = reference if base is original else base_outputs(base, examples)
         _refuse_bad_outputs(reference, checked_loss, examples)
         trace = _trace(base, examples)
+        calls = _calls(base, examples, trace)
+        unreached = unreached_groups(original, layout, examples, lambda x: rows_of(run_model(original, x)))
         choices = []
         for number, group in enumerate(layout.groups):
-            parts = [
-                originals[m.name] if m.rows is None else originals[m.name][m.rows[0] : m.rows[1]] for m in group.members
-            ]
-            offered = _measurable(menu.offered(group, parts), group, original, trace)
+            parts = [member.part(originals[member.name]) for member in group.members]
+            offered = _measurable(menu.offered(group, parts), group, calls)
+            if group.name in unreached:
+                offered = {"keep": offered["keep"]}
             choices.append(offered if restrict is None else restrict(number, offered))
         weights = weights_signature(original)
         signature = {
@@ -188,7 +196,8 @@ def measure_around(
             costs = price_choices(task, advance)
         fixed_costs = {"bytes": fixed_bytes(layout, menu.names)}
         if priced is not None:
-            priced(costs, fixed_costs, task.offsets)
+            with explained(layout, costs, fixed_costs, task.offsets, unreached):
+                priced(costs, fixed_costs, task.offsets)
         with _progress(progress, f"measuring ({chosen.metric_name})", chosen.evaluations(task)) as task.advance:
             result = chosen.measure(task)
         noise = noise_terms(task, chosen.metric_name)
@@ -223,6 +232,7 @@ def measure_around(
         divergence=result.divergence,
         payloads=task.payloads,
         fits=task.fits,
+        kept_because=unreached,
     )  # fmt: skip
 
 
@@ -248,30 +258,26 @@ def _add_flips(
     fixed_costs["harmful_flips"] = int(least.sum()) + math.ceil(base_flips(task) * MILLION - 1e-6)
 
 
+def refuse_nothing_to_compress(layout: Layout) -> None:
+    """Raise :class:`InvalidModel` for a network all of whose tensors are kept, with the reasons."""
+    if not layout.groups:
+        raise InvalidModel(f"nothing in this network can be compressed: {kept_text(layout.kept)}")
+
+
 def _measurable(
-    offered: dict[str, Operator], group: Group, model: nn.Module, trace: CallTrace | None
+    offered: dict[str, Operator], group: Group, calls: Mapping[str, Sequence[WeightCall]]
 ) -> dict[str, Operator]:
-    """The choices without those that must watch a layer's inputs where these cannot be seen."""
-    entries = state_entries(model)[0]
-    owners = [[module for module, _ in entries[member.name].owners] for member in group.members]
-    runs = trace is None or all(any(trace.first_call(m) is not None for m in modules) for modules in owners)
+    """The choices without those that must watch what a weight multiplies where this cannot be seen."""
 
-    def hidden(operator: Operator) -> bool:
-        watching = [need for need in getattr(operator, "needs", ()) if getattr(need, "watches_inputs", False)]
-        suited = all(
-            isinstance(m, getattr(need, "watched_modules", nn.Module))
-            for need in watching
-            for modules in owners
-            for m in modules
-        )
-        return bool(watching) and not (runs and suited)
+    def watches(operator: Operator) -> bool:
+        return any(getattr(need, "watches_inputs", False) for need in getattr(operator, "needs", ()))
 
-    unseen = [name for name, operator in offered.items() if hidden(operator)]
-    if unseen:
-        logger.info(
-            "%s is not offered %s: it never runs as a module of its own, or shares its values with a module of another "
-            "kind, so its inputs are not seen", group.name, ", ".join(unseen),
-        )  # fmt: skip
+    unseen = [name for name, operator in offered.items() if watches(operator)]
+    reasons = [why_unseen(calls.get(member.name, ()), bool(member.inputs_first)) for member in group.members]
+    reason = next((said for said in reasons if said is not None), None)
+    if not unseen or reason is None:
+        return offered
+    logger.info("%s is not offered %s: %s", group.name, ", ".join(unseen), reason)
     return {name: operator for name, operator in offered.items() if name not in unseen}
 
 
@@ -333,6 +339,15 @@ def _trace(model: nn.Module, examples: Examples) -> CallTrace | None:
     except ForwardFailed as cause:
         logger.info("the network's modules cannot be followed (%s); the whole of it is run for every choice", cause)
         return None
+
+
+def _calls(model: nn.Module, examples: Examples, trace: CallTrace | None) -> Mapping[str, Sequence[WeightCall]]:
+    """By name, the calls of the functions that are given that parameter, also where modules cannot be followed."""
+    if trace is not None:
+        return {name: [call for _, call in seen] for name, seen in trace.weights.items()}
+    probe = map_tensors(examples.slices[0].inputs, lambda t: t[:PROBE_EXAMPLES])
+    watched = {name: entry.tensor for name, entry in state_entries(model)[0].items() if entry.is_parameter}
+    return weight_calls(lambda: run_model(model, probe), watched)
 
 
 def _mean_loss(task: MeasureTask, outputs: list[Tensor]) -> float:

@@ -13,7 +13,7 @@ from qubo_compress.factored import left_dense
 from qubo_compress.menu.cast import CastTensors
 from qubo_compress.menu.encoding import Fits, Rows, prices_rows
 from qubo_compress.menu.fold import FoldedNormalisation
-from qubo_compress.menu.groups import Group, state_entries
+from qubo_compress.menu.groups import Group, Member, state_entries
 from qubo_compress.menu.keep import KeptTensors
 from qubo_compress.menu.operator import Packed, Quick, Unreliable
 from qubo_compress.menu.prune import PrunedTensors
@@ -23,6 +23,9 @@ from qubo_compress.problem import IntArray
 from qubo_compress.sensitivity.cache import Arrays
 from qubo_compress.sensitivity.replay import CallTrace
 from qubo_compress.sensitivity.task import MeasureTask
+
+DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Modules whose every weight multiplies once per output position."""
 
 ACTIVATION_BITS = 32
 """Activations stay in float32: only weights are compressed."""
@@ -144,7 +147,7 @@ def _siblings(task: MeasureTask, first: int, second: int) -> bool:
 
 
 def multiplications_per_value(model: nn.Module, group: Group, trace: CallTrace | None) -> tuple[int, ...]:
-    """How often each weight of each member multiplies per example: the output positions of its modules."""
+    """How often each weight of each member multiplies per example."""
     if trace is None or group.kind != "weight":
         return (0,) * len(group.members)
     return tuple(sum(call.positions for call in calls) for calls in layer_calls(model, group, trace))
@@ -152,11 +155,12 @@ def multiplications_per_value(model: nn.Module, group: Group, trace: CallTrace |
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One call of a layer whose weight multiplies.
+    """One call of a function that multiplies with a weight.
 
     Attributes:
-        module: the layer.
-        positions: output positions per example.
+        module: the innermost module that was running.
+        positions: how often each value multiplies per example: output positions, of transposed convolutions input
+            positions, of recurrent layers steps.
         inputs: sizes of its inputs along the spatial axes.
         outputs: sizes of its outputs along them.
     """
@@ -168,20 +172,29 @@ class LayerCall:
 
 
 def layer_calls(model: nn.Module, group: Group, trace: CallTrace | None) -> list[list[LayerCall]]:
-    """For every member of a group, the calls of the modules that own it; embeddings do not multiply."""
+    """For every member of a group, the calls that it is used in; embeddings do not multiply."""
     if trace is None or group.kind != "weight":
         return [[] for _ in group.members]
     entries = state_entries(model)[0]
     found = []
     for member in group.members:
-        owners = {id(module) for module, _ in entries[member.name].owners if not isinstance(module, nn.Embedding)}
-        calls = []
-        for module, values, (given, made) in zip(trace.modules, trace.positions, trace.shapes, strict=True):
-            if id(module) in owners:
-                axes = slice(2 - len(member.shape), None) if len(member.shape) > 2 else slice(0, 0)
-                calls.append(LayerCall(module, values // member.shape[0], given[axes], made[axes]))
-        found.append(calls)
+        seen = trace.weights.get(member.name)
+        if seen:
+            found.append([LayerCall(m, call.multiplies // trace.examples, *call.sizes) for m, call in seen])
+        else:
+            found.append(_calls_of_owners(entries[member.name].owners, member, trace))
     return found
+
+
+def _calls_of_owners(owners: list[tuple[nn.Module, str]], member: Member, trace: CallTrace) -> list[LayerCall]:
+    """Calls of the modules that own a weight which no known function was given itself: masked ones, for example."""
+    known = {id(module) for module, _ in owners if isinstance(module, DENSE)}
+    axes = slice(2 - len(member.shape), None) if len(member.shape) > 2 else slice(0, 0)
+    return [
+        LayerCall(module, values // member.shape[0], given[axes], made[axes])
+        for module, values, (given, made) in zip(trace.modules, trace.positions, trace.shapes, strict=True)
+        if id(module) in known
+    ]
 
 
 def factored_multiplications(form: Staged, packed: Packed, calls: list[list[LayerCall]]) -> int:

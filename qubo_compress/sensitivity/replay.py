@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from qubo_compress.errors import ForwardFailed, QuboCompressError
 from qubo_compress.examples import Inputs, call, map_tensors, tensors_of
+from qubo_compress.menu.groups import state_entries
+from qubo_compress.network.calls import WeightCall, WeightCalls
 from qubo_compress.sensitivity.losses import rows_of
 from qubo_compress.substitution import swapped
 
@@ -49,6 +51,8 @@ class CallTrace:
         changed_later: its output was changed in place afterwards, so copies must be handed out.
         positions: output values per example of each call, for counting multiplications.
         shapes: of the first tensor that each call was given and of the first that it returned, for the same.
+        weights: name -> (innermost module, call) of every call of a function that is given that parameter.
+        examples: that were run.
         fixed: first axes, among all tensors that modules exchange, that do not follow the number of
             examples; None when there was only one example to tell them apart by.
     """
@@ -59,6 +63,8 @@ class CallTrace:
     changed_later: list[bool] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    weights: dict[str, list[tuple[nn.Module, WeightCall]]] = field(default_factory=dict)
+    examples: int = 1
     fixed: frozenset[int] | None = None
 
     def first_call(self, module: nn.Module) -> int | None:
@@ -117,9 +123,20 @@ def _traced(model: nn.Module, inputs: Inputs) -> tuple[CallTrace, list[int]]:
     trace = CallTrace()
     sizes: list[int] = []
     outputs: list[list[tuple[Tensor, int]]] = []
-    examples = tensors_of(inputs)[0].shape[0]
+    examples = trace.examples = tensors_of(inputs)[0].shape[0]
+    running: list[nn.Module] = [model]
+
+    def noted(name: str, call: WeightCall) -> None:
+        trace.weights.setdefault(name, []).append((running[-1], replace(call, inputs=())))
 
     def handle(module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        running.append(module)
+        try:
+            return numbered(module, original, args, kwargs)
+        finally:
+            running.pop()
+
+    def numbered(module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         number = len(trace.modules)
         trace.modules.append(module)
         trace.ends.append(0)
@@ -140,7 +157,8 @@ def _traced(model: nn.Module, inputs: Inputs) -> tuple[CallTrace, list[int]]:
         trace.shapes[number] = (first[0], first[1])
         return result
 
-    with intercepted(model, handle), torch.no_grad():
+    watched = {name: entry.tensor for name, entry in state_entries(model)[0].items() if entry.is_parameter}
+    with intercepted(model, handle), WeightCalls(watched, noted), torch.no_grad():
         run_model(model, inputs)
     trace.changed_later = [any(t._version != version for t, version in made) for made in outputs]
     return trace, sizes

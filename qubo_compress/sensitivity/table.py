@@ -75,6 +75,7 @@ class SensitivityTable:
         allowed: (V,) choices that pins leave open.
         payloads: (group name, choice name) -> stored bytes of choices made from data.
         fits: what encoding searched for, of every choice, or None.
+        kept_because: group name -> why it is offered ``keep`` only, where that is not the menu's doing.
     """
 
     layout: Layout
@@ -91,6 +92,7 @@ class SensitivityTable:
     allowed: np.ndarray = None  # type: ignore[assignment]
     payloads: Mapping[tuple[str, str], bytes] = field(default_factory=dict, repr=False)
     fits: Fits | None = field(default=None, repr=False)
+    kept_because: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.allowed is None:

@@ -134,9 +134,8 @@ class MeasureTask:
         return self.reference[0].device
 
     def part(self, member: Member) -> Tensor:
-        """The rows of an original tensor that a member owns, on the CPU."""
-        whole = self.originals[member.name]
-        return whole if member.rows is None else whole[member.rows[0] : member.rows[1]]
+        """What a member owns of an original tensor, outputs first, on the CPU."""
+        return member.part(self.originals[member.name])
 
     def packed(self, group: int) -> list[Packed]:
         """Every choice of a group as it would be stored.
@@ -158,9 +157,7 @@ class MeasureTask:
                     fits[name] = fits[choice_name(plain)]
         return (packed.tensors() for _, packed in self._each(group, operators, fits))
 
-    def _each(
-        self, group: int, offered: dict[str, Operator], fits: dict[str, bytes]
-    ) -> Iterator[tuple[str, Packed]]:
+    def _each(self, group: int, offered: dict[str, Operator], fits: dict[str, bytes]) -> Iterator[tuple[str, Packed]]:
         """Name and stored form of every choice of a group, or of an operator of equal values."""
         found = self.layout.groups[group]
         parts = [self.part(member) for member in found.members]
@@ -232,7 +229,7 @@ class MeasureTask:
         members = self.layout.groups[group].members
         base = {name: entry.tensor.detach() for name, entry in state_entries(self.base)[0].items()}
         return [
-            tuple(self._placed(base[m.name], m, value) for m, value in zip(members, values, strict=True))
+            tuple(m.placed(base[m.name], value) for m, value in zip(members, values, strict=True))
             for values in self.values(group)
         ]
 
@@ -242,22 +239,13 @@ class MeasureTask:
         members = self.layout.groups[group].members
         return all(torch.equal(entries[m.name].tensor, value) for m, value in zip(members, variant, strict=True))
 
-    def _placed(self, whole: Tensor, member: Member, value: Tensor) -> Tensor:
-        value = value.to(whole.device)
-        if member.rows is None:
-            return value
-        changed = whole.clone()
-        changed[member.rows[0] : member.rows[1]] = value
-        return changed
-
     def references(self, group: int) -> tuple[Tensor, ...]:
         """The group as the base model holds it, in the parameters that its choices are written in."""
         if group in self._references:
             return self._references[group]
         entries = state_entries(self.base)[0]
         found = self.layout.groups[group]
-        tensors = [entries[member.name].tensor.detach().cpu() for member in found.members]
-        parts = [t if m.rows is None else t[m.rows[0] : m.rows[1]] for t, m in zip(tensors, found.members, strict=True)]
+        parts = [member.part(entries[member.name].tensor.detach().cpu()) for member in found.members]
         self._references[group] = self._rewritten(group, parts)
         return self._references[group]
 
@@ -269,7 +257,7 @@ class MeasureTask:
         return tuple(parts)
 
     def displacements(self, group: int, from_original: bool = False) -> list[tuple[Tensor, ...]]:
-        """For every choice, stored minus reference values, part by part, on the CPU.
+        """For every choice, stored minus reference values, part by part, outputs first, on the CPU.
 
         They are float32, or float64 where the network is.
 

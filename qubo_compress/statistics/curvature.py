@@ -78,8 +78,8 @@ class Curvature:
         whole = calibration.remembered("curvature", self, lambda: self._whole(calibration))
         found = []
         for member in group.members:
-            value = whole.get(member.name, torch.zeros(member.shape))
-            found.append(value if member.rows is None else value[member.rows[0] : member.rows[1]])
+            value = whole.get(member.name)
+            found.append(torch.zeros(member.part_shape) if value is None else member.part(value))
         return tuple(found)
 
     def imagined(self, group: Group, parts: Sequence[Tensor], generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -80,8 +80,7 @@ class Gradients:
         values, roots = calibration.remembered(str(self), names, lambda: self._gathered(calibration, names))
         found = []
         for member in group.members:
-            rows = values[member.name]
-            part = rows if member.rows is None else rows[:, member.rows[0] : member.rows[1]]
+            part = member.part(values[member.name], leading=1)
             found.append(GradientRows(part.reshape(part.shape[0], -1), roots))
         return tuple(found)
 

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from qubo_compress.errors import InvalidMenu, QuboCompressError
 from qubo_compress.menu.groups import Group, Member, state_entries
+from qubo_compress.network.calls import Sliding, WeightCall, WeightCalls
 from qubo_compress.statistics.statistic import Calibration
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+from qubo_compress.substitution import every_layer_runs
 
 SILENT = 1e-200
 """Inputs whose mean moment is not above this count as none: their inverse would overflow."""
@@ -37,7 +37,8 @@ class Moments:
     """Second moments of the inputs of one member.
 
     Attributes:
-        blocks: one (D, D) float64 matrix per group of a convolution; a single one elsewhere.
+        blocks: one (D, D) float64 matrix per group of a convolution, and per packed projection of attention between
+            different sequences; a single one elsewhere.
         first_row: of the member's rows in the whole tensor.
         total_rows: of the whole tensor; they are shared evenly between the blocks.
         factors: (block, damping) -> factor of the inverse; filters of one layer share them.
@@ -95,9 +96,7 @@ class InputMoments:
 
     statistic_name: ClassVar[str] = "input-moments"
     watches_inputs: ClassVar[bool] = True
-    """It hooks the layer: one that never runs as a module of its own cannot be looked at."""
-    watched_modules: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, *CONVOLUTIONS)
-    """Every module that owns the tensor must be one of these."""
+    """It looks at the function calls that the weight is given to; see :mod:`qubo_compress.network.calls`."""
 
     def collect(self, calibration: Calibration, group: Group) -> tuple[Moments, ...]:
         """Run the network up to the layer that owns each member."""
@@ -128,60 +127,57 @@ class _Reached(QuboCompressError):
 
 
 def _gathered(calibration: Calibration, name: str) -> tuple[Tensor, ...]:
-    """(D, D) moments per convolution group, over every module that owns the tensor and every call of it."""
-    owners = {id(module): module for module, _ in state_entries(calibration.model)[0][name].owners}
-    for module in owners.values():
-        if not isinstance(module, InputMoments.watched_modules):
-            raise InvalidMenu(
-                f"{name} also belongs to {type(module).__name__}, whose inputs have no moments; "
-                "keep it out of choices that look at inputs, with a grouping that leaves it alone"
-            )
+    """(D, D) moments per share of the output rows, over every call that is given the tensor itself."""
+    tensor = state_entries(calibration.model)[0][name].tensor
     sums: list[Tensor] = []
+    calls = 0
+    stop_early = False
     weights = torch.ones(1)
-    calls: dict[int, int] = {}
 
-    def hook(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], _: Any) -> None:
-        found = _second_moments(module, (args[0] if args else named["input"]).detach(), weights)
-        if sums:
-            for total, part in zip(sums, found, strict=True):
-                total += part
-        else:
-            sums.extend(found)
-        calls[id(module)] = calls.get(id(module), 0) + 1
-        if len(owners) == 1 and stop_early:
+    def add(_: str, call: WeightCall) -> None:
+        nonlocal sums, calls
+        found = _second_moments(call, weights)
+        if sums and len(sums) != len(found):
+            raise InvalidMenu(f"{name} is used in several different ways; keep it out of choices that look at inputs")
+        sums = [total + part for total, part in zip(sums, found, strict=True)] if sums else found
+        calls += 1
+        if stop_early:
             raise _Reached
 
-    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in owners.values()]
-    stop_early = False
-    try:
-        with torch.no_grad():
-            for number, part in enumerate(calibration.examples.slices):
-                weights = part.weights
-                try:
-                    calibration.run(part.inputs)
-                except _Reached:
-                    continue
-                # A module that is called once per run need not see the rest of the network again.
-                stop_early = number == 0 and set(calls.values()) == {1}
-    finally:
-        for handle in handles:
-            handle.remove()
+    with every_layer_runs(), WeightCalls({name: tensor}, add, frozenset([name])), torch.no_grad():
+        for number, part in enumerate(calibration.examples.slices):
+            weights = part.weights
+            try:
+                calibration.run(part.inputs)
+            except _Reached:
+                continue
+            # A weight that is used once per run need not see the rest of the network again.
+            stop_early = number == 0 and calls == 1
     if not sums:
-        raise InvalidMenu(f"the layer that owns {name} never ran on the calibration data; leave it alone")
+        raise InvalidMenu(
+            f"what {name} multiplies was not seen on the calibration data: no function that is known was given it; "
+            "keep it out of choices that look at inputs, with a grouping that leaves it alone"
+        )
     return tuple((total + total.T) / 2 for total in sums)
 
 
-def _second_moments(module: nn.Module, inputs: Tensor, weights: Tensor) -> list[Tensor]:
-    """Weighted sums of x x^T over examples and positions, one per convolution group."""
-    if isinstance(module, nn.Linear):
-        batch = inputs if inputs.ndim > 1 else inputs[None]
-        scale = _row_weights(weights, batch.shape[0]).to(batch.device).double().sqrt()
-        rows = batch.double() * scale.reshape(-1, *[1] * (batch.ndim - 1))
-        flat = rows.reshape(-1, batch.shape[-1])
-        return [(flat.T @ flat).cpu()]
-    convolution: Any = module
-    batch = inputs if inputs.ndim == len(convolution.kernel_size) + 2 else inputs[None]
-    return _convolved(convolution, batch, _row_weights(weights, batch.shape[0]).to(batch.device).sqrt())
+def _second_moments(call: WeightCall, weights: Tensor) -> list[Tensor]:
+    """Weighted sums of x x^T over examples and positions, one per share of the output rows."""
+    if not call.inputs:
+        raise InvalidMenu(f"the inputs of {call.function} have no moments; leave its weight out of such choices")
+    if call.sliding is not None:
+        batch = call.inputs[0]
+        return _convolved(call.sliding, batch, _row_weights(weights, batch.shape[0]).to(batch.device).sqrt())
+    found: dict[int, Tensor] = {}
+    for batch in call.inputs:
+        if id(batch) not in found:
+            scale = _row_weights(weights, batch.shape[0]).to(batch.device).double().sqrt()
+            rows = batch.double() * scale.reshape(-1, *[1] * (batch.ndim - 1))
+            flat = rows.reshape(-1, batch.shape[-1])
+            found[id(batch)] = (flat.T @ flat).cpu()
+    if len(found) == 1:
+        return list(found.values())
+    return [found[id(batch)] for batch in call.inputs]
 
 
 def _row_weights(weights: Tensor, count: int) -> Tensor:
@@ -196,12 +192,12 @@ def _row_weights(weights: Tensor, count: int) -> Tensor:
     return (held.sum() if count == 1 else held.mean()).expand(count)
 
 
-def _convolved(module: Any, inputs: Tensor, root: Tensor) -> list[Tensor]:
-    patches_of = unfolder(module)
+def _convolved(sliding: Sliding, inputs: Tensor, root: Tensor) -> list[Tensor]:
+    patches_of = unfolder(sliding)
     # Half precision would lose digits of the sums; double keeps what float64 networks have.
     exact = inputs if inputs.dtype == torch.float64 else inputs.float()
-    size = module.in_channels // module.groups * _product(module.kernel_size)
-    totals = [torch.zeros(size, size, dtype=torch.float64) for _ in range(module.groups)]
+    size = inputs.shape[1] // sliding.groups * _product(sliding.kernel)
+    totals = [torch.zeros(size, size, dtype=torch.float64) for _ in range(sliding.groups)]
     step = max(1, PATCH_VALUES // max(1, patches_of(exact[:1]).numel()))
     for start in range(0, exact.shape[0], step):
         part = exact[start : start + step]
@@ -212,20 +208,21 @@ def _convolved(module: Any, inputs: Tensor, root: Tensor) -> list[Tensor]:
     return totals
 
 
-def unfolder(module: Any) -> Callable[[Tensor], Tensor]:
+def unfolder(sliding: Sliding) -> Callable[[Tensor], Tensor]:
     """Inputs (N, C, *size) -> (groups, D, positions): every column is what one output position sees."""
-    dimensions = len(module.kernel_size)
+    dimensions = len(sliding.kernel)
+    # The last axis comes first for functional.pad.
+    sides = [side for pair in reversed(sliding.padding) for side in pair]
 
     def patches(inputs: Tensor) -> Tensor:
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        padded = functional.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
+        padded = functional.pad(inputs, sides)
         for axis in range(dimensions):
-            reach = module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
-            padded = padded.unfold(2 + axis, reach, module.stride[axis])[..., :: module.dilation[axis]]
+            reach = sliding.dilation[axis] * (sliding.kernel[axis] - 1) + 1
+            padded = padded.unfold(2 + axis, reach, sliding.stride[axis])[..., :: sliding.dilation[axis]]
         channels = padded.shape[1]
         kernel = list(range(2 + dimensions, 2 + 2 * dimensions))
         moved = padded.permute(1, *kernel, 0, *range(2, 2 + dimensions))
-        return moved.reshape(module.groups, channels // module.groups * _product(module.kernel_size), -1)
+        return moved.reshape(sliding.groups, channels // sliding.groups * _product(sliding.kernel), -1)
 
     return patches
 

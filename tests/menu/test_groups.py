@@ -31,7 +31,7 @@ def test_every_tensor_is_in_a_group_or_kept_with_a_reason(any_sample: Any) -> No
 
 def test_the_rule_as_text_makes_the_same_groups_again(any_sample: Any) -> None:
     rules: list[Any] = [
-        "layer", "filter", r"(\w+)\.weight", re.compile("WEIGHT", re.IGNORECASE), re.compile("layer"),
+        "layer", "filter", re.compile(r"(\w+)\.weight"), re.compile("WEIGHT", re.IGNORECASE), re.compile("layer"),
         re.compile("filter"), lambda name, module: None if "head" in name else type(module).__name__,
     ]  # fmt: skip
     for rule in rules:
@@ -43,16 +43,6 @@ def test_tied_weights_are_one_group(sample: Callable[[str], Any]) -> None:
     layout = discover(sample("tied").model)
     assert [group.name for group in layout.groups if group.kind == "weight"] == ["embedding.weight", "mix.weight"]
     assert layout.aliases["head.weight"] == "embedding.weight"
-
-
-def test_attention_is_kept_with_a_reason(sample: Callable[[str], Any]) -> None:
-    kept = reasons(sample("attention").model)
-    assert "MultiheadAttention" in kept["attention.in_proj_weight"]
-    assert "attention.out_proj.weight" not in kept
-
-
-def test_recurrent_weights_are_kept_with_a_reason(sample: Callable[[str], Any]) -> None:
-    assert "LSTM" in reasons(sample("recurrent").model)["lstm.weight_ih_l0"]
 
 
 def test_buffers_that_are_not_persistent_are_not_counted(sample: Callable[[str], Any]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.groups import Member
 from qubo_compress.problem import IntArray
 from qubo_compress.sensitivity.task import MeasureTask
 
@@ -22,13 +23,23 @@ class Block:
 
     Attributes:
         choices: (K,) their numbers among all choices.
-        rows: first and last row but one of the parameter that they change; None for all.
-        values: (K, *part shape) float32.
+        member: what they change of it.
+        values: (K, *shape) float32: the whole parameter as the network holds it, or the member's rows, outputs first.
     """
 
     choices: IntArray
-    rows: tuple[int, int] | None
+    member: Member
     values: Tensor
+
+    @property
+    def whole(self) -> bool:
+        """Whether the choices change the whole parameter."""
+        return self.member.rows is None
+
+    def products(self, gradients: Tensor) -> Tensor:
+        """(K, n) inner products with (n, *parameter shape) gradients."""
+        parts = gradients if self.whole else self.member.part(gradients, leading=1)
+        return self.values.flatten(1) @ parts.reshape(gradients.shape[0], -1).T
 
 
 class Displacements:
@@ -76,6 +87,7 @@ class Displacements:
                     f"{choice} changes {name}, whose effect on the outputs is not linear; "
                     "take it off the menu, or measure with metric='gauss-newton'"
                 )
-            values = torch.stack([rows[k][position].float() for k in changing]).to(task.device)
-            found.append(Block(start + np.array(changing, dtype=np.int64), member.rows, values))
+            values = [rows[k][position].float() for k in changing]
+            held = values if member.rows is not None else [member.in_network_order(value) for value in values]
+            found.append(Block(start + np.array(changing, dtype=np.int64), member, torch.stack(held).to(task.device)))
         return found

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from qubo_compress.errors import InvalidModel
 from qubo_compress.examples import Inputs, Slice, map_tensors, tensors_of
-from qubo_compress.menu.groups import state_entries
+from qubo_compress.menu.groups import Member, state_entries
 from qubo_compress.sensitivity.losses import rows_of
 from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder
 from qubo_compress.sensitivity.metrics.products.displacements import Block
@@ -92,7 +92,6 @@ def _state(task: MeasureTask) -> dict[str, Tensor]:
             held = state[member.name]
             if member.rows is None:
                 state[member.name] = value.to(held.device, held.dtype)
-    # A parameter in another memory format than the dense one is not recognised in views of it.
     return state
 
 
@@ -205,13 +204,19 @@ def _recorded_products(
     numbers = {name: number for number, name in enumerate(directions)}
     wanted = structure.captured | structure.single
     blocks = {
-        name: (Block(np.array([number], dtype=np.int64), None, directions[name].float()[None]),)
+        name: (
+            Block(np.array([number], dtype=np.int64), _whole(name, directions[name]), directions[name].float()[None]),
+        )
         for name, number in numbers.items()
         if name in wanted
     }
     part = Slice(inputs, None, torch.full((EXAMPLES,), 1.0 / EXAMPLES, dtype=torch.float64))
     found = slice_products(model, structure, part, [cotangent], lambda name: blocks.get(name, ()), len(directions))
     return {name: found[number, 0] for name, number in numbers.items()}
+
+
+def _whole(name: str, values: Tensor) -> Member:
+    return Member(name, tuple(values.shape), values.dtype)
 
 
 def _agree(found: Tensor, true: Tensor, tolerance: float) -> bool:

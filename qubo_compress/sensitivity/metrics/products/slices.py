@@ -207,7 +207,7 @@ class _Accumulator:
         if call.kind not in ("linear", "product", "embedding"):
             return False
         blocks = self.blocks_of(view.name)
-        if any(block.rows is not None for block in blocks):
+        if not all(block.whole for block in blocks):
             return False
         choices = sum(len(block.choices) for block in blocks)
         values = _numel(call.weight_shape)
@@ -233,8 +233,7 @@ class _Accumulator:
         """Add <d(v), G_n> for some examples and all choices of a parameter."""
         count = gradients.shape[0]
         for block in self.blocks_of(name):
-            rows = gradients if block.rows is None else gradients[:, block.rows[0] : block.rows[1]]
-            found = block.values.flatten(1) @ rows.reshape(count, -1).T
+            found = block.products(gradients)
             where = torch.from_numpy(block.choices).to(found.device)
             self.products[where, self.probe, start : start + count] += found
 

@@ -1,0 +1,81 @@
+"""What people wrap around a network: compiled, replicated and scripted modules."""
+
+from __future__ import annotations
+
+import logging
+from typing import cast
+
+import torch
+from torch import nn
+
+from qubo_compress.errors import InvalidModel
+
+logger = logging.getLogger(__name__)
+
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+"""Wrappers that hold copies of one network, or keep copies in step; the network is their ``module``."""
+
+SHARDED = ("FullyShardedDataParallel", "FSDPModule")
+"""Class names of wrappers that hold only a part of every weight; not imported, since not every torch has them."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``, however nested.
+
+    Names in plans and files are those of the network inside, so that they fit the plain network too.
+
+    Raises:
+        InvalidModel: for what cannot be looked into: scripted and sharded networks, and networks of which a part is
+            compiled.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> unwrapped(nn.DataParallel(net)) is net, unwrapped(net) is net
+        (True, True)
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidModel(f"the model must be a torch.nn.Module; got {type(model).__name__}")
+    found, peeled = model, []
+    while (inner := _inner(found)) is not None:
+        peeled.append(type(found).__name__)
+        found = inner
+    if peeled:
+        logger.info("the network inside %s is used: names are those of this %s", ", ".join(peeled), _kind(found))
+    _refuse_opaque(found)
+    return found
+
+
+def _inner(model: nn.Module) -> nn.Module | None:
+    if isinstance(model, PARALLEL):
+        return cast(nn.Module, model.module)
+    if _is_compiled(model):
+        return cast(nn.Module, model._orig_mod)
+    return None
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    # Its class lives in a module that takes seconds to import, which only a user of torch.compile has paid for.
+    return type(module).__name__ == "OptimizedModule" and isinstance(getattr(module, "_orig_mod", None), nn.Module)
+
+
+def _refuse_opaque(model: nn.Module) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InvalidModel(
+            f"this {_kind(model)} was made by torch.jit.script or torch.jit.trace, whose layers and weights cannot be "
+            "exchanged one by one; give the Python network that it was made from"
+        )
+    for name, module in model.named_modules():
+        if any(kind.__name__ in SHARDED for kind in type(module).__mro__):
+            raise InvalidModel(
+                f"{name or 'the network'} is a {_kind(module)}, which holds only a part of its weights here; "
+                "gather them in a plain network first"
+            )
+        if module is not model and _is_compiled(module):
+            raise InvalidModel(
+                f"{name} is compiled by torch.compile inside the network, and would be compiled again for every "
+                "choice; give the network as it was before its parts were compiled"
+            )
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module).__name__

@@ -1,0 +1,56 @@
+"""Why a size is out of reach: which tensors are kept as they are, how much they take, and why."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from qubo_compress.errors import InfeasibleBudget
+from qubo_compress.menu.groups import Kept, Layout, kept_text
+from qubo_compress.problem import IntArray
+
+ONLY_KEPT = "no choice of the menu suits it"
+
+
+@contextlib.contextmanager
+def explained(
+    layout: Layout,
+    costs: Mapping[str, IntArray],
+    fixed_costs: Mapping[str, int],
+    offsets: IntArray,
+    kept_because: Mapping[str, str],
+) -> Iterator[None]:
+    """Adds to an :class:`InfeasibleBudget` for bytes which tensors are kept whatever is chosen, and why.
+
+    Args:
+        layout: of the network.
+        costs: budget name -> (V,) cost.
+        fixed_costs: budget name -> cost that no choice changes.
+        offsets: (G + 1,) first choice of each group.
+        kept_because: group name -> why it is offered ``keep`` only.
+    """
+    try:
+        yield
+    except InfeasibleBudget as error:
+        smallest = int(fixed_costs["bytes"] + np.minimum.reduceat(costs["bytes"], offsets[:-1]).sum())
+        kept = [*layout.kept, *_never_changed(layout, offsets, kept_because)]
+        total = sum(item.nbytes for item in kept)
+        if error.smallest != smallest or not total:
+            raise
+        raise InfeasibleBudget(
+            f"{error}. Of the {smallest:,} bytes, {total:,} ({total / smallest:.0%}) are tensors kept as they are: "
+            f"{kept_text(kept)}",
+            smallest=error.smallest,
+        ) from error
+
+
+def _never_changed(layout: Layout, offsets: IntArray, kept_because: Mapping[str, str]) -> list[Kept]:
+    """Groups that have one choice only."""
+    single = np.diff(offsets) == 1
+    return [
+        Kept(group.name, kept_because.get(group.name, ONLY_KEPT), group.nbytes)
+        for group, alone in zip(layout.groups, single, strict=True)
+        if alone
+    ]

@@ -1,0 +1,86 @@
+"""Which parameters the calibration examples reach: the outputs depend on them, as far as gradients can tell.
+
+What no example reaches costs nothing to destroy, in every metric. It may belong to another task, another entry point
+or a branch for other inputs, so nothing is known about it and it is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qubo_compress.examples import Examples, Inputs, map_tensors, tensors_of
+from qubo_compress.menu.groups import Group, Layout, state_entries
+from qubo_compress.substitution import substituted
+
+logger = logging.getLogger(__name__)
+
+REASON = "no calibration example reaches it"
+"""Why a group is kept whose values none of the outputs depends on."""
+
+PROBED_AT_ONCE = 16
+"""Examples that share a backward pass: what it remembers grows with them."""
+
+
+def unreached_groups(
+    model: nn.Module, layout: Layout, examples: Examples, run: Callable[[Inputs], Tensor]
+) -> dict[str, str]:
+    """Group name -> reason, for every group of which no member has an influence on any output.
+
+    Most networks are settled by the first few examples; only what these do not reach is looked for in the others.
+
+    Args:
+        model: in eval mode; it is left as it was found.
+        layout: its groups.
+        examples: on the device of the model.
+        run: inputs -> (M, C) output rows; gradients flow where they are enabled.
+    """
+    entries = state_entries(model)[0]
+    missing = list(dict.fromkeys(name for group in layout.groups for name in _trained(group, entries)))
+    for inputs in _pieces(examples):
+        try:
+            missing = _without_gradient(model, missing, inputs, run)
+        except (RuntimeError, NotImplementedError) as cause:
+            logger.info("gradients do not pass through this network (%s): every layer is taken as reached", cause)
+            return {}
+        if not missing:
+            return {}
+    lost = set(missing)
+    trained = {group.name: _trained(group, entries) for group in layout.groups}
+    found = {name: REASON for name, own in trained.items() if own and lost.issuperset(own)}
+    if found:
+        logger.warning("%s: %s; kept as they are", REASON, ", ".join(found))
+    return found
+
+
+def _trained(group: Group, entries: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the group's parameters; running statistics have no gradients."""
+    floating = [member.name for member in group.members if member.dtype.is_floating_point]
+    return tuple(name for name in floating if entries[name].is_parameter)
+
+
+def _pieces(examples: Examples) -> Iterator[Inputs]:
+    for part in examples.slices:
+        count = tensors_of(part.inputs)[0].shape[0]
+        for start in range(0, count, PROBED_AT_ONCE):
+            yield map_tensors(part.inputs, lambda t, start=start: t[start : start + PROBED_AT_ONCE])
+
+
+def _without_gradient(
+    model: nn.Module, names: Sequence[str], inputs: Inputs, run: Callable[[Inputs], Tensor]
+) -> list[str]:
+    """Those of the named tensors that no output depends on."""
+    entries = state_entries(model)[0]
+    with torch.enable_grad():
+        # Detached copies share the values; frozen parameters get a gradient too, and no .grad is written.
+        leaves = {name: entries[name].tensor.detach().requires_grad_() for name in names}
+        with substituted(model, leaves):
+            total = run(inputs).sum()
+            if not total.requires_grad:
+                raise NotImplementedError("its outputs have none")
+            found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    return [name for name, gradient in zip(names, found, strict=True) if gradient is None]
