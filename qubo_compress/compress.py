@@ -16,21 +16,22 @@ from qubo_compress.artifact.writing import save
 from qubo_compress.audit import AuditReport
 from qubo_compress.budget import Budget
 from qubo_compress.errors import InvalidBudget
-from qubo_compress.evaluation import ALL_EXAMPLES, Score, outputs_of, score_examples
+from qubo_compress.evaluation import ALL_EXAMPLES, Score, outputs_of, score_examples, settle
 from qubo_compress.example_weights import ExampleWeights, with_example_weights
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.menu.groups import GroupRule, discover
 from qubo_compress.menu.menu import Menu
+from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem, IntArray
 from qubo_compress.recovery import recover as recover_model
 from qubo_compress.recovery.objectives import RecoveryObjective, make_objective
-from qubo_compress.recovery.recover import refuse_missing_labels
+from qubo_compress.recovery.recover import refuse_missing_labels, refuse_unfit_objective
 from qubo_compress.recovery.training import Objective
 from qubo_compress.refinement import Round, best_of_pool, refine
 from qubo_compress.sensitivity.infeasible import explained
-from qubo_compress.sensitivity.losses import LossLike
+from qubo_compress.sensitivity.losses import AUTO, LossLike
 from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.shrinkage import check_shrinkage
 from qubo_compress.sensitivity.table import SensitivityTable
@@ -102,7 +103,7 @@ def compress(
     validation: Iterable[Any] | None = None,
     menu: Menu | None = None,
     metric: str | Metric = "gauss-newton",
-    loss: LossLike = "cross-entropy",
+    loss: LossLike = AUTO,
     groups: GroupRule = "layer",
     solver: str | Solver = "auto",
     time_limit: float = 10.0,
@@ -117,6 +118,8 @@ def compress(
     shrinkage: float | str | None = None,
     example_weights: ExampleWeights | None = None,
     objective: str | RecoveryObjective | Objective = "distillation",
+    output: OutputLike = None,
+    class_axis: int | None = None,
 ) -> CompressionResult:
     """Compress a trained network to a budget: measure, solve, refine, apply, recover, score.
 
@@ -130,7 +133,9 @@ def compress(
             calibration examples is set aside.
         menu: what is offered; ``Menu()`` when left out.
         metric: a registered name or an object; see :func:`qubo_compress.measure`.
-        loss: ``"cross-entropy"``, ``"kl"`` or a function (outputs, targets) -> (N,).
+        loss: ``"auto"``: the one that fits outputs and targets, see
+            :func:`qubo_compress.sensitivity.fitting_loss.fitting_loss`; ``"cross-entropy"``, ``"kl"``,
+            ``"binary-cross-entropy"``, ``"squared-error"`` or a function (outputs, targets) -> (N,).
         groups: ``"layer"``, ``"filter"``, a regular expression or a function; see :func:`qubo_compress.menu.discover`.
         solver: a registered name or an object; see :func:`qubo_compress.solve`.
         time_limit: wall-clock seconds for each solve.
@@ -146,6 +151,8 @@ def compress(
         example_weights: what counts more in the choice and in fine-tuning, such as ``"tail"``; see
             :func:`qubo_compress.measure`. Validation batches count as they come.
         objective: what fine-tuning minimises; see :func:`qubo_compress.recover`.
+        output: which part of what forward returns holds the outputs; see :func:`qubo_compress.measure`.
+        class_axis: of outputs with three or more axes; see :func:`qubo_compress.measure`.
 
     Raises:
         InfeasibleBudget: when the budget is below the smallest reachable size, which it names.
@@ -159,11 +166,14 @@ def compress(
     chosen_solver = make_solver(solver)
     make_objective(objective)
     check_shrinkage(shrinkage)
-    read = read_examples(batches, max_examples)
+    reading = OutputReading(output, class_axis)
+    read, loss = settle(model, read_examples(batches, max_examples, reading=reading), loss)
     if epochs:
         refuse_missing_labels(objective, read)
+        refuse_unfit_objective(objective, loss)
     refuse_uncounted_flips(budget, metric, read)
-    examples, held_out = _held_out(with_example_weights(model, read, example_weights), validation)
+    examples, held_out = _held_out(with_example_weights(model, read, example_weights), validation, reading)
+    held_out = settle(model, held_out, loss)[0]
     layout = discover(model, groups)
 
     def refuse_early(costs: Mapping[str, IntArray], fixed: Mapping[str, int], offsets: IntArray) -> None:
@@ -204,10 +214,9 @@ def compress(
     recovered = None
     if recover:
         # Not the held-out examples: the scores on them are to be believed.
-        calibration = [(part.inputs, part.targets, part.weights) for part in examples.slices]
         small = recover_model(
-            applied, calibration, teacher=model, epochs=epochs, seed=seed, max_examples=max_examples, progress=progress,
-            objective=objective,
+            applied, examples, teacher=model, epochs=epochs, seed=seed, max_examples=max_examples, progress=progress,
+            objective=objective, loss=loss,
         )  # fmt: skip
         recovered = score_examples(small, held_out, loss, reference)
     return CompressionResult(
@@ -247,9 +256,11 @@ def refuse_uncounted_flips(budget: Budget, metric: str | Metric, examples: Examp
         )
 
 
-def _held_out(examples: Examples, validation: Iterable[Any] | None) -> tuple[Examples, Examples]:
+def _held_out(
+    examples: Examples, validation: Iterable[Any] | None, reading: OutputReading
+) -> tuple[Examples, Examples]:
     if validation is not None:
-        return examples, read_examples(validation, ALL_EXAMPLES)
+        return examples, read_examples(validation, ALL_EXAMPLES, reading=reading)
     if math.floor(HELD_OUT_SHARE * examples.count) < 1:
         return examples, examples
     return examples.split(HELD_OUT_SHARE)

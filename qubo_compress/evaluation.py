@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.examples import Examples, map_tensors, read_examples
-from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of, target_rows
+from qubo_compress.errors import InvalidBatches
+from qubo_compress.examples import Examples, map_tensors, read_examples, tensors_of
+from qubo_compress.network.scores import OutputLike, OutputReading, predicted
+from qubo_compress.sensitivity.fitting_loss import fitting_loss
+from qubo_compress.sensitivity.losses import (
+    AUTO,
+    BinaryCrossEntropy,
+    LossLike,
+    class_targets,
+    make_loss,
+    target_rows,
+)
+from qubo_compress.sensitivity.regression_losses import binary_labels
 from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.substitution import evaluating
 
+logger = logging.getLogger(__name__)
+
 ALL_EXAMPLES = 1 << 62
+
+SETTLING_EXAMPLES = 2
+"""Examples that a network is shown to see what it returns."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +53,71 @@ class Score:
 def outputs_of(model: nn.Module, examples: Examples) -> list[Tensor]:
     """Output rows of a model in eval mode, slice by slice, on its own device."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    reading, found = examples.reading, []
     with evaluating(model), torch.no_grad():
         # Slice by slice: all examples at once need not fit the device.
-        return [rows_of(run_model(model, map_tensors(part.inputs, lambda t: t.to(device)))) for part in examples.slices]
+        for part in examples.slices:
+            answer = run_model(model, map_tensors(part.inputs, lambda t: t.to(device)))
+            reading = reading.settled_on(answer, len(part), tensors_of(part.inputs), part.targets)
+            found.append(reading.rows(answer))
+    return found
+
+
+def settle(model: nn.Module, examples: Examples, loss: LossLike = AUTO) -> tuple[Examples, LossLike]:
+    """Examples that know how this network's outputs are read, and the loss that fits them, checked.
+
+    Everything that runs the network on these examples then reads its outputs alike. Shares of classes among their
+    targets are laid out as torch has them, with the classes along axis 1. Examples that were settled before stay.
+
+    Args:
+        model: the network, which sees the first examples; left as it is.
+        examples: as read.
+        loss: a name, ``"auto"`` or a function.
+
+    Raises:
+        InvalidModel: when it is not clear which output counts or where the classes lie, or the loss does not fit.
+        InvalidBatches, UnknownName: see :func:`qubo_compress.sensitivity.fitting_loss.fitting_loss`.
+    """
+    if examples.reading.settled and loss != AUTO:
+        return examples, loss
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    first = examples.slices[0]
+    count = min(SETTLING_EXAMPLES, len(first))
+    inputs = map_tensors(first.inputs, lambda t: t[:count].to(device))
+    with evaluating(model), torch.no_grad():
+        answer = run_model(model, inputs)
+    known = examples.reading
+    reading = known.settled_on(
+        answer, count, tensors_of(inputs), None if first.targets is None else first.targets[:count]
+    )
+    tensor, rows = reading.tensor(answer), reading.rows(answer)
+    if reading.output is not None and known.output is None:
+        logger.info("the network returns %s; its output %r is taken", type(answer).__name__, reading.output)
+    if tensor.ndim > 2 and known.class_axis is None:
+        logger.info("outputs of shape %s: classes along axis %s", tuple(tensor.shape), reading.class_axis)
+    settled = examples if known.settled else _laid_out(replace(examples, reading=reading), tensor, loss)
+    return settled, fitting_loss(loss, settled, rows.shape[0] // count, rows.shape[1])
+
+
+def _laid_out(examples: Examples, outputs: Tensor, loss: LossLike) -> Examples:
+    """Targets of the outputs' own shape with the classes along axis 1; a caller's loss gets them as they came."""
+    axis, shape = examples.reading.class_axis, tuple(outputs.shape)
+    if axis is None or callable(loss):
+        return examples
+    placed = axis % outputs.ndim
+
+    def moved(targets: Tensor | None) -> Tensor | None:
+        same = targets is not None and targets.ndim == len(shape) > 2 and targets.shape[placed] == shape[placed]
+        return targets.movedim(placed, 1) if targets is not None and same and placed != 1 else targets
+
+    return replace(examples, slices=tuple(replace(part, targets=moved(part.targets)) for part in examples.slices))
 
 
 def score_examples(
-    model: nn.Module, examples: Examples, loss: LossLike = "cross-entropy", reference: list[Tensor] | None = None
+    model: nn.Module, examples: Examples, loss: LossLike = AUTO, reference: list[Tensor] | None = None
 ) -> Score:
     """Score a model on examples already read; ``reference`` are the original's outputs, for ``"kl"``."""
+    examples, loss = settle(model, examples, loss)
     checked = make_loss(loss)
     total, right, rows = 0.0, 0, 0
     outputs = outputs_of(model, examples)
@@ -52,22 +125,59 @@ def score_examples(
         goal = None if part.targets is None else part.targets.to(found.device)
         against = found if reference is None else reference[number]
         values = checked.values(found, goal, against).double()
-        repeats = found.shape[0] // len(part)
-        weights = (part.weights / repeats).repeat_interleave(repeats).to(found.device)
-        total += float((values * weights).sum())
-        if goal is not None and not goal.is_floating_point():
-            labels = target_rows(goal, found)
-            right += int(((found.argmax(-1) == labels) & (labels >= 0)).sum())
+        total += float((values * examples.row_weights(part, found.shape[0]).to(found.device)).sum())
+        if isinstance(checked, BinaryCrossEntropy):
+            labels = binary_labels(goal, found)
+            found = found.reshape(-1, 1)
+        else:
+            labels = _labels(goal, found) if class_targets(checked) else None
+        if labels is not None:
+            right += int(((predicted(found) == labels) & (labels >= 0)).sum())
             rows += int((labels >= 0).sum())
     return Score(total, right / rows if rows else math.nan, examples.count)
 
 
-def score(model: nn.Module, batches: Iterable[Any], loss: LossLike = "cross-entropy") -> Score:
+def _labels(targets: Tensor | None, rows: Tensor) -> Tensor | None:
+    """(M,) class indices, where the targets are that."""
+    if targets is None or targets.is_floating_point():
+        return None
+    found = target_rows(targets, rows)
+    return found if found.ndim == 1 else None
+
+
+def score(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss: LossLike = AUTO,
+    *,
+    output: OutputLike = None,
+    class_axis: int | None = None,
+) -> Score:
     """Loss and accuracy of a model on batches, all of them.
+
+    The loss is the mean over examples. Where class labels are ignored (-100), or examples have unequally many, it is
+    the mean over all rows with a label, as in torch's ``CrossEntropyLoss``.
+
+    Args:
+        model: left as it is.
+        batches: see :func:`qubo_compress.examples.read_examples`.
+        loss: see :func:`qubo_compress.measure`.
+        output: which part of what the model returns; see :func:`qubo_compress.measure`.
+        class_axis: see :func:`qubo_compress.measure`.
+
+    Raises:
+        InvalidBatches, InvalidModel, UnknownName.
 
     Example:
         >>> net = nn.Linear(2, 2); _ = net.weight.data.copy_(torch.eye(2))
         >>> score(net, [(torch.tensor([[5.0, 0.0], [0.0, 5.0]]), torch.tensor([0, 1]))]).accuracy
         1.0
     """
-    return score_examples(model, read_examples(batches, ALL_EXAMPLES), loss)
+    examples = read_examples(batches, ALL_EXAMPLES, reading=OutputReading(output, class_axis))
+    examples, loss = settle(model, examples, loss)
+    if not examples.labelled and not callable(loss):
+        raise InvalidBatches(
+            "a score needs targets: without any, outputs could only be compared with another network's; give (inputs, "
+            "targets) batches, or compare two networks by qubo_compress.audit"
+        )
+    return score_examples(model, examples, loss)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from qubo_compress.errors import InvalidBatches, unknown_name
 from qubo_compress.evaluation import ALL_EXAMPLES, outputs_of
 from qubo_compress.examples import Examples, Slice, read_examples
+from qubo_compress.network.scores import two_columns
 from qubo_compress.sensitivity.losses import target_rows
 
 CLASS_RANGE = 4.0
@@ -112,7 +113,7 @@ def with_example_weights(model: nn.Module, examples: Examples, given: ExampleWei
     if not total > 0:
         raise InvalidBatches("the example weights sum to zero; give at least one positive weight")
     slices = tuple(replace(part, weights=part.weights / total) for part in parts)
-    return Examples(slices, examples.count, examples.labelled)
+    return replace(examples, slices=slices)
 
 
 def _numbers(given: Numbers, count: int) -> Tensor:
@@ -133,7 +134,7 @@ def _tail(model: nn.Module, examples: Examples, settings: TailWeights) -> Tensor
     outputs = outputs_of(model, examples)
     margins, losses, classes = [], [], []
     for part, rows in zip(examples.slices, outputs, strict=True):
-        margin, loss, label = _rows_of_slice(part, rows.double().cpu())
+        margin, loss, label = _rows_of_slice(part, two_columns(rows.double().cpu()))
         # Outputs with further axes have several rows per example: the least sure one decides, and the first label.
         label = label.reshape(len(part), -1)
         known = label >= 0
@@ -158,7 +159,9 @@ def _tail(model: nn.Module, examples: Examples, settings: TailWeights) -> Tensor
 
 def _rows_of_slice(part: Slice, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(M,) margin, loss and class of every output row; ignored rows have class -1, no loss and an endless margin."""
-    goal = None if part.targets is None else target_rows(part.targets.cpu(), rows)
+    goal = None
+    if part.targets is not None and not (part.targets.is_floating_point() and part.targets.numel() == len(rows)):
+        goal = target_rows(part.targets.cpu(), rows)
     if goal is None or goal.ndim > 1:
         first, second = rows.topk(2, dim=-1).values.unbind(-1) if rows.shape[-1] > 1 else (rows[:, 0], rows[:, 0])
         return first - second, torch.zeros(len(rows), dtype=torch.float64), torch.full((len(rows),), -1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,10 @@ import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidBatches
+from qubo_compress.network.scores import OutputReading
+
+IGNORED = -100
+"""Whole-number targets of this value are left out, as in torch's losses."""
 
 Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
@@ -53,11 +58,13 @@ class Examples:
         slices: examples in the order given, evenly re-sliced where their shapes agree.
         count: number of examples.
         labelled: whether every batch had targets.
+        reading: how a network's outputs on them are read as rows.
     """
 
     slices: tuple[Slice, ...]
     count: int
     labelled: bool
+    reading: OutputReading = field(default_factory=OutputReading)
 
     def to(self, device: torch.device) -> Examples:
         """The same examples on another device."""
@@ -69,7 +76,47 @@ class Examples:
             )
             for s in self.slices
         )
-        return Examples(moved, self.count, self.labelled)
+        return replace(self, slices=moved)
+
+    @cached_property
+    def _labelled_rows(self) -> float | None:
+        """Weighted number of labels per example, where some are ignored or examples have unequally many."""
+        known = [_known_labels(part) for part in self.slices]
+        if any(labels is None for labels in known) or (
+            len({labels.shape[1] for labels in known if labels is not None}) == 1
+            and all(bool(labels.all()) for labels in known if labels is not None)
+        ):
+            return None
+        counts = [
+            labels.sum(1).to(part.weights)
+            for part, labels in zip(self.slices, known, strict=True)
+            if labels is not None
+        ]
+        return float(sum(float((part.weights * n).sum()) for part, n in zip(self.slices, counts, strict=True)))
+
+    def row_shares(self, part: Slice, rows: int) -> Tensor:
+        """(n, rows / n) what each output row of some of these examples counts, in units of its example's weight.
+
+        Rows of one example share its weight. Where class labels are ignored (-100), or examples have unequally many,
+        all rows with a label count alike, as in torch's ``CrossEntropyLoss``, and the others nothing.
+
+        Raises:
+            InvalidBatches: when every label is to be ignored.
+        """
+        repeats = rows // len(part)
+        known = _known_labels(part)
+        if known is None or known.shape[1] != repeats or self._labelled_rows is None:
+            return torch.full((len(part), repeats), 1.0 / repeats, dtype=torch.float64, device=part.weights.device)
+        if self._labelled_rows == 0:
+            raise InvalidBatches(
+                f"every label of the {self.count} examples is {IGNORED}, which means ignored; give examples with "
+                "labels, or batches without targets and loss='kl'"
+            )
+        return known.to(part.weights) / self._labelled_rows
+
+    def row_weights(self, part: Slice, rows: int) -> Tensor:
+        """(rows,) float64 weights of the output rows of some of these examples; over all examples they sum to one."""
+        return (part.weights[:, None] * self.row_shares(part, rows)).reshape(-1)
 
     def split(self, share: float) -> tuple[Examples, Examples]:
         """The first examples, and the last ``share`` of them, each with weights that sum to one."""
@@ -84,7 +131,7 @@ class Examples:
                 first.append(_rows(part, slice(0, inside)))
             if inside < len(part):
                 last.append(_rows(part, slice(inside, None)))
-        return _normalised(first, self.labelled), _normalised(last, self.labelled)
+        return _normalised(first, self), _normalised(last, self)
 
     def select(self, index: npt.NDArray[np.int64]) -> Examples:
         """The examples of these rising numbers, in even slices, with weights that sum to one."""
@@ -95,7 +142,7 @@ class Examples:
             if inside.size:
                 parts.append(_rows(part, torch.from_numpy(inside)))
         size = max(len(part) for part in self.slices)
-        return _normalised(_even_slices(parts, size), self.labelled)
+        return _normalised(_even_slices(parts, size), self)
 
     def pick(self, numbers: Tensor) -> Slice:
         """The examples of these numbers, all of one form, as one slice; their weights stay. In the order of slices."""
@@ -118,15 +165,22 @@ class Examples:
         return digest.hexdigest()[:32]
 
 
-def read_examples(batches: Iterable[Any], max_examples: int = 2048, slice_size: int = 250) -> Examples:
+def read_examples(
+    batches: Iterable[Any] | Examples,
+    max_examples: int = 2048,
+    slice_size: int = 250,
+    reading: OutputReading | None = None,
+) -> Examples:
     """Read calibration batches into memory, once.
 
     Args:
         batches: re-iterable of ``inputs``, ``(inputs, targets)`` or ``(inputs, targets, weights)``; a
             DataLoader is one. Inputs are a Tensor, a tuple or a dict of Tensors with examples along the
             first axis. A two-element *tuple* whose first element is a Tensor counts as (inputs, targets).
+            Examples already read are returned as they are, or the first of them.
         max_examples: reading stops there.
         slice_size: examples per slice.
+        reading: how a network's outputs are read.
 
     Raises:
         InvalidBatches: for one-shot iterators, no examples, values that are not finite, or batches of
@@ -137,6 +191,8 @@ def read_examples(batches: Iterable[Any], max_examples: int = 2048, slice_size: 
         >>> read_examples(data, max_examples=3).count
         3
     """
+    if isinstance(batches, Examples):
+        return batches if batches.count <= max_examples else batches.select(np.arange(max_examples))
     if isinstance(batches, Iterator):
         raise InvalidBatches(
             f"batches is a one-shot {type(batches).__name__}; give something that can be iterated again, "
@@ -164,7 +220,8 @@ def read_examples(batches: Iterable[Any], max_examples: int = 2048, slice_size: 
     with_targets = [part.targets is not None for part in parts]
     if any(with_targets) != all(with_targets):
         raise InvalidBatches("some batches have targets and some have none; give targets with all or with none")
-    return _normalised(_even_slices(parts, slice_size), all(with_targets))
+    read = Examples((), 0, all(with_targets), reading or OutputReading())
+    return _normalised(_even_slices(parts, slice_size), read)
 
 
 def tensors_of(inputs: Any) -> tuple[Tensor, ...]:
@@ -272,9 +329,17 @@ def _concatenate(inputs: list[Any]) -> Any:
     return tuple(torch.cat([part[i] for part in inputs]) for i in range(len(first)))
 
 
-def _normalised(parts: list[Slice], labelled: bool) -> Examples:
+def _known_labels(part: Slice) -> Tensor | None:
+    """(n, labels per example) which labels count, where targets are whole numbers."""
+    targets = part.targets
+    if targets is None or targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        return None
+    return targets.reshape(len(part), -1) != IGNORED
+
+
+def _normalised(parts: list[Slice], like: Examples) -> Examples:
     total = float(sum(float(part.weights.sum()) for part in parts))
     if not total > 0:
         raise InvalidBatches("the example weights sum to zero; give at least one positive weight")
     slices = tuple(Slice(p.inputs, p.targets, p.weights / total) for p in parts)
-    return Examples(slices, sum(len(p) for p in slices), labelled)
+    return replace(like, slices=slices, count=sum(len(p) for p in slices))

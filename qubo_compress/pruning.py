@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from qubo_compress.errors import InvalidBudget, InvalidMenu, WrongModel
+from qubo_compress.evaluation import settle
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import Group, Layout, discover, state_entries
@@ -37,7 +38,7 @@ from qubo_compress.ranking import (
     unseen_examples,
 )
 from qubo_compress.recovery import recover
-from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of
+from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
 from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.statistics.gradients import GradientRows, Gradients
 from qubo_compress.statistics.statistic import Calibration
@@ -99,7 +100,7 @@ def prune(
     how: Pruning | None = None,
     *,
     layers: Layers = None,
-    loss: LossLike = "cross-entropy",
+    loss: LossLike = AUTO,
     max_examples: int = 2048,
     seed: int = 0,
     gradients: Mapping[str, GradientRows] | None = None,
@@ -140,6 +141,7 @@ def prune(
     examples = None if how.method == "magnitude" else read_examples(batches, max_examples)
     judge = None
     if examples is not None:
+        examples, loss = settle(model, examples, loss)
         gradients = _gathered(model, examples, how, picked, loss, seed) if gradients is None else gradients
         if how.damping is None and how.method != "diagonal-fisher":
             judge = loss_judge(model, unseen_examples(examples, how, seed), loss)
@@ -160,7 +162,7 @@ def gradients_of(
     how: Pruning | None = None,
     *,
     layers: Layers = None,
-    loss: LossLike = "cross-entropy",
+    loss: LossLike = AUTO,
     max_examples: int = 2048,
     seed: int = 0,
 ) -> dict[str, GradientRows]:
@@ -188,9 +190,10 @@ def _gathered(
 ) -> dict[str, GradientRows]:
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     statistic = Gradients(how.gradients, how.batch)
+    examples, loss = settle(model, examples.to(device), loss)
     with evaluating(model), every_layer_runs():
         calibration = Calibration(
-            model, examples.to(device), make_loss(loss), lambda x: rows_of(run_model(model, x)), seed
+            model, examples, make_loss(loss), lambda x: examples.reading.rows(run_model(model, x)), seed
         )
         return {group.name: statistic.collect(calibration, group)[0] for group in picked}
 
@@ -271,7 +274,7 @@ def prune_gradually(
     steps: int = 4,
     epochs: int = 1,
     layers: Layers = None,
-    loss: LossLike = "cross-entropy",
+    loss: LossLike = AUTO,
     max_examples: int = 2048,
     seed: int = 0,
     progress: bool = True,
@@ -308,7 +311,9 @@ def prune_gradually(
         pruned = prune(
             small, batches, share, how, layers=layers, loss=loss, max_examples=max_examples, seed=seed + number
         )
-        small = recover(pruned, batches, model, epochs, seed + number, max_examples=max_examples, progress=progress)
+        small = recover(
+            pruned, batches, model, epochs, seed + number, max_examples=max_examples, progress=progress, loss=loss
+        )
     return _replanned(small, model)
 
 

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from qubo_compress.errors import InvalidAssignment, InvalidBatches, WrongModel
-from qubo_compress.evaluation import outputs_of, score_examples
+from qubo_compress.evaluation import outputs_of, score_examples, settle
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.file_format import weights_signature
 from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.menu.operator import stored_as
+from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
-from qubo_compress.sensitivity.losses import LossLike, make_loss
+from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
 from qubo_compress.substitution import swapped
 
 if TYPE_CHECKING:
@@ -57,10 +58,12 @@ class StitchedLoss:
         model: the network that the table was measured for, on the CPU or a GPU.
         table: its groups and choices; no measured value of it is looked at.
         batches: calibration batches; see :func:`qubo_compress.examples.read_examples`.
-        loss: ``"cross-entropy"``, ``"kl"`` (from the uncompressed network's outputs) or a function.
+        loss: see :func:`qubo_compress.measure`; ``"kl"`` is that from the uncompressed network's outputs.
         max_examples: reading the batches stops there.
         slice_size: examples forwarded at once; a CPU is often faster with fewer.
         memory_limit: bytes of compressed tensors kept; see :data:`MEMORY_LIMIT`.
+        output: which part of what the network returns; see :func:`qubo_compress.measure`.
+        class_axis: see :func:`qubo_compress.measure`.
 
     Raises:
         WrongModel: when the table was measured for other weights.
@@ -83,24 +86,28 @@ class StitchedLoss:
         model: nn.Module,
         table: SensitivityTable,
         batches: Iterable[Any],
-        loss: LossLike = "cross-entropy",
+        loss: LossLike = AUTO,
         max_examples: int = 2048,
         slice_size: int = 250,
         memory_limit: int = MEMORY_LIMIT,
+        *,
+        output: OutputLike = None,
+        class_axis: int | None = None,
     ) -> None:
         model = unwrapped(model)
         if weights_signature(model) != table.provenance.weights:
             raise WrongModel("the table was measured for other weights; measure this network, or give the one measured")
-        self.model, self.loss = model, loss
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-        examples = read_examples(batches, max_examples, slice_size).to(device)
+        examples = read_examples(batches, max_examples, slice_size, OutputReading(output, class_axis)).to(device)
+        examples, loss = settle(model, examples, loss)
+        self.model, self.loss = model, loss
         checked = make_loss(loss)
         if checked.needs_targets and not examples.labelled:
             raise InvalidBatches("the loss needs targets; give (inputs, targets) batches or loss='kl'")
         #: Examples forwarded through the network so far; those for the uncompressed outputs count too.
         self.evaluations = 0
         reference = None
-        if loss == "kl":
+        if not checked.needs_targets and (loss == "kl" or not examples.labelled):
             reference = outputs_of(model, examples)
             self.evaluations = examples.count
         self._all = _Sample(examples, reference)

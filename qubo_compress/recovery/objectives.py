@@ -27,6 +27,7 @@ from qubo_compress.errors import InvalidObjective
 from qubo_compress.recovery.training import Objective as RowLoss
 from qubo_compress.recovery.training import distillation
 from qubo_compress.registry import Registry
+from qubo_compress.sensitivity.losses import CallableLoss, CrossEntropy, KullbackLeibler, Loss, SquaredError
 
 Distance = Literal["logits", "kl"]
 
@@ -222,14 +223,53 @@ class _Parts:
         return 1.0 + self.settings.emphasis * close
 
 
-def make_objective(objective: str | RecoveryObjective | RowLoss) -> RowLoss:
+def make_objective(objective: str | RecoveryObjective | RowLoss, loss: Loss | None = None) -> RowLoss:
     """The loss of one training, from a registered name, from settings, or from a function given as it is.
+
+    Args:
+        objective: which.
+        loss: of the network's task; cross-entropy when left out. Under another one ``"plain"`` is that loss,
+            ``"distillation"`` adds the divergence from the teacher, and labels are the targets as they came.
 
     Raises:
         UnknownName: when no objective has that name.
+        InvalidObjective: for an objective between classes, where the loss is another.
     """
     chosen = objectives.get(objective)() if isinstance(objective, str) else objective
-    return chosen.start() if isinstance(chosen, RecoveryObjective) else chosen
+    if not isinstance(chosen, RecoveryObjective):
+        return chosen
+    if loss is None or isinstance(loss, (CrossEntropy, KullbackLeibler)):
+        return chosen.start()
+    if isinstance(chosen, (Plain, Distillation)):
+        return _TaskLoss(loss, teacher=isinstance(chosen, Distillation))
+    raise InvalidObjective(
+        f"{type(chosen).__name__} compares classes, and this network is recovered under the loss "
+        f"{type(loss).__name__}; use the objective 'distillation' or 'plain'"
+    )
+
+
+def apart(loss: Loss, rows: Tensor, targets: Tensor | None, goal: Tensor) -> Tensor:
+    """(M,) distance of the rows from the original's: the loss's divergence, squared for a caller's own loss.
+
+    That of a caller's loss follows its curvature, which may be negative or vanish.
+    """
+    measure = SquaredError() if isinstance(loss, CallableLoss) else loss
+    return measure.divergence(rows, targets, goal)
+
+
+@dataclass(frozen=True)
+class _TaskLoss:
+    """The task's own loss, where there are targets, and if asked the distance from the teacher."""
+
+    loss: Loss
+    teacher: bool
+
+    def __call__(self, found: Tensor, goal: Tensor, labels: Tensor | None) -> Tensor:
+        known = labels is not None or not self.loss.needs_targets
+        own = self.loss.values(found, labels, goal) if known else torch.zeros_like(found[:, 0])
+        if not self.teacher or (labels is None and isinstance(self.loss, SquaredError)):
+            return own
+        return own + apart(self.loss, found, labels, goal)
 
 
 def needs_labels(objective: str | RecoveryObjective | RowLoss) -> bool:

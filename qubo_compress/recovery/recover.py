@@ -8,26 +8,28 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qubo_compress.channels.reading import disturbance
 from qubo_compress.errors import InvalidBudget, InvalidObjective, NonFiniteLoss
-from qubo_compress.evaluation import outputs_of, score_examples
+from qubo_compress.evaluation import outputs_of, settle
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.menu.operator import Packed
+from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import ATTRIBUTE, Compression, compression_of, fill
-from qubo_compress.recovery.objectives import RecoveryObjective, make_objective, needs_labels
+from qubo_compress.recovery.objectives import RecoveryObjective, apart, make_objective, needs_labels
 from qubo_compress.recovery.splicing import Splicing
 from qubo_compress.recovery.statistics import METHODS, matched_statistics
 from qubo_compress.recovery.training import LEARNING_RATE, Objective, fine_tuned
+from qubo_compress.sensitivity.losses import AUTO, CrossEntropy, KullbackLeibler, Loss, LossLike, make_loss
 
 logger = logging.getLogger(__name__)
 
 
 def recover(
     small: nn.Module,
-    batches: Iterable[Any],
+    batches: Iterable[Any] | Examples,
     teacher: nn.Module,
     epochs: int = 0,
     seed: int = 0,
@@ -38,6 +40,9 @@ def recover(
     progress: bool = True,
     noise: bool = False,
     objective: str | RecoveryObjective | Objective = "distillation",
+    loss: LossLike = AUTO,
+    output: OutputLike = None,
+    class_axis: int | None = None,
 ) -> nn.Module:
     """Repair a compressed network within its plan: the same choices, the same bytes.
 
@@ -61,6 +66,11 @@ def recover(
         objective: what fine-tuning minimises: ``"distillation"`` (labels and the teacher's probabilities), ``"plain"``
             (labels alone), ``"label-preserving"`` (above all, answer as the teacher does), settings such as
             :class:`qubo_compress.recovery.LabelPreserving`, or a function of (rows, teacher's rows, labels).
+        loss: what the network is for; see :func:`qubo_compress.measure`. Repairs are judged by its divergence from
+            the teacher, the KL divergence between classes and the squared difference of numbers, and ``"plain"`` and
+            ``"distillation"`` minimise it.
+        output: which part of what the networks return; see :func:`qubo_compress.measure`.
+        class_axis: see :func:`qubo_compress.measure`.
 
     Returns:
         A new module in eval mode that carries the same plan.
@@ -79,28 +89,54 @@ def recover(
         raise InvalidBudget("splicing moves masks while the network is fine-tuned; give epochs of at least 1")
     small, teacher = unwrapped(small), unwrapped(teacher)
     compression = compression_of(small)
-    asked = make_objective(objective)
+    make_objective(objective)  # a misspelt name must not be noticed only after the networks have run
     device = next((t.device for t in (*small.parameters(), *small.buffers())), torch.device("cpu"))
-    examples = read_examples(batches, max_examples).to(device)
+    examples = read_examples(batches, max_examples, reading=OutputReading(output, class_axis)).to(device)
     if epochs:
         refuse_missing_labels(objective, examples)
+    examples, loss = settle(teacher, examples, loss)
+    task = make_loss(loss)
+    asked = make_objective(objective, task if epochs else None)
     reference = outputs_of(teacher, examples)
-    best, least = small, score_examples(small, examples, "kl", reference).loss
+    best, least = small, _distance(small, examples, task, reference)
     for method in METHODS:
         candidate = copy.deepcopy(small)
         stored = matched_statistics(candidate, compression, teacher, examples, method)
         repaired = _rebuilt(small, compression, stored)
-        apart = score_examples(repaired, examples, "kl", reference).loss
-        logger.info("recovery by %s: divergence %.4g, before %.4g", method, apart, least)
-        if apart < least:
-            best, least = repaired, apart
+        distance = _distance(repaired, examples, task, reference)
+        logger.info("recovery by %s: divergence %.4g, before %.4g", method, distance, least)
+        if distance < least:
+            best, least = repaired, distance
     if epochs:
         best = _tuned(
             best, teacher, examples, epochs=epochs, seed=seed, learning_rate=learning_rate, progress=progress,
-            objective=asked, disturb=disturbance(seed) if noise else None,
+            objective=asked, align=None if _of_classes(task) else _as_they_came,
+            disturb=disturbance(seed) if noise else None,
             afterwards=Splicing(teacher, seed) if splicing else None,
         )  # fmt: skip
     return copy.deepcopy(best).eval()
+
+
+def _distance(model: nn.Module, examples: Examples, loss: Loss, reference: list[Tensor]) -> float:
+    """Mean divergence from the teacher's outputs, in the geometry of the loss."""
+    total = 0.0
+    for part, rows, goal in zip(examples.slices, outputs_of(model, examples), reference, strict=True):
+        weights = examples.row_weights(part, rows.shape[0]).to(rows.device)
+        total += float((apart(loss, rows, part.targets, goal).double() * weights).sum())
+    return total
+
+
+def _of_classes(loss: Loss) -> bool:
+    return isinstance(loss, (CrossEntropy, KullbackLeibler))
+
+
+def _as_they_came(targets: Tensor | None, _: Tensor) -> Tensor | None:
+    return targets
+
+
+def refuse_unfit_objective(objective: str | RecoveryObjective | Objective, loss: LossLike) -> None:
+    """Raise :class:`InvalidObjective` where an objective compares classes and the loss does not."""
+    make_objective(objective, make_loss(loss))
 
 
 def refuse_missing_labels(objective: str | RecoveryObjective | Objective, examples: Examples) -> None:

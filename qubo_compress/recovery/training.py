@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from rich.progress import track
@@ -17,7 +18,7 @@ from qubo_compress.menu.groups import Group
 from qubo_compress.menu.operator import Packed
 from qubo_compress.plan import Compression
 from qubo_compress.recovery.latent import Latent
-from qubo_compress.sensitivity.losses import rows_of, target_rows
+from qubo_compress.sensitivity.losses import target_rows
 from qubo_compress.substitution import evaluating, substituted
 
 BATCH = 125
@@ -38,6 +39,9 @@ def _gradients_off(model: nn.Module) -> Iterator[None]:
 
 Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(rows, teacher's rows, labels or None) -> (M,) loss per output row; rows are (M, C) float32."""
+
+Align = Callable[[Tensor | None, Tensor], Tensor | None]
+"""(targets, rows) -> what the objective is given as labels."""
 
 Disturbance = Callable[[Group, Packed], tuple[Tensor, ...] | None]
 """(group, stored) -> random errors of its members' values, drawn anew in every step, or None for none."""
@@ -65,6 +69,7 @@ def fine_tuned(
     progress: bool,
     learning_rate: float = LEARNING_RATE,
     objective: Objective = distillation,
+    align: Align | None = None,
     disturb: Disturbance | None = None,
     afterwards: Afterwards | None = None,
 ) -> dict[str, Packed]:
@@ -82,6 +87,7 @@ def fine_tuned(
         progress: show a progress bar.
         learning_rate: of Adam, after a short warm-up; it falls to zero along a cosine.
         objective: what is minimised.
+        align: targets -> its labels; class indices or probabilities, row by row, when left out.
         disturb: errors that the stored values come back with.
         afterwards: what is done between two steps, such as moving masks.
     """
@@ -89,6 +95,8 @@ def fine_tuned(
     with evaluating(small), evaluating(teacher), _gradients_off(small), _gradients_off(teacher), torch.enable_grad():
         latent = Latent(compression, small)
         optimizer = torch.optim.Adam(latent.leaves(), lr=learning_rate)
+        rowwise = _Rowwise(objective, align or _class_labels)
+        # By what a full batch weighs on average, so that a short last one counts for what it holds.
         usual = min(BATCH, examples.count) / examples.count
         total = epochs * sum(len(order) for order in _orders(examples, None))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, total))
@@ -98,7 +106,7 @@ def fine_tuned(
         for _ in track(range(epochs), description="recovering", disable=not progress, transient=True):
             for part in _steps(examples, generator):
                 optimizer.zero_grad(set_to_none=True)
-                value = _loss(small, teacher, latent.tensors(disturb), part, objective, usual)
+                value = _loss(small, teacher, latent.tensors(disturb), examples, part, rowwise) / usual
                 # Codes are whole numbers: rounding would hide a weight that is not a number.
                 if not bool(torch.isfinite(value)):
                     raise NonFiniteLoss(f"fine-tuning diverged at learning rate {learning_rate}; use a smaller one")
@@ -144,17 +152,25 @@ def _loss(
     small: nn.Module,
     teacher: nn.Module,
     tensors: dict[str, Tensor],
+    examples: Examples,
     part: Slice,
-    objective: Objective,
-    usual_weight: float,
+    rowwise: _Rowwise,
 ) -> Tensor:
     with substituted(small, tensors):
-        found = rows_of(call(small, part.inputs))
+        found = examples.reading.rows(call(small, part.inputs))
     with torch.no_grad():
-        goal = rows_of(call(teacher, part.inputs))
-    weights = part.weights.to(found.device).float()
-    repeats = found.shape[0] // len(part)
-    # By what a full batch weighs on average, so that a short last one counts for what it holds.
-    weights = weights.repeat_interleave(repeats) / (repeats * usual_weight)
-    labels = None if part.targets is None else target_rows(part.targets, found)
-    return (objective(found, goal, labels) * weights).sum()
+        goal = examples.reading.rows(call(teacher, part.inputs))
+    weights = examples.row_weights(part, found.shape[0]).to(found.device).float()
+    return (rowwise.objective(found, goal, rowwise.align(part.targets, found)) * weights).sum()
+
+
+@dataclass(frozen=True)
+class _Rowwise:
+    """An objective and what it is given as labels."""
+
+    objective: Objective
+    align: Align
+
+
+def _class_labels(targets: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if targets is None else target_rows(targets, rows)

@@ -21,7 +21,7 @@ from qubo_compress.examples import Slice, call, map_tensors
 from qubo_compress.menu.groups import Member, state_entries
 from qubo_compress.sensitivity.cache import Arrays
 from qubo_compress.sensitivity.forward import compact, forward_sweep, total_columns
-from qubo_compress.sensitivity.losses import KullbackLeibler, rows_of
+from qubo_compress.sensitivity.losses import KullbackLeibler, SquaredError
 from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
 from qubo_compress.substitution import substituted
 
@@ -161,6 +161,10 @@ def _fisher_cotangent(task: MeasureTask, number: int, part: Slice) -> tuple[Tens
         drawn = torch.multinomial(share.cpu(), 1, generator=generator).to(outputs.device)
         one_hot = torch.zeros_like(share).scatter_(1, drawn, 1.0)
         return share - one_hot, 0.0
+    if isinstance(task.loss, SquaredError) and part.targets is None:
+        generator = torch.Generator().manual_seed(task.seed * 1_000_003 + number)
+        signs = torch.randint(2, outputs.shape, generator=generator).to(outputs) * 2 - 1
+        return task.loss.probe(outputs, None, signs), 0.0
     return task.loss.gradient(outputs, part.targets, reference), 1.0
 
 
@@ -184,10 +188,12 @@ def _per_example_products(
     if not parameters:
         return out.reshape(total, len(part) * repeats, -1)
 
+    read = task.examples.reading.rows
+
     def rows(values: dict[str, Tensor], inputs: Any) -> Tensor:
         # torch's functional_call leaves its own tensors behind in a module that is registered under two names.
         with substituted(task.base, {**state, **values}):
-            return rows_of(call(task.base, map_tensors(inputs, lambda t: t.unsqueeze(0)))).reshape(-1)
+            return read(call(task.base, map_tensors(inputs, lambda t: t.unsqueeze(0)))).reshape(-1)
 
     for start in range(0, len(part), chunk):
         inputs = map_tensors(part.inputs, lambda t, start=start: t[start : start + chunk])

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from qubo_compress.menu.keep import raw_bytes
+from qubo_compress.network.scores import predicted
 from qubo_compress.problem import FactorArray, FloatArray
 from qubo_compress.sensitivity.cache import Arrays
-from qubo_compress.sensitivity.losses import target_rows
+from qubo_compress.sensitivity.losses import class_targets, target_rows
 from qubo_compress.sensitivity.task import MeasureTask
 
 
@@ -92,15 +93,16 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
         before = task.loss.values(base, part.targets, reference)
         still = task.loss.divergence(base, part.targets, reference).double() * weights
         divergences += _by_half(still, len(part))
-        right = weights * _right(reference, part.targets)
-        already = (right * (base.argmax(-1) != reference.argmax(-1))).sum()
+        right = weights * _right(task, number)
+        answers = predicted(reference)
+        already = (right * (predicted(base) != answers)).sum()
         for k, rows in zip(changing, outputs, strict=True):
             change = (task.loss.values(rows, part.targets, reference) - before).double() * weights
             apart = task.loss.divergence(rows, part.targets, reference).double() * weights - still
             # Even and odd examples are two halves, for choosing the shrinkage by held-out prediction.
             losses[k] += _by_half(change, len(part))
             divergences[k] += _by_half(apart, len(part))
-            flips[k] += ((right * (rows.argmax(-1) != reference.argmax(-1))).sum() - already).cpu()
+            flips[k] += ((right * (predicted(rows) != answers)).sum() - already).cpu()
         task.require_finite(losses, group)
         if with_features:
             rows = task.loss.features(outputs - base, base, part.targets) * weights.sqrt().float()[:, None]
@@ -118,24 +120,30 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
 
 def class_labelled(task: MeasureTask) -> bool:
     """Whether every example has class labels, so that right and wrong are known."""
-    return all(part.targets is not None and not part.targets.is_floating_point() for _, part in task.slices())
+    return class_targets(task.loss) and all(
+        part.targets is not None
+        and not part.targets.is_floating_point()
+        and part.targets.numel() == task.reference[number].shape[0]
+        for number, part in task.slices()
+    )
 
 
 def base_flips(task: MeasureTask) -> float:
     """Weighted share of rows that the uncompressed network gets right and the base model gets wrong."""
     total = 0.0
-    for number, part in task.slices():
+    for number, _ in task.slices():
         base, reference = task.outputs[number], task.reference[number]
-        lost = _right(reference, part.targets) & (base.argmax(-1) != reference.argmax(-1))
+        lost = _right(task, number) & (predicted(base) != predicted(reference))
         total += float((task.row_weights(number) * lost).sum())
     return total
 
 
-def _right(reference: Tensor, targets: Tensor | None) -> Tensor:
+def _right(task: MeasureTask, number: int) -> Tensor:
     """(M,) whether the uncompressed network's answer is the label; nowhere without class labels."""
-    if targets is None or targets.is_floating_point():
+    reference = task.reference[number]
+    if not class_labelled(task):
         return torch.zeros(reference.shape[0], dtype=torch.bool, device=reference.device)
-    return reference.argmax(-1) == target_rows(targets, reference)
+    return predicted(reference) == target_rows(task.examples.slices[number].targets, reference)
 
 
 def _first_alike(variants: Sequence[tuple[Tensor, ...]]) -> list[int]:

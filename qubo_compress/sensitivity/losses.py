@@ -23,9 +23,12 @@ from qubo_compress.sensitivity.regression_losses import BinaryCrossEntropy, Squa
 
 LossLike = str | CustomLoss
 
+AUTO = "auto"
+"""The loss that fits the network's outputs and the examples' targets."""
+
 __all__ = [
-    "BinaryCrossEntropy", "CallableLoss", "CrossEntropy", "CustomLoss", "KullbackLeibler", "Loss", "LossLike",
-    "SquaredError", "make_loss", "rows_of", "softmax_features", "target_rows",
+    "AUTO", "BinaryCrossEntropy", "CallableLoss", "CrossEntropy", "CustomLoss", "KullbackLeibler", "Loss", "LossLike",
+    "SquaredError", "class_targets", "make_loss", "rows_of", "softmax_features", "target_rows",
 ]  # fmt: skip
 
 
@@ -164,16 +167,19 @@ def _where_counted(rows: Tensor, targets: Tensor | None, outputs: Tensor) -> Ten
 def target_rows(targets: Tensor | None, outputs: Tensor) -> Tensor:
     """Targets aligned with output rows: (M,) class indices or (M, C) probabilities.
 
+    A single output is the logit of class 1 of two.
+
     Raises:
         InvalidBatches: when there are none, or they do not fit the outputs.
     """
     if targets is None:
         raise InvalidBatches("this loss needs targets; give (inputs, targets) batches or loss='kl'")
-    rows, classes = outputs.shape
-    if targets.is_floating_point():
+    rows, columns = outputs.shape
+    classes = max(columns, 2)
+    if targets.is_floating_point() or (columns > 1 and targets.numel() == rows * columns):
         moved = targets.movedim(1, -1) if targets.ndim > 2 else targets
-        if moved.numel() == rows * classes:
-            return moved.reshape(rows, classes).to(outputs.dtype)
+        if moved.numel() == rows * columns:
+            return moved.reshape(rows, columns).to(outputs.dtype)
     elif targets.numel() == rows:
         flat = targets.reshape(-1).long()
         if bool((flat >= classes).any()) or bool(((flat < 0) & (flat != -100)).any()):
@@ -182,12 +188,20 @@ def target_rows(targets: Tensor | None, outputs: Tensor) -> Tensor:
             )
         return flat
     raise InvalidBatches(
-        f"targets of shape {tuple(targets.shape)} {targets.dtype} do not fit outputs of shape {(rows, classes)}"
+        f"targets of shape {tuple(targets.shape)} {targets.dtype} do not fit outputs of shape {(rows, columns)}"
     )
+
+
+def class_targets(loss: LossLike | Loss) -> bool:
+    """Whether whole-number targets of this loss are classes, so that answers are right or wrong."""
+    return not isinstance(loss if not isinstance(loss, str) else make_loss(loss), SquaredError)
 
 
 def make_loss(loss: LossLike) -> Loss:
     """``"cross-entropy"``, ``"kl"``, ``"binary-cross-entropy"``, ``"squared-error"`` or a callable.
+
+    ``"auto"`` is none of these: which one it stands for depends on the examples, see
+    :func:`qubo_compress.sensitivity.fitting_loss.fitting_loss`.
 
     Raises:
         UnknownName: for another name.
@@ -206,5 +220,7 @@ def make_loss(loss: LossLike) -> Loss:
         "squared-error": SquaredError(),
     }
     if loss not in known:
+        if loss == AUTO:
+            raise InvalidBatches("loss='auto' stands for one of the others, which only the examples tell; name one")
         raise unknown_name("loss", loss, known)
     return known[loss]

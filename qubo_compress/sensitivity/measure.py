@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from qubo_compress.errors import (
     NonFiniteLoss,
     QuboCompressError,
 )
+from qubo_compress.evaluation import settle
 from qubo_compress.example_weights import ExampleWeights, with_example_weights
 from qubo_compress.examples import Examples, Slice, map_tensors, read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
@@ -30,6 +32,7 @@ from qubo_compress.menu.groups import Group, GroupRule, Layout, discover, kept_t
 from qubo_compress.menu.menu import Menu
 from qubo_compress.menu.operator import Operator
 from qubo_compress.network.calls import WeightCall, weight_calls, why_unseen
+from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.problem import FactorArray, IntArray
 from qubo_compress.sensitivity.cache import UnitCache
@@ -37,7 +40,7 @@ from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.forward import base_flips
 from qubo_compress.sensitivity.infeasible import explained
 from qubo_compress.sensitivity.loss_signature import loss_signature
-from qubo_compress.sensitivity.losses import LossLike, make_loss, rows_of
+from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
 from qubo_compress.sensitivity.noise import noise_terms
 from qubo_compress.sensitivity.prices import price_choices
 from qubo_compress.sensitivity.reach import unreached_groups
@@ -68,7 +71,7 @@ def measure(
     batches: Iterable[Any],
     menu: Menu | None = None,
     metric: str | Metric = "gauss-newton",
-    loss: LossLike = "cross-entropy",
+    loss: LossLike = AUTO,
     groups: GroupRule = "layer",
     max_examples: int = 2048,
     cache: str | Path | None = None,
@@ -79,6 +82,8 @@ def measure(
     shrinkage: float | str | None = None,
     interactions: bool | float = True,
     example_weights: ExampleWeights | None = None,
+    output: OutputLike = None,
+    class_axis: int | None = None,
 ) -> SensitivityTable:
     """Measure what each choice and each pair of choices costs the network.
 
@@ -89,7 +94,9 @@ def measure(
         batches: re-iterable calibration batches; see :func:`qubo_compress.examples.read_examples`.
         menu: what is offered; ``Menu()`` when left out.
         metric: a registered name (see ``qubo_compress.sensitivity.names()``) or a metric object.
-        loss: ``"cross-entropy"``, ``"kl"`` or a function (outputs, targets) -> (N,).
+        loss: ``"auto"``: the one that fits outputs and targets, see
+            :func:`qubo_compress.sensitivity.fitting_loss.fitting_loss`; ``"cross-entropy"``, ``"kl"``,
+            ``"binary-cross-entropy"``, ``"squared-error"`` or a function (outputs, targets) -> (N,).
         groups: see :func:`qubo_compress.menu.discover`.
         max_examples: reading the batches stops there.
         cache: folder for finished parts; a later call with the same arguments resumes from it.
@@ -104,6 +111,10 @@ def measure(
         example_weights: what counts more: (N,) numbers, one per example read, multiplied with the weights that the
             batches bring; ``"tail"`` or a :class:`qubo_compress.TailWeights`, which favour weak and rare classes, and
             small margins if asked. None: as the batches say.
+        output: which part of what forward returns holds the outputs: a key or attribute, an index, or a function;
+            ``logits`` or the first tensor of a tuple when left out.
+        class_axis: of outputs with three or more axes, where targets do not show it: -1 for the (N, T, V) of language
+            models, 1 for (N, C, H, W).
 
     Raises:
         InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.
@@ -118,7 +129,9 @@ def measure(
     check_shrinkage(shrinkage)
     check_interactions(interactions)
     model = unwrapped(model)
-    examples = with_example_weights(model, read_examples(batches, max_examples), example_weights)
+    read = read_examples(batches, max_examples, reading=OutputReading(output, class_axis))
+    read, loss = settle(model, read, loss)
+    examples = with_example_weights(model, read, example_weights)
     return measure_around(
         model, model, examples, menu or Menu(), metric, loss, discover(model, groups), cache, seed, progress,
         max_rank=max_rank, shrinkage=shrinkage, interactions=interactions,
@@ -152,6 +165,7 @@ def measure_around(
     """
     started = time.perf_counter()
     chosen = metrics.get(metric)() if isinstance(metric, str) else metric
+    examples, loss = settle(original, examples, loss)
     checked_loss = make_loss(loss)
     if checked_loss.needs_targets and not examples.labelled:
         raise InvalidBatches("the loss needs targets; give (inputs, targets) batches or loss='kl'")
@@ -165,7 +179,7 @@ def measure_around(
         _refuse_bad_outputs(reference, checked_loss, examples)
         trace = _trace(base, examples)
         calls = _calls(base, examples, trace)
-        unreached = unreached_groups(original, layout, examples, lambda x: rows_of(run_model(original, x)))
+        unreached = unreached_groups(original, layout, examples, lambda x: examples.reading.rows(run_model(original, x)))
         choices = []
         for number, group in enumerate(layout.groups):
             parts = [member.part(originals[member.name]) for member in group.members]
@@ -181,7 +195,7 @@ def measure_around(
             "groups": layout.rule,
             "metric": repr(chosen),
             "loss": loss if isinstance(loss, str) else loss_signature(loss),
-            "options": f"seed={seed} columns={MAX_COLUMNS} interactions={bool(interactions)} sketch=2",
+            "options": f"seed={seed} columns={MAX_COLUMNS} interactions={bool(interactions)} sketch=2 {_reading_text(examples)}",
         }
         task = MeasureTask(
             base=base, originals=originals, layout=layout, choices=choices, examples=examples, loss=checked_loss,
@@ -190,7 +204,9 @@ def measure_around(
             max_columns=MAX_COLUMNS, first_order=shrinkage not in (None, 1),
             cache=UnitCache(cache, signature), advance=lambda _: None,
             trace=trace, payloads=dict(payloads or {}),
-            calibration=Calibration(original, examples, checked_loss, lambda x: rows_of(run_model(original, x)), seed),
+            calibration=Calibration(
+                original, examples, checked_loss, lambda x: examples.reading.rows(run_model(original, x)), seed
+            ),
         )  # fmt: skip
         with _progress(progress, "storing choices", len(layout.groups)) as advance:
             costs = price_choices(task, advance)
@@ -234,6 +250,11 @@ def measure_around(
         fits=task.fits,
         kept_because=unreached,
     )  # fmt: skip
+
+
+def _reading_text(examples: Examples) -> str:
+    output, axis = examples.reading.output, examples.reading.class_axis
+    return f"output={loss_signature(output) if callable(output) else repr(output)} class_axis={axis}"
 
 
 def _trust(rows: FactorArray, result: MetricResult, task: MeasureTask, interactions: bool | float) -> float:
@@ -314,20 +335,16 @@ def _placed(model: nn.Module, examples: Examples) -> Examples:
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
     probe = map_tensors(first, lambda t: t[:PROBE_EXAMPLES])
-    before = run_model(model, probe)
+    before = examples.reading.rows(run_model(model, probe))
     try:
-        after = run_model(model, map_tensors(probe, last))
+        after = examples.reading.rows(run_model(model, map_tensors(probe, last)))
     except QuboCompressError:
         # A model that reshapes with view() accepts only the layout it was written for.
         return examples
-    if not (
-        isinstance(before, Tensor)
-        and before.shape == after.shape
-        and torch.allclose(before, after, rtol=1e-3, atol=1e-4)
-    ):
+    if before.shape != after.shape or not torch.allclose(before, after, rtol=1e-3, atol=1e-4):
         return examples
     moved = tuple(Slice(map_tensors(s.inputs, last), s.targets, s.weights) for s in examples.slices)
-    return Examples(moved, examples.count, examples.labelled)
+    return replace(examples, slices=moved)
 
 
 def _trace(model: nn.Module, examples: Examples) -> CallTrace | None:

@@ -7,15 +7,14 @@ another, so the output Hessian of a row is diagonal: 2 / C, and p (1 - p) / C wi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from qubo_compress.errors import InvalidBatches
-
-IGNORED = -100
-"""Whole-number targets of this value are left out, as in torch's losses."""
+from qubo_compress.examples import IGNORED
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,7 @@ class SquaredError:
     """Mean squared difference from the targets, or from the uncompressed network's outputs where there are none."""
 
     needs_targets: bool = False
+    of_numbers: ClassVar[bool] = True
 
     def values(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
         """Squared error per row."""
@@ -33,7 +33,8 @@ class SquaredError:
     def gradient(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
         """Twice the difference, over the number of outputs."""
         goal, counted = (reference, None) if targets is None else value_rows(targets, outputs)
-        return _counted(outputs - goal, counted) * (2.0 / outputs.shape[-1])
+        found: Tensor = _counted(outputs - goal, counted) * (2.0 / outputs.shape[-1])
+        return found
 
     def divergence(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
         """Mean squared difference from the reference."""
@@ -102,6 +103,17 @@ def value_rows(targets: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor | None]
         return goal.to(outputs.dtype), None
     counted = goal != IGNORED
     return torch.where(counted, goal, 0).to(outputs.dtype), counted
+
+
+def binary_labels(targets: Tensor | None, outputs: Tensor) -> Tensor | None:
+    """(M C,) labels 0 and 1, -100 for those to be ignored, one for every output; None for other targets."""
+    if targets is None or targets.numel() != outputs.numel():
+        return None
+    goal, counted = value_rows(targets, outputs)
+    if bool(((goal != 0) & (goal != 1)).any()):
+        return None
+    labels = goal.long() if counted is None else torch.where(counted, goal.long(), IGNORED)
+    return labels.reshape(-1)
 
 
 def _shares(targets: Tensor | None, outputs: Tensor) -> tuple[Tensor, Tensor | None]:

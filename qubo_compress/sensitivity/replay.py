@@ -23,7 +23,7 @@ from qubo_compress.errors import ForwardFailed, QuboCompressError
 from qubo_compress.examples import Inputs, call, map_tensors, tensors_of
 from qubo_compress.menu.groups import state_entries
 from qubo_compress.network.calls import WeightCall, WeightCalls
-from qubo_compress.sensitivity.losses import rows_of
+from qubo_compress.network.scores import OutputReading
 from qubo_compress.substitution import swapped
 
 logger = logging.getLogger(__name__)
@@ -199,11 +199,19 @@ class GroupSweep:
         model: in eval mode; its registered tensors are swapped, never written to.
         places: where the group's members live.
         trace: the numbered calls, or None to run the whole network for each choice.
+        reading: how the network's outputs are read.
     """
 
-    def __init__(self, model: nn.Module, places: Sequence[Place], trace: CallTrace | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        places: Sequence[Place],
+        trace: CallTrace | None,
+        reading: OutputReading | None = None,
+    ) -> None:
         self._model = model
         self._places = list(places)
+        self._reading = reading or OutputReading()
         self._owners = {id(module) for module, _, _ in places}
         self._trace = trace
         self._start = 0
@@ -284,7 +292,7 @@ class GroupSweep:
 
     def _full(self, inputs: Inputs, variant: Sequence[Tensor]) -> Tensor:
         with torch.no_grad(), swapped([(m, a, variant[i]) for m, a, i in self._places]):
-            return rows_of(run_model(self._model, inputs))
+            return self._reading.rows(run_model(self._model, inputs))
 
     def _remember(self, inputs: Inputs) -> dict[int, Any]:
         trace = self._require_trace()
@@ -350,7 +358,7 @@ class GroupSweep:
                 inside = False
 
         with intercepted(self._model, handle), torch.no_grad():
-            rows = rows_of(run_model(self._model, repeated(inputs, clone=False)))
+            rows = self._reading.rows(run_model(self._model, repeated(inputs, clone=False)))
         if rows.shape[0] % copies:
             raise _Diverged("its outputs do not split evenly over the choices")
         return rows.reshape(copies, rows.shape[0] // copies, rows.shape[1])

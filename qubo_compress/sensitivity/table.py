@@ -19,7 +19,7 @@ from qubo_compress.menu.groups import Layout
 from qubo_compress.menu.operator import parse
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem, FactorArray, FloatArray, IntArray
-from qubo_compress.sensitivity.losses import LossLike
+from qubo_compress.sensitivity.losses import AUTO, LossLike
 from qubo_compress.solvers.solution import Solution
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ class SensitivityTable:
         return value
 
     def stitched_loss(
-        self, model: nn.Module, batches: Iterable[Any], loss: LossLike = "cross-entropy", **options: Any
+        self, model: nn.Module, batches: Iterable[Any], loss: LossLike = AUTO, **options: Any
     ) -> StitchedLoss:
         """The real loss of the network with any assignment of :meth:`problem` stitched in.
 

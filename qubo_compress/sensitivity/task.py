@@ -32,7 +32,7 @@ from qubo_compress.menu.operator import (
 from qubo_compress.problem import FactorArray, FloatArray
 from qubo_compress.registry import Registry
 from qubo_compress.sensitivity.cache import Arrays, UnitCache
-from qubo_compress.sensitivity.losses import Loss, rows_of
+from qubo_compress.sensitivity.losses import Loss
 from qubo_compress.sensitivity.replay import CallTrace, GroupSweep, Place, run_model
 from qubo_compress.statistics.statistic import Calibration
 
@@ -286,7 +286,7 @@ class MeasureTask:
         """A checked sweep over the choices of a group."""
         if group in self._sweeps:
             return self._sweeps[group]
-        sweep = GroupSweep(self.base, self.places(group), self.trace)
+        sweep = GroupSweep(self.base, self.places(group), self.trace, self.examples.reading)
         if sweep.replays:
             first = self.examples.slices[0].inputs
             probe = map_tensors(first, lambda t: t[:PROBE_EXAMPLES])
@@ -298,10 +298,10 @@ class MeasureTask:
         return sweep
 
     def row_weights(self, number: int) -> Tensor:
-        """(M,) weight of each output row of a slice; they sum to one over all slices."""
+        """(M,) weight of each output row of a slice, zero where its label is ignored; all slices' sum to one."""
         part = self.examples.slices[number]
-        repeats = self.outputs[number].shape[0] // len(part)
-        return (part.weights / repeats).repeat_interleave(repeats).to(self.outputs[number].device)
+        rows = self.outputs[number]
+        return self.examples.row_weights(part, rows.shape[0]).to(rows.device)
 
     def slices(self) -> Iterator[tuple[int, Slice]]:
         """Numbered slices."""
@@ -326,7 +326,7 @@ def _apart(value: Tensor, before: Tensor) -> Tensor:
 def base_outputs(model: nn.Module, examples: Examples) -> list[Tensor]:
     """Output rows of a model, slice by slice."""
     with torch.no_grad():
-        return [rows_of(run_model(model, part.inputs)) for part in examples.slices]
+        return [examples.reading.rows(run_model(model, part.inputs)) for part in examples.slices]
 
 
 class Metric(Protocol):

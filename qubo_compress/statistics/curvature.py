@@ -27,6 +27,8 @@ METHODS = ("auto", "exact", "signs")
 class _CurvedLoss(Protocol):
     def features(self, change: Tensor, outputs: Tensor, targets: Tensor | None) -> Tensor: ...
 
+    def probe(self, outputs: Tensor, targets: Tensor | None, signs: Tensor) -> Tensor: ...
+
 
 @dataclass(frozen=True)
 class Curvature:
@@ -150,9 +152,11 @@ class Curvature:
         with torch.no_grad():
             outputs = calibration.run(part.inputs)
             units = torch.eye(outputs.numel()).to(outputs).reshape(-1, *outputs.shape)
-            columns = cast(_CurvedLoss, calibration.loss).features(units, outputs, part.targets).flatten(1)
+            columns = cast(_CurvedLoss, calibration.loss).features(units, outputs, part.targets)
+            weights = calibration.examples.row_weights(part, outputs.shape[0]).to(outputs)
+            columns = (columns * weights.sqrt()[:, None]).flatten(1)
             _, values, vectors = torch.linalg.svd(columns.T, full_matrices=False)
-            root: Tensor = values[:, None] * vectors * (float(part.weights.sum()) / outputs.shape[0]) ** 0.5
+            root: Tensor = values[:, None] * vectors
             return root
 
     def _signs(
@@ -170,11 +174,8 @@ class Curvature:
         outputs = calibration.run(part.inputs)
         fixed = outputs.detach()
         signs = 2.0 * torch.randint(0, 2, fixed.shape, generator=generator).to(fixed) - 1.0
-        # R^T s is the gradient of s . R x, which is linear in x.
-        point = torch.zeros_like(fixed).requires_grad_()
-        product = (cast(_CurvedLoss, calibration.loss).features(point, fixed, part.targets) * signs).sum()
-        cotangent = torch.autograd.grad(product, point)[0]
-        weights = part.weights.to(fixed).repeat_interleave(fixed.shape[0] // len(part)) / (fixed.shape[0] // len(part))
+        cotangent = cast(_CurvedLoss, calibration.loss).probe(fixed, part.targets, signs)
+        weights = calibration.examples.row_weights(part, fixed.shape[0]).to(fixed)
         scalar = (outputs * cotangent * weights.sqrt()[:, None]).sum()
         return _gradients(scalar, leaves)
 

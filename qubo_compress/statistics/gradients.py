@@ -52,7 +52,8 @@ class Gradients:
 
     Labels are those of the batches. Where these bring none, or the loss looks at none (``"kl"``), labels are
     drawn from the network's own softmax with a seeded generator and the loss is the cross-entropy: the rows then
-    estimate the true Fisher information.
+    estimate the true Fisher information. For numbers without targets they are random signs, the gradients of
+    half the squared distance from targets drawn one away.
 
     Args:
         count: number of gradients; fewer when the calibration has fewer examples and ``batch`` is 1.
@@ -142,17 +143,21 @@ def _cotangents(calibration: Calibration, part: Slice, number: int) -> Tensor:
     """(n, rows per example, C) gradient of each example's mean loss with respect to its output rows."""
     with torch.no_grad():
         rows = calibration.run(part.inputs).detach().float()
-    repeats = rows.shape[0] // len(part)
+    shares = calibration.examples.row_shares(part, rows.shape[0]).to(rows)
     with torch.enable_grad():
         leaf = rows.clone().requires_grad_(True)
-        if part.targets is not None and getattr(calibration.loss, "needs_targets", True):
+        generator = torch.Generator().manual_seed(calibration.seed * 1_000_003 + number)
+        numeric = getattr(calibration.loss, "of_numbers", False)
+        if part.targets is not None and (numeric or getattr(calibration.loss, "needs_targets", True)):
             values = calibration.loss.values(leaf, part.targets, rows)
+        elif numeric or rows.shape[1] == 1:
+            signs = torch.randint(2, rows.shape, generator=generator).to(rows) * 2 - 1
+            values = (leaf * signs).sum(-1)
         else:
-            generator = torch.Generator().manual_seed(calibration.seed * 1_000_003 + number)
             drawn = torch.multinomial(rows.softmax(-1).cpu(), 1, generator=generator).reshape(-1).to(rows.device)
             values = functional.cross_entropy(leaf, drawn, reduction="none")
         pulled = torch.autograd.grad(values.sum(), leaf)[0]
-    return pulled.reshape(len(part), repeats, -1) / repeats
+    return pulled.reshape(*shares.shape, -1) * shares[:, :, None]
 
 
 def _tensors(calibration: Calibration, names: Sequence[str]) -> dict[str, Tensor]:
