@@ -11,6 +11,7 @@ from qubo_compress.audit.long_tail import Forgotten, TailWeights, tail_weights
 from qubo_compress.audit.margins import MarginBin
 from qubo_compress.audit.memorization import Memorization, influence, memorization, memorization_of
 from qubo_compress.audit.mismatches import Mismatches, population, predictions
+from qubo_compress.audit.regression import LargestChange, RegressionChange
 
 __all__ = [
     "AuditReport",
@@ -20,9 +21,11 @@ __all__ = [
     "Correlation",
     "Exemplars",
     "Forgotten",
+    "LargestChange",
     "MarginBin",
     "Memorization",
     "Mismatches",
+    "RegressionChange",
     "TailWeights",
     "audit",
     "churn",

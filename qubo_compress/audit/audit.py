@@ -20,10 +20,22 @@ from qubo_compress.audit.intervals import Correction, corrected, wilson
 from qubo_compress.audit.long_tail import Forgotten, Images, forgotten, images_of
 from qubo_compress.audit.margins import MarginBin, margin_bins
 from qubo_compress.audit.mismatches import Answers, Mismatches, answers_of, count_mismatches, population
+from qubo_compress.audit.regression import RegressionChange, is_regression, regression_change
 from qubo_compress.errors import InvalidBatches
-from qubo_compress.evaluation import ALL_EXAMPLES, outputs_of
+from qubo_compress.evaluation import ALL_EXAMPLES, outputs_of, settle
 from qubo_compress.examples import Examples, read_examples
-from qubo_compress.sensitivity.losses import CrossEntropy, KullbackLeibler, Loss
+from qubo_compress.network.scores import OutputLike, OutputReading, two_columns
+from qubo_compress.sensitivity.losses import (
+    AUTO,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    KullbackLeibler,
+    Loss,
+    LossLike,
+    SquaredError,
+    make_loss,
+)
+from qubo_compress.sensitivity.regression_losses import binary_labels
 
 MOST_CLASSES_SHOWN = 40
 MOST_FORGOTTEN = 48
@@ -36,9 +48,10 @@ class AuditReport:
     Attributes:
         examples: how many examples were read.
         rows: predictions compared: one per example, or one per position for outputs with further axes.
-        agreement: share of rows on which both predict the same class.
-        mismatches: rows on which they do not.
-        divergence: mean KL divergence from the original's probabilities to the compressed network's.
+        agreement: share of rows on which both predict the same class; None where outputs are numbers.
+        mismatches: rows on which they do not; None where outputs are numbers.
+        divergence: mean KL divergence from the original's probabilities to the compressed network's, or mean squared
+            change where outputs are numbers.
         accuracy_before, accuracy_after: share of labelled rows predicted right.
         accuracy_interval: 95 % Wilson interval of the accuracy after.
         loss_before, loss_after: mean cross-entropy.
@@ -53,12 +66,13 @@ class AuditReport:
         seed_churn: mismatches between those networks; None without ``others``.
         original_churn: mismatches between independently trained originals; None without them.
         correction: how the classes' p-values were corrected.
+        regression: how far outputs moved where they are numbers and not classes; None otherwise.
     """
 
     examples: int
     rows: int
-    agreement: float
-    mismatches: int
+    agreement: float | None
+    mismatches: int | None
     divergence: float
     accuracy_before: float | None = None
     accuracy_after: float | None = None
@@ -76,6 +90,7 @@ class AuditReport:
     seed_churn: Churn | None = field(default=None, compare=False)
     original_churn: Churn | None = field(default=None, compare=False)
     correction: Correction = "holm"
+    regression: RegressionChange | None = None
 
     @property
     def worst_class(self) -> ClassChange | None:
@@ -106,6 +121,10 @@ class AuditReport:
         if self.loss_before is not None and self.loss_after is not None:
             change = f"{self.loss_after - self.loss_before:+.4f}"
             table.add_row("loss", f"{self.loss_before:.4f}", f"{self.loss_after:.4f}", change, "")
+        if self.agreement is None or self.mismatches is None:
+            for name, before, after, change in [] if self.regression is None else self.regression.rows():
+                table.add_row(name, before, after, change, "")
+            return table
         table.add_row("same prediction", "", f"{100 * self.agreement:.2f} %", "", "")
         kinds = "" if self.harmful is None else f" ({self.harmful:,} harmful, {self.repaired:,} repaired)"
         low, high = self.kinds.interval
@@ -168,6 +187,8 @@ class AuditReport:
     def tables(self) -> Group:
         """All tables as one renderable."""
         extra = self.population_table()
+        if self.regression is not None:
+            return Group(self.table())
         return Group(self.table(), self.margin_table(), *([] if extra is None else [extra]))
 
     def write(self, path: str | Path) -> Path:
@@ -190,6 +211,9 @@ def audit(
     originals: Sequence[nn.Module] = (),
     correction: Correction = "holm",
     most_forgotten: int = MOST_FORGOTTEN,
+    loss: LossLike = AUTO,
+    output: OutputLike = None,
+    class_axis: int | None = None,
 ) -> AuditReport:
     """Compare a compressed network with the original on the same examples, all of them.
 
@@ -198,15 +222,20 @@ def audit(
         small: the compressed one; left as it is.
         batches: read once, so every network sees the same rows; see :func:`qubo_compress.examples.read_examples`.
             Without class labels only agreement, margins and divergence are found. Example weights count in the
-            losses and the divergence only.
+            losses and the divergence only. The single logit of a binary network is compared as two classes; outputs
+            that are numbers by how far they moved, see :class:`qubo_compress.audit.RegressionChange`.
         others: further compressed networks, such as plans from other calibration seeds: with ``small`` they are the
             population for exemplars and for the churn that is due to the seed alone.
         originals: networks trained independently of ``model``, as the other baseline.
         correction: of the classes' p-values: ``"holm"``, ``"benjamini-hochberg"`` or ``"none"``.
-        most_forgotten: how many forgotten examples are listed.
+        most_forgotten: how many forgotten examples, or largest changes of numbers, are listed.
+        loss: what the networks are for; see :func:`qubo_compress.measure`.
+        output: which part of what they return; see :func:`qubo_compress.measure`.
+        class_axis: see :func:`qubo_compress.measure`.
 
     Raises:
-        InvalidBatches: when the batches cannot be used, or every label is to be ignored.
+        InvalidBatches: when the batches cannot be used, or every label is to be ignored, or several networks of
+            numbers are given.
         UnknownName: when there is no such correction.
 
     Example:
@@ -216,8 +245,21 @@ def audit(
         0
     """
     corrected((), correction)  # a misspelt name must not be noticed only after the networks have run
-    examples = read_examples(batches, ALL_EXAMPLES)
+    examples = read_examples(batches, ALL_EXAMPLES, reading=OutputReading(output, class_axis))
+    examples, loss = settle(model, examples, loss)
     before, after = outputs_of(model, examples), outputs_of(small, examples)
+    task = make_loss(loss)
+    if is_regression(task, before[0].shape[-1]):
+        if others or originals:
+            raise InvalidBatches("others and originals are compared by their classes, and these networks give numbers")
+        return AuditReport(
+            examples=examples.count, rows=sum(len(rows) for rows in before), agreement=None, mismatches=None,
+            divergence=_mean_loss(SquaredError(), _unlabelled(examples), after, before), correction=correction,
+            regression=regression_change(examples, before, after, most_forgotten),
+        )  # fmt: skip
+    if isinstance(task, BinaryCrossEntropy):
+        examples = _binary(examples, before)
+        before, after = _single_logits(before), _single_logits(after)
     answers = answers_of(examples, before, after)
     kinds = count_mismatches(answers)
     report = AuditReport(
@@ -275,7 +317,34 @@ def _with_population(
 
 def _joined(known: Tensor, others: Sequence[nn.Module], examples: Examples) -> Tensor:
     """(1 + K, M) predictions: those already known, then those of the other networks."""
-    return torch.cat([known[None], population(others, examples)[0]]) if others else known[None]
+    if not others:
+        return known[None]
+    found = population(others, examples)[0]
+    if found.shape[1] != known.shape[0]:
+        raise InvalidBatches("several networks are compared by one answer in a row, and these give several")
+    return torch.cat([known[None], found])
+
+
+def _single_logits(outputs: list[Tensor]) -> list[Tensor]:
+    """(M C, 2) rows, two classes for every logit of its own."""
+    return [two_columns(rows.reshape(-1, 1)) for rows in outputs]
+
+
+def _binary(examples: Examples, outputs: list[Tensor]) -> Examples:
+    """The same examples with labels 0, 1 and -100, one for every logit; without any, where targets are not these."""
+    labels = [binary_labels(part.targets, rows.cpu()) for part, rows in zip(examples.slices, outputs, strict=True)]
+    if any(found is None for found in labels):
+        return _unlabelled(examples)
+    slices = [
+        replace(part, targets=found.reshape(len(part), -1))
+        for part, found in zip(examples.slices, labels, strict=True)
+        if found is not None
+    ]
+    return replace(examples, slices=tuple(slices))
+
+
+def _unlabelled(examples: Examples) -> Examples:
+    return replace(examples, slices=tuple(replace(part, targets=None) for part in examples.slices), labelled=False)
 
 
 def _mean_loss(loss: Loss, examples: Examples, outputs: list[Tensor], reference: list[Tensor]) -> float:
@@ -283,8 +352,7 @@ def _mean_loss(loss: Loss, examples: Examples, outputs: list[Tensor], reference:
     total = 0.0
     for part, rows, against in zip(examples.slices, outputs, reference, strict=True):
         targets = None if part.targets is None else part.targets.to(rows.device)
-        repeats = rows.shape[0] // len(part)
-        weights = (part.weights / repeats).repeat_interleave(repeats).to(rows.device)
+        weights = examples.row_weights(part, rows.shape[0]).to(rows.device)
         total += float((loss.values(rows, targets, against.to(rows.device)).double() * weights).sum())
     return total
 

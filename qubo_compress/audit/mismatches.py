@@ -13,6 +13,7 @@ from qubo_compress.audit.intervals import wilson
 from qubo_compress.errors import InvalidBatches
 from qubo_compress.evaluation import ALL_EXAMPLES, outputs_of
 from qubo_compress.examples import Examples, read_examples
+from qubo_compress.network.scores import predicted, two_columns
 from qubo_compress.sensitivity.losses import target_rows
 
 
@@ -105,11 +106,11 @@ def count_mismatches(answers: Answers) -> Mismatches:
 
 def answers_of(examples: Examples, before: list[Tensor], after: list[Tensor]) -> Answers:
     """Answers from the output rows of both networks, slice by slice."""
-    rows = torch.cat([part.cpu() for part in before])
+    rows = two_columns(torch.cat([part.cpu() for part in before]))
     best = rows.topk(min(2, rows.shape[-1]), dim=-1).values
     return Answers(
         before=rows.argmax(-1),
-        after=torch.cat([part.argmax(-1).cpu() for part in after]),
+        after=torch.cat([predicted(part).cpu() for part in after]),
         margin=best[:, 0] - best[:, -1],
         confidence=rows.softmax(-1).amax(-1),
         labels=labels_of(examples, before),
@@ -122,7 +123,10 @@ def labels_of(examples: Examples, outputs: list[Tensor]) -> Tensor | None:
     for part, rows in zip(examples.slices, outputs, strict=True):
         if part.targets is None or part.targets.is_floating_point():
             return None
-        found.append(target_rows(part.targets.cpu(), rows.cpu()))
+        labels = target_rows(part.targets.cpu(), rows.cpu())
+        if labels.ndim > 1:
+            return None
+        found.append(labels)
     return torch.cat(found)
 
 
@@ -136,7 +140,7 @@ def predictions(model: nn.Module, batches: Iterable[Any] | Examples) -> tuple[Te
     """
     examples = read_once(batches)
     outputs = outputs_of(model, examples)
-    return torch.cat([rows.argmax(-1).cpu() for rows in outputs]), labels_of(examples, outputs)
+    return torch.cat([predicted(rows).cpu() for rows in outputs]), labels_of(examples, outputs)
 
 
 def read_once(batches: Iterable[Any] | Examples) -> Examples:
@@ -161,7 +165,7 @@ def population(models: Iterable[nn.Module], batches: Iterable[Any] | Examples) -
     labels: Tensor | None = None
     for model in models:
         outputs = outputs_of(model, examples)
-        found.append(torch.cat([rows.argmax(-1).cpu() for rows in outputs]))
+        found.append(torch.cat([predicted(rows).cpu() for rows in outputs]))
         labels = labels_of(examples, outputs) if labels is None else labels
     if not found:
         raise InvalidBatches("no network was given; give at least one")

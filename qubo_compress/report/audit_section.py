@@ -13,9 +13,10 @@ from qubo_compress.report.facts import number, percent, signed
 from qubo_compress.report.page import STYLE, figure_html, list_html, table_html
 
 if TYPE_CHECKING:
-    from qubo_compress.audit import AuditReport
+    from qubo_compress.audit import AuditReport, RegressionChange
 
 MOST_CLASSES = 60
+MOST_LISTED = 20
 
 
 def write_audit(report: AuditReport, path: str | Path) -> Path:
@@ -38,6 +39,8 @@ def write_audit(report: AuditReport, path: str | Path) -> Path:
 
 def audit_sections(report: AuditReport) -> str:
     """The sections: totals, margins, classes, several networks, and the forgotten examples."""
+    if report.regression is not None:
+        return _regression(report, report.regression)
     parts = [_totals(report), _margins(report), _classes(report), _population(report), _forgotten(report)]
     return "\n".join(part for part in parts if part)
 
@@ -61,6 +64,21 @@ def _totals(report: AuditReport) -> str:
         )
     found = table_html(["", "answers", "share", "95 % interval"], rows, numeric=(1, 2, 3))
     return f"<section><h2>What it forgot</h2><p>{escape(said)}</p>{found}</section>"
+
+
+def _regression(report: AuditReport, found: RegressionChange) -> str:
+    table = table_html(["", "before", "after", "change"], [list(row) for row in found.rows()], numeric=(1, 2, 3))
+    moved = [
+        [
+            f"{item.row:,}", str(item.column), number(item.before), number(item.after),
+            number(item.after - item.before), "–" if item.target is None else number(item.target),
+        ]
+        for item in found.largest[:MOST_LISTED]
+    ]  # fmt: skip
+    largest = table_html(["row", "output", "before", "after", "change", "target"], moved, numeric=range(6))
+    said = f"On {report.examples:,} examples; outputs are numbers, so what counts is how far they moved."
+    section = f"<section><h2>What it forgot</h2><p>{escape(said)}</p>{table}</section>"
+    return section + (f"<section><h2>Largest changes</h2>{largest}</section>" if moved else "")
 
 
 def _margins(report: AuditReport) -> str:

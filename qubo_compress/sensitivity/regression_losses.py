@@ -38,7 +38,8 @@ class SquaredError:
 
     def divergence(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
         """Mean squared difference from the reference."""
-        return (outputs - reference).square().mean(-1)
+        found: Tensor = (outputs - reference).square().mean(-1)
+        return found
 
     def features(self, change: Tensor, outputs: Tensor, targets: Tensor | None) -> Tensor:
         """The change times the root of 2 / C; zero where the target is to be ignored."""

@@ -78,7 +78,7 @@ def test_a_model_that_fails_is_named_and_left_alone(perceptron: Any) -> None:
     [
         ({"metric": "gaus-newton"}, errors.UnknownName, "did you mean 'gauss-newton'"),
         ({"loss": "crossentropy"}, errors.UnknownName, "did you mean 'cross-entropy'"),
-        ({"batches": [torch.ones(4, 5)]}, errors.InvalidBatches, "needs targets"),
+        ({"batches": [torch.ones(4, 5)], "loss": "cross-entropy"}, errors.InvalidBatches, "needs targets"),
         ({"batches": []}, errors.InvalidBatches, "no examples"),
         ({"batches": iter([])}, errors.InvalidBatches, "one-shot"),
         ({"batches": [(torch.ones(4, 5), torch.full((4,), 3))]}, errors.InvalidBatches, "class indices from 0 to 2"),
