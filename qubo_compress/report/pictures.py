@@ -32,7 +32,8 @@ from qubo_compress.report.facts import (
 from qubo_compress.report.front import Front
 
 if TYPE_CHECKING:
-    from qubo_compress.compress import CompressionResult, FrontPoint
+    from qubo_compress.compress import CompressionResult
+    from qubo_compress.front import FrontPoint
 
 ImageFormat = Literal["svg", "png"]
 
