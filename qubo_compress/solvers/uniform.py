@@ -19,15 +19,16 @@ class Uniform:
 
     The rule is what a practitioner does without a table of interactions:
 
-    1. A name is applied in every group that offers it. A group that lacks it takes its choice of least linear
-       energy (its original, where the others may not be touched); where that does not fit the budgets, its
-       cheapest. The name that fits with the least sum of linear energies is the base.
-    2. The names form a ladder: from cheap to expensive, each with a smaller sum of linear energies than all names
-       below it. The groups are visited in their order, and each goes up to the next name on the ladder that it
-       offers, if that fits. This is repeated until no group goes up.
+    1. A name is applied in every group that offers it. A group that lacks it takes its largest choice, as a rule its
+       original; where that does not fit the budgets, its cheapest. The best name that fits is the base.
+    2. The names form a ladder: from cheap to expensive, each better than all names below it. The groups are visited
+       in their order, and each goes up to the next name on the ladder that it offers, if that fits. This is repeated
+       until no group goes up.
 
-    Pair energies are never looked at, and linear energies only to order the names, not to prefer a group. The note
-    says which name was the base and how many steps up were made.
+    A name is better the less linear energy it adds to the groups' largest choices, a gain in one group counted as
+    none: measured gains of smaller choices are luck as a rule, and must not add up. Pair energies are never looked
+    at, and linear energies only to order the names, not to prefer a group. The note says which name was the base and
+    how many steps up were made.
 
     Args:
         choice: the only name to try; None for all of them.
@@ -85,26 +86,28 @@ class _Walk:
         self.spans = list(zip(problem.group_offsets[:-1].tolist(), problem.group_offsets[1:].tolist(), strict=True))
         # Budgets of different units are compared as shares of what they allow.
         self.shares: FloatArray = (problem.costs / np.maximum(1, problem.limits - problem.fixed_costs)[:, None]).sum(0)
-        self.lowest = np.array([int(np.argmin(problem.linear[a:b])) for a, b in self.spans], dtype=np.int64)
+        self.largest = np.array([int(np.argmax(self.shares[a:b])) for a, b in self.spans], dtype=np.int64)
         self.cheapest = np.array([int(np.argmin(self.shares[a:b])) for a, b in self.spans], dtype=np.int64)
+        top = np.repeat(problem.linear[problem.group_offsets[:-1] + self.largest], np.diff(problem.group_offsets))
+        self.rises: FloatArray = np.maximum(0.0, problem.linear - top)
         self.places: dict[str, list[tuple[int, int]]] = {}
         for group, (a, b) in enumerate(self.spans):
             for v in range(a, b):
                 self.places.setdefault(problem.choice_names[v], []).append((group, v - a))
 
     def find_base(self, names: list[str]) -> None:
-        """Take the name that fits with the least linear energy."""
-        least = np.inf
+        """Take the best name that fits; of equal ones the largest."""
+        best = (np.inf, 0.0)
         for name in names:
             if self.done > 0 and not self._may_go_on():
                 return
             self.done += 1
-            for others in (self.lowest, self.cheapest):
+            for others in (self.largest, self.cheapest):
                 plan = self._applied(name, others)
                 if self.problem.is_feasible(plan):
-                    linear = self._sum(self.problem.linear, plan)
-                    if linear < least:
-                        least, self.assignment, self.base = linear, plan, name
+                    found = (self._sum(self.rises, plan), -self._sum(self.shares, plan))
+                    if found < best:
+                        best, self.assignment, self.base = found, plan, name
                     break
 
     def fill(self) -> None:
@@ -144,14 +147,14 @@ class _Walk:
         """Names above the base, from cheap to expensive, each better than all below it."""
         found = []
         for position, name in enumerate(self.places):
-            plan = self._applied(name, self.lowest)
-            found.append((self._sum(self.shares, plan), self._sum(self.problem.linear, plan), position, name))
+            plan = self._applied(name, self.largest)
+            found.append((self._sum(self.shares, plan), self._sum(self.rises, plan), position, name))
         ladder: list[str] = []
         least = np.inf
         base = next(share for share, _, _, name in found if name == self.base)
-        for share, linear, _, name in sorted(found):
-            if linear < least:
-                least = linear
+        for share, rise, _, name in sorted(found):
+            if rise < least:
+                least = rise
                 ladder += [name] if share > base else []
         return ladder
 
@@ -163,8 +166,6 @@ class _Walk:
             names = self.problem.choice_names[a:b]
             here = int(assignment[group])
             above = sorted((rank[name], local) for local, name in enumerate(names) if name in rank)
-            if names[here] != self.base and here == self.lowest[group]:
-                above = []
             # What costs no more than the present choice is no step up.
             steps.append([local for _, local in above if self.shares[a + local] > self.shares[a + here]])
         return steps
