@@ -83,6 +83,13 @@ def printed(result: CompressionResult, width: int = 200) -> str:
     return stream.getvalue()
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without pictures, which take most of the time."""
+    for name in ("layers", "prediction", "trace", "interactions", "all_choices"):
+        monkeypatch.setattr(pictures, name, lambda *_: b"")
+
+
 # ------------------------------------------------------------------------------------------------ facts
 
 
@@ -178,13 +185,6 @@ def test_solver_sentences(result: CompressionResult) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- verdict
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages without pictures, which take most of the time."""
-    for name in ("layers", "prediction", "trace", "interactions", "all_choices"):
-        monkeypatch.setattr(pictures, name, lambda *_: b"")
 
 
 def told(
@@ -309,6 +309,7 @@ def test_the_report_says_whether_recovery_was_kept(result: CompressionResult, ke
     assert f"to {facts.percent(final.accuracy)}" in verdict.headline(made)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_auto_says_why() -> None:
     found = compressed(solver="auto", rounds=0)
     assert found.solution.notes
@@ -325,6 +326,7 @@ def test_front_skips_what_is_out_of_reach(result: CompressionResult) -> None:
     assert "30 times smaller: out of reach" in plain(page(result, front))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_front_keeps_the_budgets_other_limits() -> None:
     free = compressed(rounds=0, recover=False)
     used = front_of.find_front(free, 0.3).points[0]
@@ -428,6 +430,7 @@ def test_results_without_labels_recovery_or_factor(tmp_path: Path) -> None:
     assert "pair by pair" in plain(page(pairs, None))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_filters_are_joined() -> None:
     found = compressed(groups="filter", rounds=0, recover=False)
     words = plain(page(found, None))
