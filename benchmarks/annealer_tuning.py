@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from joblib import Parallel, delayed, parallel_config
 
 from benchmarks.records import RESULTS, markdown
 from qubo_compress import ChoiceProblem, Solution, solve
@@ -109,7 +110,9 @@ def time_to(solution: Solution, energy: float, scale: float) -> float:
 
 def measure(instances: list[Instance], solver: Solver, seconds: float, seeds: int) -> list[list[str]]:
     """Rows of the table: one per problem, with success, gap and time to target over the seeds."""
-    runs = {i.name: [solve(i.problem, solver, time_limit=seconds, seed=s) for s in range(seeds)] for i in instances}
+    tasks = [(i.problem, seed) for i in instances for seed in range(seeds)]
+    found = Parallel()(delayed(solve)(problem, solver, time_limit=seconds, seed=seed) for problem, seed in tasks)
+    runs = {i.name: found[k * seeds : (k + 1) * seeds] for k, i in enumerate(instances)}
     best = keep_best({i.name: min([r.energy for r in runs[i.name]] + [i.optimum or np.inf]) for i in instances})
     rows = []
     for instance in instances:
@@ -134,12 +137,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tables", type=Path, default=Path("out/instances"), help="directory of measured problems")
+    parser.add_argument("--jobs", type=int, default=1, help="solves at once; more than one disturbs the times")
     options = parser.parse_args()
     warm_up()
     header = ["problem", "at best known", "mean gap %", "ms to best, median", "ms to best, worst", "sweeps"]
     for family in options.families.split(","):
         instances = list(measured(options.tables) if family == "real" else generated(family))
-        rows = measure(instances, Annealer(threads=1), options.seconds, options.seeds)
+        with parallel_config(n_jobs=options.jobs):
+            rows = measure(instances, Annealer(threads=1), options.seconds, options.seeds)
         print(markdown(header, rows), flush=True)
 
 

@@ -1,11 +1,11 @@
 """The main job on a real network: compress the digits network tenfold and say what it cost.
 
-    python -m benchmarks.demo [--ratio 10] [--seeds 5] [--limit] [--out out]
+    python -m benchmarks.demo [--ratio 10] [--seeds 5] [--limit] [--jobs 1] [--out out]
 
 For every seed another network is trained, calibrated on training images and scored on the test images,
-beside two opponents of the same bytes: the best single choice for all layers (``uniform``), recovered the
-same way, and a smaller float32 network, trained by the same recipe. The first network's report is
-written to ``out/report.html``, all figures to ``out/demo.json``.
+beside two opponents of the same bytes: the best single choice for all layers, the rest spent in a fixed order
+(``uniform``), recovered the same way, and a smaller float32 network, trained by the same recipe. The first
+network's report is written to ``out/report.html``, all figures to ``out/demo.json``.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from joblib import Parallel, delayed, parallel_config
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 import qubo_compress as qc
 from benchmarks.networks import accuracy_and_loss, float32_bytes, load, train_digits, train_small_digits
+from qubo_compress.front import FrontPoint, SolveSettings, try_ratios
 
 CALIBRATION_EXAMPLES = 600
 LIMIT_RATIOS = (10.0, 14.0, 18.0, 20.0, 22.0, 24.0, 26.0, 28.0, 30.0)
@@ -56,7 +58,7 @@ def percent(model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]]) 
     return 100.0 * accuracy_and_loss(model, batches)[0]
 
 
-def run_seed(seed: int, ratio: float, report: Path | None, console: Console) -> Row:
+def run_seed(seed: int, ratio: float, report: Path | None, console: Console | None) -> Row:
     """Train or load, compress, compare."""
     network = load("digits", calibration_examples=CALIBRATION_EXAMPLES, seed=seed)
     model = network.model if seed == 0 else train_digits(seed=seed)
@@ -65,7 +67,7 @@ def run_seed(seed: int, ratio: float, report: Path | None, console: Console) -> 
         time_limit=3.0, seed=seed, progress=report is not None,
     )  # fmt: skip
     size = result.save(report.parent / "digits.safetensors") if report else result.plan.bytes
-    if report is not None:
+    if report is not None and console is not None:
         result.show()
         console.print(f"report written to [bold]{result.report(report)}[/bold]")
     uniform = qc.solve(result.table.problem(qc.Budget(ratio=ratio)), "uniform")
@@ -94,10 +96,8 @@ def limit(ratios: tuple[float, ...], seed: int = 0) -> list[dict[str, float]]:
     before = percent(network.model, network.test)
     table = qc.measure(network.model, network.calibration, progress=False)
     rows = []
-    for ratio in ratios:
-        try:
-            point = qc.pareto(table, (ratio,), time_limit=3.0)[0]
-        except qc.QuboCompressError:
+    for point in try_ratios(table, ratios, SolveSettings(time_limit=3.0)):
+        if not isinstance(point, FrontPoint):
             break
         small = qc.recover(point.plan.apply(network.model), network.calibration, network.model, progress=False)
         rows.append(
@@ -133,16 +133,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--limit", action="store_true", help="also find the ratio at which the drop passes one point")
     parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--jobs", type=int, default=1, help="processes for the seeds after the first, and for ratios")
     options = parser.parse_args()
     console = Console()
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    rows = [
-        run_seed(seed, options.ratio, options.out / "report.html" if seed == 0 else None, console)
-        for seed in range(options.seeds)
-    ]
+    with parallel_config(n_jobs=options.jobs):
+        rows = [run_seed(0, options.ratio, options.out / "report.html", console)]
+        rows += Parallel()(delayed(run_seed)(seed, options.ratio, None, None) for seed in range(1, options.seeds))
     show(rows, console)
-    found = limit(LIMIT_RATIOS) if options.limit else []
+    with parallel_config(n_jobs=options.jobs):
+        found = limit(LIMIT_RATIOS) if options.limit else []
     for point in found:
         console.print(f"ratio {point['ratio']:.1f} ({point['bytes']:,} bytes): drop {point['drop']:+.2f} points")
     seconds = time.perf_counter() - started

@@ -23,10 +23,11 @@ import torch
 import qubo_compress as qc
 from benchmarks.networks import Network, accuracy_and_loss, load
 from benchmarks.records import RESULTS, append, environment, markdown, read
-from qubo_compress.evaluation import score_examples
+from qubo_compress.comparison import HeldOut
 from qubo_compress.examples import read_examples
 from qubo_compress.plan import Plan
 from qubo_compress.refinement import Round, refine
+from qubo_compress.selection import Candidate
 
 METHODS = ("uniform", "greedy", "linear", "full", "full+1", "full+2")
 RECOVERED = ("uniform", "full", "full+2")
@@ -70,10 +71,10 @@ def plans_of(network: Network, table: qc.SensitivityTable, budget: qc.Budget, op
     yield "full", plan
     if options.rounds == 0:
         return
-    held_out = read_examples(network.validation, options.refine_examples)
-    measured = score_examples(plan.apply(network.model), held_out).loss
+    held_out = HeldOut.of(network.model, read_examples(network.validation, options.refine_examples), "cross-entropy")
+    only = Candidate("solver", plan, plan.predicted_loss, held_out.compare(plan.apply(network.model)))
     history = refine(
-        network.model, table, Round(table, solution, plan, plan.predicted_loss, measured, True),
+        network.model, table, Round.of(table, solution, (only,), only),
         rounds=options.rounds, budget=budget, examples=read_examples(network.calibration, options.refine_examples),
         held_out=held_out, menu=qc.Menu(), metric="gauss-newton", loss="cross-entropy",
         solve=lambda p: qc.solve(p, "annealer", time_limit=limit), progress=False, verify=4,

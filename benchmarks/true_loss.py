@@ -13,8 +13,9 @@ Searches on the real loss score every candidate on those images (``spdy``, ``rei
 from ``--pool`` images (``evopress``), which is more data than the table saw. All of them minimise the divergence
 from the uncompressed network ("kl", as EvoPress publishes); ``evopress, cross-entropy`` minimises the loss
 itself. ``spdy`` weighs squared displacements, which cost no evaluation. ``shrinkage=1``: linear terms from the
-divergence, measured in the same sweep. ``checked``: the best of the first eight plans of the solver's pool on
-held-out images, which are charged. ``uniform``, ``greedy`` and ``additive`` are charged the table that they read.
+divergence, measured in the same sweep. ``checked``: the best on held-out images, which are charged, of the first
+eight plans of the solver's pool, ``additive``, ``uniform`` and ``greedy``. These three are charged the table that
+they read.
 
 ``--published RATIO`` runs evopress (150 generations of 128) and reinforcement (600 episodes) as they are
 published, once. Test images are looked at for the figures alone. Records are appended to
@@ -42,10 +43,12 @@ from benchmarks.networks import Network, load
 from benchmarks.ratios import channels_last
 from benchmarks.records import RESULTS, append, environment, read
 from benchmarks.true_loss_figures import draw, table_text
-from qubo_compress.evaluation import outputs_of, score_examples
+from qubo_compress.comparison import HeldOut
+from qubo_compress.evaluation import score_examples
 from qubo_compress.examples import read_examples
 from qubo_compress.plan import Plan
-from qubo_compress.refinement import Round, best_of_pool, refine
+from qubo_compress.refinement import Round, refine
+from qubo_compress.selection import Candidate, select
 
 PATH = RESULTS / "true_loss.jsonl"
 SLICE = 64
@@ -67,7 +70,7 @@ groups differ in size a hundredfold, so uneven trades are allowed. Tuned on vali
 
 TABLE_METHODS = ("uniform", "greedy", "additive", "additive, shrinkage=1", "full", "full, shrinkage=1")
 CHECKED_METHODS = ("full, checked", "full, shrinkage=1, checked")
-"""The best of the annealer's first plans by held-out loss, as ``compress`` does without refinement."""
+"""The best plan by held-out divergence, as ``compress`` chooses it without refinement."""
 
 REFINED_METHODS = ("full+2", "full+2, shrinkage=1")
 SEARCHES = ("spdy", "evopress", "evopress, cross-entropy", "reinforcement")
@@ -130,11 +133,12 @@ class Cell:
         """The full model's best plan by the loss on held-out images; these are charged."""
         begin = time.perf_counter()
         table = self.shrunk if shrinkage else self.table
-        held_out = read_examples(self.network.validation, self.options.examples, SLICE)
-        solution = qc.solve(table.problem(self.budget), "annealer", time_limit=self.options.time_limit)
-        plan, _, looked_at = best_of_pool(self.network.model, table, solution, held_out, "cross-entropy", 8)
-        evaluations = self.sweep + (len(looked_at) + 1) * held_out.count
-        return Found(CHECKED_METHODS[1 if shrinkage else 0], plan, evaluations, time.perf_counter() - begin)
+        examples = read_examples(self.network.validation, self.options.examples, SLICE)
+        held_out, problem = HeldOut.of(self.network.model, examples, "cross-entropy"), table.problem(self.budget)
+        solution = qc.solve(problem, "annealer", time_limit=self.options.time_limit)
+        candidates, winner = select(self.network.model, table, problem, solution, held_out)
+        evaluations = self.sweep + (len(candidates) + 1) * examples.count
+        return Found(CHECKED_METHODS[1 if shrinkage else 0], winner.plan, evaluations, time.perf_counter() - begin)
 
     def refined(self, shrinkage: float) -> Found:
         """The full model after two rounds; every sweep and every held-out check is charged."""
@@ -142,23 +146,23 @@ class Cell:
         table = self.shrunk if shrinkage else self.table
         method = REFINED_METHODS[1 if shrinkage else 0]
         count, limit = self.options.examples, self.options.time_limit
-        held_out = read_examples(self.network.validation, count)
+        validation = read_examples(self.network.validation, count)
+        held_out = HeldOut.of(self.network.model, validation, "cross-entropy")
         solution = qc.solve(table.problem(self.budget), "annealer", time_limit=limit)
         plan = table.plan(solution)
-        reference = outputs_of(self.network.model, held_out)
-        first = score_examples(plan.apply(self.network.model), held_out, reference=reference).loss
+        only = Candidate("solver", plan, plan.predicted_loss, held_out.compare(plan.apply(self.network.model)))
         history = refine(
-            self.network.model, table, Round(table, solution, plan, plan.predicted_loss, first, True), rounds=2,
+            self.network.model, table, Round.of(table, solution, (only,), only), rounds=2,
             budget=self.budget, examples=read_examples(self.network.calibration, count), held_out=held_out,
             menu=qc.Menu(), metric="gauss-newton", loss="cross-entropy",
             solve=lambda p: qc.solve(p, "annealer", time_limit=limit), progress=False, verify=4,
             neighbourhood=2.0, shrinkage=shrinkage,
         )  # fmt: skip
-        evaluations = self.sweep + 2 * held_out.count
+        evaluations = self.sweep + 2 * validation.count
         for found in history[1:]:
             # Both networks' outputs before the sweep; then the held-out plans, and the original's outputs beside them.
             evaluations += (found.table.provenance.evaluations + 2) * count
-            evaluations += (len(found.checked) + 1) * held_out.count
+            evaluations += (len(found.checked) + 1) * validation.count
         incumbent = [found for found in history if found.accepted][-1]
         return Found(method, incumbent.plan, evaluations, time.perf_counter() - begin)
 

@@ -7,9 +7,10 @@ from qubo_compress.artifact import load, save
 from qubo_compress.audit import AuditReport, audit
 from qubo_compress.budget import Budget
 from qubo_compress.channels.reading import read_unreliably
-from qubo_compress.compress import CompressionResult, compress, pareto
+from qubo_compress.compress import CompressionResult, compress
 from qubo_compress.errors import QuboCompressError
 from qubo_compress.example_weights import TailWeights, tail_weights
+from qubo_compress.front import pareto
 from qubo_compress.menu import Menu
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from torch import nn
 from qubo_compress.artifact.writing import save
 from qubo_compress.audit import AuditReport
 from qubo_compress.budget import Budget
+from qubo_compress.comparison import Comparison, HeldOut
 from qubo_compress.errors import InvalidBudget
-from qubo_compress.evaluation import ALL_EXAMPLES, Score, outputs_of, score_examples, settle
+from qubo_compress.evaluation import ALL_EXAMPLES, Score, score_examples, settle
 from qubo_compress.example_weights import ExampleWeights, with_example_weights
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.menu.groups import GroupRule, discover
@@ -29,8 +29,8 @@ from qubo_compress.recovery import recover as recover_model
 from qubo_compress.recovery.objectives import RecoveryObjective, make_objective
 from qubo_compress.recovery.recover import refuse_missing_labels, refuse_unfit_objective
 from qubo_compress.recovery.training import Objective
-from qubo_compress.refinement import Round, best_of_pool, refine
-from qubo_compress.sensitivity.infeasible import explained
+from qubo_compress.refinement import Round, refine
+from qubo_compress.selection import TIE, select
 from qubo_compress.sensitivity.losses import AUTO, LossLike
 from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.shrinkage import check_shrinkage
@@ -45,7 +45,8 @@ logger = logging.getLogger(__name__)
 HELD_OUT_SHARE = 0.2
 """Share of the calibration examples set aside when no validation batches are given."""
 
-VERIFIED_PLANS = 8
+HELD_OUT_EXAMPLES = 64
+"""At least so many are set aside, or half of what there is: fewer cannot tell plans apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ class CompressionResult:
     """Everything that one call of :func:`compress` found.
 
     Attributes:
-        model: the compressed network, recovered if asked, in eval mode; it carries its plan.
+        model: the compressed network, recovered if that helped, in eval mode; it carries its plan.
         original: the network given, untouched.
         compressed_model: the plan applied, before any recovery.
         plan: which choice every group got.
@@ -61,7 +62,10 @@ class CompressionResult:
         table: the sensitivity table that was solved first.
         rounds: the first solve and every refinement.
         before, compressed, recovered: scores on the held-out examples: the original, the plan applied,
-            and the plan recovered (None when no recovery was asked for).
+            and the plan recovered (None when no recovery was asked for), whether it was kept or not.
+        applied_comparison, recovered_comparison: the same two networks against the original, example by example.
+        recovery_kept: whether ``model`` is the recovered network: it is when the held-out examples do not say that
+            recovery made it worse, by the measure that chose the plan.
         held_out_is_validation: whether these examples are the caller's validation batches.
         budget: what was asked for.
     """
@@ -76,8 +80,22 @@ class CompressionResult:
     before: Score
     compressed: Score
     recovered: Score | None
+    applied_comparison: Comparison
+    recovered_comparison: Comparison | None
+    recovery_kept: bool
     held_out_is_validation: bool
     budget: Budget
+
+    @property
+    def final(self) -> Score:
+        """Score of ``model`` on the held-out examples."""
+        return self.recovered if self.recovered is not None and self.recovery_kept else self.compressed
+
+    @property
+    def comparison(self) -> Comparison:
+        """``model`` against the original on the held-out examples."""
+        kept = self.recovered_comparison if self.recovery_kept else None
+        return self.applied_comparison if kept is None else kept
 
     def save(self, path: str | Path) -> int:
         """Write the compressed network; returns the bytes written."""
@@ -125,12 +143,18 @@ def compress(
 
     The model given is left exactly as it was found.
 
+    Candidates are measured on held-out examples and the best one measured wins: the best plans of the solver's
+    pool, the optimum of the same table without interactions, ``uniform`` and ``greedy``. For ``"cross-entropy"`` and
+    ``"kl"`` the measure is the mean KL divergence from the original's outputs: for a calibrated network it is the
+    expected rise of the cross-entropy, without the noise of drawn labels. For other losses it is the loss itself. The
+    same measure decides whether a refinement is accepted and whether the recovered network is kept.
+
     Args:
         model: trained network.
         batches: calibration batches; see :func:`qubo_compress.examples.read_examples`.
         budget: what may be stored.
-        validation: held-out batches that choose between plans; without them a fifth of the
-            calibration examples is set aside.
+        validation: held-out batches that choose between plans; without them a fifth of the calibration
+            examples is set aside, and at least 64 of them or half.
         menu: what is offered; ``Menu()`` when left out.
         metric: a registered name or an object; see :func:`qubo_compress.measure`.
         loss: ``"auto"``: the one that fits outputs and targets, see
@@ -140,7 +164,8 @@ def compress(
         solver: a registered name or an object; see :func:`qubo_compress.solve`.
         time_limit: wall-clock seconds for each solve.
         rounds: refinement rounds: each re-measures every swap from the best plan so far.
-        recover: repair normalisation statistics and biases, and fine-tune for ``epochs`` > 0.
+        recover: repair normalisation statistics and biases, and fine-tune for ``epochs`` > 0; kept unless the
+            held-out examples say that it did harm.
         seed: of everything drawn.
         cache: folder for the measurement, which is resumed from it.
         progress: show progress bars.
@@ -199,26 +224,28 @@ def compress(
     def solve(problem: ChoiceProblem) -> Solution:
         return solve_problem(problem, chosen_solver, time_limit=time_limit, seed=seed)
 
-    solution = solve(table.problem(budget))
-    plan, measured, checked = best_of_pool(model, table, solution, held_out, loss, VERIFIED_PLANS)
-    first = Round(table, solution, plan, plan.predicted_loss, measured, True, checked)
+    judge = HeldOut.of(model, held_out, loss)
+    problem = table.problem(budget)
+    solution = solve(problem)
+    first = Round.of(table, solution, *select(model, table, problem, solution, judge, seed=seed))
     history = refine(
-        model, table, first, rounds=rounds, budget=budget, examples=examples, held_out=held_out, menu=menu,
-        metric=metric, loss=loss, solve=solve, seed=seed, cache=cache, progress=progress, verify=VERIFIED_PLANS,
-        shrinkage=shrinkage,
+        model, table, first, rounds=rounds, budget=budget, examples=examples, held_out=judge, menu=menu,
+        metric=metric, loss=loss, solve=solve, seed=seed, cache=cache, progress=progress, shrinkage=shrinkage,
     )  # fmt: skip
     chosen = [found for found in history if found.accepted][-1]
-    reference = outputs_of(model, held_out)
     small = applied = chosen.plan.apply(model)
-    compressed = score_examples(applied, held_out, loss, reference)
-    recovered = None
+    applied_comparison = judge.compare(applied)
+    recovered, recovered_comparison, kept = None, None, False
     if recover:
         # Not the held-out examples: the scores on them are to be believed.
-        small = recover_model(
+        repaired = recover_model(
             applied, examples, teacher=model, epochs=epochs, seed=seed, max_examples=max_examples, progress=progress,
             objective=objective, loss=loss,
         )  # fmt: skip
-        recovered = score_examples(small, held_out, loss, reference)
+        recovered = score_examples(repaired, held_out, loss, judge.reference)
+        recovered_comparison = judge.compare(repaired)
+        kept = recovered_comparison.measure <= applied_comparison.measure + TIE
+        small = repaired if kept else applied
     return CompressionResult(
         model=small,
         original=model,
@@ -227,9 +254,12 @@ def compress(
         solution=chosen.solution,
         table=table,
         rounds=tuple(history),
-        before=score_examples(model, held_out, loss, reference),
-        compressed=compressed,
+        before=score_examples(model, held_out, loss, judge.reference),
+        compressed=score_examples(applied, held_out, loss, judge.reference),
         recovered=recovered,
+        applied_comparison=applied_comparison,
+        recovered_comparison=recovered_comparison,
+        recovery_kept=kept,
         held_out_is_validation=validation is not None,
         budget=budget,
     )
@@ -261,59 +291,8 @@ def _held_out(
 ) -> tuple[Examples, Examples]:
     if validation is not None:
         return examples, read_examples(validation, ALL_EXAMPLES, reading=reading)
-    if math.floor(HELD_OUT_SHARE * examples.count) < 1:
+    count = examples.count
+    if count < 2:
         return examples, examples
-    return examples.split(HELD_OUT_SHARE)
-
-
-@dataclass(frozen=True)
-class FrontPoint:
-    """One budget of a Pareto front.
-
-    Attributes:
-        ratio: asked for.
-        plan: found.
-        energy: predicted loss change.
-        bound: lower bound on it, or None.
-        solution: the solver's whole answer.
-    """
-
-    ratio: float
-    plan: Plan
-    energy: float
-    bound: float | None
-    solution: Solution
-
-
-def pareto(
-    table: SensitivityTable,
-    ratios: Sequence[float] = (4, 8, 12, 16),
-    solver: str | Solver = "auto",
-    time_limit: float = 5.0,
-    seed: int = 0,
-    interactions: bool = True,
-    within: Budget | None = None,
-) -> tuple[FrontPoint, ...]:
-    """Best plans over a range of sizes: solves again for each, measures nothing.
-
-    Args:
-        table: measured once.
-        ratios: original bytes over stored bytes.
-        solver: a registered name or an object; see :func:`qubo_compress.solve`.
-        time_limit: wall-clock seconds for each ratio.
-        seed: of the solver's generator.
-        interactions: False: linear terms only.
-        within: a budget whose other limits, such as ``macs``, hold at every size; its own size does not count.
-
-    Raises:
-        InfeasibleBudget: when a ratio is out of reach.
-        NoFeasibleFound: when no plan of that size was found in time.
-    """
-    points = []
-    for ratio in ratios:
-        budget = Budget(ratio=ratio) if within is None else within.resized(ratio)
-        problem = table.problem(budget, interactions)
-        with explained(table.layout, table.costs, table.fixed_costs, table.offsets, table.kept_because):
-            solution = solve_problem(problem, solver, time_limit=time_limit, seed=seed)
-        points.append(FrontPoint(float(ratio), table.plan(solution), solution.energy, solution.bound, solution))
-    return tuple(points)
+    wanted = max(round(HELD_OUT_SHARE * count), min(HELD_OUT_EXAMPLES, count // 2))
+    return examples.split(wanted / count)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any
 from torch import nn
 
 from qubo_compress.budget import Budget
-from qubo_compress.evaluation import outputs_of, score_examples
+from qubo_compress.comparison import HeldOut
 from qubo_compress.examples import Examples
 from qubo_compress.file_format import weights_signature
 from qubo_compress.menu.menu import Menu
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem
+from qubo_compress.selection import TIE, VERIFIED_PLANS, Candidate, select
 from qubo_compress.sensitivity.losses import LossLike
 from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.table import SensitivityTable
@@ -34,11 +34,12 @@ class Round:
     Attributes:
         table: the table that was solved.
         solution: the solver's best answer.
-        plan: the plan of the pool with the lowest held-out loss.
+        plan: the candidate that did best on the held-out examples.
         predicted: its predicted loss change.
         held_out: its measured loss on held-out examples.
         accepted: whether it became the incumbent.
-        checked: (predicted loss change, measured held-out loss) of every plan of the pool that was looked at.
+        candidates: every plan that was in the running; see :func:`qubo_compress.selection.select`.
+        winner: name of the candidate whose plan this is.
     """
 
     table: SensitivityTable
@@ -47,7 +48,37 @@ class Round:
     predicted: float
     held_out: float
     accepted: bool
-    checked: tuple[tuple[float, float], ...] = ()
+    candidates: tuple[Candidate, ...]
+    winner: str
+
+    @classmethod
+    def of(
+        cls,
+        table: SensitivityTable,
+        solution: Solution,
+        candidates: tuple[Candidate, ...],
+        winner: Candidate,
+        accepted: bool = True,
+    ) -> Round:
+        """A round from its candidates and the one taken."""
+        return cls(
+            table, solution, winner.plan, winner.predicted, winner.measured_loss, accepted, candidates, winner.name
+        )
+
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate whose plan this is."""
+        return next(candidate for candidate in self.candidates if candidate.name == self.winner)
+
+    @property
+    def measure(self) -> float:
+        """What the winner was chosen by; see :attr:`qubo_compress.comparison.Comparison.measure`."""
+        return self.chosen.comparison.measure
+
+    @property
+    def checked(self) -> tuple[tuple[float, float], ...]:
+        """(predicted loss change, measured held-out loss) of every candidate."""
+        return tuple((candidate.predicted, candidate.measured_loss) for candidate in self.candidates)
 
 
 def refine(
@@ -58,7 +89,7 @@ def refine(
     rounds: int,
     budget: Budget,
     examples: Examples,
-    held_out: Examples,
+    held_out: HeldOut,
     menu: Menu,
     metric: str | Metric,
     loss: LossLike,
@@ -66,7 +97,7 @@ def refine(
     seed: int = 0,
     cache: str | Path | None = None,
     progress: bool = True,
-    verify: int = 8,
+    verify: int = VERIFIED_PLANS,
     neighbourhood: float | None = None,
     max_rank: int | None = 1024,
     shrinkage: float | str | None = None,
@@ -80,12 +111,12 @@ def refine(
         rounds: how often to repeat; a round that improves nothing is the last.
         budget: what may be stored.
         examples: calibration examples, measured again in every round.
-        held_out: examples that decide between plans.
+        held_out: what decides between plans, within a round and between rounds, by the same measure.
         menu: what is offered.
         metric: see :func:`qubo_compress.measure`.
         loss: see :func:`qubo_compress.measure`.
         solve: problem -> solution.
-        verify: how many plans of each pool are checked on the held-out examples.
+        verify: how many plans of each pool are looked at; ``additive``, ``uniform`` and ``greedy`` always are.
         neighbourhood: measure only choices whose bytes are within this factor of the incumbent's; None
             measures all.
         seed: of everything drawn.
@@ -108,35 +139,17 @@ def refine(
             seed + number, progress, max_rank=max_rank, shrinkage=shrinkage,
             restrict=_restriction(table, incumbent.plan, neighbourhood), payloads=table.payloads,
         )  # fmt: skip
-        solution = solve(around.problem(budget))
-        plan, measured, checked = best_of_pool(model, around, solution, held_out, loss, verify)
-        better = measured < incumbent.held_out
-        found = Round(around, solution, plan, plan.predicted_loss, measured, better, checked)
+        problem = around.problem(budget)
+        solution = solve(problem)
+        candidates, winner = select(model, around, problem, solution, held_out, verify=verify, seed=seed + number)
+        better = winner.comparison.measure < incumbent.measure - TIE
+        found = Round.of(around, solution, candidates, winner, better)
         history.append(found)
-        logger.info("round %d: held-out loss %.4f, before %.4f", number, measured, incumbent.held_out)
+        logger.info("round %d: measured %.4g, before %.4g", number, winner.comparison.measure, incumbent.measure)
         if not better:
             break
         incumbent = found
     return history
-
-
-def best_of_pool(
-    model: nn.Module, table: SensitivityTable, solution: Solution, held_out: Examples, loss: LossLike, verify: int
-) -> tuple[Plan, float, tuple[tuple[float, float], ...]]:
-    """The plan of the pool with the lowest measured held-out loss, that loss, and (predicted, measured) of all."""
-    reference = outputs_of(model, held_out)
-    best: tuple[float, Plan] | None = None
-    checked = []
-    for candidate in (solution.pool or (solution,))[: max(1, verify)]:
-        plan = table.plan(candidate)
-        measured = score_examples(plan.apply(model), held_out, loss, reference).loss
-        if not math.isfinite(measured):
-            measured = math.inf
-        checked.append((plan.predicted_loss, measured))
-        if best is None or measured < best[0]:
-            best = (measured, plan)
-    assert best is not None  # noqa: S101 - a pool holds at least the solution itself
-    return best[1], best[0], tuple(checked)
 
 
 def _restriction(

@@ -27,11 +27,6 @@ SPEED = (
     "original shape and type, and runs as fast as before."
 )
 
-SIMULATED = "The annealer was simulated locally; no quantum hardware was used."
-
-LOCAL_ANNEALERS = ("annealer", "simulated-annealing")
-"""Solvers whose name suggests hardware that they do not use; ``auto`` names those it ran in its notes."""
-
 _FILTER = re.compile(r"\[\d+\]$")
 
 
@@ -270,62 +265,7 @@ def budget_rows(result: CompressionResult) -> tuple[tuple[str, int, int], ...]:
     )
 
 
-def measured_change(result: CompressionResult) -> float:
-    """Loss that the plan added on the held-out examples, before any recovery."""
-    return result.compressed.loss - result.before.loss
-
-
 # ----------------------------------------------------------------------------------------------- words
-
-
-def about_solver(result: CompressionResult) -> tuple[str, ...]:
-    """Which solver, why, how good its answer is, and that nothing simulated is quantum."""
-    solution = result.solution
-    said = [f"Solver: {solution.solver}, {solution.work:,} steps in {solution.timing.get('total', math.nan):.2f} s."]
-    said += [f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in solution.notes]
-    if solution.bound is None:
-        said.append(
-            f"It found a predicted loss change of {signed(solution.energy)}. There is no lower bound: how much better "
-            "a plan could be is not known."
-        )
-    elif solution.status == "optimal":
-        said.append(
-            f"Its answer, a predicted loss change of {signed(solution.energy)}, is proven optimal for the loss model "
-            "(the bound meets it)."
-        )
-    else:
-        said.append(
-            f"It found a predicted loss change of {signed(solution.energy)}; no plan within the budget can be below "
-            f"{signed(solution.bound)}, so the answer is at most {number(solution.energy - solution.bound)} from "
-            f"the best (gap {gap_text(solution.gap)})."
-        )
-    if solution.interrupted:
-        said.append("The search was interrupted; this is the best plan found until then.")
-    if _is_local_annealer(result):
-        said.append(SIMULATED)
-    said.append(_which_of_the_pool(result))
-    return tuple(said)
-
-
-def _is_local_annealer(result: CompressionResult) -> bool:
-    solution = result.solution
-    if solution.solver in LOCAL_ANNEALERS:
-        return True
-    return solution.solver == "auto" and any(name in note for note in solution.notes for name in LOCAL_ANNEALERS)
-
-
-def _which_of_the_pool(result: CompressionResult) -> str:
-    found = chosen_round(result)
-    pool = [dict(candidate.choices) for candidate in found.solution.pool or (found.solution,)]
-    wanted = dict(result.plan.choices)
-    where = "your validation examples" if result.held_out_is_validation else "the examples set aside"
-    if wanted not in pool or len(pool) == 1:
-        return f"The plan was measured on {where}."
-    rank = pool.index(wanted) + 1
-    return (
-        f"The plan taken is number {rank} of the solver's pool by predicted loss: of the best ones, measured on "
-        f"{where}, it had the lowest loss."
-    )
 
 
 def about_calibration(result: CompressionResult) -> tuple[str, ...]:
@@ -364,19 +304,6 @@ def about_calibration(result: CompressionResult) -> tuple[str, ...]:
         "network on examples that it has never met."
     )
     return tuple(said)
-
-
-def headline(result: CompressionResult) -> str:
-    """One sentence that says it all."""
-    plan = result.plan
-    after = result.recovered or result.compressed
-    text = (
-        f"{type(result.original).__name__}: {size(plan.original_bytes)} to {size(plan.bytes)}, "
-        f"{plan.ratio:.1f} times smaller"
-    )
-    if math.isnan(result.before.accuracy):
-        return f"{text}; held-out loss {number(result.before.loss)} to {number(after.loss)}"
-    return f"{text}; held-out accuracy {percent(result.before.accuracy)} to {percent(after.accuracy)}"
 
 
 def budget_text(budget: Budget) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
+from qubo_compress.errors import InfeasibleBudget
+from qubo_compress.front import FrontPoint, SolveSettings, try_ratios
 from qubo_compress.problem import ChoiceProblem
 from qubo_compress.report.facts import size
 
 if TYPE_CHECKING:
-    from qubo_compress.compress import CompressionResult, FrontPoint
+    from qubo_compress.compress import CompressionResult
 
 FRONT_FACTORS = (0.5, 0.7, 1.0, 1.25, 1.6, 2.0)
 """Ratios of the Pareto front, as multiples of the budget's."""
@@ -32,22 +33,19 @@ class Front:
 
 def find_front(result: CompressionResult, seconds_per_point: float) -> Front:
     """Solve again for ratios around the budget, within all its other limits; measures nothing."""
-    from qubo_compress.compress import pareto
-
     layout = result.table.layout
     limit = result.budget.limits(layout.original_bytes, layout.parameters)["bytes"]
     asked = result.budget.ratio or layout.original_bytes / max(1, limit)
+    ratios = [ratio for ratio in (float(f"{factor * asked:.3g}") for factor in FRONT_FACTORS) if ratio > 1]
     points: list[FrontPoint] = []
     missing: list[tuple[float, str]] = []
-    for factor in FRONT_FACTORS:
-        ratio = float(f"{factor * asked:.3g}")
-        if ratio <= 1:
-            continue
-        try:
-            points.extend(pareto(result.table, (ratio,), time_limit=seconds_per_point, within=result.budget))
-        except InfeasibleBudget:
+    settings = SolveSettings(time_limit=seconds_per_point)
+    for ratio, found in zip(ratios, try_ratios(result.table, ratios, settings, within=result.budget), strict=True):
+        if isinstance(found, FrontPoint):
+            points.append(found)
+        elif isinstance(found, InfeasibleBudget):
             missing.append((ratio, _out_of_reach(result.table.problem(result.budget.resized(ratio)))))
-        except NoFeasibleFound:
+        else:
             missing.append((ratio, "nothing that fits was found in the time given"))
     return Front(tuple(points), tuple(missing))
 

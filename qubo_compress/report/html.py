@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qubo_compress.files import write_atomically
-from qubo_compress.report import facts, pictures
+from qubo_compress.report import facts, pictures, verdict
 from qubo_compress.report.audit_section import audit_sections
 from qubo_compress.report.facts import number, percent, signed, size
 from qubo_compress.report.front import Front, find_front, limit_names
@@ -52,8 +52,10 @@ def page(result: CompressionResult, front: Front | None, audit: AuditReport | No
     parts = [
         _header(result),
         _cards(result),
+        _warnings(result),
         _plain_words(result),
         _scores(result),
+        _candidates(result),
         "" if audit is None else audit_sections(audit),
         _layers(result),
         _prediction_and_search(result),
@@ -76,38 +78,28 @@ def page(result: CompressionResult, front: Front | None, audit: AuditReport | No
 def _header(result: CompressionResult) -> str:
     plan = result.plan
     name = escape(type(result.original).__name__)
+    measured = verdict.measured_text(result)
     return (
-        f"<header><h1>{name}, {plan.ratio:.1f} times smaller</h1><p>{plan.parameters:,} parameters in "
+        f"<header><h1>{name}, {plan.ratio:.1f} times smaller</h1>"
+        f"<p><strong>{escape(measured[:1].upper() + measured[1:])}.</strong></p><p>{plan.parameters:,} parameters in "
         f"{len(plan.choices):,} groups; asked for: {escape(facts.budget_text(result.budget))}</p></header>"
     )
 
 
 def _cards(result: CompressionResult) -> str:
-    plan, before = result.plan, result.before
-    after = result.recovered or result.compressed
-    stage = "recovered" if result.recovered is not None else "applied, no recovery"
-    cards = [
-        ("Size of the file", size(plan.bytes), f"from {size(plan.original_bytes)}", "main"),
-        (
-            "Bits per weight",
-            f"{plan.bits_per_weight:.2f}",
-            f"from {8 * plan.original_bytes / max(1, plan.parameters):.1f}, everything counted",
-            "",
-        ),
-    ]
+    plan, before, after, found = result.plan, result.before, result.final, result.comparison
+    cards = []
     if not math.isnan(before.accuracy):
-        points = 100 * (after.accuracy - before.accuracy)
-        sign = "±" if abs(points) < 0.005 else ""
-        change = f"{sign}{abs(points):.1f}" if sign else signed(round(points, 2))
-        more = f"from {percent(before.accuracy)} ({change} points), {stage}"
+        low, high = verdict.accuracy_interval(found)
+        change = verdict.points(after.accuracy - before.accuracy)
+        more = f"from {percent(before.accuracy)}; {change} points ({verdict.points(low)} to {verdict.points(high)})"
         cards.append(("Held-out accuracy", percent(after.accuracy), more, ""))
-    cards.append(("Held-out loss", number(after.loss), f"from {number(before.loss)}, {stage}", ""))
-    solution = result.solution
-    proven = solution.status == "optimal"
-    more = "no bound" if solution.bound is None else f"gap to the bound: {facts.gap_text(solution.gap)}"
-    if proven:
-        more = "proven, for the loss model"
-    cards.append((f"Solver: {solution.solver}", "Optimal" if proven else "Best found", more, "words"))
+    more = f"from {number(before.loss)}; {verdict.plus_minus(found.change)}"
+    cards.append(("Held-out loss", number(after.loss), more, ""))
+    cards.append(("Size of the file", size(plan.bytes), f"from {size(plan.original_bytes)}", "main"))
+    bits = 8 * plan.original_bytes / max(1, plan.parameters)
+    cards.append(("Bits per weight", f"{plan.bits_per_weight:.2f}", f"from {bits:.1f}, everything counted", ""))
+    cards.append((f"Solver: {result.solution.solver}", *verdict.proof_text(result), "words"))
     return '<div class="cards">' + "".join(_card(*card) for card in cards) + "</div>"
 
 
@@ -118,15 +110,33 @@ def _card(label: str, value: str, more: str, style: str) -> str:
     )
 
 
+def _warnings(result: CompressionResult) -> str:
+    said = verdict.warnings(result)
+    if not said:
+        return ""
+    return f'<section class="plain warning"><h2>The predictions were wrong</h2>{list_html(said)}</section>'
+
+
 def _plain_words(result: CompressionResult) -> str:
-    said = (facts.SPEED, *facts.about_solver(result))
+    said = (*verdict.measured_sentences(result), facts.SPEED, *verdict.about_solver(result))
     return f'<section class="plain"><h2>In plain words</h2>{list_html(said)}</section>'
+
+
+def _candidates(result: CompressionResult) -> str:
+    caption = (
+        "Plans are chosen by what was measured, not by what was predicted. Beside the solver's best plans stand the "
+        "optimum of the same table without interactions, one choice for all groups (uniform) and greedy. Measured on "
+        f"{verdict.counted(result.before.examples)}, before any recovery; ± two standard errors of the paired "
+        "differences."
+    )
+    found = table_html(verdict.CANDIDATE_HEAD, verdict.candidate_rows(result), numeric=range(1, 5))
+    return f"<section><h2>Every plan that was measured</h2><p>{escape(caption)}</p>{found}</section>"
 
 
 def _scores(result: CompressionResult) -> str:
     columns = [("before", result.before), ("plan applied", result.compressed)]
     if result.recovered is not None:
-        columns.append(("recovered", result.recovered))
+        columns.append((f"recovered{'' if result.recovery_kept else ', not kept'}", result.recovered))
     plan = result.plan
     sizes = [plan.original_bytes, *[plan.bytes] * (len(columns) - 1)]
     rows = [
@@ -136,12 +146,8 @@ def _scores(result: CompressionResult) -> str:
         ["Times smaller", *(f"{plan.original_bytes / count:.2f}" for count in sizes)],
         ["Bits per weight", *(f"{8 * count / max(1, plan.parameters):.2f}" for count in sizes)],
     ]
-    predicted = (
-        f"Predicted loss change {signed(plan.predicted_loss)} (calibration examples), measured "
-        f"{signed(facts.measured_change(result))} ({result.before.examples:,} held-out examples) before recovery."
-    )
-    if result.recovered is None:
-        predicted += " No recovery was asked for."
+    said = verdict.recovery_sentence(result) or "No recovery was asked for."
+    said += f" Loss and accuracy are those on {verdict.counted(result.before.examples)}."
     head = ["", *(name for name, _ in columns)]
     budgets = [
         [_budget_name(name), f"{limit:,}", f"{used:,}", percent(used / max(1, limit))]
@@ -149,7 +155,7 @@ def _scores(result: CompressionResult) -> str:
     ]
     used = table_html(["budget", "allowed", "used", "share"], budgets, numeric=(1, 2, 3))
     return (
-        f'<section><h2>What it cost</h2><p>{escape(predicted)}</p><div class="pair"><div>'
+        f'<section><h2>What it cost</h2><p>{escape(said)}</p><div class="pair"><div>'
         f"{table_html(head, rows, numeric=range(1, len(head)))}</div><div>{used}</div></div></section>"
     )
 

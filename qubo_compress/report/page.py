@@ -8,13 +8,14 @@ from html import escape
 
 STYLE = """
 :root { --ink: #1f2933; --soft: #52606d; --line: #e4e7eb; --paper: #ffffff; --ground: #f4f6f8; --blue: #2456c7;
-        --good: #0f8a7e; --warm: #b45f06; }
+        --good: #0f8a7e; --bad: #b3261e; }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink);
        font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; }
 main { max-width: 1120px; margin: 0 auto; padding: 36px 20px 64px; }
 header h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }
 header p { margin: 0; color: var(--soft); font-size: 17px; }
+header strong { color: var(--ink); font-weight: 600; }
 section, .cards { margin-top: 24px; }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 22px 26px 24px; }
 h2 { font-size: 20px; margin: 0 0 4px; }
@@ -27,7 +28,9 @@ section > p, figcaption, .note { color: var(--soft); margin: 0 0 12px; max-width
 .card .value.main { color: var(--blue); }
 .card .value.words { font-size: 23px; line-height: 1.63; }
 .card .more { color: var(--soft); font-size: 13.5px; line-height: 1.4; }
-.plain { border-left: 5px solid var(--warm); }
+.plain { border-left: 5px solid var(--soft); }
+.warning { border-left-color: var(--bad); }
+.warning h2 { color: var(--bad); }
 .plain ul, .said ul { margin: 6px 0 0; padding-left: 20px; max-width: 92ch; }
 .plain li, .said li { margin: 4px 0; }
 figure { margin: 14px 0 0; }

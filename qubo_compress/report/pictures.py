@@ -25,14 +25,14 @@ from qubo_compress.report.facts import (
     bundled_factor,
     bundled_rows,
     group_rows,
-    measured_change,
     number,
     size,
 )
 from qubo_compress.report.front import Front
 
 if TYPE_CHECKING:
-    from qubo_compress.compress import CompressionResult, FrontPoint
+    from qubo_compress.compress import CompressionResult
+    from qubo_compress.front import FrontPoint
 
 ImageFormat = Literal["svg", "png"]
 
@@ -113,37 +113,44 @@ def _sizes(axes: Axes, rows: Sequence[GroupRow], places: IntArray) -> None:
 
 
 def prediction(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes:
-    """Predicted against measured loss change: the plans of every round, those checked from its pool."""
+    """Predicted loss change against what was measured: the plans of every round, and all other candidates."""
     figure = Figure(figsize=(0.5 * WIDTH, 4.3), layout="constrained")
     axes = figure.subplots()
     plain_axes(axes)
     axes.grid(color=FAINT, linewidth=0.8)
-    before = result.before.loss
-    pool = [(p, m - before) for found in result.rounds for p, m in getattr(found, "checked", ())]
-    points = [(found.predicted, found.held_out - before) for found in result.rounds]
+    found = [(c.predicted, c.comparison.measured) for turn in result.rounds for c in turn.candidates]
+    pool = [(before, after.mean, 2 * after.standard_error) for before, after in found if math.isfinite(after.mean)]
+    points = [(turn.predicted, turn.chosen.comparison.measured.mean) for turn in result.rounds]
     if pool:
-        axes.plot(*zip(*pool, strict=True), "o", color=PALE_BLUE, markersize=6, label="checked, from the pool")
+        xs, ys, errors = zip(*pool, strict=True)
+        bars = [value if math.isfinite(value) else 0.0 for value in errors]
+        label = "plans measured, ± 2 standard errors"
+        axes.errorbar(xs, ys, bars, fmt="o", color=PALE_BLUE, markersize=6, elinewidth=1, label=label)
     taken = max(number for number, found in enumerate(result.rounds) if found.accepted)
     for index, (x, y) in enumerate(points):
         colour = BLUE if result.rounds[index].accepted else "white"
         axes.plot([x], [y], "o", color=colour, markeredgecolor=BLUE, markersize=15, markeredgewidth=1.4, zorder=3)
         ink = "white" if result.rounds[index].accepted else BLUE
         axes.text(x, y, str(index), ha="center", va="center", fontsize=9, color=ink, zorder=4, fontweight="bold")
-    values = [value for point in (*points, *pool) for value in point if math.isfinite(value)]
+    values = [value for point in (*points, *pool) for value in point[:2] if math.isfinite(value)]
     low, high = min(0.0, *values), max(0.0, *values)
     room = 0.12 * max(high - low, 1e-6)
     axes.axline((0.0, 0.0), slope=1.0, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label="predicted = measured")
     axes.plot([], [], "o", color=BLUE, markersize=9, label=f"plan of a round (number {taken} was taken)")
-    if result.recovered is not None:
-        label = "measured, the plan taken and recovered"
-        axes.axhline(result.recovered.loss - before, color=TEAL, linewidth=1.4, label=label)
-        low = min(low, result.recovered.loss - before)
+    if result.recovered_comparison is not None:
+        again = result.recovered_comparison.measured.mean
+        axes.axhline(again, color=TEAL, linewidth=1.4, label="measured, the plan taken and recovered")
+        low = min(low, again)
     axes.set_xlim(low - room, high + room)
     axes.set_ylim(low - room, high + room)
     axes.set_xlabel("predicted loss change (calibration examples)", fontsize=9, color=INK)
-    axes.set_ylabel("measured loss change (held-out examples)", fontsize=9, color=INK)
+    axes.set_ylabel(f"measured {_measure(result)} (held-out examples)", fontsize=9, color=INK)
     _legend(figure)
     return to_bytes(figure, image_format)
+
+
+def _measure(result: CompressionResult) -> str:
+    return "loss change" if result.applied_comparison.divergence is None else "divergence"
 
 
 def interactions(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes | None:
@@ -300,9 +307,9 @@ def pareto_front(
         axes.plot(*zip(*bounded, strict=True), "_", color=AMBER, markersize=15, markeredgewidth=2, label=label)
     mine = result.plan.ratio
     label = "plan of this report, measured"
-    axes.plot([mine], [measured_change(result)], "D", color=RED, markersize=7, label=label)
-    if result.recovered is not None:
-        change = result.recovered.loss - result.before.loss
+    axes.plot([mine], [result.applied_comparison.measured.mean], "D", color=RED, markersize=7, label=label)
+    if result.recovered_comparison is not None:
+        change = result.recovered_comparison.measured.mean
         axes.plot([mine], [change], "D", color=TEAL, markersize=7, label="the same, recovered")
     axes.set_xlabel("times smaller", fontsize=9, color=INK)
     axes.set_ylabel("loss change", fontsize=9, color=INK)

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from qubo_compress.report import facts
+from qubo_compress.report import facts, verdict
 from qubo_compress.report.facts import number, percent, signed, size
 
 if TYPE_CHECKING:
@@ -28,12 +28,18 @@ def print_summary(result: CompressionResult, console: Console | None = None) -> 
         console: where to print; the standard output when left out.
     """
     said = [
-        Text(f"  {sentence}", "dim") for sentence in (*facts.about_solver(result), *facts.about_calibration(result))
+        Text(f"  {sentence}", "dim") for sentence in (*verdict.about_solver(result), *facts.about_calibration(result))
     ]
+    warned = verdict.warnings(result)
     # One renderable, so that a notebook shows one output and not a dozen.
     everything = Group(
-        Text(f"\n{facts.headline(result)}\n", "bold"),
+        Text(f"\n{verdict.headline(result)}\n", "bold"),
+        *(Text(sentence) for sentence in verdict.measured_sentences(result)),
+        *([Text(f"\nWarning: {' '.join(warned)}", "bold red")] if warned else []),
+        "",
         scores_table(result),
+        "",
+        candidates_table(result),
         "",
         groups_table(result),
         *_kept(result),
@@ -45,10 +51,10 @@ def print_summary(result: CompressionResult, console: Console | None = None) -> 
 
 def scores_table(result: CompressionResult) -> Table:
     """Bytes, loss and accuracy before and after."""
-    plan, solution = result.plan, result.solution
+    plan = result.plan
     stages = [("before", result.before, plan.original_bytes), ("plan applied", result.compressed, plan.bytes)]
     if result.recovered is not None:
-        stages.append(("recovered", result.recovered, plan.bytes))
+        stages.append((f"recovered{'' if result.recovery_kept else ', not kept'}", result.recovered, plan.bytes))
     table = Table(title="What it cost", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", "bytes", "smaller", "bits/weight", "loss", "accuracy"):
         table.add_column(name, justify="right" if name else "left")
@@ -57,14 +63,23 @@ def scores_table(result: CompressionResult) -> Table:
             name, f"{count:,}", f"{plan.original_bytes / count:.2f} x", f"{8 * count / max(1, plan.parameters):.2f}",
             number(score.loss), percent(score.accuracy),
         )  # fmt: skip
-    bound = f"bound {signed(solution.bound)}, gap {facts.gap_text(solution.gap)}" if solution.bound is not None else ""
-    measured = f"measured {signed(facts.measured_change(result))} before recovery"
-    table.caption = (
-        f"on {result.before.examples:,} held-out examples; predicted {signed(plan.predicted_loss)}, {measured}\n"
-        f"solver {solution.solver}: {solution.status}, {signed(solution.energy)}, {bound or 'no bound'}, "
-        f"{solution.timing.get('total', float('nan')):.2f} s"
-    )
+    table.caption = f"on {verdict.counted(result.before.examples)}"
     table.caption_justify = "left"
+    return table
+
+
+def candidates_table(result: CompressionResult) -> Table:
+    """Predicted and measured, for every plan that was in the running."""
+    proof, model = verdict.proof_text(result)
+    table = Table(
+        title="Every plan that was measured", title_justify="left", title_style="bold", caption_justify="left",
+        caption=f"± two standard errors; solver {result.solution.solver}: {proof.lower()} {model}",
+        box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    for name in verdict.CANDIDATE_HEAD:
+        table.add_column(name, justify="left" if name == "plan" else "right", overflow="fold")
+    for row in verdict.candidate_rows(result):
+        table.add_row(*row, style="bold" if row[0].startswith("taken") else None)
     return table
 
 

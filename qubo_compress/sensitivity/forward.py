@@ -191,4 +191,4 @@ def second_half(task: MeasureTask) -> npt.NDArray[np.bool_]:
         np.repeat(np.arange(len(part)) % 2 == 1, task.outputs[number].numel() // len(part))
         for number, part in task.slices()
     ]
-    return np.concatenate(parts)
+    return np.concatenate(parts).astype(bool)

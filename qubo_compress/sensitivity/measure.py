@@ -179,7 +179,9 @@ def measure_around(
         _refuse_bad_outputs(reference, checked_loss, examples)
         trace = _trace(base, examples)
         calls = _calls(base, examples, trace)
-        unreached = unreached_groups(original, layout, examples, lambda x: examples.reading.rows(run_model(original, x)))
+        unreached = unreached_groups(
+            original, layout, examples, lambda x: examples.reading.rows(run_model(original, x))
+        )
         choices = []
         for number, group in enumerate(layout.groups):
             parts = [member.part(originals[member.name]) for member in group.members]
@@ -195,7 +197,8 @@ def measure_around(
             "groups": layout.rule,
             "metric": repr(chosen),
             "loss": loss if isinstance(loss, str) else loss_signature(loss),
-            "options": f"seed={seed} columns={MAX_COLUMNS} interactions={bool(interactions)} sketch=2 {_reading_text(examples)}",
+            "options": f"seed={seed} columns={MAX_COLUMNS} interactions={bool(interactions)} sketch=2 "
+            + _reading_text(examples),
         }
         task = MeasureTask(
             base=base, originals=originals, layout=layout, choices=choices, examples=examples, loss=checked_loss,

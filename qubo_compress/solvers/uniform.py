@@ -8,89 +8,178 @@ from typing import ClassVar
 
 import numpy as np
 
-from qubo_compress.problem import ChoiceProblem, IntArray
+from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
 
 @solvers.register("uniform")
 @dataclass(frozen=True)
 class Uniform:
-    """Apply one choice, by its name, in every group that offers it; the feasible name of least energy wins.
+    """Apply the largest choice that fits, by its name, in every group; then spend the rest in a fixed order.
 
-    A group that lacks the choice takes its choice of least linear energy (its original, where the others may
-    not be touched); where that does not fit the budgets, its cheapest. The note says which name won.
+    The rule is what a practitioner does without a table of interactions:
+
+    1. A name is applied in every group that offers it. A group that lacks it takes its largest choice, as a rule its
+       original; where that does not fit the budgets, its cheapest. The best name that fits is the base.
+    2. The names form a ladder: from cheap to expensive, each better than all names below it. The groups are visited
+       in their order, and each goes up to the next name on the ladder that it offers, if that fits. This is repeated
+       until no group goes up.
+
+    A name is better the less linear energy it adds to the groups' largest choices, a gain in one group counted as
+    none: measured gains of smaller choices are luck as a rule, and must not add up. Pair energies are never looked
+    at, and linear energies only to order the names, not to prefer a group. The note says which name was the base and
+    how many steps up were made.
 
     Args:
         choice: the only name to try; None for all of them.
+        fill: whether to spend the room left over. Never done for a ``choice`` that was asked for.
 
     Example:
         >>> from qubo_compress import ChoiceProblem, solve
         >>> problem = ChoiceProblem(
         ...     linear=[0.0, 1.0, 3.0, 0.0, 1.0, 3.0], group_offsets=[0, 3, 6], costs=[[8, 4, 2, 8, 4, 2]],
-        ...     limits=[8], choice_names=["keep", "quantize(bits=4)", "quantize(bits=2)"] * 2)
+        ...     limits=[13], choice_names=["keep", "quantize(bits=4)", "quantize(bits=2)"] * 2)
         >>> solution = solve(problem, "uniform")
-        >>> solution.energy, solution.notes
-        (2.0, ("uniform choice: 'quantize(bits=4)' in 2 of 2 groups",))
+        >>> solution.choices
+        {'group0': 'keep', 'group1': 'quantize(bits=4)'}
+        >>> solution.notes
+        ("uniform choice: 'quantize(bits=4)' in 2 of 2 groups, then 1 step up",)
     """
 
     name: ClassVar[str] = "uniform"
     choice: str | None = None
+    fill: bool = True
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        """Try every name once; the work is the number of names tried."""
+        """Try every name once, then go up; the work is the number of names tried and of groups raised."""
         start = time.perf_counter()
-        best: tuple[float, IntArray, str] | None = None
+        walk = _Walk(problem, limits, start)
         names = list(dict.fromkeys(problem.choice_names)) if self.choice is None else [self.choice]
-        done, interrupted = 0, False
+        interrupted = False
         try:
-            plans = _Plans(problem)
-            for name in names:
-                late = done > 0 and time.perf_counter() - start >= limits.seconds
-                if late or (limits.work is not None and done >= limits.work):
-                    break
-                done += 1
-                for assignment in plans.of(name):
-                    if problem.is_feasible(assignment):
-                        energy = problem.energy(assignment)
-                        if best is None or energy < best[0]:
-                            best = (energy, assignment, plans.describe(name))
-                        break
+            walk.find_base(names)
+            if self.fill and self.choice is None:
+                walk.fill()
         except KeyboardInterrupt:
             interrupted = True
         seconds = time.perf_counter() - start
+        energy = None if walk.assignment is None else problem.energy(walk.assignment)
         return RawSolution(
-            assignments=() if best is None else (best[1],),
-            claimed_energy=None if best is None else best[0],
+            assignments=() if walk.assignment is None else (walk.assignment,),
+            claimed_energy=energy,
             timing={"solve": seconds},
-            trace=() if best is None else ((seconds, best[0], None),),
-            work=done,
+            trace=() if energy is None else ((seconds, energy, None),),
+            work=walk.done,
             interrupted=interrupted,
-            notes=() if best is None else (best[2],),
+            notes=() if walk.assignment is None else (walk.note(),),
         )
 
 
-class _Plans:
-    """Which choice each group takes when a name is applied everywhere."""
+class _Walk:
+    """The base, and the way up from it."""
 
-    def __init__(self, problem: ChoiceProblem) -> None:
-        self.problem = problem
-        spans = list(zip(problem.group_offsets[:-1].tolist(), problem.group_offsets[1:].tolist(), strict=True))
+    def __init__(self, problem: ChoiceProblem, limits: SearchLimits, start: float) -> None:
+        self.problem, self.limits, self.start = problem, limits, start
+        self.done, self.raised = 0, 0
+        self.assignment: IntArray | None = None
+        self.base = ""
+        self.spans = list(zip(problem.group_offsets[:-1].tolist(), problem.group_offsets[1:].tolist(), strict=True))
         # Budgets of different units are compared as shares of what they allow.
-        shares = (problem.costs / np.maximum(1, problem.limits - problem.fixed_costs)[:, None]).sum(axis=0)
-        self.lowest = np.array([int(np.argmin(problem.linear[a:b])) for a, b in spans], dtype=np.int64)
-        self.cheapest = np.array([int(np.argmin(shares[a:b])) for a, b in spans], dtype=np.int64)
+        self.shares: FloatArray = (problem.costs / np.maximum(1, problem.limits - problem.fixed_costs)[:, None]).sum(0)
+        self.largest = np.array([int(np.argmax(self.shares[a:b])) for a, b in self.spans], dtype=np.int64)
+        self.cheapest = np.array([int(np.argmin(self.shares[a:b])) for a, b in self.spans], dtype=np.int64)
+        top = np.repeat(problem.linear[problem.group_offsets[:-1] + self.largest], np.diff(problem.group_offsets))
+        self.rises: FloatArray = np.maximum(0.0, problem.linear - top)
         self.places: dict[str, list[tuple[int, int]]] = {}
-        for group, (a, b) in enumerate(spans):
+        for group, (a, b) in enumerate(self.spans):
             for v in range(a, b):
                 self.places.setdefault(problem.choice_names[v], []).append((group, v - a))
 
-    def of(self, name: str) -> tuple[IntArray, IntArray]:
-        """The assignment with the others at their least energy, and the one with the others at their cheapest."""
-        plans = self.lowest.copy(), self.cheapest.copy()
-        for group, local in self.places.get(name, []):
-            for plan in plans:
-                plan[group] = local
-        return plans
+    def find_base(self, names: list[str]) -> None:
+        """Take the best name that fits; of equal ones the largest."""
+        best = (np.inf, 0.0)
+        for name in names:
+            if self.done > 0 and not self._may_go_on():
+                return
+            self.done += 1
+            for others in (self.largest, self.cheapest):
+                plan = self._applied(name, others)
+                if self.problem.is_feasible(plan):
+                    found = (self._sum(self.rises, plan), -self._sum(self.shares, plan))
+                    if found < best:
+                        best, self.assignment, self.base = found, plan, name
+                    break
 
-    def describe(self, name: str) -> str:
-        return f"uniform choice: {name!r} in {len(self.places.get(name, []))} of {self.problem.num_groups} groups"
+    def fill(self) -> None:
+        """Raise the groups in their order, one name at a time, until none can be raised."""
+        if self.assignment is None:
+            return
+        problem, offsets = self.problem, self.problem.group_offsets
+        ladder = self._ladder()
+        steps = self._steps(ladder, self.assignment)
+        room = problem.limits - problem.fixed_costs - problem.costs[:, offsets[:-1] + self.assignment].sum(axis=1)
+        going = [group for group, above in enumerate(steps) if above]
+        while going:
+            left = []
+            for group in going:
+                if not self._may_go_on():
+                    return
+                first = offsets[group]
+                extra = problem.costs[:, first + steps[group][0]] - problem.costs[:, first + self.assignment[group]]
+                if (extra > room).any():
+                    # It stays where it is: the names above are larger still.
+                    continue
+                room = room - extra
+                self.assignment[group] = steps[group].pop(0)
+                self.raised += 1
+                self.done += 1
+                if steps[group]:
+                    left.append(group)
+            going = left
+
+    def note(self) -> str:
+        """What was done, in words."""
+        places = len(self.places.get(self.base, []))
+        said = f"uniform choice: {self.base!r} in {places} of {self.problem.num_groups} groups"
+        return said + (f", then {self.raised} step{'s' * (self.raised != 1)} up" if self.raised else "")
+
+    def _ladder(self) -> list[str]:
+        """Names above the base, from cheap to expensive, each better than all below it."""
+        found = []
+        for position, name in enumerate(self.places):
+            plan = self._applied(name, self.largest)
+            found.append((self._sum(self.shares, plan), self._sum(self.rises, plan), position, name))
+        ladder: list[str] = []
+        least = np.inf
+        base = next(share for share, _, _, name in found if name == self.base)
+        for share, rise, _, name in sorted(found):
+            if rise < least:
+                least = rise
+                ladder += [name] if share > base else []
+        return ladder
+
+    def _steps(self, ladder: list[str], assignment: IntArray) -> list[list[int]]:
+        """For each group, the choices above its present one, from the next upwards."""
+        rank = {name: number for number, name in enumerate(ladder)}
+        steps: list[list[int]] = []
+        for group, (a, b) in enumerate(self.spans):
+            names = self.problem.choice_names[a:b]
+            here = int(assignment[group])
+            above = sorted((rank[name], local) for local, name in enumerate(names) if name in rank)
+            # What costs no more than the present choice is no step up.
+            steps.append([local for _, local in above if self.shares[a + local] > self.shares[a + here]])
+        return steps
+
+    def _applied(self, name: str, others: IntArray) -> IntArray:
+        plan = others.copy()
+        for group, local in self.places.get(name, []):
+            plan[group] = local
+        return plan
+
+    def _sum(self, values: FloatArray, plan: IntArray) -> float:
+        return float(values[self.problem.group_offsets[:-1] + plan].sum())
+
+    def _may_go_on(self) -> bool:
+        if self.limits.work is not None and self.done >= self.limits.work:
+            return False
+        return time.perf_counter() - self.start < self.limits.seconds

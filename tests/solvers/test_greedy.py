@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import NoFeasibleFound
 from qubo_compress.solvers.greedy import Greedy
-from qubo_compress.solvers.uniform import Uniform
+from qubo_compress.solvers.solver import SearchLimits
+from qubo_compress.solvers.uniform import Uniform, _Walk
 from qubo_compress.testing import brute_force
 
 
@@ -65,7 +68,7 @@ def named(limit: int) -> ChoiceProblem:
 def test_uniform_applies_one_name_wherever_it_is_offered():
     solution = solve(named(16), "uniform")
     assert solution.choices == {"group0": "q4", "group1": "keep", "group2": "q4"}
-    assert "'q4' in 2 of 3 groups" in solution.notes[0]
+    assert solution.notes == ("uniform choice: 'q4' in 2 of 3 groups",)
 
 
 def test_uniform_makes_the_others_cheap_where_it_must():
@@ -73,10 +76,53 @@ def test_uniform_makes_the_others_cheap_where_it_must():
     assert solution.choices == {"group0": "q2", "group1": "half", "group2": "q2"}
 
 
-def test_uniform_of_one_name():
-    assert solve(named(24), Uniform(choice="q2")).choices["group0"] == "q2"
+def test_uniform_of_one_name_is_that_name():
+    assert set(solve(named(23), Uniform(choice="q2")).choices.values()) == {"q2", "keep"}
     with pytest.raises(NoFeasibleFound):
         solve(named(10), Uniform(choice="keep"))
+
+
+def test_uniform_spends_the_rest_in_the_order_of_the_groups():
+    solution = solve(named(20), "uniform")
+    assert solution.choices == {"group0": "keep", "group1": "keep", "group2": "q4"}
+    assert solution.notes[0].endswith("then 1 step up")
+    assert solve(named(20), Uniform(fill=False)).choices == {"group0": "q4", "group1": "keep", "group2": "q4"}
+
+
+def test_gains_by_luck_do_not_add_up_to_a_better_name():
+    """The smaller name gains in every other group, by luck, and more than it loses in the others."""
+    lucky = [0.0, 0.001, 0.01, 0.5, 0.0, -0.002, -0.03, 0.5]
+    problem = ChoiceProblem(
+        linear=lucky * 10, group_offsets=np.arange(0, 81, 4), costs=[[32, 8, 6, 2] * 20], limits=[8 * 20 + 30],
+        choice_names=["keep", "q8", "q6", "q2"] * 20,
+    )  # fmt: skip
+    assert list(solve(problem, "uniform").choices.values()) == ["keep", *["q8"] * 19]
+
+
+@given(seed=st.integers(0, 10_000), budgets=st.integers(1, 3), kind=st.sampled_from(["separable", "low-rank"]))
+@settings(max_examples=40, deadline=None)
+def test_uniform_leaves_no_room_for_the_next_name_of_any_group(seed, budgets, kind):
+    problem = ChoiceProblem.random(kind=kind, groups=6, choices=5, seed=seed, budgets=budgets)
+    base, full = solve(problem, Uniform(fill=False)), solve(problem, "uniform")
+    assert problem.is_feasible(full.assignment)
+    assert solve(problem.without_interactions(), "uniform").choices == full.choices, "pair energies were looked at"
+    walk = _Walk(problem, SearchLimits(60.0), 0.0)
+    walk.base = base.notes[0].split("'")[1]
+    shares = walk.shares[problem.group_offsets[:-1] + base.assignment]
+    assert (walk.shares[problem.group_offsets[:-1] + full.assignment] >= shares).all()
+    for group, above in enumerate(walk._steps(walk._ladder(), full.assignment)):
+        rank = [local for local in above if walk.shares[walk.spans[group][0] + local] > shares[group]]
+        if full.assignment[group] == base.assignment[group] and rank:
+            other = full.assignment.copy()
+            other[group] = rank[0]
+            assert not problem.is_feasible(other)
+
+
+def test_uniform_stops_at_its_work_limit():
+    whole = solve(named(28), "uniform")
+    assert set(whole.choices.values()) == {"keep"}
+    assert solve(named(20), "uniform").work == 4 + 1
+    assert solve(named(20), "uniform", work_limit=4).choices == {"group0": "q4", "group1": "keep", "group2": "q4"}
 
 
 def test_random_draws_are_feasible_and_different():

@@ -165,7 +165,7 @@ class Recorder(TorchFunctionMode):
         # A view's strides are those of the dense layout; of parameters that share memory it may be a part of any.
         if len(names) != 1 or not self.parameters[names[0]].is_contiguous() or 0 in tensor.stride():
             return None
-        offset = tensor.storage_offset() - self.parameters[names[0]].storage_offset()
+        offset = int(tensor.storage_offset()) - int(self.parameters[names[0]].storage_offset())
         return View(names[0], tuple(tensor.shape), tensor.stride(), offset)
 
     def _record(self, kind: str, views: dict[str, View], settings: dict[str, Any], output: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class Recorder(TorchFunctionMode):
         first = not output.requires_grad
         if first:
             self.roots.append(output.requires_grad_())
-        output.register_hook(lambda gradient: watch(call, gradient.detach()))
+        output.register_hook(lambda gradient: watch(call, gradient.detach()))  # type: ignore[no-untyped-call]
         # A leaf may not be changed in place, which an activation behind the first layer may want to do.
         return output.clone() if first else output
 

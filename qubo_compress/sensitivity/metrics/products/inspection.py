@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from qubo_compress.errors import InvalidModel
 from qubo_compress.examples import Inputs, Slice, map_tensors, tensors_of
 from qubo_compress.menu.groups import Member, state_entries
-from qubo_compress.sensitivity.losses import rows_of
+from qubo_compress.network.scores import OutputReading
 from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder
 from qubo_compress.sensitivity.metrics.products.displacements import Block
 from qubo_compress.sensitivity.metrics.products.slices import (
@@ -42,6 +43,19 @@ TOLERANCE = 1e-2
 LOW_PRECISION_TOLERANCE = 0.2
 
 
+@dataclass(frozen=True, eq=False)
+class _Probe:
+    """A network with other tensors in it, and a few examples."""
+
+    model: nn.Module
+    reading: OutputReading
+    state: Mapping[str, Tensor]
+    inputs: Inputs
+
+    def rows(self) -> Tensor:
+        return self.reading.rows(run_model(self.model, self.inputs))
+
+
 def inspect(task: MeasureTask) -> Structure:
     """How the base network uses the parameters of all groups.
 
@@ -59,22 +73,21 @@ def inspect(task: MeasureTask) -> Structure:
     )
     low = any(t.dtype in (torch.bfloat16, torch.float16) for t in (*state.values(), *tensors_of(inputs)))
     tolerance = LOW_PRECISION_TOLERANCE if low else TOLERANCE
-    structure = _recorded(model, state, inputs, wanted)
+    probe = _Probe(model, task.examples.reading, state, inputs)
+    structure = _recorded(probe, wanted)
     generator = torch.Generator().manual_seed(task.seed)
     directions = {
         name: torch.randn(state[name].shape, generator=generator).to(state[name].device) for name in sorted(wanted)
     }
-    cotangent = _cotangent(model, state, inputs, generator)
-    true = _true_products(model, state, inputs, directions, cotangent)
-    found = _recorded_products(model, structure, inputs, directions, cotangent)
+    cotangent = _cotangent(probe, generator)
+    true = _true_products(probe, directions, cotangent)
+    found = _recorded_products(probe, structure, directions, cotangent)
     captured = frozenset(name for name in structure.captured if _agree(found[name], true[name], tolerance))
     single = wanted - captured
-    checked = Structure(**{**vars(structure), "captured": captured, "single": single})
+    checked = replace(structure, captured=captured, single=single)
     if single:
         logger.info("%s: used in ways of their own; measured one example at a time", ", ".join(sorted(single)))
-        alone = _recorded_products(
-            model, Structure(**{**vars(checked), "captured": frozenset()}), inputs, directions, cotangent
-        )
+        alone = _recorded_products(probe, replace(checked, captured=frozenset()), directions, cotangent)
         wrong = sorted(name for name in single if not _agree(alone[name], true[name], tolerance))
         if wrong:
             raise depends_on_others(f"the gradients by {wrong[0]} differ from those among others")
@@ -103,17 +116,17 @@ def _few(inputs: Inputs) -> Inputs:
     return picked
 
 
-def _recorded(model: nn.Module, state: Mapping[str, Tensor], inputs: Inputs, wanted: frozenset[str]) -> Structure:
+def _recorded(probe: _Probe, wanted: frozenset[str]) -> Structure:
     """The calls of a pass, and their axes from a pass with one example less."""
     passes = []
     for count in (EXAMPLES, EXAMPLES - 1):
-        recorder = Recorder(state, _ignore)
-        with substituted(model, state), torch.enable_grad(), recorder:
-            run_model(model, map_tensors(inputs, lambda t, count=count: t[:count]))
+        recorder = Recorder(probe.state, _ignore)
+        with substituted(probe.model, probe.state), torch.enable_grad(), recorder:
+            run_model(probe.model, map_tensors(probe.inputs, lambda t, count=count: t[:count]))
         passes.append(recorder.calls)
     more, fewer = passes
     if [call.signature for call in more] != [call.signature for call in fewer]:
-        return Structure(state, (), (), frozenset(), wanted, frozenset(), 1)
+        return Structure(probe.reading, probe.state, (), (), frozenset(), wanted, frozenset(), 1)
     axes = tuple(
         _axes(a.kind, tuple(a.inputs.shape), tuple(b.inputs.shape), a.output_shape, b.output_shape)
         for a, b in zip(more, fewer, strict=True)
@@ -125,8 +138,9 @@ def _recorded(model: nn.Module, state: Mapping[str, Tensor], inputs: Inputs, wan
         for call in more
     )
     return Structure(
-        state, tuple(call.signature for call in more), axes, wanted, frozenset(), copied, held // EXAMPLES + 1
-    )
+        probe.reading, probe.state, tuple(call.signature for call in more), axes, wanted, frozenset(), copied,
+        held // EXAMPLES + 1,
+    )  # fmt: skip
 
 
 def _ignore(call: Call, gradient: Tensor) -> None:
@@ -153,24 +167,18 @@ def _axes(
     return axes if (axes.inputs < len(inputs) - 1 if channels_last else axes.inputs == 0) else None
 
 
-def _cotangent(model: nn.Module, state: Mapping[str, Tensor], inputs: Inputs, generator: torch.Generator) -> Tensor:
-    with substituted(model, state), torch.no_grad():
-        rows = rows_of(run_model(model, inputs))
+def _cotangent(probe: _Probe, generator: torch.Generator) -> Tensor:
+    with substituted(probe.model, probe.state), torch.no_grad():
+        rows = probe.rows()
     return torch.randn(rows.shape, generator=generator).to(rows.device)
 
 
-def _true_products(
-    model: nn.Module,
-    state: Mapping[str, Tensor],
-    inputs: Inputs,
-    directions: Mapping[str, Tensor],
-    cotangent: Tensor,
-) -> dict[str, Tensor]:
+def _true_products(probe: _Probe, directions: Mapping[str, Tensor], cotangent: Tensor) -> dict[str, Tensor]:
     """Name -> (n,) product of a direction with every example's gradient, by torch alone."""
-    leaves = {name: state[name].clone().requires_grad_() for name in directions}
-    with substituted(model, {**state, **leaves}), torch.enable_grad():
+    leaves = {name: probe.state[name].clone().requires_grad_() for name in directions}
+    with substituted(probe.model, {**probe.state, **leaves}), torch.enable_grad():
         with Recorder({}, None):
-            rows = rows_of(run_model(model, inputs))
+            rows = probe.rows()
         if not rows.requires_grad:
             raise InvalidModel(
                 "the outputs carry no gradient: forward switches gradients off, or no group reaches the outputs; "
@@ -194,11 +202,7 @@ def _true_products(
 
 
 def _recorded_products(
-    model: nn.Module,
-    structure: Structure,
-    inputs: Inputs,
-    directions: Mapping[str, Tensor],
-    cotangent: Tensor,
+    probe: _Probe, structure: Structure, directions: Mapping[str, Tensor], cotangent: Tensor
 ) -> dict[str, Tensor]:
     """The same from recorded calls (captured parameters) and runs of single examples (single ones)."""
     numbers = {name: number for number, name in enumerate(directions)}
@@ -210,8 +214,10 @@ def _recorded_products(
         for name, number in numbers.items()
         if name in wanted
     }
-    part = Slice(inputs, None, torch.full((EXAMPLES,), 1.0 / EXAMPLES, dtype=torch.float64))
-    found = slice_products(model, structure, part, [cotangent], lambda name: blocks.get(name, ()), len(directions))
+    part = Slice(probe.inputs, None, torch.full((EXAMPLES,), 1.0 / EXAMPLES, dtype=torch.float64))
+    found = slice_products(
+        probe.model, structure, part, [cotangent], lambda name: blocks.get(name, ()), len(directions)
+    )
     return {name: found[number, 0] for name, number in numbers.items()}
 
 

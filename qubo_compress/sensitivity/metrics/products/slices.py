@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qubo_compress.errors import ForwardFailed, InvalidModel
 from qubo_compress.examples import Inputs, Slice, map_tensors
-from qubo_compress.sensitivity.losses import rows_of
+from qubo_compress.network.scores import OutputReading
 from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder, View
 from qubo_compress.sensitivity.metrics.products.displacements import Block
 from qubo_compress.sensitivity.metrics.products.gradients import by_example, parameter_gradients
@@ -40,6 +40,7 @@ class Structure:
     """What an inspection found out about a network, the same for every slice.
 
     Attributes:
+        reading: how the network's outputs are read.
         state: name -> tensor that the network holds while it is measured; none requires a gradient.
         signatures: of every call, in order.
         axes: of every call; None where an axis that counts the examples was not found.
@@ -49,6 +50,7 @@ class Structure:
         bytes_per_example: held by the calls of one pass.
     """
 
+    reading: OutputReading
     state: Mapping[str, Tensor]
     signatures: tuple[tuple[str, tuple[View, ...]], ...]
     axes: tuple[Axes | None, ...]
@@ -83,7 +85,7 @@ def slice_products(
     with substituted(model, structure.state), torch.enable_grad():
         recorder = Recorder(structure.state, accumulator.watch, structure.copied)
         with recorder:
-            outputs = rows_of(run_model(model, part.inputs))
+            outputs = structure.reading.rows(run_model(model, part.inputs))
         if tuple(call.signature for call in recorder.calls) != structure.signatures:
             # These examples take another path than the first ones did: nothing is known of its calls.
             structure = replace(structure, captured=frozenset(), single=structure.captured | structure.single)
@@ -112,7 +114,7 @@ def _add_singles(
     with substituted(model, {**structure.state, **leaves}), torch.enable_grad():
         for example in range(len(part)):
             inputs = map_tensors(part.inputs, lambda t, i=example: t[i : i + 1])
-            outputs = _run_alone(model, inputs)
+            outputs = _run_alone(model, structure.reading, inputs)
             if not _alike(outputs, together[example * rows : (example + 1) * rows]):
                 raise depends_on_others("its outputs differ from those among others")
             if not outputs.requires_grad:
@@ -128,10 +130,10 @@ def _add_singles(
                         accumulator.add(name, gradient.float()[None], example)
 
 
-def _run_alone(model: nn.Module, inputs: Inputs) -> Tensor:
+def _run_alone(model: nn.Module, reading: OutputReading, inputs: Inputs) -> Tensor:
     try:
         with Recorder({}, None):
-            return rows_of(run_model(model, inputs))
+            return reading.rows(run_model(model, inputs))
     except ForwardFailed as cause:
         raise depends_on_others(str(cause)) from cause
 

@@ -1,0 +1,324 @@
+"""What the held-out examples say, in words: the change with its interval, the predictions held against it, the proof.
+
+What was measured comes first. What was predicted, and what was proven, is about the loss model, and its sentences
+say how good that model was.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qubo_compress.audit.intervals import NORMAL_95, paired_change
+from qubo_compress.comparison import Comparison, Estimate
+from qubo_compress.report.facts import chosen_round, gap_text, number, percent, signed, size
+from qubo_compress.selection import Candidate
+
+if TYPE_CHECKING:
+    from qubo_compress.compress import CompressionResult
+    from qubo_compress.evaluation import Score
+
+SIMULATED = "The annealer was simulated locally; no quantum hardware was used."
+
+LOCAL_ANNEALERS = ("annealer", "simulated-annealing")
+"""Solvers whose name suggests hardware that they do not use; ``auto`` names those it ran in its notes."""
+
+OFF_BY = 2.0
+"""A prediction is called wrong when it is off by more than this factor, two standard errors allowed for."""
+
+NEGLIGIBLE = 1e-3
+"""Divergences below this change about no answer; how well they were predicted does not matter."""
+
+OPPONENTS = {
+    "additive": "the optimum without interactions", "uniform": "one choice for all groups", "greedy": "greedy",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A prediction that the held-out examples contradict.
+
+    Attributes:
+        predicted: loss change.
+        measured: what was found instead.
+        factor: how many times more, or below one, less; None when nothing above zero was predicted or measured.
+    """
+
+    predicted: float
+    measured: Estimate
+    factor: float | None
+
+    @property
+    def how_far(self) -> str:
+        """In words, without a verb."""
+        if self.factor is None:
+            return "which no factor describes"
+        return f"{number(self.factor)} times more" if self.factor > 1 else f"{number(1 / self.factor)} times less"
+
+
+def disagreement(candidate: Candidate) -> Disagreement | None:
+    """Whether prediction and measurement of a plan differ by more than a factor of 2, beyond two standard errors."""
+    measured, predicted = candidate.comparison.measured, candidate.predicted
+    if candidate.comparison.divergence is not None and max(abs(predicted), abs(measured.mean)) < NEGLIGIBLE:
+        return None
+    low, high = measured.interval
+    more = low > OFF_BY * max(predicted, 0.0)
+    less = predicted > OFF_BY * max(high, 0.0)
+    if not math.isfinite(measured.mean) or not (more or less):
+        return None
+    factor = measured.mean / predicted if predicted > 0 and measured.mean > 0 else None
+    return Disagreement(predicted, measured, factor)
+
+
+def solvers_candidate(result: CompressionResult) -> Candidate:
+    """The solver's best plan of the round that was taken: what its bound is about."""
+    return chosen_round(result).candidates[0]
+
+
+# ---------------------------------------------------------------------------------------------- measured
+
+
+def headline(result: CompressionResult) -> str:
+    """One sentence that says it all: how much smaller, and what was measured."""
+    plan = result.plan
+    return (
+        f"{type(result.original).__name__}: {size(plan.original_bytes)} to {size(plan.bytes)}, "
+        f"{plan.ratio:.1f} times smaller; {measured_text(result)}"
+    )
+
+
+def measured_text(result: CompressionResult) -> str:
+    """The change of accuracy, or of the loss where there are no labels, on the held-out examples."""
+    before, after, found = result.before, result.final, result.comparison
+    if math.isnan(before.accuracy):
+        return f"{loss_text(before, after, found)} on {counted(found.examples)}"
+    return accuracy_text(before, after, found)
+
+
+def accuracy_text(before: Score, after: Score, found: Comparison) -> str:
+    """Accuracy before and after with the interval of the change."""
+    low, high = accuracy_interval(found)
+    lost_and_gained = f"{found.lost:,} right answer{'s' * (found.lost != 1)} lost, {found.gained:,} gained"
+    return (
+        f"accuracy {percent(before.accuracy)} to {percent(after.accuracy)} on {counted(found.examples)} "
+        f"({points(after.accuracy - before.accuracy)} points, 95 % interval {points(low)} to {points(high)}; "
+        f"{lost_and_gained})"
+    )
+
+
+def accuracy_interval(found: Comparison) -> tuple[float, float]:
+    """95 % interval of the change of accuracy: Bonett and Price's for pairs; normal where examples have many rows."""
+    if found.rows == found.examples:
+        return paired_change(found.lost, found.gained, found.rows)
+    half = NORMAL_95 * found.accuracy.standard_error
+    return max(-1.0, found.accuracy.mean - half), min(1.0, found.accuracy.mean + half)
+
+
+def loss_text(before: Score, after: Score, found: Comparison) -> str:
+    """Loss before and after, and the change."""
+    return f"loss {number(before.loss)} to {number(after.loss)} ({plus_minus(found.change)})"
+
+
+def measured_sentences(result: CompressionResult) -> tuple[str, ...]:
+    """What was measured for the network returned, beyond the headline."""
+    found = result.comparison
+    said = [
+        f"The held-out loss went from {number(result.before.loss)} to {number(result.final.loss)}: "
+        f"{plus_minus(found.change)}, two standard errors over {counted(found.examples)}."
+    ]
+    if found.divergence is not None:
+        said.append(
+            f"The mean KL divergence from the original's outputs is {plus_minus(found.divergence, signs=False)}: the "
+            "rise of the loss that labels drawn by the original would show, with less noise."
+        )
+    if not math.isnan(result.before.accuracy) and found.rows == found.examples:
+        said.append(f"One example is {100 / found.rows:.2g} points of accuracy.")
+    if (sentence := recovery_sentence(result)) is not None:
+        said.append(sentence)
+    return tuple(said)
+
+
+def recovery_sentence(result: CompressionResult) -> str | None:
+    """Whether the recovered network was kept, and why; None when no recovery was asked for."""
+    recovered = result.recovered_comparison
+    if recovered is None:
+        return None
+    applied = result.applied_comparison
+    what = "loss" if applied.divergence is None else "divergence"
+    figures = f"held-out {what} {number(applied.measure)} before it, {number(recovered.measure)} after it"
+    if result.recovery_kept:
+        return f"Recovery was kept: {figures}."
+    return f"Recovery did harm and was not kept: {figures}. The network returned is the plan as applied."
+
+
+# --------------------------------------------------------------------------------------------- candidates
+
+
+def winner_sentence(result: CompressionResult) -> str:
+    """Which candidate won, among which, by what."""
+    found = chosen_round(result)
+    where = "your validation examples" if result.held_out_is_validation else "the examples set aside"
+    running = [name for candidate in found.candidates for name in candidate.names]
+    pool = sum(name.startswith("solver") for name in running)
+    others = [f"{name} ({OPPONENTS[name]})" if name != "greedy" else name for name in OPPONENTS if name in running]
+    measure = "loss" if found.chosen.comparison.divergence is None else "divergence from the original"
+    said = (
+        f"The plan taken is {quoted(found.chosen)}. It had the lowest {measure} on {where}, among {pool} "
+        f"plan{'s' * (pool != 1)} of the solver's pool"
+    )
+    said += f" and the plans {', '.join(others)}." if others else "."
+    missing = [name for name in OPPONENTS if name not in running]
+    return said + (f" Not found in time: {', '.join(missing)}." if missing else "")
+
+
+def quoted(candidate: Candidate) -> str:
+    """A candidate's names, the same plan by other methods included."""
+    return " = ".join(candidate.names)
+
+
+def candidate_rows(result: CompressionResult) -> tuple[tuple[str, ...], ...]:
+    """(name, predicted, measured, loss change, lost and gained) of every candidate of the round taken, in order."""
+    found = chosen_round(result)
+    rows = []
+    for candidate in found.candidates:
+        comparison = candidate.comparison
+        right = f"{comparison.lost:,} / {comparison.gained:,}" if comparison.rows else "–"
+        mark = "taken: " if candidate.name == found.winner else ""
+        divergence = "–" if comparison.divergence is None else plus_minus(comparison.divergence, signs=False)
+        change = plus_minus(comparison.change)
+        rows.append((mark + quoted(candidate), signed(candidate.predicted), divergence, change, right))
+    return tuple(rows)
+
+
+CANDIDATE_HEAD = ("plan", "predicted", "divergence", "loss change", "lost / gained")
+
+
+def warnings(result: CompressionResult) -> tuple[str, ...]:
+    """Sentences for predictions that the held-out examples contradict: of the plan taken, and of the solver's."""
+    taken, solvers = chosen_round(result).chosen, solvers_candidate(result)
+    looked_at = [(taken, "the plan taken")]
+    if solvers.name != taken.name:
+        looked_at.append((solvers, "the solver's best plan"))
+    said = []
+    for candidate, what in looked_at:
+        found = disagreement(candidate)
+        if found is None:
+            continue
+        far = f": {found.how_far}" if found.factor is not None else ""
+        said.append(
+            f"For {what} the model predicted {signed(found.predicted)}, and held-out examples say "
+            f"{plus_minus(found.measured)}{far}."
+        )
+    if not said:
+        return ()
+    examples = result.table.provenance.examples
+    return (
+        *said,
+        f"Do not trust predictions of this table, those for other sizes included. It was measured on {examples:,} "
+        "calibration examples; give more, if you can.",
+    )
+
+
+# ------------------------------------------------------------------------------------------------- solver
+
+
+def about_solver(result: CompressionResult) -> tuple[str, ...]:
+    """Which solver, why, how good its answer is for the loss model, and that nothing simulated is quantum."""
+    solution = result.solution
+    said = [f"Solver: {solution.solver}, {solution.work:,} steps in {solution.timing.get('total', math.nan):.2f} s."]
+    said += [f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in solution.notes]
+    if solution.bound is None:
+        said.append(
+            f"It found a predicted loss change of {signed(solution.energy)}. There is no lower bound: how much better "
+            "a plan could be is not known."
+        )
+    elif solution.status == "optimal":
+        said.append(
+            f"Its answer, a predicted loss change of {signed(solution.energy)}, is proven optimal for the loss model"
+            f"{_model_was(result)}."
+        )
+    else:
+        said.append(
+            f"It found a predicted loss change of {signed(solution.energy)}. By the loss model{_model_was(result)}, no "
+            f"plan within the budget can be below {signed(solution.bound)}: the answer is at most "
+            f"{number(solution.energy - solution.bound)} from the best (gap {gap_text(solution.gap)})."
+        )
+    if solution.interrupted:
+        said.append("The search was interrupted; this is the best plan found until then.")
+    if _is_local_annealer(result):
+        said.append(SIMULATED)
+    said.append(winner_sentence(result))
+    return tuple(said)
+
+
+def _model_was(result: CompressionResult) -> str:
+    candidate = solvers_candidate(result)
+    found = disagreement(candidate)
+    measured = plus_minus(candidate.comparison.measured)
+    if found is None:
+        return f" (held-out examples say {measured})"
+    if found.factor is None:
+        return f", which held-out examples contradict (they say {measured})"
+    return f", which was off by a factor of {number(max(found.factor, 1 / found.factor))} on held-out examples"
+
+
+def proof_text(result: CompressionResult) -> tuple[str, str]:
+    """(two words, a line below) for the card of the solver."""
+    solution = result.solution
+    found = disagreement(solvers_candidate(result))
+    if found is None:
+        model = "for the loss model"
+    elif found.factor is None:
+        model = "for a loss model that held-out examples contradict"
+    else:
+        model = f"for a loss model off by a factor of {number(max(found.factor, 1 / found.factor))}"
+    if solution.status == "optimal":
+        return "Proven best", model
+    if solution.bound is None:
+        return "Best found", f"no bound, {model}"
+    return "Best found", f"gap to the bound {gap_text(solution.gap)}, {model}"
+
+
+def _is_local_annealer(result: CompressionResult) -> bool:
+    solution = result.solution
+    if solution.solver in LOCAL_ANNEALERS:
+        return True
+    return solution.solver == "auto" and any(name in note for note in solution.notes for name in LOCAL_ANNEALERS)
+
+
+# ------------------------------------------------------------------------------------------------ figures
+
+
+def counted(examples: int) -> str:
+    """How many held-out examples.
+
+    Example:
+        >>> counted(1), counted(1200)
+        ('1 held-out example', '1,200 held-out examples')
+    """
+    return f"{examples:,} held-out example{'s' * (examples != 1)}"
+
+
+def points(share: float) -> str:
+    """A change of a share in points, with its sign.
+
+    Example:
+        >>> points(-0.005), points(0.0)
+        ('−0.5', '0.0')
+    """
+    value = round(100 * share, 1)
+    return "0.0" if value == 0 else f"{value:+.1f}".replace("-", "−")
+
+
+def plus_minus(found: Estimate, signs: bool = True) -> str:
+    """A mean and two standard errors; the mean alone where one example gives no error.
+
+    Example:
+        >>> plus_minus(Estimate(0.0251, 0.004)), plus_minus(Estimate(0.5, math.inf), signs=False)
+        ('+0.0251 ± 0.0080', '0.5')
+    """
+    mean = signed(found.mean) if signs else number(found.mean)
+    if not math.isfinite(found.standard_error):
+        return mean
+    return f"{mean} ± {2 * found.standard_error:#.2g}".rstrip(".")

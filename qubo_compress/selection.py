@@ -1,0 +1,141 @@
+"""Which plan to take: named candidates, each measured on held-out examples, and the best one measured wins.
+
+A solver's optimum is only as good as its loss model. Beside the best plans of its pool stand three that need less of
+the model: the optimum without interactions, ``uniform`` and ``greedy``. A table that few examples have misled then
+costs little more than the measurement.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from qubo_compress.comparison import Comparison, HeldOut
+from qubo_compress.errors import NoFeasibleFound, ProblemTooLarge
+from qubo_compress.plan import Plan
+from qubo_compress.problem import ChoiceProblem
+from qubo_compress.sensitivity.table import SensitivityTable
+from qubo_compress.solvers.solution import Solution
+from qubo_compress.solvers.solver import solve
+
+logger = logging.getLogger(__name__)
+
+VERIFIED_PLANS = 8
+"""Plans of the solver's pool that are measured on held-out examples."""
+
+OPPONENT_SECONDS = 2.0
+"""Time limit for the solve of each opponent, which as a rule takes a few milliseconds."""
+
+TIE = 1e-9
+"""Differences up to this are none: the candidate that comes first stays ahead."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan that was in the running, with what was predicted for it and what was measured.
+
+    Attributes:
+        name: ``"solver"`` for the solver's best plan, ``"solver 2"`` and so on for others of its pool; ``"additive"``
+            for the optimum of the same table without interactions; ``"uniform"``; ``"greedy"``.
+        plan: the plan.
+        predicted: loss change that the table predicts.
+        comparison: the network with the plan applied against the original on the held-out examples.
+        also: names of other candidates that turned out to be the same plan.
+    """
+
+    name: str
+    plan: Plan
+    predicted: float
+    comparison: Comparison
+    also: tuple[str, ...] = ()
+
+    @property
+    def measured_loss(self) -> float:
+        """Mean loss on the held-out examples; infinite when it is not finite."""
+        loss = self.comparison.loss
+        return loss if math.isfinite(loss) else math.inf
+
+    @property
+    def divergence(self) -> float:
+        """Mean KL divergence from the original's outputs on the held-out examples; NaN for other losses."""
+        return math.nan if self.comparison.divergence is None else self.comparison.divergence.mean
+
+    @property
+    def standard_error(self) -> float:
+        """Of the paired change of the loss."""
+        return self.comparison.change.standard_error
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All its names."""
+        return (self.name, *self.also)
+
+
+def select(
+    model: nn.Module,
+    table: SensitivityTable,
+    problem: ChoiceProblem,
+    solution: Solution,
+    held_out: HeldOut,
+    *,
+    verify: int = VERIFIED_PLANS,
+    seed: int = 0,
+) -> tuple[tuple[Candidate, ...], Candidate]:
+    """Measure every candidate and return all of them, and the one to take.
+
+    Args:
+        model: the uncompressed network.
+        table: that was solved.
+        problem: of that table, under the budget.
+        solution: the solver's answer to it.
+        held_out: what candidates are measured on.
+        verify: how many plans of the solver's pool are looked at.
+        seed: of the opponents' solvers.
+
+    Returns:
+        The candidates, the solver's first, then ``additive``, ``uniform`` and ``greedy``; and the winner: the lowest
+        :attr:`~qubo_compress.comparison.Comparison.measure`, the KL divergence from the original's outputs for
+        ``"cross-entropy"`` and ``"kl"``, the loss itself for others. Within 1e-9 the earlier one wins.
+    """
+    plans: dict[str, Plan] = {}
+    names: dict[str, list[str]] = {}
+    for name, found in (*_pool(solution, verify), *opponents(problem, seed)):
+        plan = table.plan(found)
+        key = str(sorted(plan.choices.items()))
+        plans.setdefault(key, plan)
+        names.setdefault(key, []).append(name)
+    candidates = []
+    for key, plan in plans.items():
+        # One network at a time: there may be a dozen candidates.
+        comparison = held_out.compare(plan.apply(model))
+        name, *also = names[key]
+        candidates.append(Candidate(name, plan, plan.predicted_loss, comparison, tuple(also)))
+        logger.info("%s: predicted %+.4g, measured %.4g", name, plan.predicted_loss, comparison.measure)
+    winner = candidates[0]
+    for candidate in candidates[1:]:
+        if candidate.comparison.measure < winner.comparison.measure - TIE:
+            winner = candidate
+    return tuple(candidates), winner
+
+
+def opponents(problem: ChoiceProblem, seed: int = 0) -> list[tuple[str, Solution]]:
+    """The plans that need less of the loss model, as far as they can be found."""
+    found = []
+    for name, given, solver in (
+        ("additive", problem.without_interactions(), "exact"),
+        ("uniform", problem, "uniform"),
+        ("greedy", problem, "greedy"),
+    ):
+        try:
+            found.append((name, solve(given, solver, time_limit=OPPONENT_SECONDS, seed=seed)))
+        except (NoFeasibleFound, ProblemTooLarge) as reason:
+            logger.info("%s is not in the running: %s", name, reason)
+    return found
+
+
+def _pool(solution: Solution, verify: int) -> list[tuple[str, Solution]]:
+    best = (solution.pool or (solution,))[: max(1, verify)]
+    return [("solver" if number == 0 else f"solver {number + 1}", found) for number, found in enumerate(best)]
