@@ -186,9 +186,11 @@ def compact(task: MeasureTask, number: int, rows: Tensor) -> Tensor:
 def second_half(task: MeasureTask) -> npt.NDArray[np.bool_]:
     """(columns,) which columns of the features, as :func:`compact` leaves them, are those of odd examples."""
     if _sketched(task):
-        return np.arange(2 * (task.max_columns // 2)) % 2 == 1
+        odd: npt.NDArray[np.bool_] = np.arange(2 * (task.max_columns // 2)) % 2 == 1
+        return odd
     parts = [
         np.repeat(np.arange(len(part)) % 2 == 1, task.outputs[number].numel() // len(part))
         for number, part in task.slices()
     ]
-    return np.concatenate(parts).astype(bool)
+    found: npt.NDArray[np.bool_] = np.concatenate(parts)
+    return found
