@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from qubo_compress.evaluation import outputs_of
 from qubo_compress.examples import Examples, Slice
-from qubo_compress.sensitivity.losses import KullbackLeibler, LossLike, make_loss, target_rows
+from qubo_compress.sensitivity.losses import LossLike, make_loss, target_rows
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ class Comparison:
     Attributes:
         loss: weighted mean loss of the other network.
         change: of the loss, other minus original.
-        divergence: KL divergence of the other's outputs from the original's, for losses on class outputs; else None.
+        divergence: of the other's outputs from the original's in the geometry of the loss, never below zero: the KL
+            divergence for losses on class outputs.
+        by_divergence: whether plans are chosen by it, as they are for losses on class outputs.
         lost, gained: labelled output rows that only the original, or only the other, has right.
         accuracy: change of the share of right rows per example, unweighted, in -1 to 1.
         rows: labelled output rows; one per example but for outputs with further axes.
@@ -55,7 +57,8 @@ class Comparison:
 
     loss: float
     change: Estimate
-    divergence: Estimate | None
+    divergence: Estimate
+    by_divergence: bool
     lost: int
     gained: int
     accuracy: Estimate
@@ -64,18 +67,21 @@ class Comparison:
 
     @property
     def measure(self) -> float:
-        """What plans are chosen by: the divergence where there is one, else the loss; infinite when not finite.
+        """What plans are chosen by: the divergence for losses on class outputs, else the loss; infinite if not finite.
 
         A calibrated network's expected cross-entropy rises by just the divergence. The divergence takes the
         expectation over labels instead of drawing them (Rao and Blackwell), so its estimate has far less noise.
         """
-        value = self.loss if self.divergence is None else self.divergence.mean
+        value = self.divergence.mean if self.by_divergence else self.loss
         return value if math.isfinite(value) and math.isfinite(self.loss) else math.inf
 
-    @property
-    def measured(self) -> Estimate:
-        """What a prediction is held against: the divergence where there is one, else the change of the loss."""
-        return self.change if self.divergence is None else self.divergence
+    def held_against(self, shrinkage: float) -> Estimate:
+        """What a prediction is held against: the divergence, or the change of the loss if that was predicted.
+
+        Args:
+            shrinkage: of the table, the share of divergences in its linear terms.
+        """
+        return self.divergence if self.by_divergence or shrinkage >= 0.5 else self.change
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +115,8 @@ class HeldOut:
         return Comparison(
             loss=float((after * weights).sum()),
             change=estimate(after - before, weights),
-            divergence=None if bool(apart.isnan().all()) else estimate(apart, weights),
+            divergence=estimate(apart, weights),
+            by_divergence=judges_classes(self.loss),
             lost=int(lost.sum()),
             gained=int(gained.sum()),
             accuracy=estimate(share, even) if share.numel() else Estimate(math.nan, math.inf),
@@ -135,8 +142,8 @@ def estimate(values: Tensor, weights: Tensor) -> Estimate:
 
 
 def judges_classes(loss: LossLike) -> bool:
-    """Whether a loss reads the outputs as class probabilities, so that the KL divergence can stand in for it."""
-    return isinstance(loss, str) and loss in ("cross-entropy", "kl")
+    """Whether a loss reads the outputs as class probabilities, so that its divergence can stand in for it."""
+    return isinstance(loss, str) and loss in ("cross-entropy", "kl", "binary-cross-entropy")
 
 
 def _values(part: Slice, reference: Tensor, outputs: Tensor, loss: LossLike) -> tuple[Tensor, ...]:
@@ -148,14 +155,13 @@ def _values(part: Slice, reference: Tensor, outputs: Tensor, loss: LossLike) -> 
         return values.double().reshape(count, -1).mean(1).cpu()
 
     after, before = (per_example(checked.values(rows, goal, reference)) for rows in (outputs, reference))
+    apart = checked.divergence(outputs, goal, reference)
     labels = None
-    if goal is not None and not goal.is_floating_point():
+    if goal is not None and not goal.is_floating_point() and outputs.shape[-1] > 1:
         labels = target_rows(goal, outputs)
-    apart = torch.full((count,), math.nan, dtype=torch.float64)
-    if judges_classes(loss) and outputs.shape[-1] > 1:
-        rows = KullbackLeibler().values(outputs, goal, reference)
         # Rows whose label is to be ignored do not count in the cross-entropy either.
-        apart = per_example(rows if labels is None or loss == "kl" else rows * (labels >= 0))
+        apart = apart * (labels >= 0) if loss == "cross-entropy" else apart
+    apart = per_example(apart)
     counts = [torch.zeros(count, dtype=torch.float64)] * 3
     if labels is not None:
         right, still = ((rows.argmax(-1) == labels) & (labels >= 0) for rows in (reference, outputs))

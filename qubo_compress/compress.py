@@ -144,10 +144,11 @@ def compress(
     The model given is left exactly as it was found.
 
     Candidates are measured on held-out examples and the best one measured wins: the best plans of the solver's
-    pool, the optimum of the same table without interactions, ``uniform`` and ``greedy``. For ``"cross-entropy"`` and
-    ``"kl"`` the measure is the mean KL divergence from the original's outputs: for a calibrated network it is the
-    expected rise of the cross-entropy, without the noise of drawn labels. For other losses it is the loss itself. The
-    same measure decides whether a refinement is accepted and whether the recovered network is kept.
+    pool, the optimum of the same table without interactions, ``uniform`` and ``greedy``. For losses on class outputs
+    (``"cross-entropy"``, ``"kl"``, ``"binary-cross-entropy"``) the measure is the mean KL divergence from the
+    original's outputs: for a calibrated network it is the expected rise of the loss, without the noise of drawn
+    labels. For other losses it is the loss itself. The same measure decides whether a refinement is accepted and
+    whether the recovered network is kept.
 
     Args:
         model: trained network.

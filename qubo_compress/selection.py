@@ -60,8 +60,8 @@ class Candidate:
 
     @property
     def divergence(self) -> float:
-        """Mean KL divergence from the original's outputs on the held-out examples; NaN for other losses."""
-        return math.nan if self.comparison.divergence is None else self.comparison.divergence.mean
+        """Mean divergence from the original's outputs on the held-out examples, in the geometry of the loss."""
+        return self.comparison.divergence.mean
 
     @property
     def standard_error(self) -> float:
@@ -97,8 +97,8 @@ def select(
 
     Returns:
         The candidates, the solver's first, then ``additive``, ``uniform`` and ``greedy``; and the winner: the lowest
-        :attr:`~qubo_compress.comparison.Comparison.measure`, the KL divergence from the original's outputs for
-        ``"cross-entropy"`` and ``"kl"``, the loss itself for others. Within 1e-9 the earlier one wins.
+        :attr:`~qubo_compress.comparison.Comparison.measure`, the KL divergence from the original's outputs for losses
+        on class outputs, the loss itself for others. Within 1e-9 the earlier one wins.
     """
     plans: dict[str, Plan] = {}
     names: dict[str, list[str]] = {}

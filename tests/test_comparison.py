@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +64,6 @@ def test_it_agrees_with_the_scores_and_counts_pairs(loss: str) -> None:
     assert found.lost == int((right[0] & ~right[1]).sum()) > 0
     share = weights.double() / weights.double().sum()
     apart = functional.kl_div(second(inputs).log_softmax(1), first(inputs).softmax(1), reduction="none").sum(1)
-    assert found.divergence is not None
     assert found.divergence.mean == pytest.approx(float((apart.detach().double() * share).sum()), rel=1e-5)
     assert found.measure == found.divergence.mean
     assert held_out.compare(first).measure == pytest.approx(0.0, abs=1e-9)
@@ -75,17 +75,18 @@ def test_the_divergence_is_what_labels_of_the_original_would_show() -> None:
     inputs = torch.randn(4000, 4)
     labels = torch.multinomial(first(inputs).softmax(1), 1, generator=torch.Generator().manual_seed(0)).squeeze(1)
     found = HeldOut.of(first, read_examples([(inputs, labels)], 10_000), "cross-entropy").compare(second)
-    assert found.divergence is not None
     assert abs(found.change.mean - found.divergence.mean) < 4 * found.change.standard_error
     assert found.divergence.standard_error < found.change.standard_error
 
 
-def test_other_losses_are_measured_by_themselves() -> None:
+@pytest.mark.parametrize("loss", ["squared-error", lambda rows, goal: (rows - goal).square().mean(1)])
+def test_other_losses_are_measured_by_themselves(loss: Any) -> None:
     first, second = two_networks()
     examples = read_examples([(torch.randn(20, 4), torch.randn(20, 3))])
-    found = HeldOut.of(first, examples, lambda rows, goal: (rows - goal).square().mean(1)).compare(second)
-    assert found.divergence is None and found.rows == 0
-    assert found.measure == found.loss and found.measured == found.change
+    found = HeldOut.of(first, examples, loss).compare(second)
+    assert not found.by_divergence and found.rows == 0
+    assert found.measure == found.loss
+    assert found.held_against(0.0) == found.change and found.held_against(1.0) == found.divergence
     assert math.isnan(found.accuracy.mean)
 
 
@@ -108,3 +109,13 @@ def test_outputs_that_are_not_numbers_lose() -> None:
         second
     )
     assert found.measure == math.inf
+
+
+def test_one_logit_and_a_binary_loss_go_by_the_bernoulli_divergence() -> None:
+    first, second = nn.Linear(4, 1), nn.Linear(4, 1)
+    inputs = torch.randn(50, 4)
+    examples = read_examples([(inputs, torch.arange(50) % 2)])
+    found = HeldOut.of(first, examples, "binary-cross-entropy").compare(second)
+    share, other = first(inputs).sigmoid(), second(inputs).sigmoid()
+    apart = share * (share / other).log() + (1 - share) * ((1 - share) / (1 - other)).log()
+    assert found.measure == pytest.approx(float(apart.detach().mean()), rel=1e-4)

@@ -162,7 +162,7 @@ def test_recovery_is_kept_only_where_held_out_examples_agree(
 def test_at_least_64_examples_are_held_out_or_half(given: int, held: int) -> None:
     module = sys.modules["qubo_compress.compress"]
     examples = read_examples([(torch.randn(given, 2), torch.zeros(given).long())])
-    calibration, held_out = module._held_out(examples, None)
+    calibration, held_out = module._held_out(examples, None, None)
     assert held_out.count == held
     assert calibration.count == (given if given == 1 else given - held)
     assert math.isclose(sum(float(part.weights.sum()) for part in held_out.slices), 1.0)

@@ -29,6 +29,7 @@ from qubo_compress.report.facts import (
     size,
 )
 from qubo_compress.report.front import Front
+from qubo_compress.report.verdict import held_against
 
 if TYPE_CHECKING:
     from qubo_compress.compress import CompressionResult
@@ -118,9 +119,9 @@ def prediction(result: CompressionResult, image_format: ImageFormat = "svg") -> 
     axes = figure.subplots()
     plain_axes(axes)
     axes.grid(color=FAINT, linewidth=0.8)
-    found = [(c.predicted, c.comparison.measured) for turn in result.rounds for c in turn.candidates]
+    found = [(c.predicted, held_against(result, c)) for turn in result.rounds for c in turn.candidates]
     pool = [(before, after.mean, 2 * after.standard_error) for before, after in found if math.isfinite(after.mean)]
-    points = [(turn.predicted, turn.chosen.comparison.measured.mean) for turn in result.rounds]
+    points = [(turn.predicted, held_against(result, turn.chosen).mean) for turn in result.rounds]
     if pool:
         xs, ys, errors = zip(*pool, strict=True)
         bars = [value if math.isfinite(value) else 0.0 for value in errors]
@@ -137,8 +138,9 @@ def prediction(result: CompressionResult, image_format: ImageFormat = "svg") -> 
     room = 0.12 * max(high - low, 1e-6)
     axes.axline((0.0, 0.0), slope=1.0, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label="predicted = measured")
     axes.plot([], [], "o", color=BLUE, markersize=9, label=f"plan of a round (number {taken} was taken)")
+    shrinkage = result.table.provenance.shrinkage
     if result.recovered_comparison is not None:
-        again = result.recovered_comparison.measured.mean
+        again = result.recovered_comparison.held_against(shrinkage).mean
         axes.axhline(again, color=TEAL, linewidth=1.4, label="measured, the plan taken and recovered")
         low = min(low, again)
     axes.set_xlim(low - room, high + room)
@@ -150,7 +152,8 @@ def prediction(result: CompressionResult, image_format: ImageFormat = "svg") -> 
 
 
 def _measure(result: CompressionResult) -> str:
-    return "loss change" if result.applied_comparison.divergence is None else "divergence"
+    shrinkage = result.table.provenance.shrinkage
+    return "divergence" if shrinkage >= 0.5 or result.applied_comparison.by_divergence else "loss change"
 
 
 def interactions(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes | None:
@@ -305,11 +308,13 @@ def pareto_front(
     if bounded:
         label = "lower bound"
         axes.plot(*zip(*bounded, strict=True), "_", color=AMBER, markersize=15, markeredgewidth=2, label=label)
-    mine = result.plan.ratio
+    mine, shrinkage = result.plan.ratio, result.table.provenance.shrinkage
     label = "plan of this report, measured"
-    axes.plot([mine], [result.applied_comparison.measured.mean], "D", color=RED, markersize=7, label=label)
+    axes.plot(
+        [mine], [result.applied_comparison.held_against(shrinkage).mean], "D", color=RED, markersize=7, label=label
+    )
     if result.recovered_comparison is not None:
-        change = result.recovered_comparison.measured.mean
+        change = result.recovered_comparison.held_against(shrinkage).mean
         axes.plot([mine], [change], "D", color=TEAL, markersize=7, label="the same, recovered")
     axes.set_xlabel("times smaller", fontsize=9, color=INK)
     axes.set_ylabel("loss change", fontsize=9, color=INK)

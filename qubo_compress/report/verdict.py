@@ -57,10 +57,15 @@ class Disagreement:
         return f"{number(self.factor)} times more" if self.factor > 1 else f"{number(1 / self.factor)} times less"
 
 
-def disagreement(candidate: Candidate) -> Disagreement | None:
+def held_against(result: CompressionResult, candidate: Candidate) -> Estimate:
+    """What was measured of a candidate in the unit of its prediction."""
+    return candidate.comparison.held_against(result.table.provenance.shrinkage)
+
+
+def disagreement(result: CompressionResult, candidate: Candidate) -> Disagreement | None:
     """Whether prediction and measurement of a plan differ by more than a factor of 2, beyond two standard errors."""
-    measured, predicted = candidate.comparison.measured, candidate.predicted
-    if candidate.comparison.divergence is not None and max(abs(predicted), abs(measured.mean)) < NEGLIGIBLE:
+    measured, predicted = held_against(result, candidate), candidate.predicted
+    if candidate.comparison.by_divergence and max(abs(predicted), abs(measured.mean)) < NEGLIGIBLE:
         return None
     low, high = measured.interval
     more = low > OFF_BY * max(predicted, 0.0)
@@ -127,7 +132,7 @@ def measured_sentences(result: CompressionResult) -> tuple[str, ...]:
         f"The held-out loss went from {number(result.before.loss)} to {number(result.final.loss)}: "
         f"{plus_minus(found.change)}, two standard errors over {counted(found.examples)}."
     ]
-    if found.divergence is not None:
+    if found.by_divergence:
         said.append(
             f"The mean KL divergence from the original's outputs is {plus_minus(found.divergence, signs=False)}: the "
             "rise of the loss that labels drawn by the original would show, with less noise."
@@ -145,7 +150,7 @@ def recovery_sentence(result: CompressionResult) -> str | None:
     if recovered is None:
         return None
     applied = result.applied_comparison
-    what = "loss" if applied.divergence is None else "divergence"
+    what = "divergence" if applied.by_divergence else "loss"
     figures = f"held-out {what} {number(applied.measure)} before it, {number(recovered.measure)} after it"
     if result.recovery_kept:
         return f"Recovery was kept: {figures}."
@@ -162,7 +167,7 @@ def winner_sentence(result: CompressionResult) -> str:
     running = [name for candidate in found.candidates for name in candidate.names]
     pool = sum(name.startswith("solver") for name in running)
     others = [f"{name} ({OPPONENTS[name]})" if name != "greedy" else name for name in OPPONENTS if name in running]
-    measure = "loss" if found.chosen.comparison.divergence is None else "divergence from the original"
+    measure = "divergence from the original" if found.chosen.comparison.by_divergence else "loss"
     said = (
         f"The plan taken is {quoted(found.chosen)}. It had the lowest {measure} on {where}, among {pool} "
         f"plan{'s' * (pool != 1)} of the solver's pool"
@@ -185,7 +190,7 @@ def candidate_rows(result: CompressionResult) -> tuple[tuple[str, ...], ...]:
         comparison = candidate.comparison
         right = f"{comparison.lost:,} / {comparison.gained:,}" if comparison.rows else "–"
         mark = "taken: " if candidate.name == found.winner else ""
-        divergence = "–" if comparison.divergence is None else plus_minus(comparison.divergence, signs=False)
+        divergence = plus_minus(comparison.divergence, signs=False)
         change = plus_minus(comparison.change)
         rows.append((mark + quoted(candidate), signed(candidate.predicted), divergence, change, right))
     return tuple(rows)
@@ -202,7 +207,7 @@ def warnings(result: CompressionResult) -> tuple[str, ...]:
         looked_at.append((solvers, "the solver's best plan"))
     said = []
     for candidate, what in looked_at:
-        found = disagreement(candidate)
+        found = disagreement(result, candidate)
         if found is None:
             continue
         far = f": {found.how_far}" if found.factor is not None else ""
@@ -254,8 +259,8 @@ def about_solver(result: CompressionResult) -> tuple[str, ...]:
 
 def _model_was(result: CompressionResult) -> str:
     candidate = solvers_candidate(result)
-    found = disagreement(candidate)
-    measured = plus_minus(candidate.comparison.measured)
+    found = disagreement(result, candidate)
+    measured = plus_minus(held_against(result, candidate))
     if found is None:
         return f" (held-out examples say {measured})"
     if found.factor is None:
@@ -266,7 +271,7 @@ def _model_was(result: CompressionResult) -> str:
 def proof_text(result: CompressionResult) -> tuple[str, str]:
     """(two words, a line below) for the card of the solver."""
     solution = result.solution
-    found = disagreement(solvers_candidate(result))
+    found = disagreement(result, solvers_candidate(result))
     if found is None:
         model = "for the loss model"
     elif found.factor is None:

@@ -277,7 +277,7 @@ def test_the_headline_is_measured_and_has_an_interval(result: CompressionResult)
 
 
 def test_many_rows_an_example_are_not_many_examples() -> None:
-    even = Comparison(1.0, Estimate(0.0, 0.1), None, 30, 10, Estimate(-0.1, 0.05), 200, 10)
+    even = Comparison(1.0, Estimate(0.0, 0.1), Estimate(0.0, 0.1), True, 30, 10, Estimate(-0.1, 0.05), 200, 10)
     low, high = verdict.accuracy_interval(even)
     assert (low, high) == (pytest.approx(-0.198, abs=1e-3), pytest.approx(-0.002, abs=1e-3))
 
