@@ -263,9 +263,9 @@ def test_regressions_are_compressed_and_repaired_by_their_squared_error(flat: bo
     repaired = qc.recover(small, data, model, progress=False)
     tuned = qc.recover(small, data, model, epochs=15, progress=False)
     errors = [score(net, [(test_x, test_y)]).loss for net in (model, small, repaired, tuned)]
-    assert errors[0] == pytest.approx(float(functional.mse_loss(model(test_x).reshape(-1), test_y)), rel=1e-5)
+    assert errors[0] == pytest.approx(functional.mse_loss(model(test_x).reshape(-1), test_y).item(), rel=1e-5)
     assert errors[3] < errors[1] < 1.1 * errors[0]
-    away = [float((net(x) - model(x)).square().mean()) for net in (small, repaired, tuned)]
+    away = [(net(x) - model(x)).square().mean().item() for net in (small, repaired, tuned)]
     assert 0 < away[1] < away[0]
     assert away[2] < 0.7 * away[0]
 
