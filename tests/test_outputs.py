@@ -79,7 +79,7 @@ PACKINGS = [
 
 
 @pytest.mark.parametrize(("pack", "output"), PACKINGS)
-@pytest.mark.parametrize("metric", ["gauss-newton", "jacobian", "fisher"])
+@pytest.mark.parametrize("metric", ["gauss-newton", "jacobian", "fisher", "products"])
 def test_what_a_network_returns_does_not_change_what_is_measured(pack: Any, output: Any, metric: str) -> None:
     plain = measured(packed(lambda z: z), batches(), metric=metric)
     found = measured(packed(pack), batches(), metric=metric, output=output)
@@ -165,7 +165,7 @@ def test_what_is_behind_ignored_labels_changes_no_measurement() -> None:
     labels[:, 4:] = -100
     other = tokens.clone()
     other[:, 4:] = 0  # seen at ignored positions only: hidden states are sums over earlier tokens
-    for metric in ("gauss-newton", "jacobian"):
+    for metric in ("gauss-newton", "jacobian", "products"):
         first, second = (measured(language(), [(x, labels)], metric=metric) for x in (tokens, other))
         torch.testing.assert_close(torch.tensor(first.linear), torch.tensor(second.linear), rtol=1e-4, atol=1e-7)
         assert first.factor is not None and second.factor is not None
@@ -263,9 +263,9 @@ def test_regressions_are_compressed_and_repaired_by_their_squared_error(flat: bo
     repaired = qc.recover(small, data, model, progress=False)
     tuned = qc.recover(small, data, model, epochs=15, progress=False)
     errors = [score(net, [(test_x, test_y)]).loss for net in (model, small, repaired, tuned)]
-    assert errors[0] == pytest.approx(float(functional.mse_loss(model(test_x).reshape(-1), test_y)), rel=1e-5)
+    assert errors[0] == pytest.approx(functional.mse_loss(model(test_x).reshape(-1), test_y).item(), rel=1e-5)
     assert errors[3] < errors[1] < 1.1 * errors[0]
-    away = [float((net(x) - model(x)).square().mean()) for net in (small, repaired, tuned)]
+    away = [(net(x) - model(x)).square().mean().item() for net in (small, repaired, tuned)]
     assert 0 < away[1] < away[0]
     assert away[2] < 0.7 * away[0]
 

@@ -157,7 +157,7 @@ def test_wrong_input_is_refused_and_leaves_the_model_alone(sample: Callable[[str
     with pytest.raises(errors.WrongModel, match="other weights"):
         table.stitched_loss(nn.Linear(5, 3), found.batches)
     with pytest.raises(errors.InvalidBatches, match="targets"):
-        table.stitched_loss(found.model, [inputs for inputs, _ in found.batches])
+        table.stitched_loss(found.model, [inputs for inputs, _ in found.batches], loss="cross-entropy")
 
 
 def test_a_loss_that_is_not_finite_is_infinite(sample: Callable[[str], Any]) -> None:

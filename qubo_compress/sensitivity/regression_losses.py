@@ -44,7 +44,8 @@ class SquaredError:
     def features(self, change: Tensor, outputs: Tensor, targets: Tensor | None) -> Tensor:
         """The change times the root of 2 / C; zero where the target is to be ignored."""
         counted = None if targets is None else value_rows(targets, outputs)[1]
-        return _counted(change, counted) * (2.0 / outputs.shape[-1]) ** 0.5
+        root: float = (2.0 / outputs.shape[-1]) ** 0.5
+        return _counted(change, counted) * root
 
     def probe(self, outputs: Tensor, targets: Tensor | None, signs: Tensor) -> Tensor:
         """The signs times the root of 2 / C."""
