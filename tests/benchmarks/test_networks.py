@@ -105,8 +105,8 @@ def test_model_is_as_good_as_said_on_the_first_test_images(network: Network) -> 
     assert 0 < loss < PUBLISHED_LOSS.get(network.name, 0.5)
 
 
-def test_no_class_of_imagenet_is_on_both_sides() -> None:
-    network = load_or_skip("imagenet-efficientnet-lite0")
+@pytest.mark.parametrize("network", ["imagenet-efficientnet-lite0"], indirect=True)
+def test_no_class_of_imagenet_is_on_both_sides(network: Network) -> None:
     train, test = (torch.cat([targets for _, targets in batches]) for batches in (network.train, network.test))
     assert len(train) == 200 and len(test) == 300
     assert not set(train.tolist()) & set(test.tolist())
