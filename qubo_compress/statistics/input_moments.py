@@ -75,7 +75,7 @@ class Moments:
         return matrix
 
     def even_blocks(self, rows: int) -> tuple[int, ...]:
-        """The blocks of ``rows`` rows of the member where several, small and of equal row counts, can share the work."""
+        """The blocks of ``rows`` rows of the member where they are several, small, and of as many rows each."""
         spans = self.spans(rows)
         alike = len({last - first for _, first, last in spans}) == 1
         small = len(spans) * self.blocks[0].numel() <= STACKED_VALUES

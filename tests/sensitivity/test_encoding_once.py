@@ -71,7 +71,7 @@ def test_scales_are_searched_for_once(net: nn.Module, batches: Any, monkeypatch:
     weights = [group.name for group in table.layout.groups if group.kind == "weight"]
     assert calls.fitted == len(weights) * sum(name.startswith("quantize") for name in MENU.names)
     calls.fitted = 0
-    plan = table.plan({name: "quantize(bits=4,sparsity=0.5)" for name in weights})
+    plan = table.plan(dict.fromkeys(weights, "quantize(bits=4,sparsity=0.5)"))
     small = plan.apply(net)
     loss = table.stitched_loss(net, batches, loss="kl")
     assert np.isfinite(loss(table.assignment(plan.choices)))
@@ -98,9 +98,7 @@ def test_a_table_from_the_cache_stores_nothing(
     assert calls.fitted > 0 and (tmp_path / f"{prices.UNIT}.npz").exists()
 
 
-def test_filters_cost_what_they_cost_one_by_one(
-    net: nn.Module, batches: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_filters_cost_what_they_cost_one_by_one(net: nn.Module, batches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     together = measured(net, batches, "magnitude", groups="filter")
     monkeypatch.setattr(prices, "prices_rows", lambda operator: False)
     alone = measured(net, batches, "magnitude", groups="filter")
@@ -123,9 +121,7 @@ def test_plans_are_saved_without_it(net: nn.Module, batches: Any, tmp_path: Path
     assert "fits" not in (tmp_path / "plan.json").read_text() and again == plan and not again.fits
 
 
-def test_slow_choices_are_kept_within_the_memory(
-    net: nn.Module, batches: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_choices_are_kept_within_the_memory(net: nn.Module, batches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     menu = qc.Menu(["svd(rank=2)", "quantize(bits=4)"])
     wide = qc.measure(net, batches, menu=menu, progress=False)
     monkeypatch.setattr(task, "VALUE_MEMORY", 1e12)
