@@ -116,7 +116,7 @@ def propagated(values: Tensor, scale: Tensor, mask: Tensor | None, upper: Tensor
 def descended(
     values: Tensor, codes: Tensor, scale: Tensor, mask: Tensor | None, moments: Tensor, book: Codebook
 ) -> Tensor:
-    """(..., R, D) codes from which no single change lowers the output error and the price of bits; never worse than it began.
+    """(..., R, D) codes from which no single change lowers output error and price of bits; never worse than before.
 
     Args:
         values: (..., R, D) float64, with at most one axis in front, along which the moments differ.
