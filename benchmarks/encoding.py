@@ -2,8 +2,8 @@
 
 python -m benchmarks.encoding [--case convolutions | linear | filters | layers | embedding] [--repeats 3]
 
-``filters`` and ``layers`` price a ResNet-20 with one group per filter, and per layer. ``embedding`` measures memory: run
-it in a process of its own. One thread; what is compiled once is not counted.
+``filters`` and ``layers`` price a ResNet-20 with one group per filter, and per layer. ``embedding`` measures memory:
+run it in a process of its own. One thread; what is compiled once is not counted.
 """
 
 from __future__ import annotations

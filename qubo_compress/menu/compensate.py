@@ -112,6 +112,9 @@ class Compensate(Compensating):
     def _mask(self, values: Tensor, moments: Moments) -> Tensor | None:
         if self.sparsity == 0:
             return None
+        blocks = moments.even_blocks(len(values))
+        if blocks:
+            moments.inverse_factors(blocks, self.damping)  # which keeps them
         factors = [
             (slice(a, b), moments.inverse_factor(block, self.damping)) for block, a, b in moments.spans(len(values))
         ]
@@ -143,9 +146,17 @@ class Compensate(Compensating):
         plain = Quantize(self.bits, self.sparsity)._one(member, part)
         mask = self._mask(values, moments)
         codes, scale = torch.zeros(values.shape), torch.zeros(len(values), 1, dtype=torch.float16)
-        for block, a, b in moments.spans(len(values)):
+        blocks = () if self.rounding == "qubo" else moments.even_blocks(len(values))
+        if blocks:
+            damped, uppers = moments.damped_stack(blocks, self.damping), moments.inverse_factors(blocks, self.damping)
+            stack = len(blocks), -1, values.shape[1]
+            kept = None if mask is None else mask.reshape(stack)
+            found, steps = self._rows(values.double().reshape(stack), kept, damped, uppers)
+            codes, scale = found.reshape(values.shape), steps.reshape(scale.shape)
+        for block, a, b in () if blocks else moments.spans(len(values)):
             kept = None if mask is None else mask[a:b]
-            codes[a:b], scale[a:b] = self._rows(values[a:b].double(), kept, moments, block)
+            damped, upper = moments.damped(block, self.damping), moments.inverse_factor(block, self.damping)
+            codes[a:b], scale[a:b] = self._rows(values[a:b].double(), kept, damped, upper)
         if mask is None:
             codes, scale = _better(values, codes, scale, plain, moments, self.damping)
         elif _total(values, codes * scale.float(), moments, self.damping) > _total(
@@ -154,15 +165,13 @@ class Compensate(Compensating):
             return plain
         return QuantizedTensor(member, self.bits, scale, codes.to(torch.int16), mask)
 
-    def _rows(self, values: Tensor, mask: Tensor | None, moments: Moments, block: int) -> tuple[Tensor, Tensor]:
-        """Codes and float16 scales of rows that share their moments."""
+    def _rows(self, values: Tensor, mask: Tensor | None, damped: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and float16 scales of (R, D) rows that share their moments, or of (B, R, D), each B with its own."""
         assert self.bits is not None  # noqa: S101 - called with bits only
-        damped = moments.damped(block, self.damping)
-        upper = moments.inverse_factor(block, self.damping)
         book = codebook(self.bits, signs_only=mask is not None and self.bits == 2)
         level = highest_level(self.bits)
         target = values if mask is None else values * mask
-        largest = target.abs().amax(1, keepdim=True).clamp(min=1e-300)
+        largest = target.abs().amax(-1, keepdim=True).clamp(min=1e-300)
         tried = []
         for share in CLIPPING_SHARES:
             scale = half_scale(share * largest / level).double()
@@ -170,11 +179,11 @@ class Compensate(Compensating):
             codes = codes if mask is None else codes * mask
             tried.append(output_error(values, codes * scale, damped))
         order = torch.stack(tried).argsort(dim=0, stable=True)[:FINALISTS]
-        best_codes, best_scale = torch.zeros_like(values), torch.zeros(len(values), 1, dtype=torch.float16)
-        least = torch.full((len(values),), torch.inf, dtype=torch.float64)
+        best_codes, best_scale = torch.zeros_like(values), torch.zeros(largest.shape, dtype=torch.float16)
+        least = torch.full(values.shape[:-1], torch.inf, dtype=torch.float64)
         shares = torch.tensor(CLIPPING_SHARES, dtype=torch.float64)
         for rank in range(len(order)):
-            scale = half_scale(shares[order[rank]][:, None] * largest / level)
+            scale = half_scale(shares[order[rank]][..., None] * largest / level)
             codes, scale = _settled(values, scale, mask, damped, upper, book)
             error = output_error(values, codes * scale.double(), damped)
             better = error < least
@@ -241,22 +250,25 @@ def _better(
     values: Tensor, codes: Tensor, scale: Tensor, plain: QuantizedTensor, moments: Moments, damping: float
 ) -> tuple[Tensor, Tensor]:
     """Row by row the codes and scale of the lower output error."""
-    codes, scale = codes.clone(), scale.clone()
-    for block, a, b in moments.spans(len(values)):
-        damped = moments.damped(block, damping)
-        ours = output_error(values[a:b], codes[a:b] * scale[a:b].float(), damped)
-        theirs = output_error(values[a:b], plain.codes[a:b].float() * plain.scale[a:b].float(), damped)
-        worse = theirs < ours
-        codes[a:b][worse] = plain.codes[a:b][worse].float()
-        scale[a:b][worse] = plain.scale[a:b][worse]
-    return codes, scale
+    ours = _errors(values, codes * scale.float(), moments, damping)
+    theirs = _errors(values, plain.codes.float() * plain.scale.float(), moments, damping)
+    worse = (theirs < ours)[:, None]
+    return torch.where(worse, plain.codes.float(), codes), torch.where(worse, plain.scale, scale)
+
+
+def _errors(values: Tensor, stored: Tensor, moments: Moments, damping: float) -> Tensor:
+    """(R,) output errors in the damped moments."""
+    blocks = moments.even_blocks(len(values))
+    if blocks:
+        stack = len(blocks), -1, values.shape[1]
+        damped = moments.damped_stack(blocks, damping)
+        return output_error(values.reshape(stack), stored.reshape(stack), damped).reshape(-1)
+    spans = moments.spans(len(values))
+    return torch.cat([output_error(values[a:b], stored[a:b], moments.damped(block, damping)) for block, a, b in spans])
 
 
 def _total(values: Tensor, stored: Tensor, moments: Moments, damping: float) -> float:
-    return sum(
-        float(output_error(values[a:b], stored[a:b], moments.damped(block, damping)).sum())
-        for block, a, b in moments.spans(len(values))
-    )
+    return float(_errors(values, stored, moments, damping).sum())
 
 
 offer("compensate", *(f"compensate(bits={bits})" for bits in (2, 3, 4, 5)))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from qubo_compress.menu.compensation_kernels import descend_rows
+from qubo_compress.menu.compensation_kernels import descend_blocks, descend_rows
 
 SWEEPS = 12
 """Most passes of the descent over the columns of a row."""
@@ -56,14 +56,14 @@ class Codebook:
 
 
 def output_error(values: Tensor, stored: Tensor, moments: Tensor) -> Tensor:
-    """(R,) squared output error of every row.
+    """(..., R) squared output error of every row of (..., R, D) values under (..., D, D) moments.
 
     Example:
         >>> output_error(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2), torch.eye(2, dtype=torch.float64)).tolist()
         [1.0]
     """
     apart = values.double() - stored.double()
-    return ((apart @ moments) * apart).sum(1)
+    return ((apart @ moments) * apart).sum(-1)
 
 
 def pruned_mask(values: Tensor, factors: list[tuple[slice, Tensor]], survivors: int) -> Tensor:
@@ -85,41 +85,45 @@ def pruned_mask(values: Tensor, factors: list[tuple[slice, Tensor]], survivors: 
 
 
 def propagated(values: Tensor, scale: Tensor, mask: Tensor | None, upper: Tensor, book: Codebook) -> Tensor:
-    """(R, D) codes, rounded in rising column order with the error made up by later columns.
+    """(..., R, D) codes, rounded in rising column order with the error made up by later columns.
 
     Args:
-        values: (R, D) float64.
-        scale: (R, 1) float64.
+        values: (..., R, D) float64; blocks of rows with moments of their own lie along the axes in front.
+        scale: (..., R, 1) float64.
         mask: survivors, or None.
-        upper: (D, D) with U^T U the inverse moments.
+        upper: (..., D, D) with U^T U the inverse moments.
         book: which codes there are.
     """
     left = values.clone()
     codes = torch.zeros_like(left)
-    flat = scale[:, 0]
-    for column in range(left.shape[1]):
-        diagonal = upper[column, column]
-        found = book.nearest(left[:, column] / flat)
+    flat = scale[..., 0]
+    for column in range(left.shape[-1]):
+        diagonal = upper[..., column, column, None]
+        found = book.nearest(left[..., column] / flat)
         if mask is not None:
-            found = found * mask[:, column]
-        codes[:, column] = found
-        error = (left[:, column] - found * flat) / diagonal
-        if column + 1 < left.shape[1]:
-            left[:, column + 1 :].addr_(error, upper[column, column + 1 :], alpha=-1.0)
+            found = found * mask[..., column]
+        codes[..., column] = found
+        error = (left[..., column] - found * flat) / diagonal
+        if column + 1 < left.shape[-1]:
+            later = upper[..., column, column + 1 :]
+            if left.ndim == 2:
+                left[:, column + 1 :].addr_(error, later, alpha=-1.0)
+            else:
+                left[..., column + 1 :] -= error[..., None] * later[..., None, :]
     return codes
 
 
 def descended(
     values: Tensor, codes: Tensor, scale: Tensor, mask: Tensor | None, moments: Tensor, book: Codebook
 ) -> Tensor:
-    """(R, D) codes from which no single change lowers the output error and the price of bits; never above the start.
+    """(..., R, D) codes from which no single change lowers output error and price of bits; never worse than before.
 
     Args:
-        values: (R, D) float64.
-        codes: (R, D) to start from.
-        scale: (R, 1) float64.
+        values: (..., R, D) float64, with at most one axis in front, along which the moments differ.
+        codes: (..., R, D) to start from.
+        scale: (..., R, 1) float64.
         mask: survivors, or None.
-        moments: (D, D).
+        moments: (..., D, D).
         book: which codes there are.
 
     Example:
@@ -131,8 +135,9 @@ def descended(
     found = codes.clone().contiguous()
     gradient = ((codes * scale - values) @ moments).contiguous()
     kept = torch.ones(codes.shape, dtype=torch.bool) if mask is None else mask
-    descend_rows(
-        found.numpy(), gradient.numpy(), scale[:, 0].contiguous().numpy(), kept.contiguous().numpy(),
+    descend = descend_rows if codes.ndim == 2 else descend_blocks
+    descend(
+        found.numpy(), gradient.numpy(), scale[..., 0].contiguous().numpy(), kept.contiguous().numpy(),
         moments.contiguous().numpy(), float(book.low), float(book.high), book.signs_only, book.bits.numpy(),
         (book.bits.numel() - 1) // 2, book.price, SWEEPS,
     )  # fmt: skip
@@ -140,8 +145,8 @@ def descended(
 
 
 def refitted(values: Tensor, codes: Tensor, moments: Tensor, fallback: Tensor) -> Tensor:
-    """(R, 1) scales of least output error for given codes: (q S w) / (q S q), where that is positive."""
+    """(..., R, 1) scales of least output error for given codes: (q S w) / (q S q), where that is positive."""
     image = codes @ moments
-    square = (image * codes).sum(1, keepdim=True)
-    fitted = (image * values).sum(1, keepdim=True) / square.clamp(min=1e-300)
+    square = (image * codes).sum(-1, keepdim=True)
+    fitted = (image * values).sum(-1, keepdim=True) / square.clamp(min=1e-300)
     return torch.where((square > 0) & (fitted > 0), fitted, fallback)

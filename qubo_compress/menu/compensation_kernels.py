@@ -72,3 +72,26 @@ def descend_rows(
                         gradient[row, other] += change * step * moments[column, other]
             if not moved:
                 break
+
+
+@compiled
+def descend_blocks(
+    codes: Floats,
+    gradient: Floats,
+    scale: Floats,
+    kept: npt.NDArray[np.bool_],
+    moments: Floats,
+    low: float,
+    high: float,
+    signs_only: bool,
+    bits: Floats,
+    reach: int,
+    price: float,
+    sweeps: int,
+) -> None:
+    """:func:`descend_rows` for every block of rows with moments of its own: all arrays have one axis more, in front."""
+    for block in range(len(codes)):
+        descend_rows(
+            codes[block], gradient[block], scale[block], kept[block], moments[block], low, high, signs_only, bits,
+            reach, price, sweeps,
+        )  # fmt: skip

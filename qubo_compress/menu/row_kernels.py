@@ -51,7 +51,7 @@ def _error(row: Singles, count: int, scale: np.float32, level: np.float32, signs
                 code = min(max(np.rint(row[i] / scale), -level), level)
                 apart = row[i] - code * scale
                 part += apart * apart
-        total += part
+        total += float(part)
         if total > least:
             break
     return total
@@ -73,8 +73,8 @@ def _refitted(row: Singles, count: int, scale: np.float32, level: np.float32, si
                 code = min(max(np.rint(row[i] / scale), -level), level)
                 squares += code * code
                 products += code * row[i]
-        square += squares
-        product += products
+        square += float(squares)
+        product += float(products)
     fitted = product / max(square, 1.0)
     return np.float32(fitted) if square > 0.0 and fitted > 0.0 else scale
 

@@ -28,6 +28,9 @@ from qubo_compress.substitution import every_layer_runs
 SILENT = 1e-200
 """Inputs whose mean moment is not above this count as none: their inverse would overflow."""
 
+STACKED_VALUES = 4_000_000
+"""Moments of several blocks are worked on at once up to this many values."""
+
 PATCH_VALUES = 8_000_000
 """Unfolded inputs are multiplied in parts of up to this many values."""
 
@@ -70,6 +73,32 @@ class Moments:
         mean = float(matrix.diagonal().mean())
         matrix.diagonal().add_(damping * mean if mean > SILENT else 1.0)
         return matrix
+
+    def even_blocks(self, rows: int) -> tuple[int, ...]:
+        """The blocks of ``rows`` rows of the member where they are several, small, and of as many rows each."""
+        spans = self.spans(rows)
+        alike = len({last - first for _, first, last in spans}) == 1
+        small = len(spans) * self.blocks[0].numel() <= STACKED_VALUES
+        return tuple(block for block, _, _ in spans) if len(spans) > 1 and alike and small else ()
+
+    def damped_stack(self, blocks: Sequence[int], damping: float) -> Tensor:
+        """(B, D, D) of :meth:`damped`."""
+        stack = torch.stack([self.blocks[block] for block in blocks])
+        mean = stack.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
+        stack.diagonal(dim1=1, dim2=2).add_(torch.where(mean > SILENT, damping * mean, torch.ones_like(mean)))
+        return stack
+
+    def inverse_factors(self, blocks: Sequence[int], damping: float) -> Tensor:
+        """(B, D, D) of :meth:`inverse_factor`."""
+        if any((block, damping) not in self.factors for block in blocks):
+            lower, failed = torch.linalg.cholesky_ex(self.damped_stack(blocks, damping))
+            inverse = torch.cholesky_inverse(lower)
+            uppers, again = torch.linalg.cholesky_ex((inverse + inverse.mT) / 2, upper=True)
+            sound = (failed == 0) & (again == 0) & torch.isfinite(uppers).flatten(1).all(1)
+            for block, upper, is_sound in zip(blocks, uppers, sound.tolist(), strict=True):
+                if is_sound:
+                    self.factors.setdefault((block, damping), upper)
+        return torch.stack([self.inverse_factor(block, damping) for block in blocks])
 
     def inverse_factor(self, block: int, damping: float) -> Tensor:
         """(D, D) upper triangular U with U^T U the inverse of the damped moments; kept for the next choice."""

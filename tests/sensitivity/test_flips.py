@@ -123,4 +123,4 @@ def test_a_cache_without_flips_is_still_read(sample: Any, tmp_path: Any) -> None
             kept = {name: unit[name] for name in unit.files if name != "flips"}
         np.savez(path, **kept)
     table = qc.measure(found.model, found.batches, menu=MENU, cache=tmp_path, progress=False)
-    assert "harmful_flips" not in table.costs and table.provenance.resumed == len(table.group_names)
+    assert "harmful_flips" not in table.costs and table.provenance.resumed == len(table.group_names) + 1  # the prices
