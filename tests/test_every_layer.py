@@ -32,7 +32,7 @@ def everything(name: str, module: nn.Module) -> str:
     return name
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(kind=st.sampled_from(KINDS), rule=st.sampled_from(["layer", "filter", everything]), seed=st.integers(0, 1000))
 def test_files_are_as_large_as_planned_and_load_what_was_applied(
     tmp_path_factory: pytest.TempPathFactory, kind: str, rule: Any, seed: int
