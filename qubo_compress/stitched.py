@@ -205,8 +205,13 @@ class _Choices:
     def places(self, assignment: npt.ArrayLike) -> list[tuple[nn.Module, str, Tensor]]:
         """What to swap in, at every place that shares a tensor."""
         found = []
-        for member, tensor in self._tensors(self._checked(assignment)).items():
-            found += [(module, attribute, tensor) for module, attribute in self.entries[member].owners]
+        with torch.no_grad():
+            tensors = self._tensors(self._checked(assignment))
+        for member, tensor in tensors.items():
+            entry = self.entries[member]
+            # A product takes another kernel for a weight that needs no gradient, which rounds otherwise.
+            tensor.requires_grad_(entry.tensor.requires_grad)
+            found += [(module, attribute, tensor) for module, attribute in entry.owners]
         return found
 
     def _checked(self, assignment: npt.ArrayLike) -> list[int]:

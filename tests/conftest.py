@@ -126,7 +126,7 @@ class Attention(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """An LSTM, for which there is no operator."""
+    """An LSTM, whose weights are also held in a list of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,6 +235,143 @@ class Aliasing(nn.Module):
         return self.head(torch.tanh(hidden))
 
 
+class CrossAttention(nn.Module):
+    """Attention with a projection for each of query, key and value, between sequences of different widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 8)
+        self.memory = nn.Embedding(7, 6)
+        self.attention = nn.MultiheadAttention(8, 2, kdim=6, vdim=6, add_bias_kv=True)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        asked, told = self.embedding(tokens[:, :4]).transpose(0, 1), self.memory(tokens).transpose(0, 1)
+        return self.head(self.attention(asked, told, told, need_weights=False)[0].mean(0))
+
+
+class Gated(nn.Module):
+    """A bidirectional GRU, then a cell that is called step by step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 5)
+        self.gru = nn.GRU(5, 4, bidirectional=True)
+        self.cell = nn.LSTMCell(8, 5)
+        self.head = nn.Linear(5, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        states, _ = self.gru(self.embedding(tokens).transpose(0, 1))
+        hidden = None
+        for step in states:
+            hidden = self.cell(step, hidden)
+        return self.head(hidden[0])
+
+
+class Upsampling(nn.Module):
+    """Transposed convolutions, one of them grouped: their weights have the inputs first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(2, 4, 3)
+        self.up = nn.ConvTranspose1d(4, 6, 3, stride=2)
+        self.grouped = nn.ConvTranspose2d(6, 4, (2, 3), groups=2)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.up(torch.relu(self.stem(x))))
+        return self.head(torch.relu(self.grouped(hidden.unsqueeze(2))).mean((2, 3)))
+
+
+class Conv1D(nn.Module):
+    """As transformers has it: a linear layer with its inputs first."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight = nn.Parameter(0.3 * torch.randn(nx, nf))
+        self.bias = nn.Parameter(torch.zeros(nf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.reshape(-1, self.nx), self.weight).view(*x.shape[:-1], self.nf)
+
+
+class InputsFirst(nn.Module):
+    """Layers like those of transformers' GPT-2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 6)
+        self.norm = nn.LayerNorm(6)
+        self.wide = Conv1D(10, 6)
+        self.narrow = Conv1D(6, 10)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.embedding(tokens)
+        hidden = hidden + self.narrow(functional.gelu(self.wide(self.norm(hidden))))
+        return self.head(hidden.mean(1))
+
+
+class SamePadding(nn.Conv2d):
+    """Pads in its own forward, more behind than in front, as TensorFlow does; its own padding says 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides = []
+        for size, kernel, stride in zip(reversed(x.shape[2:]), self.kernel_size[::-1], self.stride[::-1], strict=True):
+            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            sides += [total // 2, total - total // 2]
+        return functional.conv2d(functional.pad(x, sides), self.weight, self.bias, self.stride, 0, 1, self.groups)
+
+
+class OwnPadding(nn.Module):
+    """Convolutions with a forward of their own, one of them depthwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = SamePadding(2, 6, 3, stride=2)
+        self.norm = nn.BatchNorm2d(6)
+        self.depthwise = SamePadding(6, 6, 4, groups=6)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.depthwise(torch.relu(self.norm(self.stem(x))))).mean((2, 3)))
+
+
+class Mixing(nn.Module):
+    """Plain parameters: one that multiplies, one that is added, and a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(0.4 * torch.randn(5, 6))
+        self.shift = nn.Parameter(torch.zeros(1, 6))
+        self.scale = nn.Parameter(torch.ones(6))
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(x @ self.mix + self.shift) * self.scale)
+
+
+class Unreached(nn.Module):
+    """A second entry point, and a head that runs but whose output goes nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(5, 6)
+        self.norm = nn.BatchNorm1d(6)
+        self.head = nn.Linear(6, CLASSES)
+        self.dropped = nn.Linear(6, 2)
+        self.other = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.other(torch.tanh(self.body(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.norm(torch.tanh(self.body(x)))
+        self.dropped(hidden)
+        return self.head(hidden)
+
+
 @dataclass(frozen=True)
 class Sample:
     """A trained network and its batches."""
@@ -287,6 +424,13 @@ MAKERS: dict[str, Callable[[], tuple[nn.Module, Any, Tensor]]] = {
     "encoder-time-first": lambda: (Encoder(False), _tokens(), _classes()),
     "encoder-time-first-length-of-batch": lambda: (Encoder(False), _tokens(10), _classes()),
     "attention": lambda: (Attention(), _tokens(), _classes()),
+    "cross-attention": lambda: (CrossAttention(), _tokens(), _classes()),
+    "gated": lambda: (Gated(), _tokens(5), _classes()),
+    "upsampling": lambda: (Upsampling(), _shifted((2, 7), _classes()), _classes()),
+    "inputs-first": lambda: (InputsFirst(), _tokens(), _classes()),
+    "own-padding": lambda: (OwnPadding(), _shifted((2, 7, 6), _classes()), _classes()),
+    "mixing": lambda: _vectors(Mixing()),
+    "unreached": lambda: _vectors(Unreached()),
     "recurrent": lambda: (Recurrent(), _tokens(), _classes()),
     "twice": lambda: _vectors(Twice()),
     "functional": lambda: _vectors(Functional()),

@@ -23,7 +23,7 @@ def compressed(sample: Any, harsh: bool = True) -> torch.nn.Module:
     """Two bits for every weight, and the last choice of every other group."""
     table = qc.measure(sample.model, sample.batches, menu=MENU, metric="magnitude", progress=False)
     choices = {
-        group.name: "quantize(bits=2)" if group.kind == "weight" and harsh else names[-1]
+        group.name: "quantize(bits=2)" if group.kind == "weight" and harsh and len(names) > 1 else names[-1]
         for group, names in zip(table.layout.groups, table.choices, strict=True)
     }
     return table.plan(choices).apply(sample.model)
