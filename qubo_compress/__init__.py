@@ -15,7 +15,7 @@ from qubo_compress.menu import Menu
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem
 from qubo_compress.recovery import recover
-from qubo_compress.sensitivity import SensitivityTable, measure
+from qubo_compress.sensitivity import Forecast, SensitivityTable, estimate, measure
 from qubo_compress.solvers import Solution, solve
 from qubo_compress.stitched import StitchedLoss
 
@@ -24,6 +24,7 @@ __all__ = [
     "Budget",
     "ChoiceProblem",
     "CompressionResult",
+    "Forecast",
     "Menu",
     "Plan",
     "QuboCompressError",
@@ -34,6 +35,7 @@ __all__ = [
     "audit",
     "channels",
     "compress",
+    "estimate",
     "load",
     "measure",
     "menu",

@@ -31,6 +31,7 @@ from qubo_compress.recovery.recover import refuse_missing_labels, refuse_unfit_o
 from qubo_compress.recovery.training import Objective
 from qubo_compress.refinement import Round, refine
 from qubo_compress.selection import TIE, select
+from qubo_compress.sensitivity.forecast import check_seconds
 from qubo_compress.sensitivity.losses import AUTO, LossLike
 from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.shrinkage import check_shrinkage
@@ -120,7 +121,7 @@ def compress(
     budget: Budget,
     validation: Iterable[Any] | None = None,
     menu: Menu | None = None,
-    metric: str | Metric = "gauss-newton",
+    metric: str | Metric = "auto",
     loss: LossLike = AUTO,
     groups: GroupRule = "layer",
     solver: str | Solver = "auto",
@@ -138,6 +139,7 @@ def compress(
     objective: str | RecoveryObjective | Objective = "distillation",
     output: OutputLike = None,
     class_axis: int | None = None,
+    seconds: float | None = None,
 ) -> CompressionResult:
     """Compress a trained network to a budget: measure, solve, refine, apply, recover, score.
 
@@ -179,6 +181,7 @@ def compress(
         objective: what fine-tuning minimises; see :func:`qubo_compress.recover`.
         output: which part of what forward returns holds the outputs; see :func:`qubo_compress.measure`.
         class_axis: of outputs with three or more axes; see :func:`qubo_compress.measure`.
+        seconds: about how long the measurement may take; see :func:`qubo_compress.measure`.
 
     Raises:
         InfeasibleBudget: when the budget is below the smallest reachable size, which it names.
@@ -192,6 +195,9 @@ def compress(
     chosen_solver = make_solver(solver)
     make_objective(objective)
     check_shrinkage(shrinkage)
+    check_seconds(seconds)
+    if metric == "auto" and budget.harmful_flips is not None:
+        metric = "gauss-newton"  # which counts them
     reading = OutputReading(output, class_axis)
     read, loss = settle(model, read_examples(batches, max_examples, reading=reading), loss)
     if epochs:
@@ -219,7 +225,7 @@ def compress(
 
     table = measure_around(
         model, model, examples, menu, metric, loss, layout, cache, seed, progress,
-        shrinkage=shrinkage, priced=refuse_early,
+        shrinkage=shrinkage, priced=refuse_early, seconds=seconds,
     )  # fmt: skip
 
     def solve(problem: ChoiceProblem) -> Solution:

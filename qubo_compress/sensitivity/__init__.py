@@ -5,17 +5,20 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from qubo_compress.sensitivity.forecast import Forecast, estimate
 from qubo_compress.sensitivity.measure import measure
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult
 from qubo_compress.sensitivity.task import metrics as _registry
 
 __all__ = [
+    "Forecast",
     "MeasureTask",
     "Metric",
     "MetricResult",
     "Provenance",
     "SensitivityTable",
+    "estimate",
     "measure",
     "names",
     "register",

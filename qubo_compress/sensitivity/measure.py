@@ -6,45 +6,37 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from qubo_compress.budget import MILLION
-from qubo_compress.errors import (
-    ForwardFailed,
-    InvalidBatches,
-    InvalidModel,
-    NonFiniteLoss,
-    QuboCompressError,
-)
 from qubo_compress.evaluation import settle
 from qubo_compress.example_weights import ExampleWeights, with_example_weights
-from qubo_compress.examples import Examples, Slice, map_tensors, read_examples
+from qubo_compress.examples import Examples, read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
-from qubo_compress.menu.groups import Group, GroupRule, Layout, discover, kept_text, state_entries
+from qubo_compress.menu.groups import GroupRule, Layout, discover
 from qubo_compress.menu.menu import Menu
-from qubo_compress.menu.operator import Operator
-from qubo_compress.network.calls import WeightCall, weight_calls, why_unseen
 from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.problem import FactorArray, IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.factor import reduce_features
+from qubo_compress.sensitivity.forecast import Forecast, check_seconds, forecast_of
 from qubo_compress.sensitivity.forward import base_flips
 from qubo_compress.sensitivity.infeasible import explained
 from qubo_compress.sensitivity.loss_signature import loss_signature
 from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
+from qubo_compress.sensitivity.metrics.auto import resolved
 from qubo_compress.sensitivity.noise import noise_terms
 from qubo_compress.sensitivity.prices import price_choices
-from qubo_compress.sensitivity.reach import unreached_groups
-from qubo_compress.sensitivity.replay import CallTrace, run_model, trace_calls
 from qubo_compress.sensitivity.shrinkage import (
     agreement,
     check_interactions,
@@ -53,24 +45,19 @@ from qubo_compress.sensitivity.shrinkage import (
     limited_rows,
     shrunk_linear,
 )
+from qubo_compress.sensitivity.subject import MAX_COLUMNS, Subject, prepared
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
-from qubo_compress.sensitivity.task import PROBE_EXAMPLES, MeasureTask, Metric, MetricResult, base_outputs, metrics
-from qubo_compress.statistics.statistic import Calibration
+from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, metrics
 from qubo_compress.substitution import evaluating, every_layer_runs
 
 logger = logging.getLogger(__name__)
-
-ROWS_PER_PASS = {"cpu": 256, "cuda": 8192}
-"""Choices share a pass up to this many examples: more gains nothing on a CPU and fills the caches."""
-
-MAX_COLUMNS = 65_536
 
 
 def measure(
     model: nn.Module,
     batches: Iterable[Any],
     menu: Menu | None = None,
-    metric: str | Metric = "gauss-newton",
+    metric: str | Metric = "auto",
     loss: LossLike = AUTO,
     groups: GroupRule = "layer",
     max_examples: int = 2048,
@@ -84,6 +71,7 @@ def measure(
     example_weights: ExampleWeights | None = None,
     output: OutputLike = None,
     class_axis: int | None = None,
+    seconds: float | None = None,
 ) -> SensitivityTable:
     """Measure what each choice and each pair of choices costs the network.
 
@@ -93,7 +81,8 @@ def measure(
         model: trained; on the CPU or a GPU; in float32, bfloat16 or float16.
         batches: re-iterable calibration batches; see :func:`qubo_compress.examples.read_examples`.
         menu: what is offered; ``Menu()`` when left out.
-        metric: a registered name (see ``qubo_compress.sensitivity.names()``) or a metric object.
+        metric: ``"auto"``: ``"gauss-newton"`` for small networks, ``"products"`` above; a registered name (see
+            ``qubo_compress.sensitivity.names()``) or a metric object.
         loss: ``"auto"``: the one that fits outputs and targets, see
             :func:`qubo_compress.sensitivity.fitting_loss.fitting_loss`; ``"cross-entropy"``, ``"kl"``,
             ``"binary-cross-entropy"``, ``"squared-error"`` or a function (outputs, targets) -> (N,).
@@ -115,6 +104,8 @@ def measure(
             ``logits`` or the first tensor of a tuple when left out.
         class_axis: of outputs with three or more axes, where targets do not show it: -1 for the (N, T, V) of language
             models, 1 for (N, C, H, W).
+        seconds: about how long measuring may take: fewer examples are taken where all would take longer, and the
+            provenance says how many. How many that is depends on the machine and its load.
 
     Raises:
         InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.
@@ -128,13 +119,14 @@ def measure(
     """
     check_shrinkage(shrinkage)
     check_interactions(interactions)
+    check_seconds(seconds)
     model = unwrapped(model)
     read = read_examples(batches, max_examples, reading=OutputReading(output, class_axis))
     read, loss = settle(model, read, loss)
     examples = with_example_weights(model, read, example_weights)
     return measure_around(
         model, model, examples, menu or Menu(), metric, loss, discover(model, groups), cache, seed, progress,
-        max_rank=max_rank, shrinkage=shrinkage, interactions=interactions,
+        max_rank=max_rank, shrinkage=shrinkage, interactions=interactions, seconds=seconds,
     )  # fmt: skip
 
 
@@ -156,6 +148,7 @@ def measure_around(
     restrict: Callable[[int, dict[str, Any]], dict[str, Any]] | None = None,
     priced: Callable[[Mapping[str, IntArray], Mapping[str, int], IntArray], None] | None = None,
     payloads: Mapping[tuple[str, str], bytes] | None = None,
+    seconds: float | None = None,
 ) -> SensitivityTable:
     """Measure every single choice from ``base``, which differs from ``original`` by a plan already applied.
 
@@ -164,53 +157,31 @@ def measure_around(
     ``payloads`` are the stored bytes of choices that an earlier table made from data.
     """
     started = time.perf_counter()
-    chosen = metrics.get(metric)() if isinstance(metric, str) else metric
+    asked = metrics.get(metric)() if isinstance(metric, str) else metric
     examples, loss = settle(original, examples, loss)
-    checked_loss = make_loss(loss)
-    if checked_loss.needs_targets and not examples.labelled:
-        raise InvalidBatches("the loss needs targets; give (inputs, targets) batches or loss='kl'")
-    originals = {name: entry.tensor.detach().cpu() for name, entry in state_entries(original)[0].items()}
-    refuse_nothing_to_compress(layout)
-    _refuse_bad_weights(original, layout)
+    subject = Subject(base, original, examples, menu, layout, make_loss(loss), restrict, payloads)
     with evaluating(base), evaluating(original), every_layer_runs(), torch.no_grad():
-        examples = _placed(base, examples)
-        reference = base_outputs(original, examples)
-        outputs = reference if base is original else base_outputs(base, examples)
-        _refuse_bad_outputs(reference, checked_loss, examples)
-        trace = _trace(base, examples)
-        calls = _calls(base, examples, trace)
-        unreached = unreached_groups(
-            original, layout, examples, lambda x: examples.reading.rows(run_model(original, x))
-        )
-        choices = []
-        for number, group in enumerate(layout.groups):
-            parts = [member.part(originals[member.name]) for member in group.members]
-            offered = _measurable(menu.offered(group, parts), group, calls)
-            if group.name in unreached:
-                offered = {"keep": offered["keep"]}
-            choices.append(offered if restrict is None else restrict(number, offered))
+        task, unreached = prepared(subject, seed, bool(interactions), shrinkage not in (None, 1))
+        chosen, why = resolved(asked, task)
+        if progress or seconds is not None:
+            forecast = forecast_of(task, chosen, why)
+            if seconds is not None and forecast.seconds > seconds:
+                task, forecast = _within(subject, task, forecast, seconds), forecast.within(seconds)
+            if progress:
+                Console().print(str(forecast), highlight=False)
+        examples, reference, outputs = task.examples, task.reference, task.outputs
         weights = weights_signature(original)
         signature = {
             "weights": weights if base is original else f"{weights} around {weights_signature(base)}",
             "data": examples.signature(),
-            "menu": "\n".join(",".join(offered) for offered in choices),
+            "menu": "\n".join(",".join(offered) for offered in task.choices),
             "groups": layout.rule,
             "metric": repr(chosen),
             "loss": loss if isinstance(loss, str) else loss_signature(loss),
             "options": f"seed={seed} columns={MAX_COLUMNS} interactions={bool(interactions)} sketch=2 "
             + _reading_text(examples),
         }
-        task = MeasureTask(
-            base=base, originals=originals, layout=layout, choices=choices, examples=examples, loss=checked_loss,
-            reference=reference, outputs=outputs, seed=seed,
-            rows_per_pass=ROWS_PER_PASS.get(outputs[0].device.type, 512), interactions=bool(interactions),
-            max_columns=MAX_COLUMNS, first_order=shrinkage not in (None, 1),
-            cache=UnitCache(cache, signature), advance=lambda _: None,
-            trace=trace, payloads=dict(payloads or {}),
-            calibration=Calibration(
-                original, examples, checked_loss, lambda x: examples.reading.rows(run_model(original, x)), seed
-            ),
-        )  # fmt: skip
+        task.cache = UnitCache(cache, signature)
         with _progress(progress, "storing choices", len(layout.groups)) as advance:
             costs = price_choices(task, advance)
         fixed_costs = {"bytes": fixed_bytes(layout, menu.names)}
@@ -237,7 +208,7 @@ def measure_around(
     return SensitivityTable(
         layout=layout,
         menu_names=menu.names,
-        choices=tuple(tuple(offered) for offered in choices),
+        choices=tuple(tuple(offered) for offered in task.choices),
         linear=linear + noise,
         costs=costs,
         fixed_costs=fixed_costs,
@@ -247,12 +218,21 @@ def measure_around(
         ),
         factor=factor,
         pairs=result.pairs,
-        constant=0.0 if base is original else _mean_loss(task, outputs) - baseline,
+        constant=0.0 if base is original else _moved(task, share),
         divergence=result.divergence,
         payloads=task.payloads,
         fits=task.fits,
         kept_because=unreached,
     )  # fmt: skip
+
+
+def _within(subject: Subject, task: MeasureTask, chosen: Metric, forecast: Forecast, seconds: float) -> MeasureTask:
+    """The same task with as few of the first examples as the time allows."""
+    count = forecast.examples_within(seconds)
+    if count >= task.examples.count:
+        return task
+    fewer = replace(subject, examples=subject.examples.select(np.arange(count)))
+    return prepared(fewer, task.seed, task.interactions, task.first_order)[0]
 
 
 def _reading_text(examples: Examples) -> str:
@@ -282,92 +262,15 @@ def _add_flips(
     fixed_costs["harmful_flips"] = int(least.sum()) + math.ceil(base_flips(task) * MILLION - 1e-6)
 
 
-def refuse_nothing_to_compress(layout: Layout) -> None:
-    """Raise :class:`InvalidModel` for a network all of whose tensors are kept, with the reasons."""
-    if not layout.groups:
-        raise InvalidModel(f"nothing in this network can be compressed: {kept_text(layout.kept)}")
-
-
-def _measurable(
-    offered: dict[str, Operator], group: Group, calls: Mapping[str, Sequence[WeightCall]]
-) -> dict[str, Operator]:
-    """The choices without those that must watch what a weight multiplies where this cannot be seen."""
-
-    def watches(operator: Operator) -> bool:
-        return any(getattr(need, "watches_inputs", False) for need in getattr(operator, "needs", ()))
-
-    unseen = [name for name, operator in offered.items() if watches(operator)]
-    reasons = [why_unseen(calls.get(member.name, ()), bool(member.inputs_first)) for member in group.members]
-    reason = next((said for said in reasons if said is not None), None)
-    if not unseen or reason is None:
-        return offered
-    logger.info("%s is not offered %s: %s", group.name, ", ".join(unseen), reason)
-    return {name: operator for name, operator in offered.items() if name not in unseen}
-
-
-def _refuse_bad_weights(model: nn.Module, layout: Layout) -> None:
-    grouped = {member.name for group in layout.groups for member in group.members}
-    for name, entry in state_entries(model)[0].items():
-        tensor = entry.tensor.detach()
-        # A buffer that no operator touches may hold infinities on purpose: attention masks do.
-        checked = tensor.is_floating_point() and (entry.is_parameter or name in grouped)
-        if checked and not bool(torch.isfinite(tensor).all()):
-            count = int((~torch.isfinite(tensor)).sum())
-            raise InvalidModel(f"{name} holds {count} values that are NaN or infinite; load sound weights first")
-
-
-def _refuse_bad_outputs(reference: list[Tensor], loss: Any, examples: Examples) -> None:
-    for part, rows in zip(examples.slices, reference, strict=True):
-        values = loss.values(rows, part.targets, rows)
-        if not bool(torch.isfinite(rows).all()) or not bool(torch.isfinite(values).all()):
-            raise NonFiniteLoss(
-                "the uncompressed network's outputs or losses are NaN or infinite on the calibration data; "
-                "check the weights, the inputs' normalisation and the targets"
-            )
-
-
-def _placed(model: nn.Module, examples: Examples) -> Examples:
-    """Examples on the model's device; images channels last on the CPU, where that gives the same outputs."""
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    examples = examples.to(device)
-    first = examples.slices[0].inputs
-    if device.type != "cpu" or not any(t.ndim == 4 for t in (first,) if isinstance(t, Tensor)):
-        return examples
-
-    def last(tensor: Tensor) -> Tensor:
-        return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-    probe = map_tensors(first, lambda t: t[:PROBE_EXAMPLES])
-    before = examples.reading.rows(run_model(model, probe))
-    try:
-        after = examples.reading.rows(run_model(model, map_tensors(probe, last)))
-    except QuboCompressError:
-        # A model that reshapes with view() accepts only the layout it was written for.
-        return examples
-    if before.shape != after.shape or not torch.allclose(before, after, rtol=1e-3, atol=1e-4):
-        return examples
-    moved = tuple(Slice(map_tensors(s.inputs, last), s.targets, s.weights) for s in examples.slices)
-    return replace(examples, slices=moved)
-
-
-def _trace(model: nn.Module, examples: Examples) -> CallTrace | None:
-    probe = map_tensors(examples.slices[0].inputs, lambda t: t[:PROBE_EXAMPLES])
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        return None
-    try:
-        return trace_calls(model, probe)
-    except ForwardFailed as cause:
-        logger.info("the network's modules cannot be followed (%s); the whole of it is run for every choice", cause)
-        return None
-
-
-def _calls(model: nn.Module, examples: Examples, trace: CallTrace | None) -> Mapping[str, Sequence[WeightCall]]:
-    """By name, the calls of the functions that are given that parameter, also where modules cannot be followed."""
-    if trace is not None:
-        return {name: [call for _, call in seen] for name, seen in trace.weights.items()}
-    probe = map_tensors(examples.slices[0].inputs, lambda t: t[:PROBE_EXAMPLES])
-    watched = {name: entry.tensor for name, entry in state_entries(model)[0].items() if entry.is_parameter}
-    return weight_calls(lambda: run_model(model, probe), watched)
+def _moved(task: MeasureTask, share: float) -> float:
+    """How far the base model is from the uncompressed one, by the same mixture as the linear terms."""
+    change = apart = 0.0
+    for number, part in task.slices():
+        outputs, reference, weights = task.outputs[number], task.reference[number], task.row_weights(number)
+        values = [task.loss.values(rows, part.targets, reference).double() for rows in (outputs, reference)]
+        change += float(((values[0] - values[1]) * weights).sum())
+        apart += float((task.loss.divergence(outputs, part.targets, reference).double() * weights).sum())
+    return (1 - share) * change + share * apart
 
 
 def _mean_loss(task: MeasureTask, outputs: list[Tensor]) -> float:

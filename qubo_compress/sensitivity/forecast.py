@@ -1,0 +1,172 @@
+"""How long a measurement will take, before it starts: multiplications counted, one of them timed.
+
+Multiplications are those of the layer calls seen in a run of a few examples. Their speed is measured on this machine,
+now, by timing that run; what else a metric does is added by factors that were measured once, on small and large
+networks, and stand beside the constants.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from qubo_compress.errors import InvalidMenu
+from qubo_compress.evaluation import settle
+from qubo_compress.examples import map_tensors, read_examples
+from qubo_compress.menu.groups import GroupRule, discover
+from qubo_compress.menu.menu import Menu
+from qubo_compress.network.scores import OutputLike, OutputReading
+from qubo_compress.network.wrappers import unwrapped
+from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
+from qubo_compress.sensitivity.metrics.auto import network_runs, resolved
+from qubo_compress.sensitivity.replay import run_model
+from qubo_compress.sensitivity.subject import Subject, prepared
+from qubo_compress.sensitivity.task import MeasureTask, Metric, metrics
+from qubo_compress.substitution import evaluating, every_layer_runs
+
+TIMED_EXAMPLES = 16
+FEWEST_EXAMPLES = 16
+"""A time limit takes no more examples away than down to so many: fewer say nothing."""
+
+ENCODING_SECONDS = 0.25
+"""Seconds per million values and 15 choices that storing takes, ``benchmarks.encoding`` (default menu, one core)."""
+
+PASS_BYTES = 1_200_000_000
+"""Held by one forward and backward pass and by displacements at most, see ``metrics.products``."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a measurement will take.
+
+    Attributes:
+        metric: that will be used.
+        why: it was chosen.
+        examples: that are measured.
+        choices: of all groups.
+        evaluations: runs of the whole network over all examples that it amounts to.
+        fixed_seconds: that do not depend on the number of examples.
+        seconds: in all, on this machine under its present load.
+        bytes: of memory beyond the network, the examples and the libraries.
+    """
+
+    metric: str
+    why: str
+    examples: int
+    choices: int
+    evaluations: float
+    fixed_seconds: float
+    seconds: float
+    bytes: int
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return (
+            f"measuring {self.choices:,} choices on {self.examples:,} examples by {self.metric} ({self.why}): "
+            f"about {_duration(self.seconds)}, {max(1, round(self.bytes / 1e6)):,} MB"
+        )
+
+    def examples_within(self, seconds: float) -> int:
+        """How many of the examples fit into a time."""
+        each = (self.seconds - self.fixed_seconds) / max(1, self.examples)
+        fitting = math.floor((seconds - self.fixed_seconds) / max(each, 1e-12))
+        return max(min(self.examples, FEWEST_EXAMPLES), min(self.examples, fitting))
+
+    def within(self, seconds: float) -> Forecast:
+        """The forecast for as many examples as fit."""
+        count = self.examples_within(seconds)
+        each = (self.seconds - self.fixed_seconds) / max(1, self.examples)
+        said = f"{self.why}; {count:,} of {self.examples:,} examples, to stay within {_duration(seconds)}"
+        return replace(self, examples=count, seconds=self.fixed_seconds + count * each, why=said)
+
+
+def check_seconds(seconds: float | None) -> None:
+    """Raise :class:`InvalidMenu` unless it is None or a positive number."""
+    if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+        raise InvalidMenu(f"seconds must be a positive number or None; got {seconds!r}")
+
+
+def estimate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    menu: Menu | None = None,
+    metric: str | Metric = "auto",
+    loss: LossLike = AUTO,
+    groups: GroupRule = "layer",
+    max_examples: int = 2048,
+    *,
+    output: OutputLike = None,
+    class_axis: int | None = None,
+) -> Forecast:
+    """What measuring a table would take, without measuring it: the arguments are those of ``measure``.
+
+    The network is run once over all examples, as any measurement begins.
+
+    Raises:
+        InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, UnknownName.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> found = estimate(model, [(torch.randn(16, 4), torch.randint(3, (16,)))], menu=Menu(bits=(2, 8)))
+        >>> found.metric, found.examples
+        ('gauss-newton', 16)
+    """
+    model = unwrapped(model)
+    examples, loss = settle(
+        model, read_examples(batches, max_examples, reading=OutputReading(output, class_axis)), loss
+    )
+    asked = metrics.get(metric)() if isinstance(metric, str) else metric
+    subject = Subject(model, model, examples, menu or Menu(), discover(model, groups), make_loss(loss))
+    with evaluating(model), every_layer_runs(), torch.no_grad():
+        task, _ = prepared(subject, 0, True, False)
+        chosen, why = resolved(asked, task)
+        return forecast_of(task, chosen, why)
+
+
+def forecast_of(task: MeasureTask, chosen: Metric, why: str) -> Forecast:
+    """The forecast of a task under a metric."""
+    runs = network_runs(task, chosen)
+    each = _seconds_per_example(task)
+    values = sum(group.numel * len(names) for group, names in zip(task.layout.groups, task.choices, strict=True))
+    fixed = ENCODING_SECONDS * values / 15e6
+    count, total = task.examples.count, int(task.offsets[-1])
+    columns = sum(rows.numel() for rows in task.outputs)
+    if chosen.metric_name == "products":
+        columns = count * getattr(chosen, "probes", 1)
+    features = 4 * total * min(columns, task.max_columns)
+    memory = 2 * features + min(PASS_BYTES, 4 * values + each_bytes(task))
+    return Forecast(chosen.metric_name, why, count, total, runs, fixed, fixed + count * each * runs, int(memory))
+
+
+def each_bytes(task: MeasureTask) -> int:
+    """Bytes of the outputs of all modules over one slice of examples."""
+    positions = 0 if task.trace is None else sum(task.trace.positions)
+    return 4 * positions * max(len(part) for part in task.examples.slices)
+
+
+def _seconds_per_example(task: MeasureTask) -> float:
+    """Of one forward pass, the better of two."""
+    inputs = task.examples.slices[0].inputs
+    count = min(TIMED_EXAMPLES, len(task.examples.slices[0]))
+    probe = map_tensors(inputs, lambda t: t[:count])
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        run_model(task.base, probe)
+        if task.device.type == "cuda":
+            torch.cuda.synchronize(task.device)
+        times.append(time.perf_counter() - start)
+    return float(np.min(times)) / count
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,122 @@
+"""Auto: the exact way for small networks, products for all others."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from qubo_compress.errors import InvalidMenu, InvalidModel
+from qubo_compress.sensitivity.gauss_newton import GaussNewton
+from qubo_compress.sensitivity.metrics.products import Products
+from qubo_compress.sensitivity.metrics.products.inspection import inspect
+from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, metrics
+
+logger = logging.getLogger(__name__)
+
+SMALL = 2e11
+"""Multiplications up to which every choice is run: about 20 s of one core."""
+
+REPLAY_OVERHEAD = 1.15
+"""What remembering and checking replayed runs adds to the layers behind a group."""
+
+GRADIENT_RUNS = 3.0
+"""Forward runs that a backward pass with its gradients per example takes: ResNet-20 2.6, EfficientNet-Lite0 3.4."""
+
+
+@metrics.register("auto")
+@dataclass(frozen=True)
+class Auto:
+    """``gauss-newton`` where it takes up to ``small`` multiplications, else ``products``.
+
+    What is compared are counts, not times, so that the same network is measured alike on every machine. Networks
+    that products cannot follow, because their examples depend on each other or forward switches gradients off, and
+    losses without curvature, are measured by ``gauss-newton`` whatever their size.
+
+    Args:
+        small: most multiplications of running every choice.
+    """
+
+    metric_name: ClassVar[str] = "auto"
+    small: float = SMALL
+
+    def resolve(self, task: MeasureTask) -> tuple[Metric, str]:
+        """The metric to use, and why."""
+        products: Metric = Products()
+        count = task.examples.count * multiplications(task) * network_runs(task, GaussNewton())
+        if count <= self.small:
+            return GaussNewton(), "a small network"
+        if not has_curvature(task):
+            return GaussNewton(), "the loss has no curvature"
+        try:
+            inspect(task)
+        except InvalidModel as cause:
+            logger.info("products cannot follow this network: %s", cause)
+            return GaussNewton(), "its examples have no gradients of their own"
+        return products, "running every choice would take too long"
+
+    def evaluations(self, task: MeasureTask) -> float:
+        """Those of the metric chosen."""
+        return self.resolve(task)[0].evaluations(task)
+
+    def measure(self, task: MeasureTask) -> MetricResult:
+        """By the metric chosen."""
+        return self.resolve(task)[0].measure(task)
+
+
+def resolved(metric: Metric, task: MeasureTask) -> tuple[Metric, str]:
+    """The metric that ``auto`` stands for, and why; others are themselves.
+
+    Raises:
+        InvalidMenu: when products were asked for under a loss without curvature.
+    """
+    if isinstance(metric, Auto):
+        return metric.resolve(task)
+    if isinstance(metric, Products) and not metric.measured_linear and not has_curvature(task):
+        raise InvalidMenu(
+            "this loss has no curvature at the network's outputs, so products would call every choice free; use "
+            "metric='gauss-newton', which measures it"
+        )
+    return metric, "as asked"
+
+
+def has_curvature(task: MeasureTask) -> bool:
+    """Whether the loss bends anywhere at the outputs of the first examples."""
+    part = task.examples.slices[0]
+    drawn = torch.ones_like(task.outputs[0])
+    drawn[:, 1::2] = -1.0
+    return bool(task.loss.probe(task.outputs[0], part.targets, drawn).any())
+
+
+def multiplications(task: MeasureTask) -> float:
+    """Of one example in one forward run; a weight of which no call is seen counts once."""
+    return float(sum(_of_groups(task)))
+
+
+def network_runs(task: MeasureTask, metric: Metric) -> float:
+    """Forward runs over all examples that a metric amounts to, replayed parts counted by their multiplications."""
+    if metric.metric_name == "products":
+        passes = getattr(metric, "probes", 1) + int(task.first_order)
+        return 1.0 + GRADIENT_RUNS * passes
+    if metric.metric_name != "gauss-newton":
+        return metric.evaluations(task)
+    each = np.array(_of_groups(task))
+    total = max(float(each.sum()), 1e-12)
+    # Groups come in the order of the state dict, which is nearly that in which they run.
+    behind = 1.0 if task.trace is None else np.cumsum(each[::-1])[::-1] / total
+    offered = np.array([len(names) - 1 for names in task.choices])
+    return float(REPLAY_OVERHEAD * (offered * behind).sum()) + 1.0
+
+
+def _of_groups(task: MeasureTask) -> list[float]:
+    found = []
+    for group in task.layout.groups:
+        times = 1.0
+        seen = () if task.trace is None else task.trace.weights.get(group.members[0].name, ())
+        if task.trace is not None and seen:
+            times = sum(call.multiplies for _, call in seen) / task.trace.examples
+        found.append(times * group.numel if group.kind == "weight" else 0.0)
+    return found
