@@ -89,7 +89,7 @@ def _group_priced(task: MeasureTask, number: int) -> _Priced:
     costs, fits, unreliable = [], [], []
     calls = layer_calls(task.base, task.layout.groups[number], task.trace)
     positions = [sum(call.positions for call in made) for made in calls]
-    for packed, operator in zip(task.packed(number), task.choices[number].values(), strict=True):
+    for packed, operator in zip(task.stored(number), task.choices[number].values(), strict=True):
         # Asking a protocol of most choices would take longer than all else here.
         plain = type(packed) in PLAIN_FORMS
         form = None if plain else staged(packed)
