@@ -93,7 +93,7 @@ class _Shared:
         if operator.sparsity > 0:
             masks = [m.reshape(v.shape) for m, v in zip(self.kept(operator.sparsity), rows, strict=True)]
         found = zip(self.group.members, rows, masks, scales, strict=True)
-        return QuantizedTensors(tuple(operator.stored(member, *of) for member, *of in found))
+        return QuantizedTensors(tuple(operator.stored(m, v, mask, scale) for m, v, mask, scale in found))
 
 
 def encoded(

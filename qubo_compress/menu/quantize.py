@@ -230,7 +230,7 @@ class QuantizedTensors(StoredParts[QuantizedTensor]):
 def scales_of(fit: bytes, rows: Sequence[int]) -> list[Tensor]:
     """(rows, 1) float16 scales of every member, one after the other in bytes."""
     flat = torch.from_numpy(np.frombuffer(fit, dtype=np.float16).copy())
-    return [scale.reshape(-1, 1) for scale in flat.split(list(rows))]
+    return [scale.reshape(-1, 1) for scale in torch.split(flat, list(rows))]
 
 
 @operators.register("quantize")

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.keep import from_raw_bytes, raw_bytes
-from qubo_compress.menu.quantize import LARGEST_SCALE, fit_scale, half_scale, round_to_codes
+from qubo_compress.menu.quantize import fit_scale, half_scale, round_to_codes
+from qubo_compress.menu.row_kernels import LARGEST_SCALE
 
 VECTOR_BITS = (8, 16, 32)
 

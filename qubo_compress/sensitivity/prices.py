@@ -48,11 +48,11 @@ def price_choices(task: MeasureTask, advance: Callable[[float], None] = lambda _
     low-rank choices are those of ``plan.apply(model, factored=True)``.
     """
     arrays = task.cache.get(UNIT, lambda: _priced(task, advance))
-    task.fits = Fits(arrays["fits"], arrays["fit_ends"])
+    task.fits = Fits(arrays["fits"].astype(np.uint8), arrays["fit_ends"].astype(np.int64))
     task.unreliable = arrays["unreliable"]
     for number in range(len(task.layout.groups)):
         task.store_from_data(number)  # their bytes belong to the table
-    return {name: arrays[name] for name in BUDGETS}
+    return {name: arrays[name].astype(np.int64) for name in BUDGETS}
 
 
 def _priced(task: MeasureTask, advance: Callable[[float], None]) -> Arrays:
@@ -89,7 +89,7 @@ def _group_priced(task: MeasureTask, number: int) -> _Priced:
     costs, fits, unreliable = [], [], []
     calls = layer_calls(task.base, task.layout.groups[number], task.trace)
     positions = [sum(call.positions for call in made) for made in calls]
-    for packed, operator in zip(task.packed(number), task.choices[number].values(), strict=True):
+    for packed, operator in zip(task.stored(number), task.choices[number].values(), strict=True):
         # Asking a protocol of most choices would take longer than all else here.
         plain = type(packed) in PLAIN_FORMS
         form = None if plain else staged(packed)

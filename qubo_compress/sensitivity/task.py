@@ -143,7 +143,11 @@ class MeasureTask:
         A choice that follows at once from the weights is made again for every call. Of the others as many are kept as
         the memory allows.
         """
-        return [packed for _, packed in self._each(group, self.choices[group], self._fits_of(group))]
+        return list(self.stored(group))
+
+    def stored(self, group: int) -> Iterator[Packed]:
+        """The choices of :meth:`packed`, one after the other, so that only one need be in memory."""
+        return (packed for _, packed in self._each(group, self.choices[group], self._fits_of(group)))
 
     def values(self, group: int) -> Iterator[tuple[Tensor, ...]]:
         """The members' values under every choice, one choice after the other; nothing goes through an entropy coder."""
