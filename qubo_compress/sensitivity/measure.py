@@ -129,11 +129,13 @@ def measure(
     check_shrinkage(shrinkage)
     check_interactions(interactions)
     model = unwrapped(model)
+    layout = discover(model, groups)
+    refuse_nothing_to_compress(layout)
     read = read_examples(batches, max_examples, reading=OutputReading(output, class_axis))
     read, loss = settle(model, read, loss)
     examples = with_example_weights(model, read, example_weights)
     return measure_around(
-        model, model, examples, menu or Menu(), metric, loss, discover(model, groups), cache, seed, progress,
+        model, model, examples, menu or Menu(), metric, loss, layout, cache, seed, progress,
         max_rank=max_rank, shrinkage=shrinkage, interactions=interactions,
     )  # fmt: skip
 
