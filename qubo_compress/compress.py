@@ -35,6 +35,7 @@ from qubo_compress.sensitivity.forecast import check_seconds
 from qubo_compress.sensitivity.losses import AUTO, LossLike
 from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.shrinkage import check_shrinkage
+from qubo_compress.sensitivity.subject import refuse_nothing_to_compress
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.sensitivity.task import Metric, metrics
 from qubo_compress.solvers.solution import Solution
@@ -190,6 +191,8 @@ def compress(
     if rounds < 0 or epochs < 0:
         raise InvalidBudget(f"rounds and epochs must not be negative; got {rounds} and {epochs}")
     model = unwrapped(model)
+    layout = discover(model, groups)
+    refuse_nothing_to_compress(layout)
     menu = menu or Menu()
     # A misspelt name must not be noticed only after the measurement.
     chosen_solver = make_solver(solver)
@@ -206,7 +209,6 @@ def compress(
     refuse_uncounted_flips(budget, metric, read)
     examples, held_out = _held_out(with_example_weights(model, read, example_weights), validation, reading)
     held_out = settle(model, held_out, loss)[0]
-    layout = discover(model, groups)
 
     def refuse_early(costs: Mapping[str, IntArray], fixed: Mapping[str, int], offsets: IntArray) -> None:
         # A budget out of reach must not be noticed only after the measurement.

@@ -45,7 +45,7 @@ from qubo_compress.sensitivity.shrinkage import (
     limited_rows,
     shrunk_linear,
 )
-from qubo_compress.sensitivity.subject import MAX_COLUMNS, Subject, prepared
+from qubo_compress.sensitivity.subject import MAX_COLUMNS, Subject, prepared, refuse_nothing_to_compress
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, metrics
 from qubo_compress.substitution import evaluating, every_layer_runs
@@ -121,11 +121,13 @@ def measure(
     check_interactions(interactions)
     check_seconds(seconds)
     model = unwrapped(model)
+    layout = discover(model, groups)
+    refuse_nothing_to_compress(layout)
     read = read_examples(batches, max_examples, reading=OutputReading(output, class_axis))
     read, loss = settle(model, read, loss)
     examples = with_example_weights(model, read, example_weights)
     return measure_around(
-        model, model, examples, menu or Menu(), metric, loss, discover(model, groups), cache, seed, progress,
+        model, model, examples, menu or Menu(), metric, loss, layout, cache, seed, progress,
         max_rank=max_rank, shrinkage=shrinkage, interactions=interactions, seconds=seconds,
     )  # fmt: skip
 
@@ -169,7 +171,7 @@ def measure_around(
                 task, forecast = _within(subject, task, forecast, seconds), forecast.within(seconds)
             if progress:
                 Console().print(str(forecast), highlight=False)
-        examples, reference, outputs = task.examples, task.reference, task.outputs
+        examples, reference = task.examples, task.reference
         weights = weights_signature(original)
         signature = {
             "weights": weights if base is original else f"{weights} around {weights_signature(base)}",
@@ -226,7 +228,7 @@ def measure_around(
     )  # fmt: skip
 
 
-def _within(subject: Subject, task: MeasureTask, chosen: Metric, forecast: Forecast, seconds: float) -> MeasureTask:
+def _within(subject: Subject, task: MeasureTask, forecast: Forecast, seconds: float) -> MeasureTask:
     """The same task with as few of the first examples as the time allows."""
     count = forecast.examples_within(seconds)
     if count >= task.examples.count:
