@@ -25,7 +25,8 @@ class ForwardSweep:
 
     Attributes:
         linear: (V,) weighted mean loss change.
-        divergence: (V,) mean divergence from the uncompressed network in the loss's geometry: KL for class outputs.
+        divergence: (V,) change of the mean divergence from the uncompressed network in the loss's geometry, which is
+            KL for class outputs; around a plan it is 0 for the plan's own choices.
         halves: (2, V) the same loss change on either half of the examples.
         features: (V, columns) float32, or None.
         flips: (V,) change of the weighted share of rows that the uncompressed network gets right and the network
@@ -49,6 +50,7 @@ def forward_sweep(task: MeasureTask, unit: str, with_features: bool) -> ForwardS
         parts.append(task.cache.get(name, lambda group=group: _measure_group(task, group, with_features)))  # type: ignore[misc]
         task.advance(len(task.choices[group]))
     joined = {key: np.concatenate([part[key] for part in parts]).astype(np.float64) for key in ("loss", "divergence")}
+    joined["divergence"] = joined["divergence"] - _base_divergence(task)
     features = np.concatenate([part["features"] for part in parts]) if with_features else None
     halves = np.stack([(half / _half_weights(task)).T for half in joined.values()])
     counted = all("flips" in part for part in parts)
@@ -57,6 +59,15 @@ def forward_sweep(task: MeasureTask, unit: str, with_features: bool) -> ForwardS
         joined["loss"].sum(axis=1), joined["divergence"].sum(axis=1), halves, features, flips,  # type: ignore[arg-type]
         second_half(task) if with_features else None,
     )  # fmt: skip
+
+
+def _base_divergence(task: MeasureTask) -> FloatArray:
+    """(2,) what even and odd examples add to the divergence of the base model from the uncompressed one."""
+    total = torch.zeros(2, dtype=torch.float64)
+    for number, part in task.slices():
+        apart = task.loss.divergence(task.outputs[number], part.targets, task.reference[number]).double()
+        total += _by_half(apart * task.row_weights(number), len(part))
+    return np.asarray(total.numpy(), dtype=np.float64)
 
 
 def _half_weights(task: MeasureTask) -> FloatArray:

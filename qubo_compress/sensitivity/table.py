@@ -70,7 +70,7 @@ class SensitivityTable:
         factor: (V, r) rows, or None.
         pairs: sparse (V, V), or None.
         constant: loss change of the point around which was measured: zero, but for refined tables.
-        divergence: (V,) KL divergence of each choice alone, or None.
+        divergence: (V,) divergence of each choice alone from the original, less that of the base model, or None.
         provenance: how the table came about.
         allowed: (V,) choices that pins leave open.
         payloads: (group name, choice name) -> stored bytes of choices made from data.

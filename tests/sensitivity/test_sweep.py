@@ -35,10 +35,10 @@ def measured(
     sample: Any, metric: Any = "gauss-newton", loss: Any = "cross-entropy", menu: qc.Menu = MENU,
     base: nn.Module | None = None, groups: Any = "layer", **options: Any,
 ) -> SensitivityTable:  # fmt: skip
-    """Measured in slices of 10, 10 and 4, so that several choices share a pass."""
+    """Measured in slices of 10, 10 and 4, so that several choices share a pass; nothing is shrunk unless asked."""
     return measure_around(
         base or sample.model, sample.model, examples_of(sample), menu, metric, loss, discover(sample.model, groups),
-        None, 0, False, **options,
+        None, 0, False, **{"shrinkage": 0.0, "interactions": 1.0, **options},
     )  # fmt: skip
 
 
