@@ -70,9 +70,9 @@ def test_the_held_out_examples_are_not_used_for_recovery(digits: Any, monkeypatc
     seen: list[torch.Tensor] = []
     real = module.recover_model
 
-    def spying(small: Any, batches: Any, **options: Any) -> Any:
-        seen.extend(batch[0] for batch in batches)
-        return real(small, batches, **options)
+    def spying(small: Any, examples: Any, **options: Any) -> Any:
+        seen.extend(part.inputs for part in examples.slices)
+        return real(small, examples, **options)
 
     monkeypatch.setattr(module, "recover_model", spying)
     options = {**OPTIONS, "metric": "magnitude"}

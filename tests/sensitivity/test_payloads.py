@@ -177,20 +177,23 @@ def test_a_narrowed_table_is_the_table_of_the_shorter_menu(net: nn.Module, batch
         wide.pin("0.weight", "quantize(bits=4)").narrowed(["shrunk"])
 
 
-def test_layers_that_never_run_are_not_offered_what_must_watch_them() -> None:
+def test_only_layers_whose_inputs_are_seen_are_offered_what_must_watch_them() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.attention = nn.MultiheadAttention(8, 2, batch_first=True)  # its out_proj is used, never called
+            self.turned = nn.Linear(8, 8)  # only its transpose is used, which is another tensor
             self.head = nn.Linear(8, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+            mixed = self.attention(x, x, x, need_weights=False)[0].mean(1)
+            return self.head(mixed @ self.turned.weight.T)
 
     torch.manual_seed(0)
     net = Attention().eval()
     menu = qc.Menu([qc.menu.parse("compensate(bits=3)"), qc.menu.parse("quantize(bits=4)")])
     table = qc.measure(net, [(torch.randn(6, 4, 8), torch.arange(6) % 3)], menu=menu, progress=False)
     offered = dict(zip(table.group_names, table.choices, strict=True))
-    assert "compensate(bits=3)" in offered["head.weight"]
-    assert offered["attention.out_proj.weight"] == ("keep", "quantize(bits=4)")
+    for seen in ("head.weight", "attention.out_proj.weight", "attention.in_proj_weight"):
+        assert offered[seen] == ("keep", "compensate(bits=3)", "quantize(bits=4)"), seen
+    assert offered["turned.weight"] == ("keep", "quantize(bits=4)")
