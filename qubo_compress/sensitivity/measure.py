@@ -95,9 +95,9 @@ def measure(
         shrinkage: share of the divergence from the original network in the linear terms, 0 to 1; ``"auto"``: chosen
             by how well one half of the examples predicts the loss on the other; None: 1 where the metric knows
             divergences. See :mod:`qubo_compress.sensitivity.shrinkage`.
-        interactions: False measures linear terms only; True limits rows by the divergence of their choice and
-            shrinks pair energies by how well one half of the examples predicts the other's; a number is the share
-            of the pair energies that is kept, as they were measured.
+        interactions: False measures linear terms only; True limits rows and slopes, and shrinks pair energies by how
+            well one half of the examples predicts the other's, all of :mod:`qubo_compress.sensitivity.shrinkage`; a
+            number is the share of the pair energies that is kept, and nothing is limited.
         example_weights: what counts more: (N,) numbers, one per example read, multiplied with the weights that the
             batches bring; ``"tail"`` or a :class:`qubo_compress.TailWeights`, which favour weak and rare classes, and
             small margins if asked. None: as the batches say.
@@ -198,9 +198,9 @@ def measure_around(
     baseline = _mean_loss(task, reference)
     share, linear = shrunk_linear(result.linear, result.divergence, result.halves, shrinkage)
     rows, trust = result.features, 1.0
-    if base is original:
-        # A share given as a number is the caller's own judgement of what was measured.
-        if rows is not None and result.divergence is not None and isinstance(interactions, bool):
+    # A share given as a number is the caller's own judgement of what was measured.
+    if base is original and isinstance(interactions, bool):
+        if rows is not None and result.divergence is not None:
             rows = limited_rows(rows, result.divergence)
         if chosen.metric_name != "magnitude":
             linear = floored(linear, rows, task.offsets, baseline)

@@ -12,6 +12,9 @@
 
   where tau is the share of signal in the mean of both halves when rho is that in each (Spearman 1910, Brown 1910).
 - **Slopes** of the loss, where they are kept, add up to no more than the loss that there is to lose.
+
+Pair energies asked for by a number, ``interactions=1.0``, are taken as measured, with neither of the limits; with
+``shrinkage=0.0`` beside it nothing of this is done.
 """
 
 from __future__ import annotations
