@@ -236,22 +236,30 @@ class GroupSweep:
         if self._trace is None:
             return False
         pair = [variants[0], max(variants, key=lambda variant: _distance(variants[0], variant))]
-        reason = "its outputs differ from a full run"
+        # What was not checked is not done: choices share passes only where two of them agree with full runs.
+        shared = self._copies(tensors_of(inputs)[0].shape[0], len(pair)) == len(pair)
+        reason: str | None = None
+        # Where they cannot share one, as behind a layer whose input has no batch axis, each may have its own.
+        for self._one_by_one in (False, True) if shared else (True,):
+            reason = self._disagreement(inputs, pair, tolerance)
+            if reason is None:
+                return True
+        logger.info("replaying from %s is not possible (%s); running the whole network", self._names(), reason)
+        self._trace = None
+        return False
+
+    def _disagreement(self, inputs: Inputs, variants: Sequence[Sequence[Tensor]], tolerance: float) -> str | None:
+        """Why replayed outputs are not those of full runs, or None."""
         try:
-            # What was not checked is not done: choices share passes only where two of them agree with full runs.
-            self._one_by_one = self._copies(tensors_of(inputs)[0].shape[0], len(pair)) < len(pair)
-            got = self._replayed(inputs, pair, rows_per_pass=1 << 30)
-            want = torch.stack([self._full(inputs, variant) for variant in pair])
-            scale = float(want.abs().max().nan_to_num(0.0, 0.0, 0.0))
-            agree = got.shape == want.shape and bool(
-                torch.allclose(got, want, rtol=tolerance, atol=tolerance * max(scale, 1e-6), equal_nan=True)
-            )
+            got = self._replayed(inputs, variants, rows_per_pass=1 << 30)
+            want = torch.stack([self._full(inputs, variant) for variant in variants])
         except (_Diverged, ForwardFailed) as cause:
-            agree, reason = False, str(cause)
-        if not agree:
-            logger.info("replaying from %s is not possible (%s); running the whole network", self._names(), reason)
-            self._trace = None
-        return agree
+            return str(cause)
+        scale = float(want.abs().max().nan_to_num(0.0, 0.0, 0.0))
+        agree = got.shape == want.shape and bool(
+            torch.allclose(got, want, rtol=tolerance, atol=tolerance * max(scale, 1e-6), equal_nan=True)
+        )
+        return None if agree else "its outputs differ from a full run"
 
     def outputs(self, inputs: Inputs, variants: Sequence[Sequence[Tensor]], rows_per_pass: int) -> Tensor:
         """(K, M, C) output rows of all variants.

@@ -15,6 +15,7 @@ import qubo_compress as qc
 from qubo_compress.evaluation import outputs_of, score_examples
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.menu.groups import discover
+from qubo_compress.network.calls import WeightCalls
 from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.testing import check_metric, same_snapshot, snapshot
@@ -93,7 +94,7 @@ def test_the_factor_has_the_gram_matrix_of_the_formula(any_sample: Any) -> None:
 
 def test_replaying_gives_what_full_runs_give(any_sample: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     replayed = measured(any_sample)
-    monkeypatch.setattr(sys.modules["qubo_compress.sensitivity.measure"], "_trace", lambda model, examples: None)
+    monkeypatch.setattr(sys.modules["qubo_compress.sensitivity.subject"], "_trace", lambda model, examples: None)
     full = measured(any_sample)
     assert np.allclose(replayed.linear, full.linear, atol=tolerance(any_sample))
     assert np.allclose(replayed.factor @ replayed.factor.T, full.factor @ full.factor.T, atol=tolerance(any_sample))
@@ -113,6 +114,38 @@ def test_most_networks_are_replayed(sample: Any) -> None:
         handle.remove()
     assert sweep.replays and outputs.shape == (2, 10, 3)
     assert torch.allclose(outputs[0], found.model(found.batches[0][0]), atol=1e-6)
+
+
+def test_layers_whose_inputs_have_no_batch_axis_are_replayed_choice_by_choice(caplog: Any) -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.places = nn.Embedding(9, 4), nn.Embedding(6, 4)
+            self.head = nn.Linear(24, 3)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            found = self.tokens(tokens)
+            return self.head((found + self.places(torch.arange(tokens.shape[1]))).flatten(1))
+
+    from qubo_compress.sensitivity.replay import GroupSweep, trace_calls
+
+    torch.manual_seed(0)
+    net, tokens = Positions().eval(), torch.randint(9, (8, 6))
+    sweep = GroupSweep(net, [(net.places, "weight", 0)], trace_calls(net, tokens))
+    weight = net.places.weight.detach()
+    variants = [(weight,), (2 * weight,), (0 * weight,)]
+    with caplog.at_level("INFO", logger="qubo_compress"):
+        assert sweep.check(tokens, variants, 1e-5) and sweep.replays
+    assert not caplog.records, "there is nothing to complain about"
+    used: list[str] = []
+    with WeightCalls(dict(net.named_parameters()), lambda name, call: used.append(name)):
+        outputs = sweep.outputs(tokens, variants, rows_per_pass=100)
+    assert used == ["tokens.weight", *3 * ["head.weight"]], "what is before the layer runs once"
+    with torch.no_grad():
+        for got, (value,) in zip(outputs, variants, strict=True):
+            net.places.weight.copy_(value)
+            assert torch.allclose(got, net(tokens), atol=1e-6)
+            net.places.weight.copy_(weight)
 
 
 def test_a_network_that_takes_another_path_for_other_examples_is_measured_in_full(sample: Any) -> None:
