@@ -315,7 +315,7 @@ def test_factors_keep_inner_products_and_say_what_they_drop() -> None:
 
 def test_a_sketch_of_very_many_columns_is_about_right(perceptron: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     full = measured(perceptron, max_rank=None)
-    monkeypatch.setattr(sys.modules["qubo_compress.sensitivity.measure"], "MAX_COLUMNS", 60)
+    monkeypatch.setattr(sys.modules["qubo_compress.sensitivity.subject"], "MAX_COLUMNS", 60)
     for metric in ("gauss-newton", "jacobian"):
         sketched = measured(perceptron, metric=metric, max_rank=None)
         wanted, got = (t.factor @ t.factor.T for t in (full, sketched))
