@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qubo_compress.errors import InvalidBatches, unknown_name
 from qubo_compress.evaluation import ALL_EXAMPLES, outputs_of
 from qubo_compress.examples import Examples, Slice, read_examples
-from qubo_compress.network.scores import two_columns
+from qubo_compress.network.scores import OutputLike, OutputReading, two_columns
 from qubo_compress.sensitivity.losses import target_rows
 
 CLASS_RANGE = 4.0
@@ -71,6 +71,8 @@ def tail_weights(
     settings: TailWeights | None = None,
     *,
     max_examples: int = ALL_EXAMPLES,
+    output: OutputLike = None,
+    class_axis: int | None = None,
 ) -> Tensor:
     """(N,) float64 weights with mean one: more for weak and rare classes, and for small margins if asked or unlabelled.
 
@@ -79,6 +81,8 @@ def tail_weights(
         batches: see :func:`qubo_compress.examples.read_examples`. Without class labels only margins count.
         settings: how much; ``TailWeights()`` when left out.
         max_examples: reading the batches stops there.
+        output: which part of what forward returns holds the outputs; see :func:`qubo_compress.measure`.
+        class_axis: of outputs with three or more axes; see :func:`qubo_compress.measure`.
 
     Example:
         >>> net = nn.Linear(2, 2, bias=False); _ = net.weight.data.copy_(torch.eye(2))
@@ -87,7 +91,8 @@ def tail_weights(
         >>> int(weights.argmax()), round(float(weights.mean()), 6)
         (1, 1.0)
     """
-    return _tail(model, read_examples(batches, max_examples), settings or TailWeights())
+    examples = read_examples(batches, max_examples, reading=OutputReading(output, class_axis))
+    return _tail(model, examples, settings or TailWeights())
 
 
 def with_example_weights(model: nn.Module, examples: Examples, given: ExampleWeights | None) -> Examples:

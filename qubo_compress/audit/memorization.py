@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from qubo_compress.errors import InvalidBatches
 from qubo_compress.evaluation import outputs_of
 from qubo_compress.examples import read_examples
+from qubo_compress.network.scores import OutputReading
 
 Trainer = Callable[[npt.NDArray[np.int64], int], nn.Module]
 """(numbers of the training examples to use, rising; seed) -> a network trained on them alone."""
@@ -102,7 +103,7 @@ def memorization(
     generator = np.random.default_rng(seed)
     masks = np.zeros((networks, count), dtype=bool)
     right = np.zeros((networks, count), dtype=bool)
-    examples = read_examples([(inputs, labels)], count)
+    examples = read_examples([(inputs, labels)], count, reading=OutputReading(class_axis=1))
     for number in track(range(networks), description="training on subsets", disable=not progress, transient=True):
         chosen = np.sort(generator.permutation(count)[: round(share * count)]).astype(np.int64)
         masks[number, chosen] = True
