@@ -63,6 +63,11 @@ def outputs_of(model: nn.Module, examples: Examples) -> list[Tensor]:
     return found
 
 
+def settling_examples(examples: Examples, loss: LossLike) -> int:
+    """How many examples :func:`settle` runs the network on."""
+    return 0 if examples.reading.settled and loss != AUTO else min(SETTLING_EXAMPLES, len(examples.slices[0]))
+
+
 def settle(model: nn.Module, examples: Examples, loss: LossLike = AUTO) -> tuple[Examples, LossLike]:
     """Examples that know how this network's outputs are read, and the loss that fits them, checked.
 
@@ -78,11 +83,11 @@ def settle(model: nn.Module, examples: Examples, loss: LossLike = AUTO) -> tuple
         InvalidModel: when it is not clear which output counts or where the classes lie, or the loss does not fit.
         InvalidBatches, UnknownName: see :func:`qubo_compress.sensitivity.fitting_loss.fitting_loss`.
     """
-    if examples.reading.settled and loss != AUTO:
+    count = settling_examples(examples, loss)
+    if count == 0:
         return examples, loss
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     first = examples.slices[0]
-    count = min(SETTLING_EXAMPLES, len(first))
     inputs = map_tensors(first.inputs, lambda t: t[:count].to(device))
     with evaluating(model), torch.no_grad():
         answer = run_model(model, inputs)

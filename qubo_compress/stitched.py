@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from qubo_compress.errors import InvalidAssignment, InvalidBatches, WrongModel
-from qubo_compress.evaluation import outputs_of, score_examples, settle
+from qubo_compress.evaluation import outputs_of, score_examples, settle, settling_examples
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.file_format import weights_signature
 from qubo_compress.menu.groups import Group, state_entries
@@ -76,9 +76,9 @@ class StitchedLoss:
         >>> table = qc.measure(model, data, menu=qc.Menu(bits=(2, 8), sparsity=(0.0,)), progress=False)
         >>> loss = StitchedLoss(model, table, data, loss="kl")
         >>> loss([0, 0, 0, 0]), loss.evaluations
-        (0.0, 32)
+        (0.0, 34)
         >>> bool(loss([1, 1, 1, 1], 4) > 0), loss.evaluations
-        (True, 36)
+        (True, 38)
     """
 
     def __init__(
@@ -99,17 +99,19 @@ class StitchedLoss:
             raise WrongModel("the table was measured for other weights; measure this network, or give the one measured")
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         examples = read_examples(batches, max_examples, slice_size, OutputReading(output, class_axis)).to(device)
+        shown = settling_examples(examples, loss)
         examples, loss = settle(model, examples, loss)
         self.model, self.loss = model, loss
         checked = make_loss(loss)
         if checked.needs_targets and not examples.labelled:
             raise InvalidBatches("the loss needs targets; give (inputs, targets) batches or loss='kl'")
-        #: Examples forwarded through the network so far; those for the uncompressed outputs count too.
-        self.evaluations = 0
+        #: Examples forwarded through the network so far; those for the uncompressed outputs count too, and the first
+        #: ones, which show how outputs are read.
+        self.evaluations = shown
         reference = None
         if not checked.needs_targets and (loss == "kl" or not examples.labelled):
             reference = outputs_of(model, examples)
-            self.evaluations = examples.count
+            self.evaluations += examples.count
         self._all = _Sample(examples, reference)
         self._order: npt.NDArray[np.int64] = np.arange(examples.count)
         self._samples: dict[int, _Sample] = {}
