@@ -36,6 +36,11 @@ DIFFERENT_DATA = (
     "and join them by SensitivityTable.merge"
 )
 
+DIFFERENT_ARGUMENTS = (
+    "Call with the same arguments on every rank. A loss or metric that holds what cannot be compared, such as an open "
+    "file or an object without a repr of its own, counts as another one: give process_group=False, or hold numbers only"
+)
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -76,7 +81,7 @@ class Ranks:
             if different:
                 raise RanksDisagree(
                     f"rank {rank} was given other {', '.join(different)} than rank 0. "
-                    + (DIFFERENT_DATA if "data" in different else "Call with the same arguments on every rank")
+                    + (DIFFERENT_DATA if "data" in different else DIFFERENT_ARGUMENTS)
                 )
 
     def flags(self, values: Sequence[bool]) -> npt.NDArray[np.bool_]:
