@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from qubo_compress.errors import InvalidBatches, TablesDiffer
 from qubo_compress.problem import FactorArray, FloatArray, IntArray
 from qubo_compress.sensitivity.factor import reduce_features
+from qubo_compress.sensitivity.ranks import Arrays, Ranks
 from qubo_compress.sensitivity.shrinkage import agreement_of_parts, limited_rows
 
 if TYPE_CHECKING:
@@ -91,6 +94,65 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(_equal(a, b) for a, b in zip(one, other, strict=True))
     return bool(one == other)
+
+
+def tables_of_ranks(
+    table: SensitivityTable, ranks: Ranks, weight: float | None
+) -> tuple[list[SensitivityTable], list[float]]:
+    """The tables of all ranks, and what each counts, on every rank; only what was measured travels.
+
+    Raises:
+        RanksDisagree: unless all are tables of the same choices.
+    """
+    ranks.require_same({name: _digest(value) for name, value in _what(table).items()})
+    own = table.provenance
+    known = [getattr(own, name) for name in _COUNTED]
+    arrays: Arrays = {"linear": table.linear, "allowed": table.allowed, "constant": np.array(table.constant)}
+    arrays["provenance"] = np.array([own.examples if weight is None else weight, *known], dtype=np.float64)
+    for name in ("factor", "divergence"):
+        if getattr(table, name) is not None:
+            arrays[name] = getattr(table, name)
+    if table.pairs is not None:
+        arrays |= {f"pairs.{name}": getattr(table.pairs, name) for name in _SPARSE}
+    if FLIPS in table.costs:
+        arrays |= {FLIPS: table.costs[FLIPS], f"fixed.{FLIPS}": np.array(table.fixed_costs[FLIPS])}
+    every = [given for given in ranks.exchange(arrays) if given is not None]
+    return [_table_of(table, given) for given in every], [float(given["provenance"][0]) for given in every]
+
+
+_COUNTED = ("examples", "evaluations", "resumed", "baseline_loss", "seconds", "dropped", "trust")
+
+_SPARSE = ("data", "indices", "indptr")
+
+
+def _table_of(table: SensitivityTable, given: Arrays) -> SensitivityTable:
+    """A table of the same choices with another rank's numbers."""
+    numbers = dict(zip(_COUNTED, given["provenance"][1:].tolist(), strict=True))
+    whole = {name: int(numbers[name]) for name in _COUNTED[:3]}
+    fields: dict[str, Any] = {
+        name: given[name] for name in ("linear", "allowed", "factor", "divergence") if name in given
+    }
+    if table.pairs is not None:
+        fields["pairs"] = sparse.csr_array(tuple(given[f"pairs.{name}"] for name in _SPARSE), shape=table.pairs.shape)
+    if FLIPS in given:
+        fields["costs"] = {**table.costs, FLIPS: given[FLIPS]}
+        fields["fixed_costs"] = {**table.fixed_costs, FLIPS: int(given[f"fixed.{FLIPS}"])}
+    provenance = replace(table.provenance, **{**numbers, **whole})
+    return replace(table, **fields, constant=float(given["constant"]), provenance=provenance)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(_described(value)).hexdigest()
+
+
+def _described(value: Any) -> bytes:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype.str}{value.shape}".encode() + value.tobytes()
+    if isinstance(value, Mapping):
+        return b"".join(repr(name).encode() + _described(held) for name, held in sorted(value.items()))
+    if isinstance(value, tuple):
+        return b"".join(_described(held) + b"," for held in value)
+    return repr(value).encode()
 
 
 def merged_fields(

@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 DIFFERENT_DATA = (
     "The ranks share the work on the same examples: give every rank the same batches, in the same order, without a "
     "DistributedSampler. Where every rank has examples of its own, measure a table on each with process_group=False "
-    "and join them by SensitivityTable.merge"
+    "and join them by table.merge_ranks(), or by SensitivityTable.merge"
 )
 
 DIFFERENT_ARGUMENTS = (
@@ -163,18 +163,18 @@ ALONE = Ranks()
 """This process, which shares nothing."""
 
 
-def ranks_of(process_group: ProcessGroup | bool, model: nn.Module) -> Ranks:
+def ranks_of(process_group: ProcessGroup | bool, model: nn.Module | None = None) -> Ranks:
     """The ranks that share a measurement of this model.
 
     Args:
         process_group: True: the default group where ``torch.distributed`` is initialised; a group; False: none.
-        model: with a backend for GPUs only, what is sent lies on its device.
+        model: with a backend for GPUs only, what is sent lies on its device, or else on the current one.
 
     Raises:
         RanksDisagree: when this process is not in the group.
 
     Example:
-        >>> ranks_of(True, nn.Linear(2, 2)).size  # nothing was initialised
+        >>> ranks_of(True).size  # nothing was initialised
         1
     """
     if process_group is False or not (dist.is_available() and dist.is_initialized()):
@@ -187,7 +187,8 @@ def ranks_of(process_group: ProcessGroup | bool, model: nn.Module) -> Ranks:
         return ALONE
     if "cpu:" in dist.get_backend_config(group):
         return Ranks(rank, size, CPU, group)
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), CPU)
+    tensors = () if model is None else (*model.parameters(), *model.buffers())
+    device = next((t.device for t in tensors), CPU)
     if device.type == "cpu":  # a model on the CPU says nothing of the GPU that this rank has to itself
         device = torch.device("cuda", torch.cuda.current_device())
     return Ranks(rank, size, device, group)

@@ -20,10 +20,13 @@ from qubo_compress.menu.operator import parse
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem, FactorArray, FloatArray, IntArray
 from qubo_compress.sensitivity.losses import AUTO, LossLike
-from qubo_compress.sensitivity.merge import merged_fields, refuse_different, shares_of
+from qubo_compress.sensitivity.merge import merged_fields, refuse_different, shares_of, tables_of_ranks
+from qubo_compress.sensitivity.ranks import ranks_of
 from qubo_compress.solvers.solution import Solution
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
     from qubo_compress.stitched import StitchedLoss
 
 
@@ -222,6 +225,34 @@ class SensitivityTable:
         shares = shares_of(tables, weights)
         refuse_different(tables)
         return replace(tables[0], **merged_fields(tables, shares, max_rank, seed))
+
+    def merge_ranks(
+        self,
+        process_group: ProcessGroup | bool = True,
+        weight: float | None = None,
+        max_rank: int | None = 1024,
+        seed: int = 0,
+    ) -> SensitivityTable:
+        """The tables of all ranks of ``torch.distributed``, merged on every rank; all ranks must call.
+
+        For a DistributedSampler, by which every rank has examples of its own: each measures its table with
+        ``qc.measure(..., process_group=False)`` and calls this.
+
+        Args:
+            process_group: see :func:`qubo_compress.measure`; where nothing is initialised, this table alone is merged.
+            weight: what this rank's table counts; the number of its examples when left out.
+            max_rank: largest number of columns of the factor.
+            seed: of everything drawn.
+
+        Raises:
+            RanksDisagree: with what differs, when the tables are not of the same choices of the same network.
+            RankFailed: when another rank raised an error or stopped answering.
+            TablesDiffer, InvalidBatches: see :meth:`merge`.
+        """
+        ranks = ranks_of(process_group)
+        with ranks.together():
+            tables, weights = tables_of_ranks(self, ranks, weight)
+            return self.merge(tables, weights, max_rank, seed)
 
     def unpin(self, group: str) -> SensitivityTable:
         """Allow every choice of a group again."""

@@ -100,6 +100,7 @@ def errors(rank: int) -> dict[str, Any]:
         "no examples": error_of(lambda: measured("", batches=[] if rank == 1 else batches())),
         "own examples": error_of(lambda: measured("", batches=batches(rank))),
         "other arguments": error_of(lambda: measured("", max_rank=5 + rank)),
+        "other tables": error_of(lambda: other_menus(rank)),
         "not in the group": error_of(lambda: measured("", process_group=other_half)),
     }
 
@@ -116,6 +117,17 @@ def cached(rank: int, folder: Path) -> dict[str, dict[str, np.ndarray]]:
         dist.barrier()
         found[f"{name}-again"] = numbers(measured("", cache=place, **CACHED))
     return found
+
+
+def own_examples(rank: int) -> qc.SensitivityTable:
+    """As with a DistributedSampler, of unequal parts."""
+    inputs, targets = batches()[0]
+    rows = slice(0, 200) if rank == 0 else slice(200, None)
+    return measured("", batches=[(inputs[rows], targets[rows])], process_group=False)
+
+
+def other_menus(rank: int) -> qc.SensitivityTable:
+    return measured("", menu=qc.Menu(bits=(2 + rank,), sparsity=(0.0,)), process_group=False).merge_ranks()
 
 
 def odd_arrays(rank: int) -> list[dict[str, Any]]:
@@ -162,6 +174,7 @@ def main(folder: Path) -> None:
     tables = {name: numbers(measured(name)) for name in OPTIONS}
     tables |= cached(rank, folder)
     tables["alone"] = numbers(measured("products", process_group=False)) if rank == 0 else {}
+    tables["merged"] = numbers(own_examples(rank).merge_ranks())
     for name, arrays in tables.items():
         np.savez(folder / f"{name}-{rank}.npz", **arrays)
     (folder / f"odd-{rank}.json").write_text(json.dumps(odd_arrays(rank)))

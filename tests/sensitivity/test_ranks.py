@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qubo_compress.sensitivity import SensitivityTable
 from qubo_compress.sensitivity.cache import _turns
 from qubo_compress.sensitivity.ranks import ALONE
 from tests.sensitivity import on_ranks
@@ -90,7 +91,14 @@ def test_ranks_that_were_given_different_things_are_refused(shared: Path) -> Non
         assert own["kind"] == other["kind"] == "RanksDisagree"
         assert "rank 1 was given other data" in own["said"] and "SensitivityTable.merge" in own["said"]
         assert "other settings" in other["said"]
+        assert found["other tables"]["kind"] == "RanksDisagree" and "other costs, menu" in found["other tables"]["said"]
         assert found["not in the group"]["kind"] == ("none" if rank == 0 else "RanksDisagree")
+
+
+def test_tables_of_own_examples_are_merged_on_every_rank(shared: Path) -> None:
+    merged = SensitivityTable.merge([on_ranks.own_examples(rank) for rank in (0, 1)])
+    for rank in (0, 1):
+        assert equal(on_ranks.numbers(merged), read(shared / f"merged-{rank}.npz"))
 
 
 def test_arrays_of_any_form_arrive(shared: Path) -> None:
