@@ -119,10 +119,12 @@ class _Collection:
         share = (
             self.settings.evaluations(task) - (float(task.offsets[-1]) if self.settings.counts_flips else 0.0)
         ) / max(1, task.examples.count)
+        # A folder may hold both: slices without slopes say nothing of them.
+        kind = "products_slope" if self.settings.has_slope(task) else "products"
         start = 0
         for number, part in task.slices():
             compute = partial(self._slice, number, part, start)
-            units.append(Unit(f"products_{number:05d}", compute, share * len(part)))
+            units.append(Unit(f"{kind}_{number:05d}", compute, share * len(part)))
             start += len(part)
         for made in task.cache.gather(units, task.advance):
             blocks.append(made["features"].astype(np.float32, copy=False))
