@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import qubo_compress as qc
 from qubo_compress.errors import InvalidModel, QuboCompressError
-from qubo_compress.sensitivity import ranks
+from qubo_compress.sensitivity import forecast, ranks
 from qubo_compress.sensitivity.cache import Unit
 from qubo_compress.sensitivity.task import MeasureTask, MetricResult
 
@@ -100,6 +100,7 @@ def errors(rank: int) -> dict[str, Any]:
         "no examples": error_of(lambda: measured("", batches=[] if rank == 1 else batches())),
         "own examples": error_of(lambda: measured("", batches=batches(rank))),
         "other arguments": error_of(lambda: measured("", max_rank=5 + rank)),
+        "other limits": error_of(lambda: measured("", seconds=5.0 + rank)),
         "other tables": error_of(lambda: other_menus(rank)),
         "not in the group": error_of(lambda: measured("", process_group=other_half)),
     }
@@ -117,6 +118,13 @@ def cached(rank: int, folder: Path) -> dict[str, dict[str, np.ndarray]]:
         dist.barrier()
         found[f"{name}-again"] = numbers(measured("", cache=place, **CACHED))
     return found
+
+
+def limited(rank: int) -> qc.SensitivityTable:
+    """Far too little time; rank 1 would take more examples."""
+    if rank == 1:
+        forecast.Forecast.examples_within = lambda self, seconds: 40
+    return measured("", seconds=1e-6)
 
 
 def own_examples(rank: int) -> qc.SensitivityTable:
@@ -174,6 +182,7 @@ def main(folder: Path) -> None:
     tables = {name: numbers(measured(name)) for name in OPTIONS}
     tables |= cached(rank, folder)
     tables["alone"] = numbers(measured("products", process_group=False)) if rank == 0 else {}
+    tables["limited"] = numbers(limited(rank))
     tables["merged"] = numbers(own_examples(rank).merge_ranks())
     for name, arrays in tables.items():
         np.savez(folder / f"{name}-{rank}.npz", **arrays)

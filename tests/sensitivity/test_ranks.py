@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from qubo_compress.sensitivity import SensitivityTable
 from qubo_compress.sensitivity.cache import _turns
+from qubo_compress.sensitivity.forecast import FEWEST_EXAMPLES
 from qubo_compress.sensitivity.ranks import ALONE
 from tests.sensitivity import on_ranks
 
@@ -90,7 +91,7 @@ def test_ranks_that_were_given_different_things_are_refused(shared: Path) -> Non
         own, other = found["own examples"], found["other arguments"]
         assert own["kind"] == other["kind"] == "RanksDisagree"
         assert "rank 1 was given other data" in own["said"] and "SensitivityTable.merge" in own["said"]
-        assert "other settings" in other["said"]
+        assert "other max_rank" in other["said"] and "other seconds" in found["other limits"]["said"]
         assert found["other tables"]["kind"] == "RanksDisagree" and "other costs, menu" in found["other tables"]["said"]
         assert found["not in the group"]["kind"] == ("none" if rank == 0 else "RanksDisagree")
 
@@ -99,6 +100,11 @@ def test_tables_of_own_examples_are_merged_on_every_rank(shared: Path) -> None:
     merged = SensitivityTable.merge([on_ranks.own_examples(rank) for rank in (0, 1)])
     for rank in (0, 1):
         assert equal(on_ranks.numbers(merged), read(shared / f"merged-{rank}.npz"))
+
+
+def test_a_time_limit_takes_the_examples_that_rank_0_says(shared: Path) -> None:
+    found = [read(shared / f"limited-{rank}.npz") for rank in (0, 1)]
+    assert equal(*found) and found[0]["known"][4] == FEWEST_EXAMPLES
 
 
 def test_arrays_of_any_form_arrive(shared: Path) -> None:
