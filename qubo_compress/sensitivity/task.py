@@ -365,7 +365,10 @@ class Metric(Protocol):
         ...
 
     def measure(self, task: MeasureTask) -> MetricResult:
-        """Measure all choices of all groups."""
+        """Measure all choices of all groups.
+
+        Units given to ``task.cache.gather`` are resumed from a cache and shared by the ranks of ``torch.distributed``.
+        """
         ...
 
 
