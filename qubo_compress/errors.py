@@ -151,6 +151,26 @@ class CacheMismatch(QuboCompressError, ValueError):
     """A cache on disk was written for other weights, other data or other settings."""
 
 
+class RankFailed(QuboCompressError, RuntimeError):
+    """Another rank of the process group that shares a measurement raised an error or stopped answering.
+
+    Attributes:
+        rank: number of the rank that raised, in the process group; None when it is not known.
+    """
+
+    def __init__(self, message: str, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
+class RanksDisagree(QuboCompressError, ValueError):
+    """The ranks of a process group were given different things to measure; nothing was measured."""
+
+
+class TablesDiffer(QuboCompressError, ValueError):
+    """Sensitivity tables cannot be merged, since they are not of the same choices of the same network."""
+
+
 class StorageError(QuboCompressError, OSError):
     """A file could not be written, for example because the disk is full; nothing was replaced."""
 

@@ -10,6 +10,7 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,9 +20,10 @@ from torch.func import grad, jacrev, vmap
 
 from qubo_compress.examples import Slice, call, map_tensors
 from qubo_compress.menu.groups import Member, state_entries
-from qubo_compress.sensitivity.cache import Arrays
+from qubo_compress.sensitivity.cache import Unit
 from qubo_compress.sensitivity.forward import compact, forward_sweep, total_columns
 from qubo_compress.sensitivity.losses import KullbackLeibler, SquaredError
+from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
 from qubo_compress.substitution import substituted
 
@@ -89,15 +91,14 @@ def _measure(task: MeasureTask, kind: str, measured_linear: bool, evaluations: f
     stacked = functools.cache(lambda: _displacement_matrix(task))
     share = (evaluations - (float(task.offsets[-1]) if measured_linear else 0.0)) / len(task.examples.slices)
     slope = np.zeros(int(task.offsets[-1]))
+    units = [
+        Unit(f"{kind}_{number:05d}", partial(_slice_rows, task, kind, number, part, stacked), share)
+        for number, part in task.slices()
+    ]
     blocks = []
-    for number, part in task.slices():
-        made = task.cache.get(
-            f"{kind}_{number:05d}",
-            lambda number=number, part=part: _slice_rows(task, kind, number, part, stacked()),  # type: ignore[misc]
-        )
+    for made in task.cache.gather(units, task.advance):
         slope += made["slope"].astype(np.float64)
-        blocks.append(made["features"].astype(np.float32))
-        task.advance(share)
+        blocks.append(made["features"].astype(np.float32, copy=False))
     sketched = total_columns(task) > task.max_columns and (kind == "jacobian" or _rows_per_example(task, 0) > 1)
     features = np.sum(blocks, axis=0) if sketched else np.concatenate(blocks, axis=1)
     linear = slope + 0.5 * np.einsum("vc,vc->v", features, features, dtype=np.float64)
@@ -126,9 +127,9 @@ def _slice_rows(
     kind: str,
     number: int,
     part: Slice,
-    stacked: dict[str, list[tuple[int, Member, Tensor]]],
+    displacements: Callable[[], dict[str, list[tuple[int, Member, Tensor]]]],
 ) -> Arrays:
-    total = int(task.offsets[-1])
+    total, stacked = int(task.offsets[-1]), displacements()
     weights = task.row_weights(number)
     outputs, reference = task.outputs[number], task.reference[number]
     if kind == "jacobian":

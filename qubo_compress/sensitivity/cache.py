@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,7 @@ import numpy.typing as npt
 
 from qubo_compress.errors import CacheMismatch
 from qubo_compress.files import write_atomically
-
-Arrays = dict[str, npt.NDArray[np.generic]]
+from qubo_compress.sensitivity.ranks import ALONE, Arrays, Ranks
 
 _CAUSES = {
     "data": "the calibration data differ: usual causes are a shuffling DataLoader or random augmentation; "
@@ -22,19 +23,39 @@ _CAUSES = {
 }
 
 
+@dataclass(frozen=True)
+class Unit:
+    """A part of a measurement that can be computed apart from all others, on any rank.
+
+    Attributes:
+        name: of its file.
+        compute: makes its arrays; the same ones wherever and whenever it is called.
+        cost: expected work, in evaluations.
+    """
+
+    name: str
+    compute: Callable[[], Arrays]
+    cost: float = 1.0
+
+
 class UnitCache:
-    """Finished units on disk, or nowhere.
+    """Finished units on disk, or nowhere; shared out among the ranks where there are several.
 
     Args:
-        folder: where the units are kept; None keeps nothing.
+        folder: where the units are kept; None keeps nothing. Ranks may have one in common or each its own.
         signature: everything the measurement depends on.
+        ranks: the processes that share the work.
+
+    Attributes:
+        loaded: number of units that were read back.
 
     Raises:
         CacheMismatch: when the folder was written under another signature; nothing in it is changed.
     """
 
-    def __init__(self, folder: str | Path | None, signature: Mapping[str, str]) -> None:
+    def __init__(self, folder: str | Path | None, signature: Mapping[str, str], ranks: Ranks = ALONE) -> None:
         self._folder = None if folder is None else Path(folder)
+        self.ranks = ranks
         self.loaded = 0
         if self._folder is None:
             return
@@ -63,6 +84,34 @@ class UnitCache:
                 + "Name another folder, or delete this one to measure again"
             )
 
+    def gather(self, units: Sequence[Unit], advance: Callable[[float], None] = lambda _: None) -> list[Arrays]:
+        """The arrays of all units, in order. Every rank computes its share and receives the rest, bit for bit.
+
+        All ranks must call with the same units. A unit that some rank has on disk is computed by none; of the others
+        each rank takes one in turn, the most expensive first, and writes what it computed itself.
+
+        Args:
+            units: what is wanted.
+            advance: called with the cost of what was finished.
+
+        Raises:
+            RankFailed: when another rank could not compute its share.
+        """
+        found: dict[int, Arrays] = {}
+        before, held = self.loaded, self.ranks.flags([self._holds(unit.name) for unit in units])
+        for turn in _turns(held, [unit.cost for unit in units]):
+            mine = turn[self.ranks.rank]
+            given = self.ranks.exchange(None if mine is None else self.get(units[mine].name, units[mine].compute))
+            for number, arrays in zip(turn, given, strict=True):
+                if number is not None and arrays is not None:
+                    found[number] = arrays
+            advance(sum(units[number].cost for number in turn if number is not None))
+        self.loaded = before + int(held.any(axis=0).sum())
+        return [found[number] for number in range(len(units))]
+
+    def _holds(self, unit: str) -> bool:
+        return self._folder is not None and (self._folder / f"{unit}.npz").exists()
+
     def get(self, unit: str, compute: Callable[[], Arrays]) -> Arrays:
         """The arrays of a unit: read back where they are complete, else computed and written."""
         if self._folder is None:
@@ -81,3 +130,22 @@ class UnitCache:
         arrays = compute()
         write_atomically(path, lambda handle: np.savez(handle, allow_pickle=False, **arrays))  # type: ignore[arg-type]
         return arrays
+
+
+def _turns(held: npt.NDArray[np.bool_], costs: Sequence[float]) -> Iterator[tuple[int | None, ...]]:
+    """For every turn, the number of the unit that each rank takes, or None.
+
+    Args:
+        held: (ranks, units) who has which on disk.
+        costs: of the units. Sorted by them, the units of one turn are alike, so that ranks seldom wait.
+    """
+    ranks = len(held)
+    if ranks == 1:
+        yield from ((number,) for number in range(len(costs)))
+        return
+    holder = np.where(held.any(axis=0), held.argmax(axis=0), -1)
+    yield from zip_longest(*(np.flatnonzero(holder == rank).tolist() for rank in range(ranks)))
+    missing = sorted(np.flatnonzero(holder < 0).tolist(), key=lambda number: -costs[number])
+    for start in range(0, len(missing), ranks):
+        turn = missing[start : start + ranks]
+        yield (*turn, *[None] * (ranks - len(turn)))

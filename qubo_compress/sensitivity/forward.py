@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,9 @@ from torch import Tensor
 from qubo_compress.menu.keep import raw_bytes
 from qubo_compress.network.scores import predicted
 from qubo_compress.problem import FactorArray, FloatArray
-from qubo_compress.sensitivity.cache import Arrays
+from qubo_compress.sensitivity.cache import Unit
 from qubo_compress.sensitivity.losses import class_targets, target_rows
+from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.task import MeasureTask
 
 
@@ -44,11 +46,11 @@ class ForwardSweep:
 
 def forward_sweep(task: MeasureTask, unit: str, with_features: bool) -> ForwardSweep:
     """Measure every choice of every group once; each group is one unit of the cache."""
-    parts = []
-    for group in range(len(task.layout.groups)):
-        name = f"{unit}_{group:05d}"
-        parts.append(task.cache.get(name, lambda group=group: _measure_group(task, group, with_features)))  # type: ignore[misc]
-        task.advance(len(task.choices[group]))
+    units = [
+        Unit(f"{unit}_{group:05d}", partial(_measure_group, task, group, with_features), len(task.choices[group]))
+        for group in range(len(task.layout.groups))
+    ]
+    parts = task.cache.gather(units, task.advance)
     joined = {key: np.concatenate([part[key] for part in parts]).astype(np.float64) for key in ("loss", "divergence")}
     joined["divergence"] = joined["divergence"] - _base_divergence(task)
     features = np.concatenate([part["features"] for part in parts]) if with_features else None

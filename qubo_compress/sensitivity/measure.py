@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,9 +26,8 @@ from qubo_compress.menu.groups import GroupRule, Layout, discover
 from qubo_compress.menu.menu import Menu
 from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
-from qubo_compress.problem import FactorArray, IntArray
+from qubo_compress.problem import IntArray
 from qubo_compress.sensitivity.cache import UnitCache
-from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.forecast import Forecast, check_seconds, forecast_of
 from qubo_compress.sensitivity.forward import base_flips
 from qubo_compress.sensitivity.infeasible import explained
@@ -37,18 +36,16 @@ from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
 from qubo_compress.sensitivity.metrics.auto import resolved
 from qubo_compress.sensitivity.noise import noise_terms
 from qubo_compress.sensitivity.prices import price_choices
-from qubo_compress.sensitivity.shrinkage import (
-    agreement,
-    check_interactions,
-    check_shrinkage,
-    floored,
-    limited_rows,
-    shrunk_linear,
-)
+from qubo_compress.sensitivity.ranks import ALONE, Arrays, Ranks, ranks_of
+from qubo_compress.sensitivity.regularisation import regularised
+from qubo_compress.sensitivity.shrinkage import check_interactions, check_shrinkage
 from qubo_compress.sensitivity.subject import MAX_COLUMNS, Subject, prepared, refuse_nothing_to_compress
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, metrics
 from qubo_compress.substitution import evaluating, every_layer_runs
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +69,16 @@ def measure(
     output: OutputLike = None,
     class_axis: int | None = None,
     seconds: float | None = None,
+    process_group: ProcessGroup | bool = True,
 ) -> SensitivityTable:
     """Measure what each choice and each pair of choices costs the network.
 
     The model is left exactly as it was found, also after an exception.
+
+    Where ``torch.distributed`` is initialised, as under ``torchrun``, its ranks share the work, and every rank gets the
+    table that one process would find, bit for bit on equal machines. Then all ranks must call, with the same arguments
+    and the **same batches in the same order**: the units of work are handed out, not the examples. Batches of a
+    DistributedSampler are refused; see :meth:`SensitivityTable.merge_ranks` for ranks with examples of their own.
 
     Args:
         model: trained; on the CPU or a GPU; in float32, bfloat16 or float16.
@@ -107,9 +110,13 @@ def measure(
             models, 1 for (N, C, H, W).
         seconds: about how long measuring may take: fewer examples are taken where all would take longer, and the
             provenance says how many. How many that is depends on the machine and its load.
+        process_group: the ranks that share the work: True: those of the default group, where there is one; a group;
+            False: this process alone, whatever is initialised.
 
     Raises:
         InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.
+        RanksDisagree: when the ranks were given different batches or arguments.
+        RankFailed: when another rank raised an error or stopped answering.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -118,19 +125,22 @@ def measure(
         >>> table.group_names
         ('0.weight', '0.bias', '2.weight', '2.bias')
     """
-    check_shrinkage(shrinkage)
-    check_interactions(interactions)
-    check_seconds(seconds)
-    model = unwrapped(model)
-    layout = discover(model, groups)
-    refuse_nothing_to_compress(layout)
-    read = read_examples(batches, max_examples, reading=OutputReading(output, class_axis))
-    read, loss = settle(model, read, loss)
-    examples = with_example_weights(model, read, example_weights)
-    return measure_around(
-        model, model, examples, menu or Menu(), metric, loss, layout, cache, seed, progress,
-        max_rank=max_rank, shrinkage=shrinkage, interactions=interactions, seconds=seconds,
-    )  # fmt: skip
+    ranks = ranks_of(process_group, model)
+    with ranks.together():
+        check_shrinkage(shrinkage)
+        check_interactions(interactions)
+        check_seconds(seconds)
+        ranks.require_same({"shrinkage": f"{shrinkage}", "interactions": f"{interactions}", "seconds": f"{seconds}"})
+        model = unwrapped(model)
+        layout = discover(model, groups)
+        refuse_nothing_to_compress(layout)
+        read = read_examples(batches, max_examples, reading=OutputReading(output, class_axis))
+        read, loss = settle(model, read, loss)
+        examples = with_example_weights(model, read, example_weights)
+        return measure_around(
+            model, model, examples, menu or Menu(), metric, loss, layout, cache, seed, progress and ranks.rank == 0,
+            max_rank=max_rank, shrinkage=shrinkage, interactions=interactions, seconds=seconds, ranks=ranks,
+        )  # fmt: skip
 
 
 def measure_around(
@@ -152,12 +162,14 @@ def measure_around(
     priced: Callable[[Mapping[str, IntArray], Mapping[str, int], IntArray], None] | None = None,
     payloads: Mapping[tuple[str, str], bytes] | None = None,
     seconds: float | None = None,
+    ranks: Ranks = ALONE,
 ) -> SensitivityTable:
     """Measure every single choice from ``base``, which differs from ``original`` by a plan already applied.
 
     ``restrict`` may shorten a group's choices: (group number, name -> operator) -> name -> operator.
     ``priced`` is called with costs, fixed costs and group offsets before anything is measured, and may refuse them.
     ``payloads`` are the stored bytes of choices that an earlier table made from data.
+    ``ranks`` share the work, if they are all here and want the same.
     """
     started = time.perf_counter()
     asked = metrics.get(metric)() if isinstance(metric, str) else metric
@@ -168,8 +180,9 @@ def measure_around(
         chosen, why = resolved(asked, task)
         if progress or seconds is not None:
             forecast = forecast_of(task, chosen, why)
-            if seconds is not None and forecast.seconds > seconds:
-                task, forecast = _within(subject, task, forecast, seconds), forecast.within(seconds)
+            if seconds is not None:
+                task = _within(subject, task, forecast, seconds, ranks)
+                forecast = forecast.within(seconds) if forecast.seconds > seconds else forecast
             if progress:
                 Console().print(str(forecast), highlight=False)
         examples, reference = task.examples, task.reference
@@ -184,7 +197,8 @@ def measure_around(
             "options": f"seed={seed} columns={MAX_COLUMNS} interactions={bool(interactions)} sketch=2 "
             + _reading_text(examples),
         }
-        task.cache = UnitCache(cache, signature)
+        ranks.require_same({**signature, "max_rank": f"{max_rank}"})
+        task.cache = UnitCache(cache, signature, ranks)
         with _progress(progress, "storing choices", len(layout.groups)) as advance:
             costs = price_choices(task, advance)
         fixed_costs = {"bytes": fixed_bytes(layout, menu.names)}
@@ -193,46 +207,46 @@ def measure_around(
                 priced(costs, fixed_costs, task.offsets)
         with _progress(progress, f"measuring ({chosen.metric_name})", chosen.evaluations(task)) as task.advance:
             result = chosen.measure(task)
-        noise = noise_terms(task, chosen.metric_name)
+        noise = ranks.first(lambda: {"noise": noise_terms(task, chosen.metric_name)})["noise"]
     _add_flips(task, result, costs, fixed_costs)
-    baseline = _mean_loss(task, reference)
-    share, linear = shrunk_linear(result.linear, result.divergence, result.halves, shrinkage)
-    rows, trust = result.features, 1.0
-    # A share given as a number is the caller's own judgement of what was measured.
-    if base is original and isinstance(interactions, bool):
-        if rows is not None and result.divergence is not None:
-            rows = limited_rows(rows, result.divergence)
-        if chosen.metric_name != "magnitude":
-            linear = floored(linear, rows, task.offsets, baseline)
-    if rows is not None:
-        trust = _trust(rows, result, task, interactions)
-    factor, dropped = (None, 0.0) if rows is None else reduce_features(rows, max_rank, seed)
-    if factor is not None:
-        factor = np.asarray(factor * np.float32(math.sqrt(trust)), dtype=np.float32)
+
+    def finished() -> Arrays:
+        baseline = _mean_loss(task, reference)
+        arrays = regularised(
+            task, result, chosen.metric_name, shrinkage, interactions, max_rank, baseline, base is not original
+        )
+        constant = 0.0 if base is original else _moved(task, float(arrays["numbers"][0]))
+        measured = [baseline, constant, time.perf_counter() - started, task.cache.loaded]
+        return {**arrays, "linear": arrays["linear"] + noise, "numbers": np.array([*arrays["numbers"], *measured])}
+
+    # By one rank, since machines may round otherwise.
+    found = ranks.first(finished)
+    share, dropped, trust, baseline, constant, took, loaded = found["numbers"].tolist()
     return SensitivityTable(
         layout=layout,
         menu_names=menu.names,
         choices=tuple(tuple(offered) for offered in task.choices),
-        linear=linear + noise,
+        linear=found["linear"],
         costs=costs,
         fixed_costs=fixed_costs,
         provenance=Provenance(
             chosen.metric_name, signature["loss"], examples.count, baseline, result.evaluations,
-            time.perf_counter() - started, dropped, share, weights, task.cache.loaded, trust,
+            took, dropped, share, weights, int(loaded), trust,
         ),
-        factor=factor,
+        factor=found.get("factor"),
         pairs=result.pairs,
-        constant=0.0 if base is original else _moved(task, share),
-        divergence=result.divergence,
+        constant=constant,
+        divergence=found.get("divergence"),
         payloads=task.payloads,
         fits=task.fits,
         kept_because=unreached,
     )  # fmt: skip
 
 
-def _within(subject: Subject, task: MeasureTask, forecast: Forecast, seconds: float) -> MeasureTask:
-    """The same task with as few of the first examples as the time allows."""
-    count = forecast.examples_within(seconds)
+def _within(subject: Subject, task: MeasureTask, forecast: Forecast, seconds: float, ranks: Ranks) -> MeasureTask:
+    """The same task with as few of the first examples as the time allows on rank 0."""
+    fitting = task.examples.count if forecast.seconds <= seconds else forecast.examples_within(seconds)
+    count = int(ranks.first(lambda: {"examples": np.array(fitting)})["examples"])
     if count >= task.examples.count:
         return task
     fewer = replace(subject, examples=subject.examples.select(np.arange(count)))
@@ -242,15 +256,6 @@ def _within(subject: Subject, task: MeasureTask, forecast: Forecast, seconds: fl
 def _reading_text(examples: Examples) -> str:
     output, axis = examples.reading.output, examples.reading.class_axis
     return f"output={loss_signature(output) if callable(output) else repr(output)} class_axis={axis}"
-
-
-def _trust(rows: FactorArray, result: MetricResult, task: MeasureTask, interactions: bool | float) -> float:
-    """The share of the pair energies that is kept."""
-    if not isinstance(interactions, bool):
-        return float(interactions)
-    if result.second_half is None:
-        return 1.0
-    return agreement(rows, result.second_half, task.offsets, np.random.default_rng(task.seed))
 
 
 def _add_flips(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 import torch
 from scipy import sparse
 
-from qubo_compress.sensitivity.cache import Arrays
+from qubo_compress.sensitivity.cache import Unit
 from qubo_compress.sensitivity.forward import forward_sweep
+from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
 from qubo_compress.substitution import swapped
 
@@ -33,15 +35,16 @@ class Pairwise:
         singles = forward_sweep(task, "linear", with_features=False)
         offsets, total = task.offsets, int(task.offsets[-1])
         pairs = np.zeros((total, total))
-        for group in range(len(task.layout.groups) - 1):
-            made = task.cache.get(f"pairs_{group:05d}", lambda group=group: _pair_losses(task, group))  # type: ignore[misc]
+        units = [
+            Unit(f"pairs_{group:05d}", partial(_pair_losses, task, group), len(names) * (total - offsets[group + 1]))
+            for group, names in enumerate(task.choices[:-1])
+        ]
+        for group, made in enumerate(task.cache.gather(units, task.advance)):
             first, last = offsets[group], offsets[group + 1]
             joint = made["loss"].astype(np.float64)
-            block = joint - singles.linear[first:last, None] - singles.linear[None, last:]
-            pairs[first:last, last:] = block
-            task.advance(float(block.size))
+            pairs[first:last, last:] = joint - singles.linear[first:last, None] - singles.linear[None, last:]
         # What the network holds already goes with anything, but for rounding.
-        unchanged = task.cache.get("unchanged", lambda: {"choices": _unchanged(task)})["choices"]
+        unchanged = task.cache.gather([Unit("unchanged", lambda: {"choices": _unchanged(task)})])[0]["choices"]
         pairs[unchanged] = 0.0
         pairs[:, unchanged] = 0.0
         pairs += pairs.T

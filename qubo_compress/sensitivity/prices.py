@@ -20,7 +20,7 @@ from qubo_compress.menu.prune import PrunedTensors
 from qubo_compress.menu.quantize import QuantizedTensors
 from qubo_compress.menu.stages import Staged, stage_positions, staged
 from qubo_compress.problem import IntArray
-from qubo_compress.sensitivity.cache import Arrays
+from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.replay import CallTrace
 from qubo_compress.sensitivity.task import MeasureTask
 
@@ -46,8 +46,13 @@ def price_choices(task: MeasureTask, advance: Callable[[float], None] = lambda _
     Every choice is stored here for the first time, and what that had to search for stays with the task; where the
     prices come from the cache nothing is stored. ``advance`` is called once per group. The multiplications of
     low-rank choices are those of ``plan.apply(model, factored=True)``.
+
+    Of several ranks each makes the choices of some groups from the data. All then store every choice, since they need
+    its values anyway, and take the prices of rank 0.
     """
-    arrays = task.cache.get(UNIT, lambda: _priced(task, advance))
+    task.share_from_data()
+    found = task.cache.get(UNIT, lambda: _priced(task, advance))
+    arrays = task.cache.ranks.first(lambda: found)
     task.fits = Fits(arrays["fits"].astype(np.uint8), arrays["fit_ends"].astype(np.int64))
     task.unreliable = arrays["unreliable"]
     for number in range(len(task.layout.groups)):

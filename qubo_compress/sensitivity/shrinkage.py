@@ -19,6 +19,8 @@ Pair energies asked for by a number, ``interactions=1.0``, are taken as measured
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -121,18 +123,69 @@ def agreement(features: FactorArray, half: Half, offsets: IntArray, rng: np.rand
     if not half.any() or half.all():
         return 0.0
     norms = np.sqrt(np.einsum("vc,vc->v", features, features, dtype=np.float64))
-    changing = np.flatnonzero(norms > 0)
-    if changing.size > COMPARED_CHOICES:
-        changing = np.sort(rng.choice(changing, COMPARED_CHOICES, replace=False))
+    changing, apart = _compared(norms, offsets, rng)
     rows = features[changing].astype(np.float64) / norms[changing, None]
-    group = np.searchsorted(offsets, changing, side="right")
-    apart = group[:, None] != group[None, :]
     first, second = ((part @ part.T)[apart] for part in (rows[:, ~half], rows[:, half]))
     size = float(np.sqrt((first**2).sum() * (second**2).sum()))
     if size == 0.0:
         return 0.0
     rho = max(0.0, float((first * second).sum()) / size)
     return min(1.0, 2.0 * rho / (1.0 + rho))
+
+
+def _compared(norms: FloatArray, offsets: IntArray, rng: np.random.Generator) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+    """Numbers of the choices that are compared, and which pairs of them are of different groups."""
+    changing = np.flatnonzero(norms > 0)
+    if changing.size > COMPARED_CHOICES:
+        changing = np.sort(rng.choice(changing, COMPARED_CHOICES, replace=False))
+    group = np.searchsorted(offsets, changing, side="right")
+    return changing, group[:, None] != group[None, :]
+
+
+def agreement_of_parts(
+    parts: Sequence[FactorArray], shares: FloatArray, offsets: IntArray, rng: np.random.Generator
+) -> float:
+    """How far rows can be trusted that were measured on several parts of the examples: tau, from 0 to 1.
+
+    With P_k the pair energies of part k, its share s_k of the examples included, off the groups' own blocks and
+    divided by the norms of the joined rows as in :func:`agreement`,
+
+        rho = sum_jk <P_j, P_k> / sum_jk |P_j| |P_k|   over j != k,    n = 1 / sum_k s_k^2,
+        tau = n rho / (1 + (n - 1) rho),
+
+    the Spearman-Brown formula for n parts; n is their number where they are of one size.
+
+    Args:
+        parts: for every part, (V, columns) rows.
+        shares: (parts,) of the examples; they sum to one.
+        offsets: (G + 1,) first choice of each group.
+        rng: draws the choices that are compared, where there are many.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> signal = rng.standard_normal((40, 1)).astype(np.float32)
+        >>> noisy = [np.hstack([signal, 0.5 * rng.standard_normal((40, 1), dtype=np.float32)]) for _ in range(4)]
+        >>> two, four = (agreement_of_parts(noisy[:k], np.full(k, 1 / k), np.arange(41), rng) for k in (2, 4))
+        >>> bool(0.6 < two < four < 1)
+        True
+    """
+    squares = sum(s * np.einsum("vc,vc->v", p, p, dtype=np.float64) for s, p in zip(shares, parts, strict=True))
+    norms = np.sqrt(np.asarray(squares))
+    changing, apart = _compared(norms, offsets, rng)
+    total = np.zeros(int(apart.sum()))
+    own = sizes = 0.0
+    for share, part in zip(shares, parts, strict=True):
+        rows = part[changing].astype(np.float64) / norms[changing, None]
+        energies = share * (rows @ rows.T)[apart]
+        total += energies
+        own += float((energies**2).sum())
+        sizes += float(np.sqrt((energies**2).sum()))
+    largest = sizes**2 - own
+    if largest <= 0.0:
+        return 0.0
+    rho = max(0.0, float((total**2).sum()) - own) / largest
+    effective = 1.0 / float((shares**2).sum())
+    return min(1.0, effective * rho / (1.0 + (effective - 1.0) * rho))
 
 
 def floored(linear: FloatArray, features: FactorArray | None, offsets: IntArray, most: float) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,13 @@ from qubo_compress.menu.operator import parse
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem, FactorArray, FloatArray, IntArray
 from qubo_compress.sensitivity.losses import AUTO, LossLike
+from qubo_compress.sensitivity.merge import merged_fields, refuse_different, shares_of, tables_of_ranks
+from qubo_compress.sensitivity.ranks import ranks_of
 from qubo_compress.solvers.solution import Solution
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
     from qubo_compress.stitched import StitchedLoss
 
 
@@ -174,6 +178,81 @@ class SensitivityTable:
             payloads={key: data for key, data in self.payloads.items() if key[1] in wanted},
             fits=None if self.fits is None else self.fits.select(index),
         )
+
+    @classmethod
+    def merge(
+        cls,
+        tables: Sequence[SensitivityTable],
+        weights: Sequence[float] | None = None,
+        max_rank: int | None = 1024,
+        seed: int = 0,
+    ) -> SensitivityTable:
+        """One table of tables that were measured on different examples, as if it was measured on all of them.
+
+        With s_k the share of table k in the examples, linear terms, divergences, pairs and harmful flips are
+        ``sum_k s_k`` of the tables'; the factor's rows are the tables' beside each other, times ``sqrt(s_k)``, reduced
+        to ``max_rank`` columns. What the tables held back of their pair energies is put back first, and what the
+        joined rows are trusted for is found by how well the tables agree with each other; see
+        :func:`qubo_compress.sensitivity.shrinkage.agreement_of_parts`. Tables that all kept the same share, such as
+        those of ``interactions=1.0``, keep it. A table that trusted its pairs not at all has lost its rows, and its
+        pairs count as zero.
+
+        The result differs from one measurement where rows had to be cut to their divergence, or slopes of the loss
+        to the loss that there is: that was done to each table by itself.
+
+        Args:
+            tables: of the same network, menu, groups, metric and loss; at least one.
+            weights: what each table counts; the numbers of examples when left out. Give the sums of the example
+                weights, or the numbers of labels that are not ignored, where these are something else.
+            max_rank: largest number of columns of the factor.
+            seed: of everything drawn.
+
+        Returns:
+            A table whose pins are those that all tables have in common. ``provenance.seconds`` adds up.
+
+        Raises:
+            TablesDiffer: with what differs; also for tables measured around a plan, and for one table given twice.
+            InvalidBatches: when the weights are not positive numbers, one per table.
+
+        Example:
+            >>> import torch, qubo_compress as qc
+            >>> model, data = nn.Sequential(nn.Linear(4, 3)), [torch.randn(16, 4) for _ in range(2)]
+            >>> menu = qc.Menu(bits=(2, 8), sparsity=(0.0,))
+            >>> shards = [qc.measure(model, [batch], menu=menu, progress=False) for batch in data]
+            >>> SensitivityTable.merge(shards).provenance.examples
+            32
+        """
+        shares = shares_of(tables, weights)
+        refuse_different(tables)
+        return replace(tables[0], **merged_fields(tables, shares, max_rank, seed))
+
+    def merge_ranks(
+        self,
+        process_group: ProcessGroup | bool = True,
+        weight: float | None = None,
+        max_rank: int | None = 1024,
+        seed: int = 0,
+    ) -> SensitivityTable:
+        """The tables of all ranks of ``torch.distributed``, merged on every rank; all ranks must call.
+
+        For a DistributedSampler, by which every rank has examples of its own: each measures its table with
+        ``qc.measure(..., process_group=False)`` and calls this.
+
+        Args:
+            process_group: see :func:`qubo_compress.measure`; where nothing is initialised, this table alone is merged.
+            weight: what this rank's table counts; the number of its examples when left out.
+            max_rank: largest number of columns of the factor.
+            seed: of everything drawn.
+
+        Raises:
+            RanksDisagree: with what differs, when the tables are not of the same choices of the same network.
+            RankFailed: when another rank raised an error or stopped answering.
+            TablesDiffer, InvalidBatches: see :meth:`merge`.
+        """
+        ranks = ranks_of(process_group)
+        with ranks.together():
+            tables, weights = tables_of_ranks(self, ranks, weight)
+            return self.merge(tables, weights, max_rank, seed)
 
     def unpin(self, group: str) -> SensitivityTable:
         """Allow every choice of a group again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
@@ -31,8 +32,9 @@ from qubo_compress.menu.operator import (
 )
 from qubo_compress.problem import FactorArray, FloatArray
 from qubo_compress.registry import Registry
-from qubo_compress.sensitivity.cache import Arrays, UnitCache
+from qubo_compress.sensitivity.cache import Unit, UnitCache
 from qubo_compress.sensitivity.losses import Loss
+from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.replay import CallTrace, GroupSweep, Place, run_model
 from qubo_compress.statistics.statistic import Calibration
 
@@ -201,32 +203,49 @@ class MeasureTask:
 
     def store_from_data(self, group: int) -> dict[str, Packed]:
         """Make a group's choices that look at data, unless their bytes are known; returns those made just now."""
-        found = self.layout.groups[group]
-        driven = {name: o for name, o in self.choices[group].items() if self._looks_at_data(o)}
-        if all((found.name, name) in self.payloads for name in driven):
-            return {}
-        return self._made_from_data(group, [self.part(member) for member in found.members], driven)
-
-    def _made_from_data(self, group: int, parts: Sequence[Tensor], driven: dict[str, Operator]) -> dict[str, Packed]:
-        """Choices made from statistics that are gathered here and dropped again; their bytes are kept."""
-        found = self.layout.groups[group]
-        fresh: dict[str, Packed] = {}
-
-        def compute() -> Arrays:
-            if self.calibration is None:
-                raise needs_data(next(iter(driven.values())))
-            needs = dict.fromkeys(need for o in driven.values() for need in cast(DataDriven, o).needs)
-            evidence: dict[Any, Any] = {need: need.collect(self.calibration, found) for need in needs}
-            evidence[ALREADY_STORED] = fresh
-            for name, operator in driven.items():
-                fresh[name] = cast(DataDriven, operator).encode_with(found, parts, evidence)
-            stored = [packed.to_bytes() for packed in fresh.values()]
-            return {str(number): np.frombuffer(data, dtype=np.uint8) for number, data in enumerate(stored)}
-
-        arrays = self.cache.get(f"payload_{group:05d}", compute)
-        for number, name in enumerate(driven):
-            self.payloads[found.name, name] = arrays[str(number)].tobytes()
+        driven, fresh = self._unmade(group), dict[str, Packed]()
+        if driven:
+            compute = partial(self._stored_from_data, group, driven, fresh)
+            self._remember(group, driven, self.cache.get(f"payload_{group:05d}", compute))
         return fresh
+
+    def _unmade(self, group: int) -> dict[str, Operator]:
+        """A group's choices that look at data, unless the bytes of all are known."""
+        name = self.layout.groups[group].name
+        driven = {choice: o for choice, o in self.choices[group].items() if self._looks_at_data(o)}
+        return {} if all((name, choice) in self.payloads for choice in driven) else driven
+
+    def share_from_data(self) -> None:
+        """Make all groups' choices that look at data, each group on one rank, where several share the work."""
+        if self.cache.ranks.size == 1:
+            return
+        wanted = [(number, driven) for number in range(len(self.choices)) if (driven := self._unmade(number))]
+        units = [
+            Unit(f"payload_{number:05d}", partial(self._stored_from_data, number, driven), len(driven))
+            for number, driven in wanted
+        ]
+        for (number, driven), arrays in zip(wanted, self.cache.gather(units), strict=True):
+            self._remember(number, driven, arrays)
+
+    def _stored_from_data(
+        self, group: int, driven: dict[str, Operator], fresh: dict[str, Packed] | None = None
+    ) -> Arrays:
+        """Bytes of choices made from statistics that are gathered here and dropped again; ``fresh`` takes them too."""
+        if self.calibration is None:
+            raise needs_data(next(iter(driven.values())))
+        found, made = self.layout.groups[group], {} if fresh is None else fresh
+        parts = [self.part(member) for member in found.members]
+        needs = dict.fromkeys(need for o in driven.values() for need in cast(DataDriven, o).needs)
+        evidence: dict[Any, Any] = {need: need.collect(self.calibration, found) for need in needs}
+        evidence[ALREADY_STORED] = made
+        for name, operator in driven.items():
+            made[name] = cast(DataDriven, operator).encode_with(found, parts, evidence)
+        stored = [packed.to_bytes() for packed in made.values()]
+        return {str(number): np.frombuffer(data, dtype=np.uint8) for number, data in enumerate(stored)}
+
+    def _remember(self, group: int, driven: dict[str, Operator], arrays: Arrays) -> None:
+        for number, name in enumerate(driven):
+            self.payloads[self.layout.groups[group].name, name] = arrays[str(number)].tobytes()
 
     def variants(self, group: int) -> list[tuple[Tensor, ...]]:
         """For every choice, the whole tensors to be seen by the network, on its device."""
@@ -346,7 +365,10 @@ class Metric(Protocol):
         ...
 
     def measure(self, task: MeasureTask) -> MetricResult:
-        """Measure all choices of all groups."""
+        """Measure all choices of all groups.
+
+        Units given to ``task.cache.gather`` are resumed from a cache and shared by the ranks of ``torch.distributed``.
+        """
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,13 @@ def test_rows_do_not_depend_on_how_examples_are_batched(sample: Callable[[str], 
     whole = measured(net, Products())
     net.batches[:] = [(inputs[:3], targets[:3]), (inputs[3:], targets[3:])]
     assert same_table(whole, measured(net, Products()))
+
+
+def test_a_cache_without_slopes_does_not_answer_for_them(sample: Callable[[str], Any], tmp_path: Path) -> None:
+    found = sample("perceptron")
+    measured(found, "products", shrinkage=None, cache=tmp_path)
+    cached = measured(found, "products", shrinkage=0.0, cache=tmp_path)
+    assert same_table(cached, measured(found, "products", shrinkage=0.0)) and cached.linear.min() < 0
 
 
 def test_a_network_without_gradients_is_refused(sample: Callable[[str], Any]) -> None:

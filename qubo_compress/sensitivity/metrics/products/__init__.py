@@ -14,6 +14,7 @@ the layers' gradients take, whatever the depth and the number of groups.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -23,11 +24,12 @@ from torch import Tensor
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.examples import Slice
 from qubo_compress.problem import FloatArray
-from qubo_compress.sensitivity.cache import Arrays
+from qubo_compress.sensitivity.cache import Unit
 from qubo_compress.sensitivity.forward import forward_sweep
 from qubo_compress.sensitivity.metrics.products.displacements import Displacements
 from qubo_compress.sensitivity.metrics.products.inspection import inspect
 from qubo_compress.sensitivity.metrics.products.slices import Structure, slice_products
+from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
 
 SLICE_BYTES = 400_000_000
@@ -113,20 +115,20 @@ class _Collection:
         """(V, columns) float32 rows, S columns an example, and (V,) slopes of the loss."""
         task = self.task
         slope = np.zeros(int(task.offsets[-1]))
-        blocks = []
+        units, blocks = [], []
         share = (
             self.settings.evaluations(task) - (float(task.offsets[-1]) if self.settings.counts_flips else 0.0)
         ) / max(1, task.examples.count)
+        # A folder may hold both: slices without slopes say nothing of them.
+        kind = "products_slope" if self.settings.has_slope(task) else "products"
         start = 0
         for number, part in task.slices():
-            made = task.cache.get(
-                f"products_{number:05d}",
-                lambda number=number, part=part, start=start: self._slice(number, part, start),  # type: ignore[misc]
-            )
-            blocks.append(made["features"].astype(np.float32))
-            slope += made["slope"].astype(np.float64)
-            task.advance(share * len(part))
+            compute = partial(self._slice, number, part, start)
+            units.append(Unit(f"{kind}_{number:05d}", compute, share * len(part)))
             start += len(part)
+        for made in task.cache.gather(units, task.advance):
+            blocks.append(made["features"].astype(np.float32, copy=False))
+            slope += made["slope"].astype(np.float64)
         return np.concatenate(blocks, axis=1), slope
 
     def _slice(self, number: int, part: Slice, first: int) -> Arrays:

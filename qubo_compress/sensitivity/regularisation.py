@@ -1,0 +1,70 @@
+"""From a metric's result to the numbers of a table: drawn towards what can be believed of it, rows made a factor."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from qubo_compress.problem import FactorArray
+from qubo_compress.sensitivity.factor import reduce_features
+from qubo_compress.sensitivity.ranks import Arrays
+from qubo_compress.sensitivity.shrinkage import agreement, floored, limited_rows, shrunk_linear
+from qubo_compress.sensitivity.task import MeasureTask, MetricResult
+
+
+def regularised(
+    task: MeasureTask,
+    result: MetricResult,
+    metric: str,
+    shrinkage: float | str | None,
+    interactions: bool | float,
+    max_rank: int | None,
+    baseline: float,
+    around: bool,
+) -> Arrays:
+    """A table's numbers from what the metric found.
+
+    Args:
+        task: the measurement.
+        result: what the metric found.
+        metric: its name.
+        shrinkage: share of the divergence in the linear terms.
+        interactions: share of the pair energies that is kept; True: what either half of the examples knows.
+        max_rank: largest number of columns of the factor.
+        baseline: loss of the uncompressed network.
+        around: whether it was measured around a plan, not at the uncompressed network.
+
+    Returns:
+        ``linear`` and, where there are such, ``factor`` and ``divergence``; ``numbers``: share of the divergence,
+        share of the feature norm dropped, trust.
+
+    Raises:
+        InvalidMenu: when the metric cannot be shrunk as asked.
+    """
+    share, linear = shrunk_linear(result.linear, result.divergence, result.halves, shrinkage)
+    rows, trust, dropped = result.features, 1.0, 0.0
+    # A share given as a number is the caller's own judgement of what was measured.
+    if not around and isinstance(interactions, bool):
+        if rows is not None and result.divergence is not None:
+            rows = limited_rows(rows, result.divergence)
+        if metric != "magnitude":
+            linear = floored(linear, rows, task.offsets, baseline)
+    arrays: Arrays = {"linear": linear}
+    if rows is not None:
+        trust = _trust(rows, result, task, interactions)
+        factor, dropped = reduce_features(rows, max_rank, task.seed)
+        arrays["factor"] = np.asarray(factor * np.float32(math.sqrt(trust)), dtype=np.float32)
+    if result.divergence is not None:
+        arrays["divergence"] = result.divergence
+    arrays["numbers"] = np.array([share, dropped, trust])
+    return arrays
+
+
+def _trust(rows: FactorArray, result: MetricResult, task: MeasureTask, interactions: bool | float) -> float:
+    """The share of the pair energies that is kept."""
+    if not isinstance(interactions, bool):
+        return float(interactions)
+    if result.second_half is None:
+        return 1.0
+    return agreement(rows, result.second_half, task.offsets, np.random.default_rng(task.seed))
