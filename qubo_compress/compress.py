@@ -14,6 +14,7 @@ from torch import nn
 from qubo_compress.artifact.writing import save
 from qubo_compress.audit import AuditReport
 from qubo_compress.budget import Budget
+from qubo_compress.close import closely_measured
 from qubo_compress.comparison import Comparison, HeldOut
 from qubo_compress.errors import InvalidBudget
 from qubo_compress.evaluation import ALL_EXAMPLES, Score, score_examples, settle
@@ -33,7 +34,8 @@ from qubo_compress.refinement import Round, refine
 from qubo_compress.selection import TIE, select
 from qubo_compress.sensitivity.forecast import check_seconds
 from qubo_compress.sensitivity.losses import AUTO, LossLike
-from qubo_compress.sensitivity.measure import measure_around
+from qubo_compress.sensitivity.measure import measure_around, say
+from qubo_compress.sensitivity.metrics.auto import wants_close
 from qubo_compress.sensitivity.shrinkage import check_shrinkage
 from qubo_compress.sensitivity.subject import refuse_nothing_to_compress
 from qubo_compress.sensitivity.table import SensitivityTable
@@ -233,6 +235,8 @@ def compress(
     def solve(problem: ChoiceProblem) -> Solution:
         return solve_problem(problem, chosen_solver, time_limit=time_limit, seed=seed)
 
+    if wants_close(metric, table.provenance.metric) and shrinkage in (None, 1):
+        table = closely_measured(model, table, budget, examples, loss, solve, say if progress else logger.info)
     judge = HeldOut.of(model, held_out, loss)
     problem = table.problem(budget)
     solution = solve(problem)

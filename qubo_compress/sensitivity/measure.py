@@ -33,7 +33,7 @@ from qubo_compress.sensitivity.forward import base_flips
 from qubo_compress.sensitivity.infeasible import explained
 from qubo_compress.sensitivity.loss_signature import loss_signature
 from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
-from qubo_compress.sensitivity.metrics.auto import resolved
+from qubo_compress.sensitivity.metrics.auto import multiplications, resolved
 from qubo_compress.sensitivity.noise import noise_terms
 from qubo_compress.sensitivity.prices import price_choices
 from qubo_compress.sensitivity.ranks import ALONE, Arrays, Ranks, ranks_of
@@ -184,7 +184,7 @@ def measure_around(
                 task = _within(subject, task, forecast, seconds, ranks)
                 forecast = forecast.within(seconds) if forecast.seconds > seconds else forecast
             if progress:
-                Console().print(str(forecast), highlight=False)
+                say(str(forecast))
         examples, reference = task.examples, task.reference
         weights = weights_signature(original)
         signature = {
@@ -231,7 +231,7 @@ def measure_around(
         fixed_costs=fixed_costs,
         provenance=Provenance(
             chosen.metric_name, signature["loss"], examples.count, baseline, result.evaluations,
-            took, dropped, share, weights, int(loaded), trust,
+            took, dropped, share, weights, int(loaded), trust, multiplications(task),
         ),
         factor=found.get("factor"),
         pairs=result.pairs,
@@ -288,6 +288,11 @@ def _mean_loss(task: MeasureTask, outputs: list[Tensor]) -> float:
         values = task.loss.values(outputs[number], part.targets, task.reference[number]).double()
         total += float((values * task.row_weights(number)).sum())
     return total
+
+
+def say(line: str) -> None:
+    """Print one line beside the progress bars."""
+    Console().print(line, highlight=False)
 
 
 @contextlib.contextmanager

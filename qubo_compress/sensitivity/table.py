@@ -45,6 +45,7 @@ class Provenance:
         weights: signature of the weights measured.
         resumed: units read back from the cache.
         trust: share of the pair energies that was kept; see :mod:`qubo_compress.sensitivity.shrinkage`.
+        multiplications: of one forward run of one example, as far as layer calls were seen.
     """
 
     metric: str
@@ -58,6 +59,7 @@ class Provenance:
     weights: str
     resumed: int = 0
     trust: float = 1.0
+    multiplications: float = 0.0
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ import torch
 
 from qubo_compress.errors import InvalidMenu, InvalidModel
 from qubo_compress.sensitivity.gauss_newton import GaussNewton
-from qubo_compress.sensitivity.metrics.products import Products
+from qubo_compress.sensitivity.metrics.products import CLOSE, Products
 from qubo_compress.sensitivity.metrics.products.inspection import inspect
 from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, metrics
 
@@ -45,7 +45,7 @@ class Auto:
 
     def resolve(self, task: MeasureTask) -> tuple[Metric, str]:
         """The metric to use, and why."""
-        products: Metric = Products()
+        products: Metric = Products(measured_linear=CLOSE)
         count = task.examples.count * multiplications(task) * network_runs(task, GaussNewton())
         if count <= self.small:
             return GaussNewton(), "a small network"
@@ -75,12 +75,25 @@ def resolved(metric: Metric, task: MeasureTask) -> tuple[Metric, str]:
     """
     if isinstance(metric, Auto):
         return metric.resolve(task)
-    if isinstance(metric, Products) and not metric.measured_linear and not has_curvature(task):
+    if isinstance(metric, Products) and metric.measured_linear is not True and not has_curvature(task):
         raise InvalidMenu(
             "this loss has no curvature at the network's outputs, so products would call every choice free; use "
             "metric='gauss-newton', which measures it"
         )
     return metric, "as asked"
+
+
+def wants_close(asked: str | Metric, used: str) -> bool:
+    """Whether linear terms are to be measured for the choices that first plans touch.
+
+    Args:
+        asked: the metric as the caller gave it.
+        used: name of the one that measured.
+    """
+    metric = metrics.get(asked)() if isinstance(asked, str) else asked
+    if isinstance(metric, Auto):
+        return used == Products.metric_name
+    return isinstance(metric, Products) and metric.measured_linear == CLOSE
 
 
 def has_curvature(task: MeasureTask) -> bool:

@@ -35,7 +35,8 @@ from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
 SLICE_BYTES = 400_000_000
 """Bytes of layer inputs and outputs that one pass may hold; the number of examples in a pass follows from it."""
 
-MEASURED_LINEAR = (False, True, "close")
+CLOSE = "close"
+MEASURED_LINEAR = (False, True, CLOSE)
 
 
 @metrics.register("products")
