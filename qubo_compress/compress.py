@@ -171,7 +171,8 @@ def compress(
         time_limit: wall-clock seconds for each solve.
         rounds: refinement rounds: each re-measures every swap from the best plan so far.
         recover: repair normalisation statistics and biases, and fine-tune for ``epochs`` > 0; kept unless the
-            held-out examples say that it did harm.
+            held-out examples say that it did harm. Without validation batches and fine-tuning, a repair that is kept
+            is made once more with all examples; the scores are those of the one that had not seen the held-out ones.
         seed: of everything drawn.
         cache: folder for the measurement, which is resumed from it.
         progress: show progress bars.
@@ -209,7 +210,8 @@ def compress(
         refuse_missing_labels(objective, read)
         refuse_unfit_objective(objective, loss)
     refuse_uncounted_flips(budget, metric, read)
-    examples, held_out = _held_out(with_example_weights(model, read, example_weights), validation, reading)
+    everything = with_example_weights(model, read, example_weights)
+    examples, held_out = _held_out(everything, validation, reading)
     held_out = settle(model, held_out, loss)[0]
 
     def refuse_early(costs: Mapping[str, IntArray], fixed: Mapping[str, int], offsets: IntArray) -> None:
@@ -259,6 +261,11 @@ def compress(
         recovered_comparison = judge.compare(repaired)
         kept = recovered_comparison.measure <= applied_comparison.measure + TIE
         small = repaired if kept else applied
+        if kept and validation is None and not epochs:
+            # What was judged had not seen the held-out examples. Few examples are too precious to leave them out now.
+            small = recover_model(
+                applied, everything, teacher=model, seed=seed, max_examples=max_examples, progress=progress, loss=loss
+            )
     return CompressionResult(
         model=small,
         original=model,

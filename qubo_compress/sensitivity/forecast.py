@@ -26,6 +26,7 @@ from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
 from qubo_compress.sensitivity.metrics.auto import network_runs, resolved
+from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.sensitivity.subject import Subject, prepared
 from qubo_compress.sensitivity.task import MeasureTask, Metric, metrics
@@ -138,8 +139,8 @@ def forecast_of(task: MeasureTask, chosen: Metric, why: str) -> Forecast:
     fixed = ENCODING_SECONDS * values / 15e6
     count, total = task.examples.count, int(task.offsets[-1])
     columns = sum(rows.numel() for rows in task.outputs)
-    if chosen.metric_name == "products":
-        columns = count * getattr(chosen, "probes", 1)
+    if isinstance(chosen, Products):
+        columns = count * chosen.probes_of(task)
     features = 4 * total * min(columns, task.max_columns)
     memory = 2 * features + min(PASS_BYTES, 4 * values + each_bytes(task))
     return Forecast(chosen.metric_name, why, count, total, runs, fixed, fixed + count * each * runs, int(memory))

@@ -17,8 +17,8 @@ from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, me
 
 logger = logging.getLogger(__name__)
 
-SMALL = 2e11
-"""Multiplications up to which every choice is run: about 20 s of one core."""
+SMALL = 5e11
+"""Multiplications up to which every choice is run: about a minute of one core."""
 
 REPLAY_OVERHEAD = 1.15
 """What remembering and checking replayed runs adds to the layers behind a group."""
@@ -111,9 +111,8 @@ def multiplications(task: MeasureTask) -> float:
 
 def network_runs(task: MeasureTask, metric: Metric) -> float:
     """Forward runs over all examples that a metric amounts to, replayed parts counted by their multiplications."""
-    if metric.metric_name == "products":
-        passes = getattr(metric, "probes", 1) + int(task.first_order)
-        return 1.0 + GRADIENT_RUNS * passes
+    if isinstance(metric, Products):
+        return 1.0 + GRADIENT_RUNS * (metric.probes_of(task) + int(metric.has_slope(task)))
     if metric.metric_name != "gauss-newton":
         return metric.evaluations(task)
     each = np.array(_of_groups(task))
