@@ -11,7 +11,7 @@ a displacement whose own divergence is larger than its square was carries the sa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -110,7 +110,7 @@ def closely_measured(
         solve: problem -> solution.
         tell: told in words what is about to be done.
     """
-    factors = np.ones(table.linear.size)
+    values = np.zeros(table.linear.size)
     measured = np.zeros(table.linear.size, dtype=bool)
     measured[table.offsets[:-1]] = True  # keeping changes nothing
     current = table
@@ -127,10 +127,9 @@ def closely_measured(
             chosen = examples.select(np.unique(np.linspace(0, examples.count - 1, count).astype(np.int64)))
             runs = _Runs(model, chosen, make_loss(loss), outputs_of(model, chosen))
         tell(f"measuring {touched.size:,} choices of the first plans on {runs.examples.count} examples")
-        found = _measured(runs, table, touched)
-        logger.info("close round %d: %d choices, median correction %.2f", number, touched.size, np.median(found))
-        factors[touched], measured[touched] = found, True
-        current = corrected(table, factors, measured)
+        values[touched], measured[touched] = _measured(runs, table, touched), True
+        logger.info("close round %d: %d choices were run", number, touched.size)
+        current = corrected(table, values, measured)
     return current
 
 
@@ -155,10 +154,10 @@ def _untouched(
     return np.array(sorted(used), dtype=np.int64)
 
 
-def _measured(runs: _Runs, table: SensitivityTable, touched: Sequence[int] | npt.NDArray[np.int64]) -> FloatArray:
-    """What every choice's divergence is, in units of what the table says."""
+def _measured(runs: _Runs, table: SensitivityTable, touched: npt.NDArray[np.int64]) -> FloatArray:
+    """Divergences of some choices by running each; a multiple of the table's where that fails or is not finite."""
     group_of = np.searchsorted(table.offsets, touched, side="right") - 1
-    found = np.ones(len(touched))
+    found = LARGEST_CORRECTION * table.linear[touched]
     with evaluating(runs.model), every_layer_runs(), torch.no_grad():
         for position, (choice, group) in enumerate(zip(touched, group_of, strict=True)):
             name = table.choices[group][int(choice) - int(table.offsets[group])]
@@ -167,34 +166,44 @@ def _measured(runs: _Runs, table: SensitivityTable, touched: Sequence[int] | npt
             except QuboCompressError as cause:
                 logger.info("%s as %s was not run (%s)", table.group_names[group], name, cause)
                 continue
-            predicted = float(table.linear[choice])
-            if predicted > 0 and np.isfinite(value):
-                found[position] = np.clip(value / predicted, 1 / LARGEST_CORRECTION, LARGEST_CORRECTION)
-            elif not np.isfinite(value):
-                found[position] = LARGEST_CORRECTION
+            if np.isfinite(value):
+                found[position] = max(0.0, value)
     return found
 
 
-def corrected(table: SensitivityTable, factors: FloatArray, measured: npt.NDArray[np.bool_]) -> SensitivityTable:
-    """The table with linear terms times their factors and rows times the factors' roots.
+def corrected(table: SensitivityTable, values: FloatArray, measured: npt.NDArray[np.bool_]) -> SensitivityTable:
+    """The table with measured linear terms, and others and all rows in the proportion that was found.
 
     Args:
-        table: as it was measured.
-        factors: (V,) measured over predicted divergence.
-        measured: (V,) whose factor is known; the others take the median of their name.
+        table: as it was measured to second order.
+        values: (V,) divergences of the choices that were run.
+        measured: (V,) which those are; a choice that was not takes the median factor of its name.
+
+    Example:
+        >>> import qubo_compress as qc
+        >>> net, data = nn.Linear(4, 3), [(torch.randn(32, 4), torch.arange(32) % 3)]
+        >>> table = qc.measure(net, data, menu=qc.Menu(bits=(2,), vector_bits=()), metric="products", progress=False)
+        >>> run = np.arange(table.linear.size) < 2
+        >>> found = corrected(table, 2 * table.linear, run)
+        >>> bool(np.allclose(found.linear[run], 2 * table.linear[run]))
+        True
     """
     names = np.array([name for group in table.choices for name in group])
     keeps = np.zeros(names.size, dtype=bool)
     keeps[table.offsets[:-1]] = True
-    known = measured & ~keeps
-    used = factors.copy()
+    known = measured & ~keeps & (table.linear > 0)
+    factors = np.ones(names.size)
+    factors[known] = np.clip(values[known] / table.linear[known], 1 / LARGEST_CORRECTION, LARGEST_CORRECTION)
     for name in np.unique(names[~measured]):
         alike = known & (names == name)
-        used[(names == name) & ~measured] = np.median(factors[alike]) if alike.any() else 1.0
+        if alike.any():
+            factors[(names == name) & ~measured] = np.median(factors[alike])
+    linear = np.where(measured & ~keeps, values, table.linear * factors)
     factor = table.factor
     if factor is not None:
-        factor = np.asarray(factor * np.sqrt(used)[:, None].astype(np.float32), dtype=np.float32)
-    divergence = None if table.divergence is None else table.divergence * used
-    return replace(
-        table, linear=table.linear * used, factor=factor, divergence=divergence, allowed=table.allowed.copy()
-    )
+        # Rows stay short enough for their linear terms, so that no energy is negative.
+        squares = np.einsum("vr,vr->v", factor, factor, dtype=np.float64)
+        longest = np.sqrt(np.maximum(2.0 * linear, 0.0) / np.maximum(squares, 1e-300))
+        factor = np.asarray(factor * np.minimum(np.sqrt(factors), longest)[:, None].astype(np.float32), np.float32)
+    divergence = None if table.divergence is None else linear.copy()
+    return replace(table, linear=linear, factor=factor, divergence=divergence, allowed=table.allowed.copy())

@@ -97,11 +97,15 @@ def wants_close(asked: str | Metric, used: str) -> bool:
 
 
 def has_curvature(task: MeasureTask) -> bool:
-    """Whether the loss bends anywhere at the outputs of the first examples."""
+    """Whether the loss bends, at the outputs of the first examples or where all outputs are zero.
+
+    A network that is sure of its answers has next to none at its own outputs, which says nothing about the loss.
+    """
     part = task.examples.slices[0]
     drawn = torch.ones_like(task.outputs[0])
     drawn[:, 1::2] = -1.0
-    return bool(task.loss.probe(task.outputs[0], part.targets, drawn).any())
+    places = (task.outputs[0], torch.zeros_like(task.outputs[0]))
+    return any(bool(task.loss.probe(outputs, part.targets, drawn).any()) for outputs in places)
 
 
 def multiplications(task: MeasureTask) -> float:

@@ -152,3 +152,20 @@ def test_settings_out_of_range_are_refused() -> None:
         Products(0)
     with pytest.raises(errors.InvalidMenu, match="measured_linear"):
         Products(measured_linear="near")
+
+
+def test_attention_is_measured_in_batches(sample: Callable[[str], Any], caplog: pytest.LogCaptureFixture) -> None:
+    net = sample("encoder-time-first")
+    with caplog.at_level("INFO"):
+        measured(net, Products())
+    # Its output projection counts the examples fastest; positions have no axis of examples at all.
+    alone = [record.getMessage() for record in caplog.records if "ways of their own" in record.getMessage()]
+    assert len(alone) == 1 and alone[0].startswith("place.weight:")
+
+
+def test_a_time_limit_prefers_all_examples(sample: Callable[[str], Any]) -> None:
+    net = sample("perceptron")
+    assert measured(net, "auto", seconds=1e-9).provenance.metric in ("products", "gauss-newton")
+    assert measured(net, "auto").provenance.metric == "gauss-newton"
+    with pytest.raises(errors.InvalidMenu, match="seconds"):
+        measured(net, "auto", seconds=0.0)

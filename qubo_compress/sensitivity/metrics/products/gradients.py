@@ -26,10 +26,16 @@ from qubo_compress.sensitivity.metrics.products.calls import Call
 NORMALISATIONS = ("batch-norm", "layer-norm", "rms-norm", "group-norm")
 
 
-def by_example(tensor: Tensor, axis: int, examples: int) -> Tensor:
-    """(n, r, ...): the axis that counts examples, n times r long, first and parted from the r rows of each."""
+def by_example(tensor: Tensor, axis: int, examples: int, inner: bool) -> Tensor:
+    """(n, r, ...): the axis that counts examples, n times r long, first and parted from the r rows of each.
+
+    ``inner``: the examples count fastest along it, as where attention joins its time and batch axes.
+    """
     moved = tensor.movedim(axis, 0)
-    return moved.reshape(examples, moved.shape[0] // examples, *moved.shape[1:])
+    rows = moved.shape[0] // examples
+    if inner:
+        return moved.reshape(rows, examples, *moved.shape[1:]).transpose(0, 1)
+    return moved.reshape(examples, rows, *moved.shape[1:])
 
 
 def parameter_gradients(call: Call, inputs: Tensor, delta: Tensor) -> dict[str, Tensor]:

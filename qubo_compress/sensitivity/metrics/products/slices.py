@@ -29,10 +29,18 @@ BlocksOf = Callable[[str], Sequence[Block]]
 
 @dataclass(frozen=True)
 class Axes:
-    """Which axis of a call's input and of its output counts the examples."""
+    """Which axis of a call's input and of its output counts the examples.
+
+    Attributes:
+        inputs, outputs: the axes.
+        rows: of an example along them.
+        inner: the examples count faster than their rows do.
+    """
 
     inputs: int
     outputs: int
+    rows: int = 1
+    inner: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +188,8 @@ class _Accumulator:
         }
         if axes is None or not wanted:
             return
-        inputs = by_example(call.inputs, axes.inputs, self.examples)
-        delta = by_example(gradient, axes.outputs, self.examples)
+        inputs = by_example(call.inputs, axes.inputs, self.examples, axes.inner)
+        delta = by_example(gradient, axes.outputs, self.examples, axes.inner)
         size = self._examples_at_once(call, wanted, inputs, delta)
         for start in range(0, self.examples, size):
             self._chunk(call, wanted, inputs[start : start + size], delta[start : start + size], start)
