@@ -51,7 +51,7 @@ class Comparison:
         by_divergence: whether plans are chosen by it, as they are for losses on class outputs.
         lost, gained: labelled output rows that only the original, or only the other, has right.
         accuracy: change of the share of right rows per example, unweighted, in -1 to 1.
-        rows: labelled output rows; one per example but for outputs with further axes.
+        rows: labelled output rows; one per example, except for outputs with further axes.
         examples: how many there were.
     """
 

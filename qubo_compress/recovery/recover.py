@@ -47,9 +47,9 @@ def recover(
     """Repair a compressed network within its plan: the same choices, the same bytes.
 
     With ``epochs=0`` normalisation statistics and biases are matched to the teacher's outputs. With
-    ``epochs > 0`` all stored values are then fine-tuned with masks fixed (but for ``splicing``) and straight-through
-    quantization, for what ``objective`` asks. A repair of the statistics that moves the outputs further from the
-    teacher's on the calibration examples is not kept; what was fine-tuned is always returned.
+    ``epochs > 0`` all stored values are then fine-tuned with masks fixed (except under ``splicing``) and
+    straight-through quantization, for what ``objective`` asks. A repair of the statistics that moves the outputs
+    further from the teacher's on the calibration examples is not kept; what was fine-tuned is always returned.
 
     Args:
         small: made by ``plan.apply`` or ``load``; left as it is.

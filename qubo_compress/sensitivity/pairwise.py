@@ -43,7 +43,7 @@ class Pairwise:
             first, last = offsets[group], offsets[group + 1]
             joint = made["loss"].astype(np.float64)
             pairs[first:last, last:] = joint - singles.linear[first:last, None] - singles.linear[None, last:]
-        # What the network holds already goes with anything, but for rounding.
+        # What the network holds already goes with anything, except for rounding.
         unchanged = task.cache.gather([Unit("unchanged", lambda: {"choices": _unchanged(task)})])[0]["choices"]
         pairs[unchanged] = 0.0
         pairs[:, unchanged] = 0.0

@@ -75,7 +75,7 @@ class SensitivityTable:
         fixed_costs: budget name -> cost that no choice changes.
         factor: (V, r) rows, or None.
         pairs: sparse (V, V), or None.
-        constant: loss change of the point around which was measured: zero, but for refined tables.
+        constant: loss change of the point around which was measured: zero, except for refined tables.
         divergence: (V,) divergence of each choice alone from the original, less that of the base model, or None.
         provenance: how the table came about.
         allowed: (V,) choices that pins leave open.

@@ -55,7 +55,7 @@ class DdpgSettings:
 
 @dataclass(frozen=True)
 class PpoSettings:
-    """Proximal policy optimisation over levels, with the usual settings but for the discount.
+    """Proximal policy optimisation over levels, with the usual settings except for the discount.
 
     Attributes:
         hidden: units of the two hidden layers of policy and value.
