@@ -65,20 +65,27 @@ def test_the_network_given_is_left_alone(digits: Any) -> None:
     assert same_snapshot(before, snapshot(digits.model)) and small is not digits.model
 
 
-def test_the_held_out_examples_are_not_used_for_recovery(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recovery_that_is_scored_has_not_seen_the_held_out_examples(
+    digits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = sys.modules["qubo_compress.compress"]
     seen: list[torch.Tensor] = []
     real = module.recover_model
 
     def spying(small: Any, examples: Any, **options: Any) -> Any:
-        seen.extend(part.inputs for part in examples.slices)
+        seen.append(torch.cat([part.inputs for part in examples.slices]))
         return real(small, examples, **options)
 
     monkeypatch.setattr(module, "recover_model", spying)
     options = {**OPTIONS, "metric": "magnitude"}
-    qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), **options)
+    result = qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), **options)
     given = torch.cat([inputs for inputs, _ in digits.calibration])
-    assert torch.equal(torch.cat(seen), given[:136])
+    assert torch.equal(seen[0], given[:136])
+    # What is returned was made once more, with all of them; with validation batches of the caller's it is not.
+    assert result.recovery_kept and len(seen) == 2 and torch.equal(seen[1], given)
+    seen.clear()
+    qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), digits.validation, **options)
+    assert len(seen) == 1 and torch.equal(seen[0], given)
 
 
 def test_a_budget_below_the_smallest_names_it(digits: Any) -> None:

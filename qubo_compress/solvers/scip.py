@@ -68,10 +68,16 @@ class Scip:
             claimed_energy=problem.energy(assignments[0]) if assignments else None,
             bound=known,
             timing={"build": seconds, "solve": time.perf_counter() - start - seconds},
-            work=min(int(model.getNTotalNodes()), limits.work or 2**62),
+            work=min(_finished_nodes(model), limits.work or 2**62),
             interrupted=interrupted,
             infeasible=model.getStatus() == "infeasible",
         )
+
+
+def _finished_nodes(model: Any) -> int:
+    """Nodes that were searched to their end: one that the clock ended cannot be repeated by counting."""
+    cut = model.getStatus() in ("timelimit", "userinterrupt")
+    return max(0, int(model.getNTotalNodes()) - int(cut))
 
 
 def _check_size(problem: ChoiceProblem) -> None:
