@@ -39,7 +39,7 @@ FEWEST_EXAMPLES = 16
 ENCODING_SECONDS = 0.25
 """Seconds per million values and 15 choices that storing takes, ``benchmarks.encoding`` (default menu, one core)."""
 
-PASS_BYTES = 1_200_000_000
+PASS_BYTES = 900_000_000
 """Held by one forward and backward pass and by displacements at most, see ``metrics.products``."""
 
 

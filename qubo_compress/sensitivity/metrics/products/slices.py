@@ -17,8 +17,8 @@ from qubo_compress.sensitivity.metrics.products.gradients import by_example, par
 from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.substitution import substituted
 
-GRADIENT_BYTES = 64_000_000
-"""Bytes that the gradients of the examples treated at once may take: about what the caches and a layer need."""
+GRADIENT_BYTES = 8_000_000
+"""Bytes that the gradients of the examples treated at once may take: about what the caches hold."""
 
 SAME_OUTPUTS = 0.05
 """Relative distance of outputs up to which an example alone counts as the same as among others, in bfloat16 too."""
