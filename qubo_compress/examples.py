@@ -19,6 +19,9 @@ from qubo_compress.network.scores import OutputReading
 IGNORED = -100
 """Whole-number targets of this value are left out, as in torch's losses."""
 
+SLICE_VALUES = 4_000_000
+"""Input values of a slice at most: 250 pictures of 224 x 224 would take gigabytes in every layer they pass."""
+
 Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
@@ -179,7 +182,7 @@ def read_examples(
             first axis. A two-element *tuple* whose first element is a Tensor counts as (inputs, targets).
             Examples already read are returned as they are, or the first of them.
         max_examples: reading stops there.
-        slice_size: examples per slice.
+        slice_size: examples per slice, fewer where an example is large.
         reading: how a network's outputs are read.
 
     Raises:
@@ -306,6 +309,8 @@ def _even_slices(parts: list[Slice], size: int) -> list[Slice]:
     if len({part.form for part in parts}) != 1:
         return parts
     joined = _joined(parts)
+    each = sum(t.numel() for t in tensors_of(joined.inputs)) // max(1, len(joined))
+    size = max(1, min(size, SLICE_VALUES // max(1, each)))
     starts = np.arange(0, len(joined), size)
     return [_rows(joined, slice(int(start), int(start) + size)) for start in starts]
 

@@ -99,3 +99,9 @@ def test_wrong_batches_are_refused(batches: Any, said: str) -> None:
 def test_a_limit_below_one_is_refused() -> None:
     with pytest.raises(InvalidBatches, match="max_examples"):
         read_examples([X], max_examples=0)
+
+
+def test_large_examples_come_in_smaller_slices() -> None:
+    pictures = read_examples([(torch.zeros(60, 3, 224, 224), torch.zeros(60).long())])
+    assert [len(part) for part in pictures.slices] == [26, 26, 8]
+    assert [len(part) for part in read_examples([torch.zeros(60, 3, 32, 32)]).slices] == [60]
