@@ -20,6 +20,7 @@ from qubo_compress.errors import InvalidBudget
 from qubo_compress.evaluation import ALL_EXAMPLES, Score, score_examples, settle
 from qubo_compress.example_weights import ExampleWeights, with_example_weights
 from qubo_compress.examples import Examples, read_examples
+from qubo_compress.finals import judged_repaired
 from qubo_compress.menu.groups import GroupRule, discover
 from qubo_compress.menu.menu import Menu
 from qubo_compress.network.scores import OutputLike, OutputReading
@@ -247,25 +248,28 @@ def compress(
         model, table, first, rounds=rounds, budget=budget, examples=examples, held_out=judge, menu=menu,
         metric=metric, loss=loss, solve=solve, seed=seed, cache=cache, progress=progress, shrinkage=shrinkage,
     )  # fmt: skip
-    chosen = [found for found in history if found.accepted][-1]
-    small = applied = chosen.plan.apply(model)
-    applied_comparison = judge.compare(applied)
-    recovered, recovered_comparison, kept = None, None, False
-    if recover:
-        # Not the held-out examples: the scores on them are to be believed.
-        repaired = recover_model(
-            applied, examples, teacher=model, epochs=epochs, seed=seed, max_examples=max_examples, progress=progress,
+    last = max(number for number, found in enumerate(history) if found.accepted)
+
+    def repair(applied: nn.Module, given: Examples, passes: int) -> nn.Module:
+        return recover_model(
+            applied, given, teacher=model, epochs=passes, seed=seed, max_examples=max_examples, progress=progress,
             objective=objective, loss=loss,
         )  # fmt: skip
-        recovered = score_examples(repaired, held_out, loss, judge.reference)
-        recovered_comparison = judge.compare(repaired)
-        kept = recovered_comparison.measure <= applied_comparison.measure + TIE
-        small = repaired if kept else applied
-        if kept and validation is None and not epochs:
+
+    # Not with the held-out examples: the scores on them are to be believed.
+    final = judged_repaired(
+        model, history[last], judge, (lambda a: repair(a, examples, epochs)) if recover else None, epochs
+    )
+    history[last] = final.round
+    chosen, applied, small = final.round, final.applied, final.applied
+    applied_comparison, recovered_comparison = chosen.chosen.comparison, chosen.chosen.repaired
+    recovered = None if final.repaired is None else score_examples(final.repaired, held_out, loss, judge.reference)
+    kept = recovered_comparison is not None and recovered_comparison.measure <= applied_comparison.measure + TIE
+    if kept and final.repaired is not None:
+        small = final.repaired
+        if validation is None and not epochs:
             # What was judged had not seen the held-out examples. Few examples are too precious to leave them out now.
-            small = recover_model(
-                applied, everything, teacher=model, seed=seed, max_examples=max_examples, progress=progress, loss=loss
-            )
+            small = repair(applied, everything, 0)
     return CompressionResult(
         model=small,
         original=model,

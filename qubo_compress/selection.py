@@ -29,6 +29,9 @@ VERIFIED_PLANS = 8
 OPPONENT_SECONDS = 2.0
 """Time limit for the solve of each opponent, which as a rule takes a few milliseconds."""
 
+FINAL_FACTOR = 4.0
+"""Candidates whose measure is more than so many times the winner's are not repaired: it would not make up for that."""
+
 TIE = 1e-9
 """Differences up to this are none: the candidate that comes first stays ahead."""
 
@@ -44,6 +47,7 @@ class Candidate:
         predicted: loss change that the table predicts.
         comparison: the network with the plan applied against the original on the held-out examples.
         also: names of other candidates that turned out to be the same plan.
+        repaired: the same after recovery, for the finalists that were repaired; else None.
     """
 
     name: str
@@ -51,6 +55,18 @@ class Candidate:
     predicted: float
     comparison: Comparison
     also: tuple[str, ...] = ()
+    repaired: Comparison | None = None
+
+    @property
+    def final_measure(self) -> float:
+        """The measure of the network that this plan leads to: applied or repaired, whichever is better."""
+        applied = self.comparison.measure
+        return applied if self.repaired is None else min(applied, self.repaired.measure)
+
+    @property
+    def kind(self) -> str:
+        """``"solver"`` for all plans of the solver's pool, else the name."""
+        return self.name.split(" ")[0]
 
     @property
     def measured_loss(self) -> float:
@@ -119,6 +135,21 @@ def select(
         if candidate.comparison.measure < winner.comparison.measure - TIE:
             winner = candidate
     return tuple(candidates), winner
+
+
+def finalists(candidates: tuple[Candidate, ...], winner: Candidate) -> tuple[Candidate, ...]:
+    """The winner, and the best plan of every other kind that is not far behind it.
+
+    Repair changes the order of plans: with 16 images of a digits network at 16x the plan of the lower divergence had
+    the higher loss once both were repaired. So the plans to be returned repaired are judged repaired.
+    """
+    best: dict[str, Candidate] = {}
+    for candidate in candidates:
+        known = best.get(candidate.kind)
+        if candidate.kind != winner.kind and (known is None or candidate.comparison.measure < known.comparison.measure):
+            best[candidate.kind] = candidate
+    near = [c for c in best.values() if c.comparison.measure <= FINAL_FACTOR * max(winner.comparison.measure, TIE)]
+    return (winner, *sorted(near, key=lambda c: c.comparison.measure))
 
 
 def opponents(problem: ChoiceProblem, seed: int = 0) -> list[tuple[str, Solution]]:

@@ -80,12 +80,14 @@ def test_the_recovery_that_is_scored_has_not_seen_the_held_out_examples(
     options = {**OPTIONS, "metric": "magnitude"}
     result = qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), **options)
     given = torch.cat([inputs for inputs, _ in digits.calibration])
-    assert torch.equal(seen[0], given[:136])
+    judged = sum(candidate.repaired is not None for candidate in result.rounds[-1].candidates)
+    assert judged >= 1 and all(torch.equal(inputs, given[:136]) for inputs in seen[:judged])
     # What is returned was made once more, with all of them; with validation batches of the caller's it is not.
-    assert result.recovery_kept and len(seen) == 2 and torch.equal(seen[1], given)
+    assert result.recovery_kept and len(seen) == judged + 1 and torch.equal(seen[-1], given)
     seen.clear()
-    qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), digits.validation, **options)
-    assert len(seen) == 1 and torch.equal(seen[0], given)
+    result = qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), digits.validation, **options)
+    assert len(seen) == sum(candidate.repaired is not None for candidate in result.rounds[-1].candidates)
+    assert all(torch.equal(inputs, given) for inputs in seen)
 
 
 def test_a_budget_below_the_smallest_names_it(digits: Any) -> None:

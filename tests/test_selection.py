@@ -12,10 +12,10 @@ import torch
 
 import qubo_compress as qc
 from qubo_compress import selection
-from qubo_compress.comparison import HeldOut
+from qubo_compress.comparison import Comparison, Estimate, HeldOut
 from qubo_compress.errors import NoFeasibleFound
 from qubo_compress.examples import read_examples
-from qubo_compress.selection import select
+from qubo_compress.selection import Candidate, finalists, select
 
 MENU = qc.Menu(bits=(2, 4, 8), sparsity=(0.0, 0.5))
 BUDGET = qc.Budget(ratio=12)
@@ -151,7 +151,9 @@ def test_recovery_is_kept_only_where_held_out_examples_agree(
     )
     assert result.recovery_kept is not harm
     # Without fine-tuning, a repair that is kept is made again with the held-out examples too.
-    assert asked == ([epochs] if epochs or harm else [0, 0])
+    judged = [candidate for candidate in result.rounds[-1].candidates if candidate.repaired is not None]
+    assert asked == [epochs] * (len(judged) + (not epochs and not harm))
+    assert min(judged, key=lambda candidate: candidate.final_measure).plan == result.plan
     assert result.recovered is not None and result.recovered_comparison is not None
     assert (result.recovered_comparison.measure > result.applied_comparison.measure) is harm
     assert result.final is (result.compressed if harm else result.recovered)
@@ -169,3 +171,18 @@ def test_at_least_64_examples_are_held_out_or_half(given: int, held: int) -> Non
     assert held_out.count == held
     assert calibration.count == (given if given == 1 else given - held)
     assert math.isclose(sum(float(part.weights.sum()) for part in held_out.slices), 1.0)
+
+
+def test_finalists_are_the_best_of_every_kind_that_is_not_far_behind() -> None:
+    def candidate(name: str, measure: float) -> Candidate:
+        found = Estimate(measure, 0.1)
+        comparison = Comparison(measure, found, found, True, 0, 0, Estimate(0.0, 0.1), 8, 8)
+        return Candidate(name, None, 0.0, comparison)  # type: ignore[arg-type]
+
+    running = tuple(
+        candidate(*of)
+        for of in (("solver", 0.3), ("solver 2", 0.2), ("additive", 0.25), ("uniform", 0.9), ("greedy", 0.1))
+    )
+    found = finalists(running, running[4])
+    assert [one.name for one in found] == ["greedy", "solver 2", "additive"]
+    assert [one.name for one in finalists(running, running[1])] == ["solver 2", "greedy", "additive"]

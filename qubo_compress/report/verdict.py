@@ -168,6 +168,8 @@ def winner_sentence(result: CompressionResult) -> str:
     pool = sum(name.startswith("solver") for name in running)
     others = [f"{name} ({OPPONENTS[name]})" if name != "greedy" else name for name in OPPONENTS if name in running]
     measure = "divergence from the original" if found.chosen.comparison.by_divergence else "loss"
+    repaired = sum(candidate.repaired is not None for candidate in found.candidates)
+    measure += " once repaired" if repaired > 1 else ""
     said = (
         f"The plan taken is {quoted(found.chosen)}. It had the lowest {measure} on {where}, among {pool} "
         f"plan{'s' * (pool != 1)} of the solver's pool"
