@@ -24,6 +24,7 @@ from qubo_compress.menu.quantize import (
     scales_of,
 )
 from qubo_compress.menu.row_kernels import mask_sizes
+from qubo_compress.menu.stored_parts import within_range
 from qubo_compress.menu.streams import code_bytes
 
 Counts = npt.NDArray[np.int64]
@@ -159,12 +160,12 @@ class RowPrices:
 
 
 def prices_rows(operator: Operator) -> bool:
-    """Whether :class:`Rows` knows what a choice costs."""
+    """Whether :class:`Rows` knows what a choice costs and stores."""
     return type(operator) in (Keep, Prune, Quantize)
 
 
 class Rows:
-    """Groups that are one row each of one tensor, such as the filters of a layer, priced together.
+    """Groups that are one row each of one tensor, such as the filters of a layer, stored and priced together.
 
     Args:
         values: (R, D), a row per group, in the tensor's own dtype on the CPU.
@@ -175,6 +176,7 @@ class Rows:
     """
 
     def __init__(self, values: Tensor) -> None:
+        self._given = values
         self._item = values.dtype.itemsize
         self._values = values.float()
         self._masks: dict[float, tuple[Tensor, Counts, Counts]] = {}
@@ -189,6 +191,17 @@ class Rows:
         if isinstance(operator, Quantize):
             return self._quantized(operator, every)
         return RowPrices(every * self._item, every, 8 * self._item, [b""] * rows)
+
+    def stored(self, operator: Operator) -> Tensor:
+        """(R, D) what every group is as one choice, in the tensor's dtype: equal to the tensors of its stored form."""
+        if isinstance(operator, Prune):
+            return self._given.where(self._masked(operator.sparsity)[0], torch.zeros_like(self._given))
+        if not isinstance(operator, Quantize):
+            return self._given
+        mask = self._masked(operator.sparsity)[0] if operator.sparsity > 0 else None
+        scale = fit_scale(self._values, mask, operator.bits)
+        codes = nearest_codes(self._values, mask, scale, operator.bits)
+        return within_range(codes.float() * scale.float(), self._given.dtype)
 
     def _quantized(self, operator: Quantize, counts: Counts) -> RowPrices:
         mask, nbytes = None, np.full(len(counts), 2, dtype=np.int64)

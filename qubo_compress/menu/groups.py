@@ -217,7 +217,9 @@ def kept_text(kept: Sequence[Kept], most: int = 4) -> str:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """A tensor of a network: its first name, where it is held under that name, and every place that holds it."""
+
     name: str
     tensor: Tensor
     module: nn.Module
@@ -226,9 +228,9 @@ class _Entry:
     owners: list[tuple[nn.Module, str]] = field(default_factory=list)
 
 
-def state_entries(model: nn.Module) -> tuple[dict[str, _Entry], dict[str, str]]:
+def state_entries(model: nn.Module) -> tuple[dict[str, Entry], dict[str, str]]:
     """Unique parameters and persistent buffers by first name, and the aliases of shared ones."""
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, Entry] = {}
     first: dict[int, str] = {}
     aliases: dict[str, str] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
@@ -240,7 +242,7 @@ def state_entries(model: nn.Module) -> tuple[dict[str, _Entry], dict[str, str]]:
             known = first.setdefault(id(tensor), name)
             aliases[name] = known
             if known == name:
-                entries[name] = _Entry(name, tensor, module, attribute, attribute in module._parameters)
+                entries[name] = Entry(name, tensor, module, attribute, attribute in module._parameters)
             entries[known].owners.append((module, attribute))
     return entries, aliases
 
@@ -304,17 +306,17 @@ def discover(model: nn.Module, groups: GroupRule = "layer") -> Layout:
     )
 
 
-def _kept(entry: _Entry, reason: str) -> Kept:
+def _kept(entry: Entry, reason: str) -> Kept:
     tensor = entry.tensor
     return Kept(entry.name, reason, tensor.numel() * tensor.element_size(), tuple(tensor.shape), str(tensor.dtype))
 
 
-def _member(entry: _Entry, inputs_first: int = 0) -> Member:
+def _member(entry: Entry, inputs_first: int = 0) -> Member:
     shape = outputs_first(entry.tensor.detach(), inputs_first).shape
     return Member(entry.name, tuple(shape), entry.tensor.dtype, inputs_first=inputs_first)
 
 
-def _group_of(entry: _Entry, entries: dict[str, _Entry]) -> tuple[Group | None, str, bool]:
+def _group_of(entry: Entry, entries: dict[str, Entry]) -> tuple[Group | None, str, bool]:
     """The group of a tensor, or None, why it has none, and whether a caller's grouping may ask for it."""
     kind_name = type(entry.module).__name__
     if entry.tensor.numel() == 0:
@@ -339,7 +341,7 @@ def _group_of(entry: _Entry, entries: dict[str, _Entry]) -> tuple[Group | None, 
     return Group(entry.name, role.kind, (_member(entry, role.inputs_first),), kind_name), "", False
 
 
-def _normalisation(entry: _Entry, entries: dict[str, _Entry]) -> tuple[Group | None, str]:
+def _normalisation(entry: Entry, entries: dict[str, Entry]) -> tuple[Group | None, str]:
     owned = [e for e in entries.values() if e.module is entry.module]
     shared = [e.name for e in owned if len({id(module) for module, _ in e.owners}) > 1]
     if shared:
@@ -355,7 +357,7 @@ def _normalisation(entry: _Entry, entries: dict[str, _Entry]) -> tuple[Group | N
 
 
 def _labels(
-    found: list[Group], on_request: dict[str, Group], rule: GroupRule, entries: dict[str, _Entry]
+    found: list[Group], on_request: dict[str, Group], rule: GroupRule, entries: dict[str, Entry]
 ) -> tuple[dict[str, str | None] | Literal["filter"], str]:
     """Label of every weight group under the rule, and the rule as text."""
     names = [group.name for group in found if group.kind == "weight"]
@@ -415,7 +417,7 @@ def _as_text(labels: dict[str, str | None]) -> str:
 
 
 def _regroup(
-    found: list[Group], labels: dict[str, str | None] | Literal["filter"], entries: dict[str, _Entry]
+    found: list[Group], labels: dict[str, str | None] | Literal["filter"], entries: dict[str, Entry]
 ) -> tuple[list[Group], list[Kept]]:
     if isinstance(labels, str):
         return [part for group in found for part in _filters(group)], []

@@ -108,5 +108,10 @@ def as_member(values: Tensor, member: Member) -> Tensor:
         >>> as_member(torch.tensor([7e4, 1.0]), Member("w", (1, 2), torch.float16)).tolist()
         [[65504.0, 1.0]]
     """
-    largest = min(torch.finfo(member.dtype).max, torch.finfo(torch.float32).max)
-    return values.clamp(-largest, largest).to(member.dtype).reshape(member.part_shape)
+    return within_range(values, member.dtype).reshape(member.part_shape)
+
+
+def within_range(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values in a dtype, never beyond its range or float32's."""
+    largest = min(torch.finfo(dtype).max, torch.finfo(torch.float32).max)
+    return values.clamp(-largest, largest).to(dtype)

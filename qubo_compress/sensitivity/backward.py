@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
 from qubo_compress.examples import Slice, call, map_tensors
-from qubo_compress.menu.groups import Member, state_entries
+from qubo_compress.menu.groups import Member
 from qubo_compress.sensitivity.cache import Unit
 from qubo_compress.sensitivity.forward import compact, forward_sweep, total_columns
 from qubo_compress.sensitivity.losses import KullbackLeibler, SquaredError
@@ -221,11 +221,10 @@ def _accumulate(out: Tensor, gradients: Tensor, entries: list[tuple[int, Member,
 
 def _state_at_reference(task: MeasureTask) -> dict[str, Tensor]:
     """The tensors of all groups as the base model holds them, in the parameters their choices are written in."""
-    entries = state_entries(task.base)[0]
     state = {}
     for group, found in enumerate(task.layout.groups):
         for member, value in zip(found.members, task.references(group), strict=True):
-            held = entries[member.name].tensor.detach()
+            held = task.entries[member.name].tensor.detach()
             state[member.name] = held if member.rows is not None else member.placed(held, value.to(held.dtype))
     return state
 

@@ -7,7 +7,10 @@ import numpy as np
 from qubo_compress.problem import FactorArray
 
 LARGEST_EXACT = 3000
-"""Up to this many choices the Gram matrix is diagonalised exactly; beyond, a seeded sketch finds its range."""
+"""Up to this many choices, or columns, a Gram matrix is diagonalised exactly; beyond, a seeded sketch finds its range.
+
+The smaller of the two is taken: the one of the choices alone would make the time grow with the cube of the depth.
+"""
 
 DROPPED_BELOW = 1e-10
 
@@ -18,7 +21,7 @@ def reduce_features(features: FactorArray, max_rank: int | None, seed: int) -> t
     Args:
         features: (V, columns) float32.
         max_rank: largest number of columns of the factor; None for as many as it takes.
-        seed: of the sketch, for more than 3000 choices.
+        seed: of the sketch, where there are more than 3000 choices and columns.
 
     Returns:
         (V, r) float32 factor, and the share of the squared feature norm that was dropped.
@@ -33,7 +36,9 @@ def reduce_features(features: FactorArray, max_rank: int | None, seed: int) -> t
     if total == 0.0:
         return np.zeros((features.shape[0], 1), dtype=np.float32), 0.0
     rank = min(features.shape) if max_rank is None else max(1, min(max_rank, *features.shape))
-    if features.shape[0] <= LARGEST_EXACT:
+    if features.shape[1] < features.shape[0] and features.shape[1] <= LARGEST_EXACT:
+        factor = _from_columns(features, rank)
+    elif features.shape[0] <= LARGEST_EXACT:
         factor = _from_gram(features, rank)
     elif rank < features.shape[1]:
         factor = _from_sketch(features, rank, seed)
@@ -43,6 +48,23 @@ def reduce_features(features: FactorArray, max_rank: int | None, seed: int) -> t
     # A choice without any effect must stay without any, not get a rounding error of one.
     factor[~features.any(axis=1)] = 0.0
     return np.ascontiguousarray(factor, dtype=np.float32), max(0.0, 1.0 - kept / total)
+
+
+def _from_columns(features: FactorArray, rank: int) -> FactorArray:
+    """The rows turned onto the axes of their columns' Gram matrix: linear in the choices, where these are many."""
+    gram = np.zeros((features.shape[1], features.shape[1]))
+    for start in range(0, features.shape[0], 4096):
+        block = features[start : start + 4096].astype(np.float64)
+        gram += block.T @ block
+    values, vectors = np.linalg.eigh(gram)
+    keep = values > DROPPED_BELOW * values[-1]
+    axes = vectors[:, keep][:, ::-1][:, :rank]
+    # Eigenvectors are determined up to their sign; the largest entry is made positive.
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    found = np.empty((features.shape[0], axes.shape[1]), dtype=np.float32)
+    for start in range(0, features.shape[0], 4096):
+        found[start : start + 4096] = features[start : start + 4096].astype(np.float64) @ axes
+    return found
 
 
 def _from_gram(features: FactorArray, rank: int) -> FactorArray:

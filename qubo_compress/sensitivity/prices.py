@@ -132,14 +132,15 @@ def _runs(task: MeasureTask) -> Iterator[list[int]]:
     """Group numbers in order; those that are single rows of one tensor with the same choices come together."""
     run: list[int] = []
     for number in range(len(task.layout.groups)):
-        if run and not _siblings(task, run[0], number):
+        if run and not siblings(task, run[0], number):
             yield run
             run = []
         run.append(number)
     yield from [run] if run else []
 
 
-def _siblings(task: MeasureTask, first: int, second: int) -> bool:
+def siblings(task: MeasureTask, first: int, second: int) -> bool:
+    """Whether two groups are single rows of one tensor with the same choices, which :class:`Rows` stores together."""
     (one, *others), (two, *more) = (task.layout.groups[number].members for number in (first, second))
     return (
         not others

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from qubo_compress.errors import NonFiniteLoss
 from qubo_compress.examples import Examples, Slice, map_tensors
 from qubo_compress.menu.encoding import Fits, encoded, of_equal_values
-from qubo_compress.menu.groups import Layout, Member, state_entries
+from qubo_compress.menu.groups import Entry, Layout, Member, state_entries
 from qubo_compress.menu.operator import (
     ALREADY_STORED,
     DataDriven,
@@ -123,7 +123,13 @@ class MeasureTask:
     _kept_bytes: int = 0
     _driven: dict[int, bool] = field(default_factory=dict)
     _sweeps: dict[int, GroupSweep] = field(default_factory=dict)
+    _rewrites: dict[type, bool] = field(default_factory=dict)
     _references: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    @functools.cached_property
+    def entries(self) -> dict[str, Entry]:
+        """First name -> what the base model holds there; looked up once, since filters make thousands of groups."""
+        return state_entries(self.base)[0]
 
     @functools.cached_property
     def offsets(self) -> np.ndarray:
@@ -250,33 +256,34 @@ class MeasureTask:
     def variants(self, group: int) -> list[tuple[Tensor, ...]]:
         """For every choice, the whole tensors to be seen by the network, on its device."""
         members = self.layout.groups[group].members
-        base = {name: entry.tensor.detach() for name, entry in state_entries(self.base)[0].items()}
+        base = [self.entries[member.name].tensor.detach() for member in members]
         return [
-            tuple(m.placed(base[m.name], value) for m, value in zip(members, values, strict=True))
+            tuple(m.placed(tensor, value) for m, tensor, value in zip(members, base, values, strict=True))
             for values in self.values(group)
         ]
 
     def is_base(self, group: int, variant: tuple[Tensor, ...]) -> bool:
         """Whether a variant is what the base model holds already."""
-        entries = state_entries(self.base)[0]
         members = self.layout.groups[group].members
-        return all(torch.equal(entries[m.name].tensor, value) for m, value in zip(members, variant, strict=True))
+        return all(torch.equal(self.entries[m.name].tensor, value) for m, value in zip(members, variant, strict=True))
 
     def references(self, group: int) -> tuple[Tensor, ...]:
         """The group as the base model holds it, in the parameters that its choices are written in."""
         if group in self._references:
             return self._references[group]
-        entries = state_entries(self.base)[0]
         found = self.layout.groups[group]
-        parts = [member.part(entries[member.name].tensor.detach().cpu()) for member in found.members]
+        parts = [member.part(self.entries[member.name].tensor.detach().cpu()) for member in found.members]
         self._references[group] = self._rewritten(group, parts)
         return self._references[group]
 
     def _rewritten(self, group: int, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The same function in the parameters that the group's choices are written in."""
         for operator in self.choices[group].values():
-            if isinstance(operator, Reparametrised):
-                return operator.reference(self.layout.groups[group], parts)
+            # Asking a protocol looks at every attribute, and filters ask for tens of thousands of choices.
+            if type(operator) not in self._rewrites:
+                self._rewrites[type(operator)] = isinstance(operator, Reparametrised)
+            if self._rewrites[type(operator)]:
+                return cast(Reparametrised, operator).reference(self.layout.groups[group], parts)
         return tuple(parts)
 
     def displacements(self, group: int, from_original: bool = False) -> list[tuple[Tensor, ...]]:
@@ -293,16 +300,15 @@ class MeasureTask:
         rows = []
         for name, values in zip(self.choices[group], self.values(group), strict=True):
             pairs = zip(kept if name == "keep" else values, reference, strict=True)
-            rows.append(tuple(_apart(value, before) for value, before in pairs))
+            rows.append(tuple(apart(value, before) for value, before in pairs))
         return rows
 
     def places(self, group: int) -> list[Place]:
         """Every module and attribute that holds a member of the group."""
-        entries = state_entries(self.base)[0]
         return [
             (module, attribute, number)
             for number, member in enumerate(self.layout.groups[group].members)
-            for module, attribute in entries[member.name].owners
+            for module, attribute in self.entries[member.name].owners
         ]
 
     def sweep(self, group: int) -> GroupSweep:
@@ -314,7 +320,7 @@ class MeasureTask:
             first = self.examples.slices[0].inputs
             probe = map_tensors(first, lambda t: t[:PROBE_EXAMPLES])
             low = self.reference[0].dtype != torch.float32 or any(
-                e.tensor.dtype in (torch.float16, torch.bfloat16) for e in state_entries(self.base)[0].values()
+                e.tensor.dtype in (torch.float16, torch.bfloat16) for e in self.entries.values()
             )
             sweep.check(probe, self.variants(group), tolerance=5e-2 if low else 1e-4)
         self._sweeps[group] = sweep
@@ -341,7 +347,8 @@ class MeasureTask:
             )
 
 
-def _apart(value: Tensor, before: Tensor) -> Tensor:
+def apart(value: Tensor, before: Tensor) -> Tensor:
+    """The difference in float32, or float64 where either is."""
     wide = torch.float64 if torch.float64 in (value.dtype, before.dtype) else torch.float32
     return value.to(wide) - before.to(wide)
 

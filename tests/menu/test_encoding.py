@@ -62,12 +62,13 @@ def test_rows_priced_together_cost_what_each_costs(seed: int, rows: int, columns
     weight = weights(seed, rows, columns, ties)
     found = Rows(weight)
     for name, operator in MENU.offered(group_of(weight), [weight]).items():
-        prices = found.priced(operator)
+        prices, stored = found.priced(operator), found.stored(operator)
         for row in range(rows):
             part = weight[row : row + 1]
             packed = operator.encode(group_of(part), [part])
             assert (prices.nbytes[row], prices.nonzeros[row]) == (packed.nbytes, packed.nonzeros), name
             assert prices.weight_bits == packed.weight_bits
+            assert torch.equal(stored[row : row + 1].reshape(part.shape), packed.tensors()[0]), name
             assert prices.fits[row] == operator.fit(packed)  # type: ignore[attr-defined]
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.menu.groups import Member
+from qubo_compress.menu.encoding import Rows
+from qubo_compress.menu.groups import Member, outputs_first
 from qubo_compress.problem import IntArray
-from qubo_compress.sensitivity.task import MeasureTask
+from qubo_compress.sensitivity.prices import siblings
+from qubo_compress.sensitivity.task import MeasureTask, apart
 
 KEPT_BYTES = 600_000_000
 """Displacements up to this many bytes stay in memory; beyond, those of a layer are made again for every slice."""
@@ -42,6 +45,34 @@ class Block:
         return self.values.flatten(1) @ parts.reshape(gradients.shape[0], -1).T
 
 
+@dataclass(frozen=True, eq=False)
+class RowBlock:
+    """The choices of many groups that are one row each of one parameter, such as the filters of a layer.
+
+    One product of matrices for all of them: thousands of small ones would take longer than the gradients.
+
+    Attributes:
+        choices: (R * K,) their numbers among all choices, group by group.
+        inputs_first: see :class:`~qubo_compress.menu.groups.Member`.
+        rows: (R,) the rows, or None for all in order.
+        values: (R, K, D) float32.
+    """
+
+    choices: IntArray
+    inputs_first: int
+    rows: Tensor | None
+    values: Tensor
+
+    whole: ClassVar[bool] = False
+
+    def products(self, gradients: Tensor) -> Tensor:
+        """(R * K, n) inner products with (n, *parameter shape) gradients."""
+        rows = outputs_first(gradients, self.inputs_first, leading=1).flatten(2)
+        if self.rows is not None:
+            rows = rows[:, self.rows]
+        return (self.values @ rows.permute(1, 2, 0)).flatten(0, 1)
+
+
 class Displacements:
     """What every choice adds to every parameter; choices that change nothing are left out.
 
@@ -59,13 +90,18 @@ class Displacements:
             for name in dict.fromkeys(member.name for member in group.members):
                 self._owners.setdefault(name, []).append(number)
         self._keeps = total <= KEPT_BYTES
-        self._kept: dict[str, tuple[Block, ...]] = {}
+        self._kept: dict[str, tuple[Block | RowBlock, ...]] = {}
 
-    def of(self, name: str) -> tuple[Block, ...]:
+    def of(self, name: str) -> tuple[Block | RowBlock, ...]:
         """The blocks of a parameter, on the network's device."""
         if name in self._kept:
             return self._kept[name]
-        made = tuple(block for group in self._owners.get(name, ()) for block in self._blocks(group, name))
+        owners = self._owners.get(name, [])
+        made: tuple[Block | RowBlock, ...]
+        if len(owners) > 1 and all(siblings(self._task, owners[0], number) for number in owners):
+            made = self._rows(owners, name)
+        else:
+            made = tuple(block for group in owners for block in self._blocks(group, name))
         if self._keeps:
             self._kept[name] = made
         return made
@@ -81,13 +117,38 @@ class Displacements:
             changing = [k for k, row in enumerate(rows) if bool(row[position].any())]
             if not changing:
                 continue
-            if name not in self._changeable:
-                choice = list(task.choices[number])[changing[0]]
-                raise InvalidMenu(
-                    f"{choice} changes {name}, whose effect on the outputs is not linear; "
-                    "take it off the menu, or measure with metric='gauss-newton'"
-                )
+            self._refuse_unchangeable(name, list(task.choices[number])[changing[0]])
             values = [rows[k][position].float() for k in changing]
             held = values if member.rows is not None else [member.in_network_order(value) for value in values]
             found.append(Block(start + np.array(changing, dtype=np.int64), member, torch.stack(held).to(task.device)))
         return found
+
+    def _rows(self, numbers: list[int], name: str) -> tuple[RowBlock, ...]:
+        """All groups of a parameter in one block; they are siblings."""
+        task = self._task
+        members = [task.layout.groups[number].members[0] for number in numbers]
+        if not members[0].dtype.is_floating_point:
+            return ()
+        stored = Rows(torch.cat([task.part(member).reshape(1, -1) for member in members]))
+        before = torch.cat([task.references(number)[0].reshape(1, -1) for number in numbers])
+        found, changing = [], []
+        for position, (choice, operator) in enumerate(task.choices[numbers[0]].items()):
+            change = apart(stored.stored(operator), before).float()
+            if bool(change.any()):
+                self._refuse_unchangeable(name, choice)
+                found.append(change)
+                changing.append(position)
+        if not found:
+            return ()
+        starts = task.offsets[numbers][:, None]
+        owned = [member.rows[0] for member in members if member.rows is not None]
+        rows = None if owned == list(range(members[0].shape[0])) else torch.tensor(owned, device=task.device)
+        values = torch.stack(found, dim=1).to(task.device)
+        return (RowBlock((starts + np.array(changing)).reshape(-1), members[0].inputs_first, rows, values),)
+
+    def _refuse_unchangeable(self, name: str, choice: str) -> None:
+        if name not in self._changeable:
+            raise InvalidMenu(
+                f"{choice} changes {name}, whose effect on the outputs is not linear; "
+                "take it off the menu, or measure with metric='gauss-newton'"
+            )

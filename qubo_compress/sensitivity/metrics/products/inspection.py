@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from qubo_compress.errors import InvalidModel
 from qubo_compress.examples import Inputs, Slice, map_tensors, tensors_of
-from qubo_compress.menu.groups import Member, state_entries
+from qubo_compress.menu.groups import Member
 from qubo_compress.network.scores import OutputReading
 from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder
 from qubo_compress.sensitivity.metrics.products.displacements import Block
@@ -69,7 +69,7 @@ def inspect(task: MeasureTask) -> Structure:
         member.name
         for group in task.layout.groups
         for member in group.members
-        if member.dtype.is_floating_point and state_entries(model)[0][member.name].is_parameter
+        if member.dtype.is_floating_point and task.entries[member.name].is_parameter
     )
     low = any(t.dtype in (torch.bfloat16, torch.float16) for t in (*state.values(), *tensors_of(inputs)))
     tolerance = LOW_PRECISION_TOLERANCE if low else TOLERANCE
@@ -113,8 +113,7 @@ def _turned(structure: Structure, wrong: frozenset[str]) -> Structure:
 
 def _state(task: MeasureTask) -> dict[str, Tensor]:
     """Every tensor of the base network without gradient, groups in the parameters that their choices are written in."""
-    entries = state_entries(task.base)[0]
-    state = {name: entry.tensor.detach() for name, entry in entries.items()}
+    state = {name: entry.tensor.detach() for name, entry in task.entries.items()}
     for number, group in enumerate(task.layout.groups):
         if group.kind != "normalisation":
             continue

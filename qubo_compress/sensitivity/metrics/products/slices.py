@@ -12,7 +12,7 @@ from qubo_compress.errors import ForwardFailed, InvalidModel
 from qubo_compress.examples import Inputs, Slice, map_tensors
 from qubo_compress.network.scores import OutputReading
 from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder, View
-from qubo_compress.sensitivity.metrics.products.displacements import Block
+from qubo_compress.sensitivity.metrics.products.displacements import Block, RowBlock
 from qubo_compress.sensitivity.metrics.products.gradients import by_example, parameter_gradients
 from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.substitution import substituted
@@ -23,7 +23,7 @@ GRADIENT_BYTES = 8_000_000
 SAME_OUTPUTS = 0.05
 """Relative distance of outputs up to which an example alone counts as the same as among others, in bfloat16 too."""
 
-BlocksOf = Callable[[str], Sequence[Block]]
+BlocksOf = Callable[[str], Sequence[Block | RowBlock]]
 """Parameter name -> the displacements of its choices."""
 
 
