@@ -37,10 +37,10 @@ from qubo_compress.sensitivity.forecast import check_seconds
 from qubo_compress.sensitivity.losses import AUTO, LossLike
 from qubo_compress.sensitivity.measure import measure_around, say
 from qubo_compress.sensitivity.metrics.auto import wants_close
-from qubo_compress.sensitivity.shrinkage import check_shrinkage
+from qubo_compress.sensitivity.shrinkage import check_shrinkage, refuse_unshrinkable
 from qubo_compress.sensitivity.subject import refuse_nothing_to_compress
 from qubo_compress.sensitivity.table import SensitivityTable
-from qubo_compress.sensitivity.task import Metric, metrics
+from qubo_compress.sensitivity.task import Metric, make_metric
 from qubo_compress.solvers.solution import Solution
 from qubo_compress.solvers.solver import Solver, make_solver, refuse_unreachable
 from qubo_compress.solvers.solver import solve as solve_problem
@@ -205,6 +205,7 @@ def compress(
     check_seconds(seconds)
     if metric == "auto" and budget.harmful_flips is not None:
         metric = "gauss-newton"  # which counts them
+    refuse_unshrinkable(make_metric(metric), shrinkage)
     reading = OutputReading(output, class_axis)
     read, loss = settle(model, read_examples(batches, max_examples, reading=reading, whose="calibration"), loss)
     if epochs:
@@ -297,7 +298,7 @@ def refuse_uncounted_flips(budget: Budget, metric: str | Metric, examples: Examp
     """
     if budget.harmful_flips is None:
         return
-    chosen = metrics.get(metric)() if isinstance(metric, str) else metric
+    chosen = make_metric(metric)
     if not getattr(chosen, "counts_flips", False):
         raise InvalidBudget(
             f"harmful_flips was given, and the metric {chosen.metric_name!r} does not run every choice and so counts "

@@ -29,7 +29,7 @@ from qubo_compress.sensitivity.metrics.auto import network_runs, resolved
 from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.sensitivity.subject import Subject, prepared
-from qubo_compress.sensitivity.task import MeasureTask, Metric, metrics
+from qubo_compress.sensitivity.task import MeasureTask, Metric, make_metric
 from qubo_compress.substitution import evaluating, every_layer_runs
 
 TIMED_EXAMPLES = 16
@@ -123,7 +123,7 @@ def estimate(
     examples, loss = settle(
         model, read_examples(batches, max_examples, reading=OutputReading(output, class_axis)), loss
     )
-    asked = metrics.get(metric)() if isinstance(metric, str) else metric
+    asked = make_metric(metric)
     subject = Subject(model, model, examples, menu or Menu(), discover(model, groups), make_loss(loss))
     with evaluating(model), every_layer_runs(), torch.no_grad():
         task, _ = prepared(subject, 0, True, False)

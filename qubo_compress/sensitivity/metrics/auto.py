@@ -13,7 +13,7 @@ from qubo_compress.errors import InvalidMenu, InvalidModel
 from qubo_compress.sensitivity.gauss_newton import GaussNewton
 from qubo_compress.sensitivity.metrics.products import CLOSE, Products
 from qubo_compress.sensitivity.metrics.products.inspection import inspect
-from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, metrics
+from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, make_metric, metrics
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def wants_close(asked: str | Metric, used: str) -> bool:
         asked: the metric as the caller gave it.
         used: name of the one that measured.
     """
-    metric = metrics.get(asked)() if isinstance(asked, str) else asked
+    metric = make_metric(asked)
     if isinstance(metric, Auto):
         return used == Products.metric_name
     return isinstance(metric, Products) and metric.measured_linear == CLOSE
