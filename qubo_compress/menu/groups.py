@@ -28,6 +28,9 @@ GroupRule = str | re.Pattern[str] | Callable[[str, nn.Module], str | None]
 
 _CUSTOM = "custom:"
 
+LEFT_ALONE = "the caller's grouping leaves it alone"
+"""Why weights are kept for which the caller's function gave no label; a layout lists them last."""
+
 LOOKED_UP = ("Embedding", "EmbeddingBag")
 """Class names of modules that pick rows of their weight, which are no filters."""
 
@@ -424,7 +427,7 @@ def _regroup(
     for group in found:
         label = labels[group.name] if group.kind == "weight" else group.name
         if label is None:
-            left.append(_kept(entries[group.name], "the caller's grouping leaves it alone"))
+            left.append(_kept(entries[group.name], LEFT_ALONE))
         else:
             joined.setdefault(f"{group.kind}:{label}", []).append(group)
     merged = [

@@ -60,16 +60,17 @@ def refuse_unshrinkable(metric: Metric, shrinkage: float | str | None) -> None:
     """
     if shrinkage is None or shrinkage == 0.0:
         return
+    name = metric.metric_name
     if not getattr(metric, "knows_divergence", True):
         raise InvalidMenu(
-            f"shrinkage={shrinkage!r} was given, and the metric {metric.metric_name!r} measures no divergences to shrink "
-            "towards; leave shrinkage out, or use 'gauss-newton', 'pairwise', 'products', or measured_linear=True of 'jacobian' "
-            "and 'fisher'"
+            f"shrinkage={shrinkage!r} was given, and the metric {name!r} measures no divergences to shrink towards; "
+            "leave shrinkage out, or use 'gauss-newton', 'pairwise', 'products', or measured_linear=True of "
+            "'jacobian' and 'fisher'"
         )
     if shrinkage == "auto" and not getattr(metric, "knows_halves", True):
         raise InvalidMenu(
-            "shrinkage='auto' needs measured linear terms on two halves of the examples, and the metric "
-            f"{metric.metric_name!r} measures none; give a number, or use 'gauss-newton', 'pairwise' or measured_linear=True"
+            f"shrinkage='auto' needs measured linear terms on two halves of the examples, and the metric {name!r} "
+            "measures none; give a number, or use 'gauss-newton', 'pairwise' or measured_linear=True"
         )
 
 
