@@ -19,7 +19,7 @@ from qubo_compress.comparison import Comparison, HeldOut
 from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidBudget, InvalidModel
 from qubo_compress.evaluation import ALL_EXAMPLES, Score, score_examples, settle
 from qubo_compress.example_weights import ExampleWeights, with_example_weights
-from qubo_compress.examples import Examples, read_examples
+from qubo_compress.examples import Examples, read_examples, set_aside
 from qubo_compress.finals import judged_repaired
 from qubo_compress.menu.groups import GroupRule, discover
 from qubo_compress.menu.menu import Menu
@@ -46,12 +46,6 @@ from qubo_compress.solvers.solver import Solver, make_solver, refuse_unreachable
 from qubo_compress.solvers.solver import solve as solve_problem
 
 logger = logging.getLogger(__name__)
-
-HELD_OUT_SHARE = 0.2
-"""Share of the calibration examples set aside when no validation batches are given."""
-
-HELD_OUT_EXAMPLES = 64
-"""At least so many are set aside, or half of what there is: fewer cannot tell plans apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,11 +310,7 @@ def _held_out(
 ) -> tuple[Examples, Examples]:
     if validation is not None:
         return examples, read_examples(validation, ALL_EXAMPLES, reading=reading, whose="validation")
-    count = examples.count
-    if count < 2:
-        return examples, examples
-    wanted = max(round(HELD_OUT_SHARE * count), min(HELD_OUT_EXAMPLES, count // 2))
-    return examples.split(wanted / count)
+    return set_aside(examples)
 
 
 def _judge(model: nn.Module, held_out: Examples, loss: LossLike, whose: str) -> tuple[HeldOut, Score]:

@@ -22,6 +22,12 @@ IGNORED = -100
 SLICE_VALUES = 4_000_000
 """Input values of a slice at most: 250 pictures of 224 x 224 would take gigabytes in every layer they pass."""
 
+HELD_OUT_SHARE = 0.2
+"""Share of the calibration examples that ``compress`` sets aside when no validation batches are given."""
+
+HELD_OUT_EXAMPLES = 64
+"""At least so many are set aside, or half of what there is: fewer cannot tell plans apart."""
+
 Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
@@ -228,6 +234,22 @@ def read_examples(
         raise InvalidBatches(f"some {given} have targets and some have none; give targets with all or with none")
     read = Examples((), 0, all(with_targets), reading or OutputReading())
     return _normalised(_even_slices(parts, slice_size), read)
+
+
+def set_aside(examples: Examples) -> tuple[Examples, Examples]:
+    """The examples to measure on, and those held out to judge plans by; a single example is both.
+
+    Example:
+        >>> [part.count for part in set_aside(read_examples([torch.ones(100, 3)]))]
+        [50, 50]
+        >>> [part.count for part in set_aside(read_examples([torch.ones(1000, 3)]))]
+        [800, 200]
+    """
+    count = examples.count
+    if count < 2:
+        return examples, examples
+    wanted = max(round(HELD_OUT_SHARE * count), min(HELD_OUT_EXAMPLES, count // 2))
+    return examples.split(wanted / count)
 
 
 def tensors_of(inputs: Any) -> tuple[Tensor, ...]:

@@ -27,6 +27,10 @@ GRADIENT_RUNS = 3.0
 """Forward runs that a backward pass with its gradients per example takes: ResNet-20 2.6, EfficientNet-Lite0 3.4."""
 
 
+BACKWARD_RUNS = 2.0
+"""Forward runs that a backward pass takes whose gradients by few parameters torch adds up itself."""
+
+
 @metrics.register("auto")
 @dataclass(frozen=True)
 class Auto:
@@ -125,6 +129,20 @@ def network_runs(task: MeasureTask, metric: Metric) -> float:
     behind = 1.0 if task.trace is None else np.cumsum(each[::-1])[::-1] / total
     offered = np.array([len(names) - 1 for names in task.choices])
     return float(REPLAY_OVERHEAD * (offered * behind).sum()) + 1.0
+
+
+def runs_alone(task: MeasureTask, metric: Metric) -> float:
+    """Forward runs over all examples, one example at a time, that a metric amounts to beside :func:`network_runs`.
+
+    Products need them where a parameter is used in other ways than by known layers: one run with all its backward
+    passes for every example.
+
+    Raises:
+        InvalidModel: when products cannot follow the network.
+    """
+    if not isinstance(metric, Products) or not inspect(task).single:
+        return 0.0
+    return 1.0 + BACKWARD_RUNS * (metric.probes_of(task) + int(metric.has_slope(task)))
 
 
 def _of_groups(task: MeasureTask) -> list[float]:
