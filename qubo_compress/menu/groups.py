@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qubo_compress.errors import InvalidMenu, InvalidModel
-from qubo_compress.menu.roles import Kind, role_of, why_computed, why_unknown
+from qubo_compress.menu.roles import LEFT_ALONE, Kind, role_of, why_computed, why_unknown
 from qubo_compress.network.wrappers import unwrapped
 
 NORMALISATIONS: tuple[type[nn.Module], ...] = (
@@ -27,9 +27,6 @@ GroupRule = str | re.Pattern[str] | Callable[[str, nn.Module], str | None]
 """``"layer"``, ``"filter"``, a regular expression, or a function (parameter name, module) -> group name or None."""
 
 _CUSTOM = "custom:"
-
-LEFT_ALONE = "the caller's grouping leaves it alone"
-"""Why weights are kept for which the caller's function gave no label; a layout lists them last."""
 
 LOOKED_UP = ("Embedding", "EmbeddingBag")
 """Class names of modules that pick rows of their weight, which are no filters."""

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from qubo_compress.menu.groups import LEFT_ALONE, Group, Kept, Layout, Member, state_entries
+from qubo_compress.menu.groups import Group, Kept, Layout, Member, state_entries
+from qubo_compress.menu.roles import LEFT_ALONE
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding)
 """Modules whose weights and biases version 0.3 compressed, beside normalisations."""

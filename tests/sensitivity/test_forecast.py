@@ -90,6 +90,16 @@ def test_runs_of_single_examples_are_counted(monkeypatch: pytest.MonkeyPatch) ->
     assert own.examples_within(own.seconds) == 20 > own.examples_within(own.seconds * 0.9) >= 16
 
 
+def test_choices_that_are_run_besides_are_counted() -> None:
+    net = Scaled(own=False).eval()
+    plain, run = (
+        qc.estimate(net, batches(20), menu=MENU, metric=Products(probes=1, measured_linear=linear))
+        for linear in (False, True)
+    )
+    swept = qc.estimate(net, batches(20), menu=MENU, metric="gauss-newton")
+    assert run.evaluations == pytest.approx(plain.evaluations + swept.evaluations)
+
+
 def test_a_network_that_products_cannot_follow_is_refused_as_by_measuring() -> None:
     class Mixing(Scaled):
         def forward(self, x: Tensor) -> Tensor:

@@ -120,7 +120,8 @@ def multiplications(task: MeasureTask) -> float:
 def network_runs(task: MeasureTask, metric: Metric) -> float:
     """Forward runs over all examples that a metric amounts to, replayed parts counted by their multiplications."""
     if isinstance(metric, Products):
-        return 1.0 + GRADIENT_RUNS * (metric.probes_of(task) + int(metric.has_slope(task)))
+        swept = network_runs(task, GaussNewton()) if metric.measured_linear is True else 0.0
+        return 1.0 + GRADIENT_RUNS * (metric.probes_of(task) + int(metric.has_slope(task))) + swept
     if metric.metric_name != "gauss-newton":
         return metric.evaluations(task)
     each = np.array(_of_groups(task))
