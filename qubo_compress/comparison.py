@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from qubo_compress.evaluation import outputs_of
 from qubo_compress.examples import Examples, Slice
+from qubo_compress.network.scores import predicted
 from qubo_compress.sensitivity.losses import LossLike, make_loss, target_rows
+from qubo_compress.sensitivity.regression_losses import binary_labels
 
 
 @dataclass(frozen=True)
@@ -156,14 +158,17 @@ def _values(part: Slice, reference: Tensor, outputs: Tensor, loss: LossLike) -> 
 
     after, before = (per_example(checked.values(rows, goal, reference)) for rows in (outputs, reference))
     apart = checked.divergence(outputs, goal, reference)
-    labels = None
-    if goal is not None and not goal.is_floating_point() and outputs.shape[-1] > 1:
+    labels, answers = None, (reference, outputs)
+    if loss == "binary-cross-entropy":
+        # Every output is an answer of its own, and one number is right or wrong by its sign.
+        labels, answers = binary_labels(goal, outputs), (reference.reshape(-1, 1), outputs.reshape(-1, 1))
+    elif goal is not None and not goal.is_floating_point() and outputs.shape[-1] > 1:
         labels = target_rows(goal, outputs)
         # Rows whose label is to be ignored do not count in the cross-entropy either.
         apart = apart * (labels >= 0) if loss == "cross-entropy" else apart
     apart = per_example(apart)
     counts = [torch.zeros(count, dtype=torch.float64)] * 3
     if labels is not None:
-        right, still = ((rows.argmax(-1) == labels) & (labels >= 0) for rows in (reference, outputs))
+        right, still = ((predicted(rows) == labels) & (labels >= 0) for rows in answers)
         counts = [of.double().reshape(count, -1).sum(1).cpu() for of in (right & ~still, still & ~right, labels >= 0)]
     return after, before, apart, *counts, part.weights.double().cpu()

@@ -16,10 +16,10 @@ from qubo_compress.audit import AuditReport
 from qubo_compress.budget import Budget
 from qubo_compress.close import closely_measured
 from qubo_compress.comparison import Comparison, HeldOut
-from qubo_compress.errors import InvalidBudget
+from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidBudget, InvalidModel
 from qubo_compress.evaluation import ALL_EXAMPLES, Score, score_examples, settle
 from qubo_compress.example_weights import ExampleWeights, with_example_weights
-from qubo_compress.examples import Examples, read_examples
+from qubo_compress.examples import Examples, read_examples, set_aside
 from qubo_compress.finals import judged_repaired
 from qubo_compress.menu.groups import GroupRule, discover
 from qubo_compress.menu.menu import Menu
@@ -37,21 +37,15 @@ from qubo_compress.sensitivity.forecast import check_seconds
 from qubo_compress.sensitivity.losses import AUTO, LossLike
 from qubo_compress.sensitivity.measure import measure_around, say
 from qubo_compress.sensitivity.metrics.auto import wants_close
-from qubo_compress.sensitivity.shrinkage import check_shrinkage
+from qubo_compress.sensitivity.shrinkage import check_shrinkage, refuse_unshrinkable
 from qubo_compress.sensitivity.subject import refuse_nothing_to_compress
 from qubo_compress.sensitivity.table import SensitivityTable
-from qubo_compress.sensitivity.task import Metric, metrics
+from qubo_compress.sensitivity.task import Metric, make_metric
 from qubo_compress.solvers.solution import Solution
 from qubo_compress.solvers.solver import Solver, make_solver, refuse_unreachable
 from qubo_compress.solvers.solver import solve as solve_problem
 
 logger = logging.getLogger(__name__)
-
-HELD_OUT_SHARE = 0.2
-"""Share of the calibration examples set aside when no validation batches are given."""
-
-HELD_OUT_EXAMPLES = 64
-"""At least so many are set aside, or half of what there is: fewer cannot tell plans apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,15 +199,17 @@ def compress(
     check_seconds(seconds)
     if metric == "auto" and budget.harmful_flips is not None:
         metric = "gauss-newton"  # which counts them
+    refuse_unshrinkable(make_metric(metric), shrinkage)
     reading = OutputReading(output, class_axis)
-    read, loss = settle(model, read_examples(batches, max_examples, reading=reading), loss)
+    read, loss = settle(model, read_examples(batches, max_examples, reading=reading, whose="calibration"), loss)
     if epochs:
         refuse_missing_labels(objective, read)
         refuse_unfit_objective(objective, loss)
     refuse_uncounted_flips(budget, metric, read)
     everything = with_example_weights(model, read, example_weights)
     examples, held_out = _held_out(everything, validation, reading)
-    held_out = settle(model, held_out, loss)[0]
+    judge, before = _judge(model, held_out, loss, "calibration" if validation is None else "validation")
+    held_out = judge.examples
 
     def refuse_early(costs: Mapping[str, IntArray], fixed: Mapping[str, int], offsets: IntArray) -> None:
         # A budget out of reach must not be noticed only after the measurement.
@@ -240,7 +236,6 @@ def compress(
 
     if wants_close(metric, table.provenance.metric) and shrinkage in (None, 1):
         table = closely_measured(model, table, budget, examples, loss, solve, say if progress else logger.info)
-    judge = HeldOut.of(model, held_out, loss)
     problem = table.problem(budget)
     solution = solve(problem)
     first = Round.of(table, solution, *select(model, table, problem, solution, judge, seed=seed))
@@ -278,7 +273,7 @@ def compress(
         solution=chosen.solution,
         table=table,
         rounds=tuple(history),
-        before=score_examples(model, held_out, loss, judge.reference),
+        before=before,
         compressed=score_examples(applied, held_out, loss, judge.reference),
         recovered=recovered,
         applied_comparison=applied_comparison,
@@ -297,7 +292,7 @@ def refuse_uncounted_flips(budget: Budget, metric: str | Metric, examples: Examp
     """
     if budget.harmful_flips is None:
         return
-    chosen = metrics.get(metric)() if isinstance(metric, str) else metric
+    chosen = make_metric(metric)
     if not getattr(chosen, "counts_flips", False):
         raise InvalidBudget(
             f"harmful_flips was given, and the metric {chosen.metric_name!r} does not run every choice and so counts "
@@ -314,9 +309,22 @@ def _held_out(
     examples: Examples, validation: Iterable[Any] | None, reading: OutputReading
 ) -> tuple[Examples, Examples]:
     if validation is not None:
-        return examples, read_examples(validation, ALL_EXAMPLES, reading=reading)
-    count = examples.count
-    if count < 2:
-        return examples, examples
-    wanted = max(round(HELD_OUT_SHARE * count), min(HELD_OUT_EXAMPLES, count // 2))
-    return examples.split(wanted / count)
+        return examples, read_examples(validation, ALL_EXAMPLES, reading=reading, whose="validation")
+    return set_aside(examples)
+
+
+def _judge(model: nn.Module, held_out: Examples, loss: LossLike, whose: str) -> tuple[HeldOut, Score]:
+    """The original network run and scored on the held-out examples: what is wrong with them shows before measuring.
+
+    Args:
+        model: the uncompressed network.
+        held_out: as they were read.
+        loss: resolved.
+        whose: batches they came in, for errors.
+    """
+    try:
+        examples = settle(model, held_out, loss)[0]
+        judge = HeldOut.of(model, examples, loss)
+        return judge, score_examples(model, examples, loss, judge.reference)
+    except (InvalidBatches, InvalidModel, ForwardFailed) as cause:
+        raise type(cause)(f"{whose} batches: {cause}") from cause.__cause__

@@ -1,4 +1,4 @@
-"""Calibration batches, read once into memory and handed out in even slices."""
+"""Batches of examples, read once into memory and handed out in even slices."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ IGNORED = -100
 
 SLICE_VALUES = 4_000_000
 """Input values of a slice at most: 250 pictures of 224 x 224 would take gigabytes in every layer they pass."""
+
+HELD_OUT_SHARE = 0.2
+"""Share of the calibration examples that ``compress`` sets aside when no validation batches are given."""
+
+HELD_OUT_EXAMPLES = 64
+"""At least so many are set aside, or half of what there is: fewer cannot tell plans apart."""
 
 Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
@@ -55,7 +61,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Examples:
-    """All calibration examples.
+    """Examples read from batches.
 
     Attributes:
         slices: examples in the order given, evenly re-sliced where their shapes agree.
@@ -173,8 +179,9 @@ def read_examples(
     max_examples: int = 2048,
     slice_size: int = 250,
     reading: OutputReading | None = None,
+    whose: str = "",
 ) -> Examples:
-    """Read calibration batches into memory, once.
+    """Read batches into memory, once.
 
     Args:
         batches: re-iterable of ``inputs``, ``(inputs, targets)`` or ``(inputs, targets, weights)``; a
@@ -184,6 +191,7 @@ def read_examples(
         max_examples: reading stops there.
         slice_size: examples per slice, fewer where an example is large.
         reading: how a network's outputs are read.
+        whose: what errors call the batches, such as ``"validation"``, where the caller was given several.
 
     Raises:
         InvalidBatches: for one-shot iterators, no examples, values that are not finite, or batches of
@@ -196,22 +204,23 @@ def read_examples(
     """
     if isinstance(batches, Examples):
         return batches if batches.count <= max_examples else batches.select(np.arange(max_examples))
+    given = f"{whose} batches".strip()
     if isinstance(batches, Iterator):
         raise InvalidBatches(
-            f"batches is a one-shot {type(batches).__name__}; give something that can be iterated again, "
+            f"{given} is a one-shot {type(batches).__name__}; give something that can be iterated again, "
             "such as a DataLoader or list(batches)"
         )
     if isinstance(batches, (Tensor, dict)) or not isinstance(batches, Iterable):
         raise InvalidBatches(
-            f"batches must be an iterable of batches, such as a DataLoader or [(inputs, targets)]; "
+            f"{given} must be an iterable of batches, such as a DataLoader or [(inputs, targets)]; "
             f"got {type(batches).__name__}"
         )
     if max_examples < 1:
         raise InvalidBatches(f"max_examples must be at least 1; got {max_examples}")
     parts: list[Slice] = []
     count = 0
-    for batch in batches:
-        part = _slice_of(batch)
+    for number, batch in enumerate(batches):
+        part = _slice_of(batch, f"{whose} batch {number}".strip())
         part = _rows(part, slice(0, max_examples - count))
         if len(part):
             parts.append(part)
@@ -219,12 +228,28 @@ def read_examples(
         if count >= max_examples:
             break
     if count == 0:
-        raise InvalidBatches("batches holds no examples; give at least one batch")
+        raise InvalidBatches(f"{given} holds no examples; give at least one batch")
     with_targets = [part.targets is not None for part in parts]
     if any(with_targets) != all(with_targets):
-        raise InvalidBatches("some batches have targets and some have none; give targets with all or with none")
+        raise InvalidBatches(f"some {given} have targets and some have none; give targets with all or with none")
     read = Examples((), 0, all(with_targets), reading or OutputReading())
     return _normalised(_even_slices(parts, slice_size), read)
+
+
+def set_aside(examples: Examples) -> tuple[Examples, Examples]:
+    """The examples to measure on, and those held out to judge plans by; a single example is both.
+
+    Example:
+        >>> [part.count for part in set_aside(read_examples([torch.ones(100, 3)]))]
+        [50, 50]
+        >>> [part.count for part in set_aside(read_examples([torch.ones(1000, 3)]))]
+        [800, 200]
+    """
+    count = examples.count
+    if count < 2:
+        return examples, examples
+    wanted = max(round(HELD_OUT_SHARE * count), min(HELD_OUT_EXAMPLES, count // 2))
+    return examples.split(wanted / count)
 
 
 def tensors_of(inputs: Any) -> tuple[Tensor, ...]:
@@ -257,7 +282,14 @@ def call(model: Any, inputs: Inputs) -> Any:
     return model(*inputs)
 
 
-def _slice_of(batch: Any) -> Slice:
+def _slice_of(batch: Any, name: str) -> Slice:
+    try:
+        return _checked_slice(batch)
+    except InvalidBatches as cause:
+        raise InvalidBatches(f"{name}: {cause}") from cause.__cause__
+
+
+def _checked_slice(batch: Any) -> Slice:
     inputs, targets, weights = batch, None, None
     if isinstance(batch, (tuple, list)):
         if not 1 <= len(batch) <= 3:
@@ -278,7 +310,7 @@ def _slice_of(batch: Any) -> Slice:
         )
     for tensor in tensors:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise InvalidBatches("the inputs hold NaN or infinity; clean the calibration data")
+            raise InvalidBatches("the inputs hold NaN or infinity; leave such examples out")
     count = tensors[0].shape[0]
     if weights is None:
         weights = torch.ones(count, dtype=torch.float64)

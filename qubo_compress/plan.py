@@ -23,6 +23,7 @@ from qubo_compress.factored import factored as factored_layers
 from qubo_compress.file_format import weights_signature
 from qubo_compress.files import write_atomically
 from qubo_compress.menu.groups import Group, Layout, assembled, discover, state_entries
+from qubo_compress.menu.older_groups import newer_names, older_layout
 from qubo_compress.menu.operator import Packed, stored_as
 from qubo_compress.network.wrappers import unwrapped
 
@@ -127,6 +128,7 @@ class Plan:
         layout = discover(model, self.rule)
         different = sorted({group.name for group in layout.groups} ^ set(self.choices))
         if different:
+            self._refuse_older(model, layout)
             raise WrongModel(
                 f"the plan's groups are not this network's: {', '.join(different[:3])}; "
                 "make the plan with table.plan for this network"
@@ -139,6 +141,16 @@ class Plan:
             stored[group.name] = stored_as(self.choices[group.name], group, parts, payload, fit)
         small = filled(model, Compression(self, layout, stored))
         return run_in_factors(small) if factored else small
+
+    def _refuse_older(self, model: nn.Module, layout: Layout) -> None:
+        """Raise :class:`WrongModel` where the groups are those that version 0.3 made of this network."""
+        older = older_layout(model, layout)
+        if older is not None and {group.name for group in older.groups} == set(self.choices):
+            raise WrongModel(
+                "the plan was made by version 0.3 of qubo_compress or an older one, which kept "
+                f"{newer_names(layout, older)} of this {type(model).__name__} as they were; this version compresses "
+                "them: compress the network again, or apply the plan with the version that made it"
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,6 +46,23 @@ def test_one_example_says_nothing_about_others() -> None:
     assert estimate(torch.ones(2).double(), torch.tensor([1.0, 0.0]).double()).standard_error == math.inf
 
 
+@pytest.mark.parametrize("columns", [1, 3])
+def test_answers_of_yes_and_no_are_counted_as_the_score_counts_them(columns: int) -> None:
+    first, second = two_networks(columns)
+    inputs, targets = torch.randn(60, 4), (torch.rand(60, columns) > 0.5).float()
+    examples = read_examples([(inputs, targets)], slice_size=25)
+    loss = "binary-cross-entropy"
+    held_out = HeldOut.of(first, examples, loss)
+    found = held_out.compare(second)
+    before, after = (score_examples(net, examples, loss).accuracy for net in (first, second))
+    right, still = ((net(inputs) > 0) == (targets > 0.5) for net in (first, second))
+    assert (found.lost, found.gained) == (int((right & ~still).sum()), int((still & ~right).sum()))
+    assert found.rows == 60 * columns and found.lost > 0
+    assert found.accuracy.mean == pytest.approx(after - before)
+    shares = HeldOut.of(first, read_examples([(inputs, targets * 0.5)]), loss).compare(second)
+    assert (shares.rows, shares.lost) == (0, 0) and math.isnan(shares.accuracy.mean)
+
+
 @pytest.mark.parametrize("loss", ["cross-entropy", "kl"])
 def test_it_agrees_with_the_scores_and_counts_pairs(loss: str) -> None:
     first, second = two_networks()

@@ -118,6 +118,25 @@ def test_misspelt_names_are_noticed_before_anything_is_measured(digits: Any, mon
             qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), **{**OPTIONS, **wrong})
 
 
+def test_wrong_validation_batches_are_called_that_before_anything_is_measured(
+    digits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["qubo_compress.compress"]
+    monkeypatch.setattr(module, "measure_around", lambda *_, **__: pytest.fail("it was measured"))
+    inputs, labels = digits.validation[0]
+    wrong = {
+        "validation batch 1: the inputs hold NaN": (inputs * torch.nan, labels),
+        "validation batches: the model's forward raised": (inputs.repeat(1, 2, 1, 1), labels),
+        "validation batches: targets must be class indices": (inputs, labels + 90),
+    }
+    for said, batch in wrong.items():
+        with pytest.raises(errors.QuboCompressError, match=said) as caught:
+            qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), [(inputs, labels), batch], **OPTIONS)
+        assert "calibration" not in str(caught.value)
+    with pytest.raises(errors.InvalidBatches, match="calibration batch 0: the inputs hold NaN"):
+        qc.compress(digits.model, [(inputs * torch.nan, labels)], qc.Budget(ratio=8), digits.validation, **OPTIONS)
+
+
 def test_the_cache_serves_several_budgets_and_rounds(sample: Any, tmp_path: Path) -> None:
     found = sample("perceptron")
     options = {**OPTIONS, "cache": tmp_path, "rounds": 2, "time_limit": 0.3}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,7 @@ def test_a_size_out_of_reach_names_what_is_kept_its_share_and_why(sample: Callab
     assert "dropped.weight (48 bytes: no calibration example reaches it)" in said and "% are" not in said
     assert "other.0.weight (96 bytes: no calibration example reaches it)" in said and "%) are tensors kept" in said
     assert caught.value.smallest is not None and str(f"{caught.value.smallest:,}") in said
+    assert "another exception" not in "".join(traceback.format_exception(caught.value))
     table = qc.measure(found.model, found.batches, metric="magnitude", progress=False)
     with pytest.raises(InfeasibleBudget, match="other.0.weight") as again:
         qc.pareto(table, ratios=(100,))

@@ -96,6 +96,17 @@ def test_wrong_batches_are_refused(batches: Any, said: str) -> None:
         read_examples(batches)
 
 
+def test_errors_say_whose_batch_is_wrong_and_which() -> None:
+    with pytest.raises(InvalidBatches, match=r"^batch 1: the inputs hold NaN"):
+        read_examples([X, NAN])
+    with pytest.raises(InvalidBatches, match=r"^validation batch 1: the inputs hold NaN"):
+        read_examples([X, NAN], whose="validation")
+    with pytest.raises(InvalidBatches, match=r"^validation batches is a one-shot"):
+        read_examples(iter([X]), whose="validation")
+    with pytest.raises(InvalidBatches, match=r"^validation batches holds no examples"):
+        read_examples([], whose="validation")
+
+
 def test_a_limit_below_one_is_refused() -> None:
     with pytest.raises(InvalidBatches, match="max_examples"):
         read_examples([X], max_examples=0)

@@ -13,6 +13,7 @@ from qubo_compress.errors import CorruptArtifact, QuboCompressError, WrongModel
 from qubo_compress.file_format import FORMAT, TENSOR, architecture_signature, file_digest, unpack_names
 from qubo_compress.menu.groups import Layout, discover, state_entries
 from qubo_compress.menu.keep import from_raw_bytes
+from qubo_compress.menu.older_groups import newer_names, older_layout
 from qubo_compress.menu.operator import Packed, parse
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Compression, Plan, fill, filled
@@ -34,6 +35,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     model = unwrapped(model)
     layout = discover(model, described["groups"])
     if architecture_signature(layout) != described["model"]:
+        _refuse_older(path, model, layout, described["model"])
         raise WrongModel(
             f"{path} was written for another architecture: names, shapes or types of its tensors differ "
             f"from those of this {type(model).__name__}; build the model as it was when it was compressed"
@@ -59,6 +61,18 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     net = filled(model, Compression(plan, layout, stored))
     fill(net, kept)
     return net
+
+
+def _refuse_older(path: str | Path, model: nn.Module, layout: Layout, signature: str) -> None:
+    """Raise :class:`WrongModel` where the file is of this very network, grouped as version 0.3 did."""
+    older = older_layout(model, layout)
+    if older is not None and architecture_signature(older) == signature:
+        kept = newer_names(layout, older)
+        raise WrongModel(
+            f"{path} was written by version 0.3 of qubo_compress or an older one, which kept {kept} of this "
+            f"{type(model).__name__} as they were; this version compresses them, and so cannot read the file: "
+            "compress the network again, or load the file with the version that wrote it"
+        )
 
 
 def _read(path: Path) -> tuple[Mapping[str, str], bytes]:

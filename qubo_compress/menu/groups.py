@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qubo_compress.errors import InvalidMenu, InvalidModel
-from qubo_compress.menu.roles import Kind, role_of, why_computed, why_unknown
+from qubo_compress.menu.roles import LEFT_ALONE, Kind, role_of, why_computed, why_unknown
 from qubo_compress.network.wrappers import unwrapped
 
 NORMALISATIONS: tuple[type[nn.Module], ...] = (
@@ -426,7 +426,7 @@ def _regroup(
     for group in found:
         label = labels[group.name] if group.kind == "weight" else group.name
         if label is None:
-            left.append(_kept(entries[group.name], "the caller's grouping leaves it alone"))
+            left.append(_kept(entries[group.name], LEFT_ALONE))
         else:
             joined.setdefault(f"{group.kind}:{label}", []).append(group)
     merged = [

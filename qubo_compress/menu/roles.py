@@ -26,6 +26,9 @@ RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 ATTENTION_BIASES = ("in_proj_bias", "bias_k", "bias_v")
 
+LEFT_ALONE = "the caller's grouping leaves it alone"
+"""Why weights are kept for which the caller's function gave no label; a layout lists them last."""
+
 _PARAMETRIZED = re.compile(r"(?:(.+)\.)?parametrizations\.([^.]+)\.")
 
 

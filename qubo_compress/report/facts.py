@@ -282,6 +282,7 @@ def about_calibration(result: CompressionResult) -> tuple[str, ...]:
             f"Cross terms come from a factor of rank {result.table.factor.shape[1]}; reducing its rank dropped "
             f"{100 * facts.dropped:.2g} % of its energy."
         )
+        said.append(_trust_sentence(facts.trust))
     elif result.table.pairs is not None:
         said.append("Cross terms were measured pair by pair.")
     else:
@@ -304,6 +305,21 @@ def about_calibration(result: CompressionResult) -> tuple[str, ...]:
         "network on examples that it has never met."
     )
     return tuple(said)
+
+
+def _trust_sentence(trust: float) -> str:
+    """How far the pair energies of a table were believed.
+
+    Example:
+        >>> _trust_sentence(0.634)
+        'Pair energies were believed to 63 %, by how well one half of the examples predicts those of the other half.'
+    """
+    if trust >= 1.0:
+        return "Pair energies were believed in full."
+    return (
+        f"Pair energies were believed to {100 * trust:.0f} %, by how well one half of the examples predicts those of "
+        "the other half."
+    )
 
 
 def budget_text(budget: Budget) -> str:

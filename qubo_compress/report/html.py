@@ -111,10 +111,13 @@ def _card(label: str, value: str, more: str, style: str) -> str:
 
 
 def _warnings(result: CompressionResult) -> str:
-    said = verdict.warnings(result)
-    if not said:
-        return ""
-    return f'<section class="plain warning"><h2>The predictions were wrong</h2>{list_html(said)}</section>'
+    found = [
+        ("The predictions were wrong", verdict.warnings(result)),
+        ("Too few held-out examples", verdict.few_examples(result)),
+    ]
+    return "".join(
+        f'<section class="plain warning"><h2>{title}</h2>{list_html(said)}</section>' for title, said in found if said
+    )
 
 
 def _plain_words(result: CompressionResult) -> str:

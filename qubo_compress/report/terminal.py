@@ -27,15 +27,15 @@ def print_summary(result: CompressionResult, console: Console | None = None) -> 
         result: of :func:`qubo_compress.compress`.
         console: where to print; the standard output when left out.
     """
-    said = [
+    details = [
         Text(f"  {sentence}", "dim") for sentence in (*verdict.about_solver(result), *facts.about_calibration(result))
     ]
-    warned = verdict.warnings(result)
+    warned = [said for said in (verdict.warnings(result), verdict.few_examples(result)) if said]
     # One renderable, so that a notebook shows one output and not a dozen.
     everything = Group(
         Text(f"\n{verdict.headline(result)}\n", "bold"),
         *(Text(sentence) for sentence in verdict.measured_sentences(result)),
-        *([Text(f"\nWarning: {' '.join(warned)}", "bold red")] if warned else []),
+        *(Text(f"\nWarning: {' '.join(sentences)}", "bold red") for sentences in warned),
         "",
         scores_table(result),
         "",
@@ -43,7 +43,7 @@ def print_summary(result: CompressionResult, console: Console | None = None) -> 
         "",
         groups_table(result),
         *_kept(result),
-        *said,
+        *details,
         Text(f"  {facts.SPEED}"),
     )
     (console or Console()).print(everything)

@@ -30,6 +30,18 @@ OFF_BY = 2.0
 NEGLIGIBLE = 1e-3
 """Divergences below this change about no answer; how well they were predicted does not matter."""
 
+FEWEST_ROWS = 30
+"""Fewer labelled held-out rows say nothing about accuracy, whatever they happen to agree on."""
+
+WIDE_POINTS = 0.1
+"""An accuracy known no better than this, either way, cannot tell a good plan from a poor one."""
+
+WIDE_LOSS = 0.1
+"""The same for the change of a loss, as a share of the original's loss; and half of the change itself."""
+
+UNCHANGED = 1e-3
+"""A repair that moves the held-out measure by less than this share did neither good nor harm."""
+
 OPPONENTS = {
     "additive": "the optimum without interactions", "uniform": "one choice for all groups", "greedy": "greedy",
 }  # fmt: skip
@@ -154,7 +166,53 @@ def recovery_sentence(result: CompressionResult) -> str | None:
     figures = f"held-out {what} {number(applied.measure)} before it, {number(recovered.measure)} after it"
     if result.recovery_kept:
         return f"Recovery was kept: {figures}."
-    return f"Recovery did harm and was not kept: {figures}. The network returned is the plan as applied."
+    did = "changed nothing worth keeping" if _alike(applied, recovered) else "did harm and was not kept"
+    return f"Recovery {did}: {figures}. The network returned is the plan as applied."
+
+
+def _alike(first: Comparison, second: Comparison) -> bool:
+    """Whether two networks' measures differ by rounding only, or by less than two standard errors of both."""
+    apart = abs(second.measure - first.measure)
+    if not math.isfinite(apart):
+        return False
+    errors = [found.divergence if found.by_divergence else found.change for found in (first, second)]
+    noise = 2 * math.hypot(*(error.standard_error for error in errors))
+    return apart <= max(UNCHANGED * abs(first.measure), noise)
+
+
+def few_examples(result: CompressionResult) -> tuple[str, ...]:
+    """Sentences for held-out examples that are too few to tell a good plan from a poor one."""
+    found = result.comparison
+    wide = _unclear_accuracy(found) if found.rows else _unclear_loss(result)
+    if wide is None:
+        return ()
+    remedy = (
+        "more validation examples" if result.held_out_is_validation else "more calibration examples, or validation="
+    )
+    verb = "cannot tell" if found.examples != 1 else "alone cannot tell"
+    return (f"{counted(found.examples)} {verb} a good plan from a poor one: {wide}. Give {remedy}.",)
+
+
+def _unclear_accuracy(found: Comparison) -> str | None:
+    """How wide the interval of the accuracy is, where it is too wide or stands on too few rows."""
+    low, high = accuracy_interval(found)
+    if found.rows >= FEWEST_ROWS and high - low <= 2 * WIDE_POINTS:
+        return None
+    return f"the 95 % interval of the accuracy's change is {100 * (high - low):.0f} points wide"
+
+
+def _unclear_loss(result: CompressionResult) -> str | None:
+    """How well the change of the loss is known, where that is too little."""
+    found, change = result.comparison, result.comparison.change
+    known = 2 * change.standard_error
+    if not math.isfinite(change.mean):
+        return None  # no number of examples makes this plan a good one
+    if not math.isfinite(known):
+        return "the change of its loss says nothing about others"
+    least = NEGLIGIBLE if found.by_divergence else 0.0
+    if known <= max(least, WIDE_LOSS * abs(result.before.loss), abs(change.mean) / 2):
+        return None
+    return f"the loss changed by {plus_minus(change)}, from {number(result.before.loss)}"
 
 
 # --------------------------------------------------------------------------------------------- candidates

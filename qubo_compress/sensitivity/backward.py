@@ -50,6 +50,11 @@ class Jacobian:
         """Only where every choice is run."""
         return self.measured_linear
 
+    @property
+    def knows_divergence(self) -> bool:
+        """Only where every choice is run."""
+        return self.measured_linear
+
     def evaluations(self, task: MeasureTask) -> float:
         """About two runs per output, and one per choice if linear terms are measured."""
         backward = 2.0 * task.outputs[0].shape[1]
@@ -74,6 +79,11 @@ class Fisher:
 
     @property
     def counts_flips(self) -> bool:
+        """Only where every choice is run."""
+        return self.measured_linear
+
+    @property
+    def knows_divergence(self) -> bool:
         """Only where every choice is run."""
         return self.measured_linear
 

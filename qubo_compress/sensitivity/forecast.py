@@ -19,17 +19,17 @@ from torch import nn
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.evaluation import settle
-from qubo_compress.examples import map_tensors, read_examples
+from qubo_compress.examples import map_tensors, read_examples, set_aside
 from qubo_compress.menu.groups import GroupRule, discover
 from qubo_compress.menu.menu import Menu
 from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
-from qubo_compress.sensitivity.metrics.auto import network_runs, resolved
+from qubo_compress.sensitivity.metrics.auto import network_runs, resolved, runs_alone
 from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.sensitivity.subject import Subject, prepared
-from qubo_compress.sensitivity.task import MeasureTask, Metric, metrics
+from qubo_compress.sensitivity.task import MeasureTask, Metric, make_metric
 from qubo_compress.substitution import evaluating, every_layer_runs
 
 TIMED_EXAMPLES = 16
@@ -51,6 +51,7 @@ class Forecast:
         metric: that will be used.
         why: it was chosen.
         examples: that are measured.
+        held_out: further ones that :func:`qubo_compress.compress` sets aside.
         choices: of all groups.
         evaluations: runs of the whole network over all examples that it amounts to.
         fixed_seconds: that do not depend on the number of examples.
@@ -66,11 +67,13 @@ class Forecast:
     fixed_seconds: float
     seconds: float
     bytes: int
+    held_out: int = 0
 
     def __str__(self) -> str:
         """One line for people."""
+        aside = f" ({self.held_out:,} more are held out)" if self.held_out else ""
         return (
-            f"measuring {self.choices:,} choices on {self.examples:,} examples by {self.metric} ({self.why}): "
+            f"measuring {self.choices:,} choices on {self.examples:,} examples{aside} by {self.metric} ({self.why}): "
             f"about {_duration(self.seconds)}, {max(1, round(self.bytes / 1e6)):,} MB"
         )
 
@@ -105,10 +108,25 @@ def estimate(
     *,
     output: OutputLike = None,
     class_axis: int | None = None,
+    held_out: bool = True,
 ) -> Forecast:
     """What measuring a table would take, without measuring it: the arguments are those of ``measure``.
 
-    The network is run once over all examples, as any measurement begins.
+    The network is run once over all examples, as any measurement begins. A budget for harmful flips, which
+    ``compress`` measures by ``"gauss-newton"``, is not known here: name that metric.
+
+    Args:
+        model: left as it is.
+        batches: re-iterable calibration batches.
+        menu: what is offered; ``Menu()`` when left out.
+        metric: a registered name or a metric object.
+        loss: ``"auto"``, a name or a function.
+        groups: see :func:`qubo_compress.menu.discover`.
+        max_examples: reading the batches stops there.
+        output: which part of what forward returns holds the outputs.
+        class_axis: of outputs with three or more axes.
+        held_out: whether examples are set aside, as :func:`qubo_compress.compress` does without validation batches.
+            False: all are measured, as by ``measure``, and by ``compress`` with validation batches.
 
     Raises:
         InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, UnknownName.
@@ -117,24 +135,30 @@ def estimate(
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> found = estimate(model, [(torch.randn(16, 4), torch.randint(3, (16,)))], menu=Menu(bits=(2, 8)))
         >>> found.metric, found.examples
-        ('gauss-newton', 16)
+        ('gauss-newton', 8)
+        >>> estimate(model, [(torch.randn(16, 4), torch.randint(3, (16,)))], held_out=False).examples
+        16
     """
     model = unwrapped(model)
     examples, loss = settle(
         model, read_examples(batches, max_examples, reading=OutputReading(output, class_axis)), loss
     )
-    asked = metrics.get(metric)() if isinstance(metric, str) else metric
+    asked, count = make_metric(metric), examples.count
+    if held_out:
+        examples = set_aside(examples)[0]
     subject = Subject(model, model, examples, menu or Menu(), discover(model, groups), make_loss(loss))
     with evaluating(model), every_layer_runs(), torch.no_grad():
         task, _ = prepared(subject, 0, True, False)
         chosen, why = resolved(asked, task)
-        return forecast_of(task, chosen, why)
+        return replace(forecast_of(task, chosen, why), held_out=count - examples.count)
 
 
 def forecast_of(task: MeasureTask, chosen: Metric, why: str) -> Forecast:
     """The forecast of a task under a metric."""
-    runs = network_runs(task, chosen)
-    each = _seconds_per_example(task)
+    runs, alone = network_runs(task, chosen), runs_alone(task, chosen)
+    each = runs * _seconds_per_example(task, TIMED_EXAMPLES)
+    if alone:
+        each += alone * _seconds_per_example(task, 1)
     values = sum(group.numel * len(names) for group, names in zip(task.layout.groups, task.choices, strict=True))
     fixed = ENCODING_SECONDS * values / 15e6
     count, total = task.examples.count, int(task.offsets[-1])
@@ -143,7 +167,8 @@ def forecast_of(task: MeasureTask, chosen: Metric, why: str) -> Forecast:
         columns = count * chosen.probes_of(task)
     features = 4 * total * min(columns, task.max_columns)
     memory = 2 * features + min(PASS_BYTES, 4 * values + each_bytes(task))
-    return Forecast(chosen.metric_name, why, count, total, runs, fixed, fixed + count * each * runs, int(memory))
+    seconds = fixed + count * each
+    return Forecast(chosen.metric_name, why, count, total, runs + alone, fixed, seconds, int(memory))
 
 
 def each_bytes(task: MeasureTask) -> int:
@@ -152,10 +177,10 @@ def each_bytes(task: MeasureTask) -> int:
     return 4 * positions * max(len(part) for part in task.examples.slices)
 
 
-def _seconds_per_example(task: MeasureTask) -> float:
-    """Of one forward pass, the better of two."""
+def _seconds_per_example(task: MeasureTask, together: int) -> float:
+    """Of one forward pass over so many examples at once, the better of two."""
     inputs = task.examples.slices[0].inputs
-    count = min(TIMED_EXAMPLES, len(task.examples.slices[0]))
+    count = min(together, len(task.examples.slices[0]))
     probe = map_tensors(inputs, lambda t: t[:count])
     times = []
     for _ in range(2):

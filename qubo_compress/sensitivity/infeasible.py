@@ -43,7 +43,7 @@ def explained(
             f"{error}. Of the {smallest:,} bytes, {total:,} ({total / smallest:.0%}) are tensors kept as they are: "
             f"{kept_text(kept)}",
             smallest=error.smallest,
-        ) from error
+        ) from None  # which says all that the first one said
 
 
 def _never_changed(layout: Layout, offsets: IntArray, kept_because: Mapping[str, str]) -> list[Kept]:

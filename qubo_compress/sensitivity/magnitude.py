@@ -16,6 +16,7 @@ class Magnitude:
     """Linear terms |d(v)|^2, no pairs. Not a loss: only its order means anything."""
 
     metric_name: ClassVar[str] = "magnitude"
+    knows_divergence: ClassVar[bool] = False
 
     def evaluations(self, task: MeasureTask) -> float:
         """None."""

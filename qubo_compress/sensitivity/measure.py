@@ -38,10 +38,10 @@ from qubo_compress.sensitivity.noise import noise_terms
 from qubo_compress.sensitivity.prices import price_choices
 from qubo_compress.sensitivity.ranks import ALONE, Arrays, Ranks, ranks_of
 from qubo_compress.sensitivity.regularisation import regularised
-from qubo_compress.sensitivity.shrinkage import check_interactions, check_shrinkage
+from qubo_compress.sensitivity.shrinkage import check_interactions, check_shrinkage, refuse_unshrinkable
 from qubo_compress.sensitivity.subject import MAX_COLUMNS, Subject, prepared, refuse_nothing_to_compress
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
-from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, metrics
+from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, make_metric
 from qubo_compress.substitution import evaluating, every_layer_runs
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def measure(
     ranks = ranks_of(process_group, model)
     with ranks.together():
         check_shrinkage(shrinkage)
+        refuse_unshrinkable(make_metric(metric), shrinkage)
         check_interactions(interactions)
         check_seconds(seconds)
         ranks.require_same({"shrinkage": f"{shrinkage}", "interactions": f"{interactions}", "seconds": f"{seconds}"})
@@ -172,7 +173,7 @@ def measure_around(
     ``ranks`` share the work, if they are all here and want the same.
     """
     started = time.perf_counter()
-    asked = metrics.get(metric)() if isinstance(metric, str) else metric
+    asked = make_metric(metric)
     examples, loss = settle(original, examples, loss)
     subject = Subject(base, original, examples, menu, layout, make_loss(loss), restrict, payloads)
     with evaluating(base), evaluating(original), every_layer_runs(), torch.no_grad():
@@ -191,6 +192,7 @@ def measure_around(
                 forecast = forecast.within(seconds) if forecast.seconds > seconds else forecast
             if progress:
                 say(str(forecast))
+        refuse_unshrinkable(chosen, shrinkage)
         examples, reference = task.examples, task.reference
         weights = weights_signature(original)
         signature = {

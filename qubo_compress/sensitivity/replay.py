@@ -173,7 +173,7 @@ def run_model(model: nn.Module, inputs: Inputs) -> Any:
     except Exception as cause:
         raise ForwardFailed(
             f"the model's forward raised {type(cause).__name__}: {cause}; the model is as it was. "
-            "Check that it accepts the calibration batches as model(x), model(*x) or model(**x)"
+            "Check that it accepts the batches as model(x), model(*x) or model(**x)"
         ) from cause
 
 

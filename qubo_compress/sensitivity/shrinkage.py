@@ -20,12 +20,16 @@ Pair energies asked for by a number, ``interactions=1.0``, are taken as measured
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.problem import FactorArray, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from qubo_compress.sensitivity.task import Metric
 
 SHRINKAGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -42,6 +46,32 @@ def check_shrinkage(shrinkage: float | str | None) -> None:
     if isinstance(shrinkage, (int, float)) and not isinstance(shrinkage, bool) and 0 <= shrinkage <= 1:
         return
     raise InvalidMenu(f"shrinkage must be between 0 and 1, 'auto' or None; got {shrinkage!r}")
+
+
+def refuse_unshrinkable(metric: Metric, shrinkage: float | str | None) -> None:
+    """Refuse, before anything is measured, a shrinkage towards what a metric says that it does not know.
+
+    Args:
+        metric: which may have the attributes ``knows_divergence`` and ``knows_halves``.
+        shrinkage: as checked by :func:`check_shrinkage`.
+
+    Raises:
+        InvalidMenu: when the metric gives no divergences, or for ``"auto"`` no halves.
+    """
+    if shrinkage is None or shrinkage == 0.0:
+        return
+    name = metric.metric_name
+    if not getattr(metric, "knows_divergence", True):
+        raise InvalidMenu(
+            f"shrinkage={shrinkage!r} was given, and the metric {name!r} measures no divergences to shrink towards; "
+            "leave shrinkage out, or use 'gauss-newton', 'pairwise', 'products', or measured_linear=True of "
+            "'jacobian' and 'fisher'"
+        )
+    if shrinkage == "auto" and not getattr(metric, "knows_halves", True):
+        raise InvalidMenu(
+            f"shrinkage='auto' needs measured linear terms on two halves of the examples, and the metric {name!r} "
+            "measures none; give a number, or use 'gauss-newton', 'pairwise' or measured_linear=True"
+        )
 
 
 def check_interactions(interactions: bool | float) -> None:

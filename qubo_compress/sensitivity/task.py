@@ -362,7 +362,9 @@ def base_outputs(model: nn.Module, examples: Examples) -> list[Tensor]:
 class Metric(Protocol):
     """A way to say what each choice and each pair costs: a frozen dataclass of options.
 
-    A metric that runs every choice, and so gives ``MetricResult.flips``, says so by an attribute ``counts_flips``.
+    A metric that runs every choice, and so gives ``MetricResult.flips``, says so by an attribute ``counts_flips``. One
+    that gives no ``MetricResult.divergence`` may say ``knows_divergence = False``, and one without ``halves``
+    ``knows_halves = False``: a ``shrinkage`` that needs them is then refused before anything is measured.
     """
 
     metric_name: ClassVar[str]
@@ -380,3 +382,12 @@ class Metric(Protocol):
 
 
 metrics: Registry[type[Metric]] = Registry("metric")
+
+
+def make_metric(metric: str | Metric) -> Metric:
+    """A metric object of its registered name; an object is passed through.
+
+    Raises:
+        UnknownName: when the name is not registered.
+    """
+    return metrics.get(metric)() if isinstance(metric, str) else metric

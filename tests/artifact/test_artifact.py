@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import qubo_compress as qc
+from qubo_compress.menu import groups
 from qubo_compress.menu.groups import state_entries
+from qubo_compress.menu.older_groups import WEIGHTED
 from qubo_compress.testing import same_snapshot, snapshot
 
 MENU = qc.Menu(bits=(2, 3, 8), sparsity=(0.0, 0.5))
@@ -200,6 +202,50 @@ def test_plans_are_refused_by_other_weights(sample: Callable[[str], Any]) -> Non
         found.model[0].weight[0, 0] += 1e-3
     with pytest.raises(qc.errors.WrongModel):
         plan.apply(found.model)
+
+
+class Mixed(nn.Module):
+    """Layers of which version 0.3 compressed some only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.attention = nn.Embedding(7, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm, self.recurrent, self.head = nn.LayerNorm(8), nn.GRU(8, 6, batch_first=True), nn.Linear(6, 3)
+        self.position = nn.Parameter(torch.ones(5, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.embed(x) + self.position
+        hidden = self.norm(hidden + self.attention(hidden, hidden, hidden)[0])
+        return self.head(self.recurrent(hidden)[0].mean(1))
+
+
+@pytest.mark.parametrize(
+    "rule", ["layer", "filter", "(weight)", lambda name, module: type(module).__name__ if "embed" in name else None]
+)
+def test_files_and_plans_of_version_0_3_are_called_that(
+    rule: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, tokens = Mixed().eval(), torch.arange(40).reshape(8, 5) % 7
+    here, path = groups.role_of, tmp_path / "net"
+
+    def in_0_3(module: nn.Module, attribute: str) -> Any:
+        return here(module, attribute) if isinstance(module, WEIGHTED) else None
+
+    with monkeypatch.context() as patched:
+        patched.setattr(groups, "role_of", in_0_3)
+        table = qc.measure(net, [(tokens, torch.arange(8) % 3)], MENU, "magnitude", groups=rule, progress=False)
+        plan = table.plan({})
+        qc.save(plan.apply(net), path)
+        assert "attention.in_proj_weight" in {item.name for item in table.layout.kept}
+        assert same_tensors(qc.load(path, net), net)
+    for refused in (lambda: qc.load(path, net), lambda: plan.apply(net)):
+        with pytest.raises(qc.errors.WrongModel, match=r"version 0\.3.*attention\.in_proj_bias.*again, or") as caught:
+            refused()
+        assert "another architecture" not in str(caught.value)
+    other = Mixed().eval()
+    other.head = nn.Linear(6, 4)
+    with pytest.raises(qc.errors.WrongModel, match="another architecture"):
+        qc.load(path, other)
 
 
 def test_only_networks_on_their_grid_are_saved(sample: Callable[[str], Any], tmp_path: Path) -> None:

@@ -191,14 +191,15 @@ def told(
     result: CompressionResult, predicted: float, measured: Estimate, proven: bool = True, **changes: Any
 ) -> CompressionResult:
     """The result with one candidate only, whose prediction and measured divergence are given."""
-    comparison = dataclasses.replace(result.applied_comparison, divergence=measured, **changes)
+    enough = {"rows": 200, "examples": 200, "lost": 2, "gained": 1}
+    comparison = dataclasses.replace(result.applied_comparison, divergence=measured, **{**enough, **changes})
     candidate = dataclasses.replace(
         facts.chosen_round(result).candidates[0], predicted=predicted, comparison=comparison
     )
     turn = dataclasses.replace(result.rounds[0], candidates=(candidate,), winner=candidate.name, predicted=predicted)
     bound = predicted if proven else None
     return dataclasses.replace(
-        result, rounds=(turn,), applied_comparison=comparison,
+        result, rounds=(turn,), applied_comparison=comparison, recovery_kept=False,
         solution=dataclasses.replace(result.solution, energy=predicted, bound=bound),
     )  # fmt: skip
 
@@ -261,7 +262,7 @@ def test_the_solvers_plan_is_held_against_its_prediction_when_another_one_won(re
 @pytest.mark.usefixtures("undrawn")
 def test_the_headline_is_measured_and_has_an_interval(result: CompressionResult) -> None:
     made = dataclasses.replace(
-        told(result, 0.1, Estimate(0.1, 0.01), lost=2, gained=1, rows=200, examples=200), recovery_kept=False,
+        told(result, 0.1, Estimate(0.1, 0.01)),
         before=dataclasses.replace(result.before, accuracy=0.93),
         compressed=dataclasses.replace(result.compressed, accuracy=0.925),
     )  # fmt: skip
@@ -298,7 +299,9 @@ def test_every_candidate_and_the_winner_are_named(result: CompressionResult, tex
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_report_says_whether_recovery_was_kept(result: CompressionResult, kept: bool) -> None:
-    made = dataclasses.replace(result, recovery_kept=kept)
+    harmed = dataclasses.replace(result.applied_comparison, divergence=Estimate(9.0, 0.1))
+    recovered = result.recovered_comparison if kept else harmed
+    made = dataclasses.replace(result, recovery_kept=kept, recovered_comparison=recovered)
     said = verdict.recovery_sentence(made)
     assert said is not None
     assert ("was kept" in said, "did harm" in said) == (kept, not kept)
@@ -307,6 +310,92 @@ def test_the_report_says_whether_recovery_was_kept(result: CompressionResult, ke
     final = made.recovered if kept else made.compressed
     assert final is made.final
     assert f"to {facts.percent(final.accuracy)}" in verdict.headline(made)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "error", "harm"),
+    [
+        (0.5, 0.50001, 0.0, False),  # rounding
+        (0.5, 0.51, 0.0, True),
+        (0.5, 0.51, 0.01, False),  # two standard errors of both: 0.028
+        (0.5, 0.54, 0.01, True),
+        (0.5, math.inf, 0.01, True),
+        (0.5, 0.9, math.inf, False),  # one example
+    ],
+)
+def test_a_repair_that_changed_nothing_is_not_called_harmful(
+    result: CompressionResult, before: float, after: float, error: float, harm: bool
+) -> None:
+    applied, recovered = (
+        dataclasses.replace(result.applied_comparison, divergence=Estimate(mean, error)) for mean in (before, after)
+    )
+    made = dataclasses.replace(result, recovery_kept=False, applied_comparison=applied, recovered_comparison=recovered)
+    said = verdict.recovery_sentence(made) or ""
+    assert ("did harm" in said, "changed nothing worth keeping" in said) == (harm, not harm)
+    assert said.endswith("The network returned is the plan as applied.")
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"rows": 8, "examples": 8, "lost": 1, "gained": 0},
+            "8 held-out examples cannot tell a good plan from a poor one: the 95 % interval of the accuracy's change "
+            "is 67 points wide. Give more calibration examples, or validation=.",
+        ),
+        ({"rows": 29, "examples": 29, "lost": 0, "gained": 0}, "29 held-out examples cannot tell"),
+        ({"rows": 40, "examples": 40, "lost": 12, "gained": 10}, "40 held-out examples cannot tell"),
+        ({"rows": 40, "examples": 40, "lost": 1, "gained": 1}, None),
+        ({"rows": 1, "examples": 1, "lost": 0, "gained": 0}, "1 held-out example alone cannot tell"),
+        # Many rows an example: the examples are what differs.
+        ({"rows": 9000, "examples": 9, "accuracy": Estimate(-0.1, 0.2)}, "9 held-out examples cannot tell"),
+        ({"rows": 9000, "examples": 9, "accuracy": Estimate(-0.1, 0.01)}, None),
+    ],
+)
+def test_too_few_held_out_examples_are_said(
+    result: CompressionResult, changes: Mapping[str, Any], says: str | None
+) -> None:
+    made = told(result, 0.1, Estimate(0.1, 0.01), **changes)
+    said = " ".join(verdict.few_examples(made))
+    assert (says or "") in said and bool(said) == (says is not None)
+    assert ("Warning" in printed(made)) == bool(said)
+    words = plain(page(made, None))
+    assert ("Too few held-out examples" in words) == bool(said) and said in words
+    own = verdict.few_examples(dataclasses.replace(made, held_out_is_validation=True))
+    assert not own or own[0].endswith("Give more validation examples.")
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "says"),
+    [
+        (2.0, Estimate(0.1, 0.01), None),
+        (2.0, Estimate(0.1, 0.15), "the loss changed by +0.1 ± 0.30, from 2"),
+        (0.0, Estimate(0.5, 0.1), None),  # "kl" has nothing to compare with but the change itself
+        (0.0, Estimate(0.5, 0.2), "the loss changed by +0.5 ± 0.40, from 0"),
+        (0.0, Estimate(1e-4, 1e-4), None),  # nobody would see it
+        (2.0, Estimate(0.1, math.inf), "the change of its loss says nothing about others"),
+        (2.0, Estimate(math.inf, math.inf), None),
+    ],
+)
+def test_an_unclear_change_of_the_loss_is_said(
+    result: CompressionResult, before: float, change: Estimate, says: str | None
+) -> None:
+    made = dataclasses.replace(
+        told(result, 0.1, Estimate(0.1, 0.01), rows=0, examples=9, change=change),
+        before=dataclasses.replace(result.before, loss=before, accuracy=math.nan),
+    )
+    said = " ".join(verdict.few_examples(made))
+    assert (says or "") in said and bool(said) == (says is not None)
+
+
+def test_the_report_says_how_far_pair_energies_were_believed(result: CompressionResult) -> None:
+    provenance = dataclasses.replace(result.table.provenance, trust=0.25)
+    made = dataclasses.replace(result, table=dataclasses.replace(result.table, provenance=provenance))
+    said = " ".join(facts.about_calibration(made))
+    assert "Pair energies were believed to 25 %, by how well one half of the examples predicts" in said
+    alone = dataclasses.replace(made, table=dataclasses.replace(made.table, factor=None))
+    assert "believed" not in " ".join(facts.about_calibration(alone))
 
 
 @pytest.mark.usefixtures("undrawn")

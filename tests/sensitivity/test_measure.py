@@ -22,6 +22,8 @@ from qubo_compress import errors
 from qubo_compress.files import write_atomically
 from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.loss_signature import loss_signature
+from qubo_compress.sensitivity.metrics.auto import Auto
+from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.testing import same_snapshot, same_table, snapshot
 
 MENU = qc.Menu(bits=(2, 4), sparsity=(0.0,))
@@ -359,6 +361,37 @@ def test_what_cannot_be_described_is_never_taken_for_another() -> None:
     assert loss_signature(functools.partial(_scaled, scale=iter(()))) != loss_signature(
         functools.partial(_scaled, scale=iter(()))
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"shrinkage": 0.5, "metric": "magnitude"}, "'magnitude' measures no divergences"),
+        ({"shrinkage": 1.0, "metric": "fisher"}, "'fisher' measures no divergences"),
+        ({"shrinkage": "auto", "metric": "jacobian"}, "'jacobian' measures no divergences"),
+        ({"shrinkage": "auto", "metric": "products"}, "'products' measures none"),
+    ],
+)
+def test_a_shrinkage_that_the_metric_cannot_give_is_refused_before_any_work(
+    perceptron: Any, options: dict[str, Any], said: str
+) -> None:
+    def untouched(_: Any) -> Iterator[Any]:
+        pytest.fail("a batch was read")
+        yield
+
+    class Unread:
+        __iter__ = untouched
+
+    with pytest.raises(errors.InvalidMenu, match=said):
+        measured(perceptron, batches=Unread(), **options)
+    with pytest.raises(errors.InvalidMenu, match=said):
+        qc.compress(perceptron.model, Unread(), qc.Budget(ratio=2), progress=False, **options)
+
+
+def test_what_auto_stands_for_is_refused_before_it_measures(perceptron: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Products, "measure", lambda *_: pytest.fail("it was measured"))
+    with pytest.raises(errors.InvalidMenu, match="'products' measures none"):
+        measured(perceptron, metric=Auto(small=0.0), shrinkage="auto")
 
 
 @pytest.mark.parametrize("wrong", ["atuo", 2, -0.1])

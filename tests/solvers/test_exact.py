@@ -72,10 +72,8 @@ def test_equals_brute_force_on_realistic_costs(kind, seed):
 @pytest.mark.parametrize("groups, choices", [(100, 16), (500, 12)])
 def test_large_separable_problems_are_proven(groups, choices):
     problem = ChoiceProblem.random(kind="separable", groups=groups, choices=choices, seed=4)
-    start = time.perf_counter()
-    solution = solve(problem, "exact", time_limit=10.0)
-    assert solution.status == "optimal"
-    assert time.perf_counter() - start < 10.0
+    solution = solve(problem, "exact", time_limit=250.0, work_limit=10 * groups * choices)
+    assert solution.status == "optimal"  # within so many states, a second or less of one core
 
 
 def test_bytes_beyond_any_table_are_exact():

@@ -5,14 +5,13 @@ from __future__ import annotations
 import _thread
 import signal
 import threading
-import time
 
 import pytest
 
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import ProblemTooLarge
 
-pytest.importorskip("pyscipopt")
+pyscipopt = pytest.importorskip("pyscipopt")
 
 
 @pytest.mark.parametrize(
@@ -29,24 +28,21 @@ def test_agrees_with_exact(kind, budgets):
     assert scip.gap < 1e-4
 
 
-def test_a_problem_too_large_is_refused_at_once():
+def test_a_problem_too_large_is_refused_before_a_model_is_built(monkeypatch):
+    monkeypatch.setattr(pyscipopt, "Model", lambda *_, **__: pytest.fail("a model was made"))
     problem = ChoiceProblem.random(kind="low-rank", groups=300, choices=16, seed=0, rank=512)
-    start = time.perf_counter()
     with pytest.raises(ProblemTooLarge, match="2,457,600"):
         solve(problem, "scip", time_limit=60.0)
-    assert time.perf_counter() - start < 5.0
 
 
 def test_ctrl_c_gives_the_best_so_far():
     problem = ChoiceProblem.random(kind="low-rank", groups=14, choices=10, seed=0, rank=40)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(3.0, _thread.interrupt_main)
-    start = time.perf_counter()
     try:
         timer.start()
-        solution = solve(problem, "scip", time_limit=60.0)
+        solution = solve(problem, "scip", time_limit=3600.0)  # no test may take so long
     finally:
         timer.cancel()
         signal.signal(signal.SIGINT, handler)
     assert solution.interrupted and problem.is_feasible(solution.assignment)
-    assert time.perf_counter() - start < 20.0

@@ -13,7 +13,7 @@ from qubo_compress.errors import InvalidMenu, InvalidModel
 from qubo_compress.sensitivity.gauss_newton import GaussNewton
 from qubo_compress.sensitivity.metrics.products import CLOSE, Products
 from qubo_compress.sensitivity.metrics.products.inspection import inspect
-from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, metrics
+from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, make_metric, metrics
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,10 @@ REPLAY_OVERHEAD = 1.15
 
 GRADIENT_RUNS = 3.0
 """Forward runs that a backward pass with its gradients per example takes: ResNet-20 2.6, EfficientNet-Lite0 3.4."""
+
+
+BACKWARD_RUNS = 2.0
+"""Forward runs that a backward pass takes whose gradients by few parameters torch adds up itself."""
 
 
 @metrics.register("auto")
@@ -90,7 +94,7 @@ def wants_close(asked: str | Metric, used: str) -> bool:
         asked: the metric as the caller gave it.
         used: name of the one that measured.
     """
-    metric = metrics.get(asked)() if isinstance(asked, str) else asked
+    metric = make_metric(asked)
     if isinstance(metric, Auto):
         return used == Products.metric_name
     return isinstance(metric, Products) and metric.measured_linear == CLOSE
@@ -116,7 +120,8 @@ def multiplications(task: MeasureTask) -> float:
 def network_runs(task: MeasureTask, metric: Metric) -> float:
     """Forward runs over all examples that a metric amounts to, replayed parts counted by their multiplications."""
     if isinstance(metric, Products):
-        return 1.0 + GRADIENT_RUNS * (metric.probes_of(task) + int(metric.has_slope(task)))
+        swept = network_runs(task, GaussNewton()) if metric.measured_linear is True else 0.0
+        return 1.0 + GRADIENT_RUNS * (metric.probes_of(task) + int(metric.has_slope(task))) + swept
     if metric.metric_name != "gauss-newton":
         return metric.evaluations(task)
     each = np.array(_of_groups(task))
@@ -125,6 +130,20 @@ def network_runs(task: MeasureTask, metric: Metric) -> float:
     behind = 1.0 if task.trace is None else np.cumsum(each[::-1])[::-1] / total
     offered = np.array([len(names) - 1 for names in task.choices])
     return float(REPLAY_OVERHEAD * (offered * behind).sum()) + 1.0
+
+
+def runs_alone(task: MeasureTask, metric: Metric) -> float:
+    """Forward runs over all examples, one example at a time, that a metric amounts to beside :func:`network_runs`.
+
+    Products need them where a parameter is used in other ways than by known layers: one run with all its backward
+    passes for every example.
+
+    Raises:
+        InvalidModel: when products cannot follow the network.
+    """
+    if not isinstance(metric, Products) or not inspect(task).single:
+        return 0.0
+    return 1.0 + BACKWARD_RUNS * (metric.probes_of(task) + int(metric.has_slope(task)))
 
 
 def _of_groups(task: MeasureTask) -> list[float]:

@@ -83,6 +83,11 @@ class Products:
         """Only where every choice is run."""
         return self.measured_linear is True
 
+    @property
+    def knows_halves(self) -> bool:
+        """Whether linear terms are measured on two halves of the examples: where every choice is run."""
+        return self.measured_linear is True
+
     def probes_of(self, task: MeasureTask) -> int:
         """S for the examples of a task."""
         if self.probes is not None:

@@ -1,0 +1,110 @@
+"""What a measurement will take, said before it starts: as much of what compress measures as is known then."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qubo_compress as qc
+from qubo_compress import errors
+from qubo_compress.sensitivity import forecast
+from qubo_compress.sensitivity.metrics.auto import GRADIENT_RUNS, Auto
+from qubo_compress.sensitivity.metrics.products import Products
+
+MENU = qc.Menu(bits=(2, 8), sparsity=(0.0,))
+
+
+def batches(count: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(count, 6, generator=generator), torch.arange(count) % 3)]
+
+
+class Scaled(nn.Module):
+    """A network one of whose parameters is used in a way of its own: a matrix multiplied elementwise."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 32), nn.Linear(32, 3)
+        self.scale = nn.Parameter(torch.ones(1, 32)) if own else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.first(x))
+        return self.last(hidden if self.scale is None else hidden * self.scale)
+
+
+def label(name: str, module: nn.Module) -> str:
+    """A rule that asks for every parameter, the scale included."""
+    return name
+
+
+@pytest.mark.parametrize("count", [40, 1, 200])
+def test_the_defaults_are_those_of_compress(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Scaled(own=False).eval()
+    found = qc.estimate(net, batches(count), menu=MENU)
+    module = sys.modules["qubo_compress.compress"]
+    seen: list[int] = []
+    real = module.measure_around
+
+    def watched(base: nn.Module, original: nn.Module, examples: Any, *rest: Any, **options: Any) -> Any:
+        seen.append(examples.count)
+        return real(base, original, examples, *rest, **options)
+
+    monkeypatch.setattr(module, "measure_around", watched)
+    given: dict[str, Any] = {"menu": MENU, "progress": False, "time_limit": 0.3}
+    result = qc.compress(net, batches(count), qc.Budget(ratio=2), **given)
+    assert [found.examples] == seen and found.metric == result.table.provenance.metric
+    assert found.examples + found.held_out == count
+    assert ("more are held out" in str(found)) == (count > 1)
+    qc.compress(net, batches(count), qc.Budget(ratio=2), batches(10), **given)
+    everything = qc.estimate(net, batches(count), menu=MENU, held_out=False)
+    assert everything.examples == seen[-1] == count and everything.held_out == 0
+
+
+def test_auto_is_decided_for_the_examples_that_compress_measures() -> None:
+    net = Scaled(own=False).eval()
+    for small in torch.logspace(3, 7, 9).tolist():
+        # Somewhere between, all of the examples are too many for gauss-newton and those that are measured are not.
+        metric = Auto(small=small)
+        table = qc.measure(net, [(batches(100)[0][0][:50], batches(100)[0][1][:50])], MENU, metric, progress=False)
+        assert qc.estimate(net, batches(100), MENU, metric).metric == table.provenance.metric
+    metrics = [
+        [qc.estimate(net, batches(100), MENU, Auto(small=s), held_out=h).metric for s in torch.logspace(3, 7, 60)]
+        for h in (True, False)
+    ]
+    assert metrics[0] != metrics[1]
+
+
+def test_runs_of_single_examples_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "_seconds_per_example", lambda _, together: {16: 1.0, 1: 10.0}[together])
+    metric = Products(probes=3)
+    given: dict[str, Any] = {"menu": MENU, "metric": metric, "groups": label, "held_out": False}
+    known, own = (qc.estimate(Scaled(own=own).eval(), batches(20), **given) for own in (False, True))
+    together, alone = 1 + 3 * GRADIENT_RUNS, 1 + 3 * 2.0
+    assert known.evaluations == together and own.evaluations == together + alone
+    assert known.seconds == pytest.approx(known.fixed_seconds + 20 * together)
+    assert own.seconds == pytest.approx(own.fixed_seconds + 20 * (together + 10.0 * alone))
+    assert own.examples_within(own.seconds) == 20 > own.examples_within(own.seconds * 0.9) >= 16
+
+
+def test_choices_that_are_run_besides_are_counted() -> None:
+    net = Scaled(own=False).eval()
+    plain, run = (
+        qc.estimate(net, batches(20), menu=MENU, metric=Products(probes=1, measured_linear=linear))
+        for linear in (False, True)
+    )
+    swept = qc.estimate(net, batches(20), menu=MENU, metric="gauss-newton")
+    assert run.evaluations == pytest.approx(plain.evaluations + swept.evaluations)
+
+
+def test_a_network_that_products_cannot_follow_is_refused_as_by_measuring() -> None:
+    class Mixing(Scaled):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.first(x)
+            return self.last(hidden - hidden.mean(0))
+
+    with pytest.raises(errors.InvalidModel, match="depends on the others"):
+        qc.estimate(Mixing(own=False).eval(), batches(20), menu=MENU, metric="products")
