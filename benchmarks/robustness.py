@@ -48,6 +48,7 @@ from benchmarks.networks import Batches, load
 from benchmarks.records import append, environment
 from benchmarks.robustness_tables import METHODS, OPPONENTS, PATH, newest, write_tables
 from qubo_compress.plan import Plan
+from qubo_compress.selection import Candidate
 
 PROJECT = Path(__file__).resolve().parents[1]
 MEBIBYTE = 1 << 20
@@ -220,6 +221,9 @@ def compress_by(method: str, cell: Cell, model: nn.Module, calibration: Batches,
             "status": result.solution.status,
             "held_out_change": (result.recovered or result.compressed).loss - result.before.loss,
             "held_out_examples": result.before.examples,
+            "candidates": [candidate_facts(candidate) for candidate in result.rounds[-1].candidates],
+            "winner": result.rounds[-1].winner,
+            "trust": result.table.provenance.trust,
         }
         return Outcome(result.compressed_model, result.model, result.plan, result.table, facts)
     if method == "greedy":
@@ -239,6 +243,16 @@ def compress_by(method: str, cell: Cell, model: nn.Module, calibration: Batches,
     applied = plan.apply(model)
     recovered = qc.recover(applied, calibration, model, seed=cell.seed, progress=False)
     return Outcome(applied, recovered, plan, table, {"status": solution.status})
+
+
+def candidate_facts(candidate: Candidate) -> dict[str, Any]:
+    """What was predicted for a plan in the running and what the held-out examples said."""
+    repaired = candidate.repaired
+    return {
+        "names": candidate.names, "predicted": candidate.predicted, "divergence": candidate.comparison.divergence.mean,
+        "standard_error": candidate.comparison.divergence.standard_error,
+        "repaired": None if repaired is None else repaired.divergence.mean,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
