@@ -86,6 +86,16 @@ class CompressionResult:
     budget: Budget
 
     @property
+    def expected_loss(self) -> float:
+        """Predicted loss change of the plan, corrected by what was measured for other plans of its table.
+
+        ``plan.predicted_loss`` is the table's own. Both are of the plan applied, before any recovery; see
+        :func:`qubo_compress.selection.expectations`.
+        """
+        taken = [found for found in self.rounds if found.accepted][-1].chosen
+        return taken.expected
+
+    @property
     def final(self) -> Score:
         """Score of ``model`` on the held-out examples."""
         return self.recovered if self.recovered is not None and self.recovery_kept else self.compressed

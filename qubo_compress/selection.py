@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -45,6 +47,8 @@ class Candidate:
             for the optimum of the same table without interactions; ``"uniform"``; ``"greedy"``.
         plan: the plan.
         predicted: loss change that the table predicts.
+        expected: the same, in the proportion that other candidates' measured changes had to their predictions; see
+            :func:`expectations`.
         comparison: the network with the plan applied against the original on the held-out examples.
         also: names of other candidates that turned out to be the same plan.
         repaired: the same after recovery, for the finalists that were repaired; else None.
@@ -56,6 +60,7 @@ class Candidate:
     comparison: Comparison
     also: tuple[str, ...] = ()
     repaired: Comparison | None = None
+    expected: float = math.nan
 
     @property
     def final_measure(self) -> float:
@@ -130,11 +135,42 @@ def select(
         name, *also = names[key]
         candidates.append(Candidate(name, plan, plan.predicted_loss, comparison, tuple(also)))
         logger.info("%s: predicted %+.4g, measured %.4g", name, plan.predicted_loss, comparison.measure)
+    shrinkage = table.provenance.shrinkage
+    measured = [candidate.comparison.held_against(shrinkage).mean for candidate in candidates]
+    expected = expectations([candidate.predicted for candidate in candidates], measured)
+    candidates = [replace(candidate, expected=value) for candidate, value in zip(candidates, expected, strict=True)]
     winner = candidates[0]
     for candidate in candidates[1:]:
         if candidate.comparison.measure < winner.comparison.measure - TIE:
             winner = candidate
     return tuple(candidates), winner
+
+
+def expectations(predicted: Sequence[float], measured: Sequence[float]) -> list[float]:
+    """Predictions corrected by what was measured for other plans of the same table.
+
+    A table from few examples is off by a factor that its plans share: an optimiser finds what the examples happened to
+    miss. So every prediction is multiplied by the median of measured over predicted among the *others*; what was
+    measured of a plan itself says nothing about how well it was predicted. Where no other has both above zero the
+    prediction stays as it is.
+
+    Args:
+        predicted: loss changes, one per plan.
+        measured: what was measured for them, in the same unit.
+
+    Example:
+        >>> expectations([0.1, 0.2, 0.4], [0.9, 0.4, 0.8])
+        [0.2, 1.1, 2.2]
+    """
+    usable = [
+        measure / prediction if prediction > 0 and measure > 0 and math.isfinite(measure) else math.nan
+        for prediction, measure in zip(predicted, measured, strict=True)
+    ]
+    corrected = []
+    for number, prediction in enumerate(predicted):
+        others = [ratio for other, ratio in enumerate(usable) if other != number and math.isfinite(ratio)]
+        corrected.append(float(prediction * statistics.median(others)) if others else prediction)
+    return corrected
 
 
 def finalists(candidates: tuple[Candidate, ...], winner: Candidate) -> tuple[Candidate, ...]:

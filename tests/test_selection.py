@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import qubo_compress as qc
 from qubo_compress import selection
 from qubo_compress.comparison import Comparison, Estimate, HeldOut
 from qubo_compress.errors import NoFeasibleFound
 from qubo_compress.examples import read_examples
-from qubo_compress.selection import Candidate, finalists, select
+from qubo_compress.selection import Candidate, expectations, finalists, select
 
 MENU = qc.Menu(bits=(2, 4, 8), sparsity=(0.0, 0.5))
 BUDGET = qc.Budget(ratio=12)
@@ -186,3 +188,23 @@ def test_finalists_are_the_best_of_every_kind_that_is_not_far_behind() -> None:
     found = finalists(running, running[4])
     assert [one.name for one in found] == ["greedy", "solver 2", "additive"]
     assert [one.name for one in finalists(running, running[1])] == ["solver 2", "greedy", "additive"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    plans=st.lists(st.tuples(st.floats(1e-4, 10), st.floats(1e-4, 10)), min_size=2, max_size=9),
+    scale=st.floats(1e-3, 1e3),
+    own=st.floats(1e-4, 10),
+)
+def test_an_expectation_depends_on_other_plans_only_and_on_no_common_factor(
+    plans: list[tuple[float, float]], scale: float, own: float
+) -> None:
+    predicted, measured = map(list, zip(*plans, strict=True))
+    found = expectations(predicted, measured)
+    assert expectations([scale * value for value in predicted], measured) == pytest.approx(found)
+    assert expectations(predicted, [own, *measured[1:]])[0] == found[0]
+
+
+def test_without_another_plan_the_prediction_stays() -> None:
+    assert expectations([0.3], [5.0]) == [0.3]
+    assert expectations([0.3, 0.0, 0.2], [5.0, 1.0, math.inf]) == [0.3, 0.0, pytest.approx(0.2 * 5.0 / 0.3)]

@@ -132,7 +132,7 @@ def _candidates(result: CompressionResult) -> str:
         f"{verdict.counted(result.before.examples)}, before any recovery; ± two standard errors of the paired "
         "differences."
     )
-    found = table_html(verdict.CANDIDATE_HEAD, verdict.candidate_rows(result), numeric=range(1, 5))
+    found = table_html(verdict.CANDIDATE_HEAD, verdict.candidate_rows(result), numeric=range(1, 6))
     return f"<section><h2>Every plan that was measured</h2><p>{escape(caption)}</p>{found}</section>"
 
 

@@ -243,7 +243,7 @@ def quoted(candidate: Candidate) -> str:
 
 
 def candidate_rows(result: CompressionResult) -> tuple[tuple[str, ...], ...]:
-    """(name, predicted, measured, loss change, lost and gained) of every candidate of the round taken, in order."""
+    """(name, predicted, expected, measured, loss change, lost and gained) of every candidate of the round taken."""
     found = chosen_round(result)
     rows = []
     for candidate in found.candidates:
@@ -252,11 +252,12 @@ def candidate_rows(result: CompressionResult) -> tuple[tuple[str, ...], ...]:
         mark = "taken: " if candidate.name == found.winner else ""
         divergence = plus_minus(comparison.divergence, signs=False)
         change = plus_minus(comparison.change)
-        rows.append((mark + quoted(candidate), signed(candidate.predicted), divergence, change, right))
+        predicted, expected = signed(candidate.predicted), signed(candidate.expected)
+        rows.append((mark + quoted(candidate), predicted, expected, divergence, change, right))
     return tuple(rows)
 
 
-CANDIDATE_HEAD = ("plan", "predicted", "divergence", "loss change", "lost / gained")
+CANDIDATE_HEAD = ("plan", "predicted", "corrected by the others", "divergence", "loss change", "lost / gained")
 
 
 def warnings(result: CompressionResult) -> tuple[str, ...]:
@@ -277,6 +278,8 @@ def warnings(result: CompressionResult) -> tuple[str, ...]:
         )
     if not said:
         return ()
+    if math.isfinite(taken.expected) and taken.expected != taken.predicted:
+        said.append(f"In the proportion found for the other plans it is {signed(taken.expected)} for the plan taken.")
     examples = result.table.provenance.examples
     return (
         *said,

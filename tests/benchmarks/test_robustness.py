@@ -22,6 +22,7 @@ from benchmarks.robustness_tables import (
     error_list,
     newest,
     summary,
+    within,
     write_tables,
 )
 
@@ -43,7 +44,11 @@ def figures(loss: float, **changed: Any) -> dict[str, Any]:
     return {
         **{f"{time}_{name}": value for time in times for name, value in shared.items()},
         "original_loss": 0.2, "predicted": 0.1, "from_cache": False, "seconds": 1.0, "cpu_seconds": 1.0,
-        "peak_memory": 100.0, **changed,
+        "peak_memory": 100.0, "winner": "additive", **changed,
+        "candidates": [
+            {"names": ["solver"], "predicted": 0.02, "divergence": 0.1},
+            {"names": ["uniform", "additive"], "predicted": changed.get("predicted", 0.1), "divergence": 0.4},
+        ],
     }  # fmt: skip
 
 
@@ -145,7 +150,9 @@ def test_predictions_are_judged_by_the_measured_divergence(predicted: float, rig
     records: dict[Any, Any] = {("cell", *key, method): figures(1.0, predicted=predicted) for method in METHODS}
     records |= {("comparison", *key, name): {"difference": 0.0, "standard_error": 1.0} for name in OPPONENTS}
     (cell,) = comparisons_of(records)
-    assert cell.predicted_right is right and cell.impossible is impossible
+    assert within(cell.predicted, cell.measured) is right and cell.impossible is impossible
+    # The other plan had five times what was predicted for it.
+    assert cell.expected == pytest.approx(5 * predicted) and cell.held_out == 0.4
 
 
 def test_scores_are_per_example_and_divergence_is_from_the_original() -> None:
@@ -185,4 +192,5 @@ def test_a_real_method_leaves_its_losses_and_its_figures(tmp_path: Path, monkeyp
     assert losses.shape == (4,) and found["recovered_loss"] == pytest.approx(losses.mean())
     assert found["bytes"] <= 258_000 / 8 and found["examples_measured"] == 16 and not found["from_cache"]
     assert found["peak_memory"] >= found["memory_before"] > 50
-    assert set(figures(0.0)) <= set(found) | {"original_divergence"}
+    of_default = {"candidates", "winner"}
+    assert set(figures(0.0)) <= set(found) | {"original_divergence"} | of_default
