@@ -2,12 +2,13 @@
 
     python -m benchmarks.ratios --network cifar10-resnet20 --seeds 0 1 2 --ratios 6 8 10 12
 
-For each calibration seed one table is measured. At each ratio: ``uniform``, ``greedy``, the exact optimum
-of the linear terms alone, the full model, and the full model after one and two refinement rounds. Plans are
+For each calibration seed one table is measured with ``--metric`` and otherwise default arguments. At each ratio:
+``uniform``, ``greedy``, the exact optimum of the linear terms alone, the full model, and the full model after one and two refinement rounds. Plans are
 applied without fine-tuning, and once more with ``recover(epochs=0)``. Refinement sweeps use fewer examples
 (``--refine-examples``) and only choices within a factor of the incumbent's bytes (``--neighbourhood``). Test
 images are looked at for the figures alone. Records are appended to ``benchmarks/results/ratios.jsonl``; what is
-there already is not run again.
+there already is not run again. Those of version 0.3, whose linear terms were loss changes, lie in
+``ratios_0.3.jsonl``.
 """
 
 from __future__ import annotations
@@ -90,25 +91,26 @@ def plans_of(network: Network, table: qc.SensitivityTable, budget: qc.Budget, op
 
 def run(options: argparse.Namespace) -> None:
     """Measure what is missing."""
-    done = {(r["network"], r["seed"], r["ratio"], r["method"]) for r in read(PATH)}
+    done = {(r["network"], r["metric"], r["seed"], r["ratio"], r["method"]) for r in read(PATH)}
     for seed in options.seeds:
         network = channels_last(load(options.network, calibration_examples=options.examples, seed=seed))
-        cache = options.cache / f"{options.network}_{options.examples}_{seed}"
-        table = qc.measure(network.model, network.calibration, cache=cache, progress=False)
+        cache = options.cache / f"ratios_{options.network}_{options.examples}_{seed}_{options.metric}"
+        table = qc.measure(network.model, network.calibration, metric=options.metric, cache=cache, progress=False)
         before, loss_before = accuracy_and_loss(network.model, network.test)
         for ratio in options.ratios:
             wanted = METHODS[: 4 + options.rounds]
-            if all((options.network, seed, ratio, method) in done for method in wanted):
+            if all((options.network, options.metric, seed, ratio, method) in done for method in wanted):
                 continue
             known: dict[str, dict[str, float]] = {}
             for method, plan in plans_of(network, table, qc.Budget(ratio=ratio), options):
                 key = str(sorted(plan.choices.items()))
-                if (options.network, seed, ratio, method) in done:
+                if (options.network, options.metric, seed, ratio, method) in done:
                     continue
                 if key not in known or (method in RECOVERED and "recovered_loss" not in known[key]):
                     known[key] = evaluate(network, plan, recover=method in RECOVERED)
                 record = {
-                    "network": options.network, "seed": seed, "ratio": ratio, "method": method, "bytes": plan.bytes,
+                    "network": options.network, "metric": options.metric, "seed": seed, "ratio": ratio,
+                    "method": method, "bytes": plan.bytes,
                     "predicted": plan.predicted_loss, "original_accuracy": 100 * before, "original_loss": loss_before,
                     **known[key], "examples": options.examples,
                     "refine_examples": options.refine_examples, "neighbourhood": options.neighbourhood, **environment(),
@@ -123,19 +125,29 @@ def table_text(network: str) -> str:
     """All records of a network as markdown, means over seeds."""
     records = [r for r in read(PATH) if r["network"] == network]
     rows = []
-    for ratio in sorted({r["ratio"] for r in records}):
+    for ratio, metric in sorted({(r["ratio"], r["metric"]) for r in records}):
         for method in METHODS:
-            found = [r for r in records if r["ratio"] == ratio and r["method"] == method]
+            found = [r for r in records if (r["ratio"], r["metric"], r["method"]) == (ratio, metric, method)]
             if not found:
                 continue
-            cells = [f"{ratio:g}x", method, str(len(found))]
+            cells = [f"{ratio:g}x", metric, method, str(len(found))]
             for name, digits in (("loss", 3), ("accuracy", 2), ("recovered_loss", 3), ("recovered_accuracy", 2)):
                 values = [r[name] for r in found if name in r]
                 cells.append(f"{statistics.mean(values):.{digits}f}" if values else "")
             repaired = [r["original_accuracy"] - r["recovered_accuracy"] for r in found if "recovered_accuracy" in r]
             cells.append(f"{statistics.mean(repaired):+.2f}" if repaired else "")
             rows.append(cells)
-    header = ["ratio", "method", "seeds", "test loss", "top-1 %", "recovered loss", "recovered top-1 %", "drop"]
+    header = [
+        "ratio",
+        "metric",
+        "method",
+        "seeds",
+        "test loss",
+        "top-1 %",
+        "recovered loss",
+        "recovered top-1 %",
+        "drop",
+    ]
     return markdown(header, rows)
 
 
@@ -146,6 +158,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ratios", type=float, nargs="+", default=[6.0, 8.0, 10.0, 12.0])
     parser.add_argument("--examples", type=int, default=2000)
+    parser.add_argument("--metric", default="auto")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--refine-examples", type=int, default=800)
     parser.add_argument("--neighbourhood", type=float, default=2.0)
