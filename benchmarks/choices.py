@@ -8,7 +8,8 @@
 One table is measured with every choice of every family, plain and coded; a menu is that table narrowed to some
 families. A solve is repeated on the menu that its plan uses, whose file header is shorter. The menu that is called
 best is the one of the lowest loss on validation images; test images are looked at for the figures alone. Records
-are appended to ``benchmarks/results/choices.jsonl``; what is there already is not run again.
+are appended to ``benchmarks/results/choices.jsonl``; what is there already is not run again. Those of version 0.3,
+measured by ``gauss-newton``, lie in ``choices_0.3.jsonl``.
 """
 
 from __future__ import annotations
@@ -104,13 +105,13 @@ def scored(model: Any, network: Network) -> dict[str, float]:
 
 def measure_step(network: Network, options: argparse.Namespace) -> None:
     """Measure the whole table, and say what it took."""
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     table = measured(network, options)
     record = {
         "step": "measure", "network": network.name, "examples": options.examples, "seed": options.seed,
-        "threads": torch.get_num_threads(), "choices": int(table.linear.size),
+        "threads": torch.get_num_threads(), "metric": table.provenance.metric, "choices": int(table.linear.size),
         "weight_choices": len(table.choices[0]), "groups": len(table.choices),
-        "seconds": time.perf_counter() - started, "resumed": table.provenance.resumed,
+        "seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu, "resumed": table.provenance.resumed,
         "peak_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, **environment(),
     }  # fmt: skip
     append(PATH, record)

@@ -3,12 +3,12 @@
     python -m benchmarks.ratios --network cifar10-resnet20 --seeds 0 1 2 --ratios 6 8 10 12
 
 For each calibration seed one table is measured with ``--metric`` and otherwise default arguments. At each ratio:
-``uniform``, ``greedy``, the exact optimum of the linear terms alone, the full model, and the full model after one and two refinement rounds. Plans are
-applied without fine-tuning, and once more with ``recover(epochs=0)``. Refinement sweeps use fewer examples
-(``--refine-examples``) and only choices within a factor of the incumbent's bytes (``--neighbourhood``). Test
-images are looked at for the figures alone. Records are appended to ``benchmarks/results/ratios.jsonl``; what is
-there already is not run again. Those of version 0.3, whose linear terms were loss changes, lie in
-``ratios_0.3.jsonl``.
+``uniform``, ``greedy``, the exact optimum of the linear terms alone, the full model, and the full model after one and
+two refinement rounds. Plans are applied without fine-tuning, and once more with ``recover(epochs=0)``. Refinement
+sweeps use fewer examples (``--refine-examples``) and only choices within a factor of the incumbent's bytes
+(``--neighbourhood``). Test images are looked at for the figures alone. Records are appended to
+``benchmarks/results/ratios.jsonl``; what is there already is not run again. Those of version 0.3, whose linear terms
+were loss changes, lie in ``ratios_0.3.jsonl``.
 """
 
 from __future__ import annotations
