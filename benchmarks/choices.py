@@ -111,7 +111,8 @@ def measure_step(network: Network, options: argparse.Namespace) -> None:
         "step": "measure", "network": network.name, "examples": options.examples, "seed": options.seed,
         "threads": torch.get_num_threads(), "metric": table.provenance.metric, "choices": int(table.linear.size),
         "weight_choices": len(table.choices[0]), "groups": len(table.choices),
-        "seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu, "resumed": table.provenance.resumed,
+        "seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu,
+        "resumed": table.provenance.resumed,
         "peak_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, **environment(),
     }  # fmt: skip
     append(PATH, record)
