@@ -21,6 +21,7 @@ from benchmarks.robustness_tables import (
     comparisons_of,
     error_list,
     newest,
+    opponent_table,
     summary,
     within,
     write_tables,
@@ -151,6 +152,7 @@ def test_predictions_are_judged_by_the_measured_divergence(predicted: float, rig
     records |= {("comparison", *key, name): {"difference": 0.0, "standard_error": 1.0} for name in OPPONENTS}
     (cell,) = comparisons_of(records)
     assert within(cell.predicted, cell.measured) is right and cell.impossible is impossible
+    assert opponent_table([cell]).count("| 1 | 0 | 0 | +0.0000 |") == len(OPPONENTS)
     # The other plan had five times what was predicted for it.
     assert cell.expected == pytest.approx(5 * predicted) and cell.held_out == 0.4
 
