@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.menu.groups import state_entries
+from qubo_compress.menu.groups import Entry, state_entries
 
 
 @contextlib.contextmanager
@@ -49,14 +49,17 @@ def every_layer_runs() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def substituted(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+def substituted(
+    model: nn.Module, tensors: Mapping[str, Tensor], entries: Mapping[str, Entry] | None = None
+) -> Iterator[None]:
     """Other tensors in place of the named parameters and buffers, at every place that shares them.
 
     Args:
         model: its registered tensors are swapped out, never written to.
         tensors: first name in the state dict -> tensor to be seen instead.
+        entries: of the model, where they are known; looking them up takes as long as a few examples of a deep network.
     """
-    entries = state_entries(model)[0]
+    entries = state_entries(model)[0] if entries is None else entries
     places = [(module, attribute, tensors[name]) for name in tensors for module, attribute in entries[name].owners]
     with swapped(places):
         yield

@@ -32,11 +32,11 @@ from qubo_compress.sensitivity.metrics.products.slices import Structure, slice_p
 from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
 
-SLICE_BYTES = 200_000_000
+SLICE_BYTES = 400_000_000
 """Bytes of layer inputs and outputs that one pass may hold; the number of examples in a pass follows from it.
 
-With half as much a ResNet-110 sees nine examples at a time, and handling its layers takes as long as their gradients;
-with four times as much it takes a sixth longer, in fetching fresh pages from the operating system.
+With a quarter as much a ResNet-110 sees five examples at a time, and handling its layers takes longer than their
+gradients; with twice as much passes spend more on fetching fresh pages from the operating system.
 """
 
 ROWS_WANTED, MOST_PROBES = 512, 16
@@ -164,7 +164,9 @@ class _Collection:
             some = part.rows(slice(start, start + size))
             of_rows = slice(start * repeats, (start + len(some)) * repeats)
             cotangents = self._cotangents(number, part, of_rows, first + start, repeats)
-            products = slice_products(task.base, structure, some, cotangents, displacements.of, total).cpu()
+            products = slice_products(
+                task.base, structure, some, cotangents, displacements.of, total, task.entries
+            ).cpu()
             rows[:, start : start + len(some)] = products[:, : self.settings.probes_of(self.task)].transpose(1, 2)
             if self.settings.has_slope(task):
                 slope += products[:, -1].double().sum(1)

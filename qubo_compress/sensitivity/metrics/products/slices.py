@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qubo_compress.errors import ForwardFailed, InvalidModel
 from qubo_compress.examples import Inputs, Slice, map_tensors
+from qubo_compress.menu.groups import Entry
 from qubo_compress.network.scores import OutputReading
 from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder, View
 from qubo_compress.sensitivity.metrics.products.displacements import Block, RowBlock
@@ -75,6 +76,7 @@ def slice_products(
     cotangents: Sequence[Tensor],
     blocks_of: BlocksOf,
     choices: int,
+    entries: Mapping[str, Entry] | None = None,
 ) -> Tensor:
     """(choices, S, n) inner products of every choice's displacement with the gradients of every example.
 
@@ -85,12 +87,13 @@ def slice_products(
         cotangents: S tensors (M, C), one for every backward pass: gradients of a scalar by the output rows.
         blocks_of: the displacements.
         choices: number of all choices.
+        entries: of the model, where they are known.
 
     Raises:
         InvalidModel: when single examples have to be run, and their outputs are others than among the rest.
     """
     accumulator = _Accumulator(structure, len(part), len(cotangents), blocks_of, choices, cotangents[0].device)
-    with substituted(model, structure.state), torch.enable_grad():
+    with substituted(model, structure.state, entries), torch.enable_grad():
         recorder = Recorder(structure.state, accumulator.watch, structure.copied)
         with recorder:
             outputs = structure.reading.rows(run_model(model, part.inputs))
