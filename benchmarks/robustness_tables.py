@@ -82,7 +82,8 @@ class Comparison:
     def expected(self) -> float:
         """The same, corrected by what the held-out examples said of other plans."""
         candidates = self.methods["default"]["candidates"]
-        found = expectations([c["predicted"] for c in candidates], [c["divergence"] for c in candidates])
+        columns = ([c[name] for c in candidates] for name in ("predicted", "divergence"))
+        found = expectations(*columns, ["uniform" not in c["names"] for c in candidates])
         return found[candidates.index(self._taken)]
 
     @property

@@ -74,6 +74,11 @@ class Candidate:
         return self.name.split(" ")[0]
 
     @property
+    def sought(self) -> bool:
+        """Whether the table's predictions chose it: everything except ``uniform``, which they have little say in."""
+        return "uniform" not in self.names
+
+    @property
     def measured_loss(self) -> float:
         """Mean loss on the held-out examples; infinite when it is not finite."""
         loss = self.comparison.loss
@@ -137,7 +142,8 @@ def select(
         logger.info("%s: predicted %+.4g, measured %.4g", name, plan.predicted_loss, comparison.measure)
     shrinkage = table.provenance.shrinkage
     measured = [candidate.comparison.held_against(shrinkage).mean for candidate in candidates]
-    expected = expectations([candidate.predicted for candidate in candidates], measured)
+    predicted = [candidate.predicted for candidate in candidates]
+    expected = expectations(predicted, measured, [candidate.sought for candidate in candidates])
     candidates = [replace(candidate, expected=value) for candidate, value in zip(candidates, expected, strict=True)]
     winner = candidates[0]
     for candidate in candidates[1:]:
@@ -146,30 +152,32 @@ def select(
     return tuple(candidates), winner
 
 
-def expectations(predicted: Sequence[float], measured: Sequence[float]) -> list[float]:
+def expectations(predicted: Sequence[float], measured: Sequence[float], sought: Sequence[bool]) -> list[float]:
     """Predictions corrected by what was measured for other plans of the same table.
 
-    A table from few examples is off by a factor that its plans share: an optimiser finds what the examples happened to
-    miss. So every prediction is multiplied by the median of measured over predicted among the *others*; what was
-    measured of a plan itself says nothing about how well it was predicted. Where no other has both above zero the
-    prediction stays as it is.
+    An optimiser finds what the examples happened to miss, so the plans that it sought out are all worse than was
+    predicted, by a factor that they share. The prediction of such a plan is multiplied by the median of measured over
+    predicted among the *others* of them; what was measured of a plan itself says nothing about how well it was
+    predicted. Plans that the table had no say in keep their predictions, and so do those without such others.
 
     Args:
         predicted: loss changes, one per plan.
         measured: what was measured for them, in the same unit.
+        sought: whether a plan was chosen by these predictions.
 
     Example:
-        >>> expectations([0.1, 0.2, 0.4], [0.9, 0.4, 0.8])
-        [0.2, 1.1, 2.2]
+        >>> expectations([0.1, 0.2, 0.4, 0.5], [0.9, 0.4, 0.8, 0.5], [True, True, True, False])
+        [0.2, 1.1, 2.2, 0.5]
     """
     usable = [
-        measure / prediction if prediction > 0 and measure > 0 and math.isfinite(measure) else math.nan
-        for prediction, measure in zip(predicted, measured, strict=True)
+        measure / prediction if chosen and prediction > 0 and measure > 0 and math.isfinite(measure) else math.nan
+        for prediction, measure, chosen in zip(predicted, measured, sought, strict=True)
     ]
     corrected = []
     for number, prediction in enumerate(predicted):
         others = [ratio for other, ratio in enumerate(usable) if other != number and math.isfinite(ratio)]
-        corrected.append(float(prediction * statistics.median(others)) if others else prediction)
+        known = sought[number] and bool(others)
+        corrected.append(float(prediction * statistics.median(others)) if known else prediction)
     return corrected
 
 

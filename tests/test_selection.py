@@ -192,19 +192,24 @@ def test_finalists_are_the_best_of_every_kind_that_is_not_far_behind() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    plans=st.lists(st.tuples(st.floats(1e-4, 10), st.floats(1e-4, 10)), min_size=2, max_size=9),
+    plans=st.lists(st.tuples(st.floats(1e-4, 10), st.floats(1e-4, 10), st.booleans()), min_size=2, max_size=9),
     scale=st.floats(1e-3, 1e3),
     own=st.floats(1e-4, 10),
 )
 def test_an_expectation_depends_on_other_plans_only_and_on_no_common_factor(
-    plans: list[tuple[float, float]], scale: float, own: float
+    plans: list[tuple[float, float, bool]], scale: float, own: float
 ) -> None:
-    predicted, measured = map(list, zip(*plans, strict=True))
-    found = expectations(predicted, measured)
-    assert expectations([scale * value for value in predicted], measured) == pytest.approx(found)
-    assert expectations(predicted, [own, *measured[1:]])[0] == found[0]
+    predicted, measured, sought = map(list, zip(*plans, strict=True))
+    found = expectations(predicted, measured, sought)
+    assert expectations(predicted, [own, *measured[1:]], sought)[0] == found[0]
+    scaled = expectations([scale * value for value in predicted], measured, sought)
+    corrected = sum(sought) > 1
+    for before, after, chosen in zip(found, scaled, sought, strict=True):
+        assert after == pytest.approx(before if chosen and corrected else scale * before)
 
 
 def test_without_another_plan_the_prediction_stays() -> None:
-    assert expectations([0.3], [5.0]) == [0.3]
-    assert expectations([0.3, 0.0, 0.2], [5.0, 1.0, math.inf]) == [0.3, 0.0, pytest.approx(0.2 * 5.0 / 0.3)]
+    assert expectations([0.3], [5.0], [True]) == [0.3]
+    assert expectations([0.3, 0.2], [5.0, 0.1], [True, False]) == [0.3, 0.2]
+    found = expectations([0.3, 0.0, 0.2], [5.0, 1.0, math.inf], [True] * 3)
+    assert found == [0.3, 0.0, pytest.approx(0.2 * 5.0 / 0.3)]

@@ -48,7 +48,7 @@ def figures(loss: float, **changed: Any) -> dict[str, Any]:
         "peak_memory": 100.0, "winner": "additive", **changed,
         "candidates": [
             {"names": ["solver"], "predicted": 0.02, "divergence": 0.1},
-            {"names": ["uniform", "additive"], "predicted": changed.get("predicted", 0.1), "divergence": 0.4},
+            {"names": ["greedy", "additive"], "predicted": changed.get("predicted", 0.1), "divergence": 0.4},
         ],
     }  # fmt: skip
 
