@@ -29,6 +29,7 @@ from qubo_compress.examples import read_examples
 from qubo_compress.plan import Plan
 from qubo_compress.refinement import Round, refine
 from qubo_compress.selection import Candidate
+from qubo_compress.sensitivity.metrics.products import Products
 
 METHODS = ("uniform", "greedy", "linear", "full", "full+1", "full+2")
 RECOVERED = ("uniform", "full", "full+2")
@@ -94,8 +95,11 @@ def run(options: argparse.Namespace) -> None:
     done = {(r["network"], r["metric"], r["seed"], r["ratio"], r["method"]) for r in read(PATH)}
     for seed in options.seeds:
         network = channels_last(load(options.network, calibration_examples=options.examples, seed=seed))
-        cache = options.cache / f"ratios_{options.network}_{options.examples}_{seed}_{options.metric}"
-        table = qc.measure(network.model, network.calibration, metric=options.metric, cache=cache, progress=False)
+        # The folders of `benchmarks.prediction`, which measures the same tables.
+        folder = f"{options.network}_{options.examples}_{seed}"
+        cache = options.cache / (folder if options.metric == "gauss-newton" else f"{folder}_{options.metric}")
+        metric = Products(probes=1) if options.metric == "products" else options.metric
+        table = qc.measure(network.model, network.calibration, metric=metric, cache=cache, progress=False)
         before, loss_before = accuracy_and_loss(network.model, network.test)
         for ratio in options.ratios:
             wanted = METHODS[: 4 + options.rounds]
