@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -155,10 +154,10 @@ def select(
 def expectations(predicted: Sequence[float], measured: Sequence[float], sought: Sequence[bool]) -> list[float]:
     """Predictions corrected by what was measured for other plans of the same table.
 
-    An optimiser finds what the examples happened to miss, so the plans that it sought out are all worse than was
-    predicted, by a factor that they share. The prediction of such a plan is multiplied by the median of measured over
-    predicted among the *others* of them; what was measured of a plan itself says nothing about how well it was
-    predicted. Plans that the table had no say in keep their predictions, and so do those without such others.
+    An optimiser finds what the examples happened to miss, so the plans that it sought out are worse than was predicted,
+    and alike plans by a like factor. The prediction of such a plan is multiplied by measured over predicted of
+    *another* of them, the one predicted most alike; what was measured of a plan itself says nothing about how well it
+    was predicted. Plans that the table had no say in keep their predictions, and so do those without such another.
 
     Args:
         predicted: loss changes, one per plan.
@@ -166,18 +165,20 @@ def expectations(predicted: Sequence[float], measured: Sequence[float], sought: 
         sought: whether a plan was chosen by these predictions.
 
     Example:
-        >>> expectations([0.1, 0.2, 0.4, 0.5], [0.9, 0.4, 0.8, 0.5], [True, True, True, False])
-        [0.2, 1.1, 2.2, 0.5]
+        >>> expectations([0.1, 0.2, 0.8, 0.5], [0.9, 0.4, 0.8, 0.5], [True, True, True, False])
+        [0.2, 1.8, 1.6, 0.5]
     """
-    usable = [
-        measure / prediction if chosen and prediction > 0 and measure > 0 and math.isfinite(measure) else math.nan
-        for prediction, measure, chosen in zip(predicted, measured, sought, strict=True)
+    known = [
+        number
+        for number, (prediction, measure) in enumerate(zip(predicted, measured, strict=True))
+        if sought[number] and prediction > 0 and 0 < measure < math.inf
     ]
-    corrected = []
+    corrected = list(predicted)
     for number, prediction in enumerate(predicted):
-        others = [ratio for other, ratio in enumerate(usable) if other != number and math.isfinite(ratio)]
-        known = sought[number] and bool(others)
-        corrected.append(float(prediction * statistics.median(others)) if known else prediction)
+        others = [other for other in known if other != number]
+        if sought[number] and prediction > 0 and others:
+            alike = min(others, key=lambda other: abs(math.log(predicted[other] / predicted[number])))
+            corrected[number] = float(prediction * measured[alike] / predicted[alike])
     return corrected
 
 

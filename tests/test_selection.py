@@ -213,3 +213,8 @@ def test_without_another_plan_the_prediction_stays() -> None:
     assert expectations([0.3, 0.2], [5.0, 0.1], [True, False]) == [0.3, 0.2]
     found = expectations([0.3, 0.0, 0.2], [5.0, 1.0, math.inf], [True] * 3)
     assert found == [0.3, 0.0, pytest.approx(0.2 * 5.0 / 0.3)]
+
+
+def test_the_plan_predicted_most_alike_corrects() -> None:
+    found = expectations([0.1, 0.11, 1.0], [0.2, 0.11, 9.0], [True] * 3)
+    assert found == pytest.approx([0.1, 0.22, 1.0])

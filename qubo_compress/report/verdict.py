@@ -257,7 +257,7 @@ def candidate_rows(result: CompressionResult) -> tuple[tuple[str, ...], ...]:
     return tuple(rows)
 
 
-CANDIDATE_HEAD = ("plan", "predicted", "corrected by the others", "divergence", "loss change", "lost / gained")
+CANDIDATE_HEAD = ("plan", "predicted", "corrected", "divergence", "loss change", "lost / gained")
 
 
 def warnings(result: CompressionResult) -> tuple[str, ...]:
@@ -279,7 +279,10 @@ def warnings(result: CompressionResult) -> tuple[str, ...]:
     if not said:
         return ()
     if math.isfinite(taken.expected) and taken.expected != taken.predicted:
-        said.append(f"In the proportion found for the other plans it is {signed(taken.expected)} for the plan taken.")
+        said.append(
+            f"In the proportion found for the other plan predicted most alike it is {signed(taken.expected)} for the plan "
+            "taken (corrected)."
+        )
     examples = result.table.provenance.examples
     return (
         *said,
