@@ -165,8 +165,8 @@ def expectations(predicted: Sequence[float], measured: Sequence[float], sought: 
         sought: whether a plan was chosen by these predictions.
 
     Example:
-        >>> expectations([0.1, 0.2, 0.8, 0.5], [0.9, 0.4, 0.8, 0.5], [True, True, True, False])
-        [0.2, 1.8, 1.6, 0.5]
+        >>> expectations([1.0, 2.0, 8.0, 5.0], [9.0, 4.0, 8.0, 5.0], [True, True, True, False])
+        [2.0, 18.0, 16.0, 5.0]
     """
     known = [
         number

@@ -280,8 +280,7 @@ def warnings(result: CompressionResult) -> tuple[str, ...]:
         return ()
     if math.isfinite(taken.expected) and taken.expected != taken.predicted:
         said.append(
-            f"In the proportion found for the other plan predicted most alike it is {signed(taken.expected)} for the plan "
-            "taken (corrected)."
+            f"Corrected by the other plan that was predicted most alike, the plan taken is at {signed(taken.expected)}."
         )
     examples = result.table.provenance.examples
     return (
