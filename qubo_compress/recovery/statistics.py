@@ -33,8 +33,11 @@ from qubo_compress.substitution import evaluating, every_layer_runs
 
 METHODS = ("moments", "least-squares")
 
-REMEMBERED_BYTES = 1_000_000_000
+REMEMBERED_BYTES = 600_000_000
 """Bytes of the original's outputs that are remembered; the number of examples follows from it."""
+
+BLOCK_VALUES = 4_000_000
+"""Values of a layer that are held in double precision at a time."""
 
 CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.GroupNorm)
 """Modules whose outputs are (N, C, ...); others with a bias give (..., C)."""
@@ -169,23 +172,40 @@ def _repaired(
     return stored
 
 
-def _per_channel(tensor: Tensor, axis: int) -> Tensor:
-    """(values, channels) float64."""
-    return tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis]).double()
+def _rows(tensor: Tensor, axis: int) -> Tensor:
+    """(values, channels)."""
+    return tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis])
+
+
+def _mean(rows: Tensor) -> Tensor:
+    """(channels,) float64."""
+    return torch.stack([block.double().sum(0) for block in _blocks(rows)]).sum(0) / len(rows)
+
+
+def _covariance(one: Tensor, one_mean: Tensor, other: Tensor, other_mean: Tensor) -> Tensor:
+    """(channels,) float64 of the rows of two tensors."""
+    pairs = zip(_blocks(one), _blocks(other), strict=True)
+    sums = [((x.double() - one_mean) * (y.double() - other_mean)).sum(0) for x, y in pairs]
+    return torch.stack(sums).sum(0) / len(one)
+
+
+def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(rows, max(1, BLOCK_VALUES // max(1, rows.shape[1])))
 
 
 def _normalisation(target: _Target, small: nn.Module, given: Tensor, goal: Tensor, method: str) -> list[Tensor]:
-    x, y = _per_channel(given, 1), _per_channel(goal, 1)
+    x, y = _rows(given, 1), _rows(goal, 1)
     entries = state_entries(small)[0]
     current = {attribute(m.name): entries[m.name].tensor.detach().double() for m in target.group.members}
     epsilon = target.group.epsilon or 0.0
     before = current["weight"] / torch.sqrt(current["running_var"] + epsilon)
-    x_mean, y_mean = x.mean(0), y.mean(0)
-    x_var, y_var = x.var(0, unbiased=False), y.var(0, unbiased=False)
+    x_mean, y_mean = _mean(x), _mean(y)
+    x_var = _covariance(x, x_mean, x, x_mean)
     if method == "moments":
+        y_var = _covariance(y, y_mean, y, y_mean)
         scale = torch.sign(before) * torch.sqrt(y_var / x_var.clamp(min=SMALLEST_VARIANCE))
     else:
-        scale = ((x - x_mean) * (y - y_mean)).mean(0) / x_var.clamp(min=SMALLEST_VARIANCE)
+        scale = _covariance(x, x_mean, y, y_mean) / x_var.clamp(min=SMALLEST_VARIANCE)
     # A channel that is constant on these examples tells nothing about its scale.
     scale = torch.where((x_var > SMALLEST_VARIANCE) & torch.isfinite(scale), scale, before)
     named = {
@@ -205,7 +225,7 @@ def _corrected_bias(target: _Target, small: nn.Module, module: nn.Module, output
     for member in target.group.members:
         tensor = entries[member.name].tensor.detach()
         if attribute(member.name) == "bias" and tensor.numel() == output.shape[axis]:
-            difference = _per_channel(goal, axis).mean(0) - _per_channel(output, axis).mean(0)
+            difference = _mean(_rows(goal, axis)) - _mean(_rows(output, axis))
             tensor = (tensor.double() + difference.reshape(tensor.shape)).to(tensor.dtype)
         values.append(tensor)
     return values
