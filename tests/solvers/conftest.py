@@ -75,8 +75,9 @@ def _sockets() -> set[str]:
 def _nothing_left_behind() -> Iterator[None]:
     threads, sockets = _threads(), _sockets()
     yield
-    gc.collect()  # what a refused connection holds lives as long as its exception, which is part of a cycle
-    for _ in range(3000):
+    for look in range(3000):
+        if look % 50 == 10:
+            gc.collect()  # what a refused connection holds lives as long as its exception, which is part of a cycle
         left = (_threads() - threads, _sockets() - sockets)
         if not any(left):
             return
