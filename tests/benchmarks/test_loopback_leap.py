@@ -42,6 +42,11 @@ from benchmarks.loopback_leap.__main__ import main
 from qubo_compress import ChoiceProblem
 
 
+@pytest.fixture(autouse=True)
+def _caches_are_temporary(caches, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
+
+
 @pytest.fixture(scope="module")
 def eager():
     with LoopbackLeap(eager=True, seed=3) as running, running.environment():

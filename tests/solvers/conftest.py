@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def _caches_are_temporary(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
+
+
 class Clock:
     """Goes on by one step whenever it is read, so that a load on the machine changes nothing."""
 
