@@ -4,23 +4,43 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
+import random
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+# As `make test` does, before anything reads them: threads of two processes would get in each other's way, and the
+# client of D-Wave would keep lists of solvers in the user's folder.
+for _name, _value in {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "DWAVE_CACHE_ENABLED": "false"}.items():
+    os.environ.setdefault(_name, _value)
 
-torch.set_num_threads(1)
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def _interrupts_are_heard():
-    """A shell starts background jobs with SIGINT ignored; the tests that send it need Python's own handler."""
+def _as_if_alone():
+    """Random numbers, threads and Ctrl-C are the same for a test whichever ran before it.
+
+    A shell starts background jobs with SIGINT ignored; the tests that send it need Python's own handler.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For ``XDG_CACHE_HOME``, where a client of D-Wave would write to the user's folder whatever its settings say."""
+    return tmp_path_factory.mktemp("caches")
 
 
 EXAMPLES = 24

@@ -16,7 +16,7 @@ from qubo_compress.evaluation import score
 from qubo_compress.testing import same_snapshot, snapshot
 
 MENU = qc.Menu(bits=(2, 4, 8), sparsity=(0.0, 0.5))
-OPTIONS: dict[str, Any] = {"menu": MENU, "solver": "annealer", "time_limit": 1.0, "progress": False}
+OPTIONS: dict[str, Any] = {"menu": MENU, "solver": "annealer", "time_limit": 0.3, "progress": False}
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,7 +19,10 @@ from qubo_compress.menu.operator import choice_name, operators
 from qubo_compress.testing import registered_samples
 
 SAMPLES = registered_samples()
-MENU = qc.Menu([operator for operator in SAMPLES if operator.operator_name != "keep"])
+OFFERED = [operator for operator in SAMPLES if operator.operator_name != "keep"]
+MENU = qc.Menu(OFFERED)
+SOME = 10
+"""Choices that each random network is offered: few are picked, and all that are offered must be priced."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Shape:
 SHAPES = st.builds(
     Shape,
     dimensions=st.sampled_from([1, 2]),
-    channels=st.integers(2, 5),
+    channels=st.integers(2, 4),
     kernel=st.sampled_from([1, 2, 3]),
     stride=st.integers(1, 2),
     padding=st.integers(0, 1),
@@ -73,13 +77,14 @@ def made(shape: Shape, seed: int) -> tuple[nn.Module, list[tuple[Tensor, Tensor]
     return net, [(images, torch.arange(12) % 3)]
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(shape=SHAPES, seed=st.integers(0, 1000))
 def test_files_are_as_large_as_planned_and_load_what_was_applied(shape: Shape, seed: int) -> None:
     net, batches = made(shape, seed)
-    table = qc.measure(net, batches, menu=MENU, metric="magnitude", groups=shape.groups, progress=False)
-    rng = np.random.default_rng(seed)
-    for _ in range(3):
+    rng = np.random.default_rng(zlib.crc32(repr((shape, seed)).encode()))  # seeds alone are often 0
+    menu = qc.Menu([OFFERED[n] for n in rng.choice(len(OFFERED), SOME, replace=False)])
+    table = qc.measure(net, batches, menu=menu, metric="magnitude", groups=shape.groups, progress=False)
+    for _ in range(4):
         picked = {name: str(rng.choice(names)) for name, names in zip(table.group_names, table.choices, strict=True)}
         plan = table.plan(picked)
         small = plan.apply(net)

@@ -256,7 +256,9 @@ class MeasureTask:
     def variants(self, group: int) -> list[tuple[Tensor, ...]]:
         """For every choice, the whole tensors to be seen by the network, on its device."""
         members = self.layout.groups[group].members
-        base = [self.entries[member.name].tensor.detach() for member in members]
+        # As the network holds them now: a row of the same tensor may be swapped in already.
+        places = [self.entries[member.name].owners[0] for member in members]
+        base = [getattr(module, attribute).detach() for module, attribute in places]
         return [
             tuple(m.placed(tensor, value) for m, tensor, value in zip(members, base, values, strict=True))
             for values in self.values(group)

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import _thread
 import itertools
+import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 
 import numpy as np
 
-from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
+from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound, ProblemTooLarge
 from qubo_compress.problem import ChoiceProblem, FactorArray, IntArray
 from qubo_compress.problem_generators import random_problem
-from qubo_compress.solvers import Solution, Solver, make_solver, solve
+from qubo_compress.solvers import RawSolution, SearchLimits, Solution, Solver, make_solver, solve
+from qubo_compress.solvers.solver import verify
 
 _NO_TIME = 1e-6
 """Seconds that are over at the first look at the clock."""
+
+_CTRL_C_AFTER = 0.4
+"""Seconds of a search after which Ctrl-C is pressed."""
 
 _KINDS = ("separable", "sparse", "dense", "low-rank")
 
@@ -131,7 +135,9 @@ def time_limit_is_kept(solver: Solver, time_limit: float) -> None:
 
     Work is counted, not seconds, so that a busy machine changes nothing: what is done within a microsecond must be one
     unit of the solver's own, a proof, or less than half of what is done within ``time_limit`` or, where that is still
-    too short for more, within ten or a hundred times as much. A solver that counts no work cannot be checked.
+    too short for more, within ten or a hundred times as much. A search that comes to its own end within ``time_limit``
+    seconds of the processor, however much time it is given, need not look at the clock. A solver that counts no work,
+    or refuses these problems as too large, cannot be checked.
     """
     for kind in ("dense", "low-rank", "separable"):
         problem = random_problem(kind, groups=60, choices=12, seed=1)
@@ -139,11 +145,13 @@ def time_limit_is_kept(solver: Solver, time_limit: float) -> None:
         if hurried is None or hurried.work <= 1 or hurried.status == "optimal":
             continue
         for longer in (1.0, 10.0, 100.0):
+            begin = _processor_seconds()
             patient = _attempt(problem, solver, longer * time_limit)
+            used = _processor_seconds() - begin
             if patient is not None and patient.work > 2 * hurried.work:
                 break
         else:
-            raise AssertionError(
+            assert used <= time_limit, (
                 f"the time limit is not kept: on {kind}, work {hurried.work} was done within {_NO_TIME} s, and "
                 f"{0 if patient is None else patient.work} within {longer * time_limit:g} s; look at the clock after "
                 "every unit of work"
@@ -196,27 +204,18 @@ def interruption_returns_the_best(solver: Solver, time_limit: float) -> None:  #
     if threading.current_thread() is not threading.main_thread():
         return
     problem = random_problem("low-rank", groups=60, choices=12, seed=7)
-    _attempt(problem, solver, 0.2)
-    timer = threading.Timer(0.4, _thread.interrupt_main)
-    # A process started in the background may ignore SIGINT, and then nothing would be tested.
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    start = time.perf_counter()
+    _attempt(problem, solver, 0.2)  # whatever is compiled once is compiled here
     try:
-        timer.start()
-        solution = _attempt(problem, solver, 20.0)
-        seconds = time.perf_counter() - start
-        timer.cancel()
-        timer.join()
+        raw, met = _search_under_ctrl_c(solver, problem, 20.0)
+        solution = verify(problem, solver.name, raw, 0.0)
+    except (NoFeasibleFound, ProblemTooLarge):
+        return
     except KeyboardInterrupt:
         raise AssertionError("KeyboardInterrupt escaped instead of ending the search") from None
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    if solution is not None:
-        assert solution.interrupted or seconds < 0.6 or solution.status == "optimal", (
-            f"interrupted after 0.4 s, but went on for {seconds:.1f} s without saying so"
-        )
-        assert not solution.interrupted or seconds < 3.0, f"took {seconds:.1f} s to react to Ctrl-C"
-        _check_answer(problem, solution, "an interrupted search")
+    assert solution.interrupted or solution.status == "optimal" or not met, (
+        "Ctrl-C came during the search, and the answer does not say that it was interrupted"
+    )
+    _check_answer(problem, solution, "an interrupted search")
 
 
 def keeps_everything_when_free(solver: Solver, time_limit: float) -> None:
@@ -255,12 +254,48 @@ def _small(kind: str, budgets: int) -> ChoiceProblem:
     return random_problem(kind, groups=6, choices=5, seed=11, budgets=budgets, rank=8 if kind == "low-rank" else None)
 
 
+def _search_under_ctrl_c(solver: Solver, problem: ChoiceProblem, seconds: float) -> tuple[RawSolution, bool]:
+    """Search, press Ctrl-C meanwhile, and say whether it came before the search had ended.
+
+    The time runs from the beginning of the search, so that nothing else is interrupted.
+    """
+    pressed, raw, met = threading.Event(), None, False
+
+    def press() -> None:
+        _thread.interrupt_main()
+        pressed.set()
+
+    timer = threading.Timer(_CTRL_C_AFTER, press)
+    # A process started in the background may ignore SIGINT, and then nothing would be tested.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        timer.start()
+        raw = solver.search(problem, SearchLimits(seconds), np.random.default_rng(0))
+        met = pressed.is_set()
+        timer.cancel()
+        timer.join()
+    except KeyboardInterrupt:
+        if raw is None:
+            raise
+        met = False  # it came when the search had just ended
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, handler)
+    return raw, met
+
+
+def _processor_seconds() -> float:
+    """Used so far by all threads, and by the processes that were waited for."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 def _attempt(
     problem: ChoiceProblem, solver: Solver, time_limit: float, work: int | None = None, seed: int = 0
 ) -> Solution | None:
     try:
         return solve(problem, solver, time_limit=time_limit, work_limit=work, seed=seed)
-    except NoFeasibleFound:
+    except (NoFeasibleFound, ProblemTooLarge):
         return None
 
 

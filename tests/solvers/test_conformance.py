@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from qubo_compress import solvers
+from qubo_compress.errors import ProblemTooLarge
 from qubo_compress.problem import ChoiceProblem
 from qubo_compress.solvers import RawSolution, SearchLimits, make_solver
 from qubo_compress.testing import solvers as testing
@@ -40,6 +41,11 @@ def test_everything_is_kept_when_no_budget_binds(name):
     testing.keeps_everything_when_free(make_solver(name), 2.0)
 
 
+def cheapest(problem):
+    spans = itertools.pairwise(problem.group_offsets)
+    return np.array([int(np.argmin(problem.costs[:, a:b].sum(axis=0))) for a, b in spans])
+
+
 @dataclass(frozen=True)
 class Liar:
     """Claims a bound above what can be reached."""
@@ -47,9 +53,7 @@ class Liar:
     name: ClassVar[str] = "liar"
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        spans = itertools.pairwise(problem.group_offsets)
-        cheapest = [int(np.argmin(problem.costs[:, a:b].sum(axis=0))) for a, b in spans]
-        return RawSolution(assignments=(np.array(cheapest),), bound=1e6, work=1)
+        return RawSolution(assignments=(cheapest(problem),), bound=1e6, work=1)
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,13 @@ class Deaf:
     """Tries random choices as often as it was made to, or up to the time limit where it keeps that."""
 
     name: ClassVar[str] = "deaf"
+    total: ClassVar[list[int]] = []
     tries: int = 300
     keeps_time: bool = False
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         deadline = time.perf_counter() + limits.seconds
-        spans = itertools.pairwise(problem.group_offsets)
-        best = np.array([int(np.argmin(problem.costs[:, a:b].sum(axis=0))) for a, b in spans])
+        best = cheapest(problem)
         work = 0
         for work in range(1, min(self.tries, limits.work or self.tries) + 1):
             tried = best.copy()
@@ -73,15 +77,79 @@ class Deaf:
                 best = tried
             if self.keeps_time and time.perf_counter() >= deadline:
                 break
+        self.total.append(work)
         return RawSolution(assignments=(best,), work=work)
 
 
-def test_an_ignored_time_limit_is_caught_and_a_kept_one_is_not():
+@pytest.fixture
+def a_try_takes_a_hundredth(monkeypatch):
+    """Of a second of the processor, on any machine."""
+    Deaf.total.clear()
+    monkeypatch.setattr(testing, "_processor_seconds", lambda: 0.01 * sum(Deaf.total))
+
+
+def test_an_ignored_time_limit_is_caught_and_a_kept_one_is_not(a_try_takes_a_hundredth):
     testing.time_limit_is_kept(Deaf(keeps_time=True), 0.3)
     with pytest.raises(AssertionError, match="the time limit is not kept: on dense, work 300 .* and 300 within 30 s"):
         testing.time_limit_is_kept(Deaf(), 0.3)
     with pytest.raises(AssertionError, match="deaf.*time_limit_is_kept"):
-        testing.check_solver(Deaf(), time_limit=0.3)
+        testing.check_solver(Deaf(tries=40), time_limit=0.3)
+
+
+def test_a_search_that_is_over_in_time_need_not_look_at_the_clock(a_try_takes_a_hundredth):
+    testing.time_limit_is_kept(Deaf(tries=29), 0.3)
+    with pytest.raises(AssertionError, match="the time limit is not kept"):
+        testing.time_limit_is_kept(Deaf(tries=31), 0.3)
+
+
+@dataclass(frozen=True)
+class Enumeration:
+    """Tries all assignments, without a look at the clock, and refuses what would take long."""
+
+    name: ClassVar[str] = "enumeration"
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        if np.prod(problem.group_sizes.astype(float)) > 20_000:
+            raise ProblemTooLarge("more than 20,000 assignments")
+        grid = np.meshgrid(*map(np.arange, problem.group_sizes))
+        picks = np.stack(grid, axis=-1).reshape(-1, problem.num_groups)[: limits.work]
+        totals = problem.costs[:, picks + problem.group_offsets[:-1]].sum(axis=2)
+        fitting = picks[(totals.T + problem.fixed_costs <= problem.limits).all(axis=1)]
+        best = fitting[np.argmin(problem.energies(fitting))] if len(fitting) else cheapest(problem)
+        return RawSolution(assignments=(best,), work=len(picks))
+
+
+def test_a_solver_of_small_problems_conforms():
+    testing.check_solver(Enumeration(), time_limit=0.3)
+
+
+@dataclass(frozen=True)
+class Interruptible:
+    """Waits for the time limit or for Ctrl-C, which it lets through, hides or admits."""
+
+    name: ClassVar[str] = "interruptible"
+    manner: str
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        deadline, interrupted = time.perf_counter() + limits.seconds, False
+        try:
+            while self.manner != "ends before" and time.perf_counter() < deadline:
+                time.sleep(0.001)
+        except KeyboardInterrupt:
+            if self.manner == "lets through":
+                raise
+            interrupted = self.manner == "admits"
+        return RawSolution(assignments=(cheapest(problem),), interrupted=interrupted)
+
+
+def test_what_becomes_of_ctrl_c_is_checked(monkeypatch):
+    monkeypatch.setattr(testing, "_CTRL_C_AFTER", 0.05)
+    for fine in ("admits", "ends before"):
+        testing.interruption_returns_the_best(Interruptible(fine), 0.3)
+    with pytest.raises(AssertionError, match="does not say that it was interrupted"):
+        testing.interruption_returns_the_best(Interruptible("hides"), 0.3)
+    with pytest.raises(AssertionError, match="escaped instead of ending the search"):
+        testing.interruption_returns_the_best(Interruptible("lets through"), 0.3)
 
 
 def test_a_false_bound_is_caught():

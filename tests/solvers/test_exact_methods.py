@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
 import dataclasses
-import signal
-import threading
 import time
 
 import numpy as np
@@ -96,35 +93,30 @@ def test_sparse_problems_with_two_budgets_go_to_highs():
 
 def test_a_process_that_hangs_is_ended(monkeypatch, tmp_path):
     script = tmp_path / "hangs.py"
-    script.write_text("import time\ntime.sleep(600)\n")
+    script.write_text("import time\ntime.sleep(3600)\n")  # longer than any test may take
     monkeypatch.setattr(milp_process, "__file__", str(script))
     problem = ChoiceProblem.random(kind="sparse", groups=12, choices=4, seed=0, neighbours=1, budgets=2)
-    start = time.perf_counter()
     solution = solve(problem, "exact", time_limit=3.5)
-    assert time.perf_counter() - start - solution.timing["compile"] < 4.1
     assert any("overran" in note for note in solution.notes)
     assert solution.bound is not None and solution.bound <= solution.energy
 
 
-def test_ctrl_c_ends_the_process(monkeypatch, tmp_path):
+def test_ctrl_c_ends_the_process(monkeypatch, tmp_path, ctrl_c):
     script = tmp_path / "hangs.py"
-    script.write_text("import time\ntime.sleep(600)\n")
+    script.write_text("import time\ntime.sleep(3600)\n")
     monkeypatch.setattr(milp_process, "__file__", str(script))
     started = []
     popen = integer_programming.subprocess.Popen
-    monkeypatch.setattr(
-        integer_programming.subprocess, "Popen", lambda *args, **kw: started.append(popen(*args, **kw)) or started[-1]
-    )
+
+    def start(*args, **options):
+        started.append(popen(*args, **options))
+        ctrl_c(0.3)
+        return started[-1]
+
+    monkeypatch.setattr(integer_programming.subprocess, "Popen", start)
     problem = ChoiceProblem.random(kind="sparse", groups=12, choices=4, seed=0, neighbours=1, budgets=2)
     exact.warm_up()
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(3.0, _thread.interrupt_main)
-    try:
-        timer.start()
-        solution = solve(problem, "exact", time_limit=20.0)
-    finally:
-        timer.cancel()
-        signal.signal(signal.SIGINT, handler)
+    solution = solve(problem, "exact", time_limit=3600.0)
     assert solution.interrupted and problem.is_feasible(solution.assignment)
     assert started and started[0].poll() is not None
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import signal
 import threading
 import time
-from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import dimod
@@ -24,7 +21,7 @@ from qubo_compress import ChoiceProblem, solve
 from qubo_compress import errors as e
 from qubo_compress.encodings.encoding import encodings
 from qubo_compress.problem_generators import random_problem
-from qubo_compress.solvers import minor_embedding, qpu_device
+from qubo_compress.solvers import minor_embedding, qpu_device, qpu_fit
 from qubo_compress.solvers.local_model import local_model
 from qubo_compress.solvers.minor_embedding import find_minor
 from qubo_compress.solvers.qpu import Qpu
@@ -118,16 +115,15 @@ def test_the_conformance_checks_of_small_problems(chip, check):
 
 
 @pytest.mark.parametrize("kind, groups, choices", [("dense", 20, 16), ("low-rank", 20, 16), ("dense", 100, 16)])
-def test_what_does_not_fit_is_refused_within_a_second(large_chip, kind, groups, choices):
+def test_what_does_not_fit_is_refused_before_anything_that_takes_long(large_chip, kind, groups, choices, monkeypatch):
+    built = []
+    build = qpu_fit.build_bqm
+    monkeypatch.setattr(qpu_fit, "build_bqm", lambda *args, **more: built.append(args) or build(*args, **more))
+    monkeypatch.setattr(qpu_fit, "find_minor", lambda *_: pytest.fail("an embedding was searched"))
     problem = random_problem(kind, groups=groups, choices=choices, seed=0)
-    solver = Qpu(sampler=large_chip, cache=None)
-    seconds = []
-    for _ in range(2):  # a busy machine is forgiven once
-        start = time.perf_counter()
-        with pytest.raises(e.ProblemTooLarge) as refusal:
-            solve(problem, solver, time_limit=60.0)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < (1.0 if groups == 20 else 2.0)
+    with pytest.raises(e.ProblemTooLarge) as refusal:
+        solve(problem, Qpu(sampler=large_chip, cache=None), time_limit=250.0)
+    assert len(built) <= (2 if groups == 20 else 0), "the model of a large problem takes seconds to build"
     text = str(refusal.value)
     assert str(groups * (choices - 1)) in text and "184" in text
     assert all(word in text for word in ("qpu-decomposition", "leap-cqm", "annealer"))
@@ -367,35 +363,8 @@ def remote(server):
     server.faults.clear()
 
 
-def sockets():
-    links = []
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            links.append(str(entry.readlink()))
-        except FileNotFoundError:  # the folder's own handle
-            continue
-    return {link for link in links if link.startswith("socket:")}
-
-
-def running():
-    """All threads but the server's own, which it starts when it needs them."""
-    return {thread for thread in threading.enumerate() if not thread.name.startswith("loopback-leap")}
-
-
-@contextmanager
-def nothing_left_behind(seconds=3.0):
-    threads, handles = running(), sockets()
-    yield
-    gc.collect()  # what a refused connection holds lives as long as its exception, which is part of a cycle
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end and (running() - threads or sockets() - handles):
-        time.sleep(0.02)
-    assert not running() - threads
-    assert not sockets() - handles
-
-
 @pytest.mark.parametrize("chip_name", ["loopback_zephyr3", "loopback_pegasus3"])
-def test_end_to_end_over_http(server, remote, chip_name):
+def test_end_to_end_over_http(server, remote, chip_name, nothing_left_behind):
     before = len(server.requests)
     with nothing_left_behind():
         solution = solve(PROBLEM, remote(service_solver=chip_name), time_limit=20.0)
@@ -413,7 +382,7 @@ def test_reverse_annealing_over_http(remote):
     assert solution.work == 1 and solution.details["samples"] == 20
 
 
-def test_a_preview_submits_nothing(server, remote):
+def test_a_preview_submits_nothing(server, remote, nothing_left_behind):
     before = len(server.requests)
     with nothing_left_behind():
         preview = remote().preview(PROBLEM)
@@ -450,16 +419,16 @@ def test_a_submission_longer_than_the_chip_allows_is_refused(server, remote):
         ({"kind": "submit", "status": 503}, e.ServiceFailed),
         ({"kind": "submit", "drop": True}, e.ServiceFailed),
         ({"kind": "solve", "message": "the chip warmed up"}, e.ServiceFailed),
-        ({"kind": "solve", "delay": 30.0}, e.RemoteTimeout),
+        ({"kind": "solve", "delay": 3600.0}, e.RemoteTimeout),
     ],
     ids=lambda value: str(value),
 )
-def test_each_fault_has_its_own_exception(server, remote, fault, expected):
+def test_each_fault_has_its_own_exception(server, remote, fault, expected, nothing_left_behind):
     server.faults.next(**fault)
-    start = time.perf_counter()
+    # Only what waits for the time limit depends on it; nothing else may, however slow the machine is.
+    limit = 2.0 if expected is e.RemoteTimeout else 250.0
     with nothing_left_behind(), pytest.raises(expected):
-        solve(PROBLEM, remote(roof_duality=False), time_limit=2.0)
-    assert time.perf_counter() - start < 5.0
+        solve(PROBLEM, remote(roof_duality=False), time_limit=limit)
     assert server.token not in repr(remote())
 
 
@@ -480,7 +449,7 @@ def test_a_fault_after_the_first_submission_keeps_what_came_back(server, remote)
     assert any("stopped early, after 1 submissions: ServiceFailed" in note for note in solution.notes)
 
 
-def test_no_token_no_such_chip_and_no_server(server, remote, monkeypatch):
+def test_no_token_no_such_chip_and_no_server(server, remote, monkeypatch, nothing_left_behind):
     with nothing_left_behind(), pytest.raises(e.InvalidToken):
         solve(PROBLEM, remote(token="wrong"), time_limit=10.0)
     with nothing_left_behind(), pytest.raises(e.SolverUnavailable):
@@ -490,19 +459,20 @@ def test_no_token_no_such_chip_and_no_server(server, remote, monkeypatch):
         solve(PROBLEM, Qpu(), time_limit=10.0)
 
 
-def test_ctrl_c_cancels_the_problem_and_returns_what_there_is(server, remote):
-    server.faults.next("solve", delay=30.0)
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(1.0, lambda: signal.raise_signal(signal.SIGINT))
-    start = time.perf_counter()
+def test_ctrl_c_cancels_the_problem_and_returns_what_there_is(server, remote, nothing_left_behind):
+    server.faults.next("solve", delay=3600.0)
     before = len(server.requests)
-    try:
-        timer.start()
-        with nothing_left_behind():
-            solution = solve(PROBLEM, remote(roof_duality=False), time_limit=25.0)
-            timer.join()
-    finally:
-        signal.signal(signal.SIGINT, handler)
+
+    def press_when_submitted():
+        while "submit" not in [request.kind for request in server.requests[before:]]:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        signal.raise_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=press_when_submitted, daemon=True)
+    with nothing_left_behind():
+        thread.start()
+        solution = solve(PROBLEM, remote(roof_duality=False), time_limit=3600.0)
+        thread.join()
     assert solution.interrupted and PROBLEM.is_feasible(solution.assignment)
-    assert time.perf_counter() - start < 6.0
     assert "cancel" in [request.kind for request in server.requests[before:]]

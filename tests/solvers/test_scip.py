@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
-import signal
-import threading
-
 import pytest
 
 from qubo_compress import ChoiceProblem, solve
@@ -35,14 +31,8 @@ def test_a_problem_too_large_is_refused_before_a_model_is_built(monkeypatch):
         solve(problem, "scip", time_limit=60.0)
 
 
-def test_ctrl_c_gives_the_best_so_far():
+def test_ctrl_c_gives_the_best_so_far(ctrl_c):
     problem = ChoiceProblem.random(kind="low-rank", groups=14, choices=10, seed=0, rank=40)
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(3.0, _thread.interrupt_main)
-    try:
-        timer.start()
-        solution = solve(problem, "scip", time_limit=3600.0)  # no test may take so long
-    finally:
-        timer.cancel()
-        signal.signal(signal.SIGINT, handler)
+    ctrl_c(3.0)
+    solution = solve(problem, "scip", time_limit=3600.0)
     assert solution.interrupted and problem.is_feasible(solution.assignment)
