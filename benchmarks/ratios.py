@@ -102,13 +102,13 @@ def run(options: argparse.Namespace) -> None:
         table = qc.measure(network.model, network.calibration, metric=metric, cache=cache, progress=False)
         before, loss_before = accuracy_and_loss(network.model, network.test)
         for ratio in options.ratios:
-            wanted = METHODS[: 4 + options.rounds]
+            wanted = [method for method in METHODS[: 4 + options.rounds] if method in options.methods]
             if all((options.network, options.metric, seed, ratio, method) in done for method in wanted):
                 continue
             known: dict[str, dict[str, float]] = {}
             for method, plan in plans_of(network, table, qc.Budget(ratio=ratio), options):
                 key = str(sorted(plan.choices.items()))
-                if (options.network, options.metric, seed, ratio, method) in done:
+                if method not in wanted or (options.network, options.metric, seed, ratio, method) in done:
                     continue
                 if key not in known or (method in RECOVERED and "recovered_loss" not in known[key]):
                     known[key] = evaluate(network, plan, recover=method in RECOVERED)
@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--ratios", type=float, nargs="+", default=[6.0, 8.0, 10.0, 12.0])
     parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--metric", default="auto")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, help="what is scored")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--refine-examples", type=int, default=800)
     parser.add_argument("--neighbourhood", type=float, default=2.0)
