@@ -3,8 +3,9 @@
     python -m benchmarks.ratios --network cifar10-resnet20 --seeds 0 1 2 --ratios 6 8 10 12
 
 For each calibration seed one table is measured with ``--metric`` and otherwise default arguments. At each ratio:
-``uniform``, ``greedy``, the exact optimum of the linear terms alone, the full model, and the full model after one and
-two refinement rounds. Plans are applied without fine-tuning, and once more with ``recover(epochs=0)``. Refinement
+``uniform``, ``greedy``, the exact optimum of the linear terms alone, the full model, the same with
+the choices of its first plans run (``close``, for ``products``, as ``compress`` does), and after one and two
+refinement rounds. Plans are applied without fine-tuning, and once more with ``recover(epochs=0)``. Refinement
 sweeps use fewer examples (``--refine-examples``) and only choices within a factor of the incumbent's bytes
 (``--neighbourhood``). Test images are looked at for the figures alone. Records are appended to
 ``benchmarks/results/ratios.jsonl``; what is there already is not run again. Those of version 0.3, whose linear terms
@@ -24,6 +25,7 @@ import torch
 import qubo_compress as qc
 from benchmarks.networks import Network, accuracy_and_loss, load
 from benchmarks.records import RESULTS, append, environment, markdown, read
+from qubo_compress.close import closely_measured
 from qubo_compress.comparison import HeldOut
 from qubo_compress.examples import read_examples
 from qubo_compress.plan import Plan
@@ -31,8 +33,8 @@ from qubo_compress.refinement import Round, refine
 from qubo_compress.selection import Candidate
 from qubo_compress.sensitivity.metrics.products import Products
 
-METHODS = ("uniform", "greedy", "linear", "full", "full+1", "full+2")
-RECOVERED = ("uniform", "full", "full+2")
+METHODS = ("uniform", "greedy", "linear", "full", "close", "full+1", "full+2")
+RECOVERED = ("uniform", "full", "close", "full+2")
 """Methods whose plans are also scored after ``recover(epochs=0)``."""
 
 PATH = RESULTS / "ratios.jsonl"
@@ -71,6 +73,13 @@ def plans_of(network: Network, table: qc.SensitivityTable, budget: qc.Budget, op
     solution = qc.solve(problem, "annealer", time_limit=limit)
     plan = table.plan(solution)
     yield "full", plan
+    if options.metric == "products" and "close" in options.methods:
+        examples = read_examples(network.calibration, options.examples)
+        close = closely_measured(
+            network.model, table, budget, examples, "cross-entropy",
+            lambda found: qc.solve(found, "annealer", time_limit=limit),
+        )  # fmt: skip
+        yield "close", close.plan(qc.solve(close.problem(budget), "annealer", time_limit=limit))
     if options.rounds == 0:
         return
     held_out = HeldOut.of(network.model, read_examples(network.validation, options.refine_examples), "cross-entropy")
@@ -102,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
         table = qc.measure(network.model, network.calibration, metric=metric, cache=cache, progress=False)
         before, loss_before = accuracy_and_loss(network.model, network.test)
         for ratio in options.ratios:
-            wanted = [method for method in METHODS[: 4 + options.rounds] if method in options.methods]
+            wanted = [method for method in METHODS[: 5 + options.rounds] if method in options.methods]
             if all((options.network, options.metric, seed, ratio, method) in done for method in wanted):
                 continue
             known: dict[str, dict[str, float]] = {}

@@ -80,7 +80,7 @@ class Comparison:
 
     @property
     def expected(self) -> float:
-        """The same, corrected by what the held-out examples said of other plans."""
+        """The same, corrected by what the held-out examples said of the plan predicted most alike."""
         candidates = self.methods["default"]["candidates"]
         columns = ([c[name] for c in candidates] for name in ("predicted", "divergence"))
         found = expectations(*columns, ["uniform" not in c["names"] for c in candidates])
@@ -144,8 +144,8 @@ def summary(found: list[Comparison]) -> str:
         f"{share((c.better for c in found if c.examples < 64), [c for c in found if c.examples < 64])}. "
         f"Predicted within a factor {FACTOR:g} of the plan's divergence on held-out examples: "
         f"{share((within(c.predicted, c.held_out) for c in found), found)} by the table alone, "
-        f"{share((within(c.expected, c.held_out) for c in found), found)} corrected by the other plans; on test "
-        f"examples: {share((within(c.predicted, c.measured) for c in found), found)} and "
+        f"{share((within(c.expected, c.held_out) for c in found), found)} corrected by the plan predicted "
+        f"most alike; on test examples: {share((within(c.predicted, c.measured) for c in found), found)} and "
         f"{share((within(c.expected, c.measured) for c in found), found)}. "
         f"Predictions below minus the original's loss: {share((c.impossible for c in found), found)}.\n"
     )
@@ -268,7 +268,7 @@ def picture(found: list[Comparison], path: Path) -> None:
     left.set_ylabel("default: test loss above the original's")
     left.set_title("below the line: the default is better (circles: worse by two standard errors)", fontsize=10)
     right.set_xlabel("KL divergence on test examples")
-    right.set_ylabel("predicted loss change, corrected by other plans on held-out examples")
+    right.set_ylabel("predicted loss change, corrected by the plan predicted most alike")
     right.set_title("grey: predicted within a factor 2", fontsize=10)
     for name in names:
         left.scatter([], [], color=colours[name], s=40, label=name)

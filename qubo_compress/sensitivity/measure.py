@@ -181,11 +181,13 @@ def measure_around(
         chosen, why = resolved(asked, task)
         if progress or seconds is not None:
             forecast = forecast_of(task, chosen, why)
-            if seconds is not None and forecast.seconds > seconds and isinstance(asked, Auto):
-                # Products of all examples say more than every choice run on a few of them.
+            if seconds is not None and isinstance(asked, Auto):
+                # Products of all examples say more than every choice run on a few of them. Every rank's clock says
+                # something else, so rank 0 decides.
                 other, reason = resolved(replace(asked, small=0.0), task)
                 cheaper = forecast_of(task, other, reason)
-                if cheaper.seconds < forecast.seconds:
+                late = forecast.seconds > seconds and cheaper.seconds < forecast.seconds
+                if bool(ranks.first(lambda: {"late": np.array(late)})["late"]):
                     chosen, forecast = other, cheaper
             if seconds is not None:
                 task = _within(subject, task, forecast, seconds, ranks)

@@ -49,7 +49,10 @@ class Scip:
         scip = require("pyscipopt", "scip")
         start = time.perf_counter()
         _check_size(problem)
-        built = _model(scip, problem, start + 0.8 * limits.seconds)
+        try:
+            built = _model(scip, problem, start + 0.8 * limits.seconds)
+        except KeyboardInterrupt:
+            return RawSolution(assignments=(), interrupted=True, notes=("interrupted while the model was built",))
         if built is None:
             return RawSolution(assignments=(), notes=("the time was used up while the model was built",))
         model, x = built

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -168,6 +169,19 @@ def test_softadapt_leaves_absent_parts_out() -> None:
     assert absent.weights[1] / absent.weights[2] == pytest.approx(2.718281828**0.8, rel=1e-3)
 
 
+@dataclass(frozen=True)
+class NeverAsked:
+    """A metric that must not be reached."""
+
+    metric_name: ClassVar[str] = "never asked"
+
+    def evaluations(self, task: Any) -> float:
+        raise AssertionError("the measurement has begun")
+
+    def measure(self, task: Any) -> Any:
+        raise AssertionError("the measurement has begun")
+
+
 def test_labels_alone_without_labels_are_refused_before_anything_is_measured(sample: Callable[[str], Any]) -> None:
     found = sample("perceptron")
     inputs = [x for x, _ in found.batches]
@@ -177,5 +191,5 @@ def test_labels_alone_without_labels_are_refused_before_anything_is_measured(sam
         with pytest.raises(errors.InvalidObjective, match="needs labels"):
             qc.compress(
                 found.model, inputs, qc.Budget(ratio=4), loss="kl", epochs=1, objective=objective, progress=False,
-                metric="no metric of that name is asked for",
+                metric=NeverAsked(),
             )  # fmt: skip
