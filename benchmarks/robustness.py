@@ -222,8 +222,8 @@ def compress_by(method: str, cell: Cell, model: nn.Module, calibration: Batches,
             "status": result.solution.status,
             "held_out_change": (result.recovered or result.compressed).loss - result.before.loss,
             "held_out_examples": result.before.examples,
-            "candidates": [candidate_facts(candidate) for candidate in result.rounds[-1].candidates],
-            "winner": result.rounds[-1].winner,
+            "candidates": [candidate_facts(candidate) for candidate in result.taken.candidates],
+            "winner": result.taken.winner,
             "trust": result.table.provenance.trust,
         }
         return Outcome(result.compressed_model, result.model, result.plan, result.table, facts)

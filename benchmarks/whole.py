@@ -57,7 +57,7 @@ def measure(network: str, examples: int, ratio: float, menu: str, seed: int, tab
     timing = {
         "seconds": seconds, "cpu_seconds": cpu, "peak_memory": peak, "memory_before": before,
         "from_cache": result.table.provenance.resumed > 0, "metric": result.table.provenance.metric,
-        "winner": result.rounds[-1].winner, "predicted": result.plan.predicted_loss, "bytes": result.plan.bytes,
+        "winner": result.taken.winner, "predicted": result.plan.predicted_loss, "bytes": result.plan.bytes,
         "threads": torch.get_num_threads(),
     }  # fmt: skip
     ours = common | {"method": "compress", **score(result.model, test, original.logits).means(), **timing}

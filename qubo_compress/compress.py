@@ -86,14 +86,18 @@ class CompressionResult:
     budget: Budget
 
     @property
+    def taken(self) -> Round:
+        """The round whose plan was taken: the last that was accepted."""
+        return [found for found in self.rounds if found.accepted][-1]
+
+    @property
     def expected_loss(self) -> float:
-        """Predicted loss change of the plan, corrected by what was measured for other plans of its table.
+        """Predicted loss change of the plan, corrected by what was measured for another plan of its table.
 
         ``plan.predicted_loss`` is the table's own. Both are of the plan applied, before any recovery; see
         :func:`qubo_compress.selection.expectations`.
         """
-        taken = [found for found in self.rounds if found.accepted][-1].chosen
-        return taken.expected
+        return self.taken.chosen.expected
 
     @property
     def final(self) -> Score:

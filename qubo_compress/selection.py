@@ -46,7 +46,7 @@ class Candidate:
             for the optimum of the same table without interactions; ``"uniform"``; ``"greedy"``.
         plan: the plan.
         predicted: loss change that the table predicts.
-        expected: the same, in the proportion that other candidates' measured changes had to their predictions; see
+        expected: the same, corrected by what was measured for another candidate that was predicted alike; see
             :func:`expectations`.
         comparison: the network with the plan applied against the original on the held-out examples.
         also: names of other candidates that turned out to be the same plan.

@@ -47,7 +47,7 @@ def test_refinement_never_gives_a_worse_held_out_loss(result: qc.CompressionResu
     for found in later:
         assert found.accepted == (found.measure < best - 1e-9)
         best = min(best, found.measure)
-    chosen = [found for found in result.rounds if found.accepted][-1]
+    chosen = result.taken
     assert chosen.plan == result.plan and chosen.measure == best == result.applied_comparison.measure
     assert result.compressed.loss == pytest.approx(chosen.held_out, abs=1e-6)
 
@@ -80,13 +80,13 @@ def test_the_recovery_that_is_scored_has_not_seen_the_held_out_examples(
     options = {**OPTIONS, "metric": "magnitude"}
     result = qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), **options)
     given = torch.cat([inputs for inputs, _ in digits.calibration])
-    judged = sum(candidate.repaired is not None for candidate in result.rounds[-1].candidates)
+    judged = sum(candidate.repaired is not None for candidate in result.taken.candidates)
     assert judged >= 1 and all(torch.equal(inputs, given[:136]) for inputs in seen[:judged])
     # What is returned was made once more, with all of them; with validation batches of the caller's it is not.
     assert result.recovery_kept and len(seen) == judged + 1 and torch.equal(seen[-1], given)
     seen.clear()
     result = qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), digits.validation, **options)
-    assert len(seen) == sum(candidate.repaired is not None for candidate in result.rounds[-1].candidates)
+    assert len(seen) == sum(candidate.repaired is not None for candidate in result.taken.candidates)
     assert all(torch.equal(inputs, given) for inputs in seen)
 
 

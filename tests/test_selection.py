@@ -153,7 +153,7 @@ def test_recovery_is_kept_only_where_held_out_examples_agree(
     )
     assert result.recovery_kept is not harm
     # Without fine-tuning, a repair that is kept is made again with the held-out examples too.
-    judged = [candidate for candidate in result.rounds[-1].candidates if candidate.repaired is not None]
+    judged = [candidate for candidate in result.taken.candidates if candidate.repaired is not None]
     assert asked == [epochs] * (len(judged) + (not epochs and not harm))
     assert min(judged, key=lambda candidate: candidate.final_measure).plan == result.plan
     assert result.recovered is not None and result.recovered_comparison is not None

@@ -16,7 +16,6 @@ from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.menu.operator import Packed, parse
 from qubo_compress.plan import ATTRIBUTE, Compression
 from qubo_compress.problem import FloatArray, IntArray
-from qubo_compress.refinement import Round
 from qubo_compress.sensitivity.table import SensitivityTable
 
 if TYPE_CHECKING:
@@ -85,11 +84,6 @@ class KeptRow:
     name: str
     nbytes: int
     reason: str
-
-
-def chosen_round(result: CompressionResult) -> Round:
-    """The round whose plan was taken."""
-    return [found for found in result.rounds if found.accepted][-1]
 
 
 def group_rows(result: CompressionResult) -> tuple[GroupRow, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from qubo_compress.audit.intervals import NORMAL_95, paired_change
 from qubo_compress.comparison import Comparison, Estimate
-from qubo_compress.report.facts import chosen_round, gap_text, number, percent, signed, size
+from qubo_compress.report.facts import gap_text, number, percent, signed, size
 from qubo_compress.selection import Candidate
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def disagreement(result: CompressionResult, candidate: Candidate) -> Disagreemen
 
 def solvers_candidate(result: CompressionResult) -> Candidate:
     """The solver's best plan of the round that was taken: what its bound is about."""
-    return chosen_round(result).candidates[0]
+    return result.taken.candidates[0]
 
 
 # ---------------------------------------------------------------------------------------------- measured
@@ -220,7 +220,7 @@ def _unclear_loss(result: CompressionResult) -> str | None:
 
 def winner_sentence(result: CompressionResult) -> str:
     """Which candidate won, among which, by what."""
-    found = chosen_round(result)
+    found = result.taken
     where = "your validation examples" if result.held_out_is_validation else "the examples set aside"
     running = [name for candidate in found.candidates for name in candidate.names]
     pool = sum(name.startswith("solver") for name in running)
@@ -244,7 +244,7 @@ def quoted(candidate: Candidate) -> str:
 
 def candidate_rows(result: CompressionResult) -> tuple[tuple[str, ...], ...]:
     """(name, predicted, expected, measured, loss change, lost and gained) of every candidate of the round taken."""
-    found = chosen_round(result)
+    found = result.taken
     rows = []
     for candidate in found.candidates:
         comparison = candidate.comparison
@@ -262,7 +262,7 @@ CANDIDATE_HEAD = ("plan", "predicted", "corrected", "divergence", "loss change",
 
 def warnings(result: CompressionResult) -> tuple[str, ...]:
     """Sentences for predictions that the held-out examples contradict: of the plan taken, and of the solver's."""
-    taken, solvers = chosen_round(result).chosen, solvers_candidate(result)
+    taken, solvers = result.taken.chosen, solvers_candidate(result)
     looked_at = [(taken, "the plan taken")]
     if solvers.name != taken.name:
         looked_at.append((solvers, "the solver's best plan"))

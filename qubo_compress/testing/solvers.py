@@ -28,6 +28,9 @@ _NO_TIME = 1e-6
 _CTRL_C_AFTER = 0.4
 """Seconds of a search after which Ctrl-C is pressed."""
 
+_REACTION = 3.0
+"""Seconds that a search may take to end after Ctrl-C."""
+
 _KINDS = ("separable", "sparse", "dense", "low-rank")
 
 
@@ -136,11 +139,13 @@ def time_limit_is_kept(solver: Solver, time_limit: float) -> None:
     Work is counted, not seconds, so that a busy machine changes nothing: what is done within a microsecond must be one
     unit of the solver's own, a proof, or less than half of what is done within ``time_limit`` or, where that is still
     too short for more, within ten or a hundred times as much. A search that comes to its own end within ``time_limit``
-    seconds of the processor, however much time it is given, need not look at the clock. A solver that counts no work,
-    or refuses these problems as too large, cannot be checked.
+    seconds of the processor, however much time it is given, need not look at the clock. A solver that counts no work
+    is checked by its processor seconds alone: within ``time_limit`` and half a second, or a twentieth, on each of its
+    ``threads``. They are no more than the wall clock's, whatever else the machine does.
     """
     for kind in ("dense", "low-rank", "separable"):
         problem = random_problem(kind, groups=60, choices=12, seed=1)
+        _refuse_overruns(problem, solver, time_limit, kind)
         hurried = _attempt(problem, solver, _NO_TIME)
         if hurried is None or hurried.work <= 1 or hurried.status == "optimal":
             continue
@@ -156,6 +161,27 @@ def time_limit_is_kept(solver: Solver, time_limit: float) -> None:
                 f"{0 if patient is None else patient.work} within {longer * time_limit:g} s; look at the clock after "
                 "every unit of work"
             )
+
+
+def _refuse_overruns(problem: ChoiceProblem, solver: Solver, time_limit: float, kind: str) -> None:
+    """The least processor seconds of five tries stay within the limit on every thread; the first may compile."""
+    allowed = _threads_of(solver) * (time_limit + max(0.5, 0.05 * time_limit))
+    least = float("inf")
+    for _ in range(5):
+        begin = _processor_seconds()
+        _attempt(problem, solver, time_limit)
+        least = min(least, _processor_seconds() - begin)
+        if least <= allowed:
+            return
+    raise AssertionError(
+        f"the time limit is not kept: {least:.2f} s of the processor were used on {kind}, where {allowed:.2f} s are "
+        f"allowed for time_limit={time_limit}"
+    )
+
+
+def _threads_of(solver: Solver) -> int:
+    """Threads that one search may use: its ``threads``, or as many as there are processors."""
+    return getattr(solver, "threads", None) or os.cpu_count() or 1
 
 
 def unreachable_budgets_are_refused(solver: Solver, time_limit: float) -> None:
@@ -205,8 +231,10 @@ def interruption_returns_the_best(solver: Solver, time_limit: float) -> None:  #
         return
     problem = random_problem("low-rank", groups=60, choices=12, seed=7)
     _attempt(problem, solver, 0.2)  # whatever is compiled once is compiled here
+    begin = _processor_seconds()
     try:
         raw, met = _search_under_ctrl_c(solver, problem, 20.0)
+        used = _processor_seconds() - begin
         solution = verify(problem, solver.name, raw, 0.0)
     except (NoFeasibleFound, ProblemTooLarge):
         return
@@ -214,6 +242,10 @@ def interruption_returns_the_best(solver: Solver, time_limit: float) -> None:  #
         raise AssertionError("KeyboardInterrupt escaped instead of ending the search") from None
     assert solution.interrupted or solution.status == "optimal" or not met, (
         "Ctrl-C came during the search, and the answer does not say that it was interrupted"
+    )
+    allowed = _threads_of(solver) * (_CTRL_C_AFTER + _REACTION)
+    assert not solution.interrupted or used <= allowed, (
+        f"{used:.1f} s of the processor were used by a search that Ctrl-C came to after {_CTRL_C_AFTER} s"
     )
     _check_answer(problem, solution, "an interrupted search")
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress.comparison import Estimate
 from qubo_compress.compress import CompressionResult
-from qubo_compress.report import facts, pictures, print_summary
 from qubo_compress.report import front as front_of
+from qubo_compress.report import pictures, print_summary
 from qubo_compress.report.html import page
 
 MENU = qc.Menu(bits=(2, 4), sparsity=(0.0, 0.5), vector_bits=(16,))
@@ -87,9 +87,7 @@ def _told(
 ) -> CompressionResult:
     enough = {"rows": 200, "examples": 200, "lost": 2, "gained": 1}
     comparison = dataclasses.replace(result.applied_comparison, divergence=measured, **{**enough, **changes})
-    candidate = dataclasses.replace(
-        facts.chosen_round(result).candidates[0], predicted=predicted, comparison=comparison
-    )
+    candidate = dataclasses.replace(result.taken.candidates[0], predicted=predicted, comparison=comparison)
     turn = dataclasses.replace(result.rounds[0], candidates=(candidate,), winner=candidate.name, predicted=predicted)
     bound = predicted if proven else None
     return dataclasses.replace(

@@ -130,7 +130,7 @@ def test_many_rows_an_example_are_not_many_examples() -> None:
 def test_every_candidate_and_the_winner_are_named(
     result: CompressionResult, text: str, printed: Callable[..., str], plain: Callable[[str], str]
 ) -> None:
-    turn = facts.chosen_round(result)
+    turn = result.taken
     names = {name for candidate in turn.candidates for name in candidate.names}
     assert {"solver", "additive", "uniform", "greedy"} <= names
     for words in (plain(text), printed(result)):

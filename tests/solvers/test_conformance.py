@@ -64,6 +64,8 @@ class Deaf:
     total: ClassVar[list[int]] = []
     tries: int = 300
     keeps_time: bool = False
+    counts: bool = True
+    threads: int = 1
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         deadline = time.perf_counter() + limits.seconds
@@ -78,7 +80,7 @@ class Deaf:
             if self.keeps_time and time.perf_counter() >= deadline:
                 break
         self.total.append(work)
-        return RawSolution(assignments=(best,), work=work)
+        return RawSolution(assignments=(best,), work=work if self.counts else 0)
 
 
 @pytest.fixture
@@ -89,11 +91,17 @@ def a_try_takes_a_hundredth(monkeypatch):
 
 
 def test_an_ignored_time_limit_is_caught_and_a_kept_one_is_not(a_try_takes_a_hundredth):
-    testing.time_limit_is_kept(Deaf(keeps_time=True), 0.3)
-    with pytest.raises(AssertionError, match="the time limit is not kept: on dense, work 300 .* and 300 within 30 s"):
-        testing.time_limit_is_kept(Deaf(), 0.3)
+    testing.time_limit_is_kept(Deaf(tries=70, keeps_time=True), 0.3)
+    with pytest.raises(AssertionError, match="the time limit is not kept: on dense, work 70 .* and 70 within 30 s"):
+        testing.time_limit_is_kept(Deaf(tries=70), 0.3)
     with pytest.raises(AssertionError, match="deaf.*time_limit_is_kept"):
         testing.check_solver(Deaf(tries=40), time_limit=0.3)
+
+
+def test_an_overrun_is_caught_where_no_work_is_counted(a_try_takes_a_hundredth):
+    testing.time_limit_is_kept(Deaf(tries=79, counts=False), 0.3)
+    with pytest.raises(AssertionError, match=r"0.81 s of the processor were used on dense, where 0.80 s are allowed"):
+        testing.time_limit_is_kept(Deaf(tries=81, counts=False), 0.3)
 
 
 def test_a_search_that_is_over_in_time_need_not_look_at_the_clock(a_try_takes_a_hundredth):
