@@ -11,9 +11,10 @@ which is the layer-wise objective of optimal brain compression (Frantar & Alista
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +31,12 @@ SILENT = 1e-200
 
 STACKED_VALUES = 4_000_000
 """Moments of several blocks are worked on at once up to this many values."""
+
+AHEAD_BYTES = 100_000_000
+"""Moments of later layers that a run may gather on its way and keep until they are asked for.
+
+A run for every layer would make the time grow with the square of the depth.
+"""
 
 PATCH_VALUES = 8_000_000
 """Unfolded inputs are multiplied in parts of up to this many values."""
@@ -128,13 +135,13 @@ class InputMoments:
     """It looks at the function calls that the weight is given to; see :mod:`qubo_compress.network.calls`."""
 
     def collect(self, calibration: Calibration, group: Group) -> tuple[Moments, ...]:
-        """Run the network up to the layer that owns each member."""
+        """Run the network up to the layers that own the members, and those behind them that fit into memory."""
         return tuple(self._member(calibration, member) for member in group.members)
 
     def _member(self, calibration: Calibration, member: Member) -> Moments:
         # Filters of one layer share its moments and what is made of them.
         blocks, factors = calibration.remembered(
-            self.statistic_name, member.name, lambda: (_gathered(calibration, member.name), {})
+            self.statistic_name, member.name, lambda: (_taken(calibration, self.statistic_name, member.name), {})
         )
         first = 0 if member.rows is None else member.rows[0]
         return Moments(blocks, first, member.shape[0], factors)
@@ -152,42 +159,97 @@ class InputMoments:
 
 
 class _Reached(QuboCompressError):
-    """Raised behind the layer that is looked at: the rest of the network need not run."""
+    """Raised behind the last layer that is looked at: the rest of the network need not run."""
 
 
-def _gathered(calibration: Calibration, name: str) -> tuple[Tensor, ...]:
-    """(D, D) moments per share of the output rows, over every call that is given the tensor itself."""
-    tensor = state_entries(calibration.model)[0][name].tensor
-    sums: list[Tensor] = []
-    calls = 0
-    stop_early = False
-    weights = torch.ones(1)
+def _taken(calibration: Calibration, statistic: str, name: str) -> tuple[Tensor, ...]:
+    """A parameter's moments, from those gathered ahead or by a new run, which gathers others' on its way."""
+    ahead = calibration.ahead.setdefault(statistic, {})
+    if name not in ahead:
+        ahead.clear()
+        ahead.update(_gathered(calibration, name))
+    return cast(tuple[Tensor, ...], ahead.pop(name))
 
-    def add(_: str, call: WeightCall) -> None:
-        nonlocal sums, calls
-        found = _second_moments(call, weights)
-        if sums and len(sums) != len(found):
-            raise InvalidMenu(f"{name} is used in several different ways; keep it out of choices that look at inputs")
-        sums = [total + part for total, part in zip(sums, found, strict=True)] if sums else found
-        calls += 1
-        if stop_early:
+
+@dataclass(eq=False)
+class _Gathering:
+    """Sums of one run over all examples.
+
+    Attributes:
+        asked: the parameter that must be gathered; of others only what is no trouble.
+        weights: of the examples that run.
+        sums: parameter -> one matrix per share of its output rows.
+        calls: parameter -> calls in this slice.
+        left: parameters that are not gathered.
+        once: whether every parameter was called once in the first slice, so that a slice may end early.
+    """
+
+    asked: str
+    weights: Tensor
+    sums: dict[str, list[Tensor]] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    left: set[str] = field(default_factory=set)
+    once: bool = False
+
+    def add(self, name: str, call: WeightCall) -> None:
+        """Add the inputs of one call; ends the run behind the last one that matters."""
+        if name in self.left:
+            return
+        try:
+            self._add(name, _second_moments(call, self.weights))
+        except InvalidMenu:
+            if name == self.asked:
+                raise
+            self._leave(name)
+        if self.once and len(self.calls) == len(self.sums):
             raise _Reached
 
-    with every_layer_runs(), WeightCalls({name: tensor}, add, frozenset([name])), torch.no_grad():
+    def _add(self, name: str, found: list[Tensor]) -> None:
+        known = self.sums.get(name)
+        if known is None:
+            self.sums[name] = found
+        elif len(known) == len(found):
+            self.sums[name] = [total + part for total, part in zip(known, found, strict=True)]
+        else:
+            raise InvalidMenu(f"{name} is used in several different ways; keep it out of choices that look at inputs")
+        self.calls[name] = self.calls.get(name, 0) + 1
+        held = sum(8 * total.numel() for other, sums in self.sums.items() if other != self.asked for total in sums)
+        if name != self.asked and held > AHEAD_BYTES:
+            self._leave(name)
+
+    def _leave(self, name: str) -> None:
+        self.left.add(name)
+        self.sums.pop(name, None)
+        self.calls.pop(name, None)
+
+    def next_slice(self, first: bool) -> None:
+        """Begin another slice; behind the first one it is known who is called once."""
+        if first:
+            self.once = bool(self.sums) and set(self.calls.values()) == {1}
+        self.calls.clear()
+
+
+def _gathered(calibration: Calibration, name: str) -> dict[str, tuple[Tensor, ...]]:
+    """(D, D) moments per share of the output rows, over every call that is given the tensor itself.
+
+    Of the parameter, and of those behind it in the network as far as they fit.
+    """
+    entries = state_entries(calibration.model)[0]
+    behind = list(entries)[list(entries).index(name) :]
+    watched = {other: entries[other].tensor for other in behind if other == name or entries[other].tensor.ndim > 1}
+    gathering = _Gathering(name, torch.ones(1))
+    with every_layer_runs(), WeightCalls(watched, gathering.add, frozenset(watched)), torch.no_grad():
         for number, part in enumerate(calibration.examples.slices):
-            weights = part.weights
-            try:
+            gathering.weights = part.weights
+            with contextlib.suppress(_Reached):  # what it wanted was seen
                 calibration.run(part.inputs)
-            except _Reached:
-                continue
-            # A weight that is used once per run need not see the rest of the network again.
-            stop_early = number == 0 and calls == 1
-    if not sums:
+            gathering.next_slice(number == 0)
+    if name not in gathering.sums:
         raise InvalidMenu(
             f"what {name} multiplies was not seen on the calibration data: no function that is known was given it; "
             "keep it out of choices that look at inputs, with a grouping that leaves it alone"
         )
-    return tuple((total + total.T) / 2 for total in sums)
+    return {other: tuple((total + total.T) / 2 for total in sums) for other, sums in gathering.sums.items()}
 
 
 def _second_moments(call: WeightCall, weights: Tensor) -> list[Tensor]:

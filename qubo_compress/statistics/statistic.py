@@ -1,7 +1,7 @@
 """The interface of statistics, and the calibration that they are gathered from.
 
 An operator that looks at data names the statistics that it needs; every group's are gathered once for all
-its choices and dropped when these are stored, so that one group's are in memory at a time.
+its choices and dropped when these are stored. Beside one group's, only what a run gathers ahead is in memory.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Calibration:
         loss: of the measurement.
         run: inputs -> (M, C) float32 output rows; gradients flow where they are enabled.
         seed: of everything drawn.
+        ahead: statistic -> parameter -> what a run gathered on its way, until it is asked for.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class Calibration:
     loss: PointwiseLoss
     run: Callable[[Inputs], Tensor]
     seed: int
+    ahead: dict[str, dict[str, Any]] = field(default_factory=dict)
     _last: dict[str, tuple[Hashable, Any]] = field(default_factory=dict)
 
     @property

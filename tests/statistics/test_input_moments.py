@@ -238,4 +238,52 @@ def test_measuring_gathers_them_once_for_all_choices(monkeypatch: pytest.MonkeyP
     menu = qc.Menu([qc.menu.parse("compensate(bits=2)"), qc.menu.parse("coded(of='lattice(step=1.0)')")])
     net = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Flatten(), nn.Linear(12, 2)).eval()
     qc.measure(net, [(torch.randn(8, 2, 6), torch.arange(8) % 2)], menu=menu, groups="filter", progress=False)
-    assert gathered == ["0.weight", "2.weight"]
+    assert gathered == ["0.weight"], "the second layer's are gathered on the way"
+
+
+class Deep(nn.Module):
+    """Eight layers, of which one is left out, one is used twice and one shares its weight with an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(6, 4)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(8))
+        self.out = nn.Linear(4, 6, bias=False)
+        self.out.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        for number, layer in enumerate(self.layers):
+            x = x if number == 2 else torch.tanh(layer(x))
+        return self.out(torch.tanh(self.layers[5](x)))
+
+
+@pytest.mark.parametrize(("bytes_ahead", "runs"), [(1 << 20, 1), (3 * 8 * 16, 2), (0, 7)])
+def test_layers_share_runs_as_memory_allows(monkeypatch: pytest.MonkeyPatch, bytes_ahead: int, runs: int) -> None:
+    from qubo_compress.statistics import input_moments
+
+    torch.manual_seed(0)
+    net, tokens = Deep().eval(), torch.randint(6, (10,))
+    groups = [g for g in discover(net).groups if g.kind == "weight" and g.name.startswith("layers")]
+    reached = [group for group in groups if not group.name.startswith("layers.2")]
+    alone = [InputMoments().collect(calibration(net, tokens), group)[0] for group in reached]
+    monkeypatch.setattr(input_moments, "AHEAD_BYTES", bytes_ahead)
+    data, seen = calibration(net, tokens), []
+    run = data.run
+    data.run = lambda inputs: seen.append(len(inputs)) or run(inputs)
+    shared = [InputMoments().collect(data, group)[0] for group in reached]
+    assert all(torch.equal(a.blocks[0], b.blocks[0]) for a, b in zip(alone, shared, strict=True))
+    assert sum(seen) == runs * len(tokens)
+    held = sum(8 * block.numel() for kept in data.ahead["input-moments"].values() for block in kept)
+    assert held <= bytes_ahead
+    with pytest.raises(InvalidMenu, match=r"what layers.2.weight multiplies was not seen"):
+        InputMoments().collect(data, groups[2])
+
+
+def test_a_run_ends_behind_the_last_layer_that_it_looks_at() -> None:
+    reached: list[int] = []
+    tail = nn.Sequential(nn.Tanh())
+    tail.register_forward_hook(lambda *_: reached.append(1))
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2), tail)
+    collected(net, torch.randn(12, 3))  # three slices
+    assert len(reached) == 1
