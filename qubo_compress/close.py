@@ -25,13 +25,14 @@ from qubo_compress.evaluation import outputs_of
 from qubo_compress.examples import Examples, map_tensors
 from qubo_compress.menu.groups import state_entries
 from qubo_compress.menu.operator import stored_as
+from qubo_compress.network.private import private_copy
 from qubo_compress.problem import ChoiceProblem, FloatArray
 from qubo_compress.selection import opponents
 from qubo_compress.sensitivity.losses import Loss, LossLike, make_loss
 from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.solvers.solution import Solution
-from qubo_compress.substitution import evaluating, every_layer_runs, swapped
+from qubo_compress.substitution import every_layer_runs, swapped
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ def closely_measured(
         if runs is None:
             count = affordable(touched.size, examples.count, table)
             chosen = examples.select(np.unique(np.linspace(0, examples.count - 1, count).astype(np.int64)))
+            model = private_copy(model)
             runs = _Runs(model, chosen, make_loss(loss), outputs_of(model, chosen))
         tell(f"measuring {touched.size:,} choices of the first plans on {runs.examples.count} examples")
         values[touched], measured[touched] = _measured(runs, table, touched), True
@@ -158,7 +160,7 @@ def _measured(runs: _Runs, table: SensitivityTable, touched: npt.NDArray[np.int6
     """Divergences of some choices by running each; a multiple of the table's where that fails or is not finite."""
     group_of = np.searchsorted(table.offsets, touched, side="right") - 1
     found = LARGEST_CORRECTION * table.linear[touched]
-    with evaluating(runs.model), every_layer_runs(), torch.no_grad():
+    with every_layer_runs(), torch.no_grad():
         for position, (choice, group) in enumerate(zip(touched, group_of, strict=True)):
             name = table.choices[group][int(choice) - int(table.offsets[group])]
             try:

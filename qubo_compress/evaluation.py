@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from qubo_compress.errors import InvalidBatches
 from qubo_compress.examples import Examples, map_tensors, read_examples, tensors_of
+from qubo_compress.network.private import private_copy, steady_answer
 from qubo_compress.network.scores import OutputLike, OutputReading, predicted
 from qubo_compress.sensitivity.fitting_loss import fitting_loss
 from qubo_compress.sensitivity.losses import (
@@ -25,7 +26,6 @@ from qubo_compress.sensitivity.losses import (
 )
 from qubo_compress.sensitivity.regression_losses import binary_labels
 from qubo_compress.sensitivity.replay import run_model
-from qubo_compress.substitution import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,11 @@ class Score:
 def outputs_of(model: nn.Module, examples: Examples) -> list[Tensor]:
     """Output rows of a model in eval mode, slice by slice, on its own device."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    reading, found = examples.reading, []
-    with evaluating(model), torch.no_grad():
+    reading, found, network = examples.reading, [], private_copy(model)
+    with torch.no_grad():
         # Slice by slice: all examples at once need not fit the device.
         for part in examples.slices:
-            answer = run_model(model, map_tensors(part.inputs, lambda t: t.to(device)))
+            answer = run_model(network, map_tensors(part.inputs, lambda t: t.to(device)))
             reading = reading.settled_on(answer, len(part), tensors_of(part.inputs), part.targets)
             found.append(reading.rows(answer))
     return found
@@ -89,8 +89,7 @@ def settle(model: nn.Module, examples: Examples, loss: LossLike = AUTO) -> tuple
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     first = examples.slices[0]
     inputs = map_tensors(first.inputs, lambda t: t[:count].to(device))
-    with evaluating(model), torch.no_grad():
-        answer = run_model(model, inputs)
+    answer = steady_answer(model, inputs, run_model)
     known = examples.reading
     reading = known.settled_on(
         answer, count, tensors_of(inputs), None if first.targets is None else first.targets[:count]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -25,10 +24,8 @@ from qubo_compress.files import write_atomically
 from qubo_compress.menu.groups import Group, Layout, assembled, discover, state_entries
 from qubo_compress.menu.older_groups import newer_names, older_layout
 from qubo_compress.menu.operator import Packed, stored_as
+from qubo_compress.network.private import CARRIED, independent_copy
 from qubo_compress.network.wrappers import unwrapped
-
-ATTRIBUTE = "compression"
-"""Name of the plain attribute under which a compressed module carries its :class:`Compression`."""
 
 UNSAVED = ("payloads", "fits")
 """Fields that are not in the plan's own file."""
@@ -186,12 +183,9 @@ class Compression:
 
 def filled(model: nn.Module, compression: Compression) -> nn.Module:
     """A copy of ``model`` in eval mode that holds the stored values and carries ``compression``."""
-    # Some modules hold tensors that they compute, with a gradient, which torch itself does not copy.
-    computed = (v for module in model.modules() for v in vars(module).values() if isinstance(v, Tensor))
-    memo = {id(tensor): tensor.detach().clone() for tensor in computed if not tensor.is_leaf}
-    small = copy.deepcopy(model, memo)
+    small = independent_copy(model)
     fill(small, compression.tensors())
-    setattr(small, ATTRIBUTE, compression)
+    setattr(small, CARRIED, compression)
     return small.eval()
 
 
@@ -207,7 +201,7 @@ def run_in_factors(small: nn.Module) -> nn.Module:
     """Let the low-rank layers of a compressed module compute in their factors; changes the module."""
     compression = compression_of(small)
     quick, report = factored_layers(small, compression.layout, compression.stored)
-    setattr(quick, ATTRIBUTE, report)
+    setattr(quick, CARRIED, report)
     return quick
 
 
@@ -217,7 +211,7 @@ def compression_of(model: nn.Module) -> Compression:
     Raises:
         WrongModel: when it carries none, or its values were changed since.
     """
-    found: Any = getattr(model, ATTRIBUTE, None)
+    found: Any = vars(model).get(CARRIED)
     if isinstance(found, FactoredReport):
         raise WrongModel(
             "this network computes in factors, which is for running it only; "

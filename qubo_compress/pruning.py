@@ -7,7 +7,6 @@ solver decide layer by layer instead, put ``woodfisher`` on a menu.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -24,8 +23,9 @@ from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import Group, Layout, discover, state_entries
 from qubo_compress.menu.operator import choice_name, stored_as
 from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity
+from qubo_compress.network.private import CARRIED, independent_copy, private_copy
 from qubo_compress.network.wrappers import unwrapped
-from qubo_compress.plan import ATTRIBUTE, Compression, Plan, compression_of, filled
+from qubo_compress.plan import Compression, Plan, compression_of, filled
 from qubo_compress.ranking import (
     METHODS,
     SCOPES,
@@ -42,7 +42,7 @@ from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
 from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.statistics.gradients import GradientRows, Gradients
 from qubo_compress.statistics.statistic import Calibration
-from qubo_compress.substitution import evaluating, every_layer_runs
+from qubo_compress.substitution import every_layer_runs
 
 __all__ = [
     "METHODS", "SCOPES", "Layers", "PrunedLayer", "Pruning",
@@ -188,10 +188,11 @@ def gradients_of(
 def _gathered(
     model: nn.Module, examples: Examples, how: Pruning, picked: list[Group], loss: LossLike, seed: int
 ) -> dict[str, GradientRows]:
+    model = private_copy(model)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     statistic = Gradients(how.gradients, how.batch)
     examples, loss = settle(model, examples.to(device), loss)
-    with evaluating(model), every_layer_runs():
+    with every_layer_runs():
         calibration = Calibration(
             model, examples, make_loss(loss), lambda x: examples.reading.rows(run_model(model, x)), seed
         )
@@ -322,6 +323,6 @@ def _replanned(small: nn.Module, model: nn.Module) -> nn.Module:
     found = compression_of(small)
     payloads = {name: packed.to_bytes() for name, packed in found.stored.items()}
     plan = replace(found.plan, weights=weights_signature(model), payloads=payloads)
-    made = copy.deepcopy(small)
-    setattr(made, ATTRIBUTE, Compression(plan, found.layout, found.stored))
+    made = independent_copy(small)
+    setattr(made, CARRIED, Compression(plan, found.layout, found.stored))
     return made

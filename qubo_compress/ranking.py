@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import logging
 import math
@@ -34,6 +33,7 @@ from qubo_compress.menu.woodfisher import (
     unseen_changes,
     without_zeros,
 )
+from qubo_compress.network.private import independent_copy
 from qubo_compress.plan import fill
 from qubo_compress.sensitivity.losses import LossLike, make_loss
 from qubo_compress.statistics.gradients import GradientRows, Gradients
@@ -140,7 +140,7 @@ def loss_judge(model: nn.Module, examples: Examples | None, loss: LossLike) -> J
     loss = loss if examples.labelled or not make_loss(loss).needs_targets else "kl"
 
     def measured(tensors: Mapping[str, Tensor]) -> float:
-        trial = copy.deepcopy(model)
+        trial = independent_copy(model)
         fill(trial, tensors)
         found = score_examples(trial, examples, loss, reference).loss
         return found if math.isfinite(found) else math.inf

@@ -25,6 +25,7 @@ from qubo_compress.examples import Examples, read_examples
 from qubo_compress.file_format import weights_signature
 from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.menu.operator import stored_as
+from qubo_compress.network.private import private_copy
 from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
@@ -97,6 +98,7 @@ class StitchedLoss:
         model = unwrapped(model)
         if weights_signature(model) != table.provenance.weights:
             raise WrongModel("the table was measured for other weights; measure this network, or give the one measured")
+        model = private_copy(model)
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         examples = read_examples(batches, max_examples, slice_size, OutputReading(output, class_axis)).to(device)
         shown = settling_examples(examples, loss)

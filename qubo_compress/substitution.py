@@ -1,8 +1,9 @@
-"""Looking at a model with other tensors in it, and leaving it exactly as it was found."""
+"""Looking at a private copy of a model with other tensors in it, and leaving it as it was found."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,39 +14,43 @@ from qubo_compress.menu.groups import Entry, state_entries
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's own mode is restored afterwards, also after an exception.
-
-    A module that ``Module.compile`` compiled in place runs uncompiled: it would be compiled anew for every choice.
-    """
-    modes = [(module, module.training, module.__dict__.get("_compiled_call_impl")) for module in model.modules()]
-    try:
-        for module, _, compiled in modes:
-            module.training = False
-            if compiled is not None:
-                module.__dict__["_compiled_call_impl"] = None
-        yield
-    finally:
-        for module, mode, compiled in modes:
-            module.training = mode
-            if compiled is not None:
-                module.__dict__["_compiled_call_impl"] = compiled
-
-
-@contextlib.contextmanager
 def every_layer_runs() -> Iterator[None]:
     """Attention and encoder layers call their inner layers, instead of one kernel that does all of it.
 
     In eval mode ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` have a fast path that never calls them.
     Outputs differ by rounding, except those of masked positions, which the fast path sets to zero. The switch is one
-    of the whole process.
+    of the whole process, so the last thread to leave sets it back.
     """
-    former = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    _FAST_PATH.leave()
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(former)
+        _FAST_PATH.enter()
+
+
+class _FastPath:
+    """Who keeps the switch of the process off, and how the first of them found it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._former = True
+
+    def leave(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._former = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            self._users += 1
+
+    def enter(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                torch.backends.mha.set_fastpath_enabled(self._former)
+
+
+_FAST_PATH = _FastPath()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from qubo_compress.menu.groups import Group, assembled
 from qubo_compress.menu.operator import Packed, Unreliable
-from qubo_compress.plan import ATTRIBUTE, compression_of, fill
+from qubo_compress.network.private import CARRIED, independent_copy
+from qubo_compress.plan import compression_of, fill
 
 
 @runtime_checkable
@@ -46,8 +46,8 @@ def corrupted(small: nn.Module, generator: torch.Generator) -> nn.Module:
         WrongModel: when the module carries no plan.
     """
     compression = compression_of(small)
-    noisy = copy.deepcopy(small)
-    delattr(noisy, ATTRIBUTE)
+    noisy = independent_copy(small)
+    delattr(noisy, CARRIED)
     fill(
         noisy,
         assembled(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,9 +14,10 @@ from qubo_compress.errors import InvalidBudget, InvalidObjective, NonFiniteLoss
 from qubo_compress.evaluation import outputs_of, settle
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.menu.operator import Packed
+from qubo_compress.network.private import CARRIED, independent_copy, private_copy
 from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
-from qubo_compress.plan import ATTRIBUTE, Compression, compression_of, fill
+from qubo_compress.plan import Compression, compression_of, fill
 from qubo_compress.recovery.objectives import RecoveryObjective, apart, make_objective, needs_labels
 from qubo_compress.recovery.splicing import Splicing
 from qubo_compress.recovery.statistics import METHODS, matched_statistics
@@ -87,7 +87,7 @@ def recover(
         raise InvalidBudget("noise=True concerns fine-tuning; give epochs of at least 1")
     if splicing and epochs == 0:
         raise InvalidBudget("splicing moves masks while the network is fine-tuned; give epochs of at least 1")
-    small, teacher = unwrapped(small), unwrapped(teacher)
+    small, teacher = unwrapped(small), private_copy(unwrapped(teacher))
     compression = compression_of(small)
     make_objective(objective)  # a misspelt name must not be noticed only after the networks have run
     device = next((t.device for t in (*small.parameters(), *small.buffers())), torch.device("cpu"))
@@ -100,7 +100,7 @@ def recover(
     reference = outputs_of(teacher, examples)
     best, least = small, _distance(small, examples, task, reference)
     for method in METHODS:
-        candidate = copy.deepcopy(small)
+        candidate = independent_copy(small)
         stored = matched_statistics(candidate, compression, teacher, examples, method)
         repaired = _rebuilt(small, compression, stored)
         distance = _distance(repaired, examples, task, reference)
@@ -114,7 +114,7 @@ def recover(
             disturb=disturbance(seed) if noise else None,
             afterwards=Splicing(teacher, seed) if splicing else None,
         )  # fmt: skip
-    return copy.deepcopy(best).eval()
+    return independent_copy(best).eval()
 
 
 def _distance(model: nn.Module, examples: Examples, loss: Loss, reference: list[Tensor]) -> float:
@@ -152,7 +152,7 @@ def _tuned(
     start: nn.Module, teacher: nn.Module, examples: Examples, *, learning_rate: float, **options: Any
 ) -> nn.Module:
     compression = compression_of(start)
-    stored = fine_tuned(copy.deepcopy(start), compression, teacher, examples, learning_rate=learning_rate, **options)
+    stored = fine_tuned(independent_copy(start), compression, teacher, examples, learning_rate=learning_rate, **options)
     tuned = _rebuilt(start, compression, stored)
     if not all(bool(torch.isfinite(t).all()) for t in compression_of(tuned).tensors().values()):
         raise NonFiniteLoss(f"fine-tuning diverged at learning rate {learning_rate}; use a smaller one")
@@ -162,7 +162,7 @@ def _tuned(
 def _rebuilt(small: nn.Module, compression: Compression, stored: Mapping[str, Packed]) -> nn.Module:
     """A copy of ``small`` that holds other stored values and carries them."""
     changed = compression.with_stored(stored)
-    made = copy.deepcopy(small)
+    made = independent_copy(small)
     fill(made, changed.tensors())
-    setattr(made, ATTRIBUTE, changed)
+    setattr(made, CARRIED, changed)
     return made

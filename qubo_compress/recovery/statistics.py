@@ -29,7 +29,7 @@ from qubo_compress.menu.operator import Packed
 from qubo_compress.menu.roles import TRANSPOSED
 from qubo_compress.plan import Compression, fill
 from qubo_compress.sensitivity.replay import run_model
-from qubo_compress.substitution import evaluating, every_layer_runs
+from qubo_compress.substitution import every_layer_runs
 
 METHODS = ("moments", "least-squares")
 
@@ -59,16 +59,16 @@ def matched_statistics(
     """Stored normalisations and biases after the repair; ``small`` is changed to hold them.
 
     Args:
-        small: a compressed module, which this function may change.
+        small: a compressed module in eval mode, which this function may change.
         compression: what it carries.
-        teacher: the original network, left as it was found.
+        teacher: the original network: a private copy.
         examples: on the device of both.
         method: ``"moments"`` or ``"least-squares"``.
     """
     targets = _targets(small, compression)
     if not targets:
         return {}
-    with evaluating(small), evaluating(teacher), every_layer_runs(), torch.no_grad():
+    with every_layer_runs(), torch.no_grad():
         batch = _batch(teacher, examples, [target.name for target in targets])
         wanted = _remembered(teacher, batch, [target.name for target in targets])
         return _repaired(small, compression, batch, [t for t in targets if t.name in wanted], wanted, method)

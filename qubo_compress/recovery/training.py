@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,22 +18,10 @@ from qubo_compress.menu.operator import Packed
 from qubo_compress.plan import Compression
 from qubo_compress.recovery.latent import Latent
 from qubo_compress.sensitivity.losses import target_rows
-from qubo_compress.substitution import evaluating, substituted
+from qubo_compress.substitution import substituted
 
 BATCH = 125
 LEARNING_RATE = 1e-3
-
-
-@contextlib.contextmanager
-def _gradients_off(model: nn.Module) -> Iterator[None]:
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
 
 
 Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -78,9 +65,9 @@ def fine_tuned(
     Normalisations stay in eval mode: their folded scale and shift are trained instead.
 
     Args:
-        small: a compressed module.
+        small: a compressed module in eval mode, which this function may change.
         compression: what it carries.
-        teacher: the original network.
+        teacher: the original network: a private copy.
         examples: on the device of both.
         epochs: passes over the examples.
         seed: of their order.
@@ -92,7 +79,9 @@ def fine_tuned(
         afterwards: what is done between two steps, such as moving masks.
     """
     generator = torch.Generator().manual_seed(seed)
-    with evaluating(small), evaluating(teacher), _gradients_off(small), _gradients_off(teacher), torch.enable_grad():
+    for parameter in small.parameters():
+        parameter.requires_grad_(False)  # of what is trained, the latent numbers are the leaves
+    with torch.enable_grad():
         latent = Latent(compression, small)
         optimizer = torch.optim.Adam(latent.leaves(), lr=learning_rate)
         rowwise = _Rowwise(objective, align or _class_labels)

@@ -14,7 +14,8 @@ import numpy as np
 from qubo_compress.budget import Budget
 from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.menu.operator import Packed, parse
-from qubo_compress.plan import ATTRIBUTE, Compression
+from qubo_compress.network.private import CARRIED
+from qubo_compress.plan import Compression
 from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.sensitivity.table import SensitivityTable
 
@@ -117,7 +118,7 @@ def _bits(group: Group, choice: str, packed: Packed) -> float:
 
 
 def _compression(result: CompressionResult) -> Compression:
-    found: Compression = getattr(result.model, ATTRIBUTE)
+    found: Compression = getattr(result.model, CARRIED)
     return found
 
 

@@ -22,6 +22,7 @@ from qubo_compress.evaluation import settle
 from qubo_compress.examples import map_tensors, read_examples, set_aside
 from qubo_compress.menu.groups import GroupRule, discover
 from qubo_compress.menu.menu import Menu
+from qubo_compress.network.private import private_copy
 from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
@@ -30,7 +31,7 @@ from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.sensitivity.subject import Subject, prepared
 from qubo_compress.sensitivity.task import MeasureTask, Metric, make_metric
-from qubo_compress.substitution import evaluating, every_layer_runs
+from qubo_compress.substitution import every_layer_runs
 
 TIMED_EXAMPLES = 16
 FEWEST_EXAMPLES = 16
@@ -139,7 +140,7 @@ def estimate(
         >>> estimate(model, [(torch.randn(16, 4), torch.randint(3, (16,)))], held_out=False).examples
         16
     """
-    model = unwrapped(model)
+    model = private_copy(unwrapped(model))
     examples, loss = settle(
         model, read_examples(batches, max_examples, reading=OutputReading(output, class_axis)), loss
     )
@@ -147,7 +148,7 @@ def estimate(
     if held_out:
         examples = set_aside(examples)[0]
     subject = Subject(model, model, examples, menu or Menu(), discover(model, groups), make_loss(loss))
-    with evaluating(model), every_layer_runs(), torch.no_grad():
+    with every_layer_runs(), torch.no_grad():
         task, _ = prepared(subject, 0, True, False)
         chosen, why = resolved(asked, task)
         return replace(forecast_of(task, chosen, why), held_out=count - examples.count)

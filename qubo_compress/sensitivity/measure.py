@@ -24,6 +24,7 @@ from qubo_compress.examples import Examples, read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import GroupRule, Layout, discover
 from qubo_compress.menu.menu import Menu
+from qubo_compress.network.private import private_copy
 from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.problem import IntArray
@@ -42,7 +43,7 @@ from qubo_compress.sensitivity.shrinkage import check_interactions, check_shrink
 from qubo_compress.sensitivity.subject import MAX_COLUMNS, Subject, prepared, refuse_nothing_to_compress
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, make_metric
-from qubo_compress.substitution import evaluating, every_layer_runs
+from qubo_compress.substitution import every_layer_runs
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -174,9 +175,14 @@ def measure_around(
     """
     started = time.perf_counter()
     asked = make_metric(metric)
+    # Before anything runs: a forward may write to buffers of the copies.
+    weights = weights_signature(original)
+    of_base = None if base is original else weights_signature(base)
+    original = private_copy(original)
+    base = original if of_base is None else private_copy(base)
     examples, loss = settle(original, examples, loss)
     subject = Subject(base, original, examples, menu, layout, make_loss(loss), restrict, payloads)
-    with evaluating(base), evaluating(original), every_layer_runs(), torch.no_grad():
+    with every_layer_runs(), torch.no_grad():
         task, unreached = prepared(subject, seed, bool(interactions), shrinkage not in (None, 1))
         chosen, why = resolved(asked, task)
         if progress or seconds is not None:
@@ -196,9 +202,8 @@ def measure_around(
                 say(str(forecast))
         refuse_unshrinkable(chosen, shrinkage)
         examples, reference = task.examples, task.reference
-        weights = weights_signature(original)
         signature = {
-            "weights": weights if base is original else f"{weights} around {weights_signature(base)}",
+            "weights": weights if of_base is None else f"{weights} around {of_base}",
             "data": examples.signature(),
             "menu": "\n".join(",".join(offered) for offered in task.choices),
             "groups": layout.rule,

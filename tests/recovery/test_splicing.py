@@ -15,6 +15,7 @@ import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress.artifact.writing import payload_of
 from qubo_compress.menu.operator import Packed
+from qubo_compress.network.private import CARRIED
 from qubo_compress.plan import compression_of
 from qubo_compress.recovery.latent import Latent
 from qubo_compress.recovery.splicing import FROZEN_FROM, HIGH, LOW, Splicing, exchange, masked
@@ -85,7 +86,7 @@ def test_a_mask_that_takes_fewer_bytes_leaves_the_file_as_long(tmp_path: Path) -
     moved = compression.with_stored({"5.weight": shorter})
     made = network()
     made.load_state_dict(small.state_dict())
-    made.compression = moved  # type: ignore[assignment]
+    setattr(made, CARRIED, moved)
     with torch.no_grad():
         made[5].weight.copy_(shorter.tensors()[0])  # type: ignore[union-attr, operator]
     assert len(payload_of(moved, made)) < len(payload_of(compression, small))

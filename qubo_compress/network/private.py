@@ -1,0 +1,201 @@
+"""A network of one's own: the caller's weights in modules that nobody else runs, and what its forward may not do.
+
+Everything that exchanges tensors, sets modes or hooks into layers does so in a private copy. The caller's network is
+never touched, so another thread may run or measure it meanwhile. The copy shares the parameters, which are only read,
+and has buffers of its own, since a forward may write to them.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from qubo_compress.errors import InvalidModel
+
+logger = logging.getLogger(__name__)
+
+CARRIED = "qubo_compress.compression"
+"""Attribute under which a compressed network carries its plan: the dot keeps it apart from every name of a user's."""
+
+PRIVATE = "qubo_compress.private"
+"""Attribute that marks a private copy."""
+
+STEADY = 1e-3
+"""Two runs on the same examples may differ by so much of the largest output: some kernels add in no fixed order."""
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """The network in eval mode, with modules and buffers of its own, and the parameters of ``model`` themselves.
+
+    A private copy is returned as it is. What was compiled in place runs uncompiled: it would be compiled anew for
+    every choice.
+
+    Raises:
+        InvalidModel: when something in the network cannot be copied.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+        >>> own = private_copy(net)
+        >>> own[0].weight is net[0].weight, own[1].running_mean is net[1].running_mean, own.training, net.training
+        (True, False, False, True)
+    """
+    if PRIVATE in vars(model):
+        return model
+    shared = {id(parameter): _readable(parameter) for parameter in model.parameters()}
+    made = _copied(model, shared)
+    vars(made)[PRIVATE] = True
+    return made
+
+
+def independent_copy(model: nn.Module) -> nn.Module:
+    """A copy in eval mode that shares nothing with ``model``.
+
+    Raises:
+        InvalidModel: when something in the network cannot be copied.
+    """
+    made = _copied(model, {})
+    vars(made).pop(PRIVATE, None)
+    return made
+
+
+def steady_answer(model: nn.Module, inputs: Any, run: Callable[[nn.Module, Any], Any]) -> Any:
+    """What the network returns for some examples, if it is a function of them and of its own tensors alone.
+
+    A forward may write to buffers, such as a counter, as long as its outputs do not follow from that.
+
+    Args:
+        model: left as it is: a copy is run.
+        inputs: of a few examples.
+        run: calls a network.
+
+    Raises:
+        InvalidModel: when the forward writes to parameters, when its outputs change from one run to the next, or when
+            it uses weights of ``model`` although a copy of it was called.
+    """
+    trial = _copied(model, {})
+    before = _versions(trial)
+    with _Reached(_names(model)) as reached, torch.no_grad():
+        answer = run(trial, inputs)
+    if reached.found:
+        raise InvalidModel(
+            f"the forward of a copy of this {type(model).__name__} still uses {_listed(reached.found)} of the network "
+            "that was copied: a function stored in it has captured a module; store bound methods instead"
+        )
+    changed = [name for name, version in _versions(trial).items() if version != before.get(name)]
+    written = [name for name in changed if name in dict(trial.named_parameters())]
+    if written:
+        raise InvalidModel(
+            f"the forward of this {type(model).__name__} writes to its parameter {_listed(written)}, so no choice "
+            "of it would stay as it is; write to a copy there (an embedding: normalise it once, then set max_norm=None)"
+        )
+    with torch.no_grad():
+        again = run(trial, inputs)
+    if not _alike(answer, again):
+        cause = f"it writes to {_listed(changed)}" if changed else "it draws random numbers, or counts its calls"
+        raise InvalidModel(
+            f"two runs of this {type(model).__name__} on the same examples differ: in eval mode {cause}; "
+            "its outputs must depend on its inputs and weights alone"
+        )
+    if changed:
+        logger.info("forward writes to %s; the outputs do not follow from that", _listed(changed))
+    return answer
+
+
+class _Reached(TorchFunctionMode):
+    """While active, notes which of the named tensors functions are given."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        super().__init__()
+        self._names = names
+        self.found: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        for value in (*args, *named.values()):
+            for item in value if isinstance(value, (list, tuple)) else (value,):
+                name = self._names.get(id(item))
+                if name is not None and name not in self.found:
+                    self.found.append(name)
+        return func(*args, **named)
+
+
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    made = _deep_copied(model, memo)
+    for module in made.modules():
+        # Not by eval(), which some modules override.
+        module.training = False
+        if "_compiled_call_impl" in vars(module):
+            vars(module)["_compiled_call_impl"] = None
+    return made
+
+
+def _deep_copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name == CARRIED:
+                memo[id(value)] = value  # never changed, and as large as the network
+            elif isinstance(value, Tensor) and not value.is_leaf:
+                # Some modules hold tensors that they compute, with a gradient, which torch itself does not copy.
+                memo[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as cause:
+        raise InvalidModel(
+            f"this {type(model).__name__} cannot be copied: {type(cause).__name__}: {cause}; measuring and compressing "
+            "work on copies, so take out what copy.deepcopy refuses, such as locks and open files"
+        ) from cause
+
+
+def _readable(parameter: nn.Parameter) -> nn.Parameter:
+    """The parameter itself; a copy of one made in inference mode, which gradients could not be taken of."""
+    if not parameter.is_inference():
+        return parameter
+    return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+
+
+def _names(model: nn.Module) -> dict[int, str]:
+    return {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Name -> identity and number of writes, of every parameter and buffer."""
+    found = (*model.named_parameters(), *model.named_buffers())
+    return {name: (id(tensor), tensor._version) for name, tensor in found if not tensor.is_inference()}
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _alike(first: Any, second: Any) -> bool:
+    pairs = list(zip(_floating(first), _floating(second), strict=False))
+    return len(_floating(first)) == len(_floating(second)) and all(_close(one, other) for one, other in pairs)
+
+
+def _close(first: Tensor, second: Tensor) -> bool:
+    if first.shape != second.shape:
+        return False
+    if first.numel() == 0:
+        return True
+    one, other = first.float(), second.float()
+    largest = float(one.nan_to_num(0.0, 0.0, 0.0).abs().max())
+    return torch.allclose(one, other, rtol=0.0, atol=STEADY * largest, equal_nan=True)
+
+
+def _floating(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, Mapping):
+        return [tensor for item in value.values() for tensor in _floating(item)]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in _floating(item)]
+    return _floating(vars(value)) if hasattr(value, "__dataclass_fields__") else []
