@@ -1,8 +1,8 @@
 """The real loss of a network with any choices stitched in, for searches that ask the network itself.
 
 Every compressed tensor of every choice is made once. To score an assignment, references to them are
-swapped into the model and back: nothing is copied but what shares a tensor with other groups, and the
-model is left exactly as it was found. The weights seen are those of :meth:`qubo_compress.Plan.apply`, bit for bit.
+swapped into a private copy of the model and back: nothing is copied but what shares a tensor with other groups, and
+the model itself is never touched. The weights seen are those of :meth:`qubo_compress.Plan.apply`, bit for bit.
 """
 
 from __future__ import annotations

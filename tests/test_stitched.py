@@ -98,7 +98,7 @@ def test_evaluations_are_counted_in_examples(sample: Callable[[str], Any]) -> No
     assert loss.evaluations == SETTLING_EXAMPLES + 5 + 24 + 24
     assert table.stitched_loss(found.model, found.batches, "kl").evaluations == SETTLING_EXAMPLES + 24
     seen = []
-    hook = found.model.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    hook = loss.model.register_forward_hook(lambda module, args, output: seen.append(len(output)))
     before = loss.evaluations
     loss(assignment, 7)
     hook.remove()
