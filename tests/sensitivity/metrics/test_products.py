@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import qubo_compress as qc
 from qubo_compress import errors
+from qubo_compress.close import FEWEST_EXAMPLES, MOST_EXAMPLES, affordable
+from qubo_compress.sensitivity.metrics.auto import Auto
 from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.testing import check_metric, same_snapshot, same_table, snapshot
 
@@ -110,6 +114,63 @@ def test_layers_are_measured_by_what_they_call(model: Callable[[], nn.Module], s
     exact = qc.measure(net, batches, metric="jacobian", **options)
     slopes = [t.linear - 0.5 * np.diag(gram(t)) for t in (found, exact)]
     assert np.abs(slopes[0] - slopes[1]).max() <= 1e-3 * np.abs(slopes[1]).max()
+
+
+class Deep(nn.Module):
+    """So many layers, every one of which adds to what the one before made."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(depth))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + torch.tanh(layer(x))
+        return self.head(x)
+
+
+class Tanhs(TorchDispatchMode):
+    """Counts the values that hyperbolic tangents take, and those whose gradients they pass on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = self.backward = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.tanh.default:
+            self.forward += found.numel()
+        if func is torch.ops.aten.tanh_backward.default:
+            self.backward += found.numel()
+        return found
+
+
+def layer_runs(depth: int, metric: Any) -> tuple[int, int]:
+    """Values that the layers of a deep network made in a measurement, and gradients that they passed on."""
+    torch.manual_seed(0)
+    data = [(torch.randn(20, 6), torch.arange(20) % 3)]
+    with Tanhs() as seen:
+        table = qc.measure(Deep(depth).eval(), data, menu=MENU, metric=metric, progress=False)
+    assert table.provenance.metric == "products" and len(table.choices) == 2 * (depth + 1)
+    return seen.forward, seen.backward
+
+
+@pytest.mark.parametrize("metric", ["products", Auto(small=0.0)])
+def test_a_layer_of_a_deep_network_runs_no_more_often_than_one_of_a_shallow_network(metric: Any) -> None:
+    """Running every choice takes twice as many runs of every layer at twice the depth."""
+    shallow, deep = layer_runs(3, metric), layer_runs(12, metric)
+    assert shallow[0] > 0 and shallow[1] > 0
+    assert deep == (4 * shallow[0], 4 * shallow[1])
+
+
+def test_choices_are_run_on_as_many_examples_as_the_measurement_pays_for(sample: Callable[[str], Any]) -> None:
+    table = measured(sample("perceptron"), "products")
+    spent = replace(table.provenance, multiplications=1e9, evaluations=3, examples=2000)
+    table = replace(table, provenance=spent)
+    assert affordable(60, 2000, table) == 100, "6,000 runs, as products took"
+    assert affordable(6, 2000, table) == MOST_EXAMPLES and affordable(6, 5, table) == 5
+    assert affordable(6000, 2000, table) == FEWEST_EXAMPLES
 
 
 def test_filters_are_rows_of_their_layers(sample: Callable[[str], Any]) -> None:
