@@ -17,7 +17,7 @@ from qubo_compress.sensitivity.prices import siblings
 from qubo_compress.sensitivity.task import MeasureTask, apart
 
 KEPT_BYTES = 600_000_000
-"""Displacements up to this many bytes stay in memory; beyond, those of a layer are made again for every slice."""
+"""Displacements up to this many bytes stay in memory; those of the other layers are made again for every pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +84,11 @@ class Displacements:
     def __init__(self, task: MeasureTask, changeable: frozenset[str]) -> None:
         self._task, self._changeable = task, changeable
         self._owners: dict[str, list[int]] = {}
-        total = 0
         for number, group in enumerate(task.layout.groups):
-            total += 4 * group.numel * (len(task.choices[number]) - 1)
             for name in dict.fromkeys(member.name for member in group.members):
                 self._owners.setdefault(name, []).append(number)
-        self._keeps = total <= KEPT_BYTES
         self._kept: dict[str, tuple[Block | RowBlock, ...]] = {}
+        self._kept_bytes = 0
 
     def of(self, name: str) -> tuple[Block | RowBlock, ...]:
         """The blocks of a parameter, on the network's device."""
@@ -102,8 +100,10 @@ class Displacements:
             made = self._rows(owners, name)
         else:
             made = tuple(block for group in owners for block in self._blocks(group, name))
-        if self._keeps:
+        size = sum(block.values.numel() * block.values.element_size() for block in made)
+        if self._kept_bytes + size <= KEPT_BYTES:
             self._kept[name] = made
+            self._kept_bytes += size
         return made
 
     def _blocks(self, number: int, name: str) -> list[Block]:
