@@ -38,8 +38,12 @@ from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.replay import CallTrace, GroupSweep, Place, run_model
 from qubo_compress.statistics.statistic import Calibration
 
-PACKED_MEMORY = 64_000_000
-"""Bytes of stored choices, and at least those of the network, that are kept; beyond, choices are made again."""
+PACKED_MEMORY = 400_000_000
+"""Bytes of stored choices, and at least those of the network, that are kept; beyond, choices are made again.
+
+Decoding coded choices of depthwise layers takes tens of microseconds a weight, and every pass of a measurement asks
+for all of them.
+"""
 
 VALUE_MEMORY = 4
 """Bytes per value that a stored choice is taken to hold in memory: codes, a mask, and what they are made of."""
