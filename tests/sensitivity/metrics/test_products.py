@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress.close import FEWEST_EXAMPLES, MOST_EXAMPLES, affordable
+from qubo_compress.menu.coded import Coded
 from qubo_compress.sensitivity.metrics.auto import Auto
 from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.testing import check_metric, same_snapshot, same_table, snapshot
@@ -184,6 +185,32 @@ def test_filters_are_rows_of_their_layers(sample: Callable[[str], Any]) -> None:
         of_filters = [filters.offsets[n] + 1 for n, g in enumerate(filters.group_names) if g.split("[")[0] == name]
         together = gram(filters)[np.ix_(of_filters, of_filters)].sum()
         assert together == pytest.approx(gram(layers)[of_layer, of_layer], rel=1e-3, abs=1e-12)
+
+
+@pytest.mark.parametrize("groups", ["layer", "filter"])
+def test_a_coded_choice_has_the_rows_of_the_plain_one_and_is_not_decoded_for_them(
+    groups: str, sample: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = sample("perceptron")
+    names = ["quantize(bits=2)", "quantize(bits=4,sparsity=0.5)", "compensate(bits=2)"][: 3 if groups == "layer" else 2]
+    coded = [f"coded(of='{name}')" for name in names]
+    both = qc.Menu([qc.menu.operator.parse(name) for name in (*names, *coded)])
+    plain = qc.Menu([qc.menu.operator.parse(name) for name in names])
+    monkeypatch.setattr(Coded, "decode", lambda *_: pytest.fail("a coded choice was decoded"))
+    table = qc.measure(found.model, found.batches, menu=both, metric="products", groups=groups, progress=False)
+    alone = qc.measure(found.model, found.batches, menu=plain, metric="products", groups=groups, progress=False)
+    seen = 0
+    for group, choices in enumerate(table.choices):
+        first, position = int(table.offsets[group]), {name: number for number, name in enumerate(choices)}
+        for name, other in zip(names, coded, strict=True):
+            if name in position and other in position:
+                rows = [first + position[name], first + position[other]]
+                assert table.linear[rows[0]] == table.linear[rows[1]]
+                assert np.allclose(*table.factor[rows], rtol=1e-5, atol=1e-6)  # reduced to their rank since
+                before = int(alone.offsets[group]) + alone.choices[group].index(name)
+                assert table.linear[rows[0]] == pytest.approx(alone.linear[before], rel=1e-5)
+                seen += 1
+    assert seen >= 4
 
 
 def test_rows_do_not_depend_on_how_examples_are_batched(sample: Callable[[str], Any]) -> None:
