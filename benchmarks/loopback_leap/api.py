@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.loopback_leap.faults import MESSAGES, Fault, Faults
@@ -26,14 +27,14 @@ class Api:
         solvers: on offer, by name.
         jobs: where submitted problems go.
         faults: met before anything else.
-        closing: set when the server closes; ends delays.
+        closing: set when the server closes; ends delays and answers without end.
     """
 
     def __init__(
         self, token: str, solvers: Mapping[str, Offered], jobs: Jobs, faults: Faults, closing: threading.Event
     ) -> None:
         self._token, self._solvers, self._jobs = token, solvers, jobs
-        self._faults, self._closing = faults, closing
+        self._faults, self.closing = faults, closing
         self._uploads = Uploads()
         self._routes: list[tuple[str, str, str, Call]] = [
             ("GET", r"solvers/remote/?", "list", self._list_solvers),
@@ -63,10 +64,13 @@ class Api:
         kind, call, values = found
         fault = self._faults.take(kind) or Fault()
         if fault.delay:
-            self._closing.wait(fault.delay)
+            self.closing.wait(fault.delay)
+        return replace(self._answer(request, call, values, fault), drop=fault.drop, drip=fault.drip)
+
+    def _answer(self, request: Request, call: Call, values: tuple[str, ...], fault: Fault) -> Response:
         if fault.status is not None:
             message = fault.message or MESSAGES.get(fault.status, "Injected fault")
-            return error_response(fault.status, message, fault.retry_after)
+            return error_response(fault.status, message, fault.retry_after, fault.location)
         if request.headers.get("X-Auth-Token") != self._token:
             return error_response(401, MESSAGES[401])
         try:
@@ -74,9 +78,7 @@ class Api:
             response = call(request, *values, **options)
         except (BadRequest, UploadRefused) as cause:
             return error_response(cause.status, str(cause))
-        if fault.drop:
-            return Response(response.body, response.content_type, response.status, response.headers, drop=True)
-        return response
+        return response if fault.body is None else replace(response, body=fault.body)
 
     def _route(self, request: Request) -> tuple[str, Call, tuple[str, ...]] | None:
         for method, pattern, kind, call in self._routes:
