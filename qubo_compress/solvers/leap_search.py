@@ -139,22 +139,22 @@ class LeapSearch:
         return True
 
     def _ask(self, sampler: Any, model: HybridModel, asked: float, prices: FloatArray) -> Decoded:
-        token = sampler.client.config.token
+        secrets = sampler.client.secrets
         begin = time.perf_counter()
         with closing(model.open_file()) as handle:
             size = size_of(handle)
-            with connections.translated(self.where, token):
+            with connections.translated(self.where, secrets):
                 uploading = self.service.upload_problem(handle)
                 identifier = connections.outcome(uploading, self.deadline, self.where)
         self._spent("upload", begin)
         begin = time.perf_counter()
-        with connections.translated(self.where, token):
+        with connections.translated(self.where, secrets):
             labelled = {} if self.request.label is None else {"label": self.request.label}
             job = self.service.sample_problem(identifier, time_limit=asked, **labelled)
-        job = connections.resolve(job, self.deadline, self.where, token)
+        job = connections.resolve(job, self.deadline, self.where, secrets)
         wall = time.perf_counter() - begin
         begin = time.perf_counter()
-        with connections.translated(self.where, token):
+        with connections.translated(self.where, secrets):
             decoded = model.read(job)
         self._record(job, wall, asked, size, prices)
         self._spent("decode", begin)

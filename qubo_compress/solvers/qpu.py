@@ -15,6 +15,7 @@ from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import DryRun, InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem
 from qubo_compress.solvers.dwave_connection import Connection, opened
+from qubo_compress.solvers.dwave_token import Token
 from qubo_compress.solvers.qpu_device import Device
 from qubo_compress.solvers.qpu_embedding import USER_CACHE
 from qubo_compress.solvers.qpu_search import Preview, QpuSearch, classical_start
@@ -41,7 +42,7 @@ class Qpu:
         sampler: a structured dimod sampler to use instead of a connection, such as Ocean's ``MockDWaveSampler``.
         connection: how to reach the service; by default, Ocean's configuration files and variables say.
         endpoint: shorthand for the connection's.
-        token: shorthand for the connection's; never shown.
+        token: shorthand for the connection's; never shown, logged or pickled.
         service_solver: shorthand for the connection's ``solver``: the name of a chip at the service.
         encoding: ``"domain-wall"`` or ``"one-hot"``.
         num_reads: samples per submission.
@@ -77,7 +78,7 @@ class Qpu:
     sampler: Any = None
     connection: Connection | None = None
     endpoint: str | None = None
-    token: str | None = field(default=None, repr=False)
+    token: str | Token | None = field(default=None, repr=False)
     service_solver: str | None = None
     encoding: str = "domain-wall"
     num_reads: int = 100
@@ -92,6 +93,7 @@ class Qpu:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "token", Token.of(self.token))
         encodings.get(self.encoding)
         ways = [name for name in ("endpoint", "token", "service_solver") if getattr(self, name) is not None]
         if (self.connection is not None or self.sampler is not None) and ways:
@@ -161,7 +163,7 @@ class Qpu:
                 endpoint=self.endpoint, token=self.token, solver=self.service_solver
             )
             with opened(DWaveSampler, connection, deadline) as sampler:
-                yield replace(self, sampler=Device(sampler, self.cache, connection.token), **_UNCONNECTED)
+                yield replace(self, sampler=Device(sampler, self.cache, sampler.client.secrets), **_UNCONNECTED)
 
     @property
     def largest_bits(self) -> int | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.solvers.dwave_connection import cancel, cloud_future, is_simulated, resolve, translated
+from qubo_compress.solvers.dwave_token import Secrets
 from qubo_compress.solvers.qpu_embedding import (
     USER_CACHE,
     Chains,
@@ -35,7 +36,7 @@ class Device:
     Args:
         sampler: a structured dimod sampler whose properties name a topology: ``DWaveSampler``, or Ocean's mock.
         cache: folder of embeddings found before; None for none, ``"user"`` for the user's.
-        token: removed from messages.
+        secrets: removed from messages and names.
 
     Raises:
         InvalidSolverOption: when the sampler has no Chimera, Pegasus or Zephyr graph.
@@ -49,14 +50,14 @@ class Device:
 
     sampler: Any
     cache: str | None = USER_CACHE
-    token: str | None = field(default=None, repr=False)
+    secrets: Secrets = field(default_factory=Secrets, repr=False)
     searches: int = 0
     """Embeddings that were searched for, not remembered."""
 
     def __post_init__(self) -> None:
         self.graph = _graph_of(self.sampler)
         self.properties: Mapping[str, Any] = self.sampler.properties
-        self.identity = _identity_of(self.sampler, self.graph)
+        self.identity = self.secrets.mask(_identity_of(self.sampler, self.graph))
         self.store = EmbeddingCache(self.cache, self.identity)
         self._cliques: dict[int, Chains] = {}
         self._table: Cliques | None = None
@@ -182,15 +183,15 @@ class Device:
         if not self.remote:
             samples = self.sampler.sample(bqm, **parameters)
             return samples
-        with translated(self.name, self.token):
+        with translated(self.name, self.secrets):
             samples = self.sampler.sample(bqm, **parameters)
         job = cloud_future(samples)
         while not job.wait(0.05) and time.perf_counter() < deadline:
             if stop():
                 cancel(job)
                 return None
-        job = resolve(job, deadline, self.name, self.token)
-        with translated(self.name, self.token):
+        job = resolve(job, deadline, self.name, self.secrets)
+        with translated(self.name, self.secrets):
             samples = job.sampleset
             samples.resolve()  # type: ignore[no-untyped-call]
         return samples
