@@ -91,9 +91,7 @@ def json_response(content: Any, resource: str | None = None) -> Response:
     return Response(json.dumps(content).encode(), kind)
 
 
-def error_response(
-    status: int, message: str, retry_after: int | None = None, location: str | None = None
-) -> Response:
+def error_response(status: int, message: str, retry_after: int | None = None, location: str | None = None) -> Response:
     """An error as the solver API puts it, or a redirect."""
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     if location is not None:

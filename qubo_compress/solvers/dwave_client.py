@@ -6,6 +6,7 @@ problems that nobody waits for any more are cancelled, all connections are cut, 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 from qubo_compress.errors import RequestRejected, SolverUnavailable
 from qubo_compress.solvers.dwave_token import Secrets, Token
 from qubo_compress.solvers.dwave_transport import Transport, TransportFailed
+
+_logger = logging.getLogger(__name__)
 
 _UPLOAD_PAUSES = (2.0, 4.0)
 """Seconds before each further try of a step of an upload, as in the client."""
@@ -180,6 +183,8 @@ def _configuration(
     config.pop("client", None)
     found = token if token is not None or not config.get("token") else Token(config["token"])
     secrets.add(found)
+    if found is not None and found.stripped:
+        _logger.warning("the API token had white space around it, which was removed")
     secrets.add(_password(config.get("proxy")))
     validate_config_v1({**config, "token": None})  # before its faults could be taken for those of an answer
     if config.get("region") and not config.get("endpoint") and not config.get("leap_api_endpoint"):

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from qubo_compress.errors import InvalidSolverOption
+from qubo_compress.errors import InvalidSolverOption, RemoteTimeout
 from qubo_compress.solvers.dwave_client import connect
-from qubo_compress.solvers.dwave_errors import translate, translated
+from qubo_compress.solvers.dwave_errors import described, translate, translated
 from qubo_compress.solvers.dwave_token import Secrets, Token
 from qubo_compress.solvers.dwave_transport import LARGEST_ANSWER, Transport
 from qubo_compress.solvers.dwave_waiting import PATIENCE, cancel, cloud_future, outcome, resolve, within
@@ -25,8 +25,10 @@ from qubo_compress.solvers.dwave_waiting import PATIENCE, cancel, cloud_future, 
 __all__ = [
     "SIMULATED_NOTE",
     "Connection",
+    "Secrets",
     "cancel",
     "cloud_future",
+    "described",
     "is_simulated",
     "opened",
     "outcome",
@@ -35,6 +37,7 @@ __all__ = [
     "stages",
     "translate",
     "translated",
+    "uploaded",
     "within",
 ]
 
@@ -175,6 +178,33 @@ def opened(kind: Callable[..., Any], connection: Connection, deadline: float, **
         closing = threading.Thread(target=_end, args=(sampler,), name="qubo_compress closing", daemon=True)
         closing.start()
         closing.join(max(PATIENCE, min(2.0, deadline - time.perf_counter())))
+
+
+def uploaded(sampler: Any, handle: Any, deadline: float, where: str) -> str:
+    """The identifier of a problem, uploaded in time.
+
+    Args:
+        sampler: as :func:`opened` gives it.
+        handle: a file.
+        deadline: of ``time.perf_counter()``.
+        where: the solver and the service, for messages.
+
+    Raises:
+        UploadFailed: when the service failed, also when the last try was still under way at the deadline.
+        RemoteTimeout: when the deadline passed before any try had ended.
+        RemoteSolverError: another subclass, for what the service refused.
+    """
+    from dwave.cloud.exceptions import ProblemUploadError
+
+    client = sampler.client
+    with translated(where, client.secrets):
+        uploading = sampler.solver.upload_problem(handle)
+        try:
+            return str(outcome(uploading, deadline, where))
+        except RemoteTimeout:
+            if client.upload_failure is None:
+                raise
+            raise ProblemUploadError("no try succeeded within the time limit") from client.upload_failure
 
 
 def _end(sampler: Any) -> None:

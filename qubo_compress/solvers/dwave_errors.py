@@ -66,6 +66,29 @@ def translated(where: str, secrets: Secrets | None = None) -> Iterator[None]:
             translation.__context__ = clean  # Python has put the exception as it was
 
 
+@contextmanager
+def described(where: str, secrets: Secrets) -> Iterator[None]:
+    """For a block that computes with a solver's properties: what these lack is the fault of the service.
+
+    Args:
+        where: the solver and the service, for the message.
+        secrets: removed from the message.
+
+    Raises:
+        ServiceFailed: when a property is missing or not what it should be.
+    """
+    try:
+        yield
+    except QuboCompressError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as cause:
+        said = _short(secrets.mask(f"{type(cause).__name__}: {cause}"))
+        raise ServiceFailed(
+            f"{where}: the service describes the solver in a way that cannot be used ({said}), and nothing was "
+            "submitted; name another solver, or report it to the service"
+        ) from cause
+
+
 def _release(cause: BaseException) -> None:
     """Let go of the connections that exceptions hold, by their response or in the locals of the frames behind them.
 
@@ -106,21 +129,21 @@ def _kind(chain: list[BaseException]) -> tuple[type[RemoteSolverError], str, str
     from dwave.cloud import exceptions as cloud
 
     upload = isinstance(chain[0], cloud.ProblemUploadError)
-    prefix = "uploading the problem failed: " if upload else ""
     for error in chain:
         for rule in (_transport, _configuration, _cloud, _status, _network):
             found = rule(error)
             if found is not None:
-                kind, text, advice = found
-                return _of_upload(kind) if upload else kind, prefix + text, advice
-    first = chain[0]
-    text = f"{prefix}the client failed with {type(first).__name__}: {first}"
-    return UploadFailed if upload else ServiceFailed, text, "try again, and report it if it stays"
+                return _while_uploading(*found) if upload else found
+    text = f"the client failed with {type(chain[0]).__name__}: {chain[0]}"
+    unknown = ServiceFailed, text, "try again, and report it if it stays"
+    return _while_uploading(*unknown) if upload else unknown
 
 
-def _of_upload(kind: type[RemoteSolverError]) -> type[RemoteSolverError]:
+def _while_uploading(kind: type[RemoteSolverError], text: str, advice: str) -> tuple[type[RemoteSolverError], str, str]:
     """The service's own faults have a class of their own while nothing has been submitted yet."""
-    return UploadFailed if issubclass(kind, (ServiceFailed, RemoteTimeout)) else kind
+    if issubclass(kind, (ServiceFailed, RemoteTimeout)):
+        kind, advice = UploadFailed, "nothing was submitted; try again later"
+    return kind, f"uploading the problem failed: {text}", advice
 
 
 _Rule = tuple[type[RemoteSolverError], str, str] | None

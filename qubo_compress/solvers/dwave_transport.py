@@ -55,11 +55,12 @@ class TransportFailed(Exception):
         kind: of the library's own exceptions.
         said: what happened.
         advice: what to do.
+        passing: whether the same request may well be answered the next time.
     """
 
-    def __init__(self, kind: type[RemoteSolverError], said: str, advice: str) -> None:
+    def __init__(self, kind: type[RemoteSolverError], said: str, advice: str, passing: bool = False) -> None:
         super().__init__(said)
-        self.kind, self.said, self.advice = kind, said, advice
+        self.kind, self.said, self.advice, self.passing = kind, said, advice, passing
 
 
 @dataclass(eq=False)
@@ -269,7 +270,7 @@ class _Adapter:
         if response.status_code == 200:
             wrong = misshapen(request.method, request.url, response.content)
             if wrong is not None:
-                raise TransportFailed(ServiceFailed, wrong, "check the endpoint, or report it to the service")
+                raise TransportFailed(ServiceFailed, wrong, "check the endpoint, or report it to the service", True)
         return response
 
 

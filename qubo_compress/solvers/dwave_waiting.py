@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from qubo_compress.errors import QuotaExceeded, RemoteSolverError, RemoteTimeout, ServiceFailed
 from qubo_compress.solvers.dwave_errors import translated
 from qubo_compress.solvers.dwave_token import Secrets
+from qubo_compress.solvers.dwave_transport import TransportFailed
 
 Result = TypeVar("Result")
 _logger = logging.getLogger(__name__)
@@ -128,6 +129,8 @@ def _passing(failure: RemoteSolverError) -> bool:
     from requests.exceptions import RequestException
 
     cause = failure.__cause__
+    if isinstance(cause, TransportFailed):
+        return cause.passing
     kind = isinstance(failure, (ServiceFailed, RemoteTimeout, QuotaExceeded))  # HTTP 429: asked too often
     return kind and isinstance(cause, RequestException) and not isinstance(cause, SolverFailureError)
 

@@ -11,7 +11,7 @@ import dimod
 import networkx as nx
 import numpy as np
 
-from qubo_compress.errors import InvalidSolverOption
+from qubo_compress.errors import InvalidSolverOption, ServiceFailed
 from qubo_compress.solvers.dwave_connection import cancel, cloud_future, is_simulated, resolve, translated
 from qubo_compress.solvers.dwave_token import Secrets
 from qubo_compress.solvers.qpu_embedding import (
@@ -27,6 +27,10 @@ from qubo_compress.solvers.qpu_embedding import (
 _DEFAULT_ANNEALING_MICROSECONDS = 20.0
 _LONGEST_RUN_MICROSECONDS = 1e6
 """What production chips allow per submission, where a solver does not say."""
+
+
+_LARGEST_SHAPE = 64
+"""Of a topology in any direction; the largest chips have 16. Graphs are built whole before parts are taken out."""
 
 
 @dataclass(eq=False)
@@ -206,8 +210,15 @@ def _graph_of(sampler: Any) -> nx.Graph:
 
     try:
         topology = sampler.properties["topology"]
+        if not all(1 <= size <= _LARGEST_SHAPE for size in topology["shape"]):
+            raise ValueError(f"shape {topology['shape']}")
         graph = qpu_graph(topology["type"], topology["shape"], sampler.nodelist, sampler.edgelist)
     except (AttributeError, KeyError, TypeError, ValueError) as cause:
+        if hasattr(sampler, "client"):
+            raise ServiceFailed(
+                f"the service describes the chip in a way that cannot be used ({type(cause).__name__}: {cause}), and "
+                "nothing was submitted; name another solver, or report it to the service"
+            ) from cause
         raise InvalidSolverOption(
             f"sampler must be structured, with a Chimera, Pegasus or Zephyr topology among its properties; "
             f"{type(sampler).__name__} is not ({cause}). Give a DWaveSampler, or leave sampler out"
