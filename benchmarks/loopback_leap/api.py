@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -10,7 +11,15 @@ from typing import Any
 
 from benchmarks.loopback_leap.faults import MESSAGES, Fault, Faults
 from benchmarks.loopback_leap.jobs import Job, Jobs
-from benchmarks.loopback_leap.protocol import BadRequest, Request, Response, error_response, filtered, json_response
+from benchmarks.loopback_leap.protocol import (
+    BASE_PATH,
+    BadRequest,
+    Request,
+    Response,
+    error_response,
+    filtered,
+    json_response,
+)
 from benchmarks.loopback_leap.solvers import Offered
 from benchmarks.loopback_leap.uploads import UploadRefused, Uploads
 
@@ -39,6 +48,7 @@ class Api:
         self._routes: list[tuple[str, str, str, Call]] = [
             ("GET", r"solvers/remote/?", "list", self._list_solvers),
             ("GET", r"solvers/remote/([^/]+)/?", "list", self._get_solver),
+            ("GET", r"regions/?", "regions", self._regions),
             ("POST", r"problems/?", "submit", self._submit),
             ("GET", r"problems/?", "poll", self._poll),
             ("DELETE", r"problems/?", "cancel", self._cancel_many),
@@ -71,7 +81,7 @@ class Api:
         if fault.status is not None:
             message = fault.message or MESSAGES.get(fault.status, "Injected fault")
             return error_response(fault.status, message, fault.retry_after, fault.location)
-        if request.headers.get("X-Auth-Token") != self._token:
+        if call != self._regions and request.headers.get("X-Auth-Token") != self._token:
             return error_response(401, MESSAGES[401])
         try:
             options = {"item_error": fault.item_error} if fault.item_error is not None else {}
@@ -86,6 +96,12 @@ class Api:
             if method == request.method and match is not None:
                 return kind, call, match.groups()
         return None
+
+    def _regions(self, request: Request) -> Response:
+        """Of the metadata API, which anybody may ask: this server is the only region."""
+        here = f"http://{request.headers['Host']}{BASE_PATH}"
+        body = json.dumps([{"code": "loopback", "name": "This machine", "endpoint": here}]).encode()
+        return Response(body, "application/vnd.dwave.metadata.regions+json; version=1.0.0")
 
     def _list_solvers(self, request: Request) -> Response:
         rule = request.query.get("filter", "")

@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass
 from typing import Any
 
-KINDS = ("list", "submit", "poll", "load", "download", "cancel", "upload", "solve")
+KINDS = ("list", "submit", "poll", "load", "download", "cancel", "upload", "regions", "solve")
 """Requests of a client, and ``"solve"``: the work on a problem, between them."""
 
 QUOTA_MESSAGE = "Problem not accepted because user has insufficient remaining solver access time in project LOOPBACK"

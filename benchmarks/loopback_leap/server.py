@@ -41,6 +41,7 @@ class Logged:
         received: seconds since the server was started.
         seconds: until the answer was ready.
         bytes: length of the request's body, as sent.
+        token: whether an API token came with it, right or wrong.
     """
 
     method: str
@@ -50,6 +51,7 @@ class Logged:
     received: float
     seconds: float
     bytes: int
+    token: bool
 
 
 class LoopbackLeap:
@@ -232,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.log.append(
             Logged(
                 self.command, self.path.removeprefix(BASE_PATH), self.server.api.kind(request), response.status,
-                start - self.server.started, end - start, len(request.body),
+                start - self.server.started, end - start, len(request.body), "X-Auth-Token" in request.headers,
             )
         )  # fmt: skip
         self._send(response)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from qubo_compress.errors import RequestRejected, SolverUnavailable
 from qubo_compress.solvers.dwave_token import Secrets, Token
-from qubo_compress.solvers.dwave_transport import Transport, TransportFailed
+from qubo_compress.solvers.dwave_transport import Transport, TransportFailed, origin_of
 
 _logger = logging.getLogger(__name__)
 
@@ -185,15 +185,26 @@ def _configuration(
     secrets.add(found)
     if found is not None and found.stripped:
         _logger.warning("the API token had white space around it, which was removed")
-    secrets.add(_password(config.get("proxy")))
+    for name in ("proxy", "endpoint"):
+        secrets.add(_password(config.get(name), name))
     validate_config_v1({**config, "token": None})  # before its faults could be taken for those of an answer
     if config.get("region") and not config.get("endpoint") and not config.get("leap_api_endpoint"):
         config["endpoint"] = _endpoint_of(config, transport)
     return {**config, "token": None if found is None else found.reveal()}
 
 
-def _password(proxy: str | None) -> str | None:
-    return urlsplit(proxy).password if proxy else None
+def _password(url: str | None, name: str) -> str | None:
+    """The password within an address, if there is one.
+
+    Raises:
+        TransportFailed: when it is no address; the client's threads would find out one by one.
+    """
+    try:
+        return None if url is None or not origin_of(url)[1] else urlsplit(url).password
+    except ValueError as cause:
+        raise TransportFailed(
+            RequestRejected, f"the {name} is not a URL ({cause}), and nothing was sent", "give the whole one"
+        ) from cause
 
 
 def _endpoint_of(config: dict[str, Any], transport: Transport) -> str | None:

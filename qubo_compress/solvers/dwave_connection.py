@@ -19,7 +19,7 @@ from qubo_compress.errors import InvalidSolverOption, RemoteTimeout
 from qubo_compress.solvers.dwave_client import connect
 from qubo_compress.solvers.dwave_errors import described, translate, translated
 from qubo_compress.solvers.dwave_token import Secrets, Token
-from qubo_compress.solvers.dwave_transport import LARGEST_ANSWER, Transport
+from qubo_compress.solvers.dwave_transport import LARGEST_ANSWER, Transport, origin_of
 from qubo_compress.solvers.dwave_waiting import PATIENCE, cancel, cloud_future, outcome, resolve, within
 
 __all__ = [
@@ -100,8 +100,8 @@ class Connection:
             raise InvalidSolverOption(f"retries must not be negative; got {self.retries}")
         if self.largest_answer < 1:
             raise InvalidSolverOption(f"largest_answer must be a positive number of bytes; got {self.largest_answer}")
-        if self.endpoint and "@" in urlsplit(self.endpoint).netloc:
-            raise InvalidSolverOption("endpoint must not hold a user name or a password; give token, or a proxy")
+        if self.endpoint:
+            _check_endpoint(self.endpoint)
 
     def arguments(self, time_left: float = float("inf")) -> dict[str, Any]:
         """Keyword arguments for any of Ocean's samplers, apart from the token.
@@ -128,6 +128,15 @@ class Connection:
         if self.endpoint:
             return self.endpoint
         return f"region {self.region}" if self.region else f"profile {self.profile}" if self.profile else "D-Wave"
+
+
+def _check_endpoint(endpoint: str) -> None:
+    try:
+        origin_of(endpoint)
+    except ValueError as cause:
+        raise InvalidSolverOption(f"endpoint must be a URL, https:// included; got {endpoint!r} ({cause})") from cause
+    if "@" in urlsplit(endpoint).netloc:
+        raise InvalidSolverOption("endpoint must not hold a user name or a password; give token, or a proxy")
 
 
 @contextmanager
@@ -203,7 +212,10 @@ def uploaded(sampler: Any, handle: Any, deadline: float, where: str) -> str:
             return str(outcome(uploading, deadline, where))
         except RemoteTimeout:
             if client.upload_failure is None:
-                raise
+                raise RemoteTimeout(
+                    f"{where}: the problem was not uploaded within the time limit, and nothing was submitted; raise "
+                    "the time limit or try again"
+                ) from None
             raise ProblemUploadError("no try succeeded within the time limit") from client.upload_failure
 
 

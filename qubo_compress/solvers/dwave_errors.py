@@ -6,6 +6,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from qubo_compress.errors import (
     InvalidToken,
@@ -95,9 +96,9 @@ def _release(cause: BaseException) -> None:
     Closing a session only drops its pools: each stays open as long as a response of its own is held.
     """
     for error in _chain(cause):
-        close = getattr(getattr(error, "response", None), "close", None)
-        if callable(close):
-            close()
+        response: Any = getattr(error, "response", None)
+        if getattr(response, "raw", None) is not None:  # one from the client's cache has none
+            response.close()
         traceback.clear_frames(error.__traceback__)
 
 
@@ -276,6 +277,6 @@ def _unreachable(error: BaseException) -> _Rule:
 
 
 def _short(text: str) -> str:
-    """One line of a message that may be a whole page."""
-    text = " ".join(text.split())
+    """One line of a message that may be a whole page, with nothing that a terminal would obey."""
+    text = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

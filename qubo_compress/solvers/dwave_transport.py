@@ -39,6 +39,7 @@ _PIECE = 2**16
 _LONGEST_CONNECT = 5.0
 """Seconds for one attempt to connect, which is all that cannot be cut off."""
 
+_LONGEST_WAIT_DIGITS = 9
 _WAITING_ASKED = (413, 429, 503)
 _REPEATED = ("GET", "HEAD")
 _LATE = "DELETE"
@@ -88,7 +89,7 @@ class Transport:
         Args:
             session: of ``requests``, with a base URL, which says where it may go.
         """
-        origin = _origin(session.base_url)
+        origin = origin_of(session.base_url)
         for prefix, adapter in list(session.adapters.items()):
             if not isinstance(adapter, _Adapter):
                 session.mount(prefix, _Adapter(self, adapter, origin))
@@ -162,7 +163,7 @@ class _Adapter:
         self.inner.close()
 
     def send(self, request: Any, **options: Any) -> Any:
-        self._check_address(request.url, "the service refers to")
+        self._check_address(request.url)
         for repetition in range(self.transport.retries + 1):
             response = self._sent(request, {**options, "stream": True})
             try:
@@ -189,7 +190,7 @@ class _Adapter:
             response.close()
             target = response.headers.get("Location")
             if target:
-                self._check_redirect(urljoin(request.url, target), response.status_code)
+                self._refuse_redirect(request.url, target, response.status_code)
             raise TransportFailed(
                 ServiceFailed, f"the service redirects (HTTP {response.status_code}) to nowhere", "check the endpoint"
             )
@@ -206,18 +207,24 @@ class _Adapter:
                 kind, type(f"Watched{kind.__name__}", (_Watched, kind), {"transport": self.transport})
             )
 
-    def _check_address(self, url: str, words: str) -> None:
-        if _origin(url) != self.origin:
+    def _check_address(self, url: str) -> None:
+        if not self._is_here(url):
             raise TransportFailed(
                 RedirectRefused,
-                f"{words} {_shown(url)}, and the API token is not sent there",
+                f"the service refers to {_shown(url)}, and the API token is not sent there",
                 "if that address is right, give it as the endpoint",
             )
 
-    def _check_redirect(self, url: str, status: int) -> None:
+    def _is_here(self, url: str) -> bool:
+        try:
+            return origin_of(url) == self.origin
+        except ValueError:
+            return False
+
+    def _refuse_redirect(self, url: str, target: str, status: int) -> None:
         raise TransportFailed(
             RedirectRefused,
-            f"the service redirects (HTTP {status}) to {_shown(url)}, and the API token is not sent there",
+            f"the service redirects (HTTP {status}) to {_shown(target, url)}, and the API token is not sent there",
             "if that address is right, give it as the endpoint",
         )
 
@@ -240,10 +247,10 @@ class _Adapter:
         """Of a ``Retry-After`` header, a number or a date; None when it cannot be read."""
         from urllib3.exceptions import InvalidHeader
 
+        if asked.isdecimal() and len(asked) > _LONGEST_WAIT_DIGITS:
+            return float("inf")
         try:
             return float(self.inner.max_retries.parse_retry_after(asked))
-        except OverflowError:
-            return float("inf")
         except (InvalidHeader, ValueError, TypeError):
             return None
 
@@ -302,17 +309,18 @@ def _too_long(most: int, answers: bool) -> TransportFailed:
     return TransportFailed(ServiceFailed, f"the service's answer is longer than {most:,} bytes", advice)
 
 
-def _origin(url: str) -> tuple[str, str, int]:
+def origin_of(url: str) -> tuple[str, str, int]:
     """Scheme, host and port, which together are one service."""
     parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    return parts.scheme, (parts.hostname or "").rstrip("."), port or _PORTS.get(parts.scheme, 0)
+    port = parts.port
+    return parts.scheme, (parts.hostname or "").rstrip("."), _PORTS.get(parts.scheme, 0) if port is None else port
 
 
-def _shown(url: str) -> str:
+def _shown(url: str, base: str = "") -> str:
     """An address without what may be secret: no user, password, query or fragment."""
-    scheme, host, port = _origin(url)
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{urlsplit(url).path}"
+    try:
+        whole = urljoin(base, url)
+        scheme, host, port = origin_of(whole)
+    except ValueError:
+        return "an address that cannot be read"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{urlsplit(whole).path}"
