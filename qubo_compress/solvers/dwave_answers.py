@@ -54,6 +54,8 @@ def _solver(content: Any, _: str) -> str | None:
     identity = content.get("identity")
     if not isinstance(identity, dict) or not isinstance(identity.get("name"), str):
         return "has a solver without a name"
+    if not isinstance(content.get("properties", {}), dict):
+        return "has a solver without properties"
     return None
 
 

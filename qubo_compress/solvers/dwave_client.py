@@ -34,7 +34,7 @@ class _Bounded:
 
     transport: Transport
     secrets: Secrets
-    upload_failure: Exception | None = None
+    upload_failure: BaseException | None = None
     """Why the last try of a step of an upload failed; None when none did."""
 
     def create_session(self) -> Any:
@@ -67,20 +67,22 @@ class _Bounded:
     def _tried(self, step: Callable[..., Any], *given: Any, **named: Any) -> Any:
         """A step of an upload, again after a pause if it fails for a reason that may pass and the time allows it."""
         once = getattr(step, "__wrapped__", step)  # without the client's own pauses, which know no time limit
-        for pause in _UPLOAD_PAUSES:
+        for pause in (*_UPLOAD_PAUSES, None):
             try:
                 return once(*given, **named)
             except Exception as failure:
-                self.upload_failure = failure
-                if _final(failure) or pause >= self.transport.left:
-                    raise
+                self.upload_failure = clean = self.secrets.clean(failure)  # the client writes it to its log
+                if pause is None or pause >= self.transport.left or _final(failure):
+                    raise clean from clean.__cause__
             self.transport.pause(pause)
-        return once(*given, **named)
+        raise AssertionError("the last try returns or raises")
 
     def end(self) -> None:
         """End all threads and connections, whatever is under way; cancellations are sent first, if that is quick."""
         ended = time.monotonic() + _GRACE
         with self._close_lock:  # type: ignore[attr-defined]
+            if self._closed:  # type: ignore[has-type]
+                return
             self._closed = True
         waiting = (self._submission_queue, self._cancel_queue)  # type: ignore[attr-defined]
         while any(queue.unfinished_tasks for queue in waiting) and time.monotonic() < ended:

@@ -273,6 +273,7 @@ class _Adapter:
         except Exception:
             self.transport.check(late)
             raise
+        self.transport.check(late)  # cut off, a body without a length looks complete
         response._content, response._content_consumed = bytes(body), True
         if response.status_code == 200:
             wrong = misshapen(request.method, request.url, response.content)
@@ -296,6 +297,20 @@ class _Watched:
             if self._handshake is not None:
                 self._handshake.close()
         self.transport.watch(self.sock)
+
+    def request(self, *given: Any, **named: Any) -> None:
+        self._unless_cut(super().request, *given, **named)  # type: ignore[misc]
+
+    def getresponse(self) -> Any:
+        return self._unless_cut(super().getresponse)  # type: ignore[misc]
+
+    def _unless_cut(self, step: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """What fails by the cut says so; urllib3 would take it for a fault of the network, warn, and try again."""
+        try:
+            return step(*given, **named)
+        except Exception:
+            self.transport.check(late=True)
+            raise
 
     def _new_conn(self) -> Any:
         made = super()._new_conn()  # type: ignore[misc]

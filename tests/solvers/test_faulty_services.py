@@ -12,7 +12,7 @@ import pytest
 from benchmarks.loopback_leap import Chip, LoopbackLeap
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress import errors as e
-from qubo_compress.solvers import dwave_client
+from qubo_compress.solvers import dwave_client, dwave_waiting
 from qubo_compress.solvers.dwave_connection import Connection, uploaded
 from qubo_compress.solvers.dwave_token import MASK, Secrets, Token
 from qubo_compress.solvers.dwave_transport import TransportFailed
@@ -75,7 +75,7 @@ def test_the_token_follows_no_redirect(server, elsewhere, status, nothing_left_b
 def test_a_chip_redirects_no_better(server, elsewhere, nothing_left_behind):
     server.faults.next("submit", status=307, location=elsewhere.endpoint)
     with nothing_left_behind(), pytest.raises(e.RedirectRefused, match="not sent there"):
-        ask(server, "qpu", cache=None)
+        ask(server, "qpu", cache=None, roof_duality=False)
     assert elsewhere.requests == []
 
 
@@ -158,14 +158,10 @@ def test_a_flood_is_cut_off_at_a_size(server, kind, nothing_left_behind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("fault", [{"drip": 0.1}, {"delay": NO_TEST_TAKES_SO_LONG}], ids=str)
-def test_what_drips_or_hangs_is_cut_off_at_the_deadline(server, kind, fault, nothing_left_behind):
-    server.faults.next(kind, times=9, **fault)
-    try:
-        with nothing_left_behind(), pytest.raises(e.RemoteTimeout, match="time limit"):
-            ask(server, time_limit=1.5)
-    finally:
-        server.faults.clear()
+def test_what_drips_is_cut_off_at_the_deadline(server, kind, nothing_left_behind):
+    server.faults.next(kind, times=9, drip=0.1)
+    with nothing_left_behind(), pytest.raises(e.RemoteTimeout, match="time limit"):
+        ask(server, time_limit=1.2)
 
 
 def test_a_refusal_without_end_is_cut_off_too(server, nothing_left_behind):
@@ -181,7 +177,7 @@ def test_an_hour_is_not_waited_for(server, kind, status, expected, nothing_left_
     before = len(server.requests)
     with nothing_left_behind(), pytest.raises(expected, match=r"asks to wait 3600 s \(HTTP [0-9]+, Retry-After\)"):
         ask(server)
-    assert [request.kind for request in server.requests[before:]].count(kind) == 1 + (kind == "list") * 0
+    assert [request.kind for request in server.requests[before:]].count(kind) == 1
 
 
 def test_a_cancellation_that_is_to_wait_an_hour_is_given_up(server, nothing_left_behind):
@@ -263,7 +259,8 @@ LISTS = {
     b"": "is not JSON",
     b"[" * 5000: "is not JSON",
     b"\xff": "is not JSON",
-    b'[{"identity":{"name":"x","version":null},"status":"ONLINE","properties":7,"avg_load":0}]': "answer is not valid",
+    b'[{"identity":{"name":"x","version":null},"status":"ONLINE","properties":7,"avg_load":0}]': "without properties",
+    b'[{"identity":{"name":"x","version":7},"status":"ONLINE","properties":{},"avg_load":"z"}]': "answer is not valid",
 }
 
 
@@ -334,7 +331,8 @@ def asked_by(server, request, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "written", [str, quote, lambda token: token[:-3], str.upper], ids=["it", "quoted", "cut", "up"]
 )
-def test_a_token_that_is_echoed_is_shown_nowhere(server, asked_by, written, caplog):
+def test_a_token_that_is_echoed_is_shown_nowhere(server, asked_by, written, caplog, monkeypatch):
+    monkeypatch.setattr(dwave_waiting, "_PAUSES", (0.0,))
     caplog.set_level("DEBUG", logger="qubo_compress")
     echo = written(server.token)
     for kind, fault in [
