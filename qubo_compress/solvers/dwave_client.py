@@ -91,18 +91,19 @@ class _Bounded:
         solvers = getattr(self, "_solvers_session", None)
         if solvers is not None:
             solvers.close()
-        for pool in self._pools():
-            pool.shutdown(wait=False, cancel_futures=True)
         for queue, workers, last in self._workers():
             for _ in workers:
                 queue.put(last)
+        for pool in self._pools():
+            pool.shutdown()
         joined = time.monotonic() + _JOINED
         for _, workers, _ in self._workers():
             for worker in workers:
                 worker.join(max(0.0, joined - time.monotonic()))
 
     def _pools(self) -> Iterator[Any]:
-        for work in ("upload_problem", "upload_part", "encode_problem", "download_answer"):
+        """In an order in which nobody is left waiting: told to end, the pool for parts drops those still in its queue."""
+        for work in ("upload_problem", "upload_part", "download_answer", "encode_problem"):
             yield getattr(self, f"_{work}_executor")
 
     def _workers(self) -> Iterator[tuple[Any, list[Any], Any]]:

@@ -15,7 +15,7 @@ from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import DryRun, InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem
 from qubo_compress.solvers.dwave_connection import Connection, opened
-from qubo_compress.solvers.dwave_token import Token
+from qubo_compress.solvers.dwave_token import Secrets, Token
 from qubo_compress.solvers.qpu_device import Device
 from qubo_compress.solvers.qpu_embedding import USER_CACHE
 from qubo_compress.solvers.qpu_search import Preview, QpuSearch, classical_start
@@ -39,7 +39,8 @@ class Qpu:
     is spent, classically; ``details`` says how good the samples were before that.
 
     Args:
-        sampler: a structured dimod sampler to use instead of a connection, such as Ocean's ``MockDWaveSampler``.
+        sampler: a structured dimod sampler to use instead of a connection, such as Ocean's ``MockDWaveSampler``. One
+            that is connected makes its requests as Ocean does: nothing that a connection bounds holds for it.
         connection: how to reach the service; by default, Ocean's configuration files and variables say.
         endpoint: shorthand for the connection's.
         token: shorthand for the connection's; never shown, logged or pickled.
@@ -154,7 +155,7 @@ class Qpu:
         if isinstance(self.sampler, Device):
             yield self
         elif self.sampler is not None:
-            yield replace(self, sampler=Device(self.sampler, self.cache))
+            yield replace(self, sampler=Device(self.sampler, self.cache, _secrets_of(self.sampler)))
         else:
             from dwave.system import DWaveSampler
 
@@ -200,6 +201,12 @@ def _check_schedule(schedule: tuple[tuple[float, float], ...] | None, reverse: b
             f"anneal_schedule must rise in time from 0 and go from s = {first:.0f} to s = 1 "
             f"({'reverse' if reverse else 'forward'} annealing); got {schedule}"
         )
+
+
+def _secrets_of(sampler: Any) -> Secrets:
+    """The token of a sampler that is connected by itself."""
+    token = getattr(getattr(getattr(sampler, "client", None), "config", None), "token", None)
+    return Secrets(token if isinstance(token, str) else None)
 
 
 def _interrupted(problem: ChoiceProblem, rng: np.random.Generator) -> RawSolution:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from urllib.parse import quote
 import pytest
 
 from benchmarks.loopback_leap import Chip, LoopbackLeap
+from benchmarks.loopback_leap.faults import Fault
+from benchmarks.loopback_leap.jobs import Job
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress import errors as e
 from qubo_compress.solvers import dwave_client, dwave_waiting
@@ -80,8 +83,6 @@ def test_a_chip_redirects_no_better(server, elsewhere, nothing_left_behind):
 
 
 def test_an_answer_that_lies_elsewhere_is_not_fetched_with_the_token(server, elsewhere, monkeypatch):
-    from benchmarks.loopback_leap.jobs import Job
-
     message = Job.message
 
     def sending_away(job, with_answer=False):
@@ -245,6 +246,40 @@ def test_the_deadline_does_not_hide_why_the_tries_before_failed():
         uploaded(uploading(failure), None, time.perf_counter(), "here")
     with pytest.raises(e.RemoteTimeout, match="not uploaded within the time limit, and nothing was submitted"):
         uploaded(uploading(None), None, time.perf_counter(), "here")
+
+
+def test_an_upload_in_many_parts_is_cut_off_with_all_that_wait(server, monkeypatch, nothing_left_behind):
+    from dwave.cloud import Client
+
+    monkeypatch.setattr(Client, "_UPLOAD_PART_SIZE_BYTES", 100)  # more parts than the client has threads for them
+    monkeypatch.setattr(Client, "_UPLOAD_PART_THREAD_COUNT", 2)
+    kind = server.faults.take
+    asked = itertools.count()
+    monkeypatch.setattr(
+        server.faults, "take", lambda of: Fault(drip=0.1) if of == "upload" and next(asked) >= 3 else kind(of)
+    )
+    with nothing_left_behind(), pytest.raises(e.RemoteTimeout):
+        ask(server, time_limit=1.2)
+    assert next(asked) >= 4
+
+
+def test_a_download_is_bounded_as_everything_is(server, nothing_left_behind):
+    for fault, expected in (({"drip": 0.0}, e.ServiceFailed), ({"status": 503, "retry_after": 3600}, e.ServiceFailed)):
+        server.faults.next("download", times=9, **fault)
+        connection = Connection(largest_answer=10**6, **server.client_options)
+        with nothing_left_behind(), pytest.raises(expected):
+            solve(PROBLEM, "leap-nonlinear", time_limit=ENOUGH, reserve=0.3, connection=connection)
+        server.faults.clear()
+
+
+def test_a_sampler_of_the_users_has_its_token_masked_too(server):
+    from dwave.system import DWaveSampler
+
+    with DWaveSampler(solver="loopback_zephyr2") as sampler:
+        server.faults.next("submit", status=400, message=f"no {server.token}")
+        with pytest.raises(e.RequestRejected) as raised:
+            solve(PROBLEM, "qpu", sampler=sampler, time_limit=ENOUGH, cache=None, roof_duality=False)
+    assert server.token not in everything_said(raised.value)
 
 
 # --- answers that are none -----------------------------------------------------------------------
