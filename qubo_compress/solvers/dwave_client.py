@@ -102,7 +102,7 @@ class _Bounded:
                 worker.join(max(0.0, joined - time.monotonic()))
 
     def _pools(self) -> Iterator[Any]:
-        """In an order in which nobody is left waiting: told to end, the pool for parts drops those still in its queue."""
+        """In an order in which nobody is left waiting: the pool for parts, told to end, drops those in its queue."""
         for work in ("upload_problem", "upload_part", "download_answer", "encode_problem"):
             yield getattr(self, f"_{work}_executor")
 
