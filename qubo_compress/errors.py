@@ -76,7 +76,7 @@ class MissingToken(RemoteSolverError):
 
 
 class InvalidToken(RemoteSolverError):
-    """The service does not accept the API token."""
+    """The API token cannot be one, must not be written down, or is not accepted by the service."""
 
 
 class SolverUnavailable(RemoteSolverError):
@@ -93,6 +93,14 @@ class RequestRejected(RemoteSolverError):
 
 class ServiceFailed(RemoteSolverError):
     """The service failed or broke the connection (HTTP 5xx); the problem may or may not have been solved."""
+
+
+class UploadFailed(ServiceFailed):
+    """The service failed while the problem was uploaded; nothing was submitted, and nothing is charged."""
+
+
+class RedirectRefused(RemoteSolverError):
+    """The service sends requests on to another address, to which the API token is not taken."""
 
 
 class RemoteTimeout(RemoteSolverError):

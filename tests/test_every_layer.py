@@ -172,20 +172,40 @@ def test_branches_that_some_example_takes_are_reached(sample: Callable[[str], An
         assert not qc.measure(found.model, found.batches, metric="magnitude", progress=False).kept_because
 
 
-def test_networks_without_gradients_are_taken_as_reached(sample: Callable[[str], Any]) -> None:
-    class Frozen(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Linear(5, 3)
+class WithoutGradients(nn.Module):
+    """Its forward switches gradients off, and never runs one of its layers."""
 
-        @torch.no_grad()
-        def forward(self, x: Tensor) -> Tensor:
-            return self.body(x)
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.lstm = nn.Embedding(7, 5), nn.LSTM(5, 6, batch_first=True)
+        self.norm, self.head, self.other = nn.LayerNorm(6), nn.Linear(6, 3), nn.Linear(6, 4)
 
-    net = Frozen()
-    table = qc.measure(net, sample("perceptron").batches, metric="magnitude", progress=False)
-    assert not table.kept_because and all(len(names) > 1 for names in table.choices)
+    @torch.no_grad()
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.norm(self.lstm(self.words(tokens))[0][:, -1]))
+
+
+def test_without_gradients_what_a_function_is_given_is_reached(sample: Callable[[str], Any]) -> None:
+    net = WithoutGradients()
+    table = qc.measure(net, sample("recurrent").batches, metric="magnitude", progress=False)
+    assert set(table.kept_because) == {"other.weight", "other.bias"}
+    for name, choices in zip(table.group_names, table.choices, strict=True):
+        assert (len(choices) > 1) is not name.startswith("other")
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+def test_without_gradients_the_branch_of_the_last_example_is_reached_too() -> None:
+    class Branching(WithoutGradients):
+        @torch.no_grad()
+        def forward(self, tokens: Tensor) -> Tensor:
+            found = super().forward(tokens)
+            return found + self.other(self.words.weight[:1, :1].expand(1, 6)).mean() if bool(tokens.any()) else found
+
+    tokens = torch.zeros(60, 4, dtype=torch.int64)
+    data = [(tokens, torch.arange(60) % 3)]
+    assert "other.weight" in qc.measure(Branching(), data, metric="magnitude", progress=False).kept_because
+    tokens[-1] = 1
+    assert not qc.measure(Branching(), data, metric="magnitude", progress=False).kept_because
 
 
 def test_a_size_out_of_reach_names_what_is_kept_its_share_and_why(sample: Callable[[str], Any]) -> None:

@@ -294,6 +294,35 @@ def test_losses_between_classes_are_refused_for_one_output(loss: str) -> None:
         measured(trained(False), [surface(0)], loss=loss)
 
 
+@pytest.mark.parametrize("loss", [
+    nn.CrossEntropyLoss(reduction="none"), lambda outputs, targets: 1 - outputs.softmax(-1)[:, 0],
+])  # fmt: skip
+def test_a_callers_loss_that_no_output_changes_is_refused(loss: Any) -> None:
+    x, y = surface(0)
+    with pytest.raises(InvalidModel, match="same whatever the network's one output is.*binary-cross-entropy"):
+        measured(trained(True), [(x, torch.zeros(len(y)).long())], loss=loss)
+
+
+@pytest.mark.parametrize("at", [0.0, 1.0])
+def test_a_callers_loss_is_asked_for_no_more_than_it_may_be(at: float) -> None:
+    """The loss accepts probabilities only, and the network is sure of its answer."""
+
+    class Sure(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return at + 0 * self.layer(x)
+
+    def binary(outputs: Tensor, targets: Tensor | None) -> Tensor:
+        assert targets is not None
+        return functional.binary_cross_entropy(outputs[:, 0], targets, reduction="none")
+
+    table = measured(Sure(), [(surface(0)[0], torch.ones(300))], loss=binary, metric="magnitude")
+    assert table.group_names == ("layer.weight", "layer.bias")
+
+
 def test_numbers_are_no_probabilities() -> None:
     x, _ = batches()[0]
     data = [(x, torch.randn(20, 3, generator=torch.Generator().manual_seed(0)))]

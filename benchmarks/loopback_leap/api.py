@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.loopback_leap.faults import MESSAGES, Fault, Faults
 from benchmarks.loopback_leap.jobs import Job, Jobs
-from benchmarks.loopback_leap.protocol import BadRequest, Request, Response, error_response, filtered, json_response
+from benchmarks.loopback_leap.protocol import (
+    BASE_PATH,
+    BadRequest,
+    Request,
+    Response,
+    error_response,
+    filtered,
+    json_response,
+)
 from benchmarks.loopback_leap.solvers import Offered
 from benchmarks.loopback_leap.uploads import UploadRefused, Uploads
 
@@ -26,18 +36,19 @@ class Api:
         solvers: on offer, by name.
         jobs: where submitted problems go.
         faults: met before anything else.
-        closing: set when the server closes; ends delays.
+        closing: set when the server closes; ends delays and answers without end.
     """
 
     def __init__(
         self, token: str, solvers: Mapping[str, Offered], jobs: Jobs, faults: Faults, closing: threading.Event
     ) -> None:
         self._token, self._solvers, self._jobs = token, solvers, jobs
-        self._faults, self._closing = faults, closing
+        self._faults, self.closing = faults, closing
         self._uploads = Uploads()
         self._routes: list[tuple[str, str, str, Call]] = [
             ("GET", r"solvers/remote/?", "list", self._list_solvers),
             ("GET", r"solvers/remote/([^/]+)/?", "list", self._get_solver),
+            ("GET", r"regions/?", "regions", self._regions),
             ("POST", r"problems/?", "submit", self._submit),
             ("GET", r"problems/?", "poll", self._poll),
             ("DELETE", r"problems/?", "cancel", self._cancel_many),
@@ -63,20 +74,21 @@ class Api:
         kind, call, values = found
         fault = self._faults.take(kind) or Fault()
         if fault.delay:
-            self._closing.wait(fault.delay)
+            self.closing.wait(fault.delay)
+        return replace(self._answer(request, call, values, fault), drop=fault.drop, drip=fault.drip)
+
+    def _answer(self, request: Request, call: Call, values: tuple[str, ...], fault: Fault) -> Response:
         if fault.status is not None:
             message = fault.message or MESSAGES.get(fault.status, "Injected fault")
-            return error_response(fault.status, message, fault.retry_after)
-        if request.headers.get("X-Auth-Token") != self._token:
+            return error_response(fault.status, message, fault.retry_after, fault.location)
+        if call != self._regions and request.headers.get("X-Auth-Token") != self._token:
             return error_response(401, MESSAGES[401])
         try:
             options = {"item_error": fault.item_error} if fault.item_error is not None else {}
             response = call(request, *values, **options)
         except (BadRequest, UploadRefused) as cause:
             return error_response(cause.status, str(cause))
-        if fault.drop:
-            return Response(response.body, response.content_type, response.status, response.headers, drop=True)
-        return response
+        return response if fault.body is None else replace(response, body=fault.body)
 
     def _route(self, request: Request) -> tuple[str, Call, tuple[str, ...]] | None:
         for method, pattern, kind, call in self._routes:
@@ -84,6 +96,12 @@ class Api:
             if method == request.method and match is not None:
                 return kind, call, match.groups()
         return None
+
+    def _regions(self, request: Request) -> Response:
+        """Of the metadata API, which anybody may ask: this server is the only region."""
+        here = f"http://{request.headers['Host']}{BASE_PATH}"
+        body = json.dumps([{"code": "loopback", "name": "This machine", "endpoint": here}]).encode()
+        return Response(body, "application/vnd.dwave.metadata.regions+json; version=1.0.0")
 
     def _list_solvers(self, request: Request) -> Response:
         rule = request.query.get("filter", "")

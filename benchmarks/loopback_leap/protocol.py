@@ -76,6 +76,8 @@ class Response:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     drop: bool = False
+    drip: float | None = None
+    """Seconds between the spaces that follow the body without end."""
 
 
 def json_response(content: Any, resource: str | None = None) -> Response:
@@ -89,9 +91,11 @@ def json_response(content: Any, resource: str | None = None) -> Response:
     return Response(json.dumps(content).encode(), kind)
 
 
-def error_response(status: int, message: str, retry_after: int | None = None) -> Response:
-    """An error as the solver API puts it."""
+def error_response(status: int, message: str, retry_after: int | None = None, location: str | None = None) -> Response:
+    """An error as the solver API puts it, or a redirect."""
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    if location is not None:
+        headers["Location"] = location
     body = json.dumps({"error_code": status, "error_msg": message}).encode()
     return Response(body, status=status, headers=headers)
 

@@ -25,6 +25,8 @@ from benchmarks.loopback_leap.topology import Chip
 
 ADDRESS = "127.0.0.1"
 _BACKLOG = 64
+_FLOOD = 2**16
+"""Bytes at a time of an answer that never ends."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Logged:
         received: seconds since the server was started.
         seconds: until the answer was ready.
         bytes: length of the request's body, as sent.
+        token: whether an API token came with it, right or wrong.
     """
 
     method: str
@@ -48,6 +51,7 @@ class Logged:
     received: float
     seconds: float
     bytes: int
+    token: bool
 
 
 class LoopbackLeap:
@@ -230,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.log.append(
             Logged(
                 self.command, self.path.removeprefix(BASE_PATH), self.server.api.kind(request), response.status,
-                start - self.server.started, end - start, len(request.body),
+                start - self.server.started, end - start, len(request.body), "X-Auth-Token" in request.headers,
             )
         )  # fmt: skip
         self._send(response)
@@ -249,9 +253,12 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(chunks)
 
     def _send(self, response: Response) -> None:
+        endless = response.drip is not None
+        self.close_connection = self.close_connection or endless
         self.send_response(response.status)
         self.send_header("Content-Type", response.content_type)
-        self.send_header("Content-Length", str(len(response.body)))
+        if not endless:
+            self.send_header("Content-Length", str(len(response.body)))
         self.send_header("Cache-Control", "no-store")
         if self.close_connection:
             # Without it the client takes the connection for reusable, and its next POST may meet the close.
@@ -264,6 +271,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.wfile.write(response.body)
+        if response.drip is not None:
+            self._drip(response.drip)
+
+    def _drip(self, seconds: float) -> None:
+        """Spaces, until the client or the server goes away."""
+        piece = b" " * (1 if seconds else _FLOOD)
+        while not self.server.api.closing.wait(seconds):
+            self.wfile.write(piece)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are kept in ``LoopbackLeap.requests``, not printed."""

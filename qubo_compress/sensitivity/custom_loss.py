@@ -83,10 +83,13 @@ class CallableLoss:
         """
         return torch.einsum("mkc,...mc->...mk", self._root(outputs, targets), change)
 
+    def has_features(self, outputs: Tensor) -> bool:
+        """Whether :meth:`features` has the memory for the roots of these output rows."""
+        return _root_bytes(*outputs.shape) <= ROOT_MEMORY
+
     def probe(self, outputs: Tensor, targets: Tensor | None, signs: Tensor) -> Tensor:
         """A root of each row's Hessian times that row's signs; by the Lanczos process where there are many outputs."""
-        rows, columns = outputs.shape
-        if columns <= MOST_ROOT_COLUMNS and _root_bytes(rows, columns) <= ROOT_MEMORY:
+        if outputs.shape[1] <= MOST_ROOT_COLUMNS and self.has_features(outputs):
             return torch.einsum("mkc,mk->mc", self._root(outputs, targets), signs)
         return lanczos_root(self._product(outputs, targets), signs, LANCZOS_STEPS)
 
@@ -96,7 +99,7 @@ class CallableLoss:
             if known() is outputs and labels is targets:
                 return root
         rows, columns = outputs.shape
-        if _root_bytes(rows, columns) > ROOT_MEMORY:
+        if not self.has_features(outputs):
             raise InvalidModel(
                 f"the Hessian roots of this loss take {_root_bytes(rows, columns) / 1e9:.1f} GB for a slice of {rows} "
                 f"output rows of {columns} numbers; use metric='products', which never forms them, a built-in loss, "

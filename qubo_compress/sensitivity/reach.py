@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from qubo_compress.examples import Examples, Inputs, map_tensors, tensors_of
 from qubo_compress.menu.groups import Group, Layout, state_entries
@@ -32,6 +33,7 @@ def unreached_groups(
     """Group name -> reason, for every group of which no member has an influence on any output.
 
     Most networks are settled by the first few examples; only what these do not reach is looked for in the others.
+    Where gradients do not pass, a parameter counts as reached as soon as any function is given it.
 
     Args:
         model: in eval mode; it is left as it was found.
@@ -45,8 +47,9 @@ def unreached_groups(
         try:
             missing = _without_gradient(model, missing, inputs, run)
         except (RuntimeError, NotImplementedError) as cause:
-            logger.info("gradients do not pass through this network (%s): every layer is taken as reached", cause)
-            return {}
+            logger.info("gradients do not pass through this network (%s): what is used is taken as reached", cause)
+            missing = _without_use(model, missing, examples, run)
+            break
         if not missing:
             return {}
     lost = set(missing)
@@ -84,3 +87,41 @@ def _without_gradient(
                 raise NotImplementedError("its outputs have none")
             found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     return [name for name, gradient in zip(names, found, strict=True) if gradient is None]
+
+
+class _Uses(TorchFunctionMode):
+    """Notes every tensor that a function is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Look at what the function is given, and run it."""
+        named = dict(kwargs or {})
+        self._note([*args, *named.values()])
+        return func(*args, **named)
+
+    def _note(self, given: Sequence[Any]) -> None:
+        for value in given:
+            if isinstance(value, Tensor):
+                self.seen.add(id(value))
+            elif isinstance(value, (list, tuple)):  # recurrent layers hand over lists of their weights
+                self._note(value)
+
+
+def _without_use(
+    model: nn.Module, names: Sequence[str], examples: Examples, run: Callable[[Inputs], Tensor]
+) -> list[str]:
+    """Those of the named tensors that no function is given, whatever the example."""
+    entries, uses = state_entries(model)[0], _Uses()
+    missing = list(names)
+    for inputs in _pieces(examples):
+        with uses, torch.no_grad():
+            run(inputs)
+        missing = [name for name in missing if id(entries[name].tensor) not in uses.seen]
+        if not missing:
+            break
+    return missing

@@ -17,6 +17,7 @@ from qubo_compress.menu.menu import Menu
 from qubo_compress.menu.operator import Operator
 from qubo_compress.network.calls import WeightCall, weight_calls, why_unseen
 from qubo_compress.sensitivity.cache import UnitCache
+from qubo_compress.sensitivity.custom_loss import CallableLoss
 from qubo_compress.sensitivity.losses import Loss
 from qubo_compress.sensitivity.reach import unreached_groups
 from qubo_compress.sensitivity.replay import CallTrace, run_model, trace_calls
@@ -83,6 +84,7 @@ def prepared(subject: Subject, seed: int, interactions: bool, first_order: bool)
     reference = base_outputs(original, examples)
     outputs = reference if base is original else base_outputs(base, examples)
     _refuse_bad_outputs(reference, loss, examples)
+    _refuse_blind_loss(reference, loss, examples)
     trace = _trace(base, examples)
 
     def rows(inputs: Any) -> Tensor:
@@ -150,6 +152,21 @@ def _refuse_bad_outputs(reference: list[Tensor], loss: Any, examples: Examples) 
                 "the uncompressed network's outputs or losses are NaN or infinite on the calibration data; "
                 "check the weights, the inputs' normalisation and the targets"
             )
+
+
+def _refuse_blind_loss(reference: list[Tensor], loss: Loss, examples: Examples) -> None:
+    """A caller's loss may compare classes, too, and of a single output every choice would then cost nothing."""
+    if not isinstance(loss, CallableLoss) or any(rows.shape[1] > 1 for rows in reference):
+        return
+    for part, rows in zip(examples.slices, reference, strict=True):
+        values = loss.values(rows, part.targets, rows)
+        others = (torch.zeros_like(rows), rows + 1, -rows)
+        if not all(torch.equal(values, loss.values(other, part.targets, rows)) for other in others):
+            return
+    raise InvalidModel(
+        "the loss given is the same whatever the network's one output is, as the cross-entropy is: the softmax of one "
+        "column is constant; use loss='binary-cross-entropy' or 'squared-error', or 'auto', which chooses"
+    )
 
 
 def _placed(model: nn.Module, examples: Examples) -> Examples:

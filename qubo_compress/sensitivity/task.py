@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Protocol, cast
@@ -38,8 +38,12 @@ from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.replay import CallTrace, GroupSweep, Place, run_model
 from qubo_compress.statistics.statistic import Calibration
 
-PACKED_MEMORY = 64_000_000
-"""Bytes of stored choices, and at least those of the network, that are kept; beyond, choices are made again."""
+PACKED_MEMORY = 400_000_000
+"""Bytes of stored choices, and at least those of the network, that are kept; beyond, choices are made again.
+
+Decoding coded choices of depthwise layers takes tens of microseconds a weight, and every pass of a measurement asks
+for all of them.
+"""
 
 VALUE_MEMORY = 4
 """Bytes per value that a stored choice is taken to hold in memory: codes, a mask, and what they are made of."""
@@ -157,10 +161,31 @@ class MeasureTask:
         """The choices of :meth:`packed`, one after the other, so that only one need be in memory."""
         return (packed for _, packed in self._each(group, self.choices[group], self._fits_of(group)))
 
-    def values(self, group: int) -> Iterator[tuple[Tensor, ...]]:
-        """The members' values under every choice, one choice after the other; nothing goes through an entropy coder."""
-        operators, fits = dict(self.choices[group]), self._fits_of(group)
-        for name, operator in self.choices[group].items():
+    def twins(self, group: int) -> dict[int, int]:
+        """Position of every choice that is another one of the group, only coded -> the other's position."""
+        positions = {name: number for number, name in enumerate(self.choices[group])}
+        found = {}
+        for number, operator in enumerate(self.choices[group].values()):
+            plain = of_equal_values(operator)
+            other = None if plain is operator else positions.get(choice_name(plain))
+            if other is not None:
+                found[number] = other
+        return found
+
+    def values(self, group: int, without: Collection[int] = ()) -> Iterator[tuple[Tensor, ...]]:
+        """The members' values under every choice, one choice after the other; nothing goes through an entropy coder.
+
+        Args:
+            group: its number.
+            without: positions of choices to leave out.
+        """
+        fits = self._fits_of(group)
+        operators = {
+            name: operator
+            for number, (name, operator) in enumerate(self.choices[group].items())
+            if number not in without
+        }
+        for name, operator in list(operators.items()):
             plain = of_equal_values(operator)
             if plain is not operator and not self._looks_at_data(operator) and (group, name) not in self._kept:
                 operators[name] = plain
@@ -288,7 +313,9 @@ class MeasureTask:
                 return cast(Reparametrised, operator).reference(self.layout.groups[group], parts)
         return tuple(parts)
 
-    def displacements(self, group: int, from_original: bool = False) -> list[tuple[Tensor, ...]]:
+    def displacements(
+        self, group: int, from_original: bool = False, without: Collection[int] = ()
+    ) -> list[tuple[Tensor, ...]]:
         """For every choice, stored minus reference values, part by part, outputs first, on the CPU.
 
         They are float32, or float64 where the network is.
@@ -296,11 +323,13 @@ class MeasureTask:
         Args:
             group: its number.
             from_original: take the uncompressed network for the reference, not the base model.
+            without: positions of choices to leave out.
         """
         kept = self._rewritten(group, [self.part(member) for member in self.layout.groups[group].members])
         reference = kept if from_original else self.references(group)
         rows = []
-        for name, values in zip(self.choices[group], self.values(group), strict=True):
+        names = [name for number, name in enumerate(self.choices[group]) if number not in without]
+        for name, values in zip(names, self.values(group, without), strict=True):
             pairs = zip(kept if name == "keep" else values, reference, strict=True)
             rows.append(tuple(apart(value, before) for value, before in pairs))
         return rows

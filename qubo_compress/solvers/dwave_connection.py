@@ -2,7 +2,7 @@
 
 The Ocean client waits without end, retries ten times, leaves sixteen threads behind when a connection fails
 half way, and reports microseconds. What is here bounds each wait, asks the service to cancel what nobody waits
-for any more, closes every client, and counts seconds.
+for any more, ends every client whatever it is doing, and counts seconds.
 """
 
 from __future__ import annotations
@@ -13,16 +13,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
-from qubo_compress.errors import InvalidSolverOption, RemoteSolverError
-from qubo_compress.solvers.dwave_errors import translate, translated
+from qubo_compress.errors import InvalidSolverOption, RemoteTimeout
+from qubo_compress.solvers.dwave_client import connect
+from qubo_compress.solvers.dwave_errors import described, translate, translated
+from qubo_compress.solvers.dwave_token import Secrets, Token
+from qubo_compress.solvers.dwave_transport import LARGEST_ANSWER, Transport, origin_of
 from qubo_compress.solvers.dwave_waiting import PATIENCE, cancel, cloud_future, outcome, resolve, within
 
 __all__ = [
     "SIMULATED_NOTE",
     "Connection",
+    "Secrets",
     "cancel",
     "cloud_future",
+    "described",
     "is_simulated",
     "opened",
     "outcome",
@@ -31,6 +37,7 @@ __all__ = [
     "stages",
     "translate",
     "translated",
+    "uploaded",
     "within",
 ]
 
@@ -50,18 +57,20 @@ class Connection:
 
     Args:
         endpoint: URL of the solver API, such as ``https://na-west-1.cloud.dwavesys.com/sapi/v2/``.
-        token: the API token; never shown in messages or by ``repr``.
+        token: the API token; white space around it is removed, and it is never shown, logged or pickled.
         solver: name of one solver; None for the newest of the right kind.
         region: instead of an endpoint, such as ``"eu-central-1"``.
         profile: section of Ocean's configuration file.
         config_file: path of that file.
-        request_timeout: most seconds for one request.
+        request_timeout: most seconds that a request goes without a byte; the time limit bounds the whole of it.
         polling_timeout: most seconds to wait for an answer; None leaves that to the time limit.
         proxy: URL of a proxy.
         retries: how often a request that can be repeated safely is repeated. Submissions are never repeated.
+        largest_answer: most bytes of an answer to a problem.
 
     Raises:
-        InvalidSolverOption: for a time-out or a number of retries out of range.
+        InvalidSolverOption: for a time-out, a size or a number of retries out of range, or a password in the endpoint.
+        InvalidToken: for a token that cannot be one.
 
     Example:
         >>> Connection(endpoint="https://example.com/sapi/v2/", token="secret")  # doctest: +ELLIPSIS
@@ -69,7 +78,7 @@ class Connection:
     """
 
     endpoint: str | None = None
-    token: str | None = field(default=None, repr=False)
+    token: str | Token | None = field(default=None, repr=False)
     solver: str | None = None
     region: str | None = None
     profile: str | None = None
@@ -78,8 +87,10 @@ class Connection:
     polling_timeout: float | None = None
     proxy: str | None = field(default=None, repr=False)  # its URL may hold a password
     retries: int = 3
+    largest_answer: int = LARGEST_ANSWER
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "token", Token.of(self.token))
         if not self.request_timeout > 0 or (self.polling_timeout is not None and not self.polling_timeout > 0):
             raise InvalidSolverOption(
                 "request_timeout and polling_timeout must be positive numbers of seconds; "
@@ -87,9 +98,13 @@ class Connection:
             )
         if self.retries < 0:
             raise InvalidSolverOption(f"retries must not be negative; got {self.retries}")
+        if self.largest_answer < 1:
+            raise InvalidSolverOption(f"largest_answer must be a positive number of bytes; got {self.largest_answer}")
+        if self.endpoint:
+            _check_endpoint(self.endpoint)
 
     def arguments(self, time_left: float = float("inf")) -> dict[str, Any]:
-        """Keyword arguments for any of Ocean's samplers.
+        """Keyword arguments for any of Ocean's samplers, apart from the token.
 
         Args:
             time_left: seconds after which no request shall still be waiting.
@@ -98,7 +113,7 @@ class Connection:
         connecting = min(longest, max(1.0, longest / (self.retries + 1)))
         given = {
             name: getattr(self, name)
-            for name in ("endpoint", "token", "solver", "region", "profile", "config_file", "polling_timeout", "proxy")
+            for name in ("endpoint", "solver", "region", "profile", "config_file", "polling_timeout", "proxy")
         }
         return {
             **{name: value for name, value in given.items() if value is not None},
@@ -115,18 +130,30 @@ class Connection:
         return f"region {self.region}" if self.region else f"profile {self.profile}" if self.profile else "D-Wave"
 
 
+def _check_endpoint(endpoint: str) -> None:
+    try:
+        origin_of(endpoint)
+    except ValueError as cause:
+        raise InvalidSolverOption(f"endpoint must be a URL, https:// included; got {endpoint!r} ({cause})") from cause
+    if "@" in urlsplit(endpoint).netloc:
+        raise InvalidSolverOption("endpoint must not hold a user name or a password; give token, or a proxy")
+
+
 @contextmanager
 def opened(kind: Callable[..., Any], connection: Connection, deadline: float, **options: Any) -> Iterator[Any]:
     """One of Ocean's samplers, connected in time and closed whatever happens.
 
-    Nothing is left behind but, when the time is up in the middle of a request or of the client's own retries of an
-    upload, threads that end with these, seconds later.
+    Nothing is left behind: what is under way when an exception leaves the block is cut off some seconds later, after
+    the service could take note of cancellations.
 
     Args:
         kind: the sampler's class, such as ``LeapHybridCQMSampler`` or ``DWaveSampler``.
         connection: how to reach the service.
         deadline: of ``time.perf_counter()``, for all that is done with the sampler.
-        options: further keyword arguments of the class.
+        options: further keyword arguments of the client.
+
+    Yields:
+        The sampler; ``sampler.client.secrets`` masks what must not be shown.
 
     Raises:
         RemoteSolverError: the subclass that says what went wrong with the connection.
@@ -134,32 +161,68 @@ def opened(kind: Callable[..., Any], connection: Connection, deadline: float, **
     where = f"{getattr(kind, '__name__', kind)} at {connection.place}"
     sampler = object.__new__(kind)  # type: ignore[arg-type]
     arguments = {**connection.arguments(deadline - time.perf_counter()), **options}
+    token = Token.of(connection.token)
+    secrets = Secrets(token)
+    transport = Transport(deadline + PATIENCE, connection.retries, connection.largest_answer)
 
-    def connect() -> None:
+    def begin() -> None:
         try:
-            sampler.__init__(**arguments)
+            connect(sampler, arguments, token, transport, secrets)
         except BaseException:  # the client has started its threads before it fails
-            _close(sampler, waiting=False)
+            _end(sampler)
             raise
 
-    with translated(where, connection.token):
-        within(deadline, connect, where, late=lambda: _close(sampler, waiting=False))
-    waiting = True
+    try:
+        with translated(where, secrets):
+            within(deadline, begin, where, late=lambda: _end(sampler))
+    except BaseException:
+        transport.cut()
+        raise
     try:
         yield sampler
-    except (RemoteSolverError, KeyboardInterrupt):
-        waiting = False  # what is still under way is not waited for
+    except Exception as failure:  # such as one of ours that names a problem as the service does
+        secrets.clean(failure)
         raise
     finally:
-        closing = threading.Thread(target=_close, args=(sampler, waiting), name="qubo_compress closing", daemon=True)
+        closing = threading.Thread(target=_end, args=(sampler,), name="qubo_compress closing", daemon=True)
         closing.start()
         closing.join(max(PATIENCE, min(2.0, deadline - time.perf_counter())))
 
 
-def _close(sampler: Any, waiting: bool) -> None:
+def uploaded(sampler: Any, handle: Any, deadline: float, where: str) -> str:
+    """The identifier of a problem, uploaded in time.
+
+    Args:
+        sampler: as :func:`opened` gives it.
+        handle: a file.
+        deadline: of ``time.perf_counter()``.
+        where: the solver and the service, for messages.
+
+    Raises:
+        UploadFailed: when the service failed, also when the last try was still under way at the deadline.
+        RemoteTimeout: when the deadline passed before any try had ended.
+        RemoteSolverError: another subclass, for what the service refused.
+    """
+    from dwave.cloud.exceptions import ProblemUploadError
+
+    client = sampler.client
+    with translated(where, client.secrets):
+        uploading = sampler.solver.upload_problem(handle)
+        try:
+            return str(outcome(uploading, deadline, where))
+        except RemoteTimeout:
+            if client.upload_failure is None:
+                raise RemoteTimeout(
+                    f"{where}: the problem was not uploaded within the time limit, and nothing was submitted; raise "
+                    "the time limit or try again"
+                ) from None
+            raise ProblemUploadError("no try succeeded within the time limit") from client.upload_failure
+
+
+def _end(sampler: Any) -> None:
     client = getattr(sampler, "client", None)
     if client is not None:
-        client.close(wait=waiting)
+        client.end()
 
 
 def is_simulated(solver: Any) -> bool:

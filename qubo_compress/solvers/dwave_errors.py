@@ -6,6 +6,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from qubo_compress.errors import (
     InvalidToken,
@@ -18,27 +19,28 @@ from qubo_compress.errors import (
     RequestRejected,
     ServiceFailed,
     SolverUnavailable,
+    UploadFailed,
 )
+from qubo_compress.solvers.dwave_token import Secrets
+from qubo_compress.solvers.dwave_transport import TransportFailed
 
 _QUOTA_WORDS = re.compile(r"insufficient remaining|quota|limits? exceeded|too many requests", re.IGNORECASE)
 _INVALID_WORDS = re.compile(
     r"invalid|not valid|unknown parameter|unsupported|not supported|malformed|must be|out of range|exceeds the maximum",
     re.IGNORECASE,
 )
-_SHORTEST_TOKEN = 8
 _LONGEST = 300
-_TOKEN_WORDS = re.compile(r"(token['\"]?\s*[:=]\s*['\"]?|X-Auth-Token['\"]?\s*[:=]\s*['\"]?)[^\s'\",}]+", re.IGNORECASE)
 
 
 @contextmanager
-def translated(where: str, token: str | None = None) -> Iterator[None]:
+def translated(where: str, secrets: Secrets | None = None) -> Iterator[None]:
     """Turn every failure of the client in this block into one of :class:`RemoteSolverError`'s subclasses.
 
     Errors of this library and ``KeyboardInterrupt`` pass through unchanged.
 
     Args:
         where: the solver and the service, as they shall stand in messages.
-        token: the API token, which is removed from every message.
+        secrets: removed from the message, and from the client's exceptions behind it.
 
     Raises:
         RemoteSolverError: the subclass that fits, with the client's exception as its cause.
@@ -55,9 +57,37 @@ def translated(where: str, token: str | None = None) -> Iterator[None]:
     except QuboCompressError:
         raise
     except Exception as cause:
-        translation = translate(cause, where, token)
+        secrets = secrets or Secrets()
+        translation = translate(cause, where, secrets)
         _release(cause)
-        raise translation from cause
+        clean = secrets.clean(cause)
+        try:
+            raise translation from clean
+        finally:
+            translation.__context__ = clean  # Python has put the exception as it was
+
+
+@contextmanager
+def described(where: str, secrets: Secrets) -> Iterator[None]:
+    """For a block that computes with a solver's properties: what these lack is the fault of the service.
+
+    Args:
+        where: the solver and the service, for the message.
+        secrets: removed from the message.
+
+    Raises:
+        ServiceFailed: when a property is missing or not what it should be.
+    """
+    try:
+        yield
+    except QuboCompressError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as cause:
+        said = _short(secrets.mask(f"{type(cause).__name__}: {cause}"))
+        raise ServiceFailed(
+            f"{where}: the service describes the solver in a way that cannot be used ({said}), and nothing was "
+            "submitted; name another solver, or report it to the service"
+        ) from cause
 
 
 def _release(cause: BaseException) -> None:
@@ -66,24 +96,25 @@ def _release(cause: BaseException) -> None:
     Closing a session only drops its pools: each stays open as long as a response of its own is held.
     """
     for error in _chain(cause):
-        close = getattr(getattr(error, "response", None), "close", None)
-        if callable(close):
-            close()
+        response: Any = getattr(error, "response", None)
+        if getattr(response, "raw", None) is not None:  # one from the client's cache has none
+            response.close()
         traceback.clear_frames(error.__traceback__)
 
 
-def translate(cause: BaseException, where: str, token: str | None = None) -> RemoteSolverError:
+def translate(cause: BaseException, where: str, secrets: Secrets | None = None) -> RemoteSolverError:
     """The library's exception for one of the client's; programming errors become :class:`ServiceFailed`.
 
     Args:
         cause: what the client raised.
         where: the solver and the service, as they shall stand in the message.
-        token: the API token, which is removed from the message.
+        secrets: removed from the message.
     """
-    chain = list(_chain(cause))
-    kind, text, advice = _kind(chain)
-    said = _short(_without_token(text, token))
-    return kind(f"{where}: {said}; {advice}")
+    secrets = secrets or Secrets()
+    kind, text, advice = _kind(list(_chain(cause)))
+    if kind is InvalidToken and secrets.stripped:
+        text += " (sent without the white space around it)"
+    return kind(secrets.mask(f"{where}: ") + f"{_short(secrets.mask(text))}; {secrets.mask(advice)}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -99,19 +130,28 @@ def _kind(chain: list[BaseException]) -> tuple[type[RemoteSolverError], str, str
     from dwave.cloud import exceptions as cloud
 
     upload = isinstance(chain[0], cloud.ProblemUploadError)
-    prefix = "uploading the problem failed: " if upload else ""
     for error in chain:
-        for rule in (_configuration, _cloud, _status, _network):
+        for rule in (_transport, _configuration, _cloud, _status, _network):
             found = rule(error)
             if found is not None:
-                kind, text, advice = found
-                return kind, prefix + text, advice
-    first = chain[0]
-    text = f"{prefix}the client failed with {type(first).__name__}: {first}"
-    return ServiceFailed, text, "try again, and report it if it stays"
+                return _while_uploading(*found) if upload else found
+    text = f"the client failed with {type(chain[0]).__name__}: {chain[0]}"
+    unknown = ServiceFailed, text, "try again, and report it if it stays"
+    return _while_uploading(*unknown) if upload else unknown
+
+
+def _while_uploading(kind: type[RemoteSolverError], text: str, advice: str) -> tuple[type[RemoteSolverError], str, str]:
+    """The service's own faults have a class of their own while nothing has been submitted yet."""
+    if issubclass(kind, (ServiceFailed, RemoteTimeout)):
+        kind, advice = UploadFailed, "nothing was submitted; try again later"
+    return kind, f"uploading the problem failed: {text}", advice
 
 
 _Rule = tuple[type[RemoteSolverError], str, str] | None
+
+
+def _transport(error: BaseException) -> _Rule:
+    return (error.kind, error.said, error.advice) if isinstance(error, TransportFailed) else None
 
 
 def _configuration(error: BaseException) -> _Rule:
@@ -123,7 +163,9 @@ def _configuration(error: BaseException) -> _Rule:
         advice = "correct the path or the file (see `dwave config inspect`), or give endpoint and token yourself"
         return RequestRejected, f"the configuration file cannot be used ({text}), and nothing was sent", advice
     if isinstance(error, ValidationError):  # its text repeats the values given, the token among them
-        fields = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors(include_input=False))
+        fields = ", ".join(".".join(map(str, detail["loc"])) or "all" for detail in error.errors(include_input=False))
+        if error.title != "ClientConfig":
+            return ServiceFailed, f"the service's answer is not valid in {fields}", "report it to the service"
         return RequestRejected, f"the configuration is not valid in {fields}, and nothing was sent", "correct it"
     if not isinstance(error, ValueError):
         return None
@@ -189,7 +231,7 @@ def _status(error: BaseException) -> _Rule:
     code = getattr(error, "error_code", None)
     if not isinstance(error, RequestError) or not isinstance(code, int):
         return None
-    text = f"HTTP {code}: {_short(str(error))}"
+    text = f"HTTP {code}: {error}"
     if code == 401:
         return InvalidToken, f"the service does not accept the API token ({text})", "copy it from the Leap dashboard"
     if code == 429 or (400 <= code < 500 and _QUOTA_WORDS.search(str(error))):
@@ -210,11 +252,11 @@ def _network(error: BaseException) -> _Rule:
     if isinstance(error, _bad_addresses()):
         return RequestRejected, f"the endpoint is not a URL ({error})", "give the whole one, https:// included"
     if isinstance(error, requests.exceptions.SSLError):
-        text = f"no secure connection could be made ({_short(str(error))})"
+        text = f"no secure connection could be made ({error})"
         return RemoteTimeout, text, "check the endpoint, the proxy and the certificates"
     if isinstance(error, (requests.exceptions.ConnectionError, urllib3.exceptions.HTTPError, OSError)):
         advice = "try again; the problem may have been solved"
-        return _unreachable(error) or (ServiceFailed, f"the connection broke ({_short(str(error))})", advice)
+        return _unreachable(error) or (ServiceFailed, f"the connection broke ({error})", advice)
     return None
 
 
@@ -235,12 +277,6 @@ def _unreachable(error: BaseException) -> _Rule:
 
 
 def _short(text: str) -> str:
-    """One line of a message that may be a whole page."""
-    text = " ".join(text.split())
+    """One line of a message that may be a whole page, with nothing that a terminal would obey."""
+    text = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
-
-
-def _without_token(text: str, token: str | None) -> str:
-    if token and len(token) >= _SHORTEST_TOKEN:  # a shorter one would take words apart
-        text = text.replace(token, "<token>")
-    return _TOKEN_WORDS.sub(r"\1<token>", text)

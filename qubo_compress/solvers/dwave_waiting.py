@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from qubo_compress.errors import QuotaExceeded, RemoteSolverError, RemoteTimeout, ServiceFailed
 from qubo_compress.solvers.dwave_errors import translated
+from qubo_compress.solvers.dwave_token import Secrets
+from qubo_compress.solvers.dwave_transport import TransportFailed
 
 Result = TypeVar("Result")
 _logger = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ def outcome(future: Future[Result], deadline: float, where: str) -> Result:
         ) from None
 
 
-def resolve(future: Any, deadline: float, where: str, token: str | None = None) -> Any:
+def resolve(future: Any, deadline: float, where: str, secrets: Secrets | None = None) -> Any:
     """Wait for a problem that was submitted, until its answer is here.
 
     When the deadline passes, Ctrl-C is pressed or the wait fails, the service is asked to cancel the problem. When
@@ -82,7 +84,7 @@ def resolve(future: Any, deadline: float, where: str, token: str | None = None) 
         future: of dwave-cloud-client, or a sample set that waits for one.
         deadline: of ``time.perf_counter()``.
         where: the solver and the service, for messages.
-        token: removed from messages.
+        secrets: removed from messages and from the client's exceptions.
 
     Returns:
         The future that holds the answer: the one given, or one that asked again for the same problem.
@@ -96,7 +98,7 @@ def resolve(future: Any, deadline: float, where: str, token: str | None = None) 
     for pause in (*_PAUSES, None):
         try:
             _wait(job, deadline, where)
-            with translated(where, token):
+            with translated(where, secrets):
                 within(deadline + PATIENCE, job.result, where)
             return job
         except KeyboardInterrupt:
@@ -107,7 +109,7 @@ def resolve(future: Any, deadline: float, where: str, token: str | None = None) 
             if last or job.id is None or not _passing(failure):
                 cancel(job)
                 raise
-            _logger.warning("asking again for problem %s: %s", job.id, failure)
+            _logger.warning("asking again for problem %s: %s", (secrets or Secrets()).mask(str(job.id)), failure)
         job = _ask_again(job, pause or 0.0)
     raise AssertionError("the last attempt returns or raises")
 
@@ -127,6 +129,8 @@ def _passing(failure: RemoteSolverError) -> bool:
     from requests.exceptions import RequestException
 
     cause = failure.__cause__
+    if isinstance(cause, TransportFailed):
+        return cause.passing
     kind = isinstance(failure, (ServiceFailed, RemoteTimeout, QuotaExceeded))  # HTTP 429: asked too often
     return kind and isinstance(cause, RequestException) and not isinstance(cause, SolverFailureError)
 

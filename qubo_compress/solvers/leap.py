@@ -23,6 +23,7 @@ from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import DryRun, InvalidSolverOption, QuboCompressError
 from qubo_compress.problem import ChoiceProblem
 from qubo_compress.solvers.dwave_connection import Connection
+from qubo_compress.solvers.dwave_token import Token
 from qubo_compress.solvers.leap_models import Binary, Constrained, Discrete, Formulation, Nonlinear
 from qubo_compress.solvers.leap_search import LeapSearch
 from qubo_compress.solvers.leap_terms import Preview, Request
@@ -49,7 +50,7 @@ class LeapSolver:
     Args:
         connection: how to reach the service; by default, Ocean's configuration files and variables say.
         endpoint: shorthand for the connection's.
-        token: shorthand for the connection's; never shown.
+        token: shorthand for the connection's; never shown, logged or pickled.
         service_solver: shorthand for the connection's ``solver``: the name of one at the service.
         label: shown beside the problem in Leap's dashboard.
         service_seconds: time limit at the service, which is what is charged; None derives it as above.
@@ -68,7 +69,7 @@ class LeapSolver:
 
     connection: Connection | None = None
     endpoint: str | None = None
-    token: str | None = field(default=None, repr=False)
+    token: str | Token | None = field(default=None, repr=False)
     service_solver: str | None = None
     label: str | None = "qubo_compress"
     service_seconds: float | None = None
@@ -76,6 +77,7 @@ class LeapSolver:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "token", Token.of(self.token))
         shorthand = [name for name in ("endpoint", "token", "service_solver") if getattr(self, name) is not None]
         if self.connection is not None and shorthand:
             raise InvalidSolverOption(f"give {shorthand[0]} either by itself or within connection, not both")

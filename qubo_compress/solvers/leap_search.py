@@ -54,6 +54,7 @@ class LeapSearch:
     interrupted: bool = False
     local: LocalSearch | None = None
     service: Any = None
+    secrets: connections.Secrets = field(default_factory=connections.Secrets)
     where: str = ""
 
     @property
@@ -97,8 +98,8 @@ class LeapSearch:
         begin = time.perf_counter()
         with connections.opened(kind, self.request.connection, self._connected_until()) as sampler:
             self._spent("connect", begin)
-            self.service = sampler.solver
-            self.where = f"{self.request.name} ({self.service.name} at {self.request.connection.place})"
+            self.service, self.secrets = sampler.solver, sampler.client.secrets
+            self.where = f"{self.request.name} ({self._service_name} at {self.request.connection.place})"
             if connections.is_simulated(self.service):
                 self.notes.append(connections.SIMULATED_NOTE)
             prices = Prices(self.problem, self._start_prices())
@@ -125,36 +126,44 @@ class LeapSearch:
         begin = time.perf_counter()
         model = self.request.formulation.build(self.problem, prices.values)
         self._spent("build", begin)
-        model.check(sampler.properties, self.request.name, self.service.name)
+        with connections.described(self.where, self.secrets):
+            asked = self._seconds_to_ask(sampler, model, number)
+        if asked is None:
+            return False
+        decoded = self._ask(sampler, model, asked, prices.values)
+        self._take(decoded, prices)
+        return True
+
+    def _seconds_to_ask(self, sampler: Any, model: HybridModel, number: int) -> float | None:
+        """The service's time limit for a submission, once the problem fits; None when there is no time for it."""
+        model.check(sampler.properties, self.request.name, self._service_name)
         minimum = model.minimum(sampler)
         if self.request.dry_run:
             preview = self._preview(sampler, model, minimum)
             raise DryRun(f"{preview}; nothing was submitted, for dry_run=True", preview)
         clock = self._clock(minimum, self._most_submissions() - number)
         if number and clock.left < clock.wanted(self.request, sampler.properties) + clock.reserve:
-            return False
-        asked = service_limit(self.request, clock, sampler.properties, self.where)
-        decoded = self._ask(sampler, model, asked, prices.values)
-        self._take(decoded, prices)
-        return True
+            return None
+        return service_limit(self.request, clock, sampler.properties, self.where)
+
+    @property
+    def _service_name(self) -> str:
+        return self.secrets.mask(self.service.name)
 
     def _ask(self, sampler: Any, model: HybridModel, asked: float, prices: FloatArray) -> Decoded:
-        token = sampler.client.config.token
         begin = time.perf_counter()
         with closing(model.open_file()) as handle:
             size = size_of(handle)
-            with connections.translated(self.where, token):
-                uploading = self.service.upload_problem(handle)
-                identifier = connections.outcome(uploading, self.deadline, self.where)
+            identifier = connections.uploaded(sampler, handle, self.deadline, self.where)
         self._spent("upload", begin)
         begin = time.perf_counter()
-        with connections.translated(self.where, token):
+        with connections.translated(self.where, self.secrets):
             labelled = {} if self.request.label is None else {"label": self.request.label}
             job = self.service.sample_problem(identifier, time_limit=asked, **labelled)
-        job = connections.resolve(job, self.deadline, self.where, token)
+        job = connections.resolve(job, self.deadline, self.where, self.secrets)
         wall = time.perf_counter() - begin
         begin = time.perf_counter()
-        with connections.translated(self.where, token):
+        with connections.translated(self.where, self.secrets):
             decoded = model.read(job)
         self._record(job, wall, asked, size, prices)
         self._spent("decode", begin)
@@ -170,12 +179,12 @@ class LeapSearch:
             self.timing[name] = self.timing.get(name, 0.0) + value
         self.jobs.append(
             {
-                "problem_id": job.id,
+                "problem_id": self.secrets.mask(str(job.id)),
                 "seconds_asked": asked,
                 "bytes_uploaded": size,
                 "prices": prices.tolist(),
                 "timing": fields,
-                "warnings": [str(text) for text in information.get("warnings", ())],
+                "warnings": [self.secrets.mask(str(text)) for text in information.get("warnings", ())],
             }
         )
 
@@ -246,7 +255,7 @@ class LeapSearch:
         charged = max(minimum, clock.wanted(self.request, sampler.properties)) * count
         return Preview(
             solver=self.request.name,
-            service_solver=self.service.name,
+            service_solver=self._service_name,
             variables=model.variables,
             interactions=model.interactions,
             bytes_to_upload=size,
@@ -265,7 +274,7 @@ class LeapSearch:
             notes.append("no sample was within the budgets: the answer was repaired on this machine")
         charged = self.timing.get("charge_time")
         details = {
-            "service_solver": self.service.name,
+            "service_solver": self._service_name,
             "simulated": connections.is_simulated(self.service),
             "label": self.request.label,
             "submissions": tuple(self.jobs),

@@ -15,6 +15,7 @@ from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import DryRun, InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem
 from qubo_compress.solvers.dwave_connection import Connection, opened
+from qubo_compress.solvers.dwave_token import Secrets, Token
 from qubo_compress.solvers.qpu_device import Device
 from qubo_compress.solvers.qpu_embedding import USER_CACHE
 from qubo_compress.solvers.qpu_search import Preview, QpuSearch, classical_start
@@ -38,10 +39,11 @@ class Qpu:
     is spent, classically; ``details`` says how good the samples were before that.
 
     Args:
-        sampler: a structured dimod sampler to use instead of a connection, such as Ocean's ``MockDWaveSampler``.
+        sampler: a structured dimod sampler to use instead of a connection, such as Ocean's ``MockDWaveSampler``. One
+            that is connected makes its requests as Ocean does: nothing that a connection bounds holds for it.
         connection: how to reach the service; by default, Ocean's configuration files and variables say.
         endpoint: shorthand for the connection's.
-        token: shorthand for the connection's; never shown.
+        token: shorthand for the connection's; never shown, logged or pickled.
         service_solver: shorthand for the connection's ``solver``: the name of a chip at the service.
         encoding: ``"domain-wall"`` or ``"one-hot"``.
         num_reads: samples per submission.
@@ -77,7 +79,7 @@ class Qpu:
     sampler: Any = None
     connection: Connection | None = None
     endpoint: str | None = None
-    token: str | None = field(default=None, repr=False)
+    token: str | Token | None = field(default=None, repr=False)
     service_solver: str | None = None
     encoding: str = "domain-wall"
     num_reads: int = 100
@@ -92,6 +94,7 @@ class Qpu:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "token", Token.of(self.token))
         encodings.get(self.encoding)
         ways = [name for name in ("endpoint", "token", "service_solver") if getattr(self, name) is not None]
         if (self.connection is not None or self.sampler is not None) and ways:
@@ -152,7 +155,7 @@ class Qpu:
         if isinstance(self.sampler, Device):
             yield self
         elif self.sampler is not None:
-            yield replace(self, sampler=Device(self.sampler, self.cache))
+            yield replace(self, sampler=Device(self.sampler, self.cache, _secrets_of(self.sampler)))
         else:
             from dwave.system import DWaveSampler
 
@@ -161,7 +164,7 @@ class Qpu:
                 endpoint=self.endpoint, token=self.token, solver=self.service_solver
             )
             with opened(DWaveSampler, connection, deadline) as sampler:
-                yield replace(self, sampler=Device(sampler, self.cache, connection.token), **_UNCONNECTED)
+                yield replace(self, sampler=Device(sampler, self.cache, sampler.client.secrets), **_UNCONNECTED)
 
     @property
     def largest_bits(self) -> int | None:
@@ -198,6 +201,12 @@ def _check_schedule(schedule: tuple[tuple[float, float], ...] | None, reverse: b
             f"anneal_schedule must rise in time from 0 and go from s = {first:.0f} to s = 1 "
             f"({'reverse' if reverse else 'forward'} annealing); got {schedule}"
         )
+
+
+def _secrets_of(sampler: Any) -> Secrets:
+    """The token of a sampler that is connected by itself."""
+    token = getattr(getattr(getattr(sampler, "client", None), "config", None), "token", None)
+    return Secrets(token if isinstance(token, str) else None)
 
 
 def _interrupted(problem: ChoiceProblem, rng: np.random.Generator) -> RawSolution:

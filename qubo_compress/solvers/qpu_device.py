@@ -11,8 +11,9 @@ import dimod
 import networkx as nx
 import numpy as np
 
-from qubo_compress.errors import InvalidSolverOption
+from qubo_compress.errors import InvalidSolverOption, ServiceFailed
 from qubo_compress.solvers.dwave_connection import cancel, cloud_future, is_simulated, resolve, translated
+from qubo_compress.solvers.dwave_token import Secrets
 from qubo_compress.solvers.qpu_embedding import (
     USER_CACHE,
     Chains,
@@ -28,6 +29,10 @@ _LONGEST_RUN_MICROSECONDS = 1e6
 """What production chips allow per submission, where a solver does not say."""
 
 
+_LARGEST_SHAPE = 64
+"""Of a topology in any direction; the largest chips have 16. Graphs are built whole before parts are taken out."""
+
+
 @dataclass(eq=False)
 class Device:
     """A chip, or what stands in for one, with the embeddings of this session.
@@ -35,7 +40,7 @@ class Device:
     Args:
         sampler: a structured dimod sampler whose properties name a topology: ``DWaveSampler``, or Ocean's mock.
         cache: folder of embeddings found before; None for none, ``"user"`` for the user's.
-        token: removed from messages.
+        secrets: removed from messages and names.
 
     Raises:
         InvalidSolverOption: when the sampler has no Chimera, Pegasus or Zephyr graph.
@@ -49,14 +54,14 @@ class Device:
 
     sampler: Any
     cache: str | None = USER_CACHE
-    token: str | None = field(default=None, repr=False)
+    secrets: Secrets = field(default_factory=Secrets, repr=False)
     searches: int = 0
     """Embeddings that were searched for, not remembered."""
 
     def __post_init__(self) -> None:
         self.graph = _graph_of(self.sampler)
         self.properties: Mapping[str, Any] = self.sampler.properties
-        self.identity = _identity_of(self.sampler, self.graph)
+        self.identity = self.secrets.mask(_identity_of(self.sampler, self.graph))
         self.store = EmbeddingCache(self.cache, self.identity)
         self._cliques: dict[int, Chains] = {}
         self._table: Cliques | None = None
@@ -182,15 +187,15 @@ class Device:
         if not self.remote:
             samples = self.sampler.sample(bqm, **parameters)
             return samples
-        with translated(self.name, self.token):
+        with translated(self.name, self.secrets):
             samples = self.sampler.sample(bqm, **parameters)
         job = cloud_future(samples)
         while not job.wait(0.05) and time.perf_counter() < deadline:
             if stop():
                 cancel(job)
                 return None
-        job = resolve(job, deadline, self.name, self.token)
-        with translated(self.name, self.token):
+        job = resolve(job, deadline, self.name, self.secrets)
+        with translated(self.name, self.secrets):
             samples = job.sampleset
             samples.resolve()  # type: ignore[no-untyped-call]
         return samples
@@ -205,8 +210,15 @@ def _graph_of(sampler: Any) -> nx.Graph:
 
     try:
         topology = sampler.properties["topology"]
+        if not all(1 <= size <= _LARGEST_SHAPE for size in topology["shape"]):
+            raise ValueError(f"shape {topology['shape']}")
         graph = qpu_graph(topology["type"], topology["shape"], sampler.nodelist, sampler.edgelist)
     except (AttributeError, KeyError, TypeError, ValueError) as cause:
+        if hasattr(sampler, "client"):
+            raise ServiceFailed(
+                f"the service describes the chip in a way that cannot be used ({type(cause).__name__}: {cause}), and "
+                "nothing was submitted; name another solver, or report it to the service"
+            ) from cause
         raise InvalidSolverOption(
             f"sampler must be structured, with a Chimera, Pegasus or Zephyr topology among its properties; "
             f"{type(sampler).__name__} is not ({cause}). Give a DWaveSampler, or leave sampler out"

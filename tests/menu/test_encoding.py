@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import qubo_compress as qc
-from qubo_compress.menu.compensate import Compensate
+from qubo_compress.menu.compensate import FINALISTS, Compensate
+from qubo_compress.menu.compensation import propagated
 from qubo_compress.menu.encoding import Fits, Rows, encoded, of_equal_values
 from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import Quick, operators, parse
@@ -147,6 +150,38 @@ def test_scales_are_rounded_as_float16(value: float) -> None:
     assert half_of(np.float32(value)) == float(half_scale(torch.tensor([value]))[0])
 
 
+class Made(TorchDispatchMode):
+    """Counts the values of all tensors that torch makes; views of others are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and not func.is_view:
+            self.values += found.numel()
+        return found
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_copy_of_a_whole_tensor_is_made_for_a_scale_that_is_tried(masked: bool) -> None:
+    weight = weights(0, 64, 500, ties=False)
+    mask = weight.abs() > 0.5 if masked else None
+    values = weight if mask is None else weight * mask
+    with Made():
+        fit_scale(values, mask, 4)  # compiles, and imports what counting needs
+    tracemalloc.start()
+    try:
+        with Made() as made:
+            fit_scale(values, mask, 4)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert made.values <= 4 * len(weight), "a few numbers for every row"
+    assert peak < weight.numel(), "a quarter of a copy"
+
+
 def test_a_coded_choice_takes_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("constriction")
     weight = weights(0, 4, 30, False)
@@ -195,3 +230,22 @@ def test_depthwise_compensation_is_that_of_every_channel_alone(
     )
     assert math.isclose(float((found - weight).norm()), float((expected - weight).norm()), rel_tol=1e-6)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("choice", [Compensate(3), Compensate(3, 0.5)])
+def test_depthwise_compensation_takes_as_many_steps_for_many_channels_as_for_few(
+    choice: Compensate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    def counted(values: Tensor, *rest: Any) -> Tensor:
+        steps.append(len(values))
+        return propagated(values, *rest)
+
+    monkeypatch.setattr("qubo_compress.menu.compensate.propagated", counted)
+    for channels in (4, 60):
+        weight = weights(0, channels, 9, ties=False).reshape(channels, 1, 3, 3)
+        group = Group("w", "weight", (Member("w", tuple(weight.shape), weight.dtype),), "Conv2d")
+        moments = Moments(tuple((1 + c) * torch.eye(9, dtype=torch.float64) for c in range(channels)), 0, channels)
+        choice.encode_with(group, [weight], {InputMoments(): (moments,)})
+    assert steps == [4] * FINALISTS + [60] * FINALISTS, "all channels at once"

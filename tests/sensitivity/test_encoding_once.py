@@ -13,6 +13,8 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress.menu import encoding, prune, quantize
 from qubo_compress.sensitivity import prices, task
+from qubo_compress.sensitivity.metrics.auto import Auto
+from qubo_compress.sensitivity.metrics.products import displacements
 
 MENU = qc.Menu(bits=(2, 4, None), sparsity=(0.0, 0.5))
 
@@ -81,6 +83,24 @@ def test_scales_are_searched_for_once(net: nn.Module, batches: Any, monkeypatch:
     for one, two in zip(small.state_dict().values(), bare.apply(net).state_dict().values(), strict=True):
         assert torch.equal(one, two)
     assert calls.fitted == len(weights)
+
+
+@pytest.mark.parametrize("kept_bytes", [None, 0])
+def test_a_whole_compression_searches_for_scales_once(
+    net: nn.Module, batches: Any, kept_bytes: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is measured by products, choices of first plans are run, and plans are applied, checked and repaired."""
+    if kept_bytes is not None:  # nothing that was stored is remembered
+        monkeypatch.setattr(displacements, "KEPT_BYTES", kept_bytes)
+        monkeypatch.setattr(task, "VALUE_MEMORY", 1e12)
+    calls = Calls(monkeypatch)
+    result = qc.compress(
+        net, batches, qc.Budget(ratio=3), menu=MENU, metric=Auto(small=0.0), solver="annealer", time_limit=0.3,
+        progress=False,
+    )  # fmt: skip
+    assert len(result.taken.candidates) > 2
+    weights = sum(group.kind == "weight" for group in result.table.layout.groups)
+    assert calls.fitted == weights * sum(name.startswith("quantize") for name in MENU.names)
 
 
 @pytest.mark.parametrize("metric", ["gauss-newton", "jacobian", "fisher", "pairwise"])

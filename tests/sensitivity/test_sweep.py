@@ -116,6 +116,23 @@ def test_most_networks_are_replayed(sample: Any) -> None:
     assert torch.allclose(outputs[0], found.model(found.batches[0][0]), atol=1e-6)
 
 
+def test_a_check_takes_as_many_runs_for_many_choices_as_for_few(sample: Any) -> None:
+    from qubo_compress.sensitivity.replay import GroupSweep, trace_calls
+
+    found = sample("perceptron")
+    inputs, layer = found.batches[0][0], found.model[3]
+    trace, weight = trace_calls(found.model, inputs), layer.weight.detach()
+    runs: list[int] = []
+    layer.register_forward_hook(lambda module, given, out: runs.append(len(out)))
+    counts = []
+    for choices in (2, 30):
+        runs.clear()
+        sweep = GroupSweep(found.model, [(layer, "weight", 0)], trace)
+        assert sweep.check(inputs, [((1 + number) * weight,) for number in range(choices)], 1e-5)
+        counts.append(sum(runs))
+    assert counts[0] == counts[1] > 0
+
+
 def test_layers_whose_inputs_have_no_batch_axis_are_replayed_choice_by_choice(caplog: Any) -> None:
     class Positions(nn.Module):
         def __init__(self) -> None:
@@ -352,6 +369,38 @@ def test_a_callable_loss_is_measured_and_its_hessian_taken(sample: Any) -> None:
         # The Hessian of the squared error is twice the identity.
         wanted = 2 * float(((outputs - base) ** 2).sum(-1).mean())
         assert float((table.factor[v].astype(np.float64) ** 2).sum()) == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+
+
+def test_the_hessian_of_a_callable_loss_is_taken_once_for_all_groups(
+    sample: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qubo_compress.sensitivity.custom_loss import CallableLoss
+
+    taken: list[Tensor] = []
+    real = CallableLoss._computed_root
+
+    def counted(self: CallableLoss, outputs: Tensor, targets: Tensor | None) -> Tensor:
+        taken.append(outputs)
+        return real(self, outputs, targets)
+
+    monkeypatch.setattr(CallableLoss, "_computed_root", counted)
+    found = sample("grouped-view-inplace")
+    table = measured(found, loss=squared)
+    assert len(table.group_names) > 5
+    assert [len(rows) for rows in taken] == [10, 10, 4], "one for every slice of the examples"
+
+
+def test_a_callable_loss_of_too_many_outputs_for_its_hessian_is_measured_by_products(
+    sample: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qubo_compress.sensitivity import custom_loss
+
+    found = sample("perceptron")
+    assert measured(found, "auto", loss=squared).provenance.metric == "gauss-newton"
+    monkeypatch.setattr(custom_loss, "ROOT_MEMORY", 4 * 4 * 3**2 - 1)  # of the last slice: 4 examples, 3 classes
+    monkeypatch.setattr(custom_loss.CallableLoss, "_computed_root", lambda *_: pytest.fail("a Hessian was formed"))
+    table = measured(found, "auto", loss=squared, shrinkage=None)
+    assert table.provenance.metric == "products" and table.linear.max() > 0
 
 
 def test_kl_needs_no_targets_and_has_no_slope(sample: Any) -> None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from qubo_compress import errors as e
 from qubo_compress.solvers.dwave_errors import translate, translated
+from qubo_compress.solvers.dwave_token import Secrets
 
 TABLE = [
     (ValueError("API token not defined"), e.MissingToken),
@@ -58,7 +59,7 @@ def test_an_upload_says_so_and_keeps_the_reason():
             raise cloud.ProblemUploadError("failed") from reason
     except cloud.ProblemUploadError as cause:
         found = translate(cause, "here")
-    assert type(found) is e.ServiceFailed
+    assert type(found) is e.UploadFailed
     assert str(found).startswith("here: uploading the problem failed: the service failed (HTTP 503: no)")
 
 
@@ -72,8 +73,13 @@ def test_our_own_errors_and_interruptions_pass():
 def test_tokens_are_taken_out_of_messages():
     secret = "DEV-0123456789abcdef"
     leaky = RuntimeError(f"sent {secret} with token='another-secret-99'")
-    text = str(translate(leaky, "here", secret))
+    text = str(translate(leaky, "here", Secrets(secret)))
     assert secret not in text and "another-secret" not in text and "<token>" in text
+
+
+def test_what_a_terminal_would_obey_is_taken_out_of_messages():
+    text = str(translate(cloud.SolverError(error_msg="\x1b[31mred\x07\u202e", error_code=500), "here"))
+    assert text.isprintable() and "red" in text
 
 
 def test_a_wrong_value_in_a_configuration_is_named_and_not_shown():
@@ -81,6 +87,15 @@ def test_a_wrong_value_in_a_configuration_is_named_and_not_shown():
         validate_config_v1({"token": {"secret-in-a-dict": 1}, "request_timeout": "soon"})
     text = str(translate(raised.value, "here"))
     assert "token" in text and "request_timeout" in text and "secret-in-a-dict" not in text
+
+
+def test_a_wrong_value_in_an_answer_is_the_services_fault():
+    from pydantic import TypeAdapter
+
+    with pytest.raises(ValidationError) as raised:
+        TypeAdapter(list[int]).validate_python({})
+    found = translate(raised.value, "here")
+    assert type(found) is e.ServiceFailed and "nothing was sent" not in str(found)
 
 
 def test_pages_are_cut_short():

@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -218,15 +217,6 @@ def test_quota_words_are_recognised(server, nothing_left_behind):
     server.faults.quota_exceeded()
     with nothing_left_behind(), pytest.raises(e.QuotaExceeded, match="insufficient remaining"):
         solve(PROBLEM, "leap-cqm", time_limit=ENOUGH, **options(server))
-
-
-def test_a_failing_upload_is_met_after_three_tries(server, monkeypatch, nothing_left_behind):
-    pauses = []
-    monkeypatch.setattr("dwave.cloud.utils.decorators.time", SimpleNamespace(sleep=pauses.append))
-    server.faults.next("upload", status=503, times=3)
-    with nothing_left_behind(), pytest.raises(e.ServiceFailed, match=r"uploading the problem failed.*503"):
-        solve(PROBLEM, "leap-cqm", time_limit=ENOUGH, **options(server))
-    assert pauses == [2, 4], "the client's own, in seconds"
 
 
 @pytest.mark.parametrize("fault", [{"status": 404}, {"drop": True}], ids=str)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from qubo_compress.errors import InvalidMenu, InvalidModel
+from qubo_compress.sensitivity.custom_loss import CallableLoss
 from qubo_compress.sensitivity.gauss_newton import GaussNewton
 from qubo_compress.sensitivity.metrics.products import CLOSE, Products
 from qubo_compress.sensitivity.metrics.products.inspection import inspect
@@ -38,7 +39,8 @@ class Auto:
 
     What is compared are counts, not times, so that the same network is measured alike on every machine. Networks
     that products cannot follow, because their examples depend on each other or forward switches gradients off, and
-    losses without curvature, are measured by ``gauss-newton`` whatever their size.
+    losses without curvature, are measured by ``gauss-newton`` whatever their size. A caller's loss of so many outputs
+    that ``gauss-newton`` would refuse it is measured by ``products``.
 
     Args:
         small: most multiplications of running every choice.
@@ -51,7 +53,8 @@ class Auto:
         """The metric to use, and why."""
         products: Metric = Products(measured_linear=CLOSE)
         count = task.examples.count * multiplications(task) * network_runs(task, GaussNewton())
-        if count <= self.small:
+        small = count <= self.small
+        if small and has_features(task):
             return GaussNewton(), "a small network"
         if not has_curvature(task):
             return GaussNewton(), "the loss has no curvature"
@@ -60,7 +63,7 @@ class Auto:
         except InvalidModel as cause:
             logger.info("products cannot follow this network: %s", cause)
             return GaussNewton(), "its examples have no gradients of their own"
-        return products, "running every choice would take too long"
+        return products, "this loss has too many outputs" if small else "running every choice would take too long"
 
     def evaluations(self, task: MeasureTask) -> float:
         """Those of the metric chosen."""
@@ -98,6 +101,14 @@ def wants_close(asked: str | Metric, used: str) -> bool:
     if isinstance(metric, Auto):
         return used == Products.metric_name
     return isinstance(metric, Products) and metric.measured_linear == CLOSE
+
+
+def has_features(task: MeasureTask) -> bool:
+    """Whether output changes can be turned into features, which a caller's loss needs much memory for."""
+    loss = task.loss
+    if not task.interactions or not isinstance(loss, CallableLoss):
+        return True
+    return all(loss.has_features(rows) for rows in task.outputs)
 
 
 def has_curvature(task: MeasureTask) -> bool:

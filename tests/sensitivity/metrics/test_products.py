@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import qubo_compress as qc
 from qubo_compress import errors
+from qubo_compress.close import FEWEST_EXAMPLES, MOST_EXAMPLES, affordable
+from qubo_compress.menu.coded import Coded
+from qubo_compress.sensitivity.metrics.auto import Auto
 from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.testing import check_metric, same_snapshot, same_table, snapshot
 
@@ -112,6 +117,63 @@ def test_layers_are_measured_by_what_they_call(model: Callable[[], nn.Module], s
     assert np.abs(slopes[0] - slopes[1]).max() <= 1e-3 * np.abs(slopes[1]).max()
 
 
+class Deep(nn.Module):
+    """So many layers, every one of which adds to what the one before made."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(depth))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + torch.tanh(layer(x))
+        return self.head(x)
+
+
+class Tanhs(TorchDispatchMode):
+    """Counts the values that hyperbolic tangents take, and those whose gradients they pass on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = self.backward = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.tanh.default:
+            self.forward += found.numel()
+        if func is torch.ops.aten.tanh_backward.default:
+            self.backward += found.numel()
+        return found
+
+
+def layer_runs(depth: int, metric: Any) -> tuple[int, int]:
+    """Values that the layers of a deep network made in a measurement, and gradients that they passed on."""
+    torch.manual_seed(0)
+    data = [(torch.randn(20, 6), torch.arange(20) % 3)]
+    with Tanhs() as seen:
+        table = qc.measure(Deep(depth).eval(), data, menu=MENU, metric=metric, progress=False)
+    assert table.provenance.metric == "products" and len(table.choices) == 2 * (depth + 1)
+    return seen.forward, seen.backward
+
+
+@pytest.mark.parametrize("metric", ["products", Auto(small=0.0)])
+def test_a_layer_of_a_deep_network_runs_no_more_often_than_one_of_a_shallow_network(metric: Any) -> None:
+    """Running every choice takes twice as many runs of every layer at twice the depth."""
+    shallow, deep = layer_runs(3, metric), layer_runs(12, metric)
+    assert shallow[0] > 0 and shallow[1] > 0
+    assert deep == (4 * shallow[0], 4 * shallow[1])
+
+
+def test_choices_are_run_on_as_many_examples_as_the_measurement_pays_for(sample: Callable[[str], Any]) -> None:
+    table = measured(sample("perceptron"), "products")
+    spent = replace(table.provenance, multiplications=1e9, evaluations=3, examples=2000)
+    table = replace(table, provenance=spent)
+    assert affordable(60, 2000, table) == 100, "6,000 runs, as products took"
+    assert affordable(6, 2000, table) == MOST_EXAMPLES and affordable(6, 5, table) == 5
+    assert affordable(6000, 2000, table) == FEWEST_EXAMPLES
+
+
 def test_filters_are_rows_of_their_layers(sample: Callable[[str], Any]) -> None:
     net = sample("grouped-view-inplace")
     menu = qc.Menu(bits=(3,), sparsity=(0.0,))
@@ -123,6 +185,32 @@ def test_filters_are_rows_of_their_layers(sample: Callable[[str], Any]) -> None:
         of_filters = [filters.offsets[n] + 1 for n, g in enumerate(filters.group_names) if g.split("[")[0] == name]
         together = gram(filters)[np.ix_(of_filters, of_filters)].sum()
         assert together == pytest.approx(gram(layers)[of_layer, of_layer], rel=1e-3, abs=1e-12)
+
+
+@pytest.mark.parametrize("groups", ["layer", "filter"])
+def test_a_coded_choice_has_the_rows_of_the_plain_one_and_is_not_decoded_for_them(
+    groups: str, sample: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = sample("perceptron")
+    names = ["quantize(bits=2)", "quantize(bits=4,sparsity=0.5)", "compensate(bits=2)"][: 3 if groups == "layer" else 2]
+    coded = [f"coded(of='{name}')" for name in names]
+    both = qc.Menu([qc.menu.operator.parse(name) for name in (*names, *coded)])
+    plain = qc.Menu([qc.menu.operator.parse(name) for name in names])
+    monkeypatch.setattr(Coded, "decode", lambda *_: pytest.fail("a coded choice was decoded"))
+    table = qc.measure(found.model, found.batches, menu=both, metric="products", groups=groups, progress=False)
+    alone = qc.measure(found.model, found.batches, menu=plain, metric="products", groups=groups, progress=False)
+    seen = 0
+    for group, choices in enumerate(table.choices):
+        first, position = int(table.offsets[group]), {name: number for number, name in enumerate(choices)}
+        for name, other in zip(names, coded, strict=True):
+            if name in position and other in position:
+                rows = [first + position[name], first + position[other]]
+                assert table.linear[rows[0]] == table.linear[rows[1]]
+                assert np.allclose(*table.factor[rows], rtol=1e-5, atol=1e-6)  # reduced to their rank since
+                before = int(alone.offsets[group]) + alone.choices[group].index(name)
+                assert table.linear[rows[0]] == pytest.approx(alone.linear[before], rel=1e-5)
+                seen += 1
+    assert seen >= 4
 
 
 def test_rows_do_not_depend_on_how_examples_are_batched(sample: Callable[[str], Any]) -> None:

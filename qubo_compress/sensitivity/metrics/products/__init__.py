@@ -167,6 +167,7 @@ class _Collection:
             products = slice_products(
                 task.base, structure, some, cotangents, displacements.of, total, task.entries
             ).cpu()
+            products = displacements.with_twins(products)
             rows[:, start : start + len(some)] = products[:, : self.settings.probes_of(self.task)].transpose(1, 2)
             if self.settings.has_slope(task):
                 slope += products[:, -1].double().sum(1)

@@ -17,7 +17,7 @@ from qubo_compress.sensitivity.prices import siblings
 from qubo_compress.sensitivity.task import MeasureTask, apart
 
 KEPT_BYTES = 600_000_000
-"""Displacements up to this many bytes stay in memory; beyond, those of a layer are made again for every slice."""
+"""Displacements up to this many bytes stay in memory; those of the other layers are made again for every pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,9 @@ class RowBlock:
 
 
 class Displacements:
-    """What every choice adds to every parameter; choices that change nothing are left out.
+    """What every choice adds to every parameter; choices that change nothing are left out, and so are twins.
+
+    A twin is another choice of its group, only coded: its rows are those of the other, see :meth:`with_twins`.
 
     Args:
         task: the measurement.
@@ -84,37 +86,56 @@ class Displacements:
     def __init__(self, task: MeasureTask, changeable: frozenset[str]) -> None:
         self._task, self._changeable = task, changeable
         self._owners: dict[str, list[int]] = {}
-        total = 0
         for number, group in enumerate(task.layout.groups):
-            total += 4 * group.numel * (len(task.choices[number]) - 1)
             for name in dict.fromkeys(member.name for member in group.members):
                 self._owners.setdefault(name, []).append(number)
-        self._keeps = total <= KEPT_BYTES
         self._kept: dict[str, tuple[Block | RowBlock, ...]] = {}
+        self._kept_bytes = 0
+        # A layer's blocks are asked for several times in a row.
+        self._latest: tuple[str, tuple[Block | RowBlock, ...]] = ("", ())
+        pairs = [
+            (first + number, first + other)
+            for group, first in enumerate(task.offsets[:-1].tolist())
+            for number, other in task.twins(group).items()
+        ]
+        self._twins = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
     def of(self, name: str) -> tuple[Block | RowBlock, ...]:
         """The blocks of a parameter, on the network's device."""
         if name in self._kept:
             return self._kept[name]
+        if name == self._latest[0]:
+            return self._latest[1]
         owners = self._owners.get(name, [])
         made: tuple[Block | RowBlock, ...]
         if len(owners) > 1 and all(siblings(self._task, owners[0], number) for number in owners):
             made = self._rows(owners, name)
         else:
             made = tuple(block for group in owners for block in self._blocks(group, name))
-        if self._keeps:
+        size = sum(block.values.numel() * block.values.element_size() for block in made)
+        if self._kept_bytes + size <= KEPT_BYTES:
             self._kept[name] = made
+            self._kept_bytes += size
+        else:
+            self._latest = name, made
         return made
+
+    def with_twins(self, rows: Tensor) -> Tensor:
+        """(V, ...) rows of all choices, those of twins filled in."""
+        rows[self._twins[:, 0]] = rows[self._twins[:, 1]]
+        return rows
 
     def _blocks(self, number: int, name: str) -> list[Block]:
         task = self._task
         group, start = task.layout.groups[number], int(task.offsets[number])
-        rows = task.displacements(number)
+        twins = task.twins(number)
+        left = [k for k in range(len(task.choices[number])) if k not in twins]
+        rows = dict(zip(left, task.displacements(number, without=twins), strict=True))
         found = []
         for position, member in enumerate(group.members):
             if member.name != name or not member.dtype.is_floating_point:
                 continue
-            changing = [k for k, row in enumerate(rows) if bool(row[position].any())]
+            changing = [k for k, row in rows.items() if bool(row[position].any())]
             if not changing:
                 continue
             self._refuse_unchangeable(name, list(task.choices[number])[changing[0]])
@@ -132,7 +153,10 @@ class Displacements:
         stored = Rows(torch.cat([task.part(member).reshape(1, -1) for member in members]))
         before = torch.cat([task.references(number)[0].reshape(1, -1) for number in numbers])
         found, changing = [], []
+        twins = task.twins(numbers[0])
         for position, (choice, operator) in enumerate(task.choices[numbers[0]].items()):
+            if position in twins:
+                continue
             change = apart(stored.stored(operator), before).float()
             if bool(change.any()):
                 self._refuse_unchangeable(name, choice)

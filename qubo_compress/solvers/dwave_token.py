@@ -1,0 +1,217 @@
+"""The API token: checked when it is given, never shown, never pickled, and taken out of whatever others wrote."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NoReturn
+from urllib.parse import quote, quote_plus
+
+from qubo_compress.errors import InvalidToken
+
+MASK: Final = "<token>"
+
+_PART = 8
+"""So many characters of a secret in a row are masked; a shorter secret is masked where it stands by itself."""
+
+_LONGEST_TEXT = 20_000
+"""Characters of a foreign text that are kept, so that masking a page of any length takes little time."""
+
+_NAMED = re.compile(r"(token['\"]?\s*[:=]\s*['\"]?|X-Auth-Token['\"]?\s*[:=]\s*['\"]?)[^\s'\",}]+", re.IGNORECASE)
+_CARRIERS = ("request", "response", "pool", "conn")
+"""Attributes of the HTTP libraries' exceptions that lead to the headers that were sent."""
+
+
+class Token:
+    """An API token that cannot be printed, formatted, logged or pickled by accident.
+
+    Args:
+        value: the token; white space around it is removed.
+
+    Raises:
+        InvalidToken: when it is empty, or holds a space, a control character or anything that is not ASCII.
+
+    Example:
+        >>> token = Token(" DEV-0123456789 ")
+        >>> token, f"{token}", token.reveal(), token.stripped
+        (<token>, '<token>', 'DEV-0123456789', True)
+    """
+
+    __slots__ = ("_value", "stripped")
+
+    stripped: bool
+    """Whether white space around it was removed."""
+
+    def __init__(self, value: str) -> None:
+        if not isinstance(value, str):
+            raise InvalidToken(f"the API token must be text; got {type(value).__name__}")
+        self._value = value.strip()
+        self.stripped = self._value != value
+        _check(self._value)
+
+    @classmethod
+    def of(cls, value: str | Token | None) -> Token | None:
+        """The token of a text; a token or None stays what it is."""
+        return value if value is None or isinstance(value, Token) else cls(value)
+
+    def reveal(self) -> str:
+        """The token in clear, for the header of a request and nothing else."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return MASK
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Token) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __copy__(self) -> Token:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Token:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise InvalidToken(
+            "a solver or a connection that was given its API token is not pickled, since the token would stand in the "
+            "pickle for everybody to read; leave token out, and set the DWAVE_API_TOKEN variable or a profile in "
+            "dwave.conf where the solver runs"
+        )
+
+
+def _check(value: str) -> None:
+    if not value:
+        raise InvalidToken("the API token is empty; copy it from the Leap dashboard, or leave token out")
+    for place, character in enumerate(value, start=1):
+        if not "!" <= character <= "~":
+            kind = "white space" if character.isspace() else "a control character"
+            kind = kind if character.isascii() else "a character that is not ASCII"
+            raise InvalidToken(
+                f"the API token has {kind} at place {place} of {len(value)}, and nothing was sent; copy it again from "
+                "the Leap dashboard"
+            )
+
+
+class Secrets:
+    """What must not be shown, and how it is found in texts of others, in whole or in part, plain or escaped.
+
+    Example:
+        >>> secrets = Secrets(Token("DEV-0123456789"))
+        >>> secrets.mask("no DEV-0123456789, DEV%2D0123456789 or DEV-01234... here")
+        'no <token>, <token> or <token>... here'
+    """
+
+    def __init__(self, *values: str | Token | None) -> None:
+        self._parts: set[str] = set()
+        self._short: list[re.Pattern[str]] = []
+        self.stripped = False
+        """Whether white space around a token was removed."""
+        for value in values:
+            self.add(value)
+
+    def add(self, value: str | Token | None) -> None:
+        """One more to look for."""
+        if isinstance(value, Token):
+            self.stripped = self.stripped or value.stripped
+            value = value.reveal()
+        if not value:
+            return
+        for form in map(_lowered, _forms(value)):
+            if len(form) < _PART:
+                self._short.append(re.compile(rf"(?<![^\W_]){re.escape(form)}(?![^\W_])"))
+            self._parts.update(form[start : start + _PART] for start in range(len(form) - _PART + 1))
+
+    def mask(self, text: str) -> str:
+        """The text without the secrets, and without what looks like a token by the word before it."""
+        if len(text) > _LONGEST_TEXT:
+            text = text[:_LONGEST_TEXT] + "..."
+        lowered = _lowered(text)
+        covered = bytearray(len(text))
+        for start in range(len(text) - _PART + 1):
+            if lowered[start : start + _PART] in self._parts:
+                covered[start : start + _PART] = b"\1" * _PART
+        for pattern in self._short:
+            for found in pattern.finditer(lowered):
+                covered[found.start() : found.end()] = b"\1" * (found.end() - found.start())
+        return _NAMED.sub(rf"\1{MASK}", "".join(_masked_runs(text, covered)))
+
+    def masked(self, value: Any) -> Any:
+        """The same for every text in a nest of mappings, lists and tuples; all else is left as it is."""
+        if isinstance(value, str):
+            return self.mask(value)
+        if isinstance(value, bytes):
+            return self.mask(value.decode("latin-1")).encode("latin-1")
+        if isinstance(value, Mapping):
+            return {self.masked(key): self.masked(item) for key, item in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(map(self.masked, value))
+        return value
+
+    def clean(self, error: BaseException) -> BaseException:
+        """An exception and all that stands behind it, without the secrets; itself, or what stands in for it.
+
+        Requests and responses, whose headers hold the token, are let go of.
+        """
+        return self._cleaned(error, {})
+
+    def _cleaned(self, error: BaseException, known: dict[int, BaseException]) -> BaseException:
+        if id(error) in known:
+            return known[id(error)]
+        cause, context, suppressed = error.__cause__, error.__context__, error.__suppress_context__
+        clean = known[id(error)] = self._without_secrets(error)
+        clean.__cause__ = None if cause is None else self._cleaned(cause, known)
+        clean.__context__ = None if context is None else self._cleaned(context, known)
+        clean.__suppress_context__ = suppressed
+        return clean
+
+    def _without_secrets(self, error: BaseException) -> BaseException:
+        if self._told(error.args):
+            error.args = self.masked(error.args)
+        for name, value in vars(error).items():
+            if name in _CARRIERS:
+                vars(error)[name] = None
+            elif self._told(value):
+                vars(error)[name] = self.masked(value)
+        if isinstance(error, UnicodeError) or self._told(str(error)) or self._told(repr(error)):
+            # Its text is made of what cannot be changed.
+            return ClientError(self.mask(f"{type(error).__name__}: {error}")).with_traceback(error.__traceback__)
+        return error
+
+    def _told(self, value: Any) -> bool:
+        masked = self.masked(value)
+        return masked is not value and (type(masked) is not type(value) or bool(masked != value))
+
+
+class ClientError(Exception):
+    """Stands in for an exception of the client that would have shown the API token."""
+
+
+def _forms(value: str) -> Iterator[str]:
+    """A secret as it is, and as others may have written it."""
+    escaped = json.dumps(value)[1:-1]
+    yield from (value, escaped, escaped.replace("/", r"\/"), repr(value)[1:-1], html.escape(value))
+    yield from (quote(value, safe=""), quote_plus(value), value.replace("-", "%2D"))
+    yield "".join(f"%{byte:02x}" for byte in value.encode())
+    yield "".join(f"\\u{ord(character):04x}" for character in value)
+    yield value.encode().hex()
+    yield base64.b64encode(value.encode()).decode().rstrip("=")
+
+
+def _lowered(text: str) -> str:
+    """In lower case, character by character, so that places stay where they are."""
+    return "".join(low if len(low := character.lower()) == 1 else character for character in text)
+
+
+def _masked_runs(text: str, covered: bytearray) -> Iterator[str]:
+    before = 0
+    for place, character in enumerate(text):
+        if not covered[place]:
+            yield character
+        elif not before:
+            yield MASK
+        before = covered[place]
