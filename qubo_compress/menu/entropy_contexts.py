@@ -15,20 +15,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress.menu.entropy_kernels import (
+    CHANNEL_PRIOR,
+    CONTEXTS,
+    KERNEL_PRIOR,
+    ROOT_OF_TWO,
+    ROW_PRIOR,
+    Integers,
+    contexts_of_place,
+)
 from qubo_compress.menu.groups import Group
 
 Shape = tuple[int, int, int]
 """Rows, channels, positions."""
 
-Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-
-CONTEXTS = 9
-"""The expected size relative to the mean, squared: below 2^-3.5, to 2^-2.5, ..., above 2^3.5."""
-
-ROOT_OF_TWO = 1.4142135623730951
-CHANNEL_PRIOR, KERNEL_PRIOR, ROW_PRIOR = 4.0, 2.0, 8.0
-"""Rows, positions and weights of mean size that are believed to have come before."""
 
 
 def shapes_of(group: Group) -> dict[int, Shape]:
@@ -59,24 +60,16 @@ def contexts(sizes: Integers, mean: float, of_mask: bool) -> Integers:
         mean: of the sizes, before any is known.
         of_mask: whether they are of a mask.
     """
-    rows, _, positions = sizes.shape
+    rows, channels, positions = sizes.shape
     channel = sizes.sum(2)
     channel = np.cumsum(channel, 0) - channel
     row = sizes.sum(1)
     row = np.cumsum(row, 1) - row
-    return _context(
-        channel[:, :, None], np.arange(rows)[:, None, None], channel.sum(1)[:, None, None],
-        np.cumsum(sizes, 2) - sizes, np.arange(positions), row[:, None, :], sizes.shape[1:], mean, of_mask,
-    )  # fmt: skip
-
-
-def _context(
-    channel: Any, row: Any, total: Any, kernel: Any, position: Any, in_row: Any, shape: tuple[int, ...],
-    mean: float, of_mask: bool,
-) -> Integers:  # fmt: skip
-    channels, positions = shape
-    usual = (total + mean * (channels * positions)) / ((row + 1.0) * (channels * positions))
-    by_channel = (channel + CHANNEL_PRIOR * positions * usual) / ((row + CHANNEL_PRIOR) * positions * usual)
+    # As a reader knows them: sums over what was coded before.
+    total, kernel, position = channel.sum(1)[:, None, None], np.cumsum(sizes, 2) - sizes, np.arange(positions)
+    channel, row_number, in_row = channel[:, :, None], np.arange(rows)[:, None, None], row[:, None, :]
+    usual = (total + mean * (channels * positions)) / ((row_number + 1.0) * (channels * positions))
+    by_channel = (channel + CHANNEL_PRIOR * positions * usual) / ((row_number + CHANNEL_PRIOR) * positions * usual)
     by_kernel = (kernel + KERNEL_PRIOR * usual) / ((position + KERNEL_PRIOR) * usual)
     expected = by_channel * by_channel * by_kernel
     if of_mask:
@@ -110,11 +103,13 @@ def drawn(
     """
     rows, channels, positions = shape
     found = np.zeros(shape, dtype=np.int64)
+    if found.size == 0:
+        return found.reshape(-1)
     channel, total = np.zeros(channels, dtype=np.int64), 0
     for row in range(rows):
         kernel, in_row = np.zeros(channels, dtype=np.int64), 0
         for position in range(positions):
-            here = _context(channel, row, total, kernel, position, in_row, (channels, positions), mean, of_mask)
+            here = contexts_of_place(channel, kernel, total, in_row, row, position, positions, mean, of_mask)
             if present is None:
                 values = draw(here)
             else:

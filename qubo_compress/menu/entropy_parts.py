@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qubo_compress.menu.entropy_contexts import CONTEXTS, Shape, contexts, mean_byte, mean_size
+from qubo_compress.menu.entropy_contexts import Shape, contexts, mean_byte, mean_size
+from qubo_compress.menu.entropy_kernels import CONTEXTS
 from qubo_compress.menu.entropy_models import PLAIN, Floats, Model, best_model, bits_of
 from qubo_compress.menu.packing import pack_mask, packed_size
 from qubo_compress.menu.streams import Mask, PlainWriter, Streamed, Whole, code_bytes

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qubo_compress.menu.entropy_contexts import CONTEXTS, Shape, drawn, in_order, mean_size
+from qubo_compress.menu.entropy_contexts import Shape, drawn, in_order, mean_size
+from qubo_compress.menu.entropy_kernels import CONTEXTS
 from qubo_compress.menu.entropy_models import PLAIN, Model, read_model
 from qubo_compress.menu.entropy_parts import (
     CODED,

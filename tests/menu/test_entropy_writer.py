@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qubo_compress.menu.entropy_contexts import CONTEXTS, contexts, drawn, in_order, mean_byte, mean_size
+from qubo_compress.menu.entropy_contexts import contexts, drawn, in_order, mean_byte, mean_size
+from qubo_compress.menu.entropy_kernels import CONTEXTS
 from qubo_compress.menu.entropy_models import (
     GAUSSIAN,
     GEOMETRIC,
