@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 ALL_EXAMPLES = 1 << 62
 
 SETTLING_EXAMPLES = 2
-"""Examples that a network is shown to see what it returns."""
+"""Examples that a network is shown, twice, to see what it returns."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,11 @@ def outputs_of(model: nn.Module, examples: Examples) -> list[Tensor]:
 
 
 def settling_examples(examples: Examples, loss: LossLike) -> int:
-    """How many examples :func:`settle` runs the network on."""
+    """How many examples :func:`settle` runs the network on, each of them counted twice."""
+    return 2 * _shown(examples, loss)
+
+
+def _shown(examples: Examples, loss: LossLike) -> int:
     return 0 if examples.reading.settled and loss != AUTO else min(SETTLING_EXAMPLES, len(examples.slices[0]))
 
 
@@ -83,7 +87,7 @@ def settle(model: nn.Module, examples: Examples, loss: LossLike = AUTO) -> tuple
         InvalidModel: when it is not clear which output counts or where the classes lie, or the loss does not fit.
         InvalidBatches, UnknownName: see :func:`qubo_compress.sensitivity.fitting_loss.fitting_loss`.
     """
-    count = settling_examples(examples, loss)
+    count = _shown(examples, loss)
     if count == 0:
         return examples, loss
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))

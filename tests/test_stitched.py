@@ -91,12 +91,12 @@ def test_evaluations_are_counted_in_examples(sample: Callable[[str], Any]) -> No
     table = measured(found)
     assignment = random_assignments(table, 1)[0]
     loss = table.stitched_loss(found.model, found.batches)
-    assert (loss.examples, loss.evaluations) == (24, SETTLING_EXAMPLES)
+    assert (loss.examples, loss.evaluations) == (24, 2 * SETTLING_EXAMPLES)
     loss(assignment, 5)
     loss(assignment)
     loss(assignment, 100)
-    assert loss.evaluations == SETTLING_EXAMPLES + 5 + 24 + 24
-    assert table.stitched_loss(found.model, found.batches, "kl").evaluations == SETTLING_EXAMPLES + 24
+    assert loss.evaluations == 2 * SETTLING_EXAMPLES + 5 + 24 + 24
+    assert table.stitched_loss(found.model, found.batches, "kl").evaluations == 2 * SETTLING_EXAMPLES + 24
     seen = []
     hook = loss.model.register_forward_hook(lambda module, args, output: seen.append(len(output)))
     before = loss.evaluations

@@ -218,13 +218,22 @@ class Shuffling:
 
 
 class Counting(Table):
-    """Counts the examples that it is run on."""
+    """Counts the examples that it is run on, in a list that its copies share."""
 
-    seen = 0
+    def __init__(self, scores: Tensor) -> None:
+        super().__init__(scores)
+        self.seen = Shared()
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen += len(x)
+        self.seen.append(len(x))
         return super().forward(x)
+
+
+class Shared(list[int]):
+    """A list of which copies are the list itself."""
+
+    def __deepcopy__(self, _: Any) -> Shared:
+        return self
 
 
 def test_a_loader_that_shuffles_is_read_once_and_every_network_runs_once() -> None:
@@ -238,7 +247,7 @@ def test_a_loader_that_shuffles_is_read_once_and_every_network_runs_once() -> No
     assert report.original_churn is not None and report.original_churn.mean == 0.0
     assert loader.reads == 1
     # The first of them show how outputs are read.
-    assert [net.seen for net in nets] == [200 + SETTLING_EXAMPLES, 200, 200, 200]
+    assert [sum(net.seen) for net in nets] == [200 + 2 * SETTLING_EXAMPLES, 200, 200, 200]
     loader = Shuffling(*batches[0])
     found = find_exemplars(nets[:1], nets[1:], loader)
     assert found.rows.size == 0 and found.accuracy_before == found.accuracy_after and loader.reads == 1
