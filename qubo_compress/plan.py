@@ -17,11 +17,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from qubo_compress._internal.files import write_atomically
 from qubo_compress.errors import CorruptArtifact, StorageError, WrongModel
 from qubo_compress.factored import FactoredReport
 from qubo_compress.factored import factored as factored_layers
 from qubo_compress.file_format import weights_signature
-from qubo_compress.files import write_atomically
 from qubo_compress.menu.groups import Group, Layout, assembled, discover, state_entries
 from qubo_compress.menu.older_groups import newer_names, older_layout
 from qubo_compress.menu.operator import Packed, stored_as

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from qubo_compress._internal.files import write_atomically
 from qubo_compress.errors import CorruptArtifact, InvalidAssignment, InvalidProblem
-from qubo_compress.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
+from qubo_compress._internal.files import refuse_unwritable, write_atomically
 from qubo_compress.file_format import header, kept_payload
-from qubo_compress.files import write_atomically
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Compression, compression_of
 
@@ -24,8 +24,9 @@ def save(model: nn.Module, path: str | Path) -> int:
 
     Raises:
         WrongModel: when the module carries no plan, or its values have left the plan's grid.
-        StorageError: when the file cannot be written.
+        StorageError: when the file cannot be written, or the path names a folder, a device or a pipe.
     """
+    refuse_unwritable(path)
     model = unwrapped(model)
     compression = compression_of(model)
     payload = payload_of(compression, model)

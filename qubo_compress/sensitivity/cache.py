@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress._internal.files import write_atomically
 from qubo_compress.errors import CacheMismatch
-from qubo_compress.files import write_atomically
 from qubo_compress.sensitivity.ranks import ALONE, Arrays, Ranks
 
 _CAUSES = {

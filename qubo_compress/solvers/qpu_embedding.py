@@ -19,8 +19,8 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress._internal.files import write_atomically
 from qubo_compress.errors import StorageError
-from qubo_compress.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import qubo_compress as qc
 from qubo_compress import errors
-from qubo_compress.files import write_atomically
+from qubo_compress._internal.files import write_atomically
 from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.loss_signature import loss_signature
 from qubo_compress.sensitivity.metrics.auto import Auto
