@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from qubo_compress.errors import CorruptArtifact, QuboCompressError, StorageError
 
 DEEPEST = 32
@@ -26,9 +28,8 @@ DEEPEST = 32
 LONGEST_REASON = 300
 """Characters of a reason that are repeated: it may quote the file."""
 
-# Possessive, and up to the end where a string is not closed: time and memory stay linear whatever the bytes are.
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
-_OPENING, _QUOTE = b"[{", ord('"')
+# Possessive, and up to the end where text is not closed: time and memory stay linear whatever the bytes are.
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -136,13 +137,11 @@ def parsed_json(data: bytes) -> Any:
 
 
 def _depth(data: bytes) -> int:
-    depth = deepest = 0
-    for token in _TOKEN.finditer(data):
-        sign = data[token.start()]
-        if sign != _QUOTE:
-            depth += 1 if sign in _OPENING else -1
-            deepest = max(deepest, depth)
-    return deepest
+    signs = np.frombuffer(_TEXT.sub(b"", data), dtype=np.uint8)
+    steps = np.zeros(signs.size, dtype=np.int8)
+    for sign, step in ((b"[", 1), (b"{", 1), (b"]", -1), (b"}", -1)):
+        steps[signs == sign[0]] = step
+    return int(np.cumsum(steps, dtype=np.int32).max(initial=0))
 
 
 def inflated(text: str, most: int) -> bytes:
