@@ -150,12 +150,12 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Array:
         if size != entry.file_size - member.tell():
             raise ValueError(f"{entry.filename} says that it is {shape} {dtype}, which its bytes are not")
         found: Array = np.empty(math.prod(shape), dtype=dtype)
-        space, at = memoryview(found.view(np.uint8)) if size else memoryview(b""), 0
+        space, at = found.view(np.uint8), 0
         while at < size:
             piece = member.read(min(_CHUNK, size - at))
             if not piece:
                 raise ValueError(f"{entry.filename} is cut short")
-            space[at : at + len(piece)] = piece
+            space[at : at + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
             at += len(piece)
     return found.reshape(shape, order="F" if fortran else "C")
 

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from qubo_compress.errors import CorruptArtifact, QuboCompressError, StorageError
+from qubo_compress.errors import CorruptArtifact, MissingDependency, QuboCompressError, StorageError
 
 DEEPEST = 32
 """Brackets within brackets in JSON; files of this library have four."""
@@ -103,7 +103,7 @@ def refused_as(
     """
     try:
         yield
-    except (error, MemoryError, StorageError):
+    except (error, MemoryError, MissingDependency, StorageError):
         raise
     except Exception as cause:
         raise error(f"{path} is not {what} ({printable(cause)}); {advice}") from cause
@@ -121,7 +121,7 @@ def printable(cause: object) -> str:
     return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + " ..."
 
 
-def parsed_json(data: bytes) -> Any:
+def parsed_json(data: bytes, deepest: int = DEEPEST) -> Any:
     """What JSON says.
 
     Raises:
@@ -131,8 +131,8 @@ def parsed_json(data: bytes) -> Any:
         >>> parsed_json(b'{"brackets in text": "[[[["}')
         {'brackets in text': '[[[['}
     """
-    if sum(data.count(sign) for sign in (b"[", b"{")) > DEEPEST and _depth(data) > DEEPEST:
-        raise ValueError(f"its brackets are nested more than {DEEPEST} deep")
+    if sum(data.count(sign) for sign in (b"[", b"{")) > deepest and _depth(data) > deepest:
+        raise ValueError(f"its brackets are nested more than {deepest} deep")
     return json.loads(data.decode("utf-8"))
 
 
