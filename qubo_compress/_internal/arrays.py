@@ -78,11 +78,14 @@ def array_writer(arrays: Mapping[str, Array], said: Mapping[str, str], packed: b
 def _written(handle: IO[bytes], arrays: Mapping[str, Array], said: Mapping[str, str], method: int) -> tuple[int, int]:
     """Write; bytes of the arrays and of the file."""
     with zipfile.ZipFile(handle, "w", method) as archive:
-        for name, array in arrays.items():
+        for name, given in arrays.items():
+            array = np.asarray(given)
+            if array.dtype.kind not in _KINDS:
+                raise TypeError(f"{name} is an array of {array.dtype}, which would not be read again")
             entry = zipfile.ZipInfo(name + _SUFFIX)
             entry.compress_type = method
             with archive.open(entry, "w", force_zip64=array.nbytes > 2**31) as member:
-                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+                np.lib.format.write_array(member, array, allow_pickle=False)
         entries = archive.infolist()
         archive.comment = json.dumps({**said, "checksum": _checksum(entries, said)}).encode()
     return sum(entry.file_size for entry in entries), handle.tell()
