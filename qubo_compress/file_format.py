@@ -53,7 +53,7 @@ def weights_signature(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, entry in state_entries(model)[0].items():
         tensor = entry.tensor.detach()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(errors="surrogatepass"))
         if tensor.numel():
             digest.update(raw_bytes(tensor))
     return digest.hexdigest()[:32]

@@ -33,7 +33,7 @@ def write_audit(report: AuditReport, path: str | Path) -> Path:
         f"{audit_sections(report)}\n<footer>Written by qubo_compress.</footer>\n</main>\n</body>\n</html>\n"
     )
     target = Path(path)
-    write_atomically(target, lambda handle: handle.write(text.encode()))
+    write_atomically(target, lambda handle: handle.write(text.encode(errors="backslashreplace")))
     return target
 
 

@@ -42,7 +42,7 @@ def write_report(
     front = find_front(result, seconds_per_point) if seconds_per_point > 0 else None
     text = page(result, front, audit)
     target = Path(path)
-    write_atomically(target, lambda handle: handle.write(text.encode()))
+    write_atomically(target, lambda handle: handle.write(text.encode(errors="backslashreplace")))
     return target
 
 

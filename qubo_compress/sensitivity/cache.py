@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from qubo_compress._internal.arrays import array_writer, read_arrays
 from qubo_compress._internal.files import write_atomically
-from qubo_compress._internal.reader import opened, parsed_json, read_whole, refused_as
+from qubo_compress._internal.reader import opened, parsed_json, printable, read_whole, refused_as
 from qubo_compress.errors import CacheMismatch
 from qubo_compress.sensitivity.ranks import ALONE, Arrays, Ranks
 
@@ -82,7 +82,7 @@ class UnitCache:
         if different:
             hints = [_CAUSES[name] for name in different if name in _CAUSES]
             raise CacheMismatch(
-                f"the cache in {self._folder} was measured with another {', '.join(different)}. "
+                f"the cache in {self._folder} was measured with another {printable(', '.join(different))}. "
                 + ("; ".join(hints) + ". " if hints else "")
                 + "Name another folder, or delete this one to measure again"
             )
