@@ -60,7 +60,7 @@ def writers() -> dict[str, Writer]:
             net.bias.fill_(float(version))
         made = table.plan({})
         versions.append(replace(made, weights=qc.file_format.weights_signature(net)).apply(net))
-    problem = qc.ChoiceProblem.random("dense", groups=60, choices=20, seed=0)
+    problem = qc.ChoiceProblem.random("dense", groups=16, choices=8, seed=0)
 
     def save_plan(path: Path, version: int) -> None:
         replace(plan, parameters=version, payloads={"weight": bytes([version]) * 300_000}).save(path)

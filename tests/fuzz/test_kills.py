@@ -18,8 +18,8 @@ def every() -> dict[str, Writer]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_killed_writer_leaves_the_old_file_or_the_new_one(name: str, every: dict[str, Writer]) -> None:
-    counts = rounds(every[name], 12)
-    assert counts["rounds"] == 12 and counts["lost"] == 0 and counts["left over"] == 0
+    counts = rounds(every[name], 8)
+    assert counts["rounds"] == 8 and counts["lost"] == 0 and counts["left over"] == 0
 
 
 def test_a_writer_in_place_would_be_caught(every: dict[str, Writer]) -> None:
@@ -30,4 +30,4 @@ def test_a_writer_in_place_would_be_caught(every: dict[str, Writer]) -> None:
             for _ in range(500):
                 handle.write(bytes([version]) * 1000)
 
-    assert rounds(Writer("in place", in_place, text.read), 40)["lost"] > 0
+    assert rounds(Writer("in place", in_place, text.read), 15)["lost"] > 0
