@@ -6,6 +6,7 @@ archive; the checksum is over that, and over name, length and CRC of every array
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -107,14 +108,23 @@ def read_arrays(handle: IO[bytes]) -> Arrays:
         ValueError, zipfile.BadZipFile and what else damaged archives make :mod:`zipfile` and :mod:`zlib` raise; no
             more memory is taken before than the file may ask for.
     """
-    with zipfile.ZipFile(handle) as archive:
-        entries = archive.infolist()
-        said = _said(archive, handle)
-        size = handle.seek(0, 2)
-        _refuse_strange(entries, size)
-        if said is not None and said.pop("checksum", None) != _checksum(entries, said):
-            raise ValueError("its checksum does not match: it was altered after it was written")
-        return Arrays({entry.filename.removesuffix(_SUFFIX): _array(archive, entry) for entry in entries}, said)
+    try:
+        with zipfile.ZipFile(handle) as archive:
+            return _read(archive, handle)
+    except OSError as cause:
+        if cause.errno != errno.EINVAL:
+            raise
+        raise ValueError("it points to places before its own begin") from cause
+
+
+def _read(archive: zipfile.ZipFile, handle: IO[bytes]) -> Arrays:
+    entries = archive.infolist()
+    said = _said(archive, handle)
+    size = handle.seek(0, 2)
+    _refuse_strange(entries, size)
+    if said is not None and said.pop("checksum", None) != _checksum(entries, said):
+        raise ValueError("its checksum does not match: it was altered after it was written")
+    return Arrays({entry.filename.removesuffix(_SUFFIX): _array(archive, entry) for entry in entries}, said)
 
 
 def _said(archive: zipfile.ZipFile, handle: IO[bytes]) -> dict[str, str] | None:

@@ -19,16 +19,15 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz import KEPT, NAMES
 from tests.fuzz.formats import formats, made
 from tests.fuzz.trial import LONGEST_SECONDS, MOST_BYTES, tried
 
-KEPT = Path("out/fuzz")
 LONGEST_SILENCE = 60.0
 """Seconds after which a file is called a hang."""
 
 ADDRESS_SPACE = 16 * 2**30
 BAD = ("foreign", "silent", "crash", "hang", "slow", "large")
-NAMES = ("network", "plan", "plan of 0.4", "problem", "problem of 0.4", "unit of a cache", "signature")
 
 
 def work(names: list[str], start: int, step: int) -> None:

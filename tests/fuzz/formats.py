@@ -49,6 +49,7 @@ class Format:
         crafted: files by somebody who knows the format, with right checksums.
         checked: whether the format has a checksum: without one, damage may go unnoticed.
         name_of_file: which the reader may look at.
+        refusals: the errors that a file of this format may be refused with.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Format:
     crafted: Crafter
     checked: bool = True
     name_of_file: str = "file"
+    refusals: tuple[type[Exception], ...] = (errors.CorruptArtifact,)
 
     def known(self, folder: Path) -> set[object]:
         """What the samples are read as."""
@@ -67,7 +69,8 @@ class Format:
         return found
 
 
-OWN = errors.QuboCompressError
+REFUSED_NETWORKS = (errors.CorruptArtifact, errors.WrongModel)
+MISMATCH = (errors.CacheMismatch,)
 
 
 class Network(nn.Module):
@@ -366,13 +369,27 @@ def formats() -> dict[str, Format]:
     """All formats by name."""
     samples = _samples()
     found = (
-        Format("network", samples["networks"], _read_network, _crafted_network),
+        Format("network", samples["networks"], _read_network, _crafted_network, refusals=REFUSED_NETWORKS),
         Format("plan", samples["plans"], _read_plan, _crafted_plan),
         Format("plan of 0.4", (_older_plan(),), _read_plan, _crafted_plan, checked=False),
         Format("problem", samples["problems"], _read_problem, _crafted_arrays),
         Format("problem of 0.4", samples["older problems"], _read_problem, _crafted_arrays, checked=False),
-        Format("unit of a cache", samples["units"], _read_unit, _crafted_arrays, name_of_file=f"{_UNIT}.npz"),
-        Format("signature", samples["signatures"], _read_signature, _crafted_text, name_of_file="signature.json"),
+        Format(
+            "unit of a cache",
+            samples["units"],
+            _read_unit,
+            _crafted_arrays,
+            name_of_file=f"{_UNIT}.npz",
+            refusals=MISMATCH,
+        ),
+        Format(
+            "signature",
+            samples["signatures"],
+            _read_signature,
+            _crafted_text,
+            name_of_file="signature.json",
+            refusals=MISMATCH,
+        ),
     )
     return {form.name: form for form in found}
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz import NAMES
 from tests.fuzz.damage import KINDS, Edit, damaged
 from tests.fuzz.formats import Format, formats, made
 from tests.fuzz.trial import MOST_BYTES, tried
 
-NAMES = ("network", "plan", "plan of 0.4", "problem", "problem of 0.4", "unit of a cache", "signature")
 EDITS = st.lists(
     st.builds(Edit, st.sampled_from(KINDS), st.floats(0, 1), st.integers(0, 2**32 - 1)), min_size=1, max_size=4
 )

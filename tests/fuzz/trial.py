@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from qubo_compress.errors import QuboCompressError
 from tests.fuzz.formats import Format
 
 LONGEST_SECONDS, MOST_BYTES = 1.0, 200e6
@@ -43,7 +42,7 @@ def tried(form: Format, path: Path, known: set[object], may_differ: bool) -> Out
         found = form.read(path)
         if found not in known:
             kind = "other" if may_differ else "silent"
-    except QuboCompressError as refusal:
+    except form.refusals as refusal:
         kind, said = "refused", f"{type(refusal).__name__}: {refusal}"
         if not (said.isprintable() and (path.name in said or str(path.parent) in said)):
             kind, said = "foreign", f"an unprintable message, or one without the file's name: {said!r}"
