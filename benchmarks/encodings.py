@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.records import RESULTS, environment, markdown
 from qubo_compress import ChoiceProblem
-from qubo_compress.files import write_atomically
+from qubo_compress._internal.files import write_atomically
 
 TREATMENTS = ("multiplier", "slack", "unbalanced")
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.records import RESULTS, environment, markdown
 from qubo_compress import solve
-from qubo_compress.files import write_atomically
+from qubo_compress._internal.files import write_atomically
 from qubo_compress.problem_generators import planted_problem, random_problem
 from qubo_compress.solvers import annealer_moves as moves
 from qubo_compress.solvers.annealer import warm_up

@@ -32,7 +32,7 @@ from benchmarks.records import RESULTS, markdown, read
 from benchmarks.solvers import PATH
 from benchmarks.solvers import cells as cells_of
 from qubo_compress import ChoiceProblem, solve
-from qubo_compress.files import write_atomically
+from qubo_compress._internal.files import write_atomically
 from qubo_compress.solvers.solution import OPTIMAL_GAP
 
 BEST = RESULTS / "solvers_best.json"

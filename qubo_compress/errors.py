@@ -180,7 +180,7 @@ class TablesDiffer(QuboCompressError, ValueError):
 
 
 class StorageError(QuboCompressError, OSError):
-    """A file could not be written, for example because the disk is full; nothing was replaced."""
+    """A file could not be read, or could not be written, for example because the disk is full; nothing was replaced."""
 
 
 class WrongModel(QuboCompressError, ValueError):

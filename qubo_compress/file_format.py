@@ -13,15 +13,22 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
-from qubo_compress.menu.groups import Layout, Member, state_entries
+from qubo_compress._internal.reader import inflated
+from qubo_compress.menu.groups import EXTRA, Layout, Member, state_entries
 from qubo_compress.menu.keep import raw_bytes
+from qubo_compress.menu.operator import LONGEST_NAME
+from qubo_compress.network.extra_state import extra_entries, stored_bytes
 
 FORMAT = "qubo_compress 1"
 TENSOR = "payload"
 DIGEST_LENGTH = 32
+
+MOST_NAMES = 256 * (LONGEST_NAME + 1)
+"""Bytes of all names of the longest menu."""
 
 
 def architecture_signature(layout: Layout) -> str:
@@ -46,7 +53,7 @@ def weights_signature(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, entry in state_entries(model)[0].items():
         tensor = entry.tensor.detach()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(errors="surrogatepass"))
         if tensor.numel():
             digest.update(raw_bytes(tensor))
     return digest.hexdigest()[:32]
@@ -59,7 +66,7 @@ def pack_names(names: Sequence[str]) -> str:
 
 def unpack_names(text: str) -> tuple[str, ...]:
     """Inverse of :func:`pack_names`."""
-    return tuple(zlib.decompress(base64.b64decode(text)).decode().split("\n"))
+    return tuple(inflated(text, MOST_NAMES).decode().split("\n"))
 
 
 def metadata(layout: Layout, menu_names: Sequence[str], digest: str = "0" * DIGEST_LENGTH) -> dict[str, str]:
@@ -78,10 +85,12 @@ def _header_json(described: Mapping[str, str], payload_bytes: int) -> bytes:
     return json.dumps({"__metadata__": dict(described), TENSOR: tensor}, separators=(",", ":")).encode()
 
 
-def file_digest(described: Mapping[str, str], payload: bytes) -> str:
+def file_digest(described: Mapping[str, str], payload: bytes | memoryview) -> str:
     """Digest of the payload and of all that the header says beside the digest itself."""
     said = json.dumps(sorted((name, text) for name, text in described.items() if name != "digest"))
-    return hashlib.sha256(said.encode() + payload).hexdigest()[:DIGEST_LENGTH]
+    digest = hashlib.sha256(said.encode())
+    digest.update(payload)
+    return digest.hexdigest()[:DIGEST_LENGTH]
 
 
 def header(layout: Layout, menu_names: Sequence[str], payload: bytes) -> bytes:
@@ -106,5 +115,14 @@ def fixed_bytes(layout: Layout, menu_names: Sequence[str]) -> int:
 
 def kept_payload(layout: Layout, model: nn.Module) -> bytes:
     """Bytes of the tensors that no choice changes."""
-    entries = state_entries(model)[0]
-    return b"".join(raw_bytes(entries[kept.name].tensor) for kept in layout.kept if kept.nbytes)
+    entries, extra = state_entries(model)[0], extra_entries(model)
+    return b"".join(
+        stored_bytes(kept.name, extra[kept.name]) if kept.dtype == EXTRA else raw_bytes(entries[kept.name].tensor)
+        for kept in layout.kept
+        if kept.nbytes
+    )
+
+
+def without_extra(layout: Layout) -> Layout:
+    """The layout without extra state, which version 0.4 did not store."""
+    return replace(layout, kept=tuple(kept for kept in layout.kept if kept.dtype != EXTRA))

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import builtins
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from qubo_compress.errors import CorruptArtifact, StorageError, WrongModel
+from qubo_compress.errors import WrongModel
 from qubo_compress.factored import FactoredReport
 from qubo_compress.factored import factored as factored_layers
 from qubo_compress.file_format import weights_signature
-from qubo_compress.files import write_atomically
 from qubo_compress.menu.groups import Group, Layout, assembled, discover, state_entries
 from qubo_compress.menu.older_groups import newer_names, older_layout
 from qubo_compress.menu.operator import Packed, stored_as
 from qubo_compress.network.private import CARRIED, independent_copy
 from qubo_compress.network.wrappers import unwrapped
+from qubo_compress.plan_file import read_plan, write_plan
 
-UNSAVED = ("payloads", "fits")
-"""Fields that are not in the plan's own file."""
-
-_FORMAT = "qubo_compress plan 1"
+UNSAVED = ("fits",)
+"""Fields that are not in the plan's file."""
 
 
 @dataclass(frozen=True)
@@ -73,38 +66,23 @@ class Plan:
         return 8 * self.bytes / max(1, self.parameters)
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON, atomically; choices made from data go into a safetensors file beside it.
+        """Write the plan to one JSON file, atomically, with the bytes of choices that were made from data.
 
         Raises:
-            StorageError: when a file cannot be written.
+            StorageError: when the file cannot be written.
         """
-        described = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in UNSAVED}
-        if self.payloads:
-            beside = payload_path(path)
-            arrays = {name: np.frombuffer(data, dtype=np.uint8) for name, data in self.payloads.items()}
-            data = safetensors.numpy.save(arrays, metadata={"weights": self.weights})
-            write_atomically(beside, lambda handle: handle.write(data))
-            described["payload_digest"] = _digest(self.payloads)
-        text = json.dumps({"format": _FORMAT, **described}, indent=1)
-        write_atomically(Path(path), lambda handle: handle.write(text.encode()))
+        write_plan(path, {item.name: getattr(self, item.name) for item in fields(self) if item.name not in UNSAVED})
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """Read a plan written by :meth:`save`.
+        """Read a plan written by :meth:`save`, or by version 0.4 or 0.3 to one file or two.
 
         Raises:
-            CorruptArtifact: when the file is not a complete plan, or the file beside it is not its own.
+            CorruptArtifact: when the file is not a complete plan, or was altered.
+            StorageError: when it cannot be read.
+            FileNotFoundError: when there is no file.
         """
-        try:
-            values = json.loads(Path(path).read_text())
-            if values.pop("format") != _FORMAT:
-                raise ValueError("its format is not known")
-            values["menu_names"] = tuple(values["menu_names"])
-            digest = values.pop("payload_digest", None)
-            found = cls(**values)
-        except (ValueError, KeyError, TypeError, AttributeError) as cause:
-            raise CorruptArtifact(f"{path} is not a complete plan ({cause}); save it again") from cause
-        return found if digest is None else replace(found, payloads=_read_payloads(Path(path), digest))
+        return cls(**read_plan(path))
 
     def apply(self, model: nn.Module, factored: bool = False) -> nn.Module:
         """A new module in eval mode with the plan applied; the original is untouched.
@@ -227,40 +205,3 @@ def compression_of(model: nn.Module) -> Compression:
                 "use qubo_compress.recover to retrain within the plan"
             )
     return found
-
-
-def payload_path(path: str | Path) -> Path:
-    """Where the stored bytes of a plan's data-dependent choices are: ``plan.safetensors`` for ``plan.json``.
-
-    Raises:
-        StorageError: when the plan itself would have that name.
-
-    Example:
-        >>> payload_path("plans/small.json").as_posix()
-        'plans/small.safetensors'
-    """
-    beside = Path(path).with_suffix(".safetensors")
-    if beside == Path(path):
-        raise StorageError(f"{path} is the name of the file beside the plan; name the plan itself .json")
-    return beside
-
-
-def _digest(payloads: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(payloads):
-        digest.update(f"{name} {len(payloads[name])} ".encode())
-        digest.update(payloads[name])
-    return digest.hexdigest()[:32]
-
-
-def _read_payloads(path: Path, digest: str) -> dict[str, bytes]:
-    beside = payload_path(path)
-    try:
-        payloads = {name: array.tobytes() for name, array in safetensors.numpy.load_file(beside).items()}
-    except (SafetensorError, OSError) as cause:
-        raise CorruptArtifact(
-            f"{path} has choices made from data, whose bytes in {beside} cannot be read ({cause}); copy both files"
-        ) from cause
-    if _digest(payloads) != digest:
-        raise CorruptArtifact(f"{beside} does not belong to {path}, or was altered; copy both files again")
-    return payloads

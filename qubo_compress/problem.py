@@ -14,7 +14,6 @@ with Q = factor @ factor.T or Q = pairs. With a factor Q is never formed:
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +23,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from qubo_compress.errors import CorruptArtifact, InvalidAssignment, InvalidProblem
-from qubo_compress.files import write_atomically
+from qubo_compress._internal.reader import refused_as
+from qubo_compress.errors import InvalidAssignment, InvalidProblem
+from qubo_compress.pairs import checked_pairs
+from qubo_compress.problem_file import WHAT, read_problem, write_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +103,7 @@ class ChoiceProblem:
         if not np.isfinite(self.constant):
             raise InvalidProblem(f"constant is {self.constant}; it must be finite")
         factor = None if self.factor is None else _check_factor(self.factor, linear.size)
-        pairs = None if self.pairs is None else _check_pairs(self.pairs, offsets)
+        pairs = None if self.pairs is None else checked_pairs(self.pairs, offsets)
         diagonal = linear.copy()
         if factor is not None:
             diagonal -= 0.5 * np.einsum("vr,vr->v", factor, factor, dtype=np.float64)
@@ -300,41 +301,25 @@ class ChoiceProblem:
         return ChoiceProblem(**{name: changes.get(name, getattr(self, name)) for name in names})
 
     def save(self, path: str | Path) -> None:
-        """Write the problem to a ``.npz`` file, atomically and without pickle."""
-        arrays: dict[str, Any] = {
-            name: getattr(self, name) for name in ("linear", "group_offsets", "costs", "limits", "fixed_costs")
-        }
-        for name in ("group_names", "choice_names", "budget_names"):
-            arrays[name] = np.array(getattr(self, name), dtype=np.str_)
-        arrays["constant"] = np.float64(self.constant)
-        if self.factor is not None:
-            arrays["factor"] = self.factor
-        if self.pairs is not None:
-            arrays.update(pairs_data=self.pairs.data, pairs_indices=self.pairs.indices, pairs_indptr=self.pairs.indptr)
-        write_atomically(Path(path), lambda handle: np.savez_compressed(handle, allow_pickle=False, **arrays))
+        """Write the problem to a ``.npz`` file, atomically and without pickle.
+
+        Raises:
+            StorageError: when the file cannot be written.
+        """
+        write_problem(path, {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "diagonal"})
 
     @classmethod
     def load(cls, path: str | Path) -> ChoiceProblem:
         """Read a problem written by :meth:`save`.
 
         Raises:
-            CorruptArtifact: when the file is not a complete problem.
+            CorruptArtifact: when the file is not a complete problem, or was altered.
+            StorageError: when it cannot be read.
+            FileNotFoundError: when there is no file.
         """
-        try:
-            with np.load(Path(path), allow_pickle=False) as stored:
-                values = {name: stored[name] for name in stored.files}
-            total = values["linear"].size
-            if "pairs_data" in values:
-                values["pairs"] = sparse.csr_array(
-                    (values.pop("pairs_data"), values.pop("pairs_indices"), values.pop("pairs_indptr")),
-                    shape=(total, total),
-                )
-            for name in ("group_names", "choice_names", "budget_names"):
-                values[name] = tuple(str(text) for text in values[name])
-            values["constant"] = float(values["constant"])
+        values = read_problem(path)
+        with refused_as(path, WHAT, "write it again"):
             return cls(**values)
-        except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as cause:
-            raise CorruptArtifact(f"{path} is not a complete choice problem ({cause}); write it again") from cause
 
     @staticmethod
     def random(
@@ -422,33 +407,6 @@ def _check_factor(given: Any, total: int) -> FactorArray:
     if not np.isfinite(factor).all():
         raise InvalidProblem("factor holds NaN or infinity")
     return factor
-
-
-def _check_pairs(given: Any, offsets: IntArray) -> sparse.csr_array:
-    if not sparse.issparse(given):
-        raise InvalidProblem(f"pairs must be a scipy sparse array; got {type(given).__name__}")
-    total = int(offsets[-1])
-    if given.shape != (total, total):
-        raise InvalidProblem(f"pairs must have shape ({total}, {total}); got {given.shape}")
-    pairs = sparse.csr_array(given, dtype=np.float64, copy=True)
-    pairs.sum_duplicates()
-    if not np.isfinite(pairs.data).all():
-        raise InvalidProblem("pairs holds NaN or infinity")
-    difference = abs(pairs - pairs.T)
-    if difference.nnz and difference.max() > 1e-9 * max(1.0, float(abs(pairs).max())):
-        raise InvalidProblem("pairs is not symmetric; store both triangles, pairs[v, w] == pairs[w, v]")
-    group = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
-    rows = np.repeat(np.arange(total), np.diff(pairs.indptr))
-    inside = np.flatnonzero((group[rows] == group[pairs.indices]) & (pairs.data != 0))
-    if inside.size:
-        v, w = int(rows[inside[0]]), int(pairs.indices[inside[0]])
-        raise InvalidProblem(
-            f"pairs[{v}, {w}] couples two choices of group {int(group[v])}; only one of them is ever chosen"
-        )
-    pairs.eliminate_zeros()
-    for array in (pairs.data, pairs.indices, pairs.indptr):
-        array.setflags(write=False)
-    return pairs
 
 
 def _names(argument: str, given: Sequence[str] | None, stem: str, count: int) -> tuple[str, ...]:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import zlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from qubo_compress.errors import CorruptArtifact, QuboCompressError, WrongModel
-from qubo_compress.file_format import FORMAT, TENSOR, architecture_signature, file_digest, unpack_names
-from qubo_compress.menu.groups import Layout, discover, state_entries
+from qubo_compress._internal.reader import printable, refused_as
+from qubo_compress._internal.tensors import read_tensors
+from qubo_compress.errors import CorruptArtifact, InvalidMenu, WrongModel
+from qubo_compress.file_format import (
+    FORMAT,
+    TENSOR,
+    architecture_signature,
+    file_digest,
+    unpack_names,
+    without_extra,
+)
+from qubo_compress.menu.groups import EXTRA, Layout, discover, refuse_unreadable_rule, state_entries
 from qubo_compress.menu.keep import from_raw_bytes
 from qubo_compress.menu.older_groups import newer_names, older_layout
 from qubo_compress.menu.operator import Packed, parse
+from qubo_compress.network.extra_state import read_stored, restore
+from qubo_compress.network.memory import with_memory
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Compression, Plan, fill, filled
+
+WHAT = "a compressed network"
+
+UNREADABLE = "a compressed network that can be decoded"
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:
@@ -24,33 +39,26 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
 
     Args:
         path: written by :func:`qubo_compress.save`.
-        model: gives the architecture; its own weights do not matter and stay as they are.
+        model: gives the architecture; its own weights do not matter and stay as they are. It may be on the ``meta``
+            device: the new module then is on the CPU.
 
     Raises:
         CorruptArtifact: when the file is truncated, altered or not an artifact of this library.
-        WrongModel: when the file belongs to another architecture.
+        WrongModel: when the file belongs to another architecture, or the network has tensors without data that the
+            file does not hold.
+        StorageError: when the file cannot be read.
         FileNotFoundError: when there is no file.
     """
-    described, payload = _read(Path(path))
-    model = unwrapped(model)
-    layout = discover(model, described["groups"])
-    if architecture_signature(layout) != described["model"]:
-        _refuse_older(path, model, layout, described["model"])
-        raise WrongModel(
-            f"{path} was written for another architecture: names, shapes or types of its tensors differ "
-            f"from those of this {type(model).__name__}; build the model as it was when it was compressed"
-        )
-    try:
+    described, payload, size = _read(path)
+    model = with_memory(unwrapped(model))
+    layout = _layout_of(path, model, described)
+    with refused_as(path, UNREADABLE, "it was written by another version or altered"):
         names = unpack_names(described["menu"])
-        stored, kept = _parse(layout, names, memoryview(payload), model)
+        stored, kept, extra = _parse(layout, names, payload, model)
         choices = {group.name: names[number] for group, number in zip(layout.groups, payload, strict=False)}
-    except (ValueError, IndexError, KeyError, TypeError, RuntimeError, zlib.error, QuboCompressError) as cause:
-        raise CorruptArtifact(
-            f"{path} cannot be decoded ({cause}); it was written by another version or altered"
-        ) from cause
     plan = Plan(
         choices=choices,
-        bytes=Path(path).stat().st_size,
+        bytes=size,
         original_bytes=layout.original_bytes,
         parameters=layout.parameters,
         predicted_loss=float("nan"),
@@ -60,7 +68,45 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     )
     net = filled(model, Compression(plan, layout, stored))
     fill(net, kept)
+    _restore(path, net, extra)
     return net
+
+
+def _layout_of(path: str | Path, model: nn.Module, described: Mapping[str, str]) -> Layout:
+    """The groups of the network by the file's rule, of which the file must be."""
+    with refused_as(path, UNREADABLE, "it was written by another version or altered"):
+        refuse_unreadable_rule(described["groups"])
+    try:
+        layout = discover(model, described["groups"])
+    except InvalidMenu as cause:
+        raise WrongModel(f"{path} was written for another architecture: {printable(cause)}") from cause
+    signature = described["model"]
+    if architecture_signature(layout) == signature:
+        return layout
+    plain = without_extra(layout)
+    if len(plain.kept) < len(layout.kept) and architecture_signature(plain) == signature:
+        names = ", ".join(kept.name for kept in layout.kept if kept.dtype == EXTRA)
+        warnings.warn(
+            f"{path} was written by version 0.4 of qubo_compress or an older one, which did not store {names}: "
+            "the new network has these from the architecture given. Save it again to have them in the file",
+            stacklevel=3,
+        )
+        return plain
+    _refuse_older(path, model, layout, signature)
+    raise WrongModel(
+        f"{path} was written for another architecture: names, shapes or types of its tensors differ "
+        f"from those of this {type(model).__name__}; build the model as it was when it was compressed"
+    )
+
+
+def _restore(path: str | Path, net: nn.Module, extra: Mapping[str, Any]) -> None:
+    try:
+        restore(net, extra)
+    except Exception as cause:  # the network's own code
+        raise WrongModel(
+            f"this {type(net).__name__} does not take the extra state in {path} ({printable(cause)}); "
+            "build the model as it was when it was compressed"
+        ) from cause
 
 
 def _refuse_older(path: str | Path, model: nn.Module, layout: Layout, signature: str) -> None:
@@ -75,31 +121,29 @@ def _refuse_older(path: str | Path, model: nn.Module, layout: Layout, signature:
         )
 
 
-def _read(path: Path) -> tuple[Mapping[str, str], bytes]:
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            described = file.metadata() or {}
-            if described.get("format") != FORMAT or TENSOR not in file.keys():  # noqa: SIM118
-                raise CorruptArtifact(
-                    f"{path} is a safetensors file, but not one of this library "
-                    f"(its format is {described.get('format')!r}, expected {FORMAT!r})"
-                )
-            payload = file.get_tensor(TENSOR).tobytes()
-    except SafetensorError as cause:
+def _read(path: str | Path) -> tuple[Mapping[str, str], memoryview, int]:
+    """What the header says, the payload, and the size of the file."""
+    found = read_tensors(path, WHAT)
+    described = found.metadata
+    if described.get("format") != FORMAT or set(found.tensors) != {TENSOR}:
         raise CorruptArtifact(
-            f"{path} is truncated or not a safetensors file ({cause}); copy or save it again"
-        ) from cause
+            f"{path} is a safetensors file, but not one of this library "
+            f"(its format is {printable(repr(described.get('format')))}, expected {FORMAT!r})"
+        )
     missing = {"model", "groups", "menu", "digest"} - set(described)
     if missing:
         raise CorruptArtifact(f"{path} lacks {', '.join(sorted(missing))} in its header; save it again")
-    if file_digest(described, payload) != described["digest"]:
+    payload = found.tensors[TENSOR]
+    if payload.dtype != "U8" or payload.shape != (len(payload.data),):
+        raise CorruptArtifact(f"{path} was altered after it was written: its payload is no row of bytes; copy it again")
+    if file_digest(described, payload.data) != described["digest"]:
         raise CorruptArtifact(f"{path} was altered after it was written: its checksum does not match; copy it again")
-    return described, payload
+    return described, payload.data, found.size
 
 
 def _parse(
     layout: Layout, names: tuple[str, ...], payload: memoryview, model: nn.Module
-) -> tuple[dict[str, Packed], dict[str, Tensor]]:
+) -> tuple[dict[str, Packed], dict[str, Tensor], dict[str, Any]]:
     used = len(layout.groups)
     stored: dict[str, Packed] = {}
     for group, number in zip(layout.groups, payload[:used], strict=True):
@@ -107,10 +151,15 @@ def _parse(
         used += read
     entries = state_entries(model)[0]
     kept: dict[str, Tensor] = {}
+    extra: dict[str, Any] = {}
     for item in layout.kept:
+        if item.dtype == EXTRA:
+            extra[item.name], read = read_stored(payload[used:])
+            used += read
+            continue
         tensor = entries[item.name].tensor
         kept[item.name] = from_raw_bytes(payload[used : used + item.nbytes], tuple(tensor.shape), tensor.dtype)
         used += item.nbytes
     if used != len(payload):
         raise ValueError(f"{len(payload) - used} bytes are left over")
-    return stored, kept
+    return stored, kept, extra

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from torch import nn
 
+from qubo_compress._internal.files import refuse_unwritable, write_atomically
+from qubo_compress.errors import InvalidModel, WrongModel
 from qubo_compress.file_format import header, kept_payload
-from qubo_compress.files import write_atomically
+from qubo_compress.menu.groups import EXTRA
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Compression, compression_of
 
@@ -24,15 +26,30 @@ def save(model: nn.Module, path: str | Path) -> int:
 
     Raises:
         WrongModel: when the module carries no plan, or its values have left the plan's grid.
-        StorageError: when the file cannot be written.
+        InvalidModel: when its state dict holds what only pickle could store, which is named.
+        StorageError: when the file cannot be written, or the path names a folder, a device or a pipe.
     """
+    refuse_unwritable(path)
     model = unwrapped(model)
     compression = compression_of(model)
+    _refuse_unsaveable(compression)
     payload = payload_of(compression, model)
     head = header(compression.layout, compression.plan.menu_names, payload)
-    head = padded(head, compression.plan.bytes - len(head) - len(payload))
+    blanks = compression.plan.bytes - len(head) - len(payload)
+    if blanks < 0:
+        raise WrongModel(
+            f"the extra state of this network takes {-blanks} bytes more than when the plan was made, so that the file "
+            "would be larger than its plan says: measure the network again"
+        )
+    head = padded(head, blanks)
     write_atomically(Path(path), lambda handle: (handle.write(head), handle.write(payload)))
     return len(head) + len(payload)
+
+
+def _refuse_unsaveable(compression: Compression) -> None:
+    lost = [kept for kept in compression.layout.kept if kept.dtype == EXTRA and not kept.nbytes]
+    if lost:
+        raise InvalidModel(f"the network cannot be saved whole: {lost[0].reason}")
 
 
 def padded(head: bytes, blanks: int) -> bytes:

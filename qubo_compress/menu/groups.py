@@ -14,8 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from qubo_compress._internal.reader import inflated, parsed_json
 from qubo_compress.errors import InvalidMenu, InvalidModel
 from qubo_compress.menu.roles import LEFT_ALONE, Kind, role_of, why_computed, why_unknown
+from qubo_compress.network.extra_state import extra_entries, stored_bytes
 from qubo_compress.network.wrappers import unwrapped
 
 NORMALISATIONS: tuple[type[nn.Module], ...] = (
@@ -27,6 +29,12 @@ GroupRule = str | re.Pattern[str] | Callable[[str, nn.Module], str | None]
 """``"layer"``, ``"filter"``, a regular expression, or a function (parameter name, module) -> group name or None."""
 
 _CUSTOM = "custom:"
+
+MOST_LABELS = 8 * 2**20
+"""Bytes of the names and labels of a stored grouping: 50,000 weights with names of 80 letters."""
+
+LONGEST_RULE = 4000
+"""Letters of a regular expression in a file."""
 
 LOOKED_UP = ("Embedding", "EmbeddingBag")
 """Class names of modules that pick rows of their weight, which are no filters."""
@@ -183,6 +191,10 @@ class Kept:
     dtype: str = ""
 
 
+EXTRA = "extra state"
+"""Stands for the dtype of what the state dict holds beside tensors."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Every unique tensor of a network: in a group, or kept with a reason.
@@ -271,6 +283,9 @@ def discover(model: nn.Module, groups: GroupRule = "layer") -> Layout:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if torch.nn.parameter.is_lazy(tensor):
             raise InvalidModel(f"{name} is not initialised yet; run the model once before compressing it")
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            kind = "quantized" if tensor.is_quantized else tensor.layout
+            raise InvalidModel(f"{name} is a {kind} tensor, which cannot be stored; make it a dense one of numbers")
     entries, aliases = state_entries(model)
     if not entries:
         raise InvalidModel("the model has no parameters; there is nothing to compress")
@@ -298,12 +313,24 @@ def discover(model: nn.Module, groups: GroupRule = "layer") -> Layout:
     found, left = _regroup(found, labels, entries)
     return Layout(
         groups=tuple(found),
-        kept=tuple([item for item in kept if item.name not in names] + left),
+        kept=(*(item for item in kept if item.name not in names), *left, *_extra_kept(model)),
         aliases=aliases,
         original_bytes=sum(e.tensor.numel() * e.tensor.element_size() for e in entries.values()),
         parameters=sum(e.tensor.numel() for e in entries.values() if e.is_parameter),
         rule=rule,
     )
+
+
+def _extra_kept(model: nn.Module) -> list[Kept]:
+    """What the state dict holds beside tensors; where it cannot be stored, the reason says so, and saving refuses."""
+    found = []
+    for name, value in extra_entries(model).items():
+        try:
+            size, reason = len(stored_bytes(name, value)), "it is extra state"
+        except InvalidModel as refusal:
+            size, reason = 0, f"it is extra state that no file can hold: {refusal}"
+        found.append(Kept(name, reason, size, (), EXTRA))
+    return found
 
 
 def _kept(entry: Entry, reason: str) -> Kept:
@@ -366,10 +393,7 @@ def _labels(
     if rule == "filter":
         return "filter", "filter"
     if isinstance(rule, str) and rule.startswith(_CUSTOM):
-        try:
-            stored = json.loads(zlib.decompress(base64.b64decode(rule[len(_CUSTOM) :])))
-        except (ValueError, zlib.error) as cause:
-            raise InvalidMenu(f"the stored grouping {rule[:40]!r} cannot be read ({cause})") from cause
+        stored = stored_labels(rule)
         return {name: stored.get(name) for name in (*names, *on_request)}, rule
     if isinstance(rule, str):
         try:
@@ -396,6 +420,31 @@ def _labels(
             raise InvalidMenu(f"the grouping function must return a name or None for {name}; got {label!r}")
         labels[name] = label
     return labels, _as_text(labels)
+
+
+def stored_labels(rule: str) -> dict[str, str]:
+    """Name -> label of a grouping that was stored by what it made of a network.
+
+    Raises:
+        InvalidMenu: when the text is damaged, or stands for more than the names of a large network.
+    """
+    try:
+        stored = parsed_json(inflated(rule[len(_CUSTOM) :], MOST_LABELS))
+        if not isinstance(stored, dict) or not all(isinstance(label, str) for label in stored.values()):
+            raise ValueError("it is no table of names")
+    except ValueError as cause:
+        raise InvalidMenu(f"the stored grouping {rule[:40]!r} cannot be read ({cause})") from cause
+    return stored
+
+
+def refuse_unreadable_rule(rule: str) -> None:
+    """Raise an error unless text from a file is a grouping rule, whatever network it is of."""
+    if rule.startswith(_CUSTOM):
+        stored_labels(rule)
+    elif len(rule) > LONGEST_RULE:
+        raise InvalidMenu(f"a grouping has at most {LONGEST_RULE} letters; got {len(rule):,}")
+    else:
+        re.compile(rule)
 
 
 def _matching(rule: str, names: list[str]) -> re.Pattern[str]:

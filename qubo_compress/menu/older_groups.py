@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from qubo_compress.menu.groups import Group, Kept, Layout, Member, state_entries
+from qubo_compress.menu.groups import EXTRA, Group, Kept, Layout, Member, state_entries
 from qubo_compress.menu.roles import LEFT_ALONE
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding)
@@ -31,6 +31,7 @@ def older_layout(model: nn.Module, layout: Layout) -> Layout | None:
         >>> [group.name for group in older.groups], [item.name for item in older.kept]
         (['0.weight'], ['1.weight_ih_l0', '1.weight_hh_l0'])
     """
+    layout = replace(layout, kept=tuple(item for item in layout.kept if item.dtype != EXTRA))
     entries = state_entries(model)[0]
     order = {name: number for number, name in enumerate(entries)}
     groups: list[Group] = []

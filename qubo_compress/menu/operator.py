@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from qubo_compress.errors import CorruptArtifact, InvalidMenu
+from qubo_compress.errors import CorruptArtifact, InvalidMenu, MissingDependency
 from qubo_compress.menu.groups import Group
 from qubo_compress.registry import Registry
 
@@ -168,6 +168,9 @@ class Unreliable(Protocol):
         ...
 
 
+LONGEST_NAME = 1000
+"""Letters of a choice's name: a name from a file is parsed, which takes time and memory with its length."""
+
 ALREADY_STORED = "already stored"
 """Key of the evidence under which a group's choices that were stored before are found, by name."""
 
@@ -209,7 +212,9 @@ def stored_as(
         return operator.encode_at(group, parts, fit) if quick else operator.encode(group, parts)  # type: ignore
     try:
         packed, used = operator.decode(group, memoryview(payload))
-    except (ValueError, IndexError, RuntimeError) as cause:
+    except (MissingDependency, MemoryError):
+        raise
+    except Exception as cause:  # the bytes may be anything, and operators may be anybody's
         raise CorruptArtifact(f"the stored bytes of {group.name} are not those of {name} ({cause})") from cause
     if used != len(payload):
         raise CorruptArtifact(f"the stored bytes of {group.name} are {len(payload)}, {name} takes {used}")
@@ -243,6 +248,8 @@ def parse(name: str) -> Operator:
         >>> parse("quantize(bits=4,sparsity=0.5)")
         Quantize(bits=4, sparsity=0.5)
     """
+    if len(name) > LONGEST_NAME:
+        raise InvalidMenu(f"a choice has a name of at most {LONGEST_NAME} letters; got {len(name):,}")
     head, _, rest = name.partition("(")
     kind: Any = operators.get(head)
     try:
@@ -251,7 +258,7 @@ def parse(name: str) -> Operator:
             raise ValueError("settings must be given by name")
         settings = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
         operator: Operator = kind(**settings)
-    except (SyntaxError, ValueError, TypeError) as cause:
+    except (SyntaxError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as cause:
         raise InvalidMenu(f"{name!r} is not a choice of operator {head!r}: {cause}") from cause
     return operator
 

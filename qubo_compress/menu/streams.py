@@ -145,6 +145,8 @@ class PlainReader:
 
     def raw(self, count: int) -> memoryview:
         """The next bytes."""
+        if count > len(self._data) - self.used:
+            raise ValueError(f"{count} bytes are wanted where {max(0, len(self._data) - self.used)} are left")
         self.used += count
         return self._data[self.used - count : self.used]
 

@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qubo_compress._internal.files import write_atomically
 from qubo_compress.audit.exemplars import FEWEST_TESTED
-from qubo_compress.files import write_atomically
 from qubo_compress.report import tail_pictures
 from qubo_compress.report.facts import number, percent, signed
 from qubo_compress.report.page import STYLE, figure_html, list_html, table_html
@@ -33,7 +33,7 @@ def write_audit(report: AuditReport, path: str | Path) -> Path:
         f"{audit_sections(report)}\n<footer>Written by qubo_compress.</footer>\n</main>\n</body>\n</html>\n"
     )
     target = Path(path)
-    write_atomically(target, lambda handle: handle.write(text.encode()))
+    write_atomically(target, lambda handle: handle.write(text.encode(errors="backslashreplace")))
     return target
 
 

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qubo_compress.files import write_atomically
+from qubo_compress._internal.files import write_atomically
 from qubo_compress.report import facts, pictures, verdict
 from qubo_compress.report.audit_section import audit_sections
 from qubo_compress.report.facts import number, percent, signed, size
@@ -42,7 +42,7 @@ def write_report(
     front = find_front(result, seconds_per_point) if seconds_per_point > 0 else None
     text = page(result, front, audit)
     target = Path(path)
-    write_atomically(target, lambda handle: handle.write(text.encode()))
+    write_atomically(target, lambda handle: handle.write(text.encode(errors="backslashreplace")))
     return target
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress._internal.arrays import array_writer, read_arrays
+from qubo_compress._internal.files import write_atomically
+from qubo_compress._internal.reader import opened, parsed_json, printable, read_whole, refused_as
 from qubo_compress.errors import CacheMismatch
-from qubo_compress.files import write_atomically
 from qubo_compress.sensitivity.ranks import ALONE, Arrays, Ranks
 
 _CAUSES = {
@@ -57,6 +59,8 @@ class UnitCache:
         self._folder = None if folder is None else Path(folder)
         self.ranks = ranks
         self.loaded = 0
+        text = json.dumps(dict(signature), indent=1, sort_keys=True).encode()
+        self._digest = hashlib.sha256(text).hexdigest()[:32]
         if self._folder is None:
             return
         path = self._folder / "signature.json"
@@ -67,19 +71,18 @@ class UnitCache:
                 f"{self._folder} holds measurements but no signature.json that says of what; delete it or name another"
             )
         else:
-            text = json.dumps(dict(signature), indent=1, sort_keys=True).encode()
             write_atomically(path, lambda handle: handle.write(text))
 
     def _compare(self, path: Path, signature: dict[str, str]) -> None:
-        try:
-            stored = json.loads(path.read_text())
-        except (ValueError, UnicodeDecodeError) as cause:
-            raise CacheMismatch(f"{path} cannot be read ({cause}); delete the folder or name another") from cause
+        with refused_as(path, "the signature of a cache", "delete the folder or name another", CacheMismatch):
+            stored = parsed_json(read_whole(path, "a signature"))
+            if not isinstance(stored, dict) or not all(isinstance(text, str) for text in stored.values()):
+                raise ValueError("it is no table of text")
         different = sorted(name for name in {*stored, *signature} if stored.get(name) != signature.get(name))
         if different:
             hints = [_CAUSES[name] for name in different if name in _CAUSES]
             raise CacheMismatch(
-                f"the cache in {self._folder} was measured with another {', '.join(different)}. "
+                f"the cache in {self._folder} was measured with another {printable(', '.join(different))}. "
                 + ("; ".join(hints) + ". " if hints else "")
                 + "Name another folder, or delete this one to measure again"
             )
@@ -118,18 +121,27 @@ class UnitCache:
             return compute()
         path = self._folder / f"{unit}.npz"
         if path.exists():
-            try:
-                with np.load(path, allow_pickle=False) as stored:
-                    arrays = {name: stored[name] for name in stored.files}
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as cause:
-                raise CacheMismatch(
-                    f"{path} is damaged ({cause}); delete that one file and its part is measured again"
-                ) from cause
+            arrays = self._read(path, unit)
             self.loaded += 1
             return arrays
         arrays = compute()
-        write_atomically(path, lambda handle: np.savez(handle, allow_pickle=False, **arrays))  # type: ignore[arg-type]
+        write_atomically(path, array_writer(arrays, self._said(unit), packed=False))
         return arrays
+
+    def _said(self, unit: str) -> dict[str, str]:
+        """What the file of a unit says that it is."""
+        return {"format": "qubo_compress unit 1", "unit": unit, "signature": self._digest}
+
+    def _read(self, path: Path, unit: str) -> Arrays:
+        advice = "delete that one file and its part is measured again"
+        with refused_as(path, "whole", advice, CacheMismatch), opened(path, "a part of a measurement") as handle:
+            found = read_arrays(handle)
+            if found.said is None:
+                raise ValueError("it does not say what it is")
+            if found.said != self._said(unit):
+                other = found.said.get("unit") if found.said.get("signature") == self._digest else "another measurement"
+                raise ValueError(f"it says that it is {other}")
+            return dict(found.arrays)
 
 
 def _turns(held: npt.NDArray[np.bool_], costs: Sequence[float]) -> Iterator[tuple[int | None, ...]]:

@@ -19,8 +19,9 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress._internal.files import write_atomically
+from qubo_compress._internal.reader import parsed_json, read_whole
 from qubo_compress.errors import StorageError
-from qubo_compress.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ class EmbeddingCache:
         if path is None or not path.exists():
             return {}
         try:
-            content = json.loads(path.read_bytes())
+            content = parsed_json(read_whole(path, "a file of embeddings"))
             entries = content["entries"] if content["identity"] == self.identity else {}
         except (OSError, ValueError, KeyError, TypeError) as failure:
             logger.warning("%s is not a file of embeddings (%s); they are searched again", path, failure)

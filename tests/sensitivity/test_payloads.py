@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import qubo_compress as qc
-from qubo_compress.errors import CorruptArtifact, InvalidMenu, StorageError, UnknownName, WrongModel
+from qubo_compress.errors import InvalidMenu, UnknownName, WrongModel
 from qubo_compress.menu.groups import Group
 from qubo_compress.menu.keep import Keep, KeptTensors
 from qubo_compress.menu.operator import needs_data, operators
@@ -117,19 +117,8 @@ def test_files_and_plans_come_back(net: nn.Module, batches: Any, tmp_path: Path)
         again.apply(net)
 
 
-def test_a_plan_without_its_payload_is_refused(net: nn.Module, batches: Any, tmp_path: Path) -> None:
+def test_a_plan_without_its_payload_is_refused(net: nn.Module, batches: Any) -> None:
     plan = chosen(measured(net, batches))
-    plan.save(tmp_path / "plan.json")
-    beside = tmp_path / "plan.safetensors"
-    whole = beside.read_bytes()
-    beside.write_bytes(whole[:-3] + b"abc")
-    with pytest.raises(CorruptArtifact, match="altered"):
-        qc.Plan.load(tmp_path / "plan.json")
-    beside.unlink()
-    with pytest.raises(CorruptArtifact, match="copy both files"):
-        qc.Plan.load(tmp_path / "plan.json")
-    with pytest.raises(StorageError, match="json"):
-        plan.save(tmp_path / "plan.safetensors")
     bare = qc.Plan(**{**plan.__dict__, "payloads": {}})
     with pytest.raises(InvalidMenu, match="calibration data"):
         bare.apply(net)

@@ -1,0 +1,194 @@
+"""The one way to write a file: a reader sees the old one or the new one, never half of either.
+
+The new content goes into a file beside the target, ``.name.0.partial``, which is synced and renamed into place. While
+it is written its writer holds a lock on it, which the operating system takes back when the process dies, however it
+dies. The next writer of the same target therefore knows leftovers from the files of living writers, and removes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from qubo_compress.errors import StorageError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there, and leftovers stay
+    fcntl = None  # type: ignore[assignment]
+
+MOST_WRITERS = 256
+"""Writers of one target at a time."""
+
+SLOTS_LOOKED_AT = 8
+"""Leftovers of writers that ran side by side are looked for under so many names."""
+
+LONGEST_NAME = 200
+"""Bytes of a target's name that are repeated in the temporary one; file systems take 255."""
+
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file under a temporary name beside its target, sync it, and rename it into place.
+
+    An older file keeps its mode, and its owner where that is allowed; a new one follows the umask. A symbolic link
+    stays, and the file that it names is written.
+
+    Args:
+        path: where the file shall stand; an older one there stays until the new one is complete.
+        write: called once with the open binary file.
+
+    Raises:
+        StorageError: when the target is no regular file or is read-only, the disk is full or the folder cannot be
+            written; what was there is unchanged.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> target = pathlib.Path(tempfile.mkdtemp()) / "note.txt"
+        >>> write_atomically(target, lambda handle: handle.write(b"kept"))
+        >>> target.read_bytes()
+        b'kept'
+    """
+    target, older = _target_of(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _slot(target, 0o666 if older is None else 0o600) as (temporary, handle):
+            write(handle)
+            handle.flush()
+            if older is not None:
+                _take_over(handle.fileno(), older)
+            os.fsync(handle.fileno())
+            temporary.replace(target)
+    except OSError as cause:
+        raise StorageError(
+            f"{path} could not be written ({cause.strerror or cause}); it is as it was before. "
+            "Free some space or choose another folder"
+        ) from cause
+
+
+def refuse_unwritable(path: str | Path) -> None:
+    """Raise :class:`StorageError` where :func:`write_atomically` would at once, before work is spent.
+
+    Example:
+        >>> import tempfile
+        >>> refuse_unwritable(tempfile.mkdtemp())
+        Traceback (most recent call last):
+        ...
+        qubo_compress.errors.StorageError: ... is a folder; name a file
+    """
+    _target_of(path)
+
+
+def _target_of(path: str | Path) -> tuple[Path, os.stat_result | None]:
+    """The file that a path names in the end, and what is known of the older one there."""
+    try:
+        target = Path(os.path.realpath(path))
+        older = target.stat()
+    except FileNotFoundError:
+        return target, None
+    except (OSError, ValueError) as cause:
+        raise StorageError(f"{path} cannot be written ({cause}); choose another name or folder") from cause
+    if not stat.S_ISREG(older.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(older.st_mode), "no regular file")
+        raise StorageError(f"{path} is {kind}; name a file")
+    if not os.access(target, os.W_OK):
+        raise StorageError(f"{path} is read-only; make it writable or choose another name")
+    return target, older
+
+
+def _take_over(descriptor: int, older: os.stat_result) -> None:
+    """Give a file the owner and the mode of an older one."""
+    with contextlib.suppress(OSError):  # only the superuser may give files away
+        os.fchown(descriptor, older.st_uid, older.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(older.st_mode))
+
+
+@contextlib.contextmanager
+def _slot(target: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A locked temporary file of this writer alone, which is gone at the end; leftovers are removed."""
+    number, temporary, descriptor = _open_slot(target, mode)
+    with os.fdopen(descriptor, "wb") as handle:
+        try:
+            for other in range(number + 1, number + SLOTS_LOOKED_AT):
+                _remove_leftover(_slot_path(target, other))
+            yield temporary, handle
+        finally:
+            # Before the lock is given back, so that no other writer can have taken the name.
+            if _is_same(temporary, descriptor):
+                temporary.unlink()
+
+
+def _slot_path(target: Path, number: int) -> Path:
+    name = target.name
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return target.with_name(f".{name}.{number}.partial")
+
+
+def _open_slot(target: Path, mode: int) -> tuple[int, Path, int]:
+    """Number, path and descriptor of the first name that no living writer holds."""
+    number = 0
+    while number < MOST_WRITERS:
+        temporary = _slot_path(target, number)
+        try:
+            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_FOLLOW, mode)
+        except FileExistsError:
+            number += 0 if _remove_leftover(temporary) else 1
+            continue
+        if _locked(descriptor, wait=True) and not _is_same(temporary, descriptor):
+            os.close(descriptor)  # another writer took it for a leftover before it was locked
+            continue
+        return number, temporary, descriptor
+    raise StorageError(f"{MOST_WRITERS} other writers are at work on {target}; wait for them")
+
+
+def _remove_leftover(temporary: Path) -> bool:
+    """Whether a name is free now: there is nothing, or what a dead writer left there was removed."""
+    try:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_NONBLOCK | _NO_FOLLOW)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not _locked(descriptor, wait=False):
+            return False
+        if _is_same(temporary, descriptor):
+            temporary.unlink()
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, wait: bool) -> bool:
+    """Whether the lock of a file is held now; False where another writer has it, or the file system has no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
+    """Whether a path still names an open file."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,97 @@
+"""Reading safetensors files: a length, a JSON header, and bytes that it divides among named tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qubo_compress._internal.reader import parsed_json, read_whole, refused_as
+
+LARGEST_HEADER = 100_000_000
+"""Bytes, as the format has it."""
+
+_PREFIX = 8
+_METADATA = "__metadata__"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a file.
+
+    Attributes:
+        dtype: as the file names it.
+        shape: claimed by the file; not checked against the bytes.
+        data: its bytes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What a file holds.
+
+    Attributes:
+        metadata: text beside the tensors.
+        tensors: by name; together they take all bytes behind the header.
+        size: of the file, in bytes.
+    """
+
+    metadata: dict[str, str]
+    tensors: dict[str, StoredTensor]
+    size: int
+
+
+def read_tensors(path: str | Path, what: str) -> Tensors:
+    """The tensors of a safetensors file, without copying them.
+
+    Args:
+        path: of the file.
+        what: it should be, for messages.
+
+    Raises:
+        CorruptArtifact: when the file is truncated, has bytes left over, or is something else.
+        StorageError: when it cannot be read.
+        FileNotFoundError: when there is no file.
+    """
+    data = read_whole(path, what)
+    with refused_as(path, f"{what}: it is truncated or not a safetensors file"):
+        length = int.from_bytes(data[:_PREFIX], "little")
+        if len(data) < _PREFIX or length > min(len(data) - _PREFIX, LARGEST_HEADER):
+            raise ValueError(f"it has {len(data):,} bytes, and says that its header has {length:,}")
+        header = parsed_json(data[_PREFIX : _PREFIX + length])
+        if not isinstance(header, dict):
+            raise ValueError("its header is JSON of something else")
+        metadata = header.pop(_METADATA, {})
+        if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("its metadata is not text")
+        body = memoryview(data)[_PREFIX + length :]
+        return Tensors(metadata, _divided(header, body), len(data))
+
+
+def _divided(header: dict[str, Any], body: memoryview) -> dict[str, StoredTensor]:
+    """The tensors of a header, which must follow each other from the first byte to the last."""
+    spans = []
+    for name, entry in header.items():
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"what it says of {name!r} cannot be understood")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not (isinstance(dtype, str) and _are_whole(shape) and _are_whole(offsets) and len(offsets) == 2):
+            raise ValueError(f"what it says of {name!r} cannot be understood")
+        spans.append((offsets[0], offsets[1], name, dtype, tuple(shape)))
+    found, before = {}, 0
+    for start, stop, name, dtype, shape in sorted(spans):
+        if start != before or stop < start:
+            raise ValueError(f"{name!r} does not begin where the tensor before it ends")
+        found[name] = StoredTensor(dtype, shape, body[start:stop])
+        before = stop
+    if before != len(body):
+        raise ValueError(f"it has {len(body):,} bytes of tensors, and its header names {before:,}")
+    return found
+
+
+def _are_whole(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)

@@ -1,0 +1,17 @@
+"""Fuzzers of everything that the library reads from a disk, and kill tests of everything that it writes.
+
+Shortly within the test suite; for long::
+
+    python -m tests.fuzz --minutes 30
+    python -m tests.fuzz.kills --rounds 200
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+NAMES = ("network", "plan", "plan of 0.4", "problem", "problem of 0.4", "unit of a cache", "signature")
+"""The formats."""
+
+KEPT = Path("out/fuzz")
+"""Where files are kept that were found to be a problem."""

@@ -1,0 +1,160 @@
+"""Long fuzzing: files by the thousand in a process of their own, so that a crash is a count and not the end.
+
+Run ``python -m tests.fuzz --minutes 30``. It prints one line per format: files, what became of them, the slowest and
+the largest; and it ends with status 1 if there was a foreign exception, a silent change, a crash, a hang, or a file
+that took more than a second or 200 MB. Such files are kept in ``out/fuzz/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from tests.fuzz import KEPT, NAMES
+from tests.fuzz.formats import formats, made
+from tests.fuzz.trial import LONGEST_SECONDS, MOST_BYTES, tried
+
+LONGEST_SILENCE = 60.0
+"""Seconds after which a file is called a hang."""
+
+ADDRESS_SPACE = 16 * 2**30
+BAD = ("foreign", "silent", "crash", "hang", "slow", "large")
+
+
+def work(names: list[str], start: int, step: int) -> None:
+    """Read file after file and print one line of JSON for each; the seed is printed first, in case of a crash."""
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    every = [formats()[name] for name in names]
+    with tempfile.TemporaryDirectory() as folder:
+        known = {form.name: form.known(Path(folder)) for form in every}
+        seed = start
+        while True:
+            for form in every:
+                data, crafted = made(form, seed)
+                path = Path(folder) / form.name_of_file
+                path.write_bytes(data)
+                print(json.dumps([form.name, seed]), flush=True)
+                found = tried(form, path, known[form.name], crafted or not form.checked)
+                print(json.dumps([found.kind, found.said[:500], found.seconds, found.memory]), flush=True)
+            seed += step
+
+
+class Counts:
+    """What is printed in the end."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, Counter[str]] = defaultdict(Counter)
+        self.slowest: dict[str, float] = defaultdict(float)
+        self.largest: dict[str, float] = defaultdict(float)
+
+    def add(self, name: str, seed: int, kind: str, said: str, seconds: float, memory: float) -> None:
+        """Count one file, and keep it if it is a finding."""
+        self.kinds[name]["files"] += 1
+        self.kinds[name][kind] += 1
+        self.slowest[name] = max(self.slowest[name], seconds)
+        self.largest[name] = max(self.largest[name], memory)
+        found = [kind] if kind in BAD else []
+        data, _ = made(formats()[name], seed) if seconds > LONGEST_SECONDS or memory > MOST_BYTES or found else (b"", 0)
+        if len(data) < 1e6:
+            found += ["slow"] * (seconds > LONGEST_SECONDS) + ["large"] * (memory > MOST_BYTES)
+        for problem in found:
+            self.kinds[name][problem] += problem != kind
+            KEPT.mkdir(parents=True, exist_ok=True)
+            (KEPT / f"{problem}_{name}_{seed}".replace(" ", "_")).write_bytes(data)
+            print(f"{problem}: {name}, seed {seed}: {said} ({seconds:.2f} s, {memory / 1e6:.0f} MB)", flush=True)
+
+    def bad(self) -> int:
+        """Number of findings."""
+        return sum(counts[kind] for counts in self.kinds.values() for kind in BAD)
+
+    def show(self) -> None:
+        """Print the table."""
+        columns = ("files", "refused", "same", "other", *BAD)
+        print(f"{'format':16}" + "".join(f"{column:>9}" for column in columns) + "  slowest s  largest MB")
+        total: Counter[str] = Counter()
+        for name, counts in self.kinds.items():
+            total += counts
+            line = "".join(f"{counts[column]:9,}" for column in columns)
+            print(f"{name:16}{line}{self.slowest[name]:11.3f}{self.largest[name] / 1e6:12.1f}")
+        print(f"{'all':16}" + "".join(f"{total[column]:9,}" for column in columns))
+
+
+def fuzz(names: list[str], minutes: float, seed: int) -> Counts:
+    """Drive workers until the time is up."""
+    counts, end = Counts(), time.monotonic() + 60 * minutes
+    while time.monotonic() < end:
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "tests.fuzz",
+            "--work",
+            str(seed),
+            "--formats",
+            ",".join(names),
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+            current, pending = _followed(worker, counts, end)
+            worker.kill()
+        if worker.returncode == 1:
+            raise RuntimeError(f"the fuzzer itself failed after seed {current[1] if current else seed}")
+        if pending and time.monotonic() < end:
+            kind = "hang" if worker.returncode == -9 else "crash"
+            counts.add(current[0], current[1], kind, f"the process ended with {worker.returncode}", 0.0, 0.0)
+        seed = (current[1] if current else seed) + 1
+    return counts
+
+
+def _followed(worker: subprocess.Popen[str], counts: Counts, end: float) -> tuple[list[Any], bool]:
+    """Count what a worker prints; the file that it was at in the end, and whether it had not finished it."""
+    assert worker.stdout is not None
+    current: list[Any] = []
+    pending, begun = False, False
+    with selectors.DefaultSelector() as selector:
+        selector.register(worker.stdout, selectors.EVENT_READ)
+        while time.monotonic() < end:
+            # The first lines take as long as importing torch and making samples.
+            if not selector.select(LONGEST_SILENCE if begun else 5 * LONGEST_SILENCE):
+                return current, pending
+            line = worker.stdout.readline()
+            if not line:
+                worker.wait()
+                return current, pending
+            said = json.loads(line)
+            begun = True
+            if pending:
+                counts.add(current[0], current[1], *said)
+            else:
+                current = said
+            pending = not pending
+    return current, False
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--formats", default=",".join(NAMES))
+    parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    names = given.formats.split(",")
+    if given.work is not None:
+        work(names, given.work, 1)
+    counts = fuzz(names, given.minutes, given.seed)
+    counts.show()
+    return 1 if counts.bad() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
