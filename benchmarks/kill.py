@@ -149,12 +149,12 @@ def _inspect(cache: Path) -> tuple[int, int, int]:
     for path in visible:
         seen += 1
         try:
-            if path.suffix == ".npz":
-                with np.load(path, allow_pickle=False) as stored:
-                    for name in stored.files:
-                        stored[name]
-            else:
+            if path.suffix == ".json":
                 json.loads(path.read_text())
+                continue
+            with np.load(path, allow_pickle=False) as stored:
+                for name in stored.files:
+                    stored[name]
         except Exception:  # any failure at all is what is counted here
             damaged += 1
     return seen, damaged, len(list(cache.glob(".*")))

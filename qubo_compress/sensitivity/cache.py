@@ -128,6 +128,16 @@ class UnitCache:
         write_atomically(path, array_writer(arrays, self._said(unit), packed=False))
         return arrays
 
+    def agrees(self, unit: str, arrays: Arrays, same: Callable[[Arrays, Arrays], bool]) -> bool:
+        """Whether the folder holds the same under this name, or nothing yet: then it is written."""
+        if self._folder is None:
+            return True
+        path = self._folder / f"{unit}.signature"  # no part of the measurement, so not named like one
+        if path.exists():
+            return same(self._read(path, unit), arrays)
+        write_atomically(path, array_writer(arrays, self._said(unit), packed=False))
+        return True
+
     def _said(self, unit: str) -> dict[str, str]:
         """What the file of a unit says that it is."""
         return {"format": "qubo_compress unit 1", "unit": unit, "signature": self._digest}

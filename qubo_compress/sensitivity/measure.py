@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from torch import Tensor, nn
 
 from qubo_compress.budget import MILLION
+from qubo_compress.errors import CacheMismatch
 from qubo_compress.evaluation import settle
 from qubo_compress.example_weights import ExampleWeights, with_example_weights
 from qubo_compress.examples import Examples, read_examples
@@ -31,6 +33,7 @@ from qubo_compress.problem import IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.forecast import Forecast, check_seconds, forecast_of
 from qubo_compress.sensitivity.forward import base_flips
+from qubo_compress.sensitivity.function_signature import function_signature, same_function
 from qubo_compress.sensitivity.infeasible import explained
 from qubo_compress.sensitivity.loss_signature import loss_signature
 from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
@@ -211,9 +214,11 @@ def measure_around(
             "loss": loss if isinstance(loss, str) else loss_signature(loss),
             "options": f"seed={seed} columns={MAX_COLUMNS} interactions={bool(interactions)} sketch=2 "
             + _reading_text(examples),
+            "version": metadata.version("qubo_compress"),
         }
         ranks.require_same({**signature, "max_rank": f"{max_rank}"})
         task.cache = UnitCache(cache, signature, ranks)
+        _refuse_other_function(task, cache)
         with _progress(progress, "storing choices", len(layout.groups)) as advance:
             costs = price_choices(task, advance)
         fixed_costs = {"bytes": fixed_bytes(layout, menu.names)}
@@ -256,6 +261,16 @@ def measure_around(
         fits=task.fits,
         kept_because=unreached,
     )  # fmt: skip
+
+
+def _refuse_other_function(task: MeasureTask, cache: str | Path | None) -> None:
+    """Raise :class:`CacheMismatch` where the folder was measured with other outputs of the network or of the loss."""
+    if cache is not None and not task.cache.agrees("function", function_signature(task), same_function):
+        raise CacheMismatch(
+            f"the cache in {cache} was measured with a network or a loss of the same weights and settings that "
+            "returned something else on these examples: an activation, a stride, a constant or a buffer that is not "
+            "stored has changed. Name another folder, or delete this one to measure again"
+        )
 
 
 def _within(subject: Subject, task: MeasureTask, forecast: Forecast, seconds: float, ranks: Ranks) -> MeasureTask:

@@ -327,7 +327,7 @@ def test_a_sketch_of_very_many_columns_is_about_right(perceptron: Any, monkeypat
 def test_signature_file_is_readable(perceptron: Any, tmp_path: Path) -> None:
     measured(perceptron, cache=tmp_path)
     signature = json.loads((tmp_path / "signature.json").read_text())
-    assert {"weights", "data", "menu", "groups", "metric", "loss", "options"} == set(signature)
+    assert {"weights", "data", "menu", "groups", "metric", "loss", "options", "version"} == set(signature)
 
 
 class _Weighed:

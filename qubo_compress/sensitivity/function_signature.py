@@ -1,0 +1,67 @@
+"""What a network and its loss return on the examples, in few numbers: a cache answers for that function alone.
+
+Two networks of the same weights may differ in an activation, a stride, a constant of a normalisation or a buffer that
+is not stored. Their outputs say so. They are compared within what other threads and machines change.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qubo_compress.sensitivity.ranks import Arrays
+from qubo_compress.sensitivity.task import MeasureTask
+
+PROJECTIONS = 4
+"""Random projections of every example's outputs that are kept."""
+
+TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""How far the numbers of one function may be apart, as a share of the largest, by the type of its outputs."""
+
+
+def function_signature(task: MeasureTask) -> Arrays:
+    """Projections of the outputs and losses, per example, of the network around which is measured.
+
+    Returns:
+        ``outputs``: (N, PROJECTIONS) float64, every example's outputs times random directions of unit length;
+        ``losses``: (N,) float64, the loss's own values; ``tolerance``: how far numbers of one function may be apart.
+    """
+    outputs, losses = [], []
+    for number, part in task.slices():
+        rows = task.outputs[number]
+        flat = rows.double().reshape(len(part), -1).cpu()
+        outputs.append(flat @ _directions(flat.shape[1]))
+        values = task.loss.values(rows, part.targets, task.reference[number]).double()
+        losses.append(values.reshape(len(part), -1).mean(1).cpu())
+    return {
+        "outputs": torch.cat(outputs).numpy(),
+        "losses": torch.cat(losses).numpy(),
+        "tolerance": np.array(TOLERANCES.get(task.outputs[0].dtype, 1e-4)),
+    }
+
+
+def same_function(first: Arrays, second: Arrays) -> bool:
+    """Whether two signatures may be of one function.
+
+    Example:
+        >>> one = {"outputs": np.ones((2, 4)), "losses": np.ones(2), "tolerance": np.array(1e-4)}
+        >>> same_function(one, one), same_function(one, {**one, "losses": np.array([1.0, 1.1])})
+        (True, False)
+    """
+    tolerance = max(float(found["tolerance"]) for found in (first, second))
+    return all(_close(first[name], second[name], tolerance) for name in ("outputs", "losses"))
+
+
+def _close(first: np.ndarray, second: np.ndarray, tolerance: float) -> bool:
+    if first.shape != second.shape:
+        return False
+    largest = float(np.abs(first).max(initial=0.0))
+    return bool(np.allclose(first, second, rtol=0.0, atol=tolerance * largest, equal_nan=True))
+
+
+def _directions(size: int) -> Tensor:
+    generator = torch.Generator().manual_seed(size)
+    found = torch.randn(size, PROJECTIONS, generator=generator, dtype=torch.float64)
+    lengths: Tensor = torch.linalg.vector_norm(found, dim=0)
+    return found / lengths
