@@ -16,6 +16,10 @@ MILLION = 1_000_000
 _EXTRAS = ("macs", "bit_operations", "cells", "harmful_flips")
 
 
+LARGEST = 2**53
+"""Sums of costs are exact in float64 up to here."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """A limit on stored bytes, and optionally on arithmetic, memory cells or harmful flips.
@@ -73,7 +77,8 @@ class Budget:
                 raise InvalidBudget(f"{name} must be a positive number; got {value}")
             if value is not None and name not in ("ratio", "bits_per_weight") and value != int(value):
                 raise InvalidBudget(f"{name} must be a whole number; got {value}")
-
+            if value is not None and value > LARGEST:
+                raise InvalidBudget(f"{name} must be at most 2**53; got {value}")
         if self.harmful_flips is not None and not 0 <= self.harmful_flips <= 1:
             raise InvalidBudget(f"harmful_flips must be a share of the examples, 0 to 1; got {self.harmful_flips}")
 
@@ -104,6 +109,13 @@ class Budget:
         if self.harmful_flips is not None:
             extra["harmful_flips"] = math.floor(self.harmful_flips * MILLION + 1e-6)
         return {"bytes": size, **extra}
+
+
+def refuse_other_than_a_budget(budget: object) -> None:
+    """Raise :class:`InvalidBudget` for a bare number or anything else in the place of a budget."""
+    if not isinstance(budget, Budget):
+        example = f"qc.Budget(ratio={budget})" if isinstance(budget, Real) else "qc.Budget(ratio=8)"
+        raise InvalidBudget(f"a budget is a qc.Budget, such as {example}; got {budget!r} ({type(budget).__name__})")
 
 
 def _refuse_other_than_a_number(name: str, value: object) -> None:

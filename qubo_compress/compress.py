@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from qubo_compress._internal.checks import whole
 from qubo_compress.artifact.writing import save
 from qubo_compress.audit import AuditReport
-from qubo_compress.budget import Budget
+from qubo_compress.budget import Budget, refuse_other_than_a_budget
 from qubo_compress.close import closely_measured
 from qubo_compress.comparison import Comparison, HeldOut
 from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidBudget, InvalidModel
@@ -22,7 +23,7 @@ from qubo_compress.example_weights import ExampleWeights, with_example_weights
 from qubo_compress.examples import Examples, read_examples, set_aside
 from qubo_compress.finals import judged_repaired
 from qubo_compress.menu.groups import GroupRule, discover
-from qubo_compress.menu.menu import Menu
+from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
 from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Plan
@@ -38,11 +39,11 @@ from qubo_compress.sensitivity.losses import AUTO, LossLike
 from qubo_compress.sensitivity.measure import measure_around, say
 from qubo_compress.sensitivity.metrics.auto import wants_close
 from qubo_compress.sensitivity.shrinkage import check_shrinkage, refuse_unshrinkable
-from qubo_compress.sensitivity.subject import refuse_nothing_to_compress
+from qubo_compress.sensitivity.subject import refuse_nothing_to_compress, refuse_without_values
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.sensitivity.task import Metric, make_metric
 from qubo_compress.solvers.solution import Solution
-from qubo_compress.solvers.solver import Solver, make_solver, refuse_unreachable
+from qubo_compress.solvers.solver import Solver, check_time_limit, make_solver, refuse_unreachable
 from qubo_compress.solvers.solver import solve as solve_problem
 
 logger = logging.getLogger(__name__)
@@ -200,11 +201,14 @@ def compress(
         InfeasibleBudget: when the budget is below the smallest reachable size, which it names.
         InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.
     """
-    if rounds < 0 or epochs < 0:
-        raise InvalidBudget(f"rounds and epochs must not be negative; got {rounds} and {epochs}")
+    refuse_other_than_a_budget(budget)
+    refuse_other_than_a_menu(menu)
+    check_time_limit(time_limit)
+    rounds, epochs, seed = (whole(*pair) for pair in (("rounds", rounds), ("epochs", epochs), ("seed", seed)))
     model = unwrapped(model)
     layout = discover(model, groups)
     refuse_nothing_to_compress(layout)
+    refuse_without_values(model)
     menu = menu or Menu()
     # A misspelt name must not be noticed only after the measurement.
     chosen_solver = make_solver(solver)

@@ -131,6 +131,10 @@ class InvalidBatches(QuboCompressError, ValueError):
     """The calibration batches cannot be used."""
 
 
+class InvalidOption(QuboCompressError, ValueError):
+    """An argument of a call, such as a seed, is of the wrong kind or out of range."""
+
+
 class InvalidModel(QuboCompressError, ValueError):
     """The model cannot be compressed as it stands, for example because a weight is not finite."""
 

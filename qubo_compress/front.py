@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from joblib import Parallel, delayed
 
 from qubo_compress.budget import Budget
-from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
+from qubo_compress.errors import InfeasibleBudget, InvalidBudget, NoFeasibleFound
 from qubo_compress.plan import Plan
 from qubo_compress.problem import ChoiceProblem
 from qubo_compress.sensitivity.infeasible import explained
@@ -86,6 +86,8 @@ def pareto(
     """
     points = []
     settings = SolveSettings(solver, time_limit, work_limit, seed)
+    if not isinstance(ratios, Iterable):
+        raise InvalidBudget(f"ratios are a list, such as (4, 8, 12); got {ratios!r}")
     for point in try_ratios(table, ratios, settings, interactions=interactions, within=within):
         if not isinstance(point, FrontPoint):
             raise point

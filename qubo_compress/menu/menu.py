@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -60,9 +61,10 @@ class Menu:
                 raise InvalidMenu(f"{wrong[0]!r} is not an operator; see qubo_compress.menu.names()")
         else:
             offered = _product(
-                (2, 3, 4, 6, 8) if bits is None else bits, (0.0, 0.5, 0.75) if sparsity is None else sparsity
+                (2, 3, 4, 6, 8) if bits is None else _plain(bits),
+                (0.0, 0.5, 0.75) if sparsity is None else _plain(sparsity),
             )
-            for width in (16, 8) if vector_bits is None else vector_bits:
+            for width in (16, 8) if vector_bits is None else _plain(vector_bits):
                 offered += [Fold(width), Cast(width)]
         named: dict[str, Operator] = {"keep": Keep()}
         for operator in offered:
@@ -141,6 +143,19 @@ class Menu:
 
     def __repr__(self) -> str:
         return f"Menu({', '.join(self.names)})"
+
+
+def _plain(values: Sequence[Any]) -> list[Any]:
+    """Numbers of numpy and torch as Python's own."""
+    return [value.item() if hasattr(value, "item") else value for value in values]
+
+
+def refuse_other_than_a_menu(menu: object) -> None:
+    """Raise :class:`InvalidMenu` for a list of names or anything else in the place of a menu."""
+    if menu is not None and not isinstance(menu, Menu):
+        raise InvalidMenu(
+            f"a menu is a qc.Menu, such as qc.Menu(bits=(2, 4, 8)) or qc.Menu.of('quantize'); got {menu!r}"
+        )
 
 
 def _product(bits: Sequence[int | None], sparsity: Sequence[float]) -> list[Operator]:

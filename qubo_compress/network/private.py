@@ -146,12 +146,15 @@ def _deep_copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
                 # Some modules hold tensors that they compute, with a gradient, which torch itself does not copy.
                 memo[id(value)] = value.detach().clone()
     try:
-        return copy.deepcopy(model, memo)
+        made = copy.deepcopy(model, memo)
     except Exception as cause:
         raise InvalidModel(
             f"this {type(model).__name__} cannot be copied: {type(cause).__name__}: {cause}; measuring and compressing "
             "work on copies, so take out what copy.deepcopy refuses, such as locks and open files"
         ) from cause
+    if CARRIED in vars(model):
+        vars(made)[CARRIED] = vars(model)[CARRIED]  # a torch.fx.GraphModule copies only what it knows
+    return made
 
 
 def _readable(parameter: nn.Parameter) -> nn.Parameter:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qubo_compress._internal.checks import whole
 from qubo_compress.channels.reading import disturbance
-from qubo_compress.errors import InvalidBudget, InvalidObjective, NonFiniteLoss
+from qubo_compress.errors import InvalidBudget, InvalidObjective, NonFiniteLoss, WrongModel
 from qubo_compress.evaluation import outputs_of, settle
 from qubo_compress.examples import Examples, read_examples
+from qubo_compress.menu.groups import state_entries
 from qubo_compress.menu.operator import Packed
 from qubo_compress.network.private import CARRIED, independent_copy, private_copy
 from qubo_compress.network.scores import OutputLike, OutputReading
@@ -76,19 +78,20 @@ def recover(
         A new module in eval mode that carries the same plan.
 
     Raises:
-        InvalidBudget: for negative epochs, and for noise or splicing without any.
-        WrongModel: when ``small`` carries no plan.
+        InvalidOption: for epochs or a seed below zero.
+        InvalidBudget: for noise or splicing without epochs.
+        WrongModel: when ``small`` carries no plan, or the teacher is another network.
         UnknownName, InvalidObjective: when there is no such objective, or it needs labels and there are none.
         NonFiniteLoss: when fine-tuning diverges.
     """
-    if epochs < 0:
-        raise InvalidBudget(f"epochs must not be negative; got {epochs}")
+    epochs, seed = whole("epochs", epochs), whole("seed", seed)
     if noise and not epochs:
         raise InvalidBudget("noise=True concerns fine-tuning; give epochs of at least 1")
     if splicing and epochs == 0:
         raise InvalidBudget("splicing moves masks while the network is fine-tuned; give epochs of at least 1")
     small, teacher = unwrapped(small), private_copy(unwrapped(teacher))
     compression = compression_of(small)
+    _refuse_other_network(small, teacher)
     make_objective(objective)  # a misspelt name must not be noticed only after the networks have run
     device = next((t.device for t in (*small.parameters(), *small.buffers())), torch.device("cpu"))
     examples = read_examples(batches, max_examples, reading=OutputReading(output, class_axis)).to(device)
@@ -115,6 +118,23 @@ def recover(
             afterwards=Splicing(teacher, seed) if splicing else None,
         )  # fmt: skip
     return independent_copy(best).eval()
+
+
+def _refuse_other_network(small: nn.Module, teacher: nn.Module) -> None:
+    """Raise :class:`WrongModel` for a teacher whose tensors are not those of the compressed network."""
+    ours, theirs = (
+        {name: entry.tensor.shape for name, entry in state_entries(model)[0].items()} for model in (small, teacher)
+    )
+    different = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    if different:
+        raise WrongModel(
+            f"the teacher is another network than the one that was compressed: they differ in {different[0]} "
+            f"({_shape(ours.get(different[0]))} and {_shape(theirs.get(different[0]))}); give the original network"
+        )
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "not there" if shape is None else " x ".join(map(str, shape)) or "one number"
 
 
 def _distance(model: nn.Module, examples: Examples, loss: Loss, reference: list[Tensor]) -> float:

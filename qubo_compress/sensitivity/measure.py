@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from qubo_compress._internal.checks import whole
 from qubo_compress.budget import MILLION
 from qubo_compress.errors import CacheMismatch
 from qubo_compress.evaluation import settle
@@ -25,7 +26,7 @@ from qubo_compress.example_weights import ExampleWeights, with_example_weights
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import GroupRule, Layout, discover
-from qubo_compress.menu.menu import Menu
+from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
 from qubo_compress.network.private import private_copy
 from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
@@ -43,7 +44,13 @@ from qubo_compress.sensitivity.prices import price_choices
 from qubo_compress.sensitivity.ranks import ALONE, Arrays, Ranks, ranks_of
 from qubo_compress.sensitivity.regularisation import regularised
 from qubo_compress.sensitivity.shrinkage import check_interactions, check_shrinkage, refuse_unshrinkable
-from qubo_compress.sensitivity.subject import MAX_COLUMNS, Subject, prepared, refuse_nothing_to_compress
+from qubo_compress.sensitivity.subject import (
+    MAX_COLUMNS,
+    Subject,
+    prepared,
+    refuse_nothing_to_compress,
+    refuse_without_values,
+)
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, make_metric
 from qubo_compress.substitution import every_layer_runs
@@ -135,10 +142,13 @@ def measure(
         refuse_unshrinkable(make_metric(metric), shrinkage)
         check_interactions(interactions)
         check_seconds(seconds)
+        seed = whole("seed", seed)
+        refuse_other_than_a_menu(menu)
         ranks.require_same({"shrinkage": f"{shrinkage}", "interactions": f"{interactions}", "seconds": f"{seconds}"})
         model = unwrapped(model)
         layout = discover(model, groups)
         refuse_nothing_to_compress(layout)
+        refuse_without_values(model)
         read = read_examples(batches, max_examples, reading=OutputReading(output, class_axis))
         read, loss = settle(model, read, loss)
         examples = with_example_weights(model, read, example_weights)

@@ -116,6 +116,16 @@ def refuse_nothing_to_compress(layout: Layout) -> None:
         raise InvalidModel(f"nothing in this network can be compressed: {kept_text(layout.kept)}")
 
 
+def refuse_without_values(model: nn.Module) -> None:
+    """Raise :class:`InvalidModel` for tensors on the meta device, which have shapes and no values."""
+    missing = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    if missing:
+        raise InvalidModel(
+            f"tensors without values, on the meta device: {', '.join(missing[:3])}"
+            f"{f' and {len(missing) - 3} more' * (len(missing) > 3)}; load the weights on a real device first"
+        )
+
+
 def _measurable(
     offered: dict[str, Operator], group: Group, calls: Mapping[str, Sequence[WeightCall]]
 ) -> dict[str, Operator]:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 from torch import nn
 
-from qubo_compress.budget import Budget
+from qubo_compress.budget import Budget, refuse_other_than_a_budget
 from qubo_compress.errors import InvalidBudget, InvalidMenu, unknown_name
 from qubo_compress.file_format import fixed_bytes
 from qubo_compress.menu.encoding import Fits
@@ -290,6 +290,7 @@ class SensitivityTable:
         Raises:
             InvalidBudget: when it limits harmful flips and this table did not count them.
         """
+        refuse_other_than_a_budget(budget)
         limits = budget.limits(self.layout.original_bytes, self.layout.parameters)
         if "harmful_flips" in limits and "harmful_flips" not in self.costs:
             raise InvalidBudget(

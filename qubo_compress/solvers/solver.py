@@ -7,10 +7,12 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from qubo_compress._internal.checks import whole
 from qubo_compress.errors import InfeasibleBudget, InvalidSolverOption, NoFeasibleFound
 from qubo_compress.problem import ChoiceProblem, IntArray
 from qubo_compress.registry import Registry
@@ -135,15 +137,20 @@ def solve(
         >>> solve(problem, "exact").status
         'optimal'
     """
-    if not (math.isfinite(time_limit) and time_limit > 0):
-        raise InvalidSolverOption(f"time_limit must be a positive number of seconds; got {time_limit}")
+    check_time_limit(time_limit)
     if work_limit is not None and work_limit < 1:
         raise InvalidSolverOption(f"work_limit must be at least 1 or None; got {work_limit}")
     chosen = make_solver(solver, **options)
     refuse_unreachable(problem)
     start = time.perf_counter()
-    raw = chosen.search(problem, SearchLimits(time_limit, work_limit), np.random.default_rng(seed))
+    raw = chosen.search(problem, SearchLimits(time_limit, work_limit), np.random.default_rng(whole("seed", seed)))
     return verify(problem, chosen.name, raw, time.perf_counter() - start)
+
+
+def check_time_limit(time_limit: float) -> None:
+    """Raise :class:`InvalidSolverOption` for anything but a positive number of seconds."""
+    if not (isinstance(time_limit, Real) and math.isfinite(time_limit) and time_limit > 0):
+        raise InvalidSolverOption(f"time_limit must be a positive number of seconds; got {time_limit!r}")
 
 
 def refuse_unreachable(problem: ChoiceProblem) -> None:
