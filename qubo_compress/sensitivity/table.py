@@ -296,8 +296,8 @@ class SensitivityTable:
             raise InvalidBudget(
                 "this table does not know the harmful flips of its choices: it was measured by "
                 f"{self.provenance.metric!r}. They need class labels and a metric that runs every choice: "
-                "'gauss-newton', 'pairwise', or 'jacobian' and 'fisher' with measured_linear=True; a cache of an "
-                "earlier version lacks them too. Measure again, or leave harmful_flips out"
+                "'gauss-newton', 'pairwise', or 'jacobian' and 'fisher' with measured_linear=True. "
+                "Measure again, or leave harmful_flips out"
             )
         index = np.flatnonzero(self.allowed)
         group_of = np.repeat(np.arange(len(self.choices)), np.diff(self.offsets))[index]

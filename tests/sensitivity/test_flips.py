@@ -114,14 +114,3 @@ def test_what_is_not_counted_is_refused_before_work_is_spent(sample: Any) -> Non
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(InvalidBudget, match="share"):
             qc.Budget(ratio=2, harmful_flips=wrong)
-
-
-def test_a_cache_without_flips_is_still_read(sample: Any, tmp_path: Any) -> None:
-    found = sample("perceptron")
-    qc.measure(found.model, found.batches, menu=MENU, cache=tmp_path, progress=False)
-    for path in tmp_path.glob("forward_*.npz"):
-        with np.load(path) as unit:
-            kept = {name: unit[name] for name in unit.files if name != "flips"}
-        np.savez(path, **kept)
-    table = qc.measure(found.model, found.batches, menu=MENU, cache=tmp_path, progress=False)
-    assert "harmful_flips" not in table.costs and table.provenance.resumed == len(table.group_names) + 1  # the prices
