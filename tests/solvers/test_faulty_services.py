@@ -15,7 +15,7 @@ from benchmarks.loopback_leap.faults import Fault
 from benchmarks.loopback_leap.jobs import Job
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress import errors as e
-from qubo_compress.solvers import dwave_client, dwave_waiting
+from qubo_compress.solvers import dwave_client, dwave_transport, dwave_waiting
 from qubo_compress.solvers.dwave_connection import Connection, uploaded
 from qubo_compress.solvers.dwave_token import MASK, Secrets, Token
 from qubo_compress.solvers.dwave_transport import TransportFailed
@@ -151,7 +151,8 @@ def test_an_unknown_region_is_refused_by_name(by_region):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flood_is_cut_off_at_a_size(server, kind, nothing_left_behind):
+def test_a_flood_is_cut_off_at_a_size(server, kind, nothing_left_behind, monkeypatch):
+    monkeypatch.setattr(dwave_transport, "_LARGEST_REPLY", 10**6)  # or much time goes into filling the usual one
     server.faults.next(kind, drip=0.0, times=9)
     connection = Connection(largest_answer=10**6, **server.client_options)
     expected = e.UploadFailed if kind == "upload" else e.ServiceFailed
@@ -167,7 +168,8 @@ def test_what_drips_is_cut_off_at_the_deadline(server, kind, nothing_left_behind
         ask(server, time_limit=SHORT, reserve=0.0)
 
 
-def test_a_refusal_without_end_is_cut_off_too(server, nothing_left_behind):
+def test_a_refusal_without_end_is_cut_off_too(server, nothing_left_behind, monkeypatch):
+    monkeypatch.setattr(dwave_transport, "_LARGEST_REPLY", 10**6)
     server.faults.next("list", status=500, drip=0.0)
     with nothing_left_behind(), pytest.raises(e.ServiceFailed, match="longer than"):
         ask(server)
