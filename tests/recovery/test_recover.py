@@ -115,7 +115,7 @@ def test_wrong_input_is_refused(sample: Callable[[str], Any]) -> None:
     found = sample("perceptron")
     with pytest.raises(errors.WrongModel, match="apply a plan"):
         qc.recover(found.model, found.batches, teacher=found.model, progress=False)
-    with pytest.raises(errors.InvalidBudget, match="epochs"):
+    with pytest.raises(errors.InvalidOption, match="epochs"):
         qc.recover(compressed(found), found.batches, teacher=found.model, epochs=-1, progress=False)
     table = qc.measure(found.model, found.batches, menu=MENU, metric="magnitude", progress=False)
     kept = table.plan({}).apply(found.model)
