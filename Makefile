@@ -16,8 +16,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+# One thread: on a loaded machine two wait for each other, and the small networks of the demo gain nothing.
 demo: install
-	$(RUN) -m benchmarks.demo
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.demo
 
 test: install
 	$(TEST_ENV) $(RUN) -m pytest
