@@ -60,6 +60,7 @@ def test_wrong_arguments_of_compress(arguments: dict[str, Any], error: type[Exce
     [
         (lambda: qc.measure(network(), data(), seed=-1, progress=False), errors.InvalidOption, "seed"),
         (lambda: qc.measure(network(), data(), menu="quantize", progress=False), errors.InvalidMenu, "a menu is"),
+        (lambda: qc.estimate(network(), data(), menu=["quantize"]), errors.InvalidMenu, "a menu is"),
         (lambda: qc.Budget(bytes=2**63), errors.InvalidBudget, r"at most 2\*\*53"),
         (lambda: qc.Budget(macs=2**54, ratio=2), errors.InvalidBudget, "macs must be at most"),
     ],

@@ -21,7 +21,7 @@ from qubo_compress.errors import InvalidMenu
 from qubo_compress.evaluation import settle
 from qubo_compress.examples import map_tensors, read_examples, set_aside
 from qubo_compress.menu.groups import GroupRule, discover
-from qubo_compress.menu.menu import Menu
+from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
 from qubo_compress.network.private import private_copy
 from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
@@ -140,6 +140,7 @@ def estimate(
         >>> estimate(model, [(torch.randn(16, 4), torch.randint(3, (16,)))], held_out=False).examples
         16
     """
+    refuse_other_than_a_menu(menu)
     model = private_copy(unwrapped(model))
     examples, loss = settle(
         model, read_examples(batches, max_examples, reading=OutputReading(output, class_axis)), loss

@@ -224,7 +224,7 @@ def measure_around(
             "loss": loss if isinstance(loss, str) else loss_signature(loss),
             "options": f"seed={seed} columns={MAX_COLUMNS} interactions={bool(interactions)} sketch=2 "
             + _reading_text(examples),
-            "version": metadata.version("qubo_compress"),
+            "version": _version(),
         }
         ranks.require_same({**signature, "max_rank": f"{max_rank}"})
         task.cache = UnitCache(cache, signature, ranks)
@@ -271,6 +271,14 @@ def measure_around(
         fits=task.fits,
         kept_because=unreached,
     )  # fmt: skip
+
+
+def _version() -> str:
+    """Of this library; a source tree that was never installed has none."""
+    try:
+        return metadata.version("qubo_compress")
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _refuse_other_function(task: MeasureTask, cache: str | Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,15 @@ def test_other_threads_are_the_same_function(tmp_path: Path) -> None:
         assert table_of(Tempered(), tmp_path).provenance.resumed > 0
     finally:
         torch.set_num_threads(1)
+
+
+def test_a_source_tree_that_was_never_installed_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    table_of(Tempered(), tmp_path)
+    assert json.loads((tmp_path / "signature.json").read_text())["version"] == "not installed"
 
 
 def test_caches_of_other_versions_are_refused(tmp_path: Path) -> None:
