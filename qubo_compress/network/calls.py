@@ -125,6 +125,39 @@ class WeightCalls(TorchFunctionMode):
         return any(id(item) in self._names for item in flat)
 
 
+class GivenTensors(TorchFunctionMode):
+    """While active, notes every tensor that a function is given, by identity.
+
+    The identity of a tensor that is gone may be that of another one later.
+
+    Example:
+        >>> layer = torch.nn.Linear(3, 2)
+        >>> with GivenTensors() as given:
+        ...     _ = layer.weight.sum()
+        >>> id(layer.weight) in given.seen, id(layer.bias) in given.seen
+        (True, False)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Look at what the function is given, and run it."""
+        named = dict(kwargs or {})
+        self._note([*args, *named.values()])
+        return func(*args, **named)
+
+    def _note(self, given: Sequence[Any]) -> None:
+        for value in given:
+            if isinstance(value, Tensor):
+                self.seen.add(id(value))
+            elif isinstance(value, (list, tuple)):  # recurrent layers hand over lists of their weights
+                self._note(value)
+
+
 def _linear(seen: _Seen) -> Found:
     inputs, weight = seen.given(0, "input"), seen.given(1, "weight")
     batch = inputs if inputs.ndim > 1 else inputs[None]

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from qubo_compress.errors import InvalidModel
+from qubo_compress.network.calls import GivenTensors
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +80,12 @@ def steady_answer(model: nn.Module, inputs: Any, run: Callable[[nn.Module, Any],
     """
     trial = _copied(model, {})
     before = _versions(trial)
-    with _Reached(_names(model)) as reached, torch.no_grad():
+    with GivenTensors() as given, torch.no_grad():
         answer = run(trial, inputs)
-    if reached.found:
+    captured = [name for name, tensor in _tensors(model) if id(tensor) in given.seen]
+    if captured:
         raise InvalidModel(
-            f"the forward of a copy of this {type(model).__name__} still uses {_listed(reached.found)} of the network "
+            f"the forward of a copy of this {type(model).__name__} still uses {_listed(captured)} of the network "
             "that was copied: a function stored in it has captured a module; store bound methods instead"
         )
     changed = [name for name, version in _versions(trial).items() if version != before.get(name)]
@@ -105,26 +106,6 @@ def steady_answer(model: nn.Module, inputs: Any, run: Callable[[nn.Module, Any],
     if changed:
         logger.info("forward writes to %s; the outputs do not follow from that", _listed(changed))
     return answer
-
-
-class _Reached(TorchFunctionMode):
-    """While active, notes which of the named tensors functions are given."""
-
-    def __init__(self, names: Mapping[int, str]) -> None:
-        super().__init__()
-        self._names = names
-        self.found: list[str] = []
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        named = dict(kwargs or {})
-        for value in (*args, *named.values()):
-            for item in value if isinstance(value, (list, tuple)) else (value,):
-                name = self._names.get(id(item))
-                if name is not None and name not in self.found:
-                    self.found.append(name)
-        return func(*args, **named)
 
 
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -164,14 +145,13 @@ def _readable(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
 
 
-def _names(model: nn.Module) -> dict[int, str]:
-    return {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
 
 
 def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Name -> identity and number of writes, of every parameter and buffer."""
-    found = (*model.named_parameters(), *model.named_buffers())
-    return {name: (id(tensor), tensor._version) for name, tensor in found if not tensor.is_inference()}
+    return {name: (id(tensor), tensor._version) for name, tensor in _tensors(model) if not tensor.is_inference()}
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from qubo_compress.examples import Examples, Inputs, map_tensors, tensors_of
 from qubo_compress.menu.groups import Group, Layout, state_entries
+from qubo_compress.network.calls import GivenTensors
 from qubo_compress.substitution import substituted
 
 logger = logging.getLogger(__name__)
@@ -89,34 +89,11 @@ def _without_gradient(
     return [name for name, gradient in zip(names, found, strict=True) if gradient is None]
 
 
-class _Uses(TorchFunctionMode):
-    """Notes every tensor that a function is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[int] = set()
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Look at what the function is given, and run it."""
-        named = dict(kwargs or {})
-        self._note([*args, *named.values()])
-        return func(*args, **named)
-
-    def _note(self, given: Sequence[Any]) -> None:
-        for value in given:
-            if isinstance(value, Tensor):
-                self.seen.add(id(value))
-            elif isinstance(value, (list, tuple)):  # recurrent layers hand over lists of their weights
-                self._note(value)
-
-
 def _without_use(
     model: nn.Module, names: Sequence[str], examples: Examples, run: Callable[[Inputs], Tensor]
 ) -> list[str]:
     """Those of the named tensors that no function is given, whatever the example."""
-    entries, uses = state_entries(model)[0], _Uses()
+    entries, uses = state_entries(model)[0], GivenTensors()
     missing = list(names)
     for inputs in _pieces(examples):
         with uses, torch.no_grad():
