@@ -64,8 +64,8 @@ class ChoiceProblem:
         constant: added to every energy.
 
     Raises:
-        InvalidProblem: when shapes disagree, values are not finite, costs are negative, or ``pairs``
-            is not symmetric or couples choices of one group.
+        InvalidProblem: when shapes disagree, values are not finite, costs are negative or sum to more than 2**53,
+            or ``pairs`` is not symmetric or couples choices of one group.
 
     Example:
         >>> problem = ChoiceProblem(
@@ -96,6 +96,7 @@ class ChoiceProblem:
         offsets = _vector("group_offsets", self.group_offsets, np.int64)
         _check_offsets(offsets, linear.size)
         costs, limits, fixed = _check_budgets(self.costs, self.limits, self.fixed_costs, linear.size)
+        _check_totals(costs, limits, fixed, offsets)
         if self.factor is not None and self.pairs is not None:
             raise InvalidProblem("both factor and pairs were given; give one of them or neither")
         if not np.isfinite(linear).all():
@@ -107,6 +108,7 @@ class ChoiceProblem:
         diagonal = linear.copy()
         if factor is not None:
             diagonal -= 0.5 * np.einsum("vr,vr->v", factor, factor, dtype=np.float64)
+        _check_sums(diagonal, offsets, pairs)
         groups, total, count = offsets.size - 1, linear.size, limits.size
         choice_names = self.choice_names
         if choice_names is None:
@@ -296,6 +298,38 @@ class ChoiceProblem:
         """The same problem without pair energies."""
         return self._replace(factor=None, pairs=None)
 
+    def without_constant(self) -> ChoiceProblem:
+        """The same problem with a constant of zero; all arrays are shared."""
+        return self if self.constant == 0.0 else self._with_checked(constant=0.0)
+
+    def scaled(self, share: float, least: FloatArray) -> ChoiceProblem:
+        """The same choices with other energies: ``share`` times what is left of them without ``least``.
+
+        Args:
+            share: a power of four, so that a factor, which is multiplied by its root, stays what it is to the last bit.
+            least: (G,) energy that is taken from every choice of a group, before scaling; the constant goes too.
+        """
+        taken = np.repeat(least, self.group_sizes)
+        changes: dict[str, Any] = {"constant": 0.0, "linear": share * (self.linear - taken)}
+        changes["diagonal"] = share * (self.diagonal - taken)
+        if share != 1.0 and self.factor is not None:
+            changes["factor"] = self.factor * np.float32(share**0.5)
+        if share != 1.0 and self.pairs is not None:
+            data = share * self.pairs.data
+            data.setflags(write=False)  # as it was: kernels are compiled for one kind of array
+            changes["pairs"] = sparse.csr_array((data, self.pairs.indices, self.pairs.indptr), shape=self.pairs.shape)
+        return self._with_checked(**changes)
+
+    def _with_checked(self, **changes: Any) -> ChoiceProblem:
+        """The same problem with some values changed that need no check: nothing is copied."""
+        problem = object.__new__(ChoiceProblem)
+        problem.__dict__.update(self.__dict__)
+        for name, value in changes.items():
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+            problem.__dict__[name] = value
+        return problem
+
     def _replace(self, **changes: Any) -> ChoiceProblem:
         names = [name for name in self.__dataclass_fields__ if name != "diagonal"]
         return ChoiceProblem(**{name: changes.get(name, getattr(self, name)) for name in names})
@@ -395,6 +429,37 @@ def _check_budgets(costs: Any, limits: Any, fixed: Any, total: int) -> tuple[Int
     if (cost_array < 0).any():
         raise InvalidProblem("costs must not be negative")
     return cost_array, limit_array, fixed_array
+
+
+def _check_sums(diagonal: FloatArray, offsets: IntArray, pairs: sparse.csr_array | None) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        largest = np.maximum.reduceat(np.abs(diagonal), offsets[:-1]).sum()
+        coupled = 0.0 if pairs is None else np.abs(pairs.data).sum()
+    if not np.isfinite(largest + coupled):
+        raise InvalidProblem(
+            "energies of assignments overflow: they must be below 1e308. Give the loss in a larger unit"
+        )
+
+
+LARGEST_TOTAL = 2**53
+"""Totals up to here are exact in double precision too, which prices and programmes compute in."""
+
+
+def _check_totals(costs: IntArray, limits: IntArray, fixed: IntArray, offsets: IntArray) -> None:
+    """Refuse budgets whose totals could wrap around, or be rounded where a solver computes with floats."""
+    dearest = np.maximum.reduceat(costs.astype(np.float64), offsets[:-1], axis=1).sum(axis=1)
+    for budget, total in enumerate((dearest + np.abs(fixed.astype(np.float64))).tolist()):
+        if total > LARGEST_TOTAL:
+            raise InvalidProblem(
+                f"the costs of budget {budget} sum to as much as {total:.4g}; at most 2**53 = {LARGEST_TOTAL} can be "
+                "added exactly. Count in a larger unit, such as bytes instead of bits"
+            )
+    beyond = np.flatnonzero(np.abs(limits.astype(np.float64)) > 2.0**62)
+    if beyond.size:
+        raise InvalidProblem(
+            f"limits[{int(beyond[0])}] is {int(limits[beyond[0]])}; limits lie between -2**62 and 2**62. No total "
+            "exceeds 2**53, so that is a limit that never binds"
+        )
 
 
 def _check_factor(given: Any, total: int) -> FactorArray:

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from qubo_compress.energy_scale import energy_scale, standardise
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem, IntArray
 from qubo_compress.problem_generators import random_problem
@@ -36,11 +37,14 @@ from qubo_compress.solvers.annealer_tables import DENSE, Tables, make_tables
 from qubo_compress.solvers.bounds import lower_bound
 from qubo_compress.solvers.bounds import warm_up as warm_up_bounds
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.standard_scale import on_original
 
 _RESERVE = 0.02
 """Share of the time kept for the last polish, at least what the longest one so far took."""
 _BOUND_SHARE = 0.1
 _GAP_CLOSED = 1e-7
+_SINGLE_PRECISION = 1e-5
+"""How far, relative, the walkers' own sums may be off: near the bound the energy is computed anew."""
 _ELITE = 6
 """Answers of earlier rounds that a later run may go on from."""
 
@@ -83,7 +87,8 @@ class Annealer:
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         """Anneal until the time or the work is used up, or the bound is met."""
         compile_seconds = warm_up()
-        return _Search(self, problem, limits, rng).run(compile_seconds)
+        standard = standardise(problem)
+        return on_original(standard, _Search(self, standard.problem, limits, rng).run(compile_seconds))
 
 
 def warm_up() -> float:
@@ -118,6 +123,7 @@ class _Search:
     ) -> None:
         self.start = time.perf_counter()
         self.problem = problem
+        self.scale = energy_scale(problem)
         self.limits = limits
         self.threads = options.threads or os.cpu_count() or 1
         self.pool_size = options.pool_size
@@ -171,7 +177,8 @@ class _Search:
     def _drive(self, tables: Tables, executor: ThreadPoolExecutor) -> None:
         self._take(first_candidate(tables, self.seed))
         if tables.num_groups == 1:
-            self.bound = self.best  # the descent has looked at every choice
+            if self.found:  # the descent has looked at every choice
+                self.bound = self._best_energy()
             return
         running = self.running
         factor, rounded = self.problem.factor is not None, 0
@@ -259,7 +266,7 @@ class _Search:
             self._take_bound(result.bound)
         for energy, chosen in result.found:
             self.found.setdefault(chosen.tobytes(), (energy, chosen))
-            self.best = min(self.best, energy + self.problem.constant)
+            self.best = min(self.best, energy)
         self.improvements += result.improvements
         if len(self.found) > 8 * self.pool_size:
             ranked = sorted(self.found.items(), key=lambda item: item[1][0])
@@ -293,7 +300,7 @@ class _Search:
         for seconds, energy in events:
             if energy == np.inf:
                 bound = self.bound
-            elif energy >= best - 1e-12 * max(1.0, abs(energy)):
+            elif energy >= best - self.scale.rounding:
                 continue
             best = min(best, energy)
             if best < np.inf:
@@ -305,12 +312,15 @@ class _Search:
             return False
         if np.isposinf(self.bound):
             return True  # the budgets exclude everything
-        within = self.bound + _GAP_CLOSED * max(1e-9, abs(self.bound))
-        if self.best > within or not self.found:
+        within = self.bound + self.scale.tolerance(self.best, _GAP_CLOSED)
+        if self.best > within + self.scale.reach(self.best) * _SINGLE_PRECISION or not self.found:
             return False
         # What the walkers summed up in single precision does not decide about ending: the assignment does.
+        return self._best_energy() <= within
+
+    def _best_energy(self) -> float:
         _, chosen = min(self.found.values(), key=lambda pair: pair[0])
-        return self.problem.energy(chosen - self.problem.group_offsets[:-1]) <= within
+        return self.problem.energy(chosen - self.problem.group_offsets[:-1])
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.start

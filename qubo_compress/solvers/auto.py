@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
+from qubo_compress.energy_scale import OPTIMAL_GAP, energy_scale, standardise
 from qubo_compress.problem import ChoiceProblem, IntArray
 from qubo_compress.solvers.bounds import LARGEST_EIGENPROBLEM
 from qubo_compress.solvers.exact import Exact
 from qubo_compress.solvers.exact import warm_up as warm_up_exact
 from qubo_compress.solvers.greedy import Greedy
+from qubo_compress.solvers.infeasibility import proves_infeasible
 from qubo_compress.solvers.relaxation import LARGEST_GRAM
-from qubo_compress.solvers.solution import OPTIMAL_GAP
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, Solver, make_solver, solvers
+from qubo_compress.solvers.standard_scale import on_original
 
 _SMALL_GROUPS = 12
 _SMALL_COMBINATIONS = 2e6
@@ -32,11 +34,17 @@ _NARROW_BAND = 4
 """Groups coupled no further apart than this can be decided in order, remembering only a few."""
 
 _GREEDY_SHARE = 0.2
+_INFEASIBLE_SHARE = 0.4
+"""Most of the time for a proof that nothing fits, where greedy found nothing that does."""
+
 _WORTHWHILE = 0.1
 """Least share of the time left over for which the heuristic is taken up again."""
 
+_HEURISTIC_OPERATIONS = 2e9
+"""The same in multiplications of pair energies: about half a second, so that the clock need not end it."""
+
 _HEURISTIC_SHARE = 0.5
-"""Most of the time that those sweeps may take; exact does not follow where they take longer."""
+"""Most of the time that those sweeps may take."""
 
 
 @solvers.register("auto")
@@ -47,8 +55,17 @@ class Auto:
     Without interactions, or where a small problem can be searched to the end: ``exact``. Otherwise the
     ``annealer``; with a factor of modest size, ``exact`` goes on from the annealer's answer to prove or improve it.
 
+    All of the time is used, unless the answer is proven. The same seed and work give the same answer; where the clock
+    ended the annealer before ``exact`` took over, ``details["repeats"]`` is False, as the recorded work cannot tell
+    when that was.
+
     Args:
         heuristic: the solver for problems that cannot be solved to the end.
+        threads: how many threads each solver uses; None for one per processor.
+
+    Raises:
+        InvalidSolverOption: when ``threads`` is not a positive number.
+        UnknownName: when the heuristic is not registered.
 
     Example:
         >>> from qubo_compress import ChoiceProblem, solve
@@ -60,13 +77,31 @@ class Auto:
     name: ClassVar[str] = "auto"
     optimises: ClassVar[bool] = True
     heuristic: str = "annealer"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        self._exact()
+        self._heuristic()
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         """Run what suits the problem; the work is the sum over the solvers run."""
+        standard = standardise(problem)
+        return on_original(standard, self._search(standard.problem, limits, rng))
+
+    def _exact(self, first: IntArray | None = None) -> Exact:
+        return Exact(first=None if first is None else tuple(first.tolist()), threads=self.threads)
+
+    def _heuristic(self) -> Solver:
+        heuristic = make_solver(self.heuristic)
+        if self.threads is not None and hasattr(heuristic, "threads"):
+            return make_solver(self.heuristic, threads=self.threads)
+        return heuristic
+
+    def _search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         reason = _exact_suits(problem)
         if reason is not None:
-            return _with_note(Exact().search(problem, limits, rng), f"auto chose exact: {reason}")
-        heuristic = make_solver(self.heuristic)
+            return _with_note(self._exact().search(problem, limits, rng), f"auto chose exact: {reason}")
+        heuristic = self._heuristic()
         most = _MODEST_GROUPS if problem.structure == "factor" else _SMALL_GROUPS
         narrow = problem.structure == "pairs" and problem.num_budgets <= 1 and _band(problem) <= _NARROW_BAND
         if not narrow and (problem.num_groups > most or problem.num_choices > LARGEST_EIGENPROBLEM):
@@ -89,6 +124,11 @@ class Auto:
         cut = spent >= _GREEDY_SHARE * limits.seconds
         if quick.interrupted:
             return _with_note(quick, note)
+        if not any(problem.is_feasible(assignment) for assignment in quick.assignments):
+            soon = time.perf_counter() + _INFEASIBLE_SHARE * limits.seconds
+            if proves_infeasible(problem, soon, integers=limits.work is None):
+                return _with_note(replace(quick, infeasible=True), note)
+            spent = time.perf_counter() - start - quick.timing["compile"]
         left = SearchLimits(max(0.01, limits.seconds - spent), limits.work)
         main = heuristic.search(problem, left, second_rng)
         found = main.assignments if cut and main.assignments else (*main.assignments, *quick.assignments)
@@ -112,22 +152,21 @@ class Auto:
         first_rng, second_rng, third_rng = rng.spawn(3)
         compiling = warm_up_exact()
         start = time.perf_counter()
-        sweeps = min(_HEURISTIC_WORK, _HEURISTIC_VISITS // problem.num_groups + 1)
+        sweeps = _sweeps(problem)
         sweeps = sweeps if limits.work is None else min(sweeps, limits.work)
         first = heuristic.search(problem, SearchLimits(_HEURISTIC_SHARE * limits.seconds, sweeps), first_rng)
         compiling += first.timing.get("compile", 0.0)
         spent = time.perf_counter() - start - first.timing.get("compile", 0.0)
         feasible = [assignment for assignment in first.assignments if problem.is_feasible(assignment)]
-        proven = _proven(problem, first)
         left = limits.seconds - spent
         work = None if limits.work is None else limits.work - first.work
-        late = bool(feasible) and first.work < sweeps and spent > 0.9 * _HEURISTIC_SHARE * limits.seconds
-        if first.interrupted or first.infeasible or proven or late or (work is not None and work < 1):
+        stopped = first.interrupted or first.infeasible or left <= 0.0 or (work is not None and work < 1)
+        if stopped or _proven(problem, first):
             return _with_note(first, note)
+        if first.work < sweeps and spent > 0.9 * _HEURISTIC_SHARE * limits.seconds:
+            first = replace(first, details={**first.details, "repeats": False})
         begun = min(feasible, key=problem.energy) if feasible else None
-        second = Exact(first=None if begun is None else tuple(begun.tolist())).search(
-            problem, SearchLimits(left, work), second_rng
-        )
+        second = self._exact(begun).search(problem, SearchLimits(left, work), second_rng)
         both = _joined(problem, first, second, spent, compiling, note)
         left = limits.seconds - (time.perf_counter() - start - first.timing.get("compile", 0.0))
         work = None if limits.work is None else limits.work - both.work
@@ -136,6 +175,15 @@ class Auto:
         # Exact gave up early: the structure suited it, the size did not.
         third = heuristic.search(problem, SearchLimits(left, work), third_rng)
         return _joined(problem, both, third, limits.seconds - left, compiling, note)
+
+
+def _sweeps(problem: ChoiceProblem) -> int:
+    """Sweeps of the heuristic before exact takes over: a function of the problem alone."""
+    rank = 1 if problem.factor is None else max(1, problem.factor.shape[1])
+    # From a table of all pairs or from the rows of the factor, whichever is cheaper, as the annealer does it.
+    sweep = problem.num_choices * min(rank, problem.num_choices)
+    most = min(_HEURISTIC_VISITS // problem.num_groups, int(_HEURISTIC_OPERATIONS / sweep))
+    return min(_HEURISTIC_WORK, most + 1)
 
 
 def _exact_suits(problem: ChoiceProblem) -> str | None:
@@ -169,7 +217,7 @@ def _proven(problem: ChoiceProblem, raw: RawSolution) -> bool:
     if not energies:
         return False
     energy = min(energies)
-    return bool(energy - raw.bound <= OPTIMAL_GAP * max(abs(energy), 1e-9))
+    return energy_scale(problem).gap(energy, raw.bound) <= OPTIMAL_GAP
 
 
 def _with_note(raw: RawSolution, note: str) -> RawSolution:
@@ -204,4 +252,5 @@ def _joined(
         interrupted=second.interrupted,
         infeasible=(first.infeasible or second.infeasible) and not ranked,
         notes=tuple(dict.fromkeys((note, *first.notes, *second.notes))),
+        details={**second.details, **first.details},
     )

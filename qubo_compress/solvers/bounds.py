@@ -7,6 +7,7 @@ import time
 import numpy as np
 from scipy import optimize, sparse
 
+from qubo_compress.energy_scale import standardise
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem_generators import random_problem
 from qubo_compress.solvers import price_kernels
@@ -57,7 +58,12 @@ def lower_bound(problem: ChoiceProblem, seconds: float, rng: np.random.Generator
         True
     """
     warm_up()  # what is compiled once per machine does not count
-    deadline = time.perf_counter() + seconds
+    standard = standardise(problem)
+    bound = _standard_bound(standard.problem, time.perf_counter() + seconds, seconds)
+    return None if bound is None else standard.energy(bound)
+
+
+def _standard_bound(problem: ChoiceProblem, deadline: float, seconds: float) -> float | None:
     if problem.structure == "separable":
         return _separable_bound(problem, seconds)
     if problem.structure == "pairs":

@@ -20,6 +20,7 @@ from typing import Protocol
 
 import numpy as np
 
+from qubo_compress.energy_scale import energy_scale
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers import branch_kernels as kernels
 from qubo_compress.solvers.branch_nodes import (
@@ -96,6 +97,7 @@ class Tree:
     def __post_init__(self) -> None:
         form = self.form
         self._stiffness = form.stiffness
+        self._scale = energy_scale(self.problem)
         self._most_rows = max(4 * _BATCH, _MOST_BYTES // row_bytes(form.offsets, form.room.size))
         self._families: Families = make_families(min(_FIRST_ROWS, self._most_rows), form.offsets, form.room.size)
         self._slots: Slots = make_slots(_BATCH, form.offsets, form.room.size)
@@ -162,7 +164,7 @@ class Tree:
     @property
     def cutoff(self) -> float:
         """The bound at which a node cannot improve the answer by more than the tolerance."""
-        return self.best - _PRUNE * max(abs(self.best), 1e-9) if np.isfinite(self.best) else np.inf
+        return self.best - self._scale.tolerance(self.best, _PRUNE) if np.isfinite(self.best) else np.inf
 
     def _step(self, most: int, executor: Executor) -> None:
         """Bound a batch of nodes and queue their children."""

@@ -12,10 +12,11 @@ excluded, out of reach of the budgets, or a node of its own. So the leaves cover
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from qubo_compress.energy_scale import energy_scale
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers.branch_nodes import Slots
 from qubo_compress.solvers.solution import Solution
@@ -103,13 +104,20 @@ def check_bound(problem: ChoiceProblem, solution: Solution, most: int = LARGEST_
     """
     if solution.bound is None:
         return BoundCheck(False, "not checked", -np.inf)
+    # All figures without the constant, whose digits would hide those of the energies.
+    problem, constant = problem.without_constant(), problem.constant
+    claimed = solution.bound - constant
     if np.log(problem.group_sizes).sum() <= np.log(most):
         value = least_energy(problem)
-        return BoundCheck(solution.bound <= value + _slack(problem, value), "enumeration", value)
+        slack = _slack(problem, value) + _ROUNDING * abs(constant)
+        return BoundCheck(claimed <= value + slack, "enumeration", constant + value)
     certificate = solution.details.get("certificate")
     if certificate is None or problem.structure == "pairs":
         return BoundCheck(False, "not checked", -np.inf)
-    return _Replay(problem, certificate, solution.energy).check(solution.bound)
+    check = _Replay(problem, certificate, problem.energy(solution.assignment)).check(
+        claimed - _ROUNDING * abs(constant)
+    )
+    return replace(check, value=constant + check.value)
 
 
 def least_energy(problem: ChoiceProblem) -> float:
@@ -172,7 +180,7 @@ class _Replay:
         self.costs = problem.costs / 2.0 ** np.ceil(np.log2(self.largest))[:, None]
         self.room = problem.limits - problem.fixed_costs
         self.scaled_room = self.room / 2.0 ** np.ceil(np.log2(self.largest))
-        self.target = energy - _TOLERANCE * max(abs(energy), 1e-9)
+        self.target = energy - energy_scale(problem).tolerance(energy, _TOLERANCE)
         self.lowest = np.inf
         self.leaves = 0
 

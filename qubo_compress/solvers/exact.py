@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
+from qubo_compress.energy_scale import StandardProblem, standardise
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem_generators import random_problem
@@ -18,15 +20,20 @@ from qubo_compress.solvers.bounds import LARGEST_EIGENPROBLEM, lower_bound
 from qubo_compress.solvers.branch_and_bound import Tree, choices_left
 from qubo_compress.solvers.certificates import CertificateRecord
 from qubo_compress.solvers.dynamic_programming import TableAnswer, solve_table
+from qubo_compress.solvers.infeasibility import proves_infeasible
 from qubo_compress.solvers.integer_programming import MOST_TABLE_ENTRIES, solve_milp, table_entries
 from qubo_compress.solvers.local_search import LocalSearch, lagrangian_vertex
 from qubo_compress.solvers.messages import fits_in_blocks, message_bound
 from qubo_compress.solvers.relaxation import LARGEST_GRAM, ConvexForm, convex_form, scaled_costs
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.standard_scale import on_original
 from qubo_compress.solvers.strengthening import LARGEST_STRENGTHENED, strengthen
 
 _KICKS = 60
 """Restarts of the local search for the first answer, where double changes are cheap."""
+
+_INFEASIBLE_SHARE = 0.4
+"""Share of the time for a proof that nothing fits, where no first answer was found."""
 
 _FEW_GROUPS = 60
 _KICKED_GROUPS = 4
@@ -90,13 +97,15 @@ class Exact:
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         """Search until proven, out of time, out of work (nodes or states) or interrupted."""
         compiling = warm_up()
-        run = _Run(problem, limits, rng, self)
+        standard = standardise(problem)
+        run = _Run(standard.problem, limits, rng, self)
         interrupted = False
         try:
             run.solve()
         except KeyboardInterrupt:
             interrupted = True
-        return run.result(compiling, interrupted)
+        raw = run.result(compiling, interrupted)
+        return on_original(standard, raw, _original_details(standard, raw.details))
 
 
 @dataclass
@@ -110,6 +119,7 @@ class _Run:
     best: IntArray | None = None
     bound: float = -np.inf
     work: int = 0
+    infeasible: bool = False
     tree: Tree | None = None
     reduction: Reduction | None = None
     record: CertificateRecord | None = None
@@ -128,6 +138,8 @@ class _Run:
         problem = self.problem
         search = LocalSearch(problem, self.rng)
         self._first_answer(search)
+        if self.best is None and self._nothing_fits():
+            return
         # One budget within reach can always be repaired to; that it is within reach was checked before.
         if problem.structure == "separable" and problem.num_budgets <= 1 and self.best is not None:
             self._say("dynamic programming")
@@ -145,6 +157,12 @@ class _Run:
             return
         self._say("branch and bound")
         self._branch(search)
+
+    def _nothing_fits(self) -> bool:
+        """Whether the budgets were proven to exclude everything. A process of its own would not repeat its work."""
+        share = time.perf_counter() + _INFEASIBLE_SHARE * self.limits.seconds
+        self.infeasible = proves_infeasible(self.problem, share, integers=self.limits.work is None)
+        return self.infeasible
 
     def _say(self, method: str) -> None:
         self.details["method"] = method
@@ -279,7 +297,7 @@ class _Run:
     def result(self, compiling: float, interrupted: bool) -> RawSolution:
         bound, work, trace = self.bound, self.work, list(self.trace)
         pool = list(self.pool)
-        infeasible = False
+        infeasible = self.infeasible
         tree = self.tree
         if tree is not None:
             bound, work = max(bound, tree.bound), work + tree.nodes
@@ -309,6 +327,17 @@ class _Run:
             notes=tuple(self.notes),
             details=self.details,
         )
+
+
+def _original_details(standard: StandardProblem, details: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in the details as energies, in those of the original problem."""
+    changed: dict[str, Any] = {}
+    if "strengthened root bound" in details:
+        changed["strengthened root bound"] = standard.energy(details["strengthened root bound"])
+    if "certificate" in details:
+        nodes = details["certificate"].items()
+        changed["certificate"] = {number: replace(node, price=standard.unit * node.price) for number, node in nodes}
+    return changed
 
 
 def _prices(problem: ChoiceProblem) -> FloatArray:

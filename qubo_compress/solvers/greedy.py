@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from qubo_compress.compiling import compiled
+from qubo_compress.energy_scale import standardise
 from qubo_compress.problem import ChoiceProblem, FloatArray
 from qubo_compress.problem_generators import random_problem
 from qubo_compress.solvers.annealer_kernels import State, change, group_energies
@@ -16,6 +17,7 @@ from qubo_compress.solvers.annealer_polish import fits
 from qubo_compress.solvers.annealer_tables import Tables
 from qubo_compress.solvers.local_search import LocalSearch, lagrangian_vertex
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.standard_scale import on_original
 
 _STEPS_PER_CALL = 64
 
@@ -46,7 +48,8 @@ class Greedy:
         """One deterministic walk; the work is the number of changes made."""
         compiling = warm_up()
         start = time.perf_counter()
-        walk = _Walk(problem, limits, rng, start)
+        standard = standardise(problem)
+        walk = _Walk(standard.problem, limits, rng, start)
         interrupted = False
         try:
             walk.to_budget()
@@ -59,7 +62,7 @@ class Greedy:
             notes.append("the walk ended before the budget was met; the rest was forced")
             walk.search.repair()
         seconds = time.perf_counter() - start
-        return RawSolution(
+        raw = RawSolution(
             assignments=(walk.search.assignment,),
             claimed_energy=walk.search.energy,
             timing={"compile": compiling, "solve": seconds},
@@ -68,6 +71,7 @@ class Greedy:
             interrupted=interrupted,
             notes=tuple(notes),
         )
+        return on_original(standard, raw)
 
 
 class _Walk:

@@ -14,12 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy import sparse
 
+from qubo_compress.energy_scale import StandardProblem, standardise
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers import milp_process
 from qubo_compress.solvers.relaxation import scaled_costs
@@ -28,8 +29,12 @@ MOST_TABLE_ENTRIES = 250_000
 """Most entries of all coupled tables for which the programme is built."""
 
 _RELATIVE_GAP = 2e-7
-_TOLERANCE = 1e-8
-"""Share of the magnitude of the objective that is deducted from the solver's dual bound."""
+_OBJECTIVE_SCALE = 1e3
+"""What choices of the standardised problem typically differ by in the programme: HiGHS' tolerances are absolute, and
+so matter a thousand times less."""
+
+_TOLERANCE = 1e-6
+"""By how much HiGHS may pass over a better node, or hold a reduced cost for none, in the programme's units."""
 
 _START_SECONDS = 1.0
 _GRACE_SECONDS = 0.3
@@ -53,11 +58,32 @@ class MilpAnswer:
 
 
 @dataclass(frozen=True, eq=False)
-class _Programme:
+class Programme:
+    """Minimise objective . x with low <= matrix x <= high and x between 0 and 1."""
+
     objective: FloatArray
     matrix: sparse.csr_array
     low: FloatArray
     high: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class ProgrammeAnswer:
+    """What HiGHS says of a programme.
+
+    Attributes:
+        x: the variables of the best solution; empty without one.
+        bound: dual bound, ``-inf`` when there is none.
+        nodes: branch and bound nodes.
+        infeasible: whether HiGHS found that there is no solution.
+        ended: whether the process had to be ended because it overran its limit.
+    """
+
+    x: FloatArray
+    bound: float
+    nodes: int
+    infeasible: bool
+    ended: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,35 +133,65 @@ def solve_milp(problem: ChoiceProblem, deadline: float, gap: float = _RELATIVE_G
         >>> bool(problem.energy(answer.assignment) - answer.bound < 1e-5)
         True
     """
-    programme = _programme(problem)
+    standard = standardise(problem)
+    programme = _programme(standard.problem)
+    scaled = replace(programme, objective=_OBJECTIVE_SCALE * programme.objective)
+    found = run_programme(scaled, problem.num_choices, deadline, gap)
+    assignment = None
+    if found.x.size and not found.infeasible:
+        spans = zip(problem.group_offsets[:-1], problem.group_offsets[1:], strict=True)
+        assignment = np.array([int(np.argmax(found.x[a:b])) for a, b in spans], dtype=np.int64)
+    return MilpAnswer(assignment, _certified(standard, programme, found.bound), found.nodes, found.ended)
+
+
+def run_programme(programme: Programme, integers: int, deadline: float, gap: float = _RELATIVE_GAP) -> ProgrammeAnswer:
+    """Hand a programme over variables from 0 to 1 to HiGHS in a process of its own.
+
+    Args:
+        programme: what to minimise.
+        integers: how many variables, from the first on, are 0 or 1.
+        deadline: value of ``time.perf_counter`` by which this function returns.
+        gap: relative gap at which HiGHS stops.
+    """
+    nothing = ProgrammeAnswer(np.zeros(0), -np.inf, 0, False, False)
+    seconds = deadline - time.perf_counter() - _START_SECONDS - _GRACE_SECONDS
+    if seconds <= 0.0:
+        return nothing
     with tempfile.TemporaryDirectory(prefix="qubo_compress_") as folder:
         source, target = Path(folder) / "programme.npz", Path(folder) / "answer.npz"
-        seconds = deadline - time.perf_counter() - _START_SECONDS - _GRACE_SECONDS
-        if seconds <= 0.0:
-            return MilpAnswer(None, -np.inf, 0, False)
         matrix = programme.matrix
         np.savez(
-            source, objective=programme.objective, data=matrix.data, indices=matrix.indices, indptr=matrix.indptr,
-            shape=np.array(matrix.shape), low=programme.low, high=programme.high,
-            integrality=(np.arange(programme.objective.size) < problem.num_choices).astype(np.int64),
-            seconds=np.float64(seconds), gap=np.float64(gap),
-        )  # fmt: skip
+            source,
+            objective=programme.objective,
+            data=matrix.data,
+            indices=matrix.indices,
+            indptr=matrix.indptr,
+            shape=np.array(matrix.shape),
+            low=programme.low,
+            high=programme.high,
+            integrality=(np.arange(programme.objective.size) < integers).astype(np.int64),
+            seconds=np.float64(seconds),
+            gap=np.float64(gap),
+        )
         finished = _run_script([str(source), str(target)], deadline - _GRACE_SECONDS)
         if not target.exists():
-            return MilpAnswer(None, -np.inf, 0, not finished)
+            return replace(nothing, ended=not finished)
         try:
             with np.load(target, allow_pickle=False) as stored:
-                x, bound = stored["x"], float(stored["bound"])
-                nodes, infeasible = int(stored["nodes"]), bool(stored["infeasible"])
+                return ProgrammeAnswer(
+                    stored["x"], float(stored["bound"]), int(stored["nodes"]), bool(stored["infeasible"]), not finished
+                )
         except (OSError, ValueError, KeyError):  # ended while it wrote
-            return MilpAnswer(None, -np.inf, 0, True)
-    assignment = None
-    if x.size and not infeasible:
-        spans = zip(problem.group_offsets[:-1], problem.group_offsets[1:], strict=True)
-        assignment = np.array([int(np.argmax(x[a:b])) for a, b in spans], dtype=np.int64)
-    magnitude = abs(bound) + float(np.abs(problem.linear).max(initial=0.0)) * problem.num_groups
-    certified = problem.constant + bound - _TOLERANCE * magnitude if np.isfinite(bound) else -np.inf
-    return MilpAnswer(assignment, certified, nodes, not finished)
+            return replace(nothing, ended=True)
+
+
+def _certified(standard: StandardProblem, programme: Programme, bound: float) -> float:
+    """What remains of HiGHS' dual bound; a reduced cost counts once for every group and coupled pair of groups."""
+    if not np.isfinite(bound):
+        return -np.inf
+    counted = 1 + standard.problem.num_groups + _coupled(standard.problem)[0].size
+    sums = 1e-15 * float(np.abs(programme.objective).sum())
+    return standard.energy((bound - _TOLERANCE * counted) / _OBJECTIVE_SCALE - sums)
 
 
 def _run_script(arguments: list[str], deadline: float) -> bool:
@@ -170,7 +226,7 @@ def _coupled(problem: ChoiceProblem) -> tuple[IntArray, IntArray]:
     return lower[above], upper[above]
 
 
-def _programme(problem: ChoiceProblem) -> _Programme:
+def _programme(problem: ChoiceProblem) -> Programme:
     total, groups, sizes = problem.num_choices, problem.num_groups, problem.group_sizes
     objective, rows, columns, values = [problem.linear], [], [], []
     rows.append(np.repeat(np.arange(groups), sizes))
@@ -199,4 +255,4 @@ def _programme(problem: ChoiceProblem) -> _Programme:
     matrix = sparse.csr_array(
         (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(row + room.size, column)
     )
-    return _Programme(np.concatenate(objective), matrix, low, high)
+    return Programme(np.concatenate(objective), matrix, low, high)

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress.energy_scale import energy_scale
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem_generators import random_problem
 from qubo_compress.solvers import annealer_kernels as kernels
@@ -35,6 +36,8 @@ class LocalSearch:
         self.tables = make_tables(problem)
         self.state = make_state(self.tables, rng, np.zeros(self.tables.room.size))
         self._prices = _starting_prices(problem)
+        # Less is not told from rounding by the tables, which hold pair energies in single precision.
+        self._tolerance = 1e-12 * energy_scale(problem).typical
 
     @property
     def assignment(self) -> IntArray:
@@ -63,7 +66,7 @@ class LocalSearch:
 
     def descend(self, deadline: float, pairs: bool = True) -> None:
         """Best single changes, then best double changes where asked, until none helps or time is up."""
-        tolerance = 1e-12 * max(1.0, abs(float(self.state.energies[0])))
+        tolerance = self._tolerance
         groups = self.problem.num_groups
         for _ in range(1000):  # rounding could cycle
             while polishing.descend(self.tables, self.state, tolerance) and time.perf_counter() < deadline:
@@ -93,7 +96,8 @@ def _starting_prices(problem: ChoiceProblem) -> FloatArray:
     """Low prices per unit of each budget: repairing raises them until everything fits."""
     spread = float(np.mean([np.ptp(problem.linear[a:b]) for a, b in _spans(problem)]))
     highest = problem.costs.max(axis=1, initial=1).astype(np.float64)
-    return np.asarray(1e-3 * max(spread, 1e-9) / np.maximum(1.0, highest), dtype=np.float64)
+    spread = spread or energy_scale(problem).typical / problem.num_groups or 1.0
+    return np.asarray(1e-3 * spread / np.maximum(1.0, highest), dtype=np.float64)
 
 
 def warm_up() -> float:

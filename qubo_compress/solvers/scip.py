@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from qubo_compress.energy_scale import energy_scale, standardise
 from qubo_compress.errors import ProblemTooLarge
 from qubo_compress.optional import require
 from qubo_compress.problem import ChoiceProblem, IntArray
@@ -18,8 +19,14 @@ from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 _MOST_ENTRIES = 2_000_000
 """Most nonzero coefficients that are handed over one by one."""
 
-_TOLERANCE = 1e-6
-"""Share of the magnitude of the bound that SCIP's tolerances may have added to it."""
+_OBJECTIVE_SCALE = 1e3
+"""What choices of the standardised problem typically differ by in the model: SCIP's tolerances are absolute."""
+
+_FEASIBILITY = 1e-9
+"""SCIP's tolerance of constraints, the squared norm of a factor among them; its default is 1e-6."""
+
+_TOLERANCE = 1e-9
+"""Share of what the groups typically differ by, in all, that SCIP's tolerances may have added to its bound."""
 
 
 @solvers.register("scip")
@@ -28,8 +35,8 @@ class Scip:
     """Branch and cut by SCIP; needs ``pip install 'qubo_compress[scip]'``.
 
     The factor becomes auxiliary variables s = sum of the chosen rows, and 1/2 |s|^2 a convex quadratic constraint; pair
-    energies are linearised. The bound is SCIP's dual bound less what its tolerances allow, so that a gap of some 1e-6
-    remains: this is a cross-check, ``exact`` is the solver to use.
+    energies are linearised. The bound is SCIP's dual bound less what its tolerances allow. This is a cross-check:
+    ``exact`` is the solver to use.
 
     Raises:
         MissingDependency: when pyscipopt is not installed.
@@ -49,8 +56,9 @@ class Scip:
         scip = require("pyscipopt", "scip")
         start = time.perf_counter()
         _check_size(problem)
+        standard = standardise(problem)
         try:
-            built = _model(scip, problem, start + 0.8 * limits.seconds)
+            built = _model(scip, standard.problem, start + 0.8 * limits.seconds)
         except KeyboardInterrupt:
             return RawSolution(assignments=(), interrupted=True, notes=("interrupted while the model was built",))
         if built is None:
@@ -62,10 +70,10 @@ class Scip:
             model.setParam("limits/totalnodes", limits.work)
         interrupted = _optimize(model)
         assignments = _assignments(problem, model, x)
-        bound = float(model.getDualbound())
-        known = None
+        bound, known = float(model.getDualbound()), None
         if abs(bound) < 1e19:
-            known = bound - _TOLERANCE * max(abs(bound), 1e-9)
+            allowed = _TOLERANCE * energy_scale(standard.problem).typical
+            known = standard.energy(bound / _OBJECTIVE_SCALE - allowed)
         return RawSolution(
             assignments=assignments,
             claimed_energy=problem.energy(assignments[0]) if assignments else None,
@@ -98,6 +106,8 @@ def _model(scip: Any, problem: ChoiceProblem, deadline: float) -> tuple[Any, lis
     """The model and its choice variables; None when the deadline passed before it was complete."""
     model = scip.Model()
     model.hideOutput()
+    for tolerance in ("feastol", "dualfeastol"):
+        model.setParam(f"numerics/{tolerance}", _FEASIBILITY)
     x = [model.addVar(vtype="B") for _ in range(problem.num_choices)]
     for start, stop in zip(problem.group_offsets[:-1].tolist(), problem.group_offsets[1:].tolist(), strict=True):
         model.addCons(scip.quicksum(x[start:stop]) == 1)
@@ -105,17 +115,17 @@ def _model(scip: Any, problem: ChoiceProblem, deadline: float) -> tuple[Any, lis
     for costs, left in zip(problem.costs.tolist(), room.tolist(), strict=True):
         scale = 1.0 / max(1.0, float(max(costs)))  # SCIP's tolerances are for numbers of moderate size
         model.addCons(scip.quicksum(scale * cost * v for cost, v in zip(costs, x, strict=True) if cost) <= scale * left)
-    terms = [float(value) * v for value, v in zip(problem.diagonal, x, strict=True)]
+    terms = [_OBJECTIVE_SCALE * float(value) * v for value, v in zip(problem.diagonal, x, strict=True)]
     if problem.factor is not None:
         norm = _squared_norm(scip, model, problem.factor.astype(np.float64), x, deadline)
         if norm is None:
             return None
-        terms.append(norm)
+        terms.append(_OBJECTIVE_SCALE * norm)
     for block in coupled_tables(problem):
         if time.perf_counter() >= deadline:
             return None
-        terms += _linearised(scip, model, block.first, block.second, block.values, x)
-    model.setObjective(scip.quicksum(terms) + problem.constant, "minimize")
+        terms += _linearised(scip, model, block.first, block.second, _OBJECTIVE_SCALE * block.values, x)
+    model.setObjective(scip.quicksum(terms), "minimize")
     return model, x
 
 

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qubo_compress.energy_scale import OPTIMAL_GAP
 from qubo_compress.problem import IntArray
-
-OPTIMAL_GAP = 1e-6
-"""A solution is called optimal when its gap is at most this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +20,10 @@ class Solution:
         energy: recomputed by the library from the assignment, in units of the loss.
         bound: lower bound on the energy of every feasible assignment, or None when unknown.
         solver: name of the solver that found it.
+        gap: how far the bound may lie below the energy: (energy - bound) / (energy - base), None without a bound.
+            The base is the sum of the constant and of the least linear term of every group, so that neither the unit
+            nor a constant of the energies matters; see :meth:`EnergyScale.gap
+            <qubo_compress.energy_scale.EnergyScale.gap>` for an energy that is the base itself.
         pool: distinct feasible solutions, best first, this one included.
         timing: seconds by stage (``build``, ``compile``, ``solve``, ``total``, ...).
         trace: (seconds, best energy, bound or None) whenever one of them improved.
@@ -36,6 +38,7 @@ class Solution:
     energy: float
     bound: float | None
     solver: str
+    gap: float | None = None
     choices: Mapping[str, str] = field(default_factory=dict, repr=False)
     pool: tuple[Solution, ...] = field(default=(), repr=False)
     timing: Mapping[str, float] = field(default_factory=dict, repr=False)
@@ -44,13 +47,6 @@ class Solution:
     interrupted: bool = False
     notes: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def gap(self) -> float | None:
-        """(energy - bound) / max(|energy|, 1e-9), or None without a bound."""
-        if self.bound is None:
-            return None
-        return max(0.0, self.energy - self.bound) / max(abs(self.energy), 1e-9)
 
     @property
     def status(self) -> str:

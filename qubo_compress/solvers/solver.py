@@ -6,16 +6,18 @@ import inspect
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 from qubo_compress._internal.checks import whole
+from qubo_compress.energy_scale import EnergyScale, energy_scale
 from qubo_compress.errors import InfeasibleBudget, InvalidSolverOption, NoFeasibleFound
 from qubo_compress.problem import ChoiceProblem, IntArray
 from qubo_compress.registry import Registry
+from qubo_compress.solvers.infeasibility import proves_infeasible
 from qubo_compress.solvers.solution import Solution
 
 
@@ -34,7 +36,7 @@ class SearchLimits:
 
 @dataclass(frozen=True, eq=False)
 class RawSolution:
-    """What a solver claims; :func:`solve` checks it.
+    """What a solver claims, in energies of the problem it was given; :func:`solve` checks it.
 
     Attributes:
         assignments: candidate assignments, best first; the first feasible one becomes the answer.
@@ -64,6 +66,8 @@ class RawSolution:
 @runtime_checkable
 class Solver(Protocol):
     """A way to solve choice problems: a frozen dataclass whose fields are its options.
+
+    :func:`solve` hands it the problem without its ``constant``, and adds that to all energies again.
 
     ``search`` must respect ``limits``, draw all randomness from ``rng``, return the best so far on
     ``KeyboardInterrupt``, and never claim a bound that it cannot prove.
@@ -143,8 +147,19 @@ def solve(
     chosen = make_solver(solver, **options)
     refuse_unreachable(problem)
     start = time.perf_counter()
-    raw = chosen.search(problem, SearchLimits(time_limit, work_limit), np.random.default_rng(whole("seed", seed)))
+    limits = SearchLimits(time_limit, work_limit)
+    raw = chosen.search(problem.without_constant(), limits, np.random.default_rng(whole("seed", seed)))
+    if not raw.infeasible and not any(problem.is_feasible(assignment) for assignment in raw.assignments):
+        deadline = max(start + time_limit, time.perf_counter() + _PROOF_SECONDS)
+        raw = replace(raw, infeasible=proves_infeasible(problem, deadline, integers=work_limit is None))
     return verify(problem, chosen.name, raw, time.perf_counter() - start)
+
+
+_PROOF_SECONDS = 0.5
+"""Least seconds for a proof that nothing fits, after a search that found nothing."""
+
+_BOUND_ROUNDING = 1e-9
+"""A bound this far above a feasible energy, relative, was rounded in another order; farther, and it is no bound."""
 
 
 def check_time_limit(time_limit: float) -> None:
@@ -166,20 +181,33 @@ def refuse_unreachable(problem: ChoiceProblem) -> None:
 
 
 def verify(problem: ChoiceProblem, name: str, raw: RawSolution, seconds: float) -> Solution:
-    """Turn a solver's claim into a :class:`Solution`, recomputing energy and budgets."""
+    """Turn a solver's claim into a :class:`Solution`, recomputing energy and budgets.
+
+    Args:
+        problem: what was solved.
+        name: of the solver.
+        raw: what it claims, in energies of ``problem.without_constant()``.
+        seconds: that it took.
+
+    Raises:
+        InfeasibleBudget: when the solver proved that nothing fits.
+        NoFeasibleFound: when none of its assignments fits.
+    """
     if raw.infeasible:
         raise InfeasibleBudget(
-            f"{name} proved that no assignment meets all budgets at once "
+            "it is proven that no assignment meets all budgets at once "
             f"({', '.join(problem.budget_names)}); raise one of them"
         )
-    notes = list(raw.notes)
+    bare, notes = problem.without_constant(), list(raw.notes)
     energies: dict[bytes, tuple[float, IntArray]] = {}
+    dropped = 0
     for assignment in raw.assignments:
         array = np.array(assignment, dtype=np.int64)
         if problem.is_feasible(array):
             array.setflags(write=False)
-            energies.setdefault(array.tobytes(), (problem.energy(array), array))
-    dropped = len(raw.assignments) - sum(problem.is_feasible(a) for a in raw.assignments)
+            energies.setdefault(array.tobytes(), (bare.energy(array), array))
+        else:
+            dropped += 1
     if dropped:
         notes.append(f"{name} returned {dropped} of {len(raw.assignments)} assignments over budget; they were dropped")
     if not energies:
@@ -188,33 +216,39 @@ def verify(problem: ChoiceProblem, name: str, raw: RawSolution, seconds: float) 
             "give it more time, a larger budget or another solver"
         )
     ranked = sorted(energies.values(), key=lambda pair: pair[0])
-    best_energy, best = ranked[0]
-    scale = max(1e-6, abs(best_energy))
-    if raw.claimed_energy is not None and abs(raw.claimed_energy - best_energy) > 1e-6 * scale:
-        notes.append(
-            f"{name} claimed energy {raw.claimed_energy:.9g}; recomputed from its assignment: {best_energy:.9g}"
+    scale = energy_scale(bare)
+    bound = _checked_bound(name, raw, ranked[0][0], scale, notes)
+    constant = problem.constant
+    pool = tuple(
+        Solution(
+            assignment=array,
+            energy=constant + energy,
+            bound=None if bound is None else constant + bound,
+            solver=name,
+            gap=None if bound is None else scale.gap(energy, bound),
+            choices=problem.names_of(array),
         )
-    bound = raw.bound
-    if bound is not None and bound > best_energy:
-        if bound > best_energy + 1e-6 * scale:
-            notes.append(
-                f"{name} claimed the bound {bound:.9g} above a feasible energy {best_energy:.9g}; it was dropped"
-            )
-            bound = None
-        else:
-            bound = best_energy
-    pool = tuple(Solution(a, energy, bound, name, problem.names_of(a)) for energy, a in ranked)
-    return Solution(
-        assignment=best,
-        energy=best_energy,
-        bound=bound,
-        solver=name,
-        choices=pool[0].choices,
+        for energy, array in ranked
+    )
+    return replace(
+        pool[0],
         pool=pool,
         timing={**raw.timing, "total": seconds},
-        trace=raw.trace,
+        trace=tuple((at, constant + e, None if b is None else constant + b) for at, e, b in raw.trace),
         work=raw.work,
         interrupted=raw.interrupted,
         notes=tuple(notes),
         details=raw.details,
     )
+
+
+def _checked_bound(name: str, raw: RawSolution, best: float, scale: EnergyScale, notes: list[str]) -> float | None:
+    """The bound, at most the best energy; None where it was none, with a note for what was claimed wrongly."""
+    if raw.claimed_energy is not None and abs(raw.claimed_energy - best) > scale.tolerance(best):
+        notes.append(f"{name} claimed energy {raw.claimed_energy:.9g}; recomputed from its assignment: {best:.9g}")
+    if raw.bound is None or raw.bound <= best:
+        return raw.bound
+    if raw.bound <= best + scale.tolerance(best, _BOUND_ROUNDING):
+        return best
+    notes.append(f"{name} claimed the bound {raw.bound:.9g} above a feasible energy {best:.9g}; it was dropped")
+    return None
