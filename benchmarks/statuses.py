@@ -27,7 +27,10 @@ CONSTANTS = (0.0, 1.0, -1e6, 1e9)
 SOLVERS = ("exact", "annealer", "auto", "scip", "clado")
 MOST_COMBINATIONS = 20_000
 WORK = {"annealer": 200, "auto": 2000}
-"""Work limits of solvers that go on to the end of the time where their bound does not prove the answer."""
+"""Work limits of solvers that go on to the end of the time where their bound does not prove the answer.
+
+Whether the annealer's bound, computed beside it, arrives before the work is done is a matter of time: its proofs are
+not compared between scales."""
 
 FALSE_OPTIMAL = 1e-5
 """How far above the optimum, as a share of its distance from the least linear terms, `optimal` is false: ten gaps."""
@@ -97,6 +100,7 @@ def rescaled(problem: ChoiceProblem, scale: float, constant: float) -> ChoicePro
         group_offsets=problem.group_offsets,
         costs=problem.costs,
         limits=problem.limits,
+        fixed_costs=problem.fixed_costs,
         factor=None if problem.factor is None else np.sqrt(scale) * problem.factor.astype(np.float64),
         pairs=None if problem.pairs is None else scale * problem.pairs,
         constant=constant,
@@ -127,11 +131,13 @@ def run(problems: int, seed: int, time_limit: float, solvers: tuple[str, ...] = 
     """Solve random problems at several scales and count what is wrong."""
     rng, tally = np.random.default_rng(seed), Tally()
     for number in range(problems):
+        if number and number % 100 == 0:
+            print(f"{number} problems, {len(tally.faults)} faults so far", flush=True)
         problem = random_small(rng)
         made = list(variants(problem, rng))
         for solver in solvers:
             statuses = [_one(number, solver, *variant, time_limit, tally) for variant in made]
-            if "optimal" in statuses and "feasible" in statuses:
+            if "optimal" in statuses and "feasible" in statuses and solver not in WORK:
                 tally.lost_proofs[solver] += 1
                 tally.faults.append(f"problem {number}, {solver}: {statuses}")
     return tally

@@ -37,7 +37,7 @@ from qubo_compress.solvers.branch_nodes import (
 from qubo_compress.solvers.local_search import LocalSearch
 from qubo_compress.solvers.relaxation import ConvexForm, bound_at, relax, start_at
 
-_PRUNE = 1e-7
+PRUNE = 1e-7
 """Nodes within this relative distance of the best answer are closed; an optimal gap is 1e-6."""
 
 _BATCH = 32
@@ -164,7 +164,7 @@ class Tree:
     @property
     def cutoff(self) -> float:
         """The bound at which a node cannot improve the answer by more than the tolerance."""
-        return self.best - self._scale.tolerance(self.best, _PRUNE) if np.isfinite(self.best) else np.inf
+        return self.best - self._scale.tolerance(self.best, PRUNE) if np.isfinite(self.best) else np.inf
 
     def _step(self, most: int, executor: Executor) -> None:
         """Bound a batch of nodes and queue their children."""

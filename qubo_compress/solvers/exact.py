@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qubo_compress.energy_scale import StandardProblem, standardise
+from qubo_compress.energy_scale import StandardProblem, energy_scale, standardise
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem_generators import random_problem
@@ -17,7 +17,7 @@ from qubo_compress.reductions import Reduction, restrict
 from qubo_compress.solvers import branch_nodes, local_search, price_kernels
 from qubo_compress.solvers.band_programming import coupled_groups, find_band, solve_band, undominated
 from qubo_compress.solvers.bounds import LARGEST_EIGENPROBLEM, lower_bound
-from qubo_compress.solvers.branch_and_bound import Tree, choices_left
+from qubo_compress.solvers.branch_and_bound import PRUNE, Tree, choices_left
 from qubo_compress.solvers.certificates import CertificateRecord
 from qubo_compress.solvers.dynamic_programming import TableAnswer, solve_table
 from qubo_compress.solvers.infeasibility import proves_infeasible
@@ -202,7 +202,12 @@ class _Run:
         problem, work = self.problem, self.limits.work
         record = self.record = CertificateRecord() if self.options.certificate else None
         threads = self.options.threads
-        tree = Tree(problem, convex_form(problem), search, self.best, start=self.start, threads=threads, record=record)
+        if record is None and self._messages_prove():
+            return
+        tree = Tree(
+            problem, convex_form(problem), search, self.best, start=self.start, threads=threads, record=record,
+            root_bound=self.bound,
+        )  # fmt: skip
         self.tree = tree
         quota = _plain_nodes(problem)
         while record is None:
@@ -216,6 +221,18 @@ class _Run:
             if reduction is not None:
                 tree = self._replanted(tree, reduction)
         tree.run(self.deadline, work)
+
+    def _messages_prove(self) -> bool:
+        """Whether message passing, far better than the relaxation where pairs are dense, settles the problem."""
+        problem = self.problem
+        if problem.structure != "pairs" or not fits_in_blocks(problem):
+            return False
+        self.bound = message_bound(problem, _MESSAGE_SHARE * (self.deadline - time.perf_counter()))
+        self.infeasible = self.bound == np.inf
+        if self.infeasible or self.best is None:
+            return self.infeasible
+        energy = problem.energy(self.best)
+        return energy - self.bound <= energy_scale(problem).tolerance(energy, PRUNE)
 
     def _replanted(self, tree: Tree, reduction: Reduction) -> Tree:
         """A new tree on fewer choices that knows all that the old one knew."""
