@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qubo_compress.energy_scale import energy_scale, standardise
+from qubo_compress.energy_scale import standardise
 from qubo_compress.errors import ProblemTooLarge
 from qubo_compress.optional import require
 from qubo_compress.problem import ChoiceProblem, IntArray
@@ -25,8 +25,9 @@ _OBJECTIVE_SCALE = 1e3
 _FEASIBILITY = 1e-9
 """SCIP's tolerance of constraints, the squared norm of a factor among them; its default is 1e-6."""
 
-_TOLERANCE = 1e-9
-"""Share of what the groups typically differ by, in all, that SCIP's tolerances may have added to its bound."""
+_TOLERANCE = 2e-9
+"""What a reduced cost may lack, and comparisons of objectives allow, in the model's units; counted once for every group
+and every coupled pair of groups."""
 
 
 @solvers.register("scip")
@@ -72,8 +73,7 @@ class Scip:
         assignments = _assignments(problem, model, x)
         bound, known = float(model.getDualbound()), None
         if abs(bound) < 1e19:
-            allowed = _TOLERANCE * energy_scale(standard.problem).typical
-            known = standard.energy(bound / _OBJECTIVE_SCALE - allowed)
+            known = standard.energy((bound - _TOLERANCE * _counted(problem)) / _OBJECTIVE_SCALE)
         return RawSolution(
             assignments=assignments,
             claimed_energy=problem.energy(assignments[0]) if assignments else None,
@@ -83,6 +83,10 @@ class Scip:
             interrupted=interrupted,
             infeasible=model.getStatus() == "infeasible",
         )
+
+
+def _counted(problem: ChoiceProblem) -> int:
+    return problem.num_groups + sum(1 for _ in coupled_tables(problem))
 
 
 def _finished_nodes(model: Any) -> int:
