@@ -5,13 +5,46 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable
+import logging
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+KERNELS: list[Any] = []
+"""Every compiled function of the package that was imported so far, for whoever wants to see what has been compiled."""
+
+_logger = logging.getLogger(__name__)
+
+_ANNOUNCED_AFTER = 2.0
+"""Seconds of compiling after which it is said: reading the cache takes less."""
+
+
+@contextlib.contextmanager
+def announced() -> Iterator[None]:
+    """Say once, in the log, that kernels are being compiled, if that takes more than a moment.
+
+    Compiling takes about a minute on the first use on a machine, and nothing else would be seen meanwhile.
+
+    Example:
+        >>> with announced():
+        ...     kernel = compiled(lambda x: x + 1.0)
+        >>> kernel(1.0)
+        2.0
+    """
+    message = "compiling kernels: about a minute on the first use, then they are read from numba's cache"
+    timer = threading.Timer(_ANNOUNCED_AFTER, _logger.warning, (message,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def compiled(function: Function) -> Function:
@@ -34,6 +67,7 @@ def _cached(dispatcher: Any) -> Any:
     Numba looks only at the file that defines a function, although code from other files is compiled
     into it: after an update of those it would silently run the old code.
     """
+    KERNELS.append(dispatcher)
     dispatcher.enable_caching()
     with contextlib.suppress(AttributeError):  # private to numba; without it the cache is merely numba's own
         file = dispatcher._cache._cache_file

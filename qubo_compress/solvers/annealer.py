@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from qubo_compress import compiling
 from qubo_compress.energy_scale import energy_scale, standardise
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem, IntArray
@@ -32,7 +33,7 @@ from qubo_compress.solvers.annealer_jobs import (
     run_length,
 )
 from qubo_compress.solvers.annealer_opening import Opening
-from qubo_compress.solvers.annealer_polish import improve_random_pairs
+from qubo_compress.solvers.annealer_polish import descend, improve_random_pairs
 from qubo_compress.solvers.annealer_tables import DENSE, Tables, make_tables
 from qubo_compress.solvers.bounds import lower_bound
 from qubo_compress.solvers.bounds import warm_up as warm_up_bounds
@@ -96,18 +97,20 @@ def warm_up() -> float:
     start = time.perf_counter()
     if getattr(improve_random_pairs, "signatures", ()):  # the last one below to be compiled
         return 0.0
-    warm_up_bounds()
-    for kind in ("separable", "dense", "low-rank"):
-        problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
-        tables = make_tables(problem)
-        first = Opening(problem, tables, OPENING, 0).run(_always, 60)
-        pilot = Job(tables, PILOT, 0, None)
-        pilot.length = 5
-        scales = pilot.run(_always, 5).scales
-        Opening(problem, tables, 0, 0, scales, first.relaxation).run(_always, 60)
-        job = Job(tables, PILOT + 1, 0, scales)
-        job.run(_always, 2)
-        improve_random_pairs(tables, job.state, 0.0, 1)  # which small problems do without
+    with compiling.announced():
+        warm_up_bounds()
+        for kind in ("separable", "dense", "low-rank"):
+            problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
+            tables = make_tables(problem)
+            first = Opening(problem, tables, OPENING, 0).run(_always, 60)
+            pilot = Job(tables, PILOT, 0, None)
+            pilot.length = 5
+            scales = pilot.run(_always, 5).scales
+            Opening(problem, tables, 0, 0, scales, first.relaxation).run(_always, 60)
+            job = Job(tables, PILOT + 1, 0, scales)
+            job.run(_always, 2)
+            descend(tables, job.state, 0.0)  # which small problems do without
+            improve_random_pairs(tables, job.state, 0.0, 1)
     return time.perf_counter() - start
 
 

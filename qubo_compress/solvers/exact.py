@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from qubo_compress import compiling
 from qubo_compress.energy_scale import StandardProblem, energy_scale, standardise
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem_generators import random_problem
 from qubo_compress.reductions import Reduction, restrict
-from qubo_compress.solvers import branch_nodes, local_search, price_kernels
+from qubo_compress.solvers import bounds, branch_nodes, local_search, price_kernels
 from qubo_compress.solvers.band_programming import coupled_groups, find_band, solve_band, undominated
 from qubo_compress.solvers.bounds import LARGEST_EIGENPROBLEM, lower_bound
 from qubo_compress.solvers.branch_and_bound import PRUNE, Tree, choices_left
@@ -384,13 +385,16 @@ def warm_up() -> float:
     start = time.perf_counter()
     if getattr(branch_nodes.put, "signatures", ()):  # the last one below to be compiled
         return 0.0
-    local_search.warm_up()
-    rng = np.random.default_rng(0)
-    _Run(random_problem("separable", groups=3, choices=3, seed=0), SearchLimits(60.0), rng, Exact()).solve()
-    # Too many combinations to be enumerated, so that a node is bounded and then one small enough is enumerated.
-    for groups, work in ((13, 1), (3, 1)):
-        problem = random_problem("low-rank", groups=groups, choices=2, seed=0, rank=2)
-        tree = Tree(problem, convex_form(problem), LocalSearch(problem, rng), None)
-        tree.run(start + 600.0, work)
-    undominated(np.zeros(1, dtype=np.int64), np.zeros(1))
+    with compiling.announced():
+        local_search.warm_up()
+        bounds.warm_up()
+        rng = np.random.default_rng(0)
+        for kind in ("separable", "sparse"):
+            _Run(random_problem(kind, groups=3, choices=3, seed=0), SearchLimits(60.0), rng, Exact()).solve()
+        # Too many combinations to be enumerated, so that nodes are bounded and taken up, and one that is enumerated.
+        for groups, work in ((13, 4), (3, 1)):
+            problem = random_problem("low-rank", groups=groups, choices=2, seed=0, rank=2)
+            tree = Tree(problem, convex_form(problem), LocalSearch(problem, rng), None)
+            tree.run(start + 600.0, work)
+        undominated(np.zeros(1, dtype=np.int64), np.zeros(1))
     return time.perf_counter() - start
