@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 
+from qubo_compress._internal.checks import plain
 from qubo_compress.errors import InvalidBudget
 
 MILLION = 1_000_000
@@ -70,6 +71,7 @@ class Budget:
                 f"give exactly one of ratio, bytes and bits_per_weight; got {', '.join(given) or 'none of them'}"
             )
         for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
             _refuse_other_than_a_number(field.name, getattr(self, field.name))
         for name in ("ratio", "bytes", "bits_per_weight", "macs", "bit_operations", "cells"):
             value = getattr(self, name)

@@ -125,7 +125,7 @@ def closely_measured(
             break
         if runs is None:
             count = affordable(touched.size, examples.count, table)
-            chosen = examples.select(np.unique(np.linspace(0, examples.count - 1, count).astype(np.int64)))
+            chosen = examples.spread(count)
             model = private_copy(model)
             runs = _Runs(model, chosen, make_loss(loss), outputs_of(model, chosen))
         tell(f"measuring {touched.size:,} choices of the first plans on {runs.examples.count} examples")

@@ -13,6 +13,8 @@ from typing import Any, TypeVar, cast
 
 import numba
 
+logger = logging.getLogger(__name__)
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -61,6 +63,21 @@ def compiled_inline(function: Function) -> Function:
     return cast(Function, _cached(numba.njit(nogil=True, fastmath={"reassoc", "contract"})(function)))
 
 
+def is_compiled(function: Callable[..., Any]) -> bool:
+    """Whether machine code of a compiled function is in memory or on disk, so that calling it costs no compiling.
+
+    Only numba's own, private, index of the disk cache tells. Where it is not as expected, the answer is yes: it is
+    asked in order to announce a wait.
+    """
+    if getattr(function, "signatures", ()):
+        return True
+    try:
+        file = function._cache._cache_file  # type: ignore[attr-defined]
+        return bool(file._load_index())
+    except AttributeError:
+        return not hasattr(function, "signatures") or hasattr(getattr(function, "_cache", None), "_cache_file")
+
+
 def _cached(dispatcher: Any) -> Any:
     """Cache on disk, valid for as long as no kernel of the package has changed.
 
@@ -68,11 +85,24 @@ def _cached(dispatcher: Any) -> Any:
     into it: after an update of those it would silently run the old code.
     """
     KERNELS.append(dispatcher)
-    dispatcher.enable_caching()
+    try:
+        dispatcher.enable_caching()
+    except RuntimeError:  # numba finds no folder that it may write to
+        _say_uncached()
+        return dispatcher
     with contextlib.suppress(AttributeError):  # private to numba; without it the cache is merely numba's own
         file = dispatcher._cache._cache_file
         file._source_stamp = (file._source_stamp, _sources_digest())
     return dispatcher
+
+
+@functools.cache
+def _say_uncached() -> None:
+    """Once, whatever the number of kernels."""
+    logger.warning(
+        "compiled kernels cannot be kept on disk, so every process compiles them anew: neither the package's folder "
+        "nor the user's can be written to; set NUMBA_CACHE_DIR to one that can"
+    )
 
 
 @functools.cache

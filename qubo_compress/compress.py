@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
+from qubo_compress import compiling
 from qubo_compress._internal.checks import whole
 from qubo_compress.artifact.writing import save
 from qubo_compress.audit import AuditReport
@@ -19,7 +21,7 @@ from qubo_compress.close import closely_measured
 from qubo_compress.comparison import Comparison, HeldOut
 from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidBudget, InvalidModel
 from qubo_compress.evaluation import ALL_EXAMPLES, Score, score_examples, settle
-from qubo_compress.example_weights import ExampleWeights, with_example_weights
+from qubo_compress.example_weights import ExampleWeights, check_example_weights, with_example_weights
 from qubo_compress.examples import Examples, read_examples, set_aside
 from qubo_compress.finals import judged_repaired
 from qubo_compress.menu.groups import GroupRule, discover
@@ -39,9 +41,10 @@ from qubo_compress.sensitivity.losses import AUTO, LossLike
 from qubo_compress.sensitivity.measure import measure_around, say
 from qubo_compress.sensitivity.metrics.auto import wants_close
 from qubo_compress.sensitivity.shrinkage import check_shrinkage, refuse_unshrinkable
-from qubo_compress.sensitivity.subject import refuse_nothing_to_compress, refuse_without_values
+from qubo_compress.sensitivity.subject import refuse_unfit
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.sensitivity.task import Metric, make_metric
+from qubo_compress.solvers.annealer_polish import improve_random_pairs
 from qubo_compress.solvers.solution import Solution
 from qubo_compress.solvers.solver import Solver, check_time_limit, make_solver, refuse_unreachable
 from qubo_compress.solvers.solver import solve as solve_problem
@@ -128,6 +131,7 @@ class CompressionResult:
         print_summary(self)
 
 
+@torch.inference_mode(False)  # in which no gradients can be taken, nor writes be noticed
 def compress(
     model: nn.Module,
     batches: Iterable[Any],
@@ -153,6 +157,7 @@ def compress(
     output: OutputLike = None,
     class_axis: int | None = None,
     seconds: float | None = None,
+    batch_size: int | None = None,
 ) -> CompressionResult:
     """Compress a trained network to a budget: measure, solve, refine, apply, recover, score.
 
@@ -196,6 +201,8 @@ def compress(
         output: which part of what forward returns holds the outputs; see :func:`qubo_compress.measure`.
         class_axis: of outputs with three or more axes; see :func:`qubo_compress.measure`.
         seconds: about how long the measurement may take; see :func:`qubo_compress.measure`.
+        batch_size: examples that networks are given at once, the batches' own number when left out; see
+            :func:`qubo_compress.measure`. Fine-tuning adds the gradients of several runs up for a step.
 
     Raises:
         InfeasibleBudget: when the budget is below the smallest reachable size, which it names.
@@ -207,25 +214,25 @@ def compress(
     rounds, epochs, seed = (whole(*pair) for pair in (("rounds", rounds), ("epochs", epochs), ("seed", seed)))
     model = unwrapped(model)
     layout = discover(model, groups)
-    refuse_nothing_to_compress(layout)
-    refuse_without_values(model)
+    refuse_unfit(model, layout)
     menu = menu or Menu()
     # A misspelt name must not be noticed only after the measurement.
     chosen_solver = make_solver(solver)
     make_objective(objective)
     check_shrinkage(shrinkage)
     check_seconds(seconds)
+    check_example_weights(example_weights)
     if metric == "auto" and budget.harmful_flips is not None:
         metric = "gauss-newton"  # which counts them
     refuse_unshrinkable(make_metric(metric), shrinkage)
     reading = OutputReading(output, class_axis)
-    read, loss = settle(model, read_examples(batches, max_examples, reading=reading, whose="calibration"), loss)
+    read, loss = settle(model, read_examples(batches, max_examples, batch_size, reading, "calibration"), loss)
     if epochs:
         refuse_missing_labels(objective, read)
         refuse_unfit_objective(objective, loss)
     refuse_uncounted_flips(budget, metric, read)
     everything = with_example_weights(model, read, example_weights)
-    examples, held_out = _held_out(everything, validation, reading)
+    examples, held_out = _held_out(everything, validation, batch_size, reading)
     judge, before = _judge(model, held_out, loss, "calibration" if validation is None else "validation")
     held_out = judge.examples
 
@@ -249,13 +256,17 @@ def compress(
         shrinkage=shrinkage, priced=refuse_early, seconds=seconds,
     )  # fmt: skip
 
+    tell = say if progress else logger.info
+
     def solve(problem: ChoiceProblem) -> Solution:
+        tell(_wait(chosen_solver.name, time_limit))
         return solve_problem(problem, chosen_solver, time_limit=time_limit, seed=seed)
 
     if wants_close(metric, table.provenance.metric) and shrinkage in (None, 1):
-        table = closely_measured(model, table, budget, examples, loss, solve, say if progress else logger.info)
+        table = closely_measured(model, table, budget, examples, loss, solve, tell)
     problem = table.problem(budget)
     solution = solve(problem)
+    tell(f"measuring the best plans on {judge.examples.count:,} held-out examples")
     first = Round.of(table, solution, *select(model, table, problem, solution, judge, seed=seed))
     history = refine(
         model, table, first, rounds=rounds, budget=budget, examples=examples, held_out=judge, menu=menu,
@@ -302,6 +313,19 @@ def compress(
     )
 
 
+COMPILING = ("auto", "annealer", "decomposition")
+"""Solvers whose kernels take about a minute to compile, once on a machine."""
+
+
+def _wait(solver: str, time_limit: float) -> str:
+    """What is about to happen, and how long it may take."""
+    needed = solver in COMPILING and not compiling.is_compiled(
+        improve_random_pairs
+    )  # the last of its kernels to be compiled
+    first = "compiling kernels for the first time, about a minute; " if needed else ""
+    return f"{first}solving by {solver} for at most {time_limit:g} s"
+
+
 def refuse_uncounted_flips(budget: Budget, metric: str | Metric, examples: Examples) -> None:
     """Refuse a limit on harmful flips that the measurement to come would not count.
 
@@ -324,10 +348,10 @@ def refuse_uncounted_flips(budget: Budget, metric: str | Metric, examples: Examp
 
 
 def _held_out(
-    examples: Examples, validation: Iterable[Any] | None, reading: OutputReading
+    examples: Examples, validation: Iterable[Any] | None, batch_size: int | None, reading: OutputReading
 ) -> tuple[Examples, Examples]:
     if validation is not None:
-        return examples, read_examples(validation, ALL_EXAMPLES, reading=reading, whose="validation")
+        return examples, read_examples(validation, ALL_EXAMPLES, batch_size, reading, "validation")
     return set_aside(examples)
 
 

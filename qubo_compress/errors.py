@@ -10,9 +10,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from qubo_compress._internal.text import printable
+
 
 class QuboCompressError(Exception):
-    """Base class of all errors raised by ``qubo_compress``."""
+    """Base class of all errors raised by ``qubo_compress``.
+
+    Messages hold names that were given, such as those of modules: what a terminal would obey in them is written out.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InvalidProblem(QuboCompressError, ValueError):
@@ -203,6 +211,16 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownName:
         "unknown solver 'anealer'; did you mean 'annealer'? Known: annealer, exact"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    hint = nearest(given, names) or "."
     return UnknownName(f"unknown {kind} {given!r}{hint} Known: {', '.join(names)}")
+
+
+def nearest(given: object, known: Iterable[str]) -> str:
+    """The question whether the nearest of the known names was meant; nothing where none is near.
+
+    Example:
+        >>> nearest("restart", ["restarts", "threads"]), nearest("x", ["restarts"])
+        ("; did you mean 'restarts'?", '')
+    """
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.4) if isinstance(given, str) else []
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from qubo_compress.errors import InvalidBatches
 from qubo_compress.examples import Examples, map_tensors, read_examples, tensors_of
-from qubo_compress.network.private import private_copy, steady_answer
+from qubo_compress.network.private import private_copy
 from qubo_compress.network.scores import OutputLike, OutputReading, predicted
+from qubo_compress.passes import shown
 from qubo_compress.sensitivity.fitting_loss import fitting_loss
 from qubo_compress.sensitivity.losses import (
     AUTO,
@@ -30,9 +31,6 @@ from qubo_compress.sensitivity.replay import run_model
 logger = logging.getLogger(__name__)
 
 ALL_EXAMPLES = 1 << 62
-
-SETTLING_EXAMPLES = 2
-"""Examples that a network is shown, twice, to see what it returns."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +61,11 @@ def outputs_of(model: nn.Module, examples: Examples) -> list[Tensor]:
     return found
 
 
-def settling_examples(examples: Examples, loss: LossLike) -> int:
-    """How many examples :func:`settle` runs the network on, each of them counted twice."""
-    return 2 * _shown(examples, loss)
-
-
-def _shown(examples: Examples, loss: LossLike) -> int:
-    return 0 if examples.reading.settled and loss != AUTO else min(SETTLING_EXAMPLES, len(examples.slices[0]))
-
-
 def settle(model: nn.Module, examples: Examples, loss: LossLike = AUTO) -> tuple[Examples, LossLike]:
     """Examples that know how this network's outputs are read, and the loss that fits them, checked.
 
-    Everything that runs the network on these examples then reads its outputs alike. Shares of classes among their
+    Everything that runs the network on these examples then reads its outputs alike, and runs it on batches as they
+    came, or joined and split where that changes nothing: see :mod:`qubo_compress.passes`. Shares of classes among their
     targets are laid out as torch has them, with the classes along axis 1. Examples that were settled before stay.
 
     Args:
@@ -87,23 +77,19 @@ def settle(model: nn.Module, examples: Examples, loss: LossLike = AUTO) -> tuple
         InvalidModel: when it is not clear which output counts or where the classes lie, or the loss does not fit.
         InvalidBatches, UnknownName: see :func:`qubo_compress.sensitivity.fitting_loss.fitting_loss`.
     """
-    count = _shown(examples, loss)
-    if count == 0:
-        return examples, loss
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    first = examples.slices[0]
-    inputs = map_tensors(first.inputs, lambda t: t[:count].to(device))
-    answer = steady_answer(model, inputs, run_model)
+    if isinstance(loss, str) and loss != AUTO:
+        make_loss(loss)  # a misspelt name must not be noticed only after the network has run
     known = examples.reading
-    reading = known.settled_on(
-        answer, count, tensors_of(inputs), None if first.targets is None else first.targets[:count]
-    )
-    tensor, rows = reading.tensor(answer), reading.rows(answer)
+    if known.settled and loss != AUTO:
+        return examples, loss
+    seen = shown(model, examples)
+    reading, count = seen.reading, len(seen.part)
+    tensor, rows = reading.tensor(seen.answer), reading.rows(seen.answer)
     if reading.output is not None and known.output is None:
-        logger.info("the network returns %s; its output %r is taken", type(answer).__name__, reading.output)
+        logger.info("the network returns %s; its output %r is taken", type(seen.answer).__name__, reading.output)
     if tensor.ndim > 2 and known.class_axis is None:
         logger.info("outputs of shape %s: classes along axis %s", tuple(tensor.shape), reading.class_axis)
-    settled = examples if known.settled else _laid_out(replace(examples, reading=reading), tensor, loss)
+    settled = seen.examples if known.settled else _laid_out(replace(seen.examples, reading=reading), tensor, loss)
     return settled, fitting_loss(loss, settled, rows.shape[0] // count, rows.shape[1])
 
 
@@ -125,7 +111,12 @@ def score_examples(
     model: nn.Module, examples: Examples, loss: LossLike = AUTO, reference: list[Tensor] | None = None
 ) -> Score:
     """Score a model on examples already read; ``reference`` are the original's outputs, for ``"kl"``."""
+    given = examples.slices
     examples, loss = settle(model, examples, loss)
+    if reference is not None and len(examples.slices) != len(given):
+        # The same examples were joined or split meanwhile, which they only are where all have equally many rows.
+        each = sum(len(rows) for rows in reference) // examples.count
+        reference = list(torch.split(torch.cat(reference), [each * len(part) for part in examples.slices]))
     checked = make_loss(loss)
     total, right, rows = 0.0, 0, 0
     outputs = outputs_of(model, examples)
@@ -160,6 +151,7 @@ def score(
     *,
     output: OutputLike = None,
     class_axis: int | None = None,
+    batch_size: int | None = None,
 ) -> Score:
     """Loss and accuracy of a model on batches, all of them.
 
@@ -172,6 +164,7 @@ def score(
         loss: see :func:`qubo_compress.measure`.
         output: which part of what the model returns; see :func:`qubo_compress.measure`.
         class_axis: see :func:`qubo_compress.measure`.
+        batch_size: examples run at once; see :func:`qubo_compress.measure`.
 
     Raises:
         InvalidBatches, InvalidModel, UnknownName.
@@ -181,7 +174,7 @@ def score(
         >>> score(net, [(torch.tensor([[5.0, 0.0], [0.0, 5.0]]), torch.tensor([0, 1]))]).accuracy
         1.0
     """
-    examples = read_examples(batches, ALL_EXAMPLES, reading=OutputReading(output, class_axis))
+    examples = read_examples(batches, ALL_EXAMPLES, batch_size, OutputReading(output, class_axis))
     examples, loss = settle(model, examples, loss)
     if not examples.labelled and not callable(loss):
         raise InvalidBatches(

@@ -95,6 +95,12 @@ def tail_weights(
     return _tail(model, examples, settings or TailWeights())
 
 
+def check_example_weights(given: ExampleWeights | None) -> None:
+    """Raise :class:`UnknownName` for another name than ``"tail"``, before the network runs."""
+    if isinstance(given, str) and given != "tail":
+        raise unknown_name("example weights", given, ("tail",))
+
+
 def with_example_weights(model: nn.Module, examples: Examples, given: ExampleWeights | None) -> Examples:
     """The same examples, their own weights multiplied by what was asked for.
 
@@ -104,9 +110,8 @@ def with_example_weights(model: nn.Module, examples: Examples, given: ExampleWei
     """
     if given is None:
         return examples
+    check_example_weights(given)
     if isinstance(given, str):
-        if given != "tail":
-            raise unknown_name("example weights", given, ("tail",))
         given = TailWeights()
     factors = _tail(model, examples, given) if isinstance(given, TailWeights) else _numbers(given, examples.count)
     parts, start = [], 0

@@ -1,9 +1,9 @@
-"""Batches of examples, read once into memory and handed out in even slices."""
+"""Batches of examples, read once into memory and handed out in slices: what a network is given at once."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,14 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qubo_compress.errors import InvalidBatches
+from qubo_compress._internal.checks import whole
+from qubo_compress.errors import InvalidBatches, InvalidModel
 from qubo_compress.network.scores import OutputReading
 
 IGNORED = -100
 """Whole-number targets of this value are left out, as in torch's losses."""
 
-SLICE_VALUES = 4_000_000
-"""Input values of a slice at most: 250 pictures of 224 x 224 would take gigabytes in every layer they pass."""
+MOST_JOINED = 250
+"""Examples in a slice, unless the caller's own batches cannot be split."""
 
 HELD_OUT_SHARE = 0.2
 """Share of the calibration examples that ``compress`` sets aside when no validation batches are given."""
@@ -48,6 +49,11 @@ class Slice:
     def __len__(self) -> int:
         return self.weights.shape[0]
 
+    def to(self, device: torch.device) -> Slice:
+        """The same examples on another device."""
+        targets = None if self.targets is None else self.targets.to(device)
+        return Slice(map_tensors(self.inputs, lambda t: t.to(device)), targets, self.weights.to(device))
+
     def rows(self, rows: slice) -> Slice:
         """Some of the examples; their weights stay as they are."""
         return _rows(self, rows)
@@ -64,28 +70,75 @@ class Examples:
     """Examples read from batches.
 
     Attributes:
-        slices: examples in the order given, evenly re-sliced where their shapes agree.
+        slices: examples in the order given: the caller's batches, or as :mod:`qubo_compress.passes` sliced them.
         count: number of examples.
         labelled: whether every batch had targets.
         reading: how a network's outputs on them are read as rows.
+        batch_size: examples per slice that the caller asked for.
+        whole: why slices are never split or joined: what the network was seen to do otherwise. Empty where it gave
+            the same; None before it was looked at.
+        together: most examples in a run, by the memory that one takes; 0 before that is known.
+        cut: examples of the caller's last batch, where reading stopped inside it, else 0.
+        shown: examples that the network was run on to find out, each run counted.
+        largest: examples in the largest batch that was read.
     """
 
     slices: tuple[Slice, ...]
     count: int
     labelled: bool
     reading: OutputReading = field(default_factory=OutputReading)
+    batch_size: int | None = None
+    whole: str | None = None
+    together: int = 0
+    cut: int = 0
+    shown: int = 0
+    largest: int = 0
+
+    def most(self) -> int:
+        """Most examples in a slice."""
+        return min(self.together or MOST_JOINED, MOST_JOINED)
+
+    @property
+    def unit(self) -> int:
+        """Examples in the largest of the caller's batches, or as many as were asked for at once."""
+        return self.batch_size or self.largest or max(len(part) for part in self.slices)
+
+    def with_slices(self, slices: Sequence[Slice], **changes: Any) -> Examples:
+        """These slices instead, with weights that sum to one."""
+        return _normalised(list(slices), replace(self, **changes))
+
+    def first(self, count: int) -> Slice:
+        """The first examples, of the first slice: all of them where slices are not split."""
+        return self.slices[0] if self.whole else self.slices[0].rows(slice(0, count))
+
+    def spread(self, count: int) -> Examples:
+        """About so many examples, evenly spread; whole slices where they are not split, at least one."""
+        if self.whole:
+            numbers = np.arange(len(self.slices))
+            ends = np.cumsum([len(part) for part in self.slices])
+            wanted = max(1, int(np.searchsorted(ends, count, side="right")))
+            picked = np.unique(np.linspace(0, numbers[-1], wanted).astype(np.int64))
+            return self.with_slices([self.slices[number] for number in picked.tolist()])
+        return self.select(np.unique(np.linspace(0, self.count - 1, count).astype(np.int64)))
+
+    def leading(self, count: int) -> Examples:
+        """The first so many examples, or the whole slices among them, at least one."""
+        if self.whole:
+            ends = np.cumsum([len(part) for part in self.slices])
+            return self.with_slices(self.slices[: max(1, int(np.searchsorted(ends, count, side="right")))])
+        return self.select(np.arange(count))
+
+    def refuse_parts(self, what: str) -> None:
+        """Raise :class:`InvalidModel` where slices are not split, and ``what`` needs parts of them."""
+        if self.whole:
+            raise InvalidModel(
+                f"{what} runs the network on single examples or other parts of a batch, and this network takes its "
+                f"batches of {len(self.slices[0])} as they are: {self.whole}"
+            )
 
     def to(self, device: torch.device) -> Examples:
         """The same examples on another device."""
-        moved = tuple(
-            Slice(
-                map_tensors(s.inputs, lambda t: t.to(device)),
-                None if s.targets is None else s.targets.to(device),
-                s.weights.to(device),
-            )
-            for s in self.slices
-        )
-        return replace(self, slices=moved)
+        return replace(self, slices=tuple(part.to(device) for part in self.slices))
 
     @cached_property
     def _labelled_rows(self) -> float | None:
@@ -128,7 +181,13 @@ class Examples:
         return (part.weights[:, None] * self.row_shares(part, rows)).reshape(-1)
 
     def split(self, share: float) -> tuple[Examples, Examples]:
-        """The first examples, and the last ``share`` of them, each with weights that sum to one."""
+        """The first examples, and the last ``share`` of them, each with weights that sum to one.
+
+        Raises:
+            InvalidBatches: for too few examples, or a single batch that is not to be split.
+        """
+        if self.whole:
+            return self._split_between(share)
         cut = self.count - max(1, round(share * self.count))
         if cut < 1:
             raise InvalidBatches(f"{self.count} examples are too few to hold out {share:.0%} of them; give more")
@@ -142,8 +201,25 @@ class Examples:
                 last.append(_rows(part, slice(inside, None)))
         return _normalised(first, self), _normalised(last, self)
 
+    def _split_between(self, share: float) -> tuple[Examples, Examples]:
+        """The same, cut between two slices."""
+        if len(self.slices) < 2:
+            raise InvalidBatches(
+                f"one batch of {self.count} examples cannot be split to hold out {share:.0%} of it, since this network "
+                f"takes its batches as they are ({self.whole}); give at least two batches, or validation batches"
+            )
+        ends = np.cumsum([len(part) for part in self.slices])[:-1]
+        number = int(np.argmin(np.abs(ends - (1.0 - share) * self.count))) + 1
+        return self.with_slices(self.slices[:number]), self.with_slices(self.slices[number:])
+
     def select(self, index: npt.NDArray[np.int64]) -> Examples:
-        """The examples of these rising numbers, in even slices, with weights that sum to one."""
+        """The examples of these rising numbers, in even slices, with weights that sum to one.
+
+        Raises:
+            InvalidModel: where slices are not to be split.
+        """
+        if index.size < self.count:
+            self.refuse_parts("a choice of examples")
         parts, start = [], 0
         for part in self.slices:
             inside = index[(index >= start) & (index < start + len(part))] - start
@@ -151,7 +227,7 @@ class Examples:
             if inside.size:
                 parts.append(_rows(part, torch.from_numpy(inside)))
         size = max(len(part) for part in self.slices)
-        return _normalised(_even_slices(parts, size), self)
+        return _normalised(parts if self.whole else even_slices(parts, size), self)
 
     def pick(self, numbers: Tensor) -> Slice:
         """The examples of these numbers, all of one form, as one slice; their weights stay. In the order of slices."""
@@ -177,7 +253,7 @@ class Examples:
 def read_examples(
     batches: Iterable[Any] | Examples,
     max_examples: int = 2048,
-    slice_size: int = 250,
+    batch_size: int | None = None,
     reading: OutputReading | None = None,
     whose: str = "",
 ) -> Examples:
@@ -189,7 +265,7 @@ def read_examples(
             first axis. A two-element *tuple* whose first element is a Tensor counts as (inputs, targets).
             Examples already read are returned as they are, or the first of them.
         max_examples: reading stops there.
-        slice_size: examples per slice, fewer where an example is large.
+        batch_size: examples per slice, joined and split where shapes allow; None: the batches as they come.
         reading: how a network's outputs are read.
         whose: what errors call the batches, such as ``"validation"``, where the caller was given several.
 
@@ -202,8 +278,9 @@ def read_examples(
         >>> read_examples(data, max_examples=3).count
         3
     """
+    max_examples = whole("max_examples", max_examples, 1, InvalidBatches)
     if isinstance(batches, Examples):
-        return batches if batches.count <= max_examples else batches.select(np.arange(max_examples))
+        return batches if batches.count <= max_examples else batches.leading(max_examples)
     given = f"{whose} batches".strip()
     if isinstance(batches, Iterator):
         raise InvalidBatches(
@@ -215,13 +292,13 @@ def read_examples(
             f"{given} must be an iterable of batches, such as a DataLoader or [(inputs, targets)]; "
             f"got {type(batches).__name__}"
         )
-    if max_examples < 1:
-        raise InvalidBatches(f"max_examples must be at least 1; got {max_examples}")
+    batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
     parts: list[Slice] = []
-    count = 0
+    count = cut = 0
     for number, batch in enumerate(batches):
         part = _slice_of(batch, f"{whose} batch {number}".strip())
-        part = _rows(part, slice(0, max_examples - count))
+        if len(part) > max_examples - count:
+            cut, part = len(part), _rows(part, slice(0, max_examples - count))
         if len(part):
             parts.append(part)
         count += len(part)
@@ -232,8 +309,10 @@ def read_examples(
     with_targets = [part.targets is not None for part in parts]
     if any(with_targets) != all(with_targets):
         raise InvalidBatches(f"some {given} have targets and some have none; give targets with all or with none")
-    read = Examples((), 0, all(with_targets), reading or OutputReading())
-    return _normalised(_even_slices(parts, slice_size), read)
+    read = Examples(
+        (), 0, all(with_targets), reading or OutputReading(), batch_size, cut=cut, largest=max(map(len, parts))
+    )
+    return _normalised(parts if batch_size is None else even_slices(parts, batch_size), read)
 
 
 def set_aside(examples: Examples) -> tuple[Examples, Examples]:
@@ -317,8 +396,13 @@ def _checked_slice(batch: Any) -> Slice:
     weights = weights.detach().double().cpu()
     if weights.shape != (count,) or not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
         raise InvalidBatches("example weights must be a vector of finite, non-negative numbers, one per example")
-    inputs = map_tensors(inputs, lambda t: t.detach())
-    return Slice(inputs, None if targets is None else targets.detach(), weights)
+    return Slice(map_tensors(inputs, _readable), None if targets is None else _readable(targets), weights)
+
+
+def _readable(tensor: Tensor) -> Tensor:
+    """The values without a gradient; a copy of those made in inference mode, which no gradient could pass."""
+    found = tensor.detach()
+    return found.clone() if found.is_inference() else found
 
 
 def _as_tensor(values: Any) -> Tensor:
@@ -337,17 +421,17 @@ def _rows(part: Slice, rows: slice | Tensor) -> Slice:
     )
 
 
-def _even_slices(parts: list[Slice], size: int) -> list[Slice]:
-    if len({part.form for part in parts}) != 1:
-        return parts
+def even_slices(parts: Sequence[Slice], size: int) -> list[Slice]:
+    """The same examples in slices of one size, where all have one form; otherwise as they are."""
+    sliced = all(len(part) == size for part in parts[:-1]) and len(parts[-1]) <= size
+    if sliced or len({part.form for part in parts}) != 1:
+        return list(parts)
     joined = _joined(parts)
-    each = sum(t.numel() for t in tensors_of(joined.inputs)) // max(1, len(joined))
-    size = max(1, min(size, SLICE_VALUES // max(1, each)))
     starts = np.arange(0, len(joined), size)
     return [_rows(joined, slice(int(start), int(start) + size)) for start in starts]
 
 
-def _joined(parts: list[Slice]) -> Slice:
+def _joined(parts: Sequence[Slice]) -> Slice:
     """Slices of one form as one."""
     targets = [part.targets for part in parts if part.targets is not None]
     return Slice(

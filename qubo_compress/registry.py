@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from qubo_compress._internal.checks import accepts_numbers
 from qubo_compress.errors import QuboCompressError, unknown_name
 
 Entry = TypeVar("Entry")
@@ -28,9 +30,14 @@ class Registry(Generic[Entry]):
         self._entries: dict[str, Entry] = {}
 
     def add(self, name: str, entry: Entry) -> None:
-        """Register ``entry``; a name already taken by something else is refused."""
+        """Register ``entry``; a name already taken by something else is refused.
+
+        Where it is a dataclass of settings, numbers of numpy are taken as Python's own from then on.
+        """
         if self._entries.get(name, entry) is not entry:
             raise QuboCompressError(f"{self._kind} {name!r} is already registered; choose another name")
+        if isinstance(entry, type) and dataclasses.is_dataclass(entry):
+            accepts_numbers(entry)
         self._entries[name] = entry
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
@@ -48,7 +55,7 @@ class Registry(Generic[Entry]):
         Raises:
             UnknownName: when there is none; the message names the nearest.
         """
-        if name not in self._entries:
+        if not isinstance(name, str) or name not in self._entries:
             raise unknown_name(self._kind, name, self._entries)
         return self._entries[name]
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from qubo_compress.errors import InvalidAssignment, InvalidBatches, WrongModel
-from qubo_compress.evaluation import outputs_of, score_examples, settle, settling_examples
+from qubo_compress.evaluation import outputs_of, score_examples, settle
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.file_format import weights_signature
 from qubo_compress.menu.groups import Group, state_entries
@@ -61,7 +61,8 @@ class StitchedLoss:
         batches: calibration batches; see :func:`qubo_compress.examples.read_examples`.
         loss: see :func:`qubo_compress.measure`; ``"kl"`` is that from the uncompressed network's outputs.
         max_examples: reading the batches stops there.
-        slice_size: examples forwarded at once; a CPU is often faster with fewer.
+        slice_size: examples forwarded at once; a CPU is often faster with few. None: see ``batch_size`` of
+            :func:`qubo_compress.measure`.
         memory_limit: bytes of compressed tensors kept; see :data:`MEMORY_LIMIT`.
         output: which part of what the network returns; see :func:`qubo_compress.measure`.
         class_axis: see :func:`qubo_compress.measure`.
@@ -77,9 +78,9 @@ class StitchedLoss:
         >>> table = qc.measure(model, data, menu=qc.Menu(bits=(2, 8), sparsity=(0.0,)), progress=False)
         >>> loss = StitchedLoss(model, table, data, loss="kl")
         >>> loss([0, 0, 0, 0]), loss.evaluations
-        (0.0, 36)
+        (0.0, 42)
         >>> bool(loss([1, 1, 1, 1], 4) > 0), loss.evaluations
-        (True, 40)
+        (True, 46)
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class StitchedLoss:
         batches: Iterable[Any],
         loss: LossLike = AUTO,
         max_examples: int = 2048,
-        slice_size: int = 250,
+        slice_size: int | None = None,
         memory_limit: int = MEMORY_LIMIT,
         *,
         output: OutputLike = None,
@@ -101,7 +102,6 @@ class StitchedLoss:
         model = private_copy(model)
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         examples = read_examples(batches, max_examples, slice_size, OutputReading(output, class_axis)).to(device)
-        shown = settling_examples(examples, loss)
         examples, loss = settle(model, examples, loss)
         self.model, self.loss = model, loss
         checked = make_loss(loss)
@@ -109,7 +109,7 @@ class StitchedLoss:
             raise InvalidBatches("the loss needs targets; give (inputs, targets) batches or loss='kl'")
         #: Examples forwarded through the network so far; those for the uncompressed outputs count too, and the first
         #: ones, which show how outputs are read.
-        self.evaluations = shown
+        self.evaluations = examples.shown
         reference = None
         if not checked.needs_targets and (loss == "kl" or not examples.labelled):
             reference = outputs_of(model, examples)

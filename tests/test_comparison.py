@@ -50,7 +50,7 @@ def test_one_example_says_nothing_about_others() -> None:
 def test_answers_of_yes_and_no_are_counted_as_the_score_counts_them(columns: int) -> None:
     first, second = two_networks(columns)
     inputs, targets = torch.randn(60, 4), (torch.rand(60, columns) > 0.5).float()
-    examples = read_examples([(inputs, targets)], slice_size=25)
+    examples = read_examples([(inputs, targets)], batch_size=25)
     loss = "binary-cross-entropy"
     held_out = HeldOut.of(first, examples, loss)
     found = held_out.compare(second)
@@ -68,7 +68,7 @@ def test_it_agrees_with_the_scores_and_counts_pairs(loss: str) -> None:
     first, second = two_networks()
     inputs, labels = torch.randn(90, 4), torch.arange(90) % 3
     weights = torch.rand(90)
-    examples = read_examples([(inputs, labels, weights)], slice_size=40)
+    examples = read_examples([(inputs, labels, weights)], batch_size=40)
     held_out = HeldOut.of(first, examples, loss)
     found = held_out.compare(second)
     before = score_examples(first, examples, loss, held_out.reference)

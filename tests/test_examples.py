@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from qubo_compress.errors import InvalidBatches
+from qubo_compress.evaluation import settle
 from qubo_compress.examples import read_examples
 
 X, Y = torch.arange(60.0).reshape(20, 3), torch.arange(20) % 4
@@ -28,7 +30,7 @@ def test_every_form_of_batch_is_read() -> None:
 
 
 def test_slices_are_even_and_in_order_whatever_the_batches() -> None:
-    one, many = read_examples([(X, Y)], slice_size=8), read_examples(DataLoader(TensorDataset(X, Y), 3), slice_size=8)
+    one, many = read_examples([(X, Y)], batch_size=8), read_examples(DataLoader(TensorDataset(X, Y), 3), batch_size=8)
     assert [len(part) for part in one.slices] == [len(part) for part in many.slices] == [8, 8, 4]
     assert torch.equal(torch.cat([part.inputs for part in many.slices]), X)
     assert one.signature() == many.signature()
@@ -58,7 +60,7 @@ def test_weights_are_normalised_over_all_batches() -> None:
 
 
 def test_splitting_keeps_order_and_normalises() -> None:
-    first, last = read_examples([(X, Y)], slice_size=7).split(0.25)
+    first, last = read_examples([(X, Y)], batch_size=7).split(0.25)
     assert (first.count, last.count) == (15, 5)
     assert torch.equal(torch.cat([p.inputs for p in (*first.slices, *last.slices)]), X)
     assert all(sum(float(p.weights.sum()) for p in e.slices) == pytest.approx(1.0) for e in (first, last))
@@ -113,6 +115,9 @@ def test_a_limit_below_one_is_refused() -> None:
 
 
 def test_large_examples_come_in_smaller_slices() -> None:
-    pictures = read_examples([(torch.zeros(60, 3, 224, 224), torch.zeros(60).long())])
-    assert [len(part) for part in pictures.slices] == [26, 26, 8]
-    assert [len(part) for part in read_examples([torch.zeros(60, 3, 32, 32)]).slices] == [60]
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 2)).eval()
+    large = [(torch.zeros(20, 3, 224, 224), torch.zeros(20).long())] * 6
+    pictures, _ = settle(net, read_examples(large))
+    assert [len(part) for part in pictures.slices] == [106, 14]  # of 64 MB
+    small = [(torch.zeros(30, 3, 32, 32), torch.zeros(30).long())] * 2
+    assert [len(part) for part in settle(net, read_examples(small))[0].slices] == [60]

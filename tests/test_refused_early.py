@@ -115,3 +115,58 @@ def test_a_traced_graph_is_compressed_shown_and_saved(tmp_path: Any) -> None:
     assert result.save(tmp_path / "net.safetensors") == result.plan.bytes
     again = qc.load(tmp_path / "net.safetensors", net)
     assert torch.equal(again(data()[0][0]).isfinite(), torch.ones(16, 3, dtype=torch.bool))
+
+
+class Stored(nn.Linear):
+    """A layer that computes in float32, whatever its weight is stored in."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return nn.functional.linear(inputs, self.weight.float(), self.bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_eight_bits_are_named(dtype: torch.dtype) -> None:
+    net = nn.Sequential(Stored(20, 40), nn.ReLU(), nn.Linear(40, 3)).eval()
+    net[0].weight = nn.Parameter(net[0].weight.detach().to(dtype), requires_grad=False)
+    for call in (qc.measure, qc.estimate):
+        with pytest.raises(errors.InvalidModel, match=r"0\.weight is stored as float8.*model\.to\(torch\.bfloat16\)"):
+            call(net, data())
+    with pytest.raises(errors.InvalidModel, match=r"0\.weight is stored as float8"):
+        qc.compress(net, data(), BUDGET, progress=False)
+    kept = qc.measure(net, data(), groups=lambda name, _: None if name == "0.weight" else name, progress=False)
+    assert "0.weight" not in kept.group_names
+
+
+def test_estimate_refuses_what_measure_refuses() -> None:
+    net = network()
+    net.register_buffer("table", torch.empty(3, device="meta"))
+    with pytest.raises(errors.InvalidModel, match="on the meta device: table"):
+        qc.estimate(net, data())
+    with pytest.raises(errors.InvalidModel, match="nothing to compress"):
+        qc.estimate(nn.Sequential(nn.ReLU()), data())
+
+
+@pytest.mark.parametrize(
+    ("call", "near"),
+    [
+        (lambda: qc.Menu(["quantise(bits=4)"]), "quantize"),
+        (lambda: qc.Menu.of("quantise"), "quantize"),
+        (lambda: qc.measure(network(), data(), metric="produtcs", progress=False), "products"),
+        (lambda: qc.measure(network(), data(), loss="cross_entropy", progress=False), "cross-entropy"),
+        (lambda: qc.measure(network(), data(), groups="filters", progress=False), "filter"),
+        (lambda: qc.measure(network(), data(), example_weights="tails", progress=False), "tail"),
+        (lambda: qc.compress(network(), data(), BUDGET, objective="distilation", progress=False), "distillation"),
+        (lambda: qc.solve(problem(), "anealer"), "annealer"),
+        (lambda: qc.solve(problem(), "annealer", restart=2), "restarts"),
+        (lambda: qc.solve(problem(), "simulated-annealing", encoding="one_hot"), "one-hot"),
+        (lambda: qc.ChoiceProblem.random(kind="seperable", groups=2, choices=2, seed=0), "separable"),
+        (lambda: qc.audit(network(), network(), data(), correction="holms"), "holm"),
+    ],
+)
+def test_the_nearest_name_is_offered(call: Callable[[], Any], near: str) -> None:
+    with pytest.raises(errors.QuboCompressError, match=f"did you mean '{near}'"):
+        call()
+
+
+def problem() -> qc.ChoiceProblem:
+    return qc.ChoiceProblem.random(kind="separable", groups=5, choices=4, seed=1)

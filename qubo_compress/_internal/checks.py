@@ -2,27 +2,102 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import operator
-from typing import Any
+from typing import Any, TypeVar
 
-from qubo_compress.errors import InvalidOption
+import numpy as np
+
+from qubo_compress.errors import InvalidOption, QuboCompressError
+
+Class = TypeVar("Class", bound=type)
+
+_NUMBERS = {"int", "float", "bool", "complex"}
 
 
-def whole(name: str, value: Any, least: int = 0) -> int:
+def whole(name: str, value: Any, least: int = 0, error: type[QuboCompressError] = InvalidOption) -> int:
     """A whole number as Python's own, whatever kind of integer was given.
 
     Raises:
-        InvalidOption: for anything else, and below ``least``.
+        InvalidOption: for anything else, and below ``least``; or the error that is named.
 
     Example:
         >>> import numpy as np
-        >>> whole("seed", np.int64(3))
-        3
+        >>> whole("seed", np.int64(3)), whole("seed", np.array(3))
+        (3, 3)
     """
     try:
         found = operator.index(value)
     except TypeError:
         found = least - 1
-    if isinstance(value, bool) or found < least:
-        raise InvalidOption(f"{name} must be a whole number of at least {least}; got {value!r}")
+    if isinstance(value, (bool, np.bool_)) or found < least:
+        raise error(f"{name} must be a whole number of at least {least}; got {value!r}")
     return found
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy or torch as Python's own, alone or in a tuple or list; anything else as it is.
+
+    Example:
+        >>> plain(np.int64(4)), plain((np.float64(0.5), None)), plain(np.array(True))
+        (4, (0.5, None), True)
+    """
+    if type(value) in (tuple, list):
+        return type(value)(plain(item) for item in value)
+    if isinstance(value, np.generic) or (_is_array(value) and value.ndim == 0):
+        return value.item()
+    return value
+
+
+def accepts_numbers(settings: Class) -> Class:
+    """Class decorator of a dataclass of settings: numbers of numpy and torch are taken as Python's own.
+
+    A field that is one number is refused where an array is given, also one of a single element: comparisons would let
+    it pass, and it would fail late.
+
+    Raises:
+        InvalidOption: in the constructor, for an array in the place of one number.
+
+    Example:
+        >>> @accepts_numbers
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Settings:
+        ...     bits: int
+        >>> Settings(np.int64(4))
+        Settings(bits=4)
+        >>> Settings(np.array([4]))
+        Traceback (most recent call last):
+        qubo_compress.errors.InvalidOption: bits of Settings must be one number; got an array of shape (1,)
+    """
+    construct = vars(settings)["__init__"]
+    if hasattr(construct, "__wrapped__"):  # registered under a second name
+        return settings
+    fields = {field.name: str(field.type) for field in dataclasses.fields(settings) if field.init}
+    numbers = {name for name, kind in fields.items() if set(kind.replace("None", "int").split(" | ")) <= _NUMBERS}
+
+    def checked(name: str, value: Any) -> Any:
+        found = plain(value)
+        if fields[name].startswith("tuple[") and _is_array(found) and found.ndim == 1:
+            return tuple(found.tolist())
+        if name in numbers and _is_array(found):
+            shape = tuple(found.shape)
+            raise InvalidOption(f"{name} of {settings.__name__} must be one number; got an array of shape {shape}")
+        return found
+
+    @functools.wraps(construct)
+    def constructed(self: Any, *args: Any, **named: Any) -> None:
+        given = [checked(name, value) for name, value in zip(fields, args, strict=False)]
+        construct(
+            self,
+            *given,
+            *args[len(given) :],
+            **{name: checked(name, value) if name in fields else value for name, value in named.items()},
+        )
+
+    setattr(settings, "__init__", constructed)  # noqa: B010 - mypy takes the other form for a mistake
+    return settings
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "ndim") and hasattr(value, "item") and hasattr(value, "shape")

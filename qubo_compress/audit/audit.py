@@ -214,6 +214,7 @@ def audit(
     loss: LossLike = AUTO,
     output: OutputLike = None,
     class_axis: int | None = None,
+    batch_size: int | None = None,
 ) -> AuditReport:
     """Compare a compressed network with the original on the same examples, all of them.
 
@@ -232,6 +233,7 @@ def audit(
         loss: what the networks are for; see :func:`qubo_compress.measure`.
         output: which part of what they return; see :func:`qubo_compress.measure`.
         class_axis: see :func:`qubo_compress.measure`.
+        batch_size: examples run at once; see :func:`qubo_compress.measure`.
 
     Raises:
         InvalidBatches: when the batches cannot be used, or every label is to be ignored, or several networks of
@@ -245,7 +247,7 @@ def audit(
         0
     """
     corrected((), correction)  # a misspelt name must not be noticed only after the networks have run
-    examples = read_examples(batches, ALL_EXAMPLES, reading=OutputReading(output, class_axis))
+    examples = read_examples(batches, ALL_EXAMPLES, batch_size, OutputReading(output, class_axis))
     examples, loss = settle(model, examples, loss)
     before, after = outputs_of(model, examples), outputs_of(small, examples)
     task = make_loss(loss)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
 
+from qubo_compress._internal.checks import plain
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.cast import Cast
 from qubo_compress.menu.coded import Coded, can_be_coded, coded_name
@@ -61,10 +63,10 @@ class Menu:
                 raise InvalidMenu(f"{wrong[0]!r} is not an operator; see qubo_compress.menu.names()")
         else:
             offered = _product(
-                (2, 3, 4, 6, 8) if bits is None else _plain(bits),
-                (0.0, 0.5, 0.75) if sparsity is None else _plain(sparsity),
+                (2, 3, 4, 6, 8) if bits is None else _listed("bits", bits),
+                (0.0, 0.5, 0.75) if sparsity is None else _listed("sparsity", sparsity),
             )
-            for width in (16, 8) if vector_bits is None else _plain(vector_bits):
+            for width in (16, 8) if vector_bits is None else _listed("vector_bits", vector_bits):
                 offered += [Fold(width), Cast(width)]
         named: dict[str, Operator] = {"keep": Keep()}
         for operator in offered:
@@ -145,9 +147,20 @@ class Menu:
         return f"Menu({', '.join(self.names)})"
 
 
-def _plain(values: Sequence[Any]) -> list[Any]:
-    """Numbers of numpy and torch as Python's own."""
-    return [value.item() if hasattr(value, "item") else value for value in values]
+def _listed(name: str, values: Sequence[Any]) -> list[Any]:
+    """Numbers of numpy and torch as Python's own.
+
+    Raises:
+        InvalidMenu: for a single number, or arrays among the numbers.
+    """
+    try:
+        found = [plain(value) for value in values]
+    except TypeError as cause:
+        raise InvalidMenu(f"{name} must be a list of numbers, such as [{plain(values)!r}]; got {values!r}") from cause
+    wrong = [value for value in found if not (value is None or isinstance(value, Real))]
+    if wrong:
+        raise InvalidMenu(f"{name} must be a list of numbers; got {wrong[0]!r} among them")
+    return found
 
 
 def refuse_other_than_a_menu(menu: object) -> None:

@@ -7,15 +7,17 @@ and has buffers of its own, since a forward may write to them.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.errors import InvalidModel
+from qubo_compress.errors import ForwardFailed, InvalidModel
 from qubo_compress.network.calls import GivenTensors
 
 logger = logging.getLogger(__name__)
@@ -64,7 +66,41 @@ def independent_copy(model: nn.Module) -> nn.Module:
     return made
 
 
-def steady_answer(model: nn.Module, inputs: Any, run: Callable[[nn.Module, Any], Any]) -> Any:
+@dataclass(eq=False)
+class Joined:
+    """A second run on the same examples among others, which says whether they influence each other.
+
+    Args:
+        watch: active in the first run.
+        more: watch -> inputs of more examples that begin with the same ones, or None when there are none.
+        same: (answer, answer for more) -> whether it is the same for the first ones.
+    """
+
+    watch: Any
+    more: Callable[[Any], Any]
+    same: Callable[[Any, Any], bool]
+    reason: str = ""
+    """Why the network must be given its batches as they are; nothing where examples are independent."""
+
+    def agrees(self, model: nn.Module, answer: Any, run: Callable[[nn.Module, Any], Any]) -> bool:
+        """Whether a run among others gave the same."""
+        inputs = self.more(self.watch)
+        if inputs is None:
+            return False
+        try:
+            with torch.no_grad():
+                agrees = self.same(answer, run(model, inputs))
+        except (ForwardFailed, InvalidModel) as cause:
+            self.reason = f"with examples of several batches at once it failed: {cause}"
+            return False
+        if not agrees:
+            self.reason = "what it returns for an example depends on the other examples of its batch"
+        return agrees
+
+
+def steady_answer(
+    model: nn.Module, inputs: Any, run: Callable[[nn.Module, Any], Any], joined: Joined | None = None
+) -> Any:
     """What the network returns for some examples, if it is a function of them and of its own tensors alone.
 
     A forward may write to buffers, such as a counter, as long as its outputs do not follow from that.
@@ -73,6 +109,7 @@ def steady_answer(model: nn.Module, inputs: Any, run: Callable[[nn.Module, Any],
         model: left as it is: a copy is run.
         inputs: of a few examples.
         run: calls a network.
+        joined: the second run with more examples, to be told whether they influence each other.
 
     Raises:
         InvalidModel: when the forward writes to parameters, when its outputs change from one run to the next, or when
@@ -80,7 +117,7 @@ def steady_answer(model: nn.Module, inputs: Any, run: Callable[[nn.Module, Any],
     """
     trial = _copied(model, {})
     before = _versions(trial)
-    with GivenTensors() as given, torch.no_grad():
+    with contextlib.nullcontext() if joined is None else joined.watch, GivenTensors() as given, torch.no_grad():
         answer = run(trial, inputs)
     captured = [name for name, tensor in _tensors(model) if id(tensor) in given.seen]
     if captured:
@@ -95,8 +132,10 @@ def steady_answer(model: nn.Module, inputs: Any, run: Callable[[nn.Module, Any],
             f"the forward of this {type(model).__name__} writes to its parameter {_listed(written)}, so no choice "
             "of it would stay as it is; write to a copy there (an embedding: normalise it once, then set max_norm=None)"
         )
-    with torch.no_grad():
-        again = run(trial, inputs)
+    again = answer
+    if joined is None or not joined.agrees(trial, answer, run):
+        with torch.no_grad():
+            again = run(trial, inputs)
     if not _alike(answer, again):
         cause = f"it writes to {_listed(changed)}" if changed else "it draws random numbers, or counts its calls"
         raise InvalidModel(

@@ -29,6 +29,7 @@ from qubo_compress.sensitivity.losses import AUTO, CrossEntropy, KullbackLeibler
 logger = logging.getLogger(__name__)
 
 
+@torch.inference_mode(False)  # in which no gradients can be taken, nor writes be noticed
 def recover(
     small: nn.Module,
     batches: Iterable[Any] | Examples,
@@ -45,6 +46,7 @@ def recover(
     loss: LossLike = AUTO,
     output: OutputLike = None,
     class_axis: int | None = None,
+    batch_size: int | None = None,
 ) -> nn.Module:
     """Repair a compressed network within its plan: the same choices, the same bytes.
 
@@ -73,6 +75,8 @@ def recover(
             ``"distillation"`` minimise it.
         output: which part of what the networks return; see :func:`qubo_compress.measure`.
         class_axis: see :func:`qubo_compress.measure`.
+        batch_size: examples that the networks are given at once; see :func:`qubo_compress.measure`. Steps of
+            fine-tuning stay as large as they are: the gradients of several runs are added up.
 
     Returns:
         A new module in eval mode that carries the same plan.
@@ -94,7 +98,7 @@ def recover(
     _refuse_other_network(small, teacher)
     make_objective(objective)  # a misspelt name must not be noticed only after the networks have run
     device = next((t.device for t in (*small.parameters(), *small.buffers())), torch.device("cpu"))
-    examples = read_examples(batches, max_examples, reading=OutputReading(output, class_axis)).to(device)
+    examples = read_examples(batches, max_examples, batch_size, OutputReading(output, class_axis)).to(device)
     if epochs:
         refuse_missing_labels(objective, examples)
     examples, loss = settle(teacher, examples, loss)

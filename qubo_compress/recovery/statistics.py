@@ -90,8 +90,10 @@ def _targets(small: nn.Module, compression: Compression) -> list[_Target]:
 
 
 def _batch(model: nn.Module, examples: Examples, names: list[str]) -> Slice:
-    """As many examples, in one slice, as the outputs of the named modules allow."""
+    """As many examples, in one slice, as the outputs of the named modules allow; one batch where none are joined."""
     first = examples.slices[0]
+    if examples.whole:
+        return Slice(first.inputs, None, first.weights)
     # Two examples, since a normalisation without statistics refuses one.
     probe = Slice(map_tensors(first.inputs, lambda t: t[:2]), None, first.weights[:2])
     per_example = sum(o.numel() * o.element_size() for o in _remembered(model, probe, names).values()) // len(probe)

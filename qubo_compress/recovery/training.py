@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qubo_compress.errors import NonFiniteLoss
-from qubo_compress.examples import Examples, Slice, call
+from qubo_compress.errors import ForwardFailed, NonFiniteLoss
+from qubo_compress.examples import Examples, Slice
 from qubo_compress.menu.groups import Group
 from qubo_compress.menu.operator import Packed
 from qubo_compress.plan import Compression
 from qubo_compress.recovery.latent import Latent
 from qubo_compress.sensitivity.losses import target_rows
+from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.substitution import substituted
 
 BATCH = 125
@@ -85,21 +88,26 @@ def fine_tuned(
         latent = Latent(compression, small)
         optimizer = torch.optim.Adam(latent.leaves(), lr=learning_rate)
         rowwise = _Rowwise(objective, align or _class_labels)
+
+        def run(tensors: dict[str, Tensor], part: Slice) -> Tensor:
+            return _loss(small, teacher, tensors, examples, part, rowwise)
+
+        steps = _orders(examples, None)
         # By what a full batch weighs on average, so that a short last one counts for what it holds.
-        usual = min(BATCH, examples.count) / examples.count
-        total = epochs * sum(len(order) for order in _orders(examples, None))
+        usual = max(min(BATCH, examples.count), *(sum(map(len, rows)) for rows in steps)) / examples.count
+        total = epochs * len(steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, total))
         done = 0
         if afterwards is not None:
             afterwards(latent, done, total)
         for _ in track(range(epochs), description="recovering", disable=not progress, transient=True):
-            for part in _steps(examples, generator):
+            for step in _steps(examples, generator):
                 optimizer.zero_grad(set_to_none=True)
-                value = _loss(small, teacher, latent.tensors(disturb), examples, part, rowwise) / usual
+                with _named(done, total, examples.unit):
+                    value = _descend(latent.tensors(disturb), step, lambda tensors, part: run(tensors, part) / usual)
                 # Codes are whole numbers: rounding would hide a weight that is not a number.
-                if not bool(torch.isfinite(value)):
+                if not math.isfinite(value):
                     raise NonFiniteLoss(f"fine-tuning diverged at learning rate {learning_rate}; use a smaller one")
-                value.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
                 done += 1
@@ -116,14 +124,74 @@ def _share_of_rate(step: int, total: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
-def _steps(examples: Examples, generator: torch.Generator) -> Iterator[Slice]:
-    """All examples in a new order, in small batches; those of one shape are mixed whatever batches they came in."""
-    batches = [rows for order in _orders(examples, generator) for rows in order]
-    for number in torch.randperm(len(batches), generator=generator).tolist():
-        yield examples.pick(batches[number])
+def _descend(
+    tensors: dict[str, Tensor], parts: Sequence[Slice], loss: Callable[[dict[str, Tensor], Slice], Tensor]
+) -> float:
+    """The loss of a step, whose gradient is added up over runs of its parts and then reaches the latent numbers."""
+    if len(parts) == 1:
+        value = loss(tensors, parts[0])
+        if bool(torch.isfinite(value)):
+            value.backward()  # type: ignore[no-untyped-call]
+        return float(value.detach())
+    # What lies between latent and stored numbers is gone through once a step, not once a run.
+    leaves = {name: tensor.detach().requires_grad_(tensor.requires_grad) for name, tensor in tensors.items()}
+    found = 0.0
+    for part in parts:
+        value = loss(leaves, part)
+        found += float(value.detach())
+        if not math.isfinite(found):
+            return found
+        value.backward()  # type: ignore[no-untyped-call]
+    reached = [name for name, leaf in leaves.items() if leaf.grad is not None]
+    torch.autograd.backward([tensors[name] for name in reached], [leaves[name].grad for name in reached])
+    return found
+
+
+@contextlib.contextmanager
+def _named(done: int, total: int, unit: int) -> Iterator[None]:
+    """Say in which step of the training a network failed; the objective's own errors and ours pass."""
+    where = f"in step {done + 1} of {total} of fine-tuning (batches of up to {unit} examples, eval mode, gradients on)"
+    try:
+        yield
+    except ForwardFailed as cause:
+        raise ForwardFailed(f"{where}: {cause}") from cause.__cause__
+    except RuntimeError as cause:
+        raise ForwardFailed(
+            f"{where} the backward pass raised {type(cause).__name__}: {cause}; the models are as they were. Check "
+            "that gradients can pass: nothing changed in place that is needed again, and no detach() or numpy(); or "
+            "use epochs=0, which needs no gradients"
+        ) from cause
+
+
+def _steps(examples: Examples, generator: torch.Generator) -> Iterator[list[Slice]]:
+    """All examples in a new order, in small batches; those of one shape are mixed whatever batches they came in.
+
+    A batch is in as many parts as the network is run on one after the other.
+    """
+    steps = _orders(examples, generator)
+    for number in torch.randperm(len(steps), generator=generator).tolist():
+        yield [examples.pick(rows) for rows in steps[number]]
 
 
 def _orders(examples: Examples, generator: torch.Generator | None) -> list[list[Tensor]]:
+    """Numbers of the examples of every part of every step, in order without a generator."""
+    if examples.whole:
+        return _whole_orders(examples, generator)
+    size = examples.together or BATCH
+    return [list(torch.split(rows, size)) for order in _mixed(examples, generator) for rows in order]
+
+
+def _whole_orders(examples: Examples, generator: torch.Generator | None) -> list[list[Tensor]]:
+    """Slices as they are, about as many examples in a step as elsewhere."""
+    ends = np.cumsum([len(part) for part in examples.slices]).tolist()
+    rows = [torch.arange(end - len(part), end) for end, part in zip(ends, examples.slices, strict=True)]
+    order = range(len(rows)) if generator is None else torch.randperm(len(rows), generator=generator).tolist()
+    each = max(1, BATCH // len(rows[0]))
+    mixed = [rows[number] for number in order]
+    return [mixed[start : start + each] for start in range(0, len(mixed), each)]
+
+
+def _mixed(examples: Examples, generator: torch.Generator | None) -> list[list[Tensor]]:
     """Numbers of the examples of every batch, for the examples of each shape; in order without a generator."""
     alike: dict[str, list[Tensor]] = {}
     start = 0
@@ -146,9 +214,9 @@ def _loss(
     rowwise: _Rowwise,
 ) -> Tensor:
     with substituted(small, tensors):
-        found = examples.reading.rows(call(small, part.inputs))
+        found = examples.reading.rows(run_model(small, part.inputs))
     with torch.no_grad():
-        goal = examples.reading.rows(call(teacher, part.inputs))
+        goal = examples.reading.rows(run_model(teacher, part.inputs))
     weights = examples.row_weights(part, found.shape[0]).to(found.device).float()
     return (rowwise.objective(found, goal, rowwise.align(part.targets, found)) * weights).sum()
 

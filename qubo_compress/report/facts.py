@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qubo_compress._internal.text import printable
 from qubo_compress.budget import Budget
 from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.menu.operator import Packed, parse
@@ -98,7 +99,7 @@ def group_rows(result: CompressionResult) -> tuple[GroupRow, ...]:
         zeros = 1.0 - packed.nonzeros / max(1, group.numel) if group.kind == "weight" else None
         rows.append(
             GroupRow(
-                name=group.name,
+                name=printable(group.name),
                 kind=group.kind,
                 choice=plan.choices[group.name],
                 bits=_bits(group, plan.choices[group.name], packed),
@@ -216,10 +217,10 @@ def bundled_factor(result: CompressionResult, bundles: Bundles) -> tuple[FloatAr
 def kept_rows(result: CompressionResult) -> tuple[KeptRow, ...]:
     """Everything stored as it was: tensors outside all groups, then groups for which ``keep`` was chosen."""
     layout = result.table.layout
-    rows = [KeptRow(item.name, item.nbytes, item.reason) for item in layout.kept]
+    rows = [KeptRow(printable(item.name), item.nbytes, printable(item.reason)) for item in layout.kept]
     for number, group in enumerate(layout.groups):
         if result.plan.choices[group.name] == "keep":
-            rows.append(KeptRow(group.name, group.nbytes, _why_kept(result, number, group)))
+            rows.append(KeptRow(printable(group.name), group.nbytes, _why_kept(result, number, group)))
     return tuple(rows)
 
 

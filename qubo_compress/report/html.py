@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qubo_compress._internal.files import write_atomically
+from qubo_compress._internal.text import printable
 from qubo_compress.report import facts, pictures, verdict
 from qubo_compress.report.audit_section import audit_sections
 from qubo_compress.report.facts import number, percent, signed, size
@@ -42,7 +43,7 @@ def write_report(
     front = find_front(result, seconds_per_point) if seconds_per_point > 0 else None
     text = page(result, front, audit)
     target = Path(path)
-    write_atomically(target, lambda handle: handle.write(text.encode(errors="backslashreplace")))
+    write_atomically(target, lambda handle: handle.write(text.encode()))
     return target
 
 
@@ -65,7 +66,7 @@ def page(result: CompressionResult, front: Front | None, audit: AuditReport | No
         _kept(result),
         _said("How the costs were measured", facts.about_calibration(result)),
     ]
-    return (
+    return printable(
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{model}, compressed</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"

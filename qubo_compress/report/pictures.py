@@ -17,6 +17,7 @@ from matplotlib.colors import AsinhNorm, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from qubo_compress._internal.text import printable
 from qubo_compress.problem import FloatArray, IntArray
 from qubo_compress.report.facts import (
     Bundles,
@@ -330,6 +331,7 @@ def short(name: str, most: int = 34) -> str:
         >>> short("features.block_17.depthwise.convolution.weight", 24)
         'features.bl…ution.weight'
     """
+    name = printable(name)
     if len(name) > most:
         half = (most - 1) // 2
         name = f"{name[:half]}…{name[len(name) - (most - 1 - half) :]}"

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from qubo_compress._internal.text import printable
 from qubo_compress.report import facts, verdict
 from qubo_compress.report.facts import number, percent, signed, size
 
@@ -28,14 +29,15 @@ def print_summary(result: CompressionResult, console: Console | None = None) -> 
         console: where to print; the standard output when left out.
     """
     details = [
-        Text(f"  {sentence}", "dim") for sentence in (*verdict.about_solver(result), *facts.about_calibration(result))
+        Text(printable(f"  {sentence}"), "dim")
+        for sentence in (*verdict.about_solver(result), *facts.about_calibration(result))
     ]
     warned = [said for said in (verdict.warnings(result), verdict.few_examples(result)) if said]
     # One renderable, so that a notebook shows one output and not a dozen.
     everything = Group(
         Text(f"\n{verdict.headline(result)}\n", "bold"),
-        *(Text(sentence) for sentence in verdict.measured_sentences(result)),
-        *(Text(f"\nWarning: {' '.join(sentences)}", "bold red") for sentences in warned),
+        *(Text(printable(sentence)) for sentence in verdict.measured_sentences(result)),
+        *(Text(printable(f"\nWarning: {' '.join(sentences)}"), "bold red") for sentences in warned),
         "",
         scores_table(result),
         "",

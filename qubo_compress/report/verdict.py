@@ -18,6 +18,7 @@ from qubo_compress.selection import Candidate
 if TYPE_CHECKING:
     from qubo_compress.compress import CompressionResult
     from qubo_compress.evaluation import Score
+    from qubo_compress.solvers.solution import Solution
 
 SIMULATED = "The annealer was simulated locally; no quantum hardware was used."
 
@@ -296,7 +297,7 @@ def warnings(result: CompressionResult) -> tuple[str, ...]:
 def about_solver(result: CompressionResult) -> tuple[str, ...]:
     """Which solver, why, how good its answer is for the loss model, and that nothing simulated is quantum."""
     solution = result.solution
-    said = [f"Solver: {solution.solver}, {solution.work:,} steps in {solution.timing.get('total', math.nan):.2f} s."]
+    said = [f"Solver: {solution.solver}, {_work(solution)}."]
     said += [f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in solution.notes]
     if solution.bound is None:
         said.append(
@@ -320,6 +321,24 @@ def about_solver(result: CompressionResult) -> tuple[str, ...]:
         said.append(SIMULATED)
     said.append(winner_sentence(result))
     return tuple(said)
+
+
+WORK = {
+    "annealer": "sweep", "exact": "node", "clado": "node", "scip": "node", "auto": "sweep or node",
+    "genetic": "evaluation", "evopress": "evaluation", "spdy": "evaluation", "reinforcement": "episode",
+    "simulated-annealing": "sweep", "openjij": "sweep", "path-integral": "sweep", "random": "draw",
+}  # fmt: skip
+"""What the work of a solver counts; the others count steps of their own."""
+
+
+def _work(solution: Solution) -> str:
+    """How much was done in how many seconds, without those that compiling took."""
+    compiling = solution.timing.get("compile", 0.0)
+    unit = WORK.get(solution.solver, "step")
+    units = unit if solution.work == 1 else " or ".join(f"{word}s" for word in unit.split(" or "))
+    seconds = max(0.0, solution.timing.get("total", math.nan) - compiling)
+    before = f", and {compiling:.0f} s of compiling before" if compiling >= 1.0 else ""
+    return f"{solution.work:,} {units} in {seconds:.2f} s{before}"
 
 
 def _model_was(result: CompressionResult) -> str:

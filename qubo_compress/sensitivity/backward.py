@@ -97,6 +97,7 @@ class Fisher:
 
 
 def _measure(task: MeasureTask, kind: str, measured_linear: bool, evaluations: float) -> MetricResult:
+    task.examples.refuse_parts(f"metric {kind!r}")
     # Where every slice comes from the cache nothing is stored again.
     stacked = functools.cache(lambda: _displacement_matrix(task))
     share = (evaluations - (float(task.offsets[-1]) if measured_linear else 0.0)) / len(task.examples.slices)

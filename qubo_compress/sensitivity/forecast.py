@@ -19,7 +19,7 @@ from torch import nn
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.evaluation import settle
-from qubo_compress.examples import map_tensors, read_examples, set_aside
+from qubo_compress.examples import read_examples, set_aside
 from qubo_compress.menu.groups import GroupRule, discover
 from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
 from qubo_compress.network.private import private_copy
@@ -29,7 +29,7 @@ from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
 from qubo_compress.sensitivity.metrics.auto import network_runs, resolved, runs_alone
 from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.sensitivity.replay import run_model
-from qubo_compress.sensitivity.subject import Subject, prepared
+from qubo_compress.sensitivity.subject import Subject, prepared, refuse_unfit
 from qubo_compress.sensitivity.task import MeasureTask, Metric, make_metric
 from qubo_compress.substitution import every_layer_runs
 
@@ -98,6 +98,7 @@ def check_seconds(seconds: float | None) -> None:
         raise InvalidMenu(f"seconds must be a positive number or None; got {seconds!r}")
 
 
+@torch.inference_mode(False)  # in which no gradients can be taken, nor writes be noticed
 def estimate(
     model: nn.Module,
     batches: Iterable[Any],
@@ -110,6 +111,7 @@ def estimate(
     output: OutputLike = None,
     class_axis: int | None = None,
     held_out: bool = True,
+    batch_size: int | None = None,
 ) -> Forecast:
     """What measuring a table would take, without measuring it: the arguments are those of ``measure``.
 
@@ -128,6 +130,7 @@ def estimate(
         class_axis: of outputs with three or more axes.
         held_out: whether examples are set aside, as :func:`qubo_compress.compress` does without validation batches.
             False: all are measured, as by ``measure``, and by ``compress`` with validation batches.
+        batch_size: examples run at once; see :func:`qubo_compress.measure`.
 
     Raises:
         InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, UnknownName.
@@ -141,14 +144,16 @@ def estimate(
         16
     """
     refuse_other_than_a_menu(menu)
-    model = private_copy(unwrapped(model))
-    examples, loss = settle(
-        model, read_examples(batches, max_examples, reading=OutputReading(output, class_axis)), loss
-    )
+    model = unwrapped(model)
+    layout = discover(model, groups)
+    refuse_unfit(model, layout)
+    model = private_copy(model)
+    read = read_examples(batches, max_examples, batch_size, OutputReading(output, class_axis))
+    examples, loss = settle(model, read, loss)
     asked, count = make_metric(metric), examples.count
     if held_out:
         examples = set_aside(examples)[0]
-    subject = Subject(model, model, examples, menu or Menu(), discover(model, groups), make_loss(loss))
+    subject = Subject(model, model, examples, menu or Menu(), layout, make_loss(loss))
     with every_layer_runs(), torch.no_grad():
         task, _ = prepared(subject, 0, True, False)
         chosen, why = resolved(asked, task)
@@ -181,9 +186,8 @@ def each_bytes(task: MeasureTask) -> int:
 
 def _seconds_per_example(task: MeasureTask, together: int) -> float:
     """Of one forward pass over so many examples at once, the better of two."""
-    inputs = task.examples.slices[0].inputs
-    count = min(together, len(task.examples.slices[0]))
-    probe = map_tensors(inputs, lambda t: t[:count])
+    part = task.examples.first(together)
+    probe, count = part.inputs, len(part)
     times = []
     for _ in range(2):
         start = time.perf_counter()

@@ -22,7 +22,7 @@ from qubo_compress._internal.checks import whole
 from qubo_compress.budget import MILLION
 from qubo_compress.errors import CacheMismatch
 from qubo_compress.evaluation import settle
-from qubo_compress.example_weights import ExampleWeights, with_example_weights
+from qubo_compress.example_weights import ExampleWeights, check_example_weights, with_example_weights
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.file_format import fixed_bytes, weights_signature
 from qubo_compress.menu.groups import GroupRule, Layout, discover
@@ -48,8 +48,7 @@ from qubo_compress.sensitivity.subject import (
     MAX_COLUMNS,
     Subject,
     prepared,
-    refuse_nothing_to_compress,
-    refuse_without_values,
+    refuse_unfit,
 )
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, make_metric
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@torch.inference_mode(False)  # in which no gradients can be taken, nor writes be noticed
 def measure(
     model: nn.Module,
     batches: Iterable[Any],
@@ -81,6 +81,7 @@ def measure(
     class_axis: int | None = None,
     seconds: float | None = None,
     process_group: ProcessGroup | bool = True,
+    batch_size: int | None = None,
 ) -> SensitivityTable:
     """Measure what each choice and each pair of choices costs the network.
 
@@ -123,6 +124,10 @@ def measure(
             provenance says how many. How many that is depends on the machine and its load.
         process_group: the ranks that share the work: True: those of the default group, where there is one; a group;
             False: this process alone, whatever is initialised.
+        batch_size: examples that the network is given at once. None: the batches as they come, joined where they are
+            small, and split above 250 examples, if the network was seen to return the same then; see
+            :mod:`qubo_compress.passes`. A network that takes only its own batches, because their size is fixed or
+            their examples influence each other, is measured on these, by ``"gauss-newton"``.
 
     Raises:
         InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.
@@ -142,14 +147,14 @@ def measure(
         refuse_unshrinkable(make_metric(metric), shrinkage)
         check_interactions(interactions)
         check_seconds(seconds)
+        check_example_weights(example_weights)
         seed = whole("seed", seed)
         refuse_other_than_a_menu(menu)
         ranks.require_same({"shrinkage": f"{shrinkage}", "interactions": f"{interactions}", "seconds": f"{seconds}"})
         model = unwrapped(model)
         layout = discover(model, groups)
-        refuse_nothing_to_compress(layout)
-        refuse_without_values(model)
-        read = read_examples(batches, max_examples, reading=OutputReading(output, class_axis))
+        refuse_unfit(model, layout)
+        read = read_examples(batches, max_examples, batch_size, OutputReading(output, class_axis))
         read, loss = settle(model, read, loss)
         examples = with_example_weights(model, read, example_weights)
         return measure_around(
@@ -297,7 +302,7 @@ def _within(subject: Subject, task: MeasureTask, forecast: Forecast, seconds: fl
     count = int(ranks.first(lambda: {"examples": np.array(fitting)})["examples"])
     if count >= task.examples.count:
         return task
-    fewer = replace(subject, examples=subject.examples.select(np.arange(count)))
+    fewer = replace(subject, examples=subject.examples.leading(count))
     return prepared(fewer, task.seed, task.interactions, task.first_order)[0]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qubo_compress._internal.text import printable
 from qubo_compress.examples import Examples, Inputs, map_tensors, tensors_of
 from qubo_compress.menu.groups import Group, Layout, state_entries
 from qubo_compress.network.calls import GivenTensors
@@ -56,7 +57,7 @@ def unreached_groups(
     trained = {group.name: _trained(group, entries) for group in layout.groups}
     found = {name: REASON for name, own in trained.items() if own and lost.issuperset(own)}
     if found:
-        logger.warning("%s: %s; kept as they are", REASON, ", ".join(found))
+        logger.warning("%s: %s; kept as they are", REASON, printable(", ".join(found)))
     return found
 
 
@@ -69,8 +70,9 @@ def _trained(group: Group, entries: Mapping[str, Any]) -> tuple[str, ...]:
 def _pieces(examples: Examples) -> Iterator[Inputs]:
     for part in examples.slices:
         count = tensors_of(part.inputs)[0].shape[0]
-        for start in range(0, count, PROBED_AT_ONCE):
-            yield map_tensors(part.inputs, lambda t, start=start: t[start : start + PROBED_AT_ONCE])
+        size = count if examples.whole else PROBED_AT_ONCE
+        for start in range(0, count, size):
+            yield map_tensors(part.inputs, lambda t, start=start, size=size: t[start : start + size])
 
 
 def _without_gradient(

@@ -32,6 +32,10 @@ Place = tuple[nn.Module, str, int]
 """A module, the attribute that holds a member of the group, and the member's number."""
 
 
+EVERY_ROW = 1 << 30
+"""Choices share a pass whatever the number of examples."""
+
+
 class _ReachedGroup(BaseException):
     """Ends a run at the changed group; not an Exception, so that no model swallows it."""
 
@@ -54,7 +58,7 @@ class CallTrace:
         weights: name -> (innermost module, call) of every call of a function that is given that parameter.
         examples: that were run.
         fixed: first axes, among all tensors that modules exchange, that do not follow the number of
-            examples; None when there was only one example to tell them apart by.
+            examples; None when there was only one number of examples to tell them apart by.
     """
 
     modules: list[nn.Module] = field(default_factory=list)
@@ -107,14 +111,20 @@ def intercepted(
                 module.__dict__["forward"] = former
 
 
-def trace_calls(model: nn.Module, inputs: Inputs) -> CallTrace:
-    """Run the model and number its module calls; a second run with fewer examples tells which axes count them."""
+def trace_calls(model: nn.Module, inputs: Inputs, fewer: bool = True) -> CallTrace:
+    """Run the model and number its module calls; a second run with fewer examples tells which axes count them.
+
+    Args:
+        model: in eval mode.
+        inputs: of a few examples.
+        fewer: whether the network may be run on fewer examples.
+    """
     examples = tensors_of(inputs)[0].shape[0]
     trace, sizes = _traced(model, inputs)
-    if examples > 1:
-        _, fewer = _traced(model, map_tensors(inputs, lambda t: t[:-1]))
-        same = {size for size, other in zip(sizes, fewer, strict=False) if size == other}
-        trace.fixed = frozenset(same) if len(sizes) == len(fewer) else None
+    if examples > 1 and fewer:
+        _, others = _traced(model, map_tensors(inputs, lambda t: t[:-1]))
+        same = {size for size, other in zip(sizes, others, strict=False) if size == other}
+        trace.fixed = frozenset(same) if len(sizes) == len(others) else None
     return trace
 
 
@@ -228,16 +238,25 @@ class GroupSweep:
         """Whether only the part behind the group is run again."""
         return self._trace is not None
 
-    def check(self, inputs: Inputs, variants: Sequence[Sequence[Tensor]], tolerance: float) -> bool:
+    def check(
+        self, inputs: Inputs, variants: Sequence[Sequence[Tensor]], tolerance: float, rows_per_pass: int = EVERY_ROW
+    ) -> bool:
         """Compare replayed outputs of two variants with full runs; give up replaying if they differ.
 
         The two are the first and the one farthest from it, whose effect is the hardest to miss.
+
+        Args:
+            inputs: of a few examples.
+            variants: for each choice one whole tensor per member.
+            tolerance: share of the largest output.
+            rows_per_pass: how many examples may share a pass behind the changed module.
         """
         if self._trace is None:
             return False
         pair = [variants[0], max(variants, key=lambda variant: _distance(variants[0], variant))]
         # What was not checked is not done: choices share passes only where two of them agree with full runs.
-        shared = self._copies(tensors_of(inputs)[0].shape[0], len(pair)) == len(pair)
+        count = tensors_of(inputs)[0].shape[0]
+        shared = rows_per_pass >= 2 * count and self._copies(count, len(pair)) == len(pair)
         reason: str | None = None
         # Where they cannot share one, as behind a layer whose input has no batch axis, each may have its own.
         for self._one_by_one in (False, True) if shared else (True,):
@@ -251,7 +270,7 @@ class GroupSweep:
     def _disagreement(self, inputs: Inputs, variants: Sequence[Sequence[Tensor]], tolerance: float) -> str | None:
         """Why replayed outputs are not those of full runs, or None."""
         try:
-            got = self._replayed(inputs, variants, rows_per_pass=1 << 30)
+            got = self._replayed(inputs, variants, EVERY_ROW)
             want = torch.stack([self._full(inputs, variant) for variant in variants])
         except (_Diverged, ForwardFailed) as cause:
             return str(cause)

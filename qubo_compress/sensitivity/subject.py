@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidModel, NonFiniteLoss, QuboCompressError
-from qubo_compress.examples import Examples, Slice, map_tensors
+from qubo_compress.examples import MOST_JOINED, Examples, Slice, map_tensors
 from qubo_compress.menu.groups import Group, Layout, kept_text, state_entries
 from qubo_compress.menu.menu import Menu
 from qubo_compress.menu.operator import Operator
@@ -102,12 +102,31 @@ def prepared(subject: Subject, seed: int, interactions: bool, first_order: bool)
     task = MeasureTask(
         base=base, originals=originals, layout=layout, choices=choices, examples=examples, loss=loss,
         reference=reference, outputs=outputs, seed=seed,
-        rows_per_pass=ROWS_PER_PASS.get(outputs[0].device.type, 512), interactions=interactions,
+        rows_per_pass=_rows_per_pass(outputs[0].device.type, examples), interactions=interactions,
         max_columns=MAX_COLUMNS, first_order=first_order, cache=UnitCache(None, {}), advance=lambda _: None,
         trace=trace, payloads=dict(subject.payloads or {}),
         calibration=Calibration(original, examples, loss, rows, seed),
     )  # fmt: skip
     return task, unreached
+
+
+def _rows_per_pass(kind: str, examples: Examples) -> int:
+    """Examples that share a pass: no more than memory allows, and one slice where slices are not joined."""
+    return 1 if examples.whole else min(ROWS_PER_PASS.get(kind, 512), examples.together or MOST_JOINED)
+
+
+def refuse_unfit(model: nn.Module, layout: Layout) -> None:
+    """Raise :class:`InvalidModel` for what no measurement can be made of, before the network runs."""
+    refuse_nothing_to_compress(layout)
+    _refuse_without_values(model)
+    for group in layout.groups:
+        for member in group.members:
+            if member.dtype.is_floating_point and member.dtype.itemsize < 2:
+                raise InvalidModel(
+                    f"{member.name} is stored as {str(member.dtype).removeprefix('torch.')}, in which nothing can be "
+                    "computed; convert the network first, such as by model.to(torch.bfloat16), or keep that layer out "
+                    "with groups=, a function that returns None for it"
+                )
 
 
 def refuse_nothing_to_compress(layout: Layout) -> None:
@@ -116,7 +135,7 @@ def refuse_nothing_to_compress(layout: Layout) -> None:
         raise InvalidModel(f"nothing in this network can be compressed: {kept_text(layout.kept)}")
 
 
-def refuse_without_values(model: nn.Module) -> None:
+def _refuse_without_values(model: nn.Module) -> None:
     """Raise :class:`InvalidModel` for tensors on the meta device, which have shapes and no values."""
     missing = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     if missing:
@@ -149,6 +168,7 @@ def _refuse_bad_weights(model: nn.Module, layout: Layout) -> None:
         tensor = entry.tensor.detach()
         # A buffer that no operator touches may hold infinities on purpose: attention masks do.
         checked = tensor.is_floating_point() and (entry.is_parameter or name in grouped)
+        tensor = tensor.float() if tensor.dtype.itemsize < 2 else tensor
         if checked and not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
             raise InvalidModel(f"{name} holds {count} values that are NaN or infinite; load sound weights first")
@@ -183,17 +203,16 @@ def _placed(model: nn.Module, examples: Examples) -> Examples:
     """Examples on the model's device; images channels last on the CPU, where that gives the same outputs."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     examples = examples.to(device)
-    first = examples.slices[0].inputs
+    first = examples.first(PROBE_EXAMPLES).inputs
     if device.type != "cpu" or not any(t.ndim == 4 for t in (first,) if isinstance(t, Tensor)):
         return examples
 
     def last(tensor: Tensor) -> Tensor:
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
-    probe = map_tensors(first, lambda t: t[:PROBE_EXAMPLES])
-    before = examples.reading.rows(run_model(model, probe))
+    before = examples.reading.rows(run_model(model, first))
     try:
-        after = examples.reading.rows(run_model(model, map_tensors(probe, last)))
+        after = examples.reading.rows(run_model(model, map_tensors(first, last)))
     except QuboCompressError:
         # A model that reshapes with view() accepts only the layout it was written for.
         return examples
@@ -204,11 +223,10 @@ def _placed(model: nn.Module, examples: Examples) -> Examples:
 
 
 def _trace(model: nn.Module, examples: Examples) -> CallTrace | None:
-    probe = map_tensors(examples.slices[0].inputs, lambda t: t[:PROBE_EXAMPLES])
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         return None
     try:
-        return trace_calls(model, probe)
+        return trace_calls(model, examples.first(PROBE_EXAMPLES).inputs, fewer=not examples.whole)
     except ForwardFailed as cause:
         logger.info("the network's modules cannot be followed (%s); the whole of it is run for every choice", cause)
         return None
@@ -218,6 +236,6 @@ def _calls(model: nn.Module, examples: Examples, trace: CallTrace | None) -> Map
     """By name, the calls of the functions that are given that parameter, also where modules cannot be followed."""
     if trace is not None:
         return {name: [call for _, call in seen] for name, seen in trace.weights.items()}
-    probe = map_tensors(examples.slices[0].inputs, lambda t: t[:PROBE_EXAMPLES])
+    probe = examples.first(PROBE_EXAMPLES).inputs
     watched = {name: entry.tensor for name, entry in state_entries(model)[0].items() if entry.is_parameter}
     return weight_calls(lambda: run_model(model, probe), watched)

@@ -15,7 +15,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from qubo_compress.errors import NonFiniteLoss
-from qubo_compress.examples import Examples, Slice, map_tensors
+from qubo_compress.examples import Examples, Slice
 from qubo_compress.menu.encoding import Fits, encoded, of_equal_values
 from qubo_compress.menu.groups import Entry, Layout, Member, state_entries
 from qubo_compress.menu.operator import (
@@ -348,12 +348,11 @@ class MeasureTask:
             return self._sweeps[group]
         sweep = GroupSweep(self.base, self.places(group), self.trace, self.examples.reading)
         if sweep.replays:
-            first = self.examples.slices[0].inputs
-            probe = map_tensors(first, lambda t: t[:PROBE_EXAMPLES])
+            probe = self.examples.first(PROBE_EXAMPLES).inputs
             low = self.reference[0].dtype != torch.float32 or any(
                 e.tensor.dtype in (torch.float16, torch.bfloat16) for e in self.entries.values()
             )
-            sweep.check(probe, self.variants(group), tolerance=5e-2 if low else 1e-4)
+            sweep.check(probe, self.variants(group), 5e-2 if low else 1e-4, self.rows_per_pass)
         self._sweeps[group] = sweep
         return sweep
 

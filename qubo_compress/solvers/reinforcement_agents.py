@@ -167,7 +167,7 @@ def make_ddpg(environment: Any, settings: DdpgSettings, length: int, seed: int, 
         device="cpu",
     )
     _start_undecided(agent)
-    return agent
+    return _silent(agent)
 
 
 def _start_undecided(agent: Any) -> None:
@@ -195,7 +195,7 @@ def make_ppo(environment: Any, settings: PpoSettings, length: int, seed: int, ch
     steps = max(2, settings.episodes * length)
     # A divisor, so that no batch is cut short.
     batch = max(size for size in range(1, min(settings.batch, steps) + 1) if steps % size == 0)
-    return PPO(
+    agent = PPO(
         "MlpPolicy",
         environment,
         learning_rate=settings.learning_rate,
@@ -210,3 +210,12 @@ def make_ppo(environment: Any, settings: PpoSettings, length: int, seed: int, ch
         seed=seed,
         device="cpu",
     )
+    return _silent(agent)
+
+
+def _silent(agent: Any) -> Any:
+    """The agent with a logger that writes nowhere: its own makes a folder in the temporary directory and leaves it."""
+    from stable_baselines3.common.logger import Logger
+
+    agent.set_logger(Logger(folder=None, output_formats=[]))
+    return agent

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from qubo_compress._internal.checks import whole
+from qubo_compress._internal.checks import plain, whole
 from qubo_compress.energy_scale import EnergyScale, energy_scale
-from qubo_compress.errors import InfeasibleBudget, InvalidSolverOption, NoFeasibleFound
+from qubo_compress.errors import InfeasibleBudget, InvalidSolverOption, NoFeasibleFound, nearest
 from qubo_compress.problem import ChoiceProblem, IntArray
 from qubo_compress.registry import Registry
 from qubo_compress.solvers.infeasibility import proves_infeasible
@@ -104,7 +104,8 @@ def make_solver(solver: str | Solver, **options: Any) -> Solver:
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         raise InvalidSolverOption(
-            f"solver {solver!r} has no option {unknown[0]!r}; it has: {', '.join(allowed) or 'none'}"
+            f"solver {solver!r} has no option {unknown[0]!r}{nearest(unknown[0], allowed) or '.'} It has: "
+            f"{', '.join(allowed) or 'none'}"
         )
     return kind(**options)
 
@@ -142,11 +143,12 @@ def solve(
         'optimal'
     """
     check_time_limit(time_limit)
-    if work_limit is not None and work_limit < 1:
-        raise InvalidSolverOption(f"work_limit must be at least 1 or None; got {work_limit}")
+    if work_limit is not None:
+        work_limit = whole("work_limit", work_limit, 1, InvalidSolverOption)
     chosen = make_solver(solver, **options)
     refuse_unreachable(problem)
     start = time.perf_counter()
+    time_limit = float(time_limit)
     limits = SearchLimits(time_limit, work_limit)
     raw = chosen.search(problem.without_constant(), limits, np.random.default_rng(whole("seed", seed)))
     if not raw.infeasible and not any(problem.is_feasible(assignment) for assignment in raw.assignments):
@@ -164,7 +166,8 @@ _BOUND_ROUNDING = 1e-9
 
 def check_time_limit(time_limit: float) -> None:
     """Raise :class:`InvalidSolverOption` for anything but a positive number of seconds."""
-    if not (isinstance(time_limit, Real) and math.isfinite(time_limit) and time_limit > 0):
+    number = isinstance(plain(time_limit), Real) and not isinstance(time_limit, bool)
+    if not (number and math.isfinite(time_limit) and time_limit > 0):
         raise InvalidSolverOption(f"time_limit must be a positive number of seconds; got {time_limit!r}")
 
 

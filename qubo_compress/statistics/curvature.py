@@ -120,6 +120,7 @@ class Curvature:
         return rows == 1 and classes <= EXACT_CLASSES
 
     def _chunks(self, calibration: Calibration, size: int) -> list[Slice]:
+        calibration.examples.refuse_parts("a menu that looks at the curvature")
         left, found = self.examples, []
         for part in calibration.examples.slices:
             for start in range(0, min(len(part), left), size):

@@ -97,6 +97,7 @@ class Gradients:
 
     def _gathered(self, calibration: Calibration, names: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """Name -> (N, *shape) rows, and their roots."""
+        calibration.examples.refuse_parts("a menu that looks at gradients")
         picked = self.example_numbers(calibration.examples.count, calibration.seed)
         examples = calibration.examples.select(np.unique(picked))
         pieces: dict[str, list[Tensor]] = {name: [] for name in names}

@@ -204,6 +204,20 @@ def test_networks_made_in_inference_mode_are_compressed_and_tuned() -> None:
     assert result.plan.bytes <= result.plan.original_bytes / 3
 
 
+@pytest.mark.parametrize("metric", ["gauss-newton", "products"])
+def test_everything_works_inside_inference_mode(metric: str) -> None:
+    with torch.inference_mode():
+        net = network()
+        small = qc.compress(
+            net, batches(), qc.Budget(ratio=3), menu=MENU, metric=metric, progress=False, epochs=1, time_limit=1.0,
+            solver="greedy",
+        )  # fmt: skip
+        assert small.plan.bytes <= small.plan.original_bytes / 3
+        assert qc.recover(small.model, batches(), net, 1, progress=False) is not small.model
+        assert qc.estimate(net, batches(), MENU).examples == 8
+        assert qc.audit(net, small.model, batches()).examples == 16
+
+
 def test_copies_share_parameters_and_hold_other_buffers(sample: Callable[[str], Any]) -> None:
     net = sample("grouped-view-inplace").model
     own = private_copy(net)

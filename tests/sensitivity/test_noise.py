@@ -77,7 +77,7 @@ def test_the_curvature_counts_examples_by_their_weights_and_only_those_asked_for
     model, inputs, targets = nn.Linear(5, 3).eval(), torch.randn(30, 5), torch.randint(3, (30,))
     weights = torch.rand(30)
     batches = [(inputs[:11], targets[:11], weights[:11]), (inputs[11:], targets[11:], weights[11:])]
-    examples = read_examples(batches, 30, slice_size=7)
+    examples = read_examples(batches, 30, batch_size=7)
     calibration = Calibration(model, examples, make_loss("cross-entropy"), lambda x: rows_of(model(x)), 0)
     share, group = model(inputs).softmax(-1).detach(), discover(model).groups[0]
     for count in (30, 17):

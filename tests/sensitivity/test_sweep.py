@@ -29,7 +29,7 @@ def tolerance(sample: Any) -> float:
 
 
 def examples_of(sample: Any) -> Examples:
-    return read_examples(sample.batches, slice_size=SLICE)
+    return read_examples(sample.batches, batch_size=SLICE)
 
 
 def measured(

@@ -168,3 +168,11 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(monkeypatch,
     reinforcement_environment._environment_class.cache_clear()
     with pytest.raises(MissingDependency, match=package + r".*pip install 'qubo_compress\[reinforcement\]'"):
         solve(random_problem("dense", 3, 3, 0), "reinforcement")
+
+
+@pytest.mark.parametrize("agent", ["ddpg", "ppo"])
+def test_nothing_is_left_in_the_temporary_directory(agent, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    settings_ = {"ddpg": SMALL, "ppo": PpoSettings(hidden=(16, 16))}
+    solve(random_problem("separable", 4, 3, 0), "reinforcement", agent=agent, episodes=25, **{agent: settings_[agent]})
+    assert not list(tmp_path.glob("SB3*"))

@@ -38,7 +38,7 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 
 def calibration(model: nn.Module, inputs: Any, weights: Tensor | None = None) -> Calibration:
     batch = (inputs, torch.zeros(len(inputs), dtype=torch.int64))
-    examples: Examples = read_examples([batch if weights is None else (*batch, weights)], slice_size=4)
+    examples: Examples = read_examples([batch if weights is None else (*batch, weights)], batch_size=4)
     rows = lambda x: call(model, x).float().flatten(1)  # noqa: E731
     return Calibration(model, examples, make_loss("cross-entropy"), rows, seed=0)
 

@@ -32,8 +32,8 @@ from qubo_compress.sensitivity.metrics.products.slices import Structure, slice_p
 from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
 
-SLICE_BYTES = 400_000_000
-"""Bytes of layer inputs and outputs that one pass may hold; the number of examples in a pass follows from it.
+SLICE_BYTES, JOINED_BYTES = 400_000_000, 200_000_000
+"""Bytes of layer inputs and outputs that one pass may hold: of one of the caller's batches, and of several joined.
 
 With a quarter as much a ResNet-110 sees five examples at a time, and handling its layers takes longer than their
 gradients; with twice as much passes spend more on fetching fresh pages from the operating system.
@@ -156,7 +156,7 @@ class _Collection:
         task = self.task
         structure, displacements = self._prepared()
         repeats = task.outputs[number].shape[0] // len(part)
-        size = max(1, SLICE_BYTES // structure.bytes_per_example)
+        size = self._examples_at_once(structure.bytes_per_example)
         total = int(task.offsets[-1])
         rows = torch.zeros(total, len(part), self.settings.probes_of(self.task))
         slope = torch.zeros(total, dtype=torch.float64)
@@ -172,6 +172,11 @@ class _Collection:
             if self.settings.has_slope(task):
                 slope += products[:, -1].double().sum(1)
         return {"features": rows.flatten(1).numpy(), "slope": slope.numpy()}
+
+    def _examples_at_once(self, each: int) -> int:
+        """As many as fit into ``JOINED_BYTES``, or up to one batch of the caller's as fit into ``SLICE_BYTES``."""
+        unit = self.task.examples.unit
+        return max(1, JOINED_BYTES // each, min(unit, SLICE_BYTES // each))
 
     def _prepared(self) -> tuple[Structure, Displacements]:
         """Made at the first slice that is not in the cache."""

@@ -62,6 +62,8 @@ def inspect(task: MeasureTask) -> Structure:
     Raises:
         InvalidModel: when its outputs carry no gradient, or examples influence each other.
     """
+    if task.examples.whole:
+        raise depends_on_others(task.examples.whole)
     model = task.base
     state = _state(task)
     inputs = _few(task.examples.slices[0].inputs)
