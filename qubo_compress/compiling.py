@@ -13,15 +13,13 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 KERNELS: list[Any] = []
 """Every compiled function of the package that was imported so far, for whoever wants to see what has been compiled."""
-
-_logger = logging.getLogger(__name__)
 
 _ANNOUNCED_AFTER = 2.0
 """Seconds of compiling after which it is said: reading the cache takes less."""
@@ -63,21 +61,6 @@ def compiled_inline(function: Function) -> Function:
     return cast(Function, _cached(numba.njit(nogil=True, fastmath={"reassoc", "contract"})(function)))
 
 
-def is_compiled(function: Callable[..., Any]) -> bool:
-    """Whether machine code of a compiled function is in memory or on disk, so that calling it costs no compiling.
-
-    Only numba's own, private, index of the disk cache tells. Where it is not as expected, the answer is yes: it is
-    asked in order to announce a wait.
-    """
-    if getattr(function, "signatures", ()):
-        return True
-    try:
-        file = function._cache._cache_file  # type: ignore[attr-defined]
-        return bool(file._load_index())
-    except AttributeError:
-        return not hasattr(function, "signatures") or hasattr(getattr(function, "_cache", None), "_cache_file")
-
-
 def _cached(dispatcher: Any) -> Any:
     """Cache on disk, valid for as long as no kernel of the package has changed.
 
@@ -99,7 +82,7 @@ def _cached(dispatcher: Any) -> Any:
 @functools.cache
 def _say_uncached() -> None:
     """Once, whatever the number of kernels."""
-    logger.warning(
+    _logger.warning(
         "compiled kernels cannot be kept on disk, so every process compiles them anew: neither the package's folder "
         "nor the user's can be written to; set NUMBA_CACHE_DIR to one that can"
     )

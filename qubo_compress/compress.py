@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from qubo_compress import compiling
 from qubo_compress._internal.checks import whole
 from qubo_compress.artifact.writing import save
 from qubo_compress.audit import AuditReport
@@ -44,7 +43,6 @@ from qubo_compress.sensitivity.shrinkage import check_shrinkage, refuse_unshrink
 from qubo_compress.sensitivity.subject import refuse_unfit
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.sensitivity.task import Metric, make_metric
-from qubo_compress.solvers.annealer_polish import improve_random_pairs
 from qubo_compress.solvers.solution import Solution
 from qubo_compress.solvers.solver import Solver, check_time_limit, make_solver, refuse_unreachable
 from qubo_compress.solvers.solver import solve as solve_problem
@@ -259,7 +257,7 @@ def compress(
     tell = say if progress else logger.info
 
     def solve(problem: ChoiceProblem) -> Solution:
-        tell(_wait(chosen_solver.name, time_limit))
+        tell(f"solving by {chosen_solver.name} for at most {time_limit:g} s")
         return solve_problem(problem, chosen_solver, time_limit=time_limit, seed=seed)
 
     if wants_close(metric, table.provenance.metric) and shrinkage in (None, 1):
@@ -311,19 +309,6 @@ def compress(
         held_out_is_validation=validation is not None,
         budget=budget,
     )
-
-
-COMPILING = ("auto", "annealer", "decomposition")
-"""Solvers whose kernels take about a minute to compile, once on a machine."""
-
-
-def _wait(solver: str, time_limit: float) -> str:
-    """What is about to happen, and how long it may take."""
-    needed = solver in COMPILING and not compiling.is_compiled(
-        improve_random_pairs
-    )  # the last of its kernels to be compiled
-    first = "compiling kernels for the first time, about a minute; " if needed else ""
-    return f"{first}solving by {solver} for at most {time_limit:g} s"
 
 
 def refuse_uncounted_flips(budget: Budget, metric: str | Metric, examples: Examples) -> None:

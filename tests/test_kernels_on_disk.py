@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from qubo_compress.compiling import compiled, is_compiled
-
 PROGRAM = """
 import qubo_compress as qc
 from qubo_compress.compiling import compiled
@@ -41,12 +39,3 @@ def test_kernels_run_where_no_folder_can_be_written_to(tmp_path: Path) -> None:
     assert done.stdout.strip() == "imported and used"
     said = done.stderr.strip().splitlines()
     assert len(said) == 1 and "cannot be kept on disk" in said[0] and "NUMBA_CACHE_DIR" in said[0]
-
-
-def test_whether_a_kernel_must_be_compiled_is_known() -> None:
-    @compiled
-    def tripled(value: float) -> float:
-        return 3.0 * value
-
-    assert tripled(2.0) == 6.0 and is_compiled(tripled)
-    assert is_compiled(lambda value: value)
