@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qubo_compress import Plan
+from qubo_compress._internal.checked_json import checksum_of, with_checksum
 from qubo_compress.errors import CorruptArtifact, StorageError
-from qubo_compress.plan_file import _checksum
 
 PLAN = Plan(
     choices={"0.weight": "quantize(bits=2)", "0.bias": "keep", "2.weight[0]": "compensate(bits=3)"},
@@ -116,7 +116,7 @@ def test_fields_of_other_types_are_refused(name: str, value: Any, older: bool, t
     values = {**json.loads(path.read_text()), name: value}
     if not older:  # by somebody who knows how
         values.pop("checksum")
-        values["checksum"] = _checksum(values)
+        values["checksum"] = checksum_of(values)
     path.write_text(json.dumps(values))
     with pytest.raises(CorruptArtifact, match=r"plan\.json"):
         Plan.load(path)
@@ -158,7 +158,7 @@ def test_a_reason_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     values = json.loads((tmp_path / "plan.json").read_text())
     values["\x1b[2Jall is well" + "x" * 10**5] = 1
     values.pop("checksum")
-    (tmp_path / "plan.json").write_text(json.dumps({**values, "checksum": _checksum(values)}))
+    (tmp_path / "plan.json").write_text(json.dumps({**values, "checksum": checksum_of(values)}))
     with pytest.raises(CorruptArtifact) as caught:
         Plan.load(tmp_path / "plan.json")
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1000

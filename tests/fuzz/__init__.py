@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-NAMES = ("network", "plan", "plan of 0.4", "problem", "problem of 0.4", "unit of a cache", "signature")
-"""The formats."""
+NAMES = (
+    "network", "plan", "plan of 0.4", "payloads of 0.4", "problem", "problem of 0.4", "unit of a cache", "signature",
+    "function of a cache", "embeddings", "certificate", "service answer",
+)  # fmt: skip
+"""The formats. Sensitivity tables are in none of their own: the units of a cache are what is kept of them."""
 
 KEPT = Path("out/fuzz")
 """Where files are kept that were found to be a problem."""
