@@ -10,6 +10,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import logging
+import math
+import os
 import resource
 import selectors
 import subprocess
@@ -17,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +29,8 @@ from tests.fuzz.form import made
 from tests.fuzz.formats import formats
 from tests.fuzz.trial import LONGEST_SECONDS, MOST_BYTES, tried
 
-LONGEST_SILENCE = 60.0
-"""Seconds after which a file is called a hang."""
+LONGEST_SILENCE = 120.0
+"""Seconds after which a file is called a hang; machines are busy."""
 
 ADDRESS_SPACE = 16 * 2**30
 
@@ -38,6 +42,7 @@ BAD = ("foreign", "silent", "crash", "hang", "slow", "large")
 
 def work(names: list[str], start: int, folder: Path) -> None:
     """Read file after file and print one line of JSON for each; where it is, is printed first, in case of a crash."""
+    logging.disable(logging.WARNING)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     every = [formats()[name] for name in names]
     known = {form.name: form.known(folder) for form in every}
@@ -67,7 +72,8 @@ def keep(kind: str, name: str, seed: int, data: bytes) -> None:
 class Counts:
     """What is printed in the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: float) -> None:
+        self.wanted = wanted
         self.kinds: dict[str, Counter[str]] = defaultdict(Counter)
         self.slowest: dict[str, float] = defaultdict(float)
         self.largest: dict[str, float] = defaultdict(float)
@@ -80,6 +86,10 @@ class Counts:
         self.largest[name] = max(self.largest[name], memory)
         for problem in set(kinds) & set(BAD):
             print(f"{problem}: {name}, seed {seed}: {said} ({seconds:.2f} s, {memory / 1e6:.0f} MB)", flush=True)
+
+    def enough(self) -> bool:
+        """Whether as many files were read as were wanted."""
+        return sum(counts["files"] for counts in self.kinds.values()) >= self.wanted
 
     def bad(self) -> int:
         """Number of findings."""
@@ -97,14 +107,14 @@ class Counts:
         print(f"{'all':20}" + "".join(f"{total[column]:9,}" for column in columns))
 
 
-def fuzz(names: list[str], minutes: float, seed: int) -> Counts:
-    """Drive workers until the time is up."""
-    counts, end = Counts(), time.monotonic() + 60 * minutes
-    while time.monotonic() < end:
+def fuzz(names: list[str], minutes: float, seed: int, files: float = math.inf) -> Counts:
+    """Drive workers until the time is up or so many files were read."""
+    counts, end = Counts(files), time.monotonic() + 60 * minutes
+    while time.monotonic() < end and not counts.enough():
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-W", "ignore", "-m", "tests.fuzz", "--work", str(seed), "--folder", folder]
             command += ["--formats", ",".join(names)]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+            with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as worker:
                 current, pending = _followed(worker, counts, end)
                 worker.kill()
             if worker.returncode == 1:
@@ -117,35 +127,46 @@ def fuzz(names: list[str], minutes: float, seed: int) -> Counts:
     return counts
 
 
-def _followed(worker: subprocess.Popen[str], counts: Counts, end: float) -> tuple[list[Any], bool]:
+def _followed(worker: subprocess.Popen[bytes], counts: Counts, end: float) -> tuple[list[Any], bool]:
     """Count what a worker prints; the file that it was at in the end, and whether it had not finished it."""
-    assert worker.stdout is not None
     current: list[Any] = []
-    pending, begun = False, False
+    pending = False
+    for line in _lines(worker, end):
+        said = json.loads(line)
+        if pending:
+            counts.add(current[0], current[1], *said)
+        else:
+            current = said
+        pending = not pending
+        if counts.enough():
+            return current, False
+    return current, pending and time.monotonic() < end
+
+
+def _lines(worker: subprocess.Popen[bytes], end: float) -> Iterator[bytes]:
+    """Line after line, until the worker ends or says nothing for too long, or the time is up."""
+    assert worker.stdout is not None
+    text, begun = b"", False
     with selectors.DefaultSelector() as selector:
         selector.register(worker.stdout, selectors.EVENT_READ)
         while time.monotonic() < end:
             # The first lines take as long as importing torch and making samples.
-            if not selector.select(LONGEST_SILENCE if begun else 5 * LONGEST_SILENCE):
-                return current, pending
-            line = worker.stdout.readline()
-            if not line:
+            if not selector.select(LONGEST_SILENCE if begun else 10 * LONGEST_SILENCE):
+                return
+            piece = os.read(worker.stdout.fileno(), 2**16)
+            if not piece:
                 worker.wait()
-                return current, pending
-            said = json.loads(line)
+                return
             begun = True
-            if pending:
-                counts.add(current[0], current[1], *said)
-            else:
-                current = said
-            pending = not pending
-    return current, False
+            *whole, text = (text + piece).split(b"\n")
+            yield from whole
 
 
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--files", type=float, default=math.inf, help="end sooner, after so many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--formats", default=",".join(NAMES))
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
@@ -154,7 +175,7 @@ def main() -> int:
     names = given.formats.split(",")
     if given.work is not None:
         work(names, given.work, given.folder)
-    counts = fuzz(names, given.minutes, given.seed)
+    counts = fuzz(names, given.minutes, given.seed, given.files)
     counts.show()
     return 1 if counts.bad() else 0
 
