@@ -3,7 +3,9 @@
 Shortly within the test suite; for long::
 
     python -m tests.fuzz --minutes 30
+    python -m tests.fuzz --coverage --minutes 5
     python -m tests.fuzz.kills --rounds 200
+    python -m tests.fuzz.kills_of_calls --kills 200
 """
 
 from __future__ import annotations

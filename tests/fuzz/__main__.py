@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,12 +170,21 @@ def main() -> int:
     parser.add_argument("--files", type=float, default=math.inf, help="end sooner, after so many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--formats", default=",".join(NAMES))
+    parser.add_argument("--coverage", action="store_true", help="led by what code was reached, with atheris")
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.coverage:
+        # In a process of its own: what is searched must not have been imported before.
+        command = [sys.executable, "-W", "ignore", "-m", "tests.fuzz.coverage", "--minutes", str(given.minutes)]
+        return subprocess.run(command, check=False).returncode
     names = given.formats.split(",")
     if given.work is not None:
-        work(names, given.work, given.folder)
+        try:
+            work(names, given.work, given.folder)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)  # threads of a service would be waited for
     counts = fuzz(names, given.minutes, given.seed, given.files)
     counts.show()
     return 1 if counts.bad() else 0
