@@ -21,8 +21,24 @@ try:
 except ImportError:  # there are wheels for Linux only
     atheris = None
 
+ROOT = Path(__file__).parents[2]
+
+
+def _compiled() -> list[str]:
+    """Modules with functions that numba compiles, which it cannot once they are instrumented."""
+    files = [
+        path
+        for path in (ROOT / "qubo_compress").rglob("*.py")
+        if "numba" in (text := path.read_text()) or "compiling import" in text
+    ]
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
+
+
 # What is searched must be imported under instrumentation, and so before anything else imports it.
-with contextlib.nullcontext() if atheris is None else atheris.instrument_imports(include=["qubo_compress"]):
+instrumented = (
+    contextlib.nullcontext() if atheris is None else atheris.instrument_imports(["qubo_compress"], _compiled())
+)
+with instrumented:
     from qubo_compress._internal.arrays import _checksum
     from qubo_compress._internal.checked_json import with_checksum
     from qubo_compress.file_format import file_digest
