@@ -199,6 +199,9 @@ def _child(call: Call, folder: Path) -> int:
         status = _DONE
     except KeyboardInterrupt:
         status = _INTERRUPTED
+    except SystemError as failure:
+        # What numba makes of a Ctrl-C that arrives while compiled code returns.
+        status = _INTERRUPTED if isinstance(failure.__cause__, KeyboardInterrupt) else _FAILED
     except BaseException as failure:
         print(f"{call.name}: {type(failure).__name__}: {failure}", flush=True)
     finally:
