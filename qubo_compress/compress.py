@@ -187,7 +187,8 @@ def compress(
             held-out examples say that it did harm. Without validation batches and fine-tuning, a repair that is kept
             is made once more with all examples; the scores are those of the one that had not seen the held-out ones.
         seed: of everything drawn.
-        cache: folder for the measurement, which is resumed from it.
+        cache: folder for the measurements, those of the rounds included, which are resumed from it; solving,
+            checking and recovering begin anew.
         progress: show progress bars.
         max_examples: calibration examples read.
         epochs: fine-tuning epochs of the recovery, on the calibration batches.

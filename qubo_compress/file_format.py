@@ -95,17 +95,22 @@ def file_digest(described: Mapping[str, str], payload: bytes | memoryview) -> st
 
 def header(layout: Layout, menu_names: Sequence[str], payload: bytes) -> bytes:
     """Length and header of a safetensors file with this payload."""
-    described = metadata(layout, menu_names, file_digest(metadata(layout, menu_names), payload))
+    described = metadata(layout, menu_names)  # once: names and shapes of all tensors are digested
+    described["digest"] = file_digest(described, payload)
     text = _header_json(described, len(payload))
-    text = text.ljust(header_bytes(layout, menu_names) - 8, b" ")
+    text = text.ljust(_header_bytes(layout, described) - 8, b" ")
     return len(text).to_bytes(8, "little") + text
 
 
 def header_bytes(layout: Layout, menu_names: Sequence[str]) -> int:
     """Bytes before the payload, a multiple of eight."""
+    return _header_bytes(layout, metadata(layout, menu_names))
+
+
+def _header_bytes(layout: Layout, described: Mapping[str, str]) -> int:
     # Operators may need more bytes than the original, for masks and scales; only the number of digits counts here.
     largest = 8 * layout.original_bytes + 64 * len(layout.groups) + 1024
-    return 8 + -(-len(_header_json(metadata(layout, menu_names), largest)) // 8) * 8
+    return 8 + -(-len(_header_json(described, largest)) // 8) * 8
 
 
 def fixed_bytes(layout: Layout, menu_names: Sequence[str]) -> int:

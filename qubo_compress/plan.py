@@ -15,7 +15,7 @@ from qubo_compress.errors import WrongModel
 from qubo_compress.factored import FactoredReport
 from qubo_compress.factored import factored as factored_layers
 from qubo_compress.file_format import weights_signature
-from qubo_compress.menu.groups import Group, Layout, assembled, discover, state_entries
+from qubo_compress.menu.groups import Group, Layout, assembled, discover_stored, state_entries
 from qubo_compress.menu.older_groups import newer_names, older_layout
 from qubo_compress.menu.operator import Packed, stored_as
 from qubo_compress.network.private import CARRIED, independent_copy
@@ -100,7 +100,7 @@ class Plan:
             raise WrongModel(
                 "the plan was made for other weights; apply it to the network that was measured, or measure this one"
             )
-        layout = discover(model, self.rule)
+        layout = discover_stored(model, self.rule)
         different = sorted({group.name for group in layout.groups} ^ set(self.choices))
         if different:
             self._refuse_older(model, layout)

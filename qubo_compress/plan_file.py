@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from qubo_compress._internal.checked_json import refuse_altered, with_checksum
 from qubo_compress._internal.files import write_atomically
 from qubo_compress._internal.reader import parsed_json, read_whole, refused_as
 from qubo_compress._internal.tensors import read_tensors
@@ -31,7 +31,7 @@ def write_plan(path: str | Path, fields: Mapping[str, Any]) -> None:
     """
     packed = {name: base64.b64encode(data).decode() for name, data in fields["payloads"].items()}
     described = {"format": _FORMAT, **fields, "payloads": packed}
-    text = json.dumps({**described, "checksum": _checksum(described)}, indent=1).encode()
+    text = with_checksum(described, indent=1)
     write_atomically(path, lambda handle: handle.write(text))
 
 
@@ -55,9 +55,9 @@ def read_plan(path: str | Path) -> dict[str, Any]:
             _refuse_other_types(values, _OLDER_TYPES)
             values["payloads"] = {} if digest is None else _payloads_beside(Path(path), digest)
         elif form == _FORMAT:
-            checksum = values.pop("checksum", None)
-            if checksum != _checksum({"format": form, **values}):
-                raise ValueError("its checksum does not match: it was altered after it was written")
+            values["format"] = form
+            refuse_altered(values)
+            del values["format"]
             _refuse_other_types(values, _TYPES)
             packed = values["payloads"].items()
             values["payloads"] = {name: base64.b64decode(text, validate=True) for name, text in packed}
@@ -65,12 +65,6 @@ def read_plan(path: str | Path) -> dict[str, Any]:
             raise ValueError("its format is not known")
         _refuse_contradictions(values)
         return {**values, "menu_names": tuple(values["menu_names"])}
-
-
-def _checksum(described: Mapping[str, Any]) -> str:
-    """Over what is said, not how: spaces and line ends may change."""
-    text = json.dumps(described, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _is_whole(value: object) -> bool:

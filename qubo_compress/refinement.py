@@ -120,7 +120,8 @@ def refine(
         neighbourhood: measure only choices whose bytes are within this factor of the incumbent's; None
             measures all.
         seed: of everything drawn.
-        cache: folder in which every round has its own.
+        cache: folder in which every round has its own. A later call with the same arguments resumes the measurement
+            it was in; solves and checks on held-out examples are made again.
         progress: show progress bars.
         max_rank: largest number of columns of the factor.
         shrinkage: see :func:`qubo_compress.measure`.

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import sparse
 
 from qubo_compress import ChoiceProblem
 from qubo_compress._internal import arrays
-from qubo_compress.errors import CorruptArtifact, InvalidProblem, StorageError
+from qubo_compress.errors import CorruptArtifact, InvalidProblem
 
 OFFSETS = [0, 4, 8, 12]
 FIELDS = ("linear", "group_offsets", "costs", "limits", "fixed_costs", "factor")
@@ -179,34 +177,3 @@ def test_files_of_version_0_4_are_still_read(saved: tuple[Path, ChoiceProblem]) 
         found = dict(stored)
     np.savez_compressed(path, **found)
     assert same(ChoiceProblem.load(path), problem)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("bits") / "whole.npz"
-    WHOLE.save(path)
-    return path
-
-
-@settings(max_examples=300, deadline=None)
-@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_one_bit_changes_nothing_or_is_refused(place: float, bit: int, whole: Path) -> None:
-    data = bytearray(whole.read_bytes())
-    data[int(place * len(data))] ^= 1 << bit
-    altered = whole.with_name("altered.npz")
-    altered.write_bytes(data)
-    try:
-        assert same(ChoiceProblem.load(altered), WHOLE)
-    except CorruptArtifact as refusal:
-        assert "altered.npz" in str(refusal)
-
-
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorruptArtifact, match="is a folder"):
-        ChoiceProblem.load(tmp_path)
-    with pytest.raises(CorruptArtifact, match="no regular file"):
-        ChoiceProblem.load("/dev/zero")
-    with pytest.raises(FileNotFoundError):
-        ChoiceProblem.load(tmp_path / "absent.npz")
-    with pytest.raises(StorageError, match="cannot be read"):
-        ChoiceProblem.load("a\0b")

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
+import re
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +33,14 @@ SLOTS_LOOKED_AT = 8
 
 LONGEST_NAME = 200
 """Bytes of a target's name that are repeated in the temporary one; file systems take 255."""
+
+OLD = 3600.0
+"""Seconds after which what version 0.4 was writing, which held no lock, is a leftover."""
+
+MOST_LOOKED_AT = 1000
+"""Names in a folder among which such leftovers are looked for, so that many writes into one folder stay cheap."""
+
+_OLDER_SUFFIX = re.compile(r"[a-z0-9_]{8}\.partial")
 
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _KINDS = {
@@ -124,6 +135,7 @@ def _slot(target: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
         try:
             for other in range(number + 1, number + SLOTS_LOOKED_AT):
                 _remove_leftover(_slot_path(target, other))
+            _remove_older_leftovers(target)
             yield temporary, handle
         finally:
             # Before the lock is given back, so that no other writer can have taken the name.
@@ -173,6 +185,18 @@ def _remove_leftover(temporary: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def _remove_older_leftovers(target: Path) -> None:
+    """Remove what killed writers of version 0.4 left of a target: ``.name.XXXXXXXX.partial``, random letters within."""
+    begin = f".{target.name}."
+    with os.scandir(target.parent) as entries:
+        for entry in itertools.islice(entries, MOST_LOOKED_AT):
+            if entry.name.startswith(begin) and _OLDER_SUFFIX.fullmatch(entry.name, len(begin)):
+                with contextlib.suppress(OSError):  # gone meanwhile, or not ours to remove
+                    found = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > OLD:
+                        Path(entry.path).unlink()
 
 
 def _locked(descriptor: int, wait: bool) -> bool:

@@ -20,10 +20,11 @@ from qubo_compress.file_format import (
     unpack_names,
     without_extra,
 )
-from qubo_compress.menu.groups import EXTRA, Layout, discover, refuse_unreadable_rule, state_entries
+from qubo_compress.menu.groups import EXTRA, Layout, discover_stored, state_entries
 from qubo_compress.menu.keep import from_raw_bytes
 from qubo_compress.menu.older_groups import newer_names, older_layout
 from qubo_compress.menu.operator import Packed, parse
+from qubo_compress.menu.stored_groups import refuse_unreadable_rule
 from qubo_compress.network.extra_state import read_stored, restore
 from qubo_compress.network.memory import with_memory
 from qubo_compress.network.wrappers import unwrapped
@@ -77,7 +78,7 @@ def _layout_of(path: str | Path, model: nn.Module, described: Mapping[str, str])
     with refused_as(path, UNREADABLE, "it was written by another version or altered"):
         refuse_unreadable_rule(described["groups"])
     try:
-        layout = discover(model, described["groups"])
+        layout = discover_stored(model, described["groups"])
     except InvalidMenu as cause:
         raise WrongModel(f"{path} was written for another architecture: {printable(cause)}") from cause
     signature = described["model"]

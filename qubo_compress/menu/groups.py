@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import difflib
-import json
 import re
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from qubo_compress._internal.reader import inflated, parsed_json
 from qubo_compress.errors import InvalidMenu, InvalidModel
+from qubo_compress.menu.patterns import labels_by, labels_within_limits
 from qubo_compress.menu.roles import LEFT_ALONE, Kind, role_of, why_computed, why_unknown
+from qubo_compress.menu.stored_groups import CUSTOM, is_read_back, labels_text, stored_labels
 from qubo_compress.network.extra_state import extra_entries, stored_bytes
 from qubo_compress.network.wrappers import unwrapped
 
@@ -28,13 +26,8 @@ NORMALISATIONS: tuple[type[nn.Module], ...] = (
 GroupRule = str | re.Pattern[str] | Callable[[str, nn.Module], str | None]
 """``"layer"``, ``"filter"``, a regular expression, or a function (parameter name, module) -> group name or None."""
 
-_CUSTOM = "custom:"
-
-MOST_LABELS = 8 * 2**20
-"""Bytes of the names and labels of a stored grouping: 50,000 weights with names of 80 letters."""
-
-LONGEST_RULE = 4000
-"""Letters of a regular expression in a file."""
+Matcher = Callable[[str, list[str]], Mapping[str, str | None]]
+"""(regular expression, names) -> label of each name, or None; see :mod:`qubo_compress.menu.patterns`."""
 
 LOOKED_UP = ("Embedding", "EmbeddingBag")
 """Class names of modules that pick rows of their weight, which are no filters."""
@@ -279,7 +272,27 @@ def discover(model: nn.Module, groups: GroupRule = "layer") -> Layout:
         >>> [(group.name, group.kind) for group in layout.groups]
         [('0.weight', 'weight'), ('0.bias', 'bias'), ('1.weight', 'normalisation')]
     """
-    model = unwrapped(model)
+    return _discovered(unwrapped(model), groups, lambda text, names: labels_by(re.compile(text), names))
+
+
+def discover_stored(model: nn.Module, rule: str) -> Layout:
+    """The groups of a network by the rule of a file, which may be anything.
+
+    Raises:
+        InvalidMenu: when it is no rule, or a regular expression that takes too long.
+        InvalidModel: see :func:`discover`.
+    """
+
+    def matched(text: str, names: list[str]) -> Mapping[str, str | None]:
+        try:
+            return labels_within_limits(text, names)
+        except (re.error, RecursionError, OverflowError, ValueError) as cause:
+            raise InvalidMenu(f"the stored grouping {rule[:40]!r} cannot be used: {cause}") from cause
+
+    return replace(_discovered(unwrapped(model), rule, matched), rule=rule)
+
+
+def _discovered(model: nn.Module, groups: GroupRule, matched: Matcher) -> Layout:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if torch.nn.parameter.is_lazy(tensor):
             raise InvalidModel(f"{name} is not initialised yet; run the model once before compressing it")
@@ -304,7 +317,7 @@ def discover(model: nn.Module, groups: GroupRule = "layer") -> Layout:
         else:
             found.append(group)
             taken.update(member.name for member in group.members)
-    labels, rule = _labels(found, on_request, groups, entries)
+    labels, rule = _labels(found, on_request, groups, entries, matched)
     given = labels if isinstance(labels, dict) else {}
     asked_for = [group for name, group in on_request.items() if given.get(name) is not None]
     order = {name: number for number, name in enumerate(entries)}
@@ -384,7 +397,7 @@ def _normalisation(entry: Entry, entries: dict[str, Entry]) -> tuple[Group | Non
 
 
 def _labels(
-    found: list[Group], on_request: dict[str, Group], rule: GroupRule, entries: dict[str, Entry]
+    found: list[Group], on_request: dict[str, Group], rule: GroupRule, entries: dict[str, Entry], matched: Matcher
 ) -> tuple[dict[str, str | None] | Literal["filter"], str]:
     """Label of every weight group under the rule, and the rule as text."""
     names = [group.name for group in found if group.kind == "weight"]
@@ -392,26 +405,25 @@ def _labels(
         return {name: name for name in names}, "layer"
     if rule == "filter":
         return "filter", "filter"
-    if isinstance(rule, str) and rule.startswith(_CUSTOM):
+    if isinstance(rule, str) and rule.startswith(CUSTOM):
         stored = stored_labels(rule)
         return {name: stored.get(name) for name in (*names, *on_request)}, rule
+    labels: dict[str, str | None] = {}
     if isinstance(rule, str):
         try:
-            rule = _matching(rule, names)
+            labels = dict(matched(rule, names))
         except re.error as cause:
             raise InvalidMenu(
                 f"groups={rule!r} is neither 'layer', 'filter' nor a regular expression ({cause})"
             ) from cause
-    labels: dict[str, str | None] = {}
+        _refuse_unmatched(rule, labels)
+        rule = re.compile(rule)
+    elif isinstance(rule, re.Pattern):
+        labels = labels_by(rule, names)
     if isinstance(rule, re.Pattern):
-        for name in names:
-            match = rule.search(name)
-            shared = "/".join(text or "" for text in match.groups()) or match.group(0) if match else name
-            labels[name] = shared
-        # Text that would be read back as something else is stored by what it made of this network.
-        ambiguous = rule.pattern in ("layer", "filter") or rule.pattern.startswith(_CUSTOM)
-        ambiguous = ambiguous or not any(rule.search(name) for name in names)
-        return labels, _as_text(labels) if ambiguous or rule.flags != re.compile(rule.pattern).flags else rule.pattern
+        # Text that would be read back as something else, or slowly, is stored by what it made of this network.
+        whole = {name: name if label is None else label for name, label in labels.items()}
+        return dict(whole), rule.pattern if is_read_back(rule, labels) else labels_text(whole)
     if not callable(rule):
         raise InvalidMenu(f"groups must be 'layer', 'filter', a regular expression or a function; got {rule!r}")
     for name in (*names, *on_request):
@@ -419,50 +431,20 @@ def _labels(
         if label is not None and not isinstance(label, str):
             raise InvalidMenu(f"the grouping function must return a name or None for {name}; got {label!r}")
         labels[name] = label
-    return labels, _as_text(labels)
+    return labels, labels_text(labels)
 
 
-def stored_labels(rule: str) -> dict[str, str]:
-    """Name -> label of a grouping that was stored by what it made of a network.
-
-    Raises:
-        InvalidMenu: when the text is damaged, or stands for more than the names of a large network.
-    """
-    try:
-        stored = parsed_json(inflated(rule[len(_CUSTOM) :], MOST_LABELS))
-        if not isinstance(stored, dict) or not all(isinstance(label, str) for label in stored.values()):
-            raise ValueError("it is no table of names")
-    except ValueError as cause:
-        raise InvalidMenu(f"the stored grouping {rule[:40]!r} cannot be read ({cause})") from cause
-    return stored
-
-
-def refuse_unreadable_rule(rule: str) -> None:
-    """Raise an error unless text from a file is a grouping rule, whatever network it is of."""
-    if rule.startswith(_CUSTOM):
-        stored_labels(rule)
-    elif len(rule) > LONGEST_RULE:
-        raise InvalidMenu(f"a grouping has at most {LONGEST_RULE} letters; got {len(rule):,}")
-    else:
-        re.compile(rule)
-
-
-def _matching(rule: str, names: list[str]) -> re.Pattern[str]:
-    """The regular expression, which must match something: a misspelt word is one that matches nothing."""
-    pattern = re.compile(rule)
-    if names and not any(pattern.search(name) for name in names):
-        near = difflib.get_close_matches(rule, ["layer", "filter", *names], n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InvalidMenu(
-            f"groups={rule!r} matches the name of no weight; {hint}Give 'layer', 'filter', a regular expression that "
-            f"matches some of {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}, or a function"
-        )
-    return pattern
-
-
-def _as_text(labels: dict[str, str | None]) -> str:
-    text = json.dumps({name: label for name, label in labels.items() if label is not None})
-    return _CUSTOM + base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+def _refuse_unmatched(rule: str, labels: Mapping[str, str | None]) -> None:
+    """An expression must match something: a misspelt word is one that matches nothing."""
+    if not labels or any(label is not None for label in labels.values()):
+        return
+    names = list(labels)
+    near = difflib.get_close_matches(rule, ["layer", "filter", *names], n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise InvalidMenu(
+        f"groups={rule!r} matches the name of no weight; {hint}Give 'layer', 'filter', a regular expression that "
+        f"matches some of {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}, or a function"
+    )
 
 
 def _regroup(

@@ -42,15 +42,24 @@ def function_signature(task: MeasureTask) -> Arrays:
 
 
 def same_function(first: Arrays, second: Arrays) -> bool:
-    """Whether two signatures may be of one function.
+    """Whether two signatures may be of one function; what is no signature is of none.
 
     Example:
         >>> one = {"outputs": np.ones((2, 4)), "losses": np.ones(2), "tolerance": np.array(1e-4)}
         >>> same_function(one, one), same_function(one, {**one, "losses": np.array([1.0, 1.1])})
         (True, False)
     """
+    if not (_is_signature(first) and _is_signature(second)):
+        return False
     tolerance = max(float(found["tolerance"]) for found in (first, second))
     return all(_close(first[name], second[name], tolerance) for name in ("outputs", "losses"))
+
+
+def _is_signature(found: Arrays) -> bool:
+    """Whether arrays from a file have the names and types of a signature; their lengths are compared."""
+    if set(found) != {"outputs", "losses", "tolerance"} or any(array.dtype.kind != "f" for array in found.values()):
+        return False
+    return found["tolerance"].ndim == 0 and 0.0 <= float(found["tolerance"]) <= max(TOLERANCES.values())
 
 
 def _close(first: np.ndarray, second: np.ndarray, tolerance: float) -> bool:

@@ -183,6 +183,7 @@ class _Replay:
         self.target = energy - energy_scale(problem).tolerance(energy, _TOLERANCE)
         self.lowest = np.inf
         self.leaves = 0
+        self.visited: set[int] = set()
 
     def check(self, claimed: float) -> BoundCheck:
         """Walk the tree from its root; the claimed bound holds if every leaf is bounded by it or by the target."""
@@ -208,9 +209,11 @@ class _Replay:
             return []
         if _combinations(groups) <= _LEAF_ENUMERATION:
             return self._close(_enumerate(self.problem, groups))
-        node = self.certificate.get(box.number)
+        # Each node once, as in a tree: what leads back to itself would never end.
+        node = None if box.number in self.visited else self.certificate.get(box.number)
         if node is None or not self._is_mixture(node):
             return None
+        self.visited.add(box.number)
         bound, rise = self._bound(node, groups)
         if bound >= self.target:
             return self._close(bound)
@@ -254,8 +257,14 @@ class _Replay:
             groups = fits
 
     def _is_mixture(self, node: CertificateNode) -> bool:
-        inside = node.support.size > 0 and node.support.min() >= 0 and node.support.max() < self.problem.num_choices
-        return bool(inside and np.isfinite(node.shares).all() and (node.price >= 0.0).all())
+        support, shares, price = node.support, node.shares, node.price
+        if support.dtype.kind not in "iu" or support.ndim != 1 or support.size == 0 or shares.shape != support.shape:
+            return False
+        if shares.dtype.kind not in "iuf" or price.dtype.kind not in "iuf" or price.shape != self.room.shape:
+            return False
+        inside = support.min() >= 0 and support.max() < self.problem.num_choices
+        numbers = all(isinstance(child, (int, np.integer)) for child in node.children.values())
+        return bool(inside and numbers and np.isfinite(shares).all() and (price >= 0.0).all())
 
     def _bound(self, node: CertificateNode, groups: list[IntArray]) -> tuple[float, list[FloatArray]]:
         """The dual bound over the choices left, less rounding, and by how much each choice lies above it."""

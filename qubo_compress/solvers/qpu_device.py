@@ -89,7 +89,7 @@ class Device:
         """The most bits of a dense problem."""
         if self._largest is None:
             known = self.store.get("largest-clique")
-            if not isinstance(known, int):
+            if type(known) is not int or not 0 <= known <= len(self.graph):
                 known = self._all_cliques().largest
                 self.store.put("largest-clique", known)
             self._largest = known

@@ -7,7 +7,6 @@ up, and refused where it does not suffice, before any search is begun.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +18,10 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress._internal.checked_json import read_checked, with_checksum
 from qubo_compress._internal.files import write_atomically
-from qubo_compress._internal.reader import parsed_json, read_whole
-from qubo_compress.errors import StorageError
+from qubo_compress._internal.reader import read_whole, refused_as
+from qubo_compress.errors import CorruptArtifact, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -130,10 +130,11 @@ def pattern_of(variables: int, couplings: npt.ArrayLike) -> str:
 
 @dataclass(frozen=True)
 class EmbeddingCache:
-    """Embeddings found before, one JSON file per working graph.
+    """Embeddings found before, one JSON file with a checksum per working graph.
 
     Working graphs change under the same solver name, some a dozen times a year, so that the key is
-    ``name;graph_id``. What is read is checked against the graph before it is used.
+    ``name;graph_id``. What is read is checked against the graph before it is used. Files of version 0.4 had no
+    checksum and are written anew.
 
     Args:
         folder: where the files are; None for nowhere, :data:`USER_CACHE` for the user's cache folder.
@@ -167,8 +168,7 @@ class EmbeddingCache:
         path = self.path
         if path is None:
             return
-        content = {"identity": self.identity, "entries": {**self._read(), key: value}}
-        text = json.dumps(content).encode()
+        text = with_checksum({"identity": self.identity, "entries": {**self._read(), key: value}})
         try:
             write_atomically(path, lambda handle: handle.write(text))
         except StorageError as failure:
@@ -179,12 +179,15 @@ class EmbeddingCache:
         if path is None or not path.exists():
             return {}
         try:
-            content = parsed_json(read_whole(path, "a file of embeddings"))
-            entries = content["entries"] if content["identity"] == self.identity else {}
-        except (OSError, ValueError, KeyError, TypeError) as failure:
-            logger.warning("%s is not a file of embeddings (%s); they are searched again", path, failure)
+            with refused_as(path, "a file of embeddings", "they are searched again"):
+                content = read_checked(read_whole(path, "a file of embeddings"))
+                entries = content["entries"] if content["identity"] == self.identity else {}
+                if not isinstance(entries, dict):
+                    raise ValueError("it holds no entries")
+                return entries
+        except (CorruptArtifact, StorageError) as failure:
+            logger.warning("%s", failure)
             return {}
-        return entries if isinstance(entries, dict) else {}
 
 
 def user_cache_folder() -> Path:

@@ -136,6 +136,17 @@ def test_leftovers_of_dead_writers_are_removed_and_those_of_living_ones_stay(tmp
     assert (tmp_path / "a").read_bytes() == b"slow" and not (tmp_path / ".a.0.partial").exists()
 
 
+def test_leftovers_of_version_0_4_are_removed_once_nobody_can_be_writing_them(tmp_path: Path) -> None:
+    old, young = tmp_path / ".a.k3_x9abc.partial", tmp_path / ".a.zzzzzzzz.partial"
+    others = [tmp_path / name for name in (".b.k3_x9abc.partial", ".a.b.k3_x9abc.partial", ".a.K3_x9abc.partial", "z")]
+    for path in (old, young, *others):
+        path.write_bytes(b"left")
+        if path != young:
+            os.utime(path, (0, 0))
+    put(tmp_path / "a", b"new")
+    assert sorted(tmp_path.iterdir()) == sorted([young, *others, tmp_path / "a"])
+
+
 def test_a_link_laid_under_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_bytes(b"precious")
     (tmp_path / ".a.0.partial").symlink_to("victim")

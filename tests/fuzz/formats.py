@@ -11,63 +11,34 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 import torch
 from scipy import sparse
 from torch import Tensor, nn
 
 import qubo_compress as qc
-from qubo_compress import errors, plan_file
+from qubo_compress import errors
 from qubo_compress._internal.arrays import array_writer
+from qubo_compress._internal.checked_json import checksum_of
 from qubo_compress.file_format import file_digest, pack_names
 from qubo_compress.sensitivity.cache import UnitCache
-from tests.fuzz.damage import NUMBERS, Edit, damaged, random_edits
-
-Crafter = Callable[[random.Random, bytes], bytes]
+from qubo_compress.sensitivity.function_signature import same_function
+from tests.fuzz.damage import NUMBERS, damaged, random_edits
+from tests.fuzz.form import Format, digest_of, hostile_value, replaced_within
+from tests.fuzz.solver_formats import certificates, embeddings, services
 
 CHOICES = (
     "quantize(bits=2)", "quantize(bits=5,sparsity=0.5)", "prune(sparsity=0.6)", "fold(bits=8)", "cast(bits=16)",
     "digital(bits=4)", "analog(cells=2)", "coded(of='quantize(bits=3)')", "coded(of='prune(sparsity=0.5)')",
     "svd(rank=2,bits=4)", "tucker(ranks=(2,2))", "frequency(bands=3,bits=4)", "frequency(sparsity=0.5,bits=4)",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Format:
-    """One kind of file.
-
-    Attributes:
-        name: for the table of counts.
-        samples: whole files.
-        read: path -> what was read, in comparable form.
-        crafted: files by somebody who knows the format, with right checksums.
-        checked: whether the format has a checksum: without one, damage may go unnoticed.
-        name_of_file: which the reader may look at.
-        refusals: the errors that a file of this format may be refused with.
-    """
-
-    name: str
-    samples: tuple[bytes, ...]
-    read: Callable[[Path], object]
-    crafted: Crafter
-    checked: bool = True
-    name_of_file: str = "file"
-    refusals: tuple[type[Exception], ...] = (errors.CorruptArtifact,)
-
-    def known(self, folder: Path) -> set[object]:
-        """What the samples are read as."""
-        found = set()
-        for sample in self.samples:
-            (folder / self.name_of_file).write_bytes(sample)
-            found.add(self.read(folder / self.name_of_file))
-        return found
-
 
 REFUSED_NETWORKS = (errors.CorruptArtifact, errors.WrongModel)
 MISMATCH = (errors.CacheMismatch,)
@@ -99,18 +70,11 @@ def network() -> Network:
         return Network().eval()
 
 
-def _digest(*parts: object) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(np.ascontiguousarray(part).tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-    return digest.hexdigest()
-
-
 def _read_network(path: Path) -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         state = qc.load(path, network()).state_dict()
-    return _digest(*(v.numpy() if isinstance(v, Tensor) else v for v in state.values()), list(state))
+    return digest_of(*(v.numpy() if isinstance(v, Tensor) else v for v in state.values()), list(state))
 
 
 def _hostile_text(chance: random.Random) -> str:
@@ -130,6 +94,10 @@ def _hostile_text(chance: random.Random) -> str:
             "layer",
             "(weight)",
             "((a+)+)+",
+            r"(\w+\.?)+$x",
+            "(.*)*(.*)*z",
+            "(.*)(.*)(.*)(.*)z",
+            "(t|t|e|.)" * chance.choice((3, 30)) + "#",
             "custom:e30=",
             "custom:" + packed(json.dumps({"conv.weight": chance.choice(["a", 1, None, [], "b" * deep])}).encode()),
             "\ud800",
@@ -179,30 +147,8 @@ def _plan() -> qc.Plan:
 
 def _read_plan(path: Path) -> object:
     plan = qc.Plan.load(path)
-    return _digest(sorted(plan.choices.items()), replace(plan, choices={}, payloads={}), sorted(plan.payloads.items()))
-
-
-def _hostile_value(chance: random.Random) -> Any:
-    return chance.choice(
-        (
-            None,
-            True,
-            -1,
-            0,
-            2**70,
-            1.5,
-            float("nan"),
-            "",
-            "keep",
-            "\ud800",
-            [],
-            [1],
-            {},
-            {"a": 1},
-            [[]],
-            "x" * 10**5,
-            [None],
-        )
+    return digest_of(
+        sorted(plan.choices.items()), replace(plan, choices={}, payloads={}), sorted(plan.payloads.items())
     )
 
 
@@ -212,31 +158,49 @@ def _crafted_plan(chance: random.Random, sample: bytes) -> bytes:
     name = chance.choice((*values, "more"))
     inner = values.get(name)
     if isinstance(inner, dict) and inner and chance.random() < 0.5:
-        inner[chance.choice((*inner, "other"))] = _hostile_value(chance)
+        inner[chance.choice((*inner, "other"))] = hostile_value(chance)
     elif isinstance(inner, list) and inner and chance.random() < 0.5:
-        inner[chance.randrange(len(inner))] = _hostile_value(chance)
+        inner[chance.randrange(len(inner))] = hostile_value(chance)
     else:
-        values[name] = _hostile_value(chance)
+        values[name] = hostile_value(chance)
     if chance.random() < 0.9:
-        values["checksum"] = plan_file._checksum(values)
+        values["checksum"] = checksum_of(values)
     return json.dumps(values).encode()
 
 
-def _older_plan() -> bytes:
-    plan = replace(_plan(), payloads={})
-    return json.dumps(
-        {
-            "format": "qubo_compress plan 1",
-            "choices": dict(plan.choices),
-            "bytes": 1,
-            "original_bytes": 2,
-            "parameters": 3,
-            "predicted_loss": 0.5,
-            "menu_names": list(plan.menu_names),
-            "rule": "layer",
-            "weights": "01",
-        }
-    ).encode()
+def _older_plan(payloads: Mapping[str, bytes] | None = None) -> bytes:
+    """As version 0.4 wrote plans; payloads were in a file beside it."""
+    plan = _plan()
+    said = {name: getattr(plan, name) for name in _OLDER_FIELDS}
+    if payloads is not None:
+        digest = hashlib.sha256()
+        for name, data in sorted(payloads.items()):
+            digest.update(f"{name} {len(data)} ".encode() + data)
+        said["payload_digest"] = digest.hexdigest()[:32]
+    return json.dumps({"format": "qubo_compress plan 1", **said}).encode()
+
+
+_OLDER_FIELDS = (
+    "choices", "bytes", "original_bytes", "parameters", "predicted_loss", "menu_names", "rule", "weights",
+)  # fmt: skip
+
+
+def _older_payloads() -> bytes:
+    arrays = {name: np.frombuffer(data, np.uint8) for name, data in _plan().payloads.items()}
+    return safetensors.numpy.save(arrays, metadata={"weights": "0123"})
+
+
+def _read_pair(path: Path) -> object:
+    (path.parent / "pair.json").write_bytes(_older_plan(_plan().payloads))
+    return _read_plan(path.parent / "pair.json")
+
+
+def _crafted_tensors(chance: random.Random, sample: bytes) -> bytes:
+    length = int.from_bytes(sample[:8], "little")
+    header = replaced_within(chance, json.loads(sample[8 : 8 + length]))
+    text = json.dumps(header).encode()
+    claimed = chance.choice((len(text), len(text), *NUMBERS))
+    return (claimed % 2**64).to_bytes(8, "little") + text + sample[8 + length :]
 
 
 def _problems() -> tuple[qc.ChoiceProblem, ...]:
@@ -256,7 +220,7 @@ def _read_problem(path: Path) -> object:
     arrays = (found.linear, found.group_offsets, found.costs, found.limits, found.fixed_costs)
     pairs = () if found.pairs is None else (found.pairs.data, found.pairs.indices, found.pairs.indptr)
     names = (found.group_names, found.choice_names, found.budget_names, found.constant, found.factor is None)
-    return _digest(*arrays, *pairs, *names, *([] if found.factor is None else [found.factor]))
+    return digest_of(*arrays, *pairs, *names, *([] if found.factor is None else [found.factor]))
 
 
 def _hostile_array(chance: random.Random, array: np.ndarray) -> np.ndarray:
@@ -310,12 +274,13 @@ def _crafted_arrays(chance: random.Random, sample: bytes) -> bytes:
 
 _SIGNATURE = {"weights": "12", "data": "34"}
 _UNIT = "losses_00001"
+_FUNCTION = {"outputs": np.arange(12.0).reshape(3, 4), "losses": np.arange(3.0), "tolerance": np.array(1e-4)}
 
 
 def _read_unit(path: Path) -> object:
     (path.parent / "signature.json").write_text(json.dumps(_SIGNATURE))
     found = UnitCache(path.parent, _SIGNATURE).get(_UNIT, dict)
-    return _digest(*found.values(), list(found))
+    return digest_of(*found.values(), list(found))
 
 
 def _read_signature(path: Path) -> object:
@@ -323,9 +288,16 @@ def _read_signature(path: Path) -> object:
     return "the same"  # or it would have been refused
 
 
+def _read_function(path: Path) -> object:
+    (path.parent / "signature.json").write_text(json.dumps(_SIGNATURE))
+    if not UnitCache(path.parent, _SIGNATURE).agrees("function", _FUNCTION, same_function):
+        raise errors.CacheMismatch(f"{path} is of another function")
+    return "the same"
+
+
 def _crafted_text(chance: random.Random, sample: bytes) -> bytes:
-    value = {**_SIGNATURE, chance.choice(("weights", "more")): _hostile_value(chance)}
-    return json.dumps(chance.choice((value, _hostile_value(chance)))).encode()
+    value = {**_SIGNATURE, chance.choice(("weights", "more")): hostile_value(chance)}
+    return json.dumps(chance.choice((value, hostile_value(chance)))).encode()
 
 
 def _samples() -> dict[str, tuple[bytes, ...]]:
@@ -360,6 +332,8 @@ def _samples() -> dict[str, tuple[bytes, ...]]:
             _UNIT, lambda: {"linear": np.arange(9.0), "features": np.ones((9, 4), np.float32), "is": np.arange(3) == 1}
         )
         found["units"] = ((folder / "cache" / f"{_UNIT}.npz").read_bytes(),)
+        cache.agrees("function", _FUNCTION, same_function)
+        found["functions"] = ((folder / "cache" / "function.signature").read_bytes(),)
         found["signatures"] = ((folder / "cache" / "signature.json").read_bytes(),)
     return found
 
@@ -372,6 +346,7 @@ def formats() -> dict[str, Format]:
         Format("network", samples["networks"], _read_network, _crafted_network, refusals=REFUSED_NETWORKS),
         Format("plan", samples["plans"], _read_plan, _crafted_plan),
         Format("plan of 0.4", (_older_plan(),), _read_plan, _crafted_plan, checked=False),
+        Format("payloads of 0.4", (_older_payloads(),), _read_pair, _crafted_tensors, name_of_file="pair.safetensors"),
         Format("problem", samples["problems"], _read_problem, _crafted_arrays),
         Format("problem of 0.4", samples["older problems"], _read_problem, _crafted_arrays, checked=False),
         Format(
@@ -390,15 +365,16 @@ def formats() -> dict[str, Format]:
             name_of_file="signature.json",
             refusals=MISMATCH,
         ),
+        Format(
+            "function of a cache",
+            samples["functions"],
+            _read_function,
+            _crafted_arrays,
+            name_of_file="function.signature",
+            refusals=MISMATCH,
+        ),
+        embeddings(),
+        certificates(),
+        services(),
     )
     return {form.name: form for form in found}
-
-
-def made(form: Format, seed: int) -> tuple[bytes, bool]:
-    """One file of a format, damaged or crafted, and whether somebody who knows the format made it."""
-    chance = random.Random(f"{form.name} {seed}")
-    sample, other = chance.choice(form.samples), chance.choice(form.samples)
-    if chance.random() < 0.3:
-        return form.crafted(chance, sample), True
-    edits: list[Edit] = random_edits(chance)
-    return damaged(sample, edits, other), False

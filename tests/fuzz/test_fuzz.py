@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from tests.fuzz import NAMES
 from tests.fuzz.damage import KINDS, Edit, damaged
-from tests.fuzz.formats import Format, formats, made
+from tests.fuzz.form import Format, made
+from tests.fuzz.formats import formats
+from tests.fuzz.solver_formats import stop_services
 from tests.fuzz.trial import MOST_BYTES, tried
 
 EDITS = st.lists(
@@ -18,7 +20,10 @@ EDITS = st.lists(
 )
 
 
-@pytest.fixture(scope="module", params=NAMES)
+QUICK = tuple(name for name in NAMES if name != "service answer")
+
+
+@pytest.fixture(scope="module", params=QUICK)
 def form(request: pytest.FixtureRequest) -> Format:
     return formats()[request.param]
 
@@ -67,6 +72,17 @@ def test_random_and_crafted_files_are_read_or_refused(
         found = tried(form, folder / form.name_of_file, known, may_differ=crafted or not form.checked)
         assert found.kind in ("same", "refused", "other"), (seed, found.said)
         assert found.memory < MOST_BYTES, seed
+
+
+def test_answers_of_a_service_are_taken_or_refused(folder: Path) -> None:
+    form, path = formats()["service answer"], folder / "answer"
+    try:
+        for data in (*form.samples[:2], *(made(form, seed)[0] for seed in range(4))):
+            path.write_bytes(data)
+            found = tried(form, path, {"solved"}, may_differ=False)
+            assert found.kind in ("same", "refused"), found.said
+    finally:
+        stop_services()
 
 
 def test_a_foreign_error_and_a_silent_change_would_be_seen(folder: Path) -> None:

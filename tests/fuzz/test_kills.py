@@ -1,12 +1,17 @@
-"""A few real kills of every writer; ``python -m tests.fuzz.kills --rounds 200`` makes many."""
+"""A few real kills of every writer and of whole calls.
+
+``python -m tests.fuzz.kills --rounds 200`` and ``python -m tests.fuzz.kills_of_calls --kills 200`` make many.
+"""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.fuzz.kills import Writer, rounds, writers
+from tests.fuzz.kills_of_calls import Call, calls, kills
 
 NAMES = ("plan.save", "save", "problem.save", "unit of a cache", "text")
 
@@ -31,3 +36,32 @@ def test_a_writer_in_place_would_be_caught(every: dict[str, Writer]) -> None:
                 handle.write(bytes([version]) * 1000)
 
     assert rounds(Writer("in place", in_place, text.read), 15)["lost"] > 0
+
+
+CALLS = ("measure", "measure by products", "compress", "refinement", "recover")
+
+
+@pytest.fixture(scope="module")
+def all_calls() -> dict[str, Call]:
+    return calls()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_killed_call_loses_nothing_and_is_made_again_with_the_same_result(
+    name: str, all_calls: dict[str, Call]
+) -> None:
+    assert tuple(all_calls) == CALLS
+    counts = kills(all_calls[name], 3)
+    assert counts["kills"] == 3 and counts["resumed"] >= 1 and counts["lost"] == 0 and counts["left over"] == 0
+
+
+def test_a_call_that_writes_in_place_would_be_caught() -> None:
+    def careless(folder: Path) -> int:
+        with (folder / "out").open("wb") as handle:
+            for _ in range(100):
+                handle.write(b"a" * 1000)
+                handle.flush()
+                time.sleep(0.001)
+        return 1
+
+    assert kills(Call("careless", careless, lambda one, other: one == other, "out"), 6)["lost"] > 0

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fuzz.formats import Format
+from tests.fuzz.form import Format
 
 LONGEST_SECONDS, MOST_BYTES = 1.0, 200e6
 """What reading a file of less than 1 MB may take."""
@@ -44,7 +44,7 @@ def tried(form: Format, path: Path, known: set[object], may_differ: bool) -> Out
             kind = "other" if may_differ else "silent"
     except form.refusals as refusal:
         kind, said = "refused", f"{type(refusal).__name__}: {refusal}"
-        if not (said.isprintable() and (path.name in said or str(path.parent) in said)):
+        if not (said.isprintable() and (not form.named or path.name in said or str(path.parent) in said)):
             kind, said = "foreign", f"an unprintable message, or one without the file's name: {said!r}"
     except Exception as failure:
         kind, said = "foreign", f"{type(failure).__name__}: {failure}"

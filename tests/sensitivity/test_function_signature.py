@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 import qubo_compress as qc
 from qubo_compress import errors
+from qubo_compress.sensitivity.function_signature import same_function
 
 MENU = qc.Menu(bits=(2, 4), sparsity=(0.0,), vector_bits=())
 ELSEWHERE = {"scale": 1.0}
@@ -114,3 +116,15 @@ def test_caches_of_other_versions_are_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": "0.0.1"}))
     with pytest.raises(errors.CacheMismatch, match="another version"):
         table_of(Tempered(), tmp_path)
+
+
+def test_what_is_no_signature_is_of_no_function() -> None:
+    right = {"outputs": np.ones((2, 4)), "losses": np.ones(2), "tolerance": np.array(1e-4)}
+    assert same_function(right, right)
+    for change in (
+        {"tolerance": np.array(1e9)}, {"tolerance": np.ones(2)}, {"tolerance": np.array("a")},
+        {"tolerance": np.array(float("nan"))}, {"losses": np.array(["a", "b"])}, {"more": np.ones(1)},
+        {"outputs": np.ones((2, 4), dtype=int)}, {"losses": np.ones(3)},
+    ):  # fmt: skip
+        assert not same_function({**right, **change}, right)
+    assert not same_function({"losses": np.ones(2)}, right)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import resource
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -264,18 +262,6 @@ def test_folders_that_cannot_be_written_are_named(perceptron: Any, tmp_path: Pat
         qc.save(measured(perceptron).plan({}).apply(perceptron.model), tmp_path / "file" / "net")
     with pytest.raises(errors.StorageError):
         measured(perceptron, cache=tmp_path / "file")
-
-
-def test_killed_at_random_moments_nothing_is_lost_and_nothing_is_damaged() -> None:
-    """Three kills of ``measure`` and of ``save`` each; the script does twenty."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.kill", "--kills", "3"], capture_output=True, text=True,
-        cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=250,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = [line.split("|") for line in done.stdout.splitlines()]
-    assert [row[0].strip() for row in rows] == ["what", "measure", "save"]
-    assert all(row[1].strip() == "3" and row[-1].strip() == "True" for row in rows[1:])
 
 
 def test_prices_count_bytes_multiplications_and_cells(sample: Callable[[str], Any]) -> None:

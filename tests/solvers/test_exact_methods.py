@@ -186,6 +186,11 @@ def proven() -> tuple[ChoiceProblem, object]:
     return problem, solve(problem, Exact(certificate=True), time_limit=60.0)
 
 
+def going_to(node: CertificateNode, child: object) -> CertificateNode:
+    """The same node with every choice of the problem decided in one child."""
+    return dataclasses.replace(node, children=dict.fromkeys(range(160), child))
+
+
 def test_falsified_certificates_are_rejected():
     problem, solution = proven()
     check = check_bound(problem, solution)
@@ -198,6 +203,12 @@ def test_falsified_certificates_are_rejected():
         "a child is missing": nodes | {inner: dataclasses.replace(nodes[inner], children=dropped)},
         "a node is missing": {number: node for number, node in nodes.items() if number != 0},
         "the duals prove nothing": weakened,
+        "a node leads back to itself": nodes | {inner: going_to(nodes[inner], inner)},
+        "all lead to one": {n: going_to(m, inner) for n, m in nodes.items()},
+        "a child is no number": nodes | {inner: going_to(nodes[inner], [inner])},
+        "shares are missing": nodes | {0: dataclasses.replace(nodes[0], shares=nodes[0].shares[1:])},
+        "there is a price too many": nodes | {0: dataclasses.replace(nodes[0], price=np.ones(7))},
+        "choices are no whole numbers": nodes | {0: dataclasses.replace(nodes[0], support=nodes[0].support + 0.5)},
         "a price is negative": nodes | {0: dataclasses.replace(nodes[0], price=nodes[0].price - 10.0)},
     }
     for name, forgery in forgeries.items():

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from benchmarks.loopback_leap import Chip, LoopbackLeap
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress import errors as e
+from qubo_compress._internal.checked_json import with_checksum
 from qubo_compress.encodings.encoding import encodings
 from qubo_compress.problem_generators import random_problem
 from qubo_compress.solvers import minor_embedding, qpu_device, qpu_fit
@@ -204,13 +205,23 @@ def test_a_kept_embedding_that_does_not_fit_the_graph_is_not_used(tmp_path):
     chains = device.clique(6)
     assert joins(device.graph, chains, None)
     path = device.store.path
-    content = json.loads(path.read_bytes())
-    content["entries"]["clique-6"] = [[q] for q in range(6)]
-    path.write_text(json.dumps(content))
-    again = Device(mock, str(tmp_path))
-    assert again.clique(6) == chains and again.searches == 1
-    path.write_text("{ torn")
-    assert Device(mock, str(tmp_path)).clique(6) == chains
+    whole = path.read_bytes()
+    content = json.loads(whole)
+    del content["checksum"]
+    for known in (10**6, -1, True, "many"):
+        path.write_bytes(with_checksum({**content, "entries": {"largest-clique": known}}))
+        assert Device(mock, str(tmp_path)).largest_clique == device.largest_clique
+    for damaged in (
+        with_checksum({**content, "entries": {"clique-6": [[q] for q in range(6)]}}),
+        whole.replace(b"1", b"2", 1),
+        json.dumps(content).encode(),  # as version 0.4 wrote
+        with_checksum({**content, "entries": []}),
+        b"[]",
+        b"{ torn",
+    ):
+        path.write_bytes(damaged)
+        again = Device(mock, str(tmp_path))
+        assert again.clique(6) == chains and again.searches == 1
     assert json.loads(path.read_bytes())["entries"]["clique-6"] == chains
 
 
