@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from qubo_compress._internal.processors import usable_processors
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound, ProblemTooLarge
 from qubo_compress.problem import ChoiceProblem, FactorArray, IntArray
 from qubo_compress.problem_generators import random_problem
@@ -218,8 +219,8 @@ def _refuse_overruns(problem: ChoiceProblem, solver: Solver, time_limit: float, 
 
 
 def _threads_of(solver: Solver) -> int:
-    """Threads that one search may use: its ``threads``, or as many as there are processors."""
-    return getattr(solver, "threads", None) or os.cpu_count() or 1
+    """Threads that one search may use: its ``threads``, or as many as there are processors that this process may use."""
+    return getattr(solver, "threads", None) or usable_processors()
 
 
 def unreachable_budgets_are_refused(solver: Solver, time_limit: float) -> None:
