@@ -219,7 +219,7 @@ def _refuse_overruns(problem: ChoiceProblem, solver: Solver, time_limit: float, 
 
 
 def _threads_of(solver: Solver) -> int:
-    """Threads that one search may use: its ``threads``, or as many as there are processors that this process may use."""
+    """Threads that one search may use: its ``threads``, or as many as the process may use processors."""
     return getattr(solver, "threads", None) or usable_processors()
 
 
