@@ -270,7 +270,7 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_is_damaged() -> No
     """Three kills of ``measure`` and of ``save`` each; the script does twenty."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.kill", "--kills", "3"], capture_output=True, text=True,
-        cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=250,
+        cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=3000,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split("|") for line in done.stdout.splitlines()]
