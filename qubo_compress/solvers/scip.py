@@ -39,6 +39,10 @@ class Scip:
     energies are linearised. The bound is SCIP's dual bound less what its tolerances allow. This is a cross-check:
     ``exact`` is the solver to use.
 
+    The same seed and ``work_limit`` give the same answer as long as the time limit is not reached. A search that the
+    clock ended does not repeat from its recorded nodes (``repeats = False``): SCIP's heuristics start searches of
+    their own, which end by the clock in the midst of a node.
+
     Raises:
         MissingDependency: when pyscipopt is not installed.
         ProblemTooLarge: when building the model would take more than two million coefficients.
@@ -50,6 +54,7 @@ class Scip:
 
     name: ClassVar[str] = "scip"
     optimises: ClassVar[bool] = True
+    repeats: ClassVar[bool] = False
     requires: ClassVar[tuple[str, ...]] = ("pyscipopt",)
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:

@@ -86,7 +86,6 @@ class SimulatedBifurcation:
                         dtype=torch.float32,
                         agents=agents,
                         max_steps=steps,
-                        timeout=request.seconds_left,  # a call that it ends is dropped
                         best_only=False,
                         mode=self.mode,
                         heated=self.heated,

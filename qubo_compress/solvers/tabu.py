@@ -16,6 +16,7 @@ from qubo_compress.solvers.sampler_pace import Pace, bits_of
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
 _MOST_UPDATES = 2000
+_NEVER = 2_000_000_000  # milliseconds; updates end a read, for a clock would not end it at the same place twice
 
 
 @solvers.register("tabu")
@@ -26,8 +27,6 @@ class Tabu:
     Five settings per encoding were tried (updates 10 to 200, tenure, reads). At 1 s on four dense 20 x 16
     problems and two tables of networks, on a busy machine, the mean gap was 0.20 % of a random answer's with the domain
     wall and 0.24 % with one-hot, which one or two problems decide.
-
-    Updates end a read. One that the clock ends is dropped, for it would not end at the same place twice.
 
     Args:
         encoding: ``"domain-wall"`` or ``"one-hot"``.
@@ -82,7 +81,7 @@ class Tabu:
                     coefficient_z_first=updates,
                     lower_bound_z=1,
                     tenure=None if self.tenure is None else min(self.tenure, size - 1),
-                    timeout=int(1000 * request.seconds_left) + 1,
+                    timeout=_NEVER,
                     seed=request.seed,
                 )
                 return bits_of(result)

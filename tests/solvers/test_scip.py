@@ -36,3 +36,11 @@ def test_ctrl_c_gives_the_best_so_far(ctrl_c):
     ctrl_c(3.0)
     solution = solve(problem, "scip", time_limit=3600.0)
     assert solution.interrupted and problem.is_feasible(solution.assignment)
+
+
+def test_the_same_nodes_give_the_same_answer():
+    """What ``repeats = False`` leaves out is a search that the clock ended, and no other."""
+    problem = ChoiceProblem.random(kind="low-rank", groups=10, choices=8, seed=2)
+    first, second = (solve(problem, "scip", time_limit=1e6, work_limit=30) for _ in range(2))
+    assert (first.assignment == second.assignment).all()
+    assert first.work == second.work and 1 < first.work <= 30
