@@ -47,14 +47,14 @@ def jumping_clock(seed: int) -> Clock:
 
 @contextmanager
 def under(clock: Clock) -> Iterator[None]:
-    """In ``with under(clock):`` it is what ``time.perf_counter`` reads, in every thread of the process."""
+    """Within it the clock is what ``time.perf_counter`` reads, in every thread of the process."""
     with mock.patch.object(time, "perf_counter", clock):
         yield
 
 
 @contextmanager
 def busy_thread() -> Iterator[None]:
-    """In ``with busy_thread():`` another thread wants the interpreter all the time."""
+    """Within it another thread wants the interpreter all the time."""
     ended = threading.Event()
 
     def spin() -> None:
