@@ -40,8 +40,8 @@ class Scip:
     ``exact`` is the solver to use.
 
     The same seed and ``work_limit`` give the same answer as long as the time limit is not reached. A search that the
-    clock ended does not repeat from its recorded nodes (``repeats = False``): SCIP's heuristics start searches of
-    their own, which end by the clock in the midst of a node.
+    clock ended does not repeat from its recorded nodes, and its ``details["repeats"]`` is False: SCIP's heuristics
+    start searches of their own, which end by the clock in the midst of a node.
 
     Raises:
         MissingDependency: when pyscipopt is not installed.
@@ -54,7 +54,6 @@ class Scip:
 
     name: ClassVar[str] = "scip"
     optimises: ClassVar[bool] = True
-    repeats: ClassVar[bool] = False
     requires: ClassVar[tuple[str, ...]] = ("pyscipopt",)
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
@@ -87,6 +86,7 @@ class Scip:
             work=min(_finished_nodes(model), limits.work or 2**62),
             interrupted=interrupted,
             infeasible=model.getStatus() == "infeasible",
+            details={"repeats": not _was_cut(model)},
         )
 
 
@@ -96,8 +96,12 @@ def _counted(problem: ChoiceProblem) -> int:
 
 def _finished_nodes(model: Any) -> int:
     """Nodes that were searched to their end: one that the clock ended cannot be repeated by counting."""
-    cut = model.getStatus() in ("timelimit", "userinterrupt")
-    return max(0, int(model.getNTotalNodes()) - int(cut))
+    return max(0, int(model.getNTotalNodes()) - int(_was_cut(model)))
+
+
+def _was_cut(model: Any) -> bool:
+    """Whether the clock or Ctrl-C ended the search."""
+    return model.getStatus() in ("timelimit", "userinterrupt")
 
 
 def _check_size(problem: ChoiceProblem) -> None:

@@ -39,8 +39,13 @@ def test_ctrl_c_gives_the_best_so_far(ctrl_c):
 
 
 def test_the_same_nodes_give_the_same_answer():
-    """What ``repeats = False`` leaves out is a search that the clock ended, and no other."""
     problem = ChoiceProblem.random(kind="low-rank", groups=10, choices=8, seed=2)
     first, second = (solve(problem, "scip", time_limit=1e6, work_limit=30) for _ in range(2))
     assert (first.assignment == second.assignment).all()
     assert first.work == second.work and 1 < first.work <= 30
+    assert first.details["repeats"]
+
+
+def test_a_search_that_the_clock_ended_does_not_claim_to_repeat():
+    problem = ChoiceProblem.random(kind="low-rank", groups=40, choices=10, seed=0, rank=40)
+    assert solve(problem, "scip", time_limit=2.0).details["repeats"] is False
