@@ -379,8 +379,8 @@ def test_interrupted_after_a_first_answer(server, monkeypatch, nothing_left_behi
     assert PROBLEM.is_feasible(solution.assignment)
 
 
-# Their time limits are below what any service takes; both are tested above and below in another way.
-OTHERWISE = {"interruption_returns_the_best", "time_limit_is_kept"}
+# Their time limits are below what any service takes; all are tested above and below in another way.
+OTHERWISE = {"interruption_returns_the_best", "time_limit_is_kept", "large_problems_keep_it_too"}
 CHECKS = [check for check in conformance.CHECKS if check.__name__ not in OTHERWISE]
 
 
