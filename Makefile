@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 # The suite runs two processes side by side; threads within each would only get in each other's way.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg DWAVE_CACHE_ENABLED=false
 
-.PHONY: install demo test lint types check clean
+.PHONY: install demo test stress lint types check clean
 
 install: $(VENV)/.installed
 
@@ -22,6 +22,10 @@ demo: install
 
 test: install
 	$(TEST_ENV) $(RUN) -m pytest
+
+# The suite beside four busy loops, which takes an hour or more: what passes must pass on a loaded machine. Not in CI.
+stress: install
+	$(TEST_ENV) $(RUN) -m tests.stress
 
 lint: install
 	$(RUN) -m ruff check .

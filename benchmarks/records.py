@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 import time
@@ -15,11 +14,13 @@ from typing import Any
 import numpy
 import torch
 
+from qubo_compress._internal.processors import usable_processors
+
 RESULTS = Path(__file__).parent / "results"
 
 
 def environment() -> dict[str, Any]:
-    """Versions, processor and number of cores."""
+    """Versions, processor and the number of cores that this process may use."""
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -33,7 +34,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "cpu": model,
-        "cores": os.cpu_count(),
+        "cores": usable_processors(),
     }
 
 

@@ -35,6 +35,7 @@ from benchmarks.instances import FIRST_SEED, generated_name, names, problem_of
 from benchmarks.networks import NetworkUnavailable
 from benchmarks.records import RESULTS, append, environment, read
 from qubo_compress import ChoiceProblem, solve
+from qubo_compress._internal.processors import usable_processors
 from qubo_compress.errors import QuboCompressError
 from qubo_compress.problem_generators import random_problem
 
@@ -222,7 +223,7 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tier", choices=("quick", "dense20", "large", "full"), default="quick")
-    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--workers", type=int, default=min(2, usable_processors()))
     parser.add_argument("--minutes", type=float, default=60.0, help="stop after so long; run again to go on")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # for the workers, before they import anything

@@ -33,15 +33,9 @@ def pair_energies(problem: ChoiceProblem, dense: bool | None = None) -> PairEner
         ProblemTooLarge: when that would take more couplings than :data:`LARGEST_COUPLINGS`.
     """
     total = problem.num_choices
-    stored = 0 if problem.pairs is None else problem.pairs.nnz
     if dense is None:
-        dense = problem.structure == "factor" or stored > _DENSE_SHARE * total**2
-    couplings = total**2 // 2 if dense or problem.structure == "factor" else stored // 2
-    if couplings > LARGEST_COUPLINGS:
-        raise ProblemTooLarge(
-            f"a quadratic model of this problem would take about {couplings:,} couplings; at most "
-            f"{LARGEST_COUPLINGS:,} are built. Use a solver that reads the factor itself, such as 'annealer'"
-        )
+        dense = _mostly_coupled(problem)
+    refuse_too_many(problem, dense)
     if problem.structure == "factor" and problem.factor is not None:
         factor = problem.factor.astype(np.float64)
         gram: FloatArray = factor @ factor.T
@@ -51,6 +45,27 @@ def pair_energies(problem: ChoiceProblem, dense: bool | None = None) -> PairEner
     if problem.pairs is None:
         return np.zeros((total, total)) if dense else sparse.csr_array((total, total))
     return problem.pairs.toarray() if dense else problem.pairs
+
+
+def refuse_too_many(problem: ChoiceProblem, dense: bool | None = None) -> None:
+    """Raise :class:`ProblemTooLarge` where :func:`pair_energies` would, before anything is built."""
+    if dense is None:
+        dense = _mostly_coupled(problem)
+    everything = dense or problem.structure == "factor"
+    couplings = problem.num_choices**2 // 2 if everything else _stored(problem) // 2
+    if couplings > LARGEST_COUPLINGS:
+        raise ProblemTooLarge(
+            f"a quadratic model of this problem would take about {couplings:,} couplings; at most "
+            f"{LARGEST_COUPLINGS:,} are built. Use a solver that reads the factor itself, such as 'annealer'"
+        )
+
+
+def _mostly_coupled(problem: ChoiceProblem) -> bool:
+    return problem.structure == "factor" or _stored(problem) > _DENSE_SHARE * problem.num_choices**2
+
+
+def _stored(problem: ChoiceProblem) -> int:
+    return 0 if problem.pairs is None else int(problem.pairs.nnz)
 
 
 def coupling_sums(pairs: PairEnergies) -> FloatArray:

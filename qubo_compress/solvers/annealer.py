@@ -6,7 +6,6 @@ follow a small portfolio of schedules, in parallel; each ends with an exact fill
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from qubo_compress import compiling
+from qubo_compress._internal.processors import usable_processors
 from qubo_compress.energy_scale import energy_scale, standardise
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem, IntArray
@@ -60,7 +60,7 @@ class Annealer:
 
     Args:
         restarts: most runs, each with its own random start; None for as many as the time allows.
-        threads: runs at a time; None for one per processor.
+        threads: runs at a time; None for one per processor that this process may use.
         pool_size: how many distinct good assignments to give back.
 
     Raises:
@@ -128,7 +128,7 @@ class _Search:
         self.problem = problem
         self.scale = energy_scale(problem)
         self.limits = limits
-        self.threads = options.threads or os.cpu_count() or 1
+        self.threads = options.threads or usable_processors()
         self.pool_size = options.pool_size
         self.most_runs = options.restarts
         self.seed, self.bound_rng = int(rng.integers(2**63)), rng.spawn(1)[0]

@@ -12,7 +12,6 @@ number of threads.
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
+from qubo_compress._internal.processors import usable_processors
 from qubo_compress.energy_scale import energy_scale
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers import branch_kernels as kernels
@@ -71,7 +71,7 @@ class Tree:
         form: its convex form, which may have been strengthened.
         search: for rounding mixtures to assignments.
         incumbent: a feasible assignment, or None.
-        threads: how many nodes are bounded at a time; None for one per processor.
+        threads: how many nodes are bounded at a time; None for one per processor that this process may use.
         record: where each bounded node is written for a certificate, or None.
         closed: least bound of what was cut off, or excluded before.
         root_bound: a bound that is known, then the one proven at the root.
@@ -134,7 +134,7 @@ class Tree:
                 longest = max(0.9 * longest, time.perf_counter() - begin)
 
     def _workers(self) -> int:
-        return self.threads or min(_BATCH, os.cpu_count() or 1)
+        return self.threads or min(_BATCH, usable_processors())
 
     def _least_open(self) -> float:
         families = self._families

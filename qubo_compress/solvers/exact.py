@@ -73,7 +73,8 @@ class Exact:
 
     Args:
         first: an assignment to start from; None for a local search.
-        threads: how many nodes are bounded at a time; None for one per processor. The tree is the same with any number.
+        threads: how many nodes are bounded at a time; None for one per processor that this process may use. The tree is
+            the same with any number.
         certificate: keep what a separate checker needs to verify the proof of a branch and bound, in
             ``Solution.details["certificate"]``; see :mod:`qubo_compress.solvers.certificates`.
 

@@ -158,31 +158,31 @@ def run_programme(programme: Programme, integers: int, deadline: float, gap: flo
     if seconds <= 0.0:
         return nothing
     with tempfile.TemporaryDirectory(prefix="qubo_compress_") as folder:
-        source, target = Path(folder) / "programme.npz", Path(folder) / "answer.npz"
+        source, target = Path(folder) / "programme", Path(folder) / "answer"
         matrix = programme.matrix
-        np.savez(
-            source,
-            objective=programme.objective,
-            data=matrix.data,
-            indices=matrix.indices,
-            indptr=matrix.indptr,
-            shape=np.array(matrix.shape),
-            low=programme.low,
-            high=programme.high,
-            integrality=(np.arange(programme.objective.size) < integers).astype(np.int64),
-            seconds=np.float64(seconds),
-            gap=np.float64(gap),
-        )
+        given = {
+            "objective": programme.objective,
+            "data": matrix.data,
+            "indices": matrix.indices,
+            "indptr": matrix.indptr,
+            "shape": matrix.shape,
+            "low": programme.low,
+            "high": programme.high,
+            "integrality": (np.arange(programme.objective.size) < integers).astype(np.int64),
+            "seconds": seconds,
+            "gap": gap,
+        }
+        milp_process.write_arrays(source, given)
         finished = _run_script([str(source), str(target)], deadline - _GRACE_SECONDS)
         if not target.exists():
             return replace(nothing, ended=not finished)
         try:
-            with np.load(target, allow_pickle=False) as stored:
-                return ProgrammeAnswer(
-                    stored["x"], float(stored["bound"]), int(stored["nodes"]), bool(stored["infeasible"]), not finished
-                )
-        except (OSError, ValueError, KeyError):  # ended while it wrote
+            stored = milp_process.read_arrays(target)
+        except ValueError:  # nothing is claimed by a damaged answer
             return replace(nothing, ended=True)
+        return ProgrammeAnswer(
+            stored["x"], float(stored["bound"]), int(stored["nodes"]), bool(stored["infeasible"]), not finished
+        )
 
 
 def _certified(standard: StandardProblem, programme: Programme, bound: float) -> float:

@@ -6,33 +6,65 @@ run as a script and imports numpy and scipy only, so that it starts within a sec
 
 from __future__ import annotations
 
+import hashlib
+import io
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import optimize, sparse
+
+_DIGEST_LENGTH = hashlib.sha256().digest_size
+
+
+def write_arrays(path: Path, arrays: Mapping[str, npt.ArrayLike]) -> None:
+    """Write a checksum and arrays in numpy's format, under another name first: the file is whole or not there."""
+    body = io.BytesIO()
+    named: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+    np.savez(body, **named)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_bytes(hashlib.sha256(body.getbuffer()).digest() + body.getbuffer())
+    unfinished.replace(path)
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """What :func:`write_arrays` wrote.
+
+    Raises:
+        ValueError: when the file is not as it was written; nothing in it was looked at then.
+    """
+    data = path.read_bytes()
+    body = data[_DIGEST_LENGTH:]
+    if hashlib.sha256(body).digest() != data[:_DIGEST_LENGTH]:
+        raise ValueError(f"{path} is damaged: its checksum is another")
+    with np.load(io.BytesIO(body), allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
 
 
 def main(source: str, target: str) -> None:
-    """Solve the programme in one ``.npz`` file and write solution, bound and nodes to another."""
-    with np.load(source, allow_pickle=False) as stored:
-        matrix = sparse.csr_array(
-            (stored["data"], stored["indices"], stored["indptr"]), shape=tuple(stored["shape"].tolist())
-        )
-        result = optimize.milp(
-            stored["objective"],
-            integrality=stored["integrality"],
-            bounds=optimize.Bounds(0.0, 1.0),
-            constraints=optimize.LinearConstraint(matrix, stored["low"], stored["high"]),
-            options={"time_limit": float(stored["seconds"]), "mip_rel_gap": float(stored["gap"])},
-        )
-    bound = result.get("mip_dual_bound")
-    np.savez(
-        target,
-        x=np.zeros(0) if result.x is None else result.x,
-        bound=np.float64(-np.inf if bound is None else bound),
-        nodes=np.int64(result.get("mip_node_count") or 0),
-        infeasible=np.bool_(result.status == 2),
+    """Solve the programme in one file and write solution, bound and nodes to another."""
+    stored = read_arrays(Path(source))
+    matrix = sparse.csr_array(
+        (stored["data"], stored["indices"], stored["indptr"]), shape=tuple(stored["shape"].tolist())
     )
+    result = optimize.milp(
+        stored["objective"],
+        integrality=stored["integrality"],
+        bounds=optimize.Bounds(0.0, 1.0),
+        constraints=optimize.LinearConstraint(matrix, stored["low"], stored["high"]),
+        options={"time_limit": float(stored["seconds"]), "mip_rel_gap": float(stored["gap"])},
+    )
+    bound = result.get("mip_dual_bound")
+    answer = {
+        "x": np.zeros(0) if result.x is None else result.x,
+        "bound": np.float64(-np.inf if bound is None else bound),
+        "nodes": np.int64(result.get("mip_node_count") or 0),
+        "infeasible": np.bool_(result.status == 2),
+    }
+    write_arrays(Path(target), answer)
 
 
 if __name__ == "__main__":

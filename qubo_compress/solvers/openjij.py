@@ -12,7 +12,7 @@ from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.optional import require
 from qubo_compress.problem import ChoiceProblem
-from qubo_compress.solvers.qubo_search import Draw, QuboSearch, Request
+from qubo_compress.solvers.qubo_search import Draw, QuboSearch, Request, Sampler
 from qubo_compress.solvers.sampler_pace import Pace, dense_spins
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
@@ -82,6 +82,10 @@ class OpenJij:
         Raises:
             MissingDependency: when OpenJij is not installed.
         """
+        require("openjij", "openjij")
+        return QuboSearch(problem, self.encoding, self._sampler(), limits, rng, trial=self._sampler()).run()
+
+    def _sampler(self) -> Sampler:
         package = require("openjij", "openjij")
         pace = Pace(self.reads, self.sweeps or 64, self.sweeps or _MOST_SWEEPS, counted=True)
 
@@ -89,11 +93,16 @@ class OpenJij:
             def call(reads: int, sweeps: int) -> npt.NDArray[np.int8]:
                 model = _model(package, request)
                 seeds = np.random.default_rng(request.seed).integers(2**31, size=reads)
-                return np.array([self._read(package, model, request, sweeps, int(seed)) for seed in seeds])
+                samples = []
+                for seed in seeds.tolist():
+                    if request.stop():
+                        break  # and the pace drops the call
+                    samples.append(self._read(package, model, request, sweeps, seed))
+                return np.array(samples)
 
             return pace.draw(request, call)
 
-        return QuboSearch(problem, self.encoding, draw, limits, rng).run()
+        return draw
 
     def _read(self, package: Any, model: Any, request: Request, sweeps: int, seed: int) -> npt.NDArray[np.int8]:
         hot, cold = self._temperatures(request)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem
-from qubo_compress.solvers.qubo_search import Draw, QuboSearch, Request
+from qubo_compress.solvers.qubo_search import Draw, QuboSearch, Request, Sampler
 from qubo_compress.solvers.sampler_pace import Pace, bits_of
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
@@ -75,6 +75,9 @@ class PathIntegral:
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         """Sample until the time or the work, counted in sweeps, is used up."""
+        return QuboSearch(problem, self.encoding, self._sampler(), limits, rng, trial=self._sampler()).run()
+
+    def _sampler(self) -> Sampler:
         from dwave.samplers import PathIntegralAnnealingSampler
 
         sampler = PathIntegralAnnealingSampler()  # type: ignore[no-untyped-call]
@@ -96,7 +99,7 @@ class PathIntegral:
 
             return pace.draw(request, call)
 
-        return QuboSearch(problem, self.encoding, draw, limits, rng).run()
+        return draw
 
     def _temperature(self, request: Request) -> float:
         scale = request.spread if self.encoding == "domain-wall" else max(request.penalty, 1e-12)

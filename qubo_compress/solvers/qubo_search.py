@@ -22,16 +22,11 @@ import dimod
 import numpy as np
 import numpy.typing as npt
 
-from qubo_compress.encodings.encoding import (
-    PENALTY_SHARE,
-    Couplings,
-    Decoder,
-    build_bqm,
-    encodings,
-)
-from qubo_compress.encodings.quadratic import coupling_sums, pair_energies
+from qubo_compress.encodings.encoding import encodings
+from qubo_compress.encodings.quadratic import refuse_too_many
 from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers.local_search import LocalSearch, warm_up
+from qubo_compress.solvers.qubo_model import Forecast, QuboModel, build_model, forecast
 from qubo_compress.solvers.solver import RawSolution, SearchLimits
 
 _PRICE_REACH = 1e9
@@ -73,22 +68,6 @@ class Draw:
 
 Sampler = Callable[[Request], Draw | None]
 """Draws samples, or gives None when it cannot finish one in the time or the work left."""
-
-
-class PenaltyTerms:
-    """Adds a multiple of the groups' penalties to a model, which is quicker than building it again."""
-
-    def __init__(self, worst: FloatArray, terms: tuple[FloatArray, Couplings, float]) -> None:
-        linear, couplings, offset = terms
-        self.mean = float(worst.mean())
-        self.terms = dimod.BinaryQuadraticModel.from_numpy_vectors(linear, tuple(couplings), offset, dimod.BINARY)
-        self.terms.change_vartype(dimod.SPIN, inplace=True)
-
-    def add(self, bqm: dimod.BinaryQuadraticModel, share: float) -> None:
-        """Add ``share`` (of either sign) of the worst-case penalties."""
-        extra = self.terms.copy()  # type: ignore[no-untyped-call]
-        extra.scale(share)
-        bqm.update(extra)
 
 
 class PriceSearch:
@@ -134,6 +113,8 @@ class QuboSearch:
         rng: for seeds and repairs.
         pool_size: how many distinct assignments to give back.
         first_prices: (B,) prices to start from, for samplers that are asked a few times only.
+        trial: another sampler of the same kind, that draws from a part of a large problem first: where that shows
+            that building the whole model and drawing once would take more than the time limit, neither is begun.
     """
 
     def __init__(
@@ -145,17 +126,20 @@ class QuboSearch:
         rng: np.random.Generator,
         pool_size: int = 64,
         first_prices: FloatArray | None = None,
+        trial: Sampler | None = None,
     ) -> None:
         self.compile_seconds = warm_up()
         self.start = time.perf_counter()
         self.problem, self.sampler, self.limits, self.rng, self.pool_size = problem, sampler, limits, rng, pool_size
-        self.encoding, self.first_prices = encodings.get(encoding)(), first_prices
+        self.encoding, self.first_prices, self.trial = encodings.get(encoding)(), first_prices, trial
+        self.model: QuboModel | None = None
         self.found: dict[bytes, tuple[float, IntArray]] = {}
         self.trace: list[tuple[float, float, float | None]] = []
         self.best = np.inf
         self.interrupted = False
         self.drawn = self.valid = self.fitting = self.work = self.rounds = 0
         self.sample_seconds = 0.0
+        self.expected = Forecast()
 
     def run(self) -> RawSolution:
         """Search; on Ctrl-C, give back the best so far."""
@@ -169,9 +153,14 @@ class QuboSearch:
                     self.interrupted = True
         built = rounds.result()
         ranked = sorted(self.found.values(), key=lambda pair: pair[0])[: self.pool_size]
-        share = (
+        notes = [
             f"{self.drawn} samples drawn: {self.valid} with every group valid, {self.fitting} of those within budget"
-        )
+        ]
+        if self.model is None and self.expected.build > 0:
+            notes.append(
+                f"no model was built: building it and drawing once may take "
+                f"{self.expected.build + self.expected.draw:.1f} s; raise time_limit or use 'annealer'"
+            )
         seconds = time.perf_counter() - built
         return RawSolution(
             assignments=tuple(assignment for _, assignment in ranked),
@@ -185,46 +174,57 @@ class QuboSearch:
             trace=tuple(self.trace),
             work=self.work,
             interrupted=self.interrupted,
-            notes=(share,),
+            notes=tuple(notes),
             details={
                 "samples": self.drawn,
                 "samples_valid": self.valid,
                 "samples_within_budget": self.fitting,
                 "rounds": self.rounds,
-                "variables": self.bqm.num_variables,
-                "couplings": self.bqm.num_interactions,
-                "penalty_share": self.share,
+                "variables": self.encoding.num_bits(self.problem),
+                "couplings": self.model.bqm.num_interactions if self.model else 0,
+                "penalty_share": self.model.share if self.model else 0.0,
             },
         )
 
     def _rounds(self) -> float:
         """Rounds until it is time to stop; returns when the model was built."""
-        self._prepare()
+        refuse_too_many(self.problem)
+        self._begin()
+        if not self._allows(self._expect()):
+            return time.perf_counter()
+        begin = time.perf_counter()
+        self.model = build_model(self.problem, self.encoding, self.search.prices)
         built = time.perf_counter()
-        for number in itertools.count():
-            # Where every group has one choice the only answer is kept already, and samplers refuse no variables.
-            if not self.bqm.num_variables or self._stop() or not self._round(number):
-                break
+        # What building took less or more than expected, sampling will too.
+        pace = (built - begin) / self.expected.build if self.expected.build > 0 else 1.0
+        # Where every group has one choice the only answer is kept already, and samplers refuse no variables.
+        if self.model.bqm.num_variables and self._allows(pace * self.expected.draw):
+            for number in itertools.count():
+                if self._stop() or not self._round(self.model, number):
+                    break
         return built
 
-    def _prepare(self) -> None:
+    def _begin(self) -> None:
+        """An answer before any sample, and the scale of energies and prices."""
         problem = self.problem
         self.local = LocalSearch(problem, self.rng)
         starts, stops = problem.group_offsets[:-1], problem.group_offsets[1:]
         self.local.place([int(np.argmin(problem.linear[a:b])) for a, b in zip(starts, stops, strict=True)])
-        self._keep_filled()  # an answer before any sample
-        pairs = pair_energies(problem)
-        worst = self.encoding.worst_case(problem, coupling_sums(pairs), problem.linear)
-        self.bit_map = self.encoding.bit_map(problem)
-        self.penalty = PenaltyTerms(worst, self.encoding.penalty_terms(problem, worst))
-        self.share = PENALTY_SHARE
-        penalties = self.share * worst
+        self._keep_filled(self.start + self.limits.seconds)
         self.spread = self._typical_spread()
         self.search = PriceSearch(problem, self.spread, self.first_prices)
-        charged = problem.linear + self.search.prices @ problem.costs
-        self.bqm = build_bqm(problem, self.encoding, charged, problem.constant, penalties, pairs=pairs)
-        self.bqm.change_vartype(dimod.SPIN, inplace=True)
-        self.decode = Decoder(problem, self.encoding, self.bqm.num_variables)
+
+    def _expect(self) -> float:
+        """Seconds until the first samples are drawn; 0 where that is best found out by doing it."""
+        trial = self.trial
+        if trial is not None and not self._stop():
+            self.expected = forecast(
+                self.problem, self.encoding, self.search.prices, lambda part: trial(self._request(part, 0, None, 0))
+            )
+        return self.expected.build + self.expected.draw
+
+    def _allows(self, seconds: float) -> bool:
+        return not self.interrupted and self._elapsed() + seconds <= self.limits.seconds
 
     def _typical_spread(self) -> float:
         """Root mean square, over groups and a few random assignments, of the spread of a group's energies."""
@@ -237,21 +237,11 @@ class QuboSearch:
             ]
         return float(np.sqrt(np.mean(squares))) or 1.0
 
-    def _round(self, number: int) -> bool:
+    def _round(self, model: QuboModel, number: int) -> bool:
         left = None if self.limits.work is None else self.limits.work - self.work
         if left is not None and left <= 0:
             return False
-        seed = int(self.rng.integers(2**31))
-        request = Request(
-            bqm=self.bqm,
-            round=number,
-            spread=self.spread,
-            penalty=self.share * self.penalty.mean,
-            most_work=left,
-            seed=seed,
-            stop=self._stop,
-            seconds_left=self.limits.seconds - self._elapsed(),
-        )
+        request = self._request(model, number, left, int(self.rng.integers(2**31)))
         begin = time.perf_counter()
         draw = self.sampler(request)
         self.sample_seconds += time.perf_counter() - begin
@@ -259,12 +249,25 @@ class QuboSearch:
             return False
         self.work += draw.work
         self.rounds += 1
-        self._take(draw.bits)
+        self._take(model, draw.bits)
         return True
 
-    def _take(self, bits: npt.NDArray[np.int8]) -> None:
+    def _request(self, model: QuboModel, number: int, most_work: int | None, seed: int) -> Request:
+        return Request(
+            bqm=model.bqm,
+            round=number,
+            spread=self.spread,
+            penalty=model.share * model.penalty.mean,
+            most_work=most_work,
+            seed=seed,
+            stop=self._stop,
+            seconds_left=self.limits.seconds - self._elapsed(),
+        )
+
+    def _take(self, model: QuboModel, bits: npt.NDArray[np.int8]) -> None:
+        """Keep what samples tell, all of it whatever the time: the same samples give the same answer."""
         problem = self.problem
-        assignments, invalid = self.decode(bits)
+        assignments, invalid = model.decode(bits)
         energies = problem.energies(assignments)
         totals = np.array([problem.totals(assignment) for assignment in assignments])
         fits = (totals <= problem.limits).all(axis=1)
@@ -277,13 +280,13 @@ class QuboSearch:
         order = np.argsort(charged, kind="stable")
         for i in order[:_POLISHED_PER_ROUND]:
             self.local.place(assignments[i])
-            self._keep_filled()
-        self._adapt(totals[order[0]] - problem.limits, float((invalid == 0).mean()))
+            self._keep_filled(np.inf)
+        self._adapt(model, totals[order[0]] - problem.limits, float((invalid == 0).mean()))
 
-    def _keep_filled(self) -> None:
+    def _keep_filled(self, deadline: float) -> None:
         """Repair, then spend what is left by single changes, and keep the result."""
         if self.local.repair():
-            self.local.descend(self.start + self.limits.seconds, pairs=False)
+            self.local.descend(deadline, pairs=False)
             self._keep(self.problem.energy(self.local.assignment), self.local.assignment)
 
     def _keep(self, energy: float, assignment: IntArray) -> None:
@@ -295,18 +298,13 @@ class QuboSearch:
             ranked = sorted(self.found.items(), key=lambda item: item[1][0])
             self.found = dict(ranked[: self.pool_size])
 
-    def _adapt(self, excess: IntArray, valid: float) -> None:
+    def _adapt(self, model: QuboModel, excess: IntArray, valid: float) -> None:
         before = self.search.prices.copy()
         self.search.update(excess)
-        change = self.bit_map.of_choices((self.search.prices - before) @ self.problem.costs)
-        # A bit is (1 + spin) / 2; the constant that this leaves out does not matter to a sampler.
-        self.bqm.add_linear_from_array(0.5 * change)  # type: ignore[arg-type]
+        model.charge(self.search.prices - before)
         # One-hot groups break below the right penalty and freeze above it: keep most samples valid, no more.
         factor = 1.25 if valid < 0.5 else 0.9 if valid > 0.95 else 1.0
-        share = min(1.0, max(0.02, self.share * factor))
-        if share != self.share:
-            self.penalty.add(self.bqm, share - self.share)
-            self.share = share
+        model.penalise(min(1.0, max(0.02, model.share * factor)))
 
     def _stop(self) -> bool:
         return self.interrupted or self._elapsed() >= self.limits.seconds

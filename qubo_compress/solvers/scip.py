@@ -39,6 +39,10 @@ class Scip:
     energies are linearised. The bound is SCIP's dual bound less what its tolerances allow. This is a cross-check:
     ``exact`` is the solver to use.
 
+    The same seed and ``work_limit`` give the same answer as long as the time limit is not reached. A search that the
+    clock ended does not repeat from its recorded nodes, and its ``details["repeats"]`` is False: SCIP's heuristics
+    start searches of their own, which end by the clock in the midst of a node.
+
     Raises:
         MissingDependency: when pyscipopt is not installed.
         ProblemTooLarge: when building the model would take more than two million coefficients.
@@ -82,6 +86,7 @@ class Scip:
             work=min(_finished_nodes(model), limits.work or 2**62),
             interrupted=interrupted,
             infeasible=model.getStatus() == "infeasible",
+            details={"repeats": not _was_cut(model)},
         )
 
 
@@ -91,8 +96,12 @@ def _counted(problem: ChoiceProblem) -> int:
 
 def _finished_nodes(model: Any) -> int:
     """Nodes that were searched to their end: one that the clock ended cannot be repeated by counting."""
-    cut = model.getStatus() in ("timelimit", "userinterrupt")
-    return max(0, int(model.getNTotalNodes()) - int(cut))
+    return max(0, int(model.getNTotalNodes()) - int(_was_cut(model)))
+
+
+def _was_cut(model: Any) -> bool:
+    """Whether the clock or Ctrl-C ended the search."""
+    return model.getStatus() in ("timelimit", "userinterrupt")
 
 
 def _check_size(problem: ChoiceProblem) -> None:

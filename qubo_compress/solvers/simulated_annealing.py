@@ -15,7 +15,7 @@ import numpy as np
 from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem
-from qubo_compress.solvers.qubo_search import Draw, QuboSearch, Request
+from qubo_compress.solvers.qubo_search import Draw, QuboSearch, Request, Sampler
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
 try:
@@ -70,6 +70,9 @@ class SimulatedAnnealing:
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         """Sample until the time or the work, counted in sweeps, is used up."""
+        return QuboSearch(problem, self.encoding, self._sampler(), limits, rng, trial=self._sampler()).run()
+
+    def _sampler(self) -> Sampler:
         sampler = samplers.SimulatedAnnealingSampler()
         seconds_per_sweep = 0.0
 
@@ -100,7 +103,7 @@ class SimulatedAnnealing:
             order = np.argsort(np.array(list(result.variables), dtype=np.int64))
             return Draw((result.record.sample[:, order] > 0).astype(np.int8), done * sweeps)
 
-        return QuboSearch(problem, self.encoding, draw, limits, rng).run()
+        return draw
 
     def _betas(self, request: Request) -> tuple[float, float]:
         if self.beta_range is not None:

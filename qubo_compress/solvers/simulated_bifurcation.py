@@ -12,7 +12,7 @@ from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.optional import require
 from qubo_compress.problem import ChoiceProblem
-from qubo_compress.solvers.qubo_search import Draw, QuboSearch, Request
+from qubo_compress.solvers.qubo_search import Draw, QuboSearch, Request, Sampler
 from qubo_compress.solvers.sampler_pace import Pace, dense_spins
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
@@ -64,6 +64,10 @@ class SimulatedBifurcation:
         Raises:
             MissingDependency: when the package is not installed.
         """
+        require("simulated_bifurcation", "simulated-bifurcation")
+        return QuboSearch(problem, self.encoding, self._sampler(), limits, rng, trial=self._sampler()).run()
+
+    def _sampler(self) -> Sampler:
         package = require("simulated_bifurcation", "simulated-bifurcation")
         import torch
 
@@ -92,4 +96,4 @@ class SimulatedBifurcation:
 
             return pace.draw(request, call)
 
-        return QuboSearch(problem, self.encoding, draw, limits, rng).run()
+        return draw

@@ -75,7 +75,8 @@ class Solver(Protocol):
     Class attributes that a solver may have besides: ``optimises`` (finds obvious optima; see
     ``testing.check_solver``), ``requires`` (import names of optional packages), ``repeats`` (False when
     the same seed and work need not give the same answer, as with anything in a cloud) and ``remote``
-    (True when it needs a connection).
+    (True when it needs a connection). A single answer whose recorded work need not give it again says
+    ``details["repeats"]`` is False.
     """
 
     name: ClassVar[str]

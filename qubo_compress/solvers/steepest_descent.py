@@ -11,7 +11,7 @@ import numpy.typing as npt
 from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem
-from qubo_compress.solvers.qubo_search import Draw, QuboSearch, Request
+from qubo_compress.solvers.qubo_search import Draw, QuboSearch, Request, Sampler
 from qubo_compress.solvers.sampler_pace import Pace, bits_of, random_states
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
@@ -52,6 +52,9 @@ class SteepestDescent:
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         """Restart until the time or the work, counted in samples, is used up."""
+        return QuboSearch(problem, self.encoding, self._sampler(), limits, rng, trial=self._sampler()).run()
+
+    def _sampler(self) -> Sampler:
         from dwave.samplers import SteepestDescentSampler
 
         sampler = SteepestDescentSampler()  # type: ignore[no-untyped-call]
@@ -64,4 +67,4 @@ class SteepestDescent:
 
             return pace.draw(request, call)
 
-        return QuboSearch(problem, self.encoding, draw, limits, rng).run()
+        return draw

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem import ChoiceProblem
-from qubo_compress.solvers.qubo_search import Draw, QuboSearch, Request
+from qubo_compress.solvers.qubo_search import Draw, QuboSearch, Request, Sampler
 from qubo_compress.solvers.sampler_pace import Pace, bits_of
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
 _MOST_UPDATES = 2000
-_NEVER = 600_000  # milliseconds; updates end a read, for a clock would not end it at the same place twice
+_NEVER = 2_000_000_000  # milliseconds; updates end a read, for a clock would not end it at the same place twice
 
 
 @solvers.register("tabu")
@@ -63,6 +63,9 @@ class Tabu:
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         """Sample until the time or the work, counted in samples, is used up."""
+        return QuboSearch(problem, self.encoding, self._sampler(), limits, rng, trial=self._sampler()).run()
+
+    def _sampler(self) -> Sampler:
         from dwave.samplers import TabuSampler
 
         sampler = TabuSampler()  # type: ignore[no-untyped-call]
@@ -85,4 +88,4 @@ class Tabu:
 
             return pace.draw(request, call)
 
-        return QuboSearch(problem, self.encoding, draw, limits, rng).run()
+        return draw

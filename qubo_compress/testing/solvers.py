@@ -16,11 +16,16 @@ from collections.abc import Callable
 
 import numpy as np
 
+from qubo_compress._internal.processors import usable_processors
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound, ProblemTooLarge
 from qubo_compress.problem import ChoiceProblem, FactorArray, IntArray
 from qubo_compress.problem_generators import random_problem
 from qubo_compress.solvers import RawSolution, SearchLimits, Solution, Solver, make_solver, solve
 from qubo_compress.solvers.solver import verify
+from qubo_compress.testing import clocks
+
+_AMPLE = 1e6
+"""Seconds that no search takes, and no disturbed clock goes on during one."""
 
 _NO_TIME = 1e-6
 """Seconds that are over at the first look at the clock."""
@@ -30,6 +35,9 @@ _CTRL_C_AFTER = 0.4
 
 _REACTION = 3.0
 """Seconds that a search may take to end after Ctrl-C."""
+
+_READINGS = {"sparse": (7, 60), "low-rank": (20, 150)}
+"""After how many readings of the clock the time is over, on problems of each kind."""
 
 _KINDS = ("separable", "sparse", "dense", "low-rank")
 
@@ -158,17 +166,42 @@ def same_seed_and_work_repeat(solver: Solver, time_limit: float) -> None:
     repeats = getattr(solver, "repeats", True)
     for kind in ("sparse", "low-rank"):
         problem = random_problem(kind, groups=8, choices=6, seed=2)
-        first = _attempt(problem, solver, 60.0, work=40, seed=3)
+        first = _attempt(problem, solver, _AMPLE, work=40, seed=3)
         if first is not None:
             assert first.work <= 40, f"work_limit=40, but {first.work} was done"
         if not repeats:
             continue
-        second = _attempt(problem, solver, 60.0, work=40, seed=3)
+        second = _attempt(problem, solver, _AMPLE, work=40, seed=3)
         _check_same(first, second, f"work_limit=40 on {kind}")
         timed = _attempt(problem, solver, min(time_limit, 0.5), seed=3)
         if timed is not None and timed.work >= 1 and timed.details.get("repeats", True):
-            again = _attempt(problem, solver, 60.0, work=timed.work, seed=3)
+            again = _attempt(problem, solver, _AMPLE, work=timed.work, seed=3)
             _check_same(timed, again, f"re-running with the recorded work {timed.work} on {kind}", counted=False)
+
+
+def loads_change_nothing(solver: Solver, time_limit: float) -> None:  # noqa: ARG001
+    """The same seed and work give the same answer while the clock jumps and another thread is busy.
+
+    The time is also let run out at some reading of the clock: what was done by then gives the same answer again. A
+    solver that says of itself ``repeats = False`` need not repeat.
+    """
+    if not getattr(solver, "repeats", True):
+        return
+    for kind, all_readings in _READINGS.items():
+        problem = random_problem(kind, groups=8, choices=6, seed=2)
+        calm = _attempt(problem, solver, _AMPLE, work=20, seed=3)
+        with clocks.busy_thread(), clocks.under(clocks.jumping_clock(len(kind))):
+            disturbed = _attempt(problem, solver, _AMPLE, work=20, seed=3)
+        _check_same(calm, disturbed, f"work_limit=20 on {kind}, under a clock that jumps")
+        done = 0
+        for readings in all_readings:
+            with clocks.under(clocks.steady_clock(1.0 / readings)):
+                timed = _attempt(problem, solver, 1.0, seed=3)
+            if timed is not None and timed.work > done and timed.details.get("repeats", True):
+                done = timed.work
+                again = _attempt(problem, solver, _AMPLE, work=done, seed=3)
+                where = f"re-running with the work {done} done in {readings} readings of the clock on {kind}"
+                _check_same(timed, again, where, counted=False)
 
 
 def time_limit_is_kept(solver: Solver, time_limit: float) -> None:
@@ -183,7 +216,8 @@ def time_limit_is_kept(solver: Solver, time_limit: float) -> None:
     """
     for kind in ("dense", "low-rank", "separable"):
         problem = random_problem(kind, groups=60, choices=12, seed=1)
-        _refuse_overruns(problem, solver, time_limit, kind)
+        allowed = _threads_of(solver) * (time_limit + max(0.5, 0.05 * time_limit))
+        _refuse_overruns(problem, solver, time_limit, kind, allowed)
         hurried = _attempt(problem, solver, _NO_TIME)
         if hurried is None or hurried.work <= 1 or hurried.status == "optimal":
             continue
@@ -201,9 +235,18 @@ def time_limit_is_kept(solver: Solver, time_limit: float) -> None:
             )
 
 
-def _refuse_overruns(problem: ChoiceProblem, solver: Solver, time_limit: float, kind: str) -> None:
-    """The least processor seconds of five tries stay within the limit on every thread; the first may compile."""
-    allowed = _threads_of(solver) * (time_limit + max(0.5, 0.05 * time_limit))
+def large_problems_keep_it_too(solver: Solver, time_limit: float) -> None:
+    """On 500 groups of 12 choices, all coupled, no more than a quarter and a second above the limit per thread.
+
+    Building a binary model of 15 million couplings, and one call of a sampler, count.
+    """
+    problem = random_problem("low-rank", groups=500, choices=12, seed=1)
+    allowed = _threads_of(solver) * (1.25 * time_limit + 1.0)
+    _refuse_overruns(problem, solver, time_limit, "500 groups", allowed)
+
+
+def _refuse_overruns(problem: ChoiceProblem, solver: Solver, time_limit: float, kind: str, allowed: float) -> None:
+    """The least processor seconds of five tries stay within what is allowed; the first may compile."""
     least = float("inf")
     for _ in range(5):
         begin = _processor_seconds()
@@ -218,8 +261,8 @@ def _refuse_overruns(problem: ChoiceProblem, solver: Solver, time_limit: float, 
 
 
 def _threads_of(solver: Solver) -> int:
-    """Threads that one search may use: its ``threads``, or as many as there are processors."""
-    return getattr(solver, "threads", None) or os.cpu_count() or 1
+    """Threads that one search may use: its ``threads``, or as many as the process may use processors."""
+    return getattr(solver, "threads", None) or usable_processors()
 
 
 def unreachable_budgets_are_refused(solver: Solver, time_limit: float) -> None:
@@ -302,7 +345,9 @@ CHECKS: tuple[Callable[[Solver, float], None], ...] = (
     bounds_hold,
     scales_change_no_claim,
     same_seed_and_work_repeat,
+    loads_change_nothing,
     time_limit_is_kept,
+    large_problems_keep_it_too,
     unreachable_budgets_are_refused,
     degenerate_shapes_are_solved,
     tight_budgets_are_met,

@@ -161,7 +161,7 @@ def kill(folder: Path) -> None:
         if child == 0:
             try:
                 store = f"file://{folder / 'store'}"
-                dist.init_process_group("gloo", store, timedelta(seconds=60), world_size=2, rank=rank)
+                dist.init_process_group("gloo", store, timedelta(seconds=1800), world_size=2, rank=rank)
                 said = error_of(lambda: measured("", metric=Failing("killed")))
                 (folder / f"killed-{rank}.json").write_text(json.dumps(said))
                 os._exit(0)
@@ -177,7 +177,7 @@ def main(folder: Path) -> None:
     rank = int(os.environ["RANK"])
     if rank == 0:
         kill(folder)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=1800))
     (folder / f"errors-{rank}.json").write_text(json.dumps(errors(rank)))
     tables = {name: numbers(measured(name)) for name in OPTIONS}
     tables |= cached(rank, folder)

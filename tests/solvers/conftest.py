@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.loopback_leap import LoopbackLeap
+from qubo_compress import solve
+
 
 @pytest.fixture(autouse=True)
 def _caches_are_temporary(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +44,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], AbstractContextM
             yield wound
 
     return wind
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[LoopbackLeap]:
+    """A service with the module's ``CHIPS``; its ``WARMED_UP`` solvers have compiled what they compile once."""
+    module = request.module
+    with LoopbackLeap(chips=module.CHIPS, eager=True) as running, running.environment():
+        for name in module.WARMED_UP:
+            solve(module.PROBLEM, name, time_limit=600.0, reserve=0.2, **running.client_options)
+        yield running
+
+
+@pytest.fixture
+def no_faults(server: LoopbackLeap) -> Iterator[None]:
+    """The service does as it should, unless the test itself says otherwise."""
+    server.faults.clear()
+    yield
+    server.faults.clear()
 
 
 @pytest.fixture

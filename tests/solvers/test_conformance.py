@@ -110,6 +110,61 @@ def test_a_search_that_is_over_in_time_need_not_look_at_the_clock(a_try_takes_a_
         testing.time_limit_is_kept(Deaf(tries=31), 0.3)
 
 
+def test_an_overrun_on_a_large_problem_is_caught(a_try_takes_a_hundredth):
+    testing.large_problems_keep_it_too(Deaf(tries=137), 0.3)
+    with pytest.raises(AssertionError, match=r"1.38 s of the processor were used on 500 groups, where 1.38 s are"):
+        testing.large_problems_keep_it_too(Deaf(tries=138), 0.3)
+
+
+@dataclass(frozen=True)
+class Hasty:
+    """Takes the last of its tries only where its clock still has time for it, and counts it or not."""
+
+    name: ClassVar[str] = "hasty"
+    honest: bool
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        deadline, best, work = time.perf_counter() + limits.seconds, cheapest(problem), 0
+        for _ in range(limits.work or 1000):
+            tried = best.copy()
+            group = int(rng.integers(problem.num_groups))
+            tried[group] = rng.integers(problem.group_sizes[group])
+            late = time.perf_counter() >= deadline
+            if late and self.honest:
+                break
+            work += 1
+            if not late and problem.is_feasible(tried):
+                best = tried
+            if late:
+                break
+        return RawSolution(assignments=(best,), work=work)
+
+
+def test_an_answer_that_the_clock_decides_is_caught():
+    testing.loads_change_nothing(Hasty(honest=True), 0.3)
+    with pytest.raises(AssertionError, match=r"re-running with the work \d+ done in \d+ readings.*different"):
+        testing.loads_change_nothing(Hasty(honest=False), 0.3)
+
+
+@dataclass(frozen=True)
+class Restless:
+    """Makes as many tries as its clock allows for, whatever it is told."""
+
+    name: ClassVar[str] = "restless"
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        begin = time.perf_counter()
+        tried = rng.integers(problem.group_sizes, size=(500, problem.num_groups))
+        tries = min(500, max(1, int(2e-3 / (time.perf_counter() - begin))))
+        fitting = [row for row in tried[:tries] if problem.is_feasible(row)]
+        return RawSolution(assignments=(min(fitting, key=problem.energy, default=cheapest(problem)),), work=1)
+
+
+def test_an_effort_that_the_clock_decides_is_caught():
+    with pytest.raises(AssertionError, match="different assignments"):
+        testing.loads_change_nothing(Restless(), 0.3)
+
+
 @dataclass(frozen=True)
 class Enumeration:
     """Tries all assignments, without a look at the clock, and refuses what would take long."""

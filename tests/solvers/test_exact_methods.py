@@ -16,7 +16,7 @@ from qubo_compress.solvers import exact, integer_programming, milp_process
 from qubo_compress.solvers.band_programming import find_band, solve_band
 from qubo_compress.solvers.certificates import CertificateNode, check_bound, least_energy
 from qubo_compress.solvers.exact import Exact
-from qubo_compress.solvers.integer_programming import solve_milp
+from qubo_compress.solvers.integer_programming import MilpAnswer, solve_milp
 from qubo_compress.solvers.relaxation import convex_form, relax, start_at
 from qubo_compress.solvers.strengthening import strengthen
 from qubo_compress.testing import brute_force
@@ -96,9 +96,44 @@ def test_a_process_that_hangs_is_ended(monkeypatch, tmp_path):
     script.write_text("import time\ntime.sleep(3600)\n")  # longer than any test may take
     monkeypatch.setattr(milp_process, "__file__", str(script))
     problem = ChoiceProblem.random(kind="sparse", groups=12, choices=4, seed=0, neighbours=1, budgets=2)
-    solution = solve(problem, "exact", time_limit=3.5)
+    answer = solve_milp(problem, soon(4.0))
+    assert answer.ended and answer.assignment is None and answer.bound == -np.inf
+
+
+def test_an_answer_without_the_process_is_said_to_be_one(monkeypatch):
+    monkeypatch.setattr(exact, "solve_milp", lambda *_, **__: MilpAnswer(None, -np.inf, 0, True))
+    problem = ChoiceProblem.random(kind="sparse", groups=12, choices=4, seed=0, neighbours=1, budgets=2)
+    solution = solve(problem, "exact", time_limit=60.0)
     assert any("overran" in note for note in solution.notes)
     assert solution.bound is not None and solution.bound <= solution.energy
+
+
+def test_what_is_exchanged_with_the_process_is_checked_and_never_unpickled(tmp_path):
+    path, arrays = tmp_path / "answer", {"x": np.arange(5.0), "bound": -np.inf, "shape": (3, 4)}
+    milp_process.write_arrays(path, arrays)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["answer"]
+    found = milp_process.read_arrays(path)
+    assert (
+        found["x"].tolist() == arrays["x"].tolist() and found["bound"] == -np.inf and found["shape"].tolist() == [3, 4]
+    )
+    whole = path.read_bytes()
+    for place in (0, 40, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="damaged"):
+            milp_process.read_arrays(path)
+    path.write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(ValueError, match="damaged"):
+        milp_process.read_arrays(path)
+    milp_process.write_arrays(path, {"x": np.array([{}], dtype=object)})
+    with pytest.raises(ValueError, match="allow_pickle"):
+        milp_process.read_arrays(path)
+
+
+def test_a_damaged_answer_claims_nothing(monkeypatch):
+    monkeypatch.setattr(milp_process, "_DIGEST_LENGTH", 31)
+    problem = ChoiceProblem.random(kind="sparse", groups=6, choices=4, seed=5, neighbours=1)
+    answer = solve_milp(problem, soon(60.0))
+    assert answer.assignment is None and answer.bound == -np.inf
 
 
 def test_ctrl_c_ends_the_process(monkeypatch, tmp_path, ctrl_c):

@@ -24,23 +24,13 @@ from qubo_compress.solvers.dwave_transport import TransportFailed
 ENOUGH = 120.0
 NO_TEST_TAKES_SO_LONG = 3600.0
 # For what ends at the time limit only: the service's minimum is 0.2 s, and all else may take the rest.
-SHORT = 2.0
+SHORT = 5.0
 PROBLEM = ChoiceProblem.random(kind="low-rank", groups=5, choices=3, seed=0)
 KINDS = ("list", "submit", "poll", "load", "upload")
+CHIPS = (Chip("zephyr", 2),)
+WARMED_UP = ("leap-cqm",)
 
-
-@pytest.fixture(scope="module")
-def server():
-    with LoopbackLeap(chips=[Chip("zephyr", 2)], eager=True) as running, running.environment():
-        solve(PROBLEM, "leap-cqm", time_limit=600.0, reserve=0.2, **running.client_options)  # what is compiled once
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def no_faults(server):
-    server.faults.clear()
-    yield
-    server.faults.clear()
+pytestmark = pytest.mark.usefixtures("no_faults")
 
 
 def ask(server, solver="leap-cqm", time_limit=ENOUGH, **more):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import ProblemTooLarge
+from qubo_compress.solvers import SearchLimits
+from qubo_compress.solvers.scip import Scip
 
 pyscipopt = pytest.importorskip("pyscipopt")
 
@@ -36,3 +39,18 @@ def test_ctrl_c_gives_the_best_so_far(ctrl_c):
     ctrl_c(3.0)
     solution = solve(problem, "scip", time_limit=3600.0)
     assert solution.interrupted and problem.is_feasible(solution.assignment)
+
+
+def test_the_same_nodes_give_the_same_answer():
+    problem = ChoiceProblem.random(kind="low-rank", groups=10, choices=8, seed=2)
+    first, second = (solve(problem, "scip", time_limit=1e6, work_limit=30) for _ in range(2))
+    assert (first.assignment == second.assignment).all()
+    assert first.work == second.work and 1 < first.work <= 30
+    assert first.details["repeats"]
+
+
+def test_a_search_that_the_clock_ended_does_not_claim_to_repeat(clock):
+    problem = ChoiceProblem.random(kind="low-rank", groups=40, choices=10, seed=0, rank=40)
+    with clock(1e-9):  # SCIP has a clock of its own; building the model takes no time of ours
+        raw = Scip().search(problem, SearchLimits(0.5), np.random.default_rng(0))
+    assert raw.details["repeats"] is False

@@ -31,7 +31,7 @@ def leap(eager):
 
 @pytest.fixture
 def chip(leap):
-    with DWaveSampler(solver="loopback_zephyr4", request_timeout=60.0) as sampler:
+    with DWaveSampler(solver="loopback_zephyr4", request_timeout=600.0) as sampler:
         yield sampler
 
 
@@ -50,7 +50,7 @@ def loopback():
 
 def _get(running, path, **headers):
     request = urllib.request.Request(running.endpoint + path, headers={"X-Auth-Token": running.token, **headers})
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.urlopen(request, timeout=600) as response:
         return response.status, response.headers, response.read()
 
 

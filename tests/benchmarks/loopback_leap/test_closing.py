@@ -28,9 +28,9 @@ def test_cancel_while_waiting_and_while_worked_on(loopback):
     with loopback() as running, DWaveSampler() as sampler, LeapHybridSampler() as hybrid:
         running.faults.next("solve", delay=3600)  # which no test may take
         waiting = sampler.solver.sample_ising({sampler.nodelist[0]: 1.0}, {})
-        assert waiting.wait_id(timeout=60)
+        assert waiting.wait_id(timeout=600)
         working = hybrid.solver.sample_bqm(dimod.generators.ran_r(1, 30, seed=0), time_limit=3600)
-        assert working.wait_id(timeout=60)
+        assert working.wait_id(timeout=600)
         for future in (waiting, working):
             future.cancel()
             with pytest.raises(exceptions.CanceledFutureError):
@@ -41,7 +41,7 @@ def test_a_cancel_that_fails(leap, chip):
     leap.faults.next("solve", delay=3.0)
     leap.faults.next("cancel", status=500, message="no cancelling today")
     future = chip.solver.sample_ising({chip.nodelist[0]: 1.0}, {})
-    future.wait_id(timeout=60)
+    future.wait_id(timeout=600)
     future.cancel()
     with pytest.raises(exceptions.SolverError, match="no cancelling today"):
         future.result()
@@ -66,10 +66,10 @@ def test_nothing_is_left_behind(one_qubit):
         sampler.sample(one_qubit(sampler)).resolve()
         running.faults.next("solve", delay=3600)  # which no test may take
         waiting = sampler.solver.sample_ising({sampler.nodelist[0]: 1.0}, {})
-        waiting.wait_id(timeout=60)
-        hybrid.solver.sample_bqm(dimod.generators.ran_r(1, 30, seed=0), time_limit=3600).wait_id(timeout=60)
+        waiting.wait_id(timeout=600)
+        hybrid.solver.sample_bqm(dimod.generators.ran_r(1, 30, seed=0), time_limit=3600).wait_id(timeout=600)
         # A connection of ours that is kept alive and says nothing.
-        idle = http.client.HTTPConnection("127.0.0.1", int(running.endpoint.split(":")[2].split("/")[0]), timeout=60)
+        idle = http.client.HTTPConnection("127.0.0.1", int(running.endpoint.split(":")[2].split("/")[0]), timeout=600)
         idle.request("GET", "/sapi/v2/problems/", headers={"X-Auth-Token": running.token})
         assert len(json.loads(idle.getresponse().read())) == 3
         running.close()
@@ -80,7 +80,7 @@ def test_nothing_is_left_behind(one_qubit):
         idle.close()
         sampler.close(), hybrid.close()
     running.close()
-    deadline = time.perf_counter() + 60
+    deadline = time.perf_counter() + 600
     while set(threading.enumerate()) - before_threads and time.perf_counter() < deadline:
         time.sleep(0.02)
     assert set(threading.enumerate()) <= before_threads

@@ -104,7 +104,7 @@ def test_problems_that_fail(leap, chip, one_qubit):
 
 def test_an_unreadable_upload_fails_in_words(leap):
     with LeapHybridSampler() as sampler:
-        upload = sampler.client.upload_problem_encoded(b"nonsense").result(timeout=60)
+        upload = sampler.client.upload_problem_encoded(b"nonsense").result(timeout=600)
         with pytest.raises(exceptions.SolverFailureError, match="internal error of the loopback server"):
             sampler.solver.sample_bqm(upload, time_limit=1).result()
 

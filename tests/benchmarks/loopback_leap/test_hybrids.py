@@ -128,7 +128,7 @@ def choice_model(groups=6, choices=4):
 def test_nonlinear_models(leap):
     model, best = choice_model()
     with StrideHybridSolver() as solver:
-        result = solver.sample(model, time_limit=0.2, label="mine").result(timeout=60)
+        result = solver.sample(model, time_limit=0.2, label="mine").result(timeout=600)
         with model.lock():
             assert model.objective.state(0) == pytest.approx(best)
             assert all(constraint.state(0) for constraint in model.iter_constraints())
@@ -136,7 +136,7 @@ def test_nonlinear_models(leap):
         listing = Model()
         listing.minimize(listing.list(4).sum())
         with pytest.raises(exceptions.SolverFailureError, match="ListVariable"):
-            solver.sample(listing, time_limit=0.2).result(timeout=60)
+            solver.sample(listing, time_limit=0.2).result(timeout=600)
 
 
 def test_nonlinear_with_binaries_and_wide_integers(leap):
@@ -145,7 +145,7 @@ def test_nonlinear_with_binaries_and_wide_integers(leap):
     model.minimize((i - 37) * (i - 37) - x.sum())
     model.add_constraint(x.sum() == model.constant(2.0))
     with StrideHybridSolver() as solver:
-        solver.sample(model, time_limit=0.2).result(timeout=60)
+        solver.sample(model, time_limit=0.2).result(timeout=600)
     with model.lock():
         assert model.objective.state(0) == -2 and i.state(0) == 37 and x.state(0).sum() == 2
 
@@ -159,5 +159,5 @@ def test_without_eager_the_time_limit_is_used_and_polls_are_long(loopback):
         polls = [request for request in running.requests if request.kind == "poll"]
         assert len(polls) == 1 and "timeout=30" in polls[0].path
         with StrideHybridSolver() as solver:
-            result = solver.sample(model, time_limit=0.4).result(timeout=60)
+            result = solver.sample(model, time_limit=0.4).result(timeout=600)
             assert result.info["timing"]["run_time"] >= 390_000

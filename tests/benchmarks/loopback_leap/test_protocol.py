@@ -19,7 +19,7 @@ def test_large_uploads_go_in_parts(leap):
     size = 6 * 2**20
     with Client(**leap.client_options) as client:
         before = len(leap.requests)
-        client.upload_problem_encoded(np.random.default_rng(0).bytes(size)).result(timeout=60)
+        client.upload_problem_encoded(np.random.default_rng(0).bytes(size)).result(timeout=600)
     sent = [request for request in leap.requests[before:] if request.method == "PUT"]
     assert len(sent) == 2 and sum(request.bytes for request in sent) == size
     assert all(request.status == 200 for request in leap.requests[before:])
@@ -27,7 +27,7 @@ def test_large_uploads_go_in_parts(leap):
 
 def post(running, method, path, body=b"", **headers):
     response = requests.request(
-        method, running.endpoint + path, data=body, headers={"X-Auth-Token": running.token, **headers}, timeout=60
+        method, running.endpoint + path, data=body, headers={"X-Auth-Token": running.token, **headers}, timeout=600
     )
     return response.status_code, response.json()
 

@@ -1,0 +1,70 @@
+"""Clocks that jump and threads that are in the way: what a loaded machine does to a solver, done on purpose."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import numpy as np
+
+Clock = Callable[[], float]
+
+
+def steady_clock(step: float) -> Clock:
+    """Goes on by ``step`` seconds whenever it is read, from any thread.
+
+    Example:
+        >>> clock = steady_clock(0.5)
+        >>> clock(), clock()
+        (0.5, 1.0)
+    """
+    readings = itertools.count(1)  # one operation of the interpreter, so that threads need no lock
+    return lambda: step * next(readings)
+
+
+def jumping_clock(seed: int) -> Clock:
+    """Goes on by a microsecond at one reading and by a minute at another, as if the process had been put aside.
+
+    Example:
+        >>> clock = jumping_clock(0)
+        >>> readings = [clock() for _ in range(1000)]
+        >>> readings == sorted(readings)
+        True
+    """
+    jumps = np.cumsum(10.0 ** np.random.default_rng(seed).uniform(-6.0, 1.8, size=997))
+    readings = itertools.count()
+
+    def read() -> float:
+        rounds, place = divmod(next(readings), jumps.size)
+        return float(rounds * jumps[-1] + jumps[place])
+
+    return read
+
+
+@contextmanager
+def under(clock: Clock) -> Iterator[None]:
+    """Within it the clock is what ``time.perf_counter`` reads, in every thread of the process."""
+    with mock.patch.object(time, "perf_counter", clock):
+        yield
+
+
+@contextmanager
+def busy_thread() -> Iterator[None]:
+    """Within it another thread wants the interpreter all the time."""
+    ended = threading.Event()
+
+    def spin() -> None:
+        while not ended.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=spin, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
