@@ -78,9 +78,9 @@ class StitchedLoss:
         >>> table = qc.measure(model, data, menu=qc.Menu(bits=(2, 8), sparsity=(0.0,)), progress=False)
         >>> loss = StitchedLoss(model, table, data, loss="kl")
         >>> loss([0, 0, 0, 0]), loss.evaluations
-        (0.0, 42)
+        (0.0, 50)
         >>> bool(loss([1, 1, 1, 1], 4) > 0), loss.evaluations
-        (True, 46)
+        (True, 54)
     """
 
     def __init__(

@@ -17,6 +17,7 @@ from qubo_compress import selection
 from qubo_compress.comparison import Comparison, Estimate, HeldOut
 from qubo_compress.errors import NoFeasibleFound
 from qubo_compress.examples import read_examples
+from qubo_compress.network.scores import OutputReading
 from qubo_compress.selection import Candidate, expectations, finalists, select
 
 MENU = qc.Menu(bits=(2, 4, 8), sparsity=(0.0, 0.5))
@@ -169,7 +170,7 @@ def test_recovery_is_kept_only_where_held_out_examples_agree(
 def test_at_least_64_examples_are_held_out_or_half(given: int, held: int) -> None:
     module = sys.modules["qubo_compress.compress"]
     examples = read_examples([(torch.randn(given, 2), torch.zeros(given).long())])
-    calibration, held_out = module._held_out(examples, None, None)
+    calibration, held_out = module._held_out(examples, None, None, OutputReading())
     assert held_out.count == held
     assert calibration.count == (given if given == 1 else given - held)
     assert math.isclose(sum(float(part.weights.sum()) for part in held_out.slices), 1.0)

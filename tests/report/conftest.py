@@ -92,7 +92,7 @@ def _told(
     bound = predicted if proven else None
     return dataclasses.replace(
         result, rounds=(turn,), applied_comparison=comparison, recovery_kept=False,
-        solution=dataclasses.replace(result.solution, energy=predicted, bound=bound),
+        solution=dataclasses.replace(result.solution, energy=predicted, bound=bound, gap=0.0 if proven else None),
     )  # fmt: skip
 
 

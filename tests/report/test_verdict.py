@@ -18,12 +18,12 @@ def test_solver_sentences(result: CompressionResult) -> None:
     said = " ".join(verdict.about_solver(result))
     assert verdict.SIMULATED in said
     assert "annealer" in said
-    unbounded = dataclasses.replace(result, solution=dataclasses.replace(result.solution, bound=None))
+    unbounded = dataclasses.replace(result, solution=dataclasses.replace(result.solution, bound=None, gap=None))
     assert "no lower bound" in " ".join(verdict.about_solver(unbounded))
     energy = result.solution.energy
-    loose = dataclasses.replace(result, solution=dataclasses.replace(result.solution, bound=energy - 0.25))
+    loose = dataclasses.replace(result, solution=dataclasses.replace(result.solution, bound=energy - 0.25, gap=0.5))
     assert "at most 0.25 from" in " ".join(verdict.about_solver(loose))
-    proven = dataclasses.replace(result, solution=dataclasses.replace(result.solution, bound=energy))
+    proven = dataclasses.replace(result, solution=dataclasses.replace(result.solution, bound=energy, gap=0.0))
     assert "proven optimal for the loss model" in " ".join(verdict.about_solver(proven))
     exact = dataclasses.replace(result, solution=dataclasses.replace(result.solution, solver="exact"))
     assert verdict.SIMULATED not in verdict.about_solver(exact)

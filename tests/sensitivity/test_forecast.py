@@ -106,5 +106,5 @@ def test_a_network_that_products_cannot_follow_is_refused_as_by_measuring() -> N
             hidden = self.first(x)
             return self.last(hidden - hidden.mean(0))
 
-    with pytest.raises(errors.InvalidModel, match="depends on the others"):
-        qc.estimate(Mixing(own=False).eval(), batches(20), menu=MENU, metric="products")
+    with pytest.raises(errors.InvalidModel, match="depends on the other"):
+        qc.estimate(Mixing(own=False).eval(), 2 * batches(20), menu=MENU, metric="products")
