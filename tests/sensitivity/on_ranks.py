@@ -187,7 +187,11 @@ def main(folder: Path) -> None:
     for name, arrays in tables.items():
         np.savez(folder / f"{name}-{rank}.npz", **arrays)
     (folder / f"odd-{rank}.json").write_text(json.dumps(odd_arrays(rank)))
+    dist.barrier()
     dist.destroy_process_group()
+    sys.stdout.flush()
+    # Everything is written. Threads of gloo that are not yet joined at exit abort the process now and then.
+    os._exit(0)
 
 
 if __name__ == "__main__":
