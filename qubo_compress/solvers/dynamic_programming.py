@@ -149,11 +149,10 @@ def _rounding(problem: ChoiceProblem) -> float:
     """
     starts = problem.group_offsets[:-1]
     if problem.linear.min() >= 0.0 and not np.minimum.reduceat(problem.linear, starts).any():
-        free = [
-            int(problem.costs[0, a:b][problem.linear[a:b] == 0.0].min()) if problem.num_budgets else 0
-            for a, b in zip(starts, problem.group_offsets[1:], strict=True)
-        ]
-        if problem.num_budgets == 0 or problem.fixed_costs[0] + sum(free) <= problem.limits[0]:
+        if problem.num_budgets == 0:
+            return 0.0
+        costs = np.where(problem.linear == 0.0, problem.costs[0], np.iinfo(np.int64).max)
+        if problem.fixed_costs[0] + int(np.minimum.reduceat(costs, starts).sum()) <= problem.limits[0]:
             return 0.0
     return 4e-16 * (problem.num_groups + 4) * float(np.maximum.reduceat(np.abs(problem.linear), starts).sum())
 

@@ -290,7 +290,8 @@ class _Run:
         if self.options.first is not None:
             starts.insert(0, np.array(self.options.first, dtype=np.int64))
         if problem.num_budgets:
-            starts.append(lagrangian_vertex(problem, _prices(problem)))
+            prices = _prices(problem)
+            starts += [lagrangian_vertex(problem, prices), lagrangian_vertex(problem, prices, dearest=True)]
         few = problem.num_groups <= _FEW_GROUPS
         for vertex in starts:
             self._try(search, vertex, deadline, few)

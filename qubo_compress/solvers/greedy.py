@@ -180,6 +180,8 @@ def walk_steps(tables: Tables, state: State, weights: FloatArray, scores: FloatA
 def warm_up() -> float:
     """Compile (or load from the disk cache) the walk on tiny problems; returns the seconds it took."""
     start = time.perf_counter()
+    if getattr(walk_steps, "signatures", ()):
+        return 0.0
     for kind in ("dense", "low-rank"):
         problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
         walk = _Walk(problem, SearchLimits(60.0, 2), np.random.default_rng(0), start)

@@ -15,6 +15,9 @@ from qubo_compress.solvers import annealer_polish as polishing
 from qubo_compress.solvers.annealer_jobs import make_state
 from qubo_compress.solvers.annealer_tables import make_tables
 
+_TIE = 1e-13
+"""Share of the priced energies of a group below which a difference is rounding."""
+
 
 class LocalSearch:
     """One assignment at a time, kept with everything that makes the next change cheap.
@@ -94,7 +97,9 @@ def _spans(problem: ChoiceProblem) -> list[tuple[int, int]]:
 
 def _starting_prices(problem: ChoiceProblem) -> FloatArray:
     """Low prices per unit of each budget: repairing raises them until everything fits."""
-    spread = float(np.mean([np.ptp(problem.linear[a:b]) for a, b in _spans(problem)]))
+    starts = problem.group_offsets[:-1]
+    spreads = np.maximum.reduceat(problem.linear, starts) - np.minimum.reduceat(problem.linear, starts)
+    spread = float(spreads.mean())
     highest = problem.costs.max(axis=1, initial=1).astype(np.float64)
     spread = spread or energy_scale(problem).typical / problem.num_groups or 1.0
     return np.asarray(1e-3 * spread / np.maximum(1.0, highest), dtype=np.float64)
@@ -103,6 +108,8 @@ def _starting_prices(problem: ChoiceProblem) -> FloatArray:
 def warm_up() -> float:
     """Compile (or load from the disk cache) the kernels used here; returns the seconds it took."""
     start = time.perf_counter()
+    if getattr(polishing.improve_pair, "signatures", ()) and getattr(polishing.descend, "signatures", ()):
+        return 0.0
     for kind in ("dense", "low-rank"):
         problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
         search = LocalSearch(problem, np.random.default_rng(0))
@@ -112,11 +119,16 @@ def warm_up() -> float:
     return time.perf_counter() - start
 
 
-def lagrangian_vertex(problem: ChoiceProblem, price: FloatArray) -> IntArray:
-    """(G,) local choices of least linear energy plus priced cost; of equals the cheaper one."""
+def lagrangian_vertex(problem: ChoiceProblem, price: FloatArray, dearest: bool = False) -> IntArray:
+    """(G,) local choices of least linear energy plus priced cost.
+
+    At the best prices some group has two that rounding cannot tell apart: the cheapest is taken, which fits, or the
+    dearest, from which a repair may find a better answer.
+    """
     charged = problem.linear + price @ problem.costs
-    picks = []
-    for start, stop in _spans(problem):
-        order = np.lexsort((problem.costs[:, start:stop].sum(axis=0), charged[start:stop]))
-        picks.append(int(order[0]))
-    return np.array(picks, dtype=np.int64)
+    starts, sizes = problem.group_offsets[:-1], problem.group_sizes
+    least, largest = np.minimum.reduceat(charged, starts), np.maximum.reduceat(np.abs(charged), starts)
+    far = charged > np.repeat(least + _TIE * largest, sizes)
+    totals = problem.costs.sum(axis=0)
+    order = np.lexsort((charged, -totals if dearest else totals, far, np.repeat(np.arange(sizes.size), sizes)))
+    return np.asarray(order[starts] - starts, dtype=np.int64)

@@ -62,7 +62,8 @@ def message_bound(problem: ChoiceProblem, seconds: float) -> float:
         singles, charged = free + costs @ price, price
         value += _least_pairs(blocks.values, blocks.starts)
         terms = 2 * blocks.lower.size + problem.num_groups
-        magnitude = largest + float(price @ (costs.max(axis=0, initial=0.0) * problem.num_groups + np.abs(room)))
+        with np.errstate(over="ignore"):  # prices grow without end where hardly anything fits
+            magnitude = largest + float(price @ (costs.max(axis=0, initial=0.0) * problem.num_groups + np.abs(room)))
         coupled = blocks.lower.size > 0 or bool(price.any())
         certified = problem.constant + value - (1.2e-16 * (terms + 60) * magnitude if coupled else 0.0)
         stale = 0 if certified > best + 1e-7 * max(abs(best), 1e-9) else stale + 1

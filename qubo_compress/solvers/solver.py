@@ -225,11 +225,14 @@ def verify(problem: ChoiceProblem, name: str, raw: RawSolution, seconds: float) 
     if bound is not None and problem.structure == "separable":
         bound = max(bound, min(scale.base, ranked[0][0]))  # every group's least term; tolerances may have hidden it
     constant = problem.constant
+    # Energies as `problem.energy` gives them, to the last digit, although the constant was added last to the bound.
+    least = problem.energy(ranked[0][1])
+    known = None if bound is None else min(least, constant + bound)
     pool = tuple(
         Solution(
             assignment=array,
-            energy=constant + energy,
-            bound=None if bound is None else constant + bound,
+            energy=problem.energy(array) if constant else energy,
+            bound=known,
             solver=name,
             gap=None if bound is None else scale.gap(energy, bound),
             choices=problem.names_of(array),

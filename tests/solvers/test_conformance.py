@@ -18,7 +18,7 @@ from qubo_compress.solvers import RawSolution, SearchLimits, make_solver
 from qubo_compress.testing import solvers as testing
 
 OPTIMISERS = ("annealer", "auto", "exact")
-TIME_LIMIT = 0.3
+TIME_LIMIT = 0.15
 
 
 def local_names():
