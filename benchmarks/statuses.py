@@ -21,6 +21,7 @@ from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
 from qubo_compress.solvers import Solution, names
 from qubo_compress.solvers.certificates import least_energy
+from qubo_compress.testing.solvers import rescaled
 
 SCALES = (1e-12, 1e-7, 1e-3, 1.0, 1e4, 1e9)
 CONSTANTS = (0.0, 1.0, -1e6, 1e9)
@@ -91,20 +92,6 @@ def _pairs(rng: np.random.Generator, offsets: np.ndarray) -> dict[str, object]:
     apart = np.abs(group[:, None] - group[None, :])
     near = apart <= 2 if kind == 2 else apart > 0
     return {"pairs": sparse.csr_array(np.where(near & (apart > 0), table, 0.0))}
-
-
-def rescaled(problem: ChoiceProblem, scale: float, constant: float) -> ChoiceProblem:
-    """The same problem with all its energies multiplied, and a constant added."""
-    return ChoiceProblem(
-        linear=scale * problem.linear,
-        group_offsets=problem.group_offsets,
-        costs=problem.costs,
-        limits=problem.limits,
-        fixed_costs=problem.fixed_costs,
-        factor=None if problem.factor is None else np.sqrt(scale) * problem.factor.astype(np.float64),
-        pairs=None if problem.pairs is None else scale * problem.pairs,
-        constant=constant,
-    )
 
 
 def judge(problem: ChoiceProblem, solution: Solution, optimum: float) -> list[str]:

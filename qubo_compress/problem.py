@@ -14,7 +14,6 @@ with Q = factor @ factor.T or Q = pairs. With a factor Q is never formed:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,16 @@ from scipy import sparse
 from qubo_compress._internal.reader import refused_as
 from qubo_compress.errors import InvalidAssignment, InvalidProblem
 from qubo_compress.pairs import checked_pairs
+from qubo_compress.problem_checks import (
+    check_budgets,
+    check_factor,
+    check_offsets,
+    check_sums,
+    check_totals,
+    check_unique,
+    read_names,
+    read_vector,
+)
 from qubo_compress.problem_file import WHAT, read_problem, write_problem
 
 if TYPE_CHECKING:
@@ -92,23 +101,23 @@ class ChoiceProblem:
     """(V,) ``linear - 1/2 |factor|^2``: what a choice adds beside the squared norm of the sum."""
 
     def __post_init__(self) -> None:
-        linear = _vector("linear", self.linear, np.float64)
-        offsets = _vector("group_offsets", self.group_offsets, np.int64)
-        _check_offsets(offsets, linear.size)
-        costs, limits, fixed = _check_budgets(self.costs, self.limits, self.fixed_costs, linear.size)
-        _check_totals(costs, limits, fixed, offsets)
+        linear = read_vector("linear", self.linear, np.float64)
+        offsets = read_vector("group_offsets", self.group_offsets, np.int64)
+        check_offsets(offsets, linear.size)
+        costs, limits, fixed = check_budgets(self.costs, self.limits, self.fixed_costs, linear.size)
+        check_totals(costs, limits, fixed, offsets)
         if self.factor is not None and self.pairs is not None:
             raise InvalidProblem("both factor and pairs were given; give one of them or neither")
         if not np.isfinite(linear).all():
             raise InvalidProblem(f"linear[{int(np.flatnonzero(~np.isfinite(linear))[0])}] is not finite")
         if not np.isfinite(self.constant):
             raise InvalidProblem(f"constant is {self.constant}; it must be finite")
-        factor = None if self.factor is None else _check_factor(self.factor, linear.size)
+        factor = None if self.factor is None else check_factor(self.factor, linear.size)
         pairs = None if self.pairs is None else checked_pairs(self.pairs, offsets)
         diagonal = linear.copy()
         if factor is not None:
             diagonal -= 0.5 * np.einsum("vr,vr->v", factor, factor, dtype=np.float64)
-        _check_sums(diagonal, offsets, pairs)
+        check_sums(diagonal, offsets, pairs)
         groups, total, count = offsets.size - 1, linear.size, limits.size
         choice_names = self.choice_names
         if choice_names is None:
@@ -123,16 +132,16 @@ class ChoiceProblem:
             "pairs": pairs,
             "diagonal": diagonal,
             "constant": float(self.constant),
-            "group_names": _names("group_names", self.group_names, "group", groups),
-            "choice_names": _names("choice_names", choice_names, "choice", total),
-            "budget_names": _names("budget_names", self.budget_names, "budget", count),
+            "group_names": read_names("group_names", self.group_names, "group", groups),
+            "choice_names": read_names("choice_names", choice_names, "choice", total),
+            "budget_names": read_names("budget_names", self.budget_names, "budget", count),
         }
         for array in values.values():
             if isinstance(array, np.ndarray):
                 array.setflags(write=False)
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        _check_unique(self)
+        check_unique(self)
 
     @property
     def num_groups(self) -> int:
@@ -389,102 +398,3 @@ class ChoiceProblem:
         from qubo_compress.encodings import to_nonlinear
 
         return to_nonlinear(self)
-
-
-def _vector(name: str, given: Any, dtype: Any) -> npt.NDArray[Any]:
-    array = np.array(given, dtype=None)
-    if array.ndim != 1:
-        raise InvalidProblem(f"{name} has shape {array.shape}; it must have one axis")
-    return _converted(name, array, dtype)
-
-
-def _converted(name: str, array: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
-    if np.issubdtype(dtype, np.integer) and array.size and not np.issubdtype(array.dtype, np.integer):
-        raise InvalidProblem(f"{name} must hold integers; got {array.dtype}. Scale and round them yourself")
-    if not (np.issubdtype(array.dtype, np.number) or array.size == 0):
-        raise InvalidProblem(f"{name} must hold numbers; got {array.dtype}")
-    return np.ascontiguousarray(array, dtype=dtype)
-
-
-def _check_offsets(offsets: IntArray, total: int) -> None:
-    if offsets.size < 2 or offsets[0] != 0 or offsets[-1] != total:
-        raise InvalidProblem(
-            f"group_offsets must begin with 0 and end with the number of choices, {total}; got {offsets.tolist()[:8]}"
-        )
-    if (np.diff(offsets) < 1).any():
-        raise InvalidProblem(f"group {int(np.argmax(np.diff(offsets) < 1))} is empty; every group needs a choice")
-
-
-def _check_budgets(costs: Any, limits: Any, fixed: Any, total: int) -> tuple[IntArray, IntArray, IntArray]:
-    limit_array = _vector("limits", limits, np.int64)
-    raw = np.array(costs)
-    cost_array = _converted("costs", raw.reshape(0, total) if raw.size == 0 else raw, np.int64)
-    if cost_array.shape != (limit_array.size, total):
-        raise InvalidProblem(
-            f"costs must have shape (budgets, choices) = ({limit_array.size}, {total}); got {cost_array.shape}"
-        )
-    fixed_array = np.zeros_like(limit_array) if fixed is None else _vector("fixed_costs", fixed, np.int64)
-    if fixed_array.shape != limit_array.shape:
-        raise InvalidProblem(f"fixed_costs must have shape {limit_array.shape}; got {fixed_array.shape}")
-    if (cost_array < 0).any():
-        raise InvalidProblem("costs must not be negative")
-    return cost_array, limit_array, fixed_array
-
-
-def _check_sums(diagonal: FloatArray, offsets: IntArray, pairs: sparse.csr_array | None) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        largest = np.maximum.reduceat(np.abs(diagonal), offsets[:-1]).sum()
-        coupled = 0.0 if pairs is None else np.abs(pairs.data).sum()
-    if not np.isfinite(largest + coupled):
-        raise InvalidProblem(
-            "energies of assignments overflow: they must be below 1e308. Give the loss in a larger unit"
-        )
-
-
-LARGEST_TOTAL = 2**53
-"""Totals up to here are exact in double precision too, which prices and programmes compute in."""
-
-
-def _check_totals(costs: IntArray, limits: IntArray, fixed: IntArray, offsets: IntArray) -> None:
-    """Refuse budgets whose totals could wrap around, or be rounded where a solver computes with floats."""
-    dearest = np.maximum.reduceat(costs.astype(np.float64), offsets[:-1], axis=1).sum(axis=1)
-    for budget, total in enumerate((dearest + np.abs(fixed.astype(np.float64))).tolist()):
-        if total > LARGEST_TOTAL:
-            raise InvalidProblem(
-                f"the costs of budget {budget} sum to as much as {total:.4g}; at most 2**53 = {LARGEST_TOTAL} can be "
-                "added exactly. Count in a larger unit, such as bytes instead of bits"
-            )
-    beyond = np.flatnonzero(np.abs(limits.astype(np.float64)) > 2.0**62)
-    if beyond.size:
-        raise InvalidProblem(
-            f"limits[{int(beyond[0])}] is {int(limits[beyond[0]])}; limits lie between -2**62 and 2**62. No total "
-            "exceeds 2**53, so that is a limit that never binds"
-        )
-
-
-def _check_factor(given: Any, total: int) -> FactorArray:
-    factor = np.asarray(given)
-    if factor.ndim != 2 or factor.shape[0] != total:
-        raise InvalidProblem(f"factor must have shape ({total}, rank); got {factor.shape}")
-    # A read-only contiguous float32 array is shared, not copied: factors are the largest arrays here.
-    if factor.dtype != np.float32 or factor.flags.writeable or not factor.flags.c_contiguous:
-        factor = np.array(factor, dtype=np.float32, order="C")
-    if not np.isfinite(factor).all():
-        raise InvalidProblem("factor holds NaN or infinity")
-    return factor
-
-
-def _names(argument: str, given: Sequence[str] | None, stem: str, count: int) -> tuple[str, ...]:
-    names = tuple(f"{stem}{i}" for i in range(count)) if given is None else tuple(given)
-    if len(names) != count:
-        raise InvalidProblem(f"{argument} must hold {count} names; got {len(names)}")
-    return names
-
-
-def _check_unique(problem: ChoiceProblem) -> None:
-    if len(set(problem.group_names)) != problem.num_groups:
-        raise InvalidProblem("group_names must be unique")
-    for group in range(problem.num_groups):
-        names = problem.choice_names[problem.group_offsets[group] : problem.group_offsets[group + 1]]
-        if len(set(names)) != len(names):
-            raise InvalidProblem(f"choice names of group {problem.group_names[group]!r} are not unique: {names}")

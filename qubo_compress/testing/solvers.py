@@ -124,7 +124,7 @@ def scales_change_no_claim(solver: Solver, time_limit: float) -> None:
     """Energies of 1e-12 or 1e9, and a large constant, make no bound invalid and no answer falsely optimal."""
     for kind, scale, constant in zip(_KINDS, (1e-12, 1e9, 1.0, 1e-12), (0.0, -1e9, 1e9, 1.0), strict=True):
         plain = random_problem(kind, groups=4, choices=4, seed=8, rank=6 if kind == "low-rank" else None)
-        problem = _rescaled(plain, scale, constant)
+        problem = rescaled(plain, scale, constant)
         # Without the constant, whose digits would hide those of the energies; a scaled factor was rounded anew.
         bare = problem.without_constant()
         truth = brute_force(bare)
@@ -144,14 +144,21 @@ def scales_change_no_claim(solver: Solver, time_limit: float) -> None:
         )
 
 
-def _rescaled(problem: ChoiceProblem, scale: float, constant: float) -> ChoiceProblem:
+def rescaled(problem: ChoiceProblem, scale: float, constant: float = 0.0) -> ChoiceProblem:
+    """The same choices and budgets with all energies multiplied by ``scale``, and another constant.
+
+    Example:
+        >>> problem = ChoiceProblem(linear=[0.0, 2.0], group_offsets=[0, 2], costs=[[8, 2]], limits=[4])
+        >>> rescaled(problem, 1e-3, 5.0).energy([1])
+        5.002
+    """
     return ChoiceProblem(
         linear=scale * problem.linear,
         group_offsets=problem.group_offsets,
         costs=problem.costs,
         limits=problem.limits,
         fixed_costs=problem.fixed_costs,
-        factor=None if problem.factor is None else np.sqrt(scale) * problem.factor,
+        factor=None if problem.factor is None else np.sqrt(scale) * problem.factor.astype(np.float64),
         pairs=None if problem.pairs is None else scale * problem.pairs,
         constant=constant,
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +11,9 @@ from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InfeasibleBudget
 from qubo_compress.solvers.certificates import least_energy
 from qubo_compress.solvers.infeasibility import proves_infeasible
+
+LONG_AGO, NEVER = 0.0, 1e7
+"""Deadlines that no load on the machine moves: readings of a clock that is counted from when the machine started."""
 
 
 def opposed(groups, limit):
@@ -51,8 +52,8 @@ def test_whole_numbers_are_tried_where_mixtures_would_fit():
     costs[:, [2, 5, 8]] = [[3], [3]]
     problem = ChoiceProblem(np.zeros(9), [0, 3, 6, 9], costs, [3, 3])
     assert least_energy(problem) == np.inf
-    assert not proves_infeasible(problem, time.perf_counter() - 1.0)
-    assert proves_infeasible(problem, time.perf_counter() + 60.0)
+    assert not proves_infeasible(problem, LONG_AGO)
+    assert proves_infeasible(problem, NEVER)
 
 
 @settings(max_examples=150, deadline=None)
@@ -68,5 +69,5 @@ def test_nothing_feasible_is_ever_excluded(seed):
     chosen = offsets[:-1] + rng.integers(sizes)
     limits = costs[:, chosen].sum(axis=1) + rng.integers(-1, 2, size=budgets)
     problem = ChoiceProblem(np.zeros(total), offsets, costs, limits, fixed_costs=rng.integers(0, 1, size=budgets))
-    if proves_infeasible(problem, time.perf_counter() + 60.0, integers=False):
+    if proves_infeasible(problem, NEVER, integers=False):
         assert least_energy(problem) == np.inf
