@@ -8,6 +8,7 @@ version that was written, and the next writer must leave nothing beside it. Stat
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import signal
@@ -106,25 +107,40 @@ def _problem(problem: qc.ChoiceProblem, version: int) -> qc.ChoiceProblem:
     return qc.ChoiceProblem(**{**{name: getattr(problem, name) for name in names}, "constant": float(version)})
 
 
-def child(writer: Writer, path: Path) -> int:
-    """Start a process that writes version after version; its number."""
+FAILED, INTERRUPTED = 3, 4
+"""Exit codes of a child that did not end by itself."""
+
+
+def forked(work: Callable[[], int]) -> int:
+    """Start a process that does some work and exits with what it returns; its number."""
     # Libraries run code of their own after a fork, in which a Ctrl-C would be swallowed.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     number = os.fork()
     if number:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return number
+    status = FAILED
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        version = 0
-        while True:
-            writer.write(path, version % VERSIONS)
-            version += 1
+        status = work()
+    except KeyboardInterrupt:
+        status = INTERRUPTED
     finally:
-        os._exit(3)
+        os._exit(status)
+
+
+def child(writer: Writer, path: Path) -> int:
+    """Start a process that writes version after version; its number."""
+
+    def work() -> int:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        for version in itertools.count():
+            writer.write(path, version % VERSIONS)
+        return FAILED
+
+    return forked(work)
 
 
 def ended(number: int, sign: signal.Signals, patience: float = 5.0) -> None:

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress._internal.arrays import read_arrays
 from qubo_compress.testing import same_table
-from tests.fuzz.kills import SIGNALS
+from tests.fuzz.kills import FAILED, INTERRUPTED, SIGNALS, forked
 
 MOST_KILLS_OF_A_FOLDER = 4
 LONGEST_WAIT = 300.0
-_DONE, _INTERRUPTED, _FAILED = 0, 3, 4
+_DONE = 0
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Killer:
         time.sleep(self.chance.uniform(0.0, self.seconds))
         sign = self.chance.choice(SIGNALS)
         status = _ended(number, sign)
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _FAILED:
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == FAILED:
             self._expect(False, "the call failed")
         finished = os.WIFEXITED(status) and os.WEXITSTATUS(status) == _DONE
         self.counts["finished" if finished else "kills"] += 1
@@ -185,27 +185,21 @@ class Killer:
 
 def _child(call: Call, folder: Path) -> int:
     """Start a process that makes the call once; its number."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    number = os.fork()
-    if number:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        return number
-    status = _FAILED
-    try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        call.make(folder)
-        status = _DONE
-    except KeyboardInterrupt:
-        status = _INTERRUPTED
-    except SystemError as failure:
-        # What numba makes of a Ctrl-C that arrives while compiled code returns.
-        status = _INTERRUPTED if isinstance(failure.__cause__, KeyboardInterrupt) else _FAILED
-    except BaseException as failure:
-        print(f"{call.name}: {type(failure).__name__}: {failure}", flush=True)
-    finally:
-        os._exit(status)
+
+    def work() -> int:
+        try:
+            call.make(folder)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except SystemError as failure:
+            # What numba makes of a Ctrl-C that arrives while compiled code returns.
+            return INTERRUPTED if isinstance(failure.__cause__, KeyboardInterrupt) else FAILED
+        except BaseException as failure:
+            print(f"{call.name}: {type(failure).__name__}: {failure}", flush=True)
+            return FAILED
+        return _DONE
+
+    return forked(work)
 
 
 def _ended(number: int, sign: signal.Signals, patience: float = 10.0) -> int:
