@@ -131,7 +131,7 @@ def _descend(
     if len(parts) == 1:
         value = loss(tensors, parts[0])
         if bool(torch.isfinite(value)):
-            value.backward()  # type: ignore[no-untyped-call]
+            _backward([value])
         return float(value.detach())
     # What lies between latent and stored numbers is gone through once a step, not once a run.
     leaves = {name: tensor.detach().requires_grad_(tensor.requires_grad) for name, tensor in tensors.items()}
@@ -141,10 +141,22 @@ def _descend(
         found += float(value.detach())
         if not math.isfinite(found):
             return found
-        value.backward()  # type: ignore[no-untyped-call]
+        _backward([value])
     reached = [name for name, leaf in leaves.items() if leaf.grad is not None]
-    torch.autograd.backward([tensors[name] for name in reached], [leaves[name].grad for name in reached])
+    _backward([tensors[name] for name in reached], [leaves[name].grad for name in reached])
     return found
+
+
+def _backward(values: list[Tensor], gradients: list[Tensor | None] | None = None) -> None:
+    """Take gradients; what fails in the network's own backward pass is an error of ours."""
+    try:
+        torch.autograd.backward(values, gradients)
+    except RuntimeError as cause:
+        raise ForwardFailed(
+            f"the backward pass raised {type(cause).__name__}: {cause}; the models are as they were. Check that "
+            "gradients can pass: nothing changed in place that is needed again, and no detach() or numpy(); or use "
+            "epochs=0, which needs no gradients"
+        ) from cause
 
 
 @contextlib.contextmanager
@@ -155,12 +167,6 @@ def _named(done: int, total: int, unit: int) -> Iterator[None]:
         yield
     except ForwardFailed as cause:
         raise ForwardFailed(f"{where}: {cause}") from cause.__cause__
-    except RuntimeError as cause:
-        raise ForwardFailed(
-            f"{where} the backward pass raised {type(cause).__name__}: {cause}; the models are as they were. Check "
-            "that gradients can pass: nothing changed in place that is needed again, and no detach() or numpy(); or "
-            "use epochs=0, which needs no gradients"
-        ) from cause
 
 
 def _steps(examples: Examples, generator: torch.Generator) -> Iterator[list[Slice]]:
