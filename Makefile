@@ -23,7 +23,7 @@ demo: install
 test: install
 	$(TEST_ENV) $(RUN) -m pytest
 
-# The suite beside four busy loops, which takes an hour or more: what passes must pass on a loaded machine. Not in CI.
+# The suite in four processes beside four busy loops, which takes half an hour or more: what passes must pass on a loaded machine. Not in CI.
 stress: install
 	$(TEST_ENV) $(RUN) -m tests.stress
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+import numpy as np
 
 _logger = logging.getLogger(__name__)
 
@@ -20,6 +21,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 KERNELS: list[Any] = []
 """Every compiled function of the package that was imported so far, for whoever wants to see what has been compiled."""
+
+FIRST = np.int64(0)
+NONE = np.int64(-1)
+"""For variables of kernels that are passed on to kernels: a literal would have those compiled once more for itself."""
 
 _ANNOUNCED_AFTER = 2.0
 """Seconds of compiling after which it is said: reading the cache takes less."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ NOTE = "loopback, classical: answered on this machine, no annealer was involved;
 """Stands in every description, and in every answer whose format has a place for it."""
 
 EAGER_SECONDS = 0.1
-"""Longest work on one hybrid problem when the server is eager."""
+"""Longest work of the processor on one hybrid problem when the server is eager."""
 
 
 class ProblemRejected(Exception):
@@ -88,19 +89,24 @@ class Answer:
 
 
 class Clock:
-    """Counts the seconds of a hybrid solve and says when to end it."""
+    """Counts the seconds of a hybrid solve and says when to end it.
+
+    An eager server counts the seconds of the processor too, so that its answers are as good on a loaded machine.
+    """
 
     def __init__(self, task: Task) -> None:
         self.limit = task.time_limit()
-        self.seconds = min(self.limit, EAGER_SECONDS) if task.settings.eager else self.limit
+        self.work = EAGER_SECONDS if task.settings.eager else math.inf
         self.start = time.perf_counter()
+        self.worked = time.process_time()
         self._stopped = task.stopped
 
     def left(self) -> float:
         """Seconds left; zero when the time is over or the problem was cancelled."""
         if self._stopped.is_set():
             return 0.0
-        return max(0.0, self.start + self.seconds - time.perf_counter())
+        waited, worked = time.perf_counter() - self.start, time.process_time() - self.worked
+        return max(0.0, min(self.limit - waited, self.work - worked))
 
     def over(self) -> bool:
         """Whether to come to an end."""

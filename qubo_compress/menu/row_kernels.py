@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qubo_compress.compiling import compiled, compiled_inline
+from qubo_compress.compiling import FIRST, compiled, compiled_inline
 
 Singles = npt.NDArray[np.float32]
 Masks = npt.NDArray[np.bool_]
@@ -122,7 +122,7 @@ def fit_rows(values: Singles, kept: Masks, level: float, signs: bool, scales: Si
     held = np.empty(columns, np.float32)
     for row in range(rows):
         if kept.size:
-            count = 0
+            count = FIRST
             for i in range(columns):
                 held[count] = values[row, i]
                 count += kept[row, i]

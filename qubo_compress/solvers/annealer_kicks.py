@@ -7,7 +7,7 @@ the rest answers by repair and by best single and double changes.
 
 from __future__ import annotations
 
-from qubo_compress.compiling import compiled
+from qubo_compress.compiling import FIRST, compiled
 from qubo_compress.problem import FloatArray
 from qubo_compress.solvers.annealer_kernels import State, change, group_energies, toll, uniform, within_budgets
 from qubo_compress.solvers.annealer_polish import fits, improve_partners
@@ -86,12 +86,12 @@ def settle(tables: Tables, state: State, tolerance: float) -> int:
     groups = tables.offsets.size - 1
     tried = 0
     improve_singles(tables, state, tolerance)
-    idle, first = 0, 0
+    idle, first = FIRST, FIRST
     while idle < groups:
         if state.dirty[first] and state.free[first]:
             state.dirty[first] = 0
             tried += groups
-            if improve_partners(tables, state, first, 0, groups, tolerance) > 0:
+            if improve_partners(tables, state, first, FIRST, groups, tolerance) > 0:
                 state.dirty[first] = 1
                 improve_singles(tables, state, tolerance)
                 idle = 0

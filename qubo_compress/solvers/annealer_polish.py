@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qubo_compress.compiling import compiled, compiled_inline
+from qubo_compress.compiling import NONE, compiled, compiled_inline
 from qubo_compress.solvers.annealer_kernels import (
     State,
     begin_pair,
@@ -169,7 +169,7 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
         if budgets > 0:
             slack = tables.room[0] - state.totals[0] + costs[old_first, 0] + costs[old_second, 0]
         last = count - 1
-        least, new_first, new_second = -tolerance, -1, -1
+        least, new_first, new_second = -tolerance, NONE, NONE
         here = fields[old_first]
         for j in range(first_start, first_stop):
             v = order[j]

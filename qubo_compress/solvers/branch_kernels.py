@@ -11,6 +11,7 @@ from qubo_compress.solvers.price_kernels import certified_bound, polish_prices
 from qubo_compress.solvers.relaxation_kernels import descend_gram, prices_of
 
 _SWEEPS_PER_LOOK = 4
+_POLISHING_ROUNDS = np.int64(2)
 
 _ENUMERATE = 4096
 """Combinations that are enumerated rather than branched on."""
@@ -144,7 +145,7 @@ def bound_node(
         for b in range(budgets):  # the augmented Lagrangian, which the mixture may overspend
             primal += max(0.0, multipliers[b]) * (used[b] - room[b])
         trial[:] = multipliers
-        if polish_prices(gradient, offsets, choices, costs, room, trial, 2) == np.inf:
+        if polish_prices(gradient, offsets, choices, costs, room, trial, _POLISHING_ROUNDS) == np.inf:
             return np.inf
         value = constant + certified_bound(
             diagonal, gradient, quadratic, offsets, choices, costs, room, trial, diagonal.size

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qubo_compress.compiling import compiled
+from qubo_compress.compiling import FIRST, compiled
 from qubo_compress.problem import FactorArray, FloatArray, IntArray
 
 SHARES_PER_GROUP = 4
@@ -189,7 +189,7 @@ def take(families: Families, slots: Slots, offsets: IntArray, most: int, cutoff:
     counts = families.counts
     taken = 0
     while taken < most and counts[0] > 0:
-        position = 0
+        position = FIRST
         if newest:
             for i in range(1, counts[0]):
                 if families.born[families.heap[i]] > families.born[families.heap[position]]:
