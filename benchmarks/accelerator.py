@@ -40,6 +40,11 @@ def on(device: str, batches: Batches) -> Batches:
     return [(inputs.to(device), targets.to(device)) for inputs, targets in batches]
 
 
+def device_name(device: str) -> str:
+    """What the device is called."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
+
+
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
     """A call's answer and its seconds, once everything on the GPU has ended."""
     started = time.perf_counter()
@@ -164,7 +169,7 @@ def main() -> None:
         loaded = load(name, calibration_examples=options.examples)
         test = first(loaded.test, options.test)
         for record in compare(name, (loaded.model, loaded.calibration, test), options.device, options.metrics):
-            append(options.records, record | environment())
+            append(options.records, record | environment() | {"device": device_name(options.device)})
     found = table(list(read(options.records)))
     options.records.with_suffix(".md").write_text(found)
     print(found)

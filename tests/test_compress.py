@@ -167,14 +167,13 @@ def test_a_front_solves_again_and_measures_nothing(result: qc.CompressionResult)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_goes_the_whole_way(sample: Any, tmp_path: Path) -> None:
-    for name in ("perceptron", "grouped-view-inplace", "encoder", "tied"):
-        found = sample(name)
-        found.model.cuda()
-        plan = qc.measure(found.model, found.batches, menu=MENU, metric="magnitude", progress=False).plan({})
-        result = qc.compress(found.model, found.batches, qc.Budget(bytes=plan.bytes), rounds=1, epochs=1, **OPTIONS)
-        assert next(result.model.parameters()).device.type == "cuda"
-        size = result.save(tmp_path / "net")
-        net = qc.load(tmp_path / "net", found.model)
-        assert size == result.plan.bytes
-        assert all(torch.equal(a, b) for a, b in zip(net.parameters(), result.model.parameters(), strict=True))
+def test_a_gpu_goes_the_whole_way(any_sample: Any, tmp_path: Path) -> None:
+    found = any_sample
+    found.model.cuda()
+    plan = qc.measure(found.model, found.batches, menu=MENU, metric="magnitude", progress=False).plan({})
+    result = qc.compress(found.model, found.batches, qc.Budget(bytes=plan.bytes), rounds=1, epochs=1, **OPTIONS)
+    assert next(result.model.parameters()).device.type == "cuda"
+    size = result.save(tmp_path / "net")
+    net = qc.load(tmp_path / "net", found.model)
+    assert size == result.plan.bytes
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), result.model.parameters(), strict=True))

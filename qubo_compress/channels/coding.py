@@ -43,7 +43,7 @@ def majority_flip_rate(flip_rate: float, copies: int) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _majority_flip_rate(flip_rate: float, copies: int) -> float:
-    """scipy takes a fifth of a millisecond, and every row of every layer asks for the same few numbers."""
+    """Kept, for scipy takes a fifth of a millisecond and every row of every layer asks for the same few numbers."""
     return float(stats.binom.sf(copies // 2, copies, flip_rate))
 
 

@@ -28,6 +28,9 @@ CARRIED = "qubo_compress.compression"
 PRIVATE = "qubo_compress.private"
 """Attribute that marks a private copy."""
 
+RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
+"""Layers that cuDNN runs; subclasses are left alone, as their forward may do something else in train mode."""
+
 STEADY = 1e-3
 """Two runs on the same examples may differ by so much of the largest output: some kernels add in no fixed order."""
 
@@ -50,9 +53,20 @@ def private_copy(model: nn.Module) -> nn.Module:
     if PRIVATE in vars(model):
         return model
     shared = {id(parameter): _readable(parameter) for parameter in model.parameters()}
-    made = _copied(model, shared)
+    made = differentiable(_copied(model, shared))
     vars(made)[PRIVATE] = True
     return made
+
+
+def differentiable(model: nn.Module) -> nn.Module:
+    """The network itself, with recurrent layers in train mode and without dropout, which compute the same.
+
+    On a GPU they have gradients in no other mode: cuDNN keeps what it needs for them in train mode only.
+    """
+    for module in model.modules():
+        if type(module) in RECURRENT:
+            module.training, module.dropout = True, 0.0  # type: ignore[assignment]
+    return model
 
 
 def independent_copy(model: nn.Module) -> nn.Module:

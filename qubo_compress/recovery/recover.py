@@ -16,7 +16,7 @@ from qubo_compress.evaluation import outputs_of, settle
 from qubo_compress.examples import Examples, read_examples
 from qubo_compress.menu.groups import state_entries
 from qubo_compress.menu.operator import Packed
-from qubo_compress.network.private import CARRIED, independent_copy, private_copy
+from qubo_compress.network.private import CARRIED, differentiable, independent_copy, private_copy
 from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Compression, compression_of, fill
@@ -177,7 +177,9 @@ def _tuned(
     start: nn.Module, teacher: nn.Module, examples: Examples, *, learning_rate: float, **options: Any
 ) -> nn.Module:
     compression = compression_of(start)
-    stored = fine_tuned(independent_copy(start), compression, teacher, examples, learning_rate=learning_rate, **options)
+    stored = fine_tuned(
+        differentiable(independent_copy(start)), compression, teacher, examples, learning_rate=learning_rate, **options
+    )
     tuned = _rebuilt(start, compression, stored)
     if not all(bool(torch.isfinite(t).all()) for t in compression_of(tuned).tensors().values()):
         raise NonFiniteLoss(f"fine-tuning diverged at learning rate {learning_rate}; use a smaller one")

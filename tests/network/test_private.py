@@ -249,3 +249,14 @@ def test_the_fast_path_comes_back_when_the_last_thread_has_left() -> None:
 
     together(first, second)
     assert seen == [False, True]
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_recurrent_layers_of_copies_are_in_the_mode_that_cudnn_differentiates(kind: type[nn.RNNBase]) -> None:
+    torch.manual_seed(0)
+    net = nn.ModuleDict({"recurrent": kind(3, 4, num_layers=2, dropout=0.5, batch_first=True)}).eval()
+    own = private_copy(net)
+    assert own["recurrent"].training and not net["recurrent"].training and net["recurrent"].dropout == 0.5
+    inputs = torch.randn(5, 7, 3)
+    wanted = net["recurrent"](inputs)[0]
+    assert torch.equal(own["recurrent"](inputs)[0], wanted) and torch.equal(own["recurrent"](inputs)[0], wanted)

@@ -20,6 +20,7 @@ from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.testing import check_metric, same_snapshot, snapshot
 
+WHOLE_BATCHES = ("batch-dependent", "changeable")  # examples of these influence each other
 SLICE = 10
 MENU = qc.Menu(bits=(2, 4), sparsity=(0.0, 0.5))
 
@@ -191,7 +192,7 @@ def test_models_are_left_exactly_as_they_were_found(any_sample: Any) -> None:
     model.register_forward_hook(lambda module, inputs, output: None)
     before = snapshot(model)
     for metric in ("gauss-newton", "jacobian", "fisher"):
-        if any_sample.name in ("batch-dependent", "changeable") and metric != "gauss-newton":
+        if any_sample.name in WHOLE_BATCHES and metric != "gauss-newton":
             continue  # per-example gradients need a batch of one, which means something else to such a network
         measured(any_sample, metric)
         assert same_snapshot(before, snapshot(model)), metric
@@ -456,9 +457,9 @@ def test_around_a_plan_every_swap_is_measured_from_that_plan(sample: Any, metric
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("metric", ["gauss-newton", "jacobian", "fisher"])
+@pytest.mark.parametrize("metric", ["gauss-newton", "jacobian", "fisher", "products"])
 def test_a_gpu_gives_the_table_of_the_cpu(any_sample: Any, metric: str) -> None:
-    if any_sample.name == "batch-dependent" and metric != "gauss-newton":
+    if any_sample.name in WHOLE_BATCHES and metric != "gauss-newton":
         pytest.skip("per-example gradients need a batch of one")
     here = measured(any_sample, metric)
     any_sample.model.cuda()
