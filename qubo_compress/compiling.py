@@ -22,8 +22,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 KERNELS: list[Any] = []
 """Every compiled function of the package that was imported so far, for whoever wants to see what has been compiled."""
 
-FIRST = np.int64(0)
-NONE = np.int64(-1)
+FIRST = cast(int, np.int64(0))
+NONE = cast(int, np.int64(-1))
 """For variables of kernels that are passed on to kernels: a literal would have those compiled once more for itself."""
 
 _ANNOUNCED_AFTER = 2.0

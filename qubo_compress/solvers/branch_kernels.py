@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from qubo_compress.compiling import compiled
@@ -11,7 +13,7 @@ from qubo_compress.solvers.price_kernels import certified_bound, polish_prices
 from qubo_compress.solvers.relaxation_kernels import descend_gram, prices_of
 
 _SWEEPS_PER_LOOK = 4
-_POLISHING_ROUNDS = np.int64(2)
+_POLISHING_ROUNDS = cast(int, np.int64(2))
 
 _ENUMERATE = 4096
 """Combinations that are enumerated rather than branched on."""
