@@ -30,6 +30,7 @@ stress: install
 lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
 
 types: install
 	$(RUN) -m mypy

@@ -30,9 +30,9 @@ from joblib import Parallel, delayed, parallel_config
 from benchmarks.records import RESULTS, markdown
 from qubo_compress import ChoiceProblem, Solution, solve
 from qubo_compress._internal.files import write_atomically
-from qubo_compress.problem_generators import planted_problem, random_problem
+from qubo_compress.problem.generators import planted_problem, random_problem
 from qubo_compress.solvers import Solver
-from qubo_compress.solvers.annealer import Annealer, warm_up
+from qubo_compress.solvers.annealer.annealer import Annealer, warm_up
 
 BEST = RESULTS / "annealer_tuning_best.json"
 CLOSE = 1e-6

@@ -29,7 +29,7 @@ from benchmarks.networks import Network, accuracy_and_loss, load
 from benchmarks.ratios import channels_last
 from benchmarks.records import RESULTS, append, environment, markdown, read
 from qubo_compress.menu import choices_of, family_names, family_of
-from qubo_compress.menu.coded import coded_name
+from qubo_compress.menu.coding.coded import coded_name
 from qubo_compress.menu.operator import parse
 
 PATH = RESULTS / "choices.jsonl"

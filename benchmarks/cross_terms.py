@@ -25,8 +25,8 @@ import torch
 import qubo_compress as qc
 from benchmarks.networks import load
 from benchmarks.records import RESULTS, environment
-from qubo_compress.evaluation import score_examples
-from qubo_compress.examples import read_examples
+from qubo_compress.calibration.evaluation import score_examples
+from qubo_compress.calibration.examples import read_examples
 
 SOLVERS = ("exact", "annealer", "auto")
 

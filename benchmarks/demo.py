@@ -25,7 +25,7 @@ from torch import nn
 
 import qubo_compress as qc
 from benchmarks.networks import accuracy_and_loss, float32_bytes, load, train_digits, train_small_digits
-from qubo_compress.front import FrontPoint, SolveSettings, try_ratios
+from qubo_compress.selection.front import FrontPoint, SolveSettings, try_ratios
 
 CALIBRATION_EXAMPLES = 600
 LIMIT_RATIOS = (10.0, 14.0, 18.0, 20.0, 22.0, 24.0, 26.0, 28.0, 30.0)

@@ -19,10 +19,10 @@ from torch import nn
 
 import qubo_compress as qc
 from benchmarks.architectures import ResNet20
-from qubo_compress.menu.groups import GroupRule, discover, state_entries
+from qubo_compress.network.groups import GroupRule, discover, state_entries
+from qubo_compress.network.replay import trace_calls
 from qubo_compress.sensitivity.cache import UnitCache
-from qubo_compress.sensitivity.prices import price_choices
-from qubo_compress.sensitivity.replay import trace_calls
+from qubo_compress.sensitivity.costs import price_choices
 from qubo_compress.sensitivity.task import MeasureTask
 
 

@@ -27,13 +27,13 @@ import qubo_compress as qc
 from benchmarks.networks import Network, accuracy_and_loss, load
 from benchmarks.ratios import channels_last
 from benchmarks.records import RESULTS, append, environment, markdown, read
-from qubo_compress.menu.coded import Coded, CodedGroup
-from qubo_compress.menu.entropy_parts import recorded
-from qubo_compress.menu.groups import Group
+from qubo_compress.menu.coding.coded import Coded, CodedGroup
+from qubo_compress.menu.coding.parts import recorded
+from qubo_compress.menu.coding.rate import grids_of
 from qubo_compress.menu.operator import Packed, choice_name, parse
 from qubo_compress.menu.prune import Prune
 from qubo_compress.menu.quantize import Quantize
-from qubo_compress.menu.rate import grids_of
+from qubo_compress.network.groups import Group
 from qubo_compress.plan import compression_of
 
 PATH = RESULTS / "entropy_coding.jsonl"

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qubo_compress import ChoiceProblem, Solution, solve
-from qubo_compress.solvers.exact import warm_up
+from qubo_compress.solvers.exact.exact import warm_up
 
 FACTOR_SIZES = ((12, 10), (20, 15), (30, 15), (40, 15), (60, 15))
 BAND_SIZES = ((100, 16, 1), (100, 16, 2), (100, 16, 3), (500, 16, 1))

@@ -25,8 +25,8 @@ import qubo_compress as qc
 from benchmarks.networks import Network, accuracy_and_loss, load
 from benchmarks.ratios import channels_last
 from benchmarks.records import RESULTS, append, environment, markdown, read
-from qubo_compress.evaluation import outputs_of, score_examples
-from qubo_compress.examples import read_examples
+from qubo_compress.calibration.evaluation import outputs_of, score_examples
+from qubo_compress.calibration.examples import read_examples
 from qubo_compress.menu.operator import parse, stored_as
 
 PATH = RESULTS / "frequency.jsonl"

@@ -18,7 +18,7 @@ from benchmarks.hawq import hawq_problem
 from benchmarks.networks import Network, NetworkUnavailable, load
 from benchmarks.ratios import channels_last
 from qubo_compress import ChoiceProblem
-from qubo_compress.problem_generators import random_problem
+from qubo_compress.problem.generators import random_problem
 
 CHOICES = 16
 FIRST_SEED = 100

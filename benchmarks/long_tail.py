@@ -33,9 +33,9 @@ from benchmarks.networks import BATCH_SIZE, Batches, Network, load
 from benchmarks.ratios import channels_last
 from benchmarks.records import RESULTS, append, environment, markdown, read
 from benchmarks.train import DIGITS_RECIPE, Recipe, train
-from qubo_compress.audit import memorization, population, spearman
-from qubo_compress.audit.churn import churn_of
-from qubo_compress.audit.exemplars import exemplars_of
+from qubo_compress.audits import memorization, population, spearman
+from qubo_compress.audits.churn import churn_of
+from qubo_compress.audits.exemplars import exemplars_of
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
 from qubo_compress.recovery import LabelPreserving, RecoveryObjective
 

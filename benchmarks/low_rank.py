@@ -24,17 +24,17 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from benchmarks.networks import Network, accuracy_and_loss, load
 from benchmarks.records import RESULTS, append, environment, markdown, read
-from qubo_compress.examples import Examples, read_examples
-from qubo_compress.factored import FactoredLayer
-from qubo_compress.menu.groups import Group, discover, state_entries
+from qubo_compress.calibration.examples import Examples, read_examples
+from qubo_compress.calibration.statistics import Calibration
+from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
+from qubo_compress.menu.low_rank.factored import FactoredLayer
+from qubo_compress.menu.low_rank.stages import staged
+from qubo_compress.menu.low_rank.svd import Svd
 from qubo_compress.menu.operator import DataDriven, Operator, Packed, parse
-from qubo_compress.menu.stages import staged
-from qubo_compress.menu.svd import Svd
-from qubo_compress.sensitivity.losses import make_loss, rows_of
-from qubo_compress.sensitivity.prices import factored_multiplications, layer_calls
-from qubo_compress.sensitivity.replay import trace_calls
-from qubo_compress.statistics import Calibration
-from qubo_compress.statistics.input_moments import InputMoments, Moments
+from qubo_compress.network.groups import Group, discover, state_entries
+from qubo_compress.network.losses.classification import make_loss, rows_of
+from qubo_compress.network.replay import trace_calls
+from qubo_compress.sensitivity.costs import factored_multiplications, layer_calls
 
 PATH = RESULTS / "low_rank.jsonl"
 TABLES = RESULTS / "low_rank.md"

@@ -24,8 +24,8 @@ from scipy.stats import spearmanr
 import qubo_compress as qc
 from benchmarks.networks import load
 from benchmarks.records import RESULTS, environment, markdown
-from qubo_compress.evaluation import score_examples
-from qubo_compress.examples import read_examples
+from qubo_compress.calibration.evaluation import score_examples
+from qubo_compress.calibration.examples import read_examples
 from qubo_compress.sensitivity.metrics.products import Products
 
 BANDS = (6.0, 8.0, 10.0, 12.0)

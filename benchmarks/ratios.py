@@ -25,12 +25,12 @@ import torch
 import qubo_compress as qc
 from benchmarks.networks import Network, accuracy_and_loss, load
 from benchmarks.records import RESULTS, append, environment, markdown, read
-from qubo_compress.close import closely_measured
-from qubo_compress.comparison import HeldOut
-from qubo_compress.examples import read_examples
+from qubo_compress.calibration.examples import read_examples
+from qubo_compress.pipeline.close import closely_measured
+from qubo_compress.pipeline.refinement import Round, refine
 from qubo_compress.plan import Plan
-from qubo_compress.refinement import Round, refine
-from qubo_compress.selection import Candidate
+from qubo_compress.selection.candidates import Candidate
+from qubo_compress.selection.comparison import HeldOut
 from qubo_compress.sensitivity.metrics.products import Products
 
 METHODS = ("uniform", "greedy", "linear", "full", "close", "full+1", "full+2")

@@ -48,7 +48,7 @@ from benchmarks.networks import Batches, load
 from benchmarks.records import append, environment
 from benchmarks.robustness_tables import METHODS, OPPONENTS, PATH, newest, write_tables
 from qubo_compress.plan import Plan
-from qubo_compress.selection import Candidate
+from qubo_compress.selection.candidates import Candidate
 
 PROJECT = Path(__file__).resolve().parents[1]
 MEBIBYTE = 1 << 20

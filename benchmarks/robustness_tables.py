@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib as mpl
 
 from benchmarks.records import RESULTS, markdown, read
-from qubo_compress.selection import expectations
+from qubo_compress.selection.candidates import expectations
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -24,15 +24,15 @@ from torch import Tensor
 
 from benchmarks.networks import Batches, Network, accuracy_and_loss, load
 from benchmarks.records import RESULTS, append, environment, markdown, read
-from qubo_compress.examples import read_examples
-from qubo_compress.menu.compensate import CLIPPING_SHARES, DAMPING, FINALISTS, Compensate, codebook
-from qubo_compress.menu.compensation import descended, output_error, propagated, refitted
-from qubo_compress.menu.groups import Group, discover
+from qubo_compress.calibration.examples import read_examples
+from qubo_compress.calibration.statistics import Calibration
+from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
+from qubo_compress.menu.compensation.compensate import CLIPPING_SHARES, DAMPING, FINALISTS, Compensate, codebook
+from qubo_compress.menu.compensation.moments import descended, output_error, propagated, refitted
 from qubo_compress.menu.operator import values_of
 from qubo_compress.menu.quantize import Quantize, QuantizedTensors, half_scale, highest_level
-from qubo_compress.sensitivity.losses import make_loss, rows_of
-from qubo_compress.statistics import Calibration
-from qubo_compress.statistics.input_moments import InputMoments, Moments
+from qubo_compress.network.groups import Group, discover
+from qubo_compress.network.losses.classification import make_loss, rows_of
 
 PATH = RESULTS / "rounding.jsonl"
 Way = Callable[[Group, Tensor, Moments], Tensor]

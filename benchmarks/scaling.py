@@ -17,11 +17,11 @@ import numpy as np
 from benchmarks.records import RESULTS, environment, markdown
 from qubo_compress import solve
 from qubo_compress._internal.files import write_atomically
-from qubo_compress.problem_generators import planted_problem, random_problem
-from qubo_compress.solvers import annealer_moves as moves
-from qubo_compress.solvers.annealer import warm_up
-from qubo_compress.solvers.annealer_jobs import make_state
-from qubo_compress.solvers.annealer_tables import FACTOR, make_tables
+from qubo_compress.problem.generators import planted_problem, random_problem
+from qubo_compress.solvers.annealer import moves
+from qubo_compress.solvers.annealer.annealer import warm_up
+from qubo_compress.solvers.annealer.jobs import make_state
+from qubo_compress.solvers.annealer.tables import FACTOR, make_tables
 
 SHAPES = ((250, 64), (250, 512), (1000, 128), (1000, 512), (2000, 256), (2000, 512), (4000, 512))
 CHOICES = 16

@@ -33,7 +33,7 @@ from benchmarks.solvers import PATH
 from benchmarks.solvers import cells as cells_of
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress._internal.files import write_atomically
-from qubo_compress.energy_scale import OPTIMAL_GAP
+from qubo_compress.problem.energy_scale import OPTIMAL_GAP
 
 BEST = RESULTS / "solvers_best.json"
 TARGET = 0.01

@@ -37,7 +37,7 @@ from benchmarks.records import RESULTS, append, environment, read
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress._internal.processors import usable_processors
 from qubo_compress.errors import QuboCompressError
-from qubo_compress.problem_generators import random_problem
+from qubo_compress.problem.generators import random_problem
 
 PATH = RESULTS / "solvers.jsonl"
 
@@ -133,7 +133,7 @@ def run_cell(cell: Cell) -> dict[str, Any] | None:
         "timing": {name: round(seconds, 5) for name, seconds in solution.timing.items()},
         "details": {name: value for name, value in solution.details.items() if isinstance(value, int | float | str)},
         "memory": _peak_memory(),
-        "memory_added": round(_peak_memory() - resident, 1),
+        "memory_added": round(max(0.0, _peak_memory() - resident), 1),
         "notes": [note for note in solution.notes if "claimed" in note or "dropped" in note],
     }
 

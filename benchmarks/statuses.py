@@ -20,7 +20,7 @@ from scipy import sparse
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
 from qubo_compress.solvers import Solution, names
-from qubo_compress.solvers.certificates import least_energy
+from qubo_compress.solvers.exact.certificates import least_energy
 from qubo_compress.testing.solvers import rescaled
 
 SCALES = (1e-12, 1e-7, 1e-3, 1.0, 1e4, 1e9)

@@ -43,12 +43,12 @@ from benchmarks.networks import Network, load
 from benchmarks.ratios import channels_last
 from benchmarks.records import RESULTS, append, environment, read
 from benchmarks.true_loss_figures import draw, table_text
-from qubo_compress.comparison import HeldOut
-from qubo_compress.evaluation import score_examples
-from qubo_compress.examples import read_examples
+from qubo_compress.calibration.evaluation import score_examples
+from qubo_compress.calibration.examples import read_examples
+from qubo_compress.pipeline.refinement import Round, refine
 from qubo_compress.plan import Plan
-from qubo_compress.refinement import Round, refine
-from qubo_compress.selection import Candidate, select
+from qubo_compress.selection.candidates import Candidate, select
+from qubo_compress.selection.comparison import HeldOut
 
 PATH = RESULTS / "true_loss.jsonl"
 SLICE = 64

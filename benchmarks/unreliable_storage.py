@@ -27,13 +27,13 @@ from torch import nn
 import qubo_compress as qc
 from benchmarks.networks import Batches, Network, accuracy_and_loss, load
 from benchmarks.records import RESULTS, append, environment, markdown, read
-from qubo_compress.examples import read_examples
+from qubo_compress.calibration.examples import read_examples
+from qubo_compress.calibration.statistics import Calibration
+from qubo_compress.calibration.statistics.curvature import Curvature
 from qubo_compress.menu.operator import Unreliable, parse
+from qubo_compress.network.losses.classification import make_loss, rows_of
 from qubo_compress.plan import compression_of
-from qubo_compress.sensitivity.losses import make_loss, rows_of
 from qubo_compress.sensitivity.noise import expected_loss, priced_in_cells
-from qubo_compress.statistics import Calibration
-from qubo_compress.statistics.curvature import Curvature
 
 PATH = RESULTS / "unreliable_storage.jsonl"
 VECTORS = ("fold(bits=16)", "cast(bits=16)")

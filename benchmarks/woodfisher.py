@@ -19,7 +19,7 @@ import torch
 from benchmarks.networks import accuracy_and_loss, load
 from benchmarks.ratios import channels_last
 from benchmarks.records import RESULTS, append, environment, markdown, read
-from qubo_compress.pruning import Pruning, gradients_of, prune, pruned_layers
+from qubo_compress.pruning.pruning import Pruning, gradients_of, prune, pruned_layers
 
 PATH = RESULTS / "woodfisher.jsonl"
 LAYERS = r"^layer[123]\..*conv\d\.weight$"

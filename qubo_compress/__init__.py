@@ -1,23 +1,32 @@
-"""Compress trained PyTorch networks by solving one combinatorial problem."""
+"""Compress trained PyTorch networks by solving one combinatorial problem.
+
+Names are imported when they are first used: whoever solves a problem need not wait for torch and matplotlib.
+"""
 
 from __future__ import annotations
 
-from qubo_compress import channels, menu, sensitivity, solvers
-from qubo_compress.artifact import load, save
-from qubo_compress.audit import AuditReport, audit
-from qubo_compress.budget import Budget
-from qubo_compress.channels.reading import read_unreliably
-from qubo_compress.compress import CompressionResult, compress
-from qubo_compress.errors import QuboCompressError
-from qubo_compress.example_weights import TailWeights, tail_weights
-from qubo_compress.front import pareto
-from qubo_compress.menu import Menu
-from qubo_compress.plan import Plan
-from qubo_compress.problem import ChoiceProblem
-from qubo_compress.recovery import recover
-from qubo_compress.sensitivity import Forecast, SensitivityTable, estimate, measure
-from qubo_compress.solvers import Solution, solve
-from qubo_compress.stitched import StitchedLoss
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from qubo_compress._internal.moved import MOVED, keep_old_paths
+
+if TYPE_CHECKING:
+    from qubo_compress import channels, menu, sensitivity, solvers
+    from qubo_compress.artifact import load, save
+    from qubo_compress.audits import AuditReport, audit
+    from qubo_compress.budget import Budget
+    from qubo_compress.calibration.weights import TailWeights, tail_weights
+    from qubo_compress.errors import QuboCompressError
+    from qubo_compress.menu import Menu
+    from qubo_compress.pipeline import CompressionResult, compress
+    from qubo_compress.plan import Plan
+    from qubo_compress.problem import ChoiceProblem
+    from qubo_compress.recovery import recover
+    from qubo_compress.recovery.reading import read_unreliably
+    from qubo_compress.selection import pareto
+    from qubo_compress.sensitivity import Forecast, SensitivityTable, estimate, measure
+    from qubo_compress.sensitivity.stitched import StitchedLoss
+    from qubo_compress.solvers import Solution, solve
 
 __all__ = [
     "AuditReport",
@@ -48,3 +57,55 @@ __all__ = [
     "solvers",
     "tail_weights",
 ]
+
+_MODULES = {
+    "AuditReport": "audits",
+    "Budget": "budget",
+    "ChoiceProblem": "problem",
+    "CompressionResult": "pipeline",
+    "Forecast": "sensitivity",
+    "Menu": "menu",
+    "Plan": "plan",
+    "QuboCompressError": "errors",
+    "SensitivityTable": "sensitivity",
+    "Solution": "solvers",
+    "StitchedLoss": "sensitivity.stitched",
+    "TailWeights": "calibration.weights",
+    "audit": "audits",
+    "compress": "pipeline",
+    "estimate": "sensitivity",
+    "load": "artifact",
+    "measure": "sensitivity",
+    "pareto": "selection",
+    "read_unreliably": "recovery.reading",
+    "recover": "recovery",
+    "save": "artifact",
+    "solve": "solvers",
+    "tail_weights": "calibration.weights",
+}
+"""Public name -> the module, below the package, that has it."""
+
+_ROOMS = (
+    "artifact", "audits", "budget", "calibration", "channels", "encodings", "errors", "menu", "network", "pipeline",
+    "page", "plan", "problem", "pruning", "recovery", "report", "selection", "sensitivity", "solvers", "testing",
+)  # fmt: skip
+"""Modules and folders that are attributes of the package without having been imported."""
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, a room, or a module under its old name, on its first use."""
+    if name in _MODULES:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    elif name in _ROOMS or name in MOVED:
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})
+
+
+keep_old_paths()

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from qubo_compress.errors import WrongModel
-from qubo_compress.factored import FactoredReport
-from qubo_compress.factored import factored as factored_layers
-from qubo_compress.file_format import weights_signature
-from qubo_compress.menu.groups import Group, Layout, assembled, discover_stored, state_entries
-from qubo_compress.menu.older_groups import newer_names, older_layout
+from qubo_compress.menu.low_rank.factored import FactoredReport
+from qubo_compress.menu.low_rank.factored import factored as factored_layers
 from qubo_compress.menu.operator import Packed, stored_as
+from qubo_compress.network.groups import Group, Layout, assembled, discover_stored, state_entries
+from qubo_compress.network.older_groups import newer_names, older_layout
 from qubo_compress.network.private import CARRIED, independent_copy
+from qubo_compress.network.signature import weights_signature
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan_file import read_plan, write_plan
 
@@ -90,7 +90,7 @@ class Plan:
         Args:
             model: the network that was measured.
             factored: low-rank layers compute in their factors, which takes the multiplications that the plan counts:
-                for running, not for saving or recovery. See :mod:`qubo_compress.factored`.
+                for running, not for saving or recovery. See :mod:`qubo_compress.menu.low_rank.factored`.
 
         Raises:
             WrongModel: when the weights are not those that the plan was made for.

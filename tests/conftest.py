@@ -177,7 +177,7 @@ def _trained(name: str) -> Sample:
 
 def make_sample(name: str) -> Sample:
     found = _trained(name)
-    return Sample(name, copy.deepcopy(found.model), found.batches)
+    return Sample(name, copy.deepcopy(found.model), list(found.batches))
 
 
 @pytest.fixture

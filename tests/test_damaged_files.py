@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from qubo_compress import ChoiceProblem, Plan
 from qubo_compress.errors import CorruptArtifact, StorageError
+from tests.problem.test_file import WHOLE, same
 from tests.test_plan_file import PLAN
-from tests.test_problem_file import WHOLE, same
 
 
 @dataclass(frozen=True)

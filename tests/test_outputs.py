@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import qubo_compress as qc
+from qubo_compress.audits.section import audit_sections
+from qubo_compress.calibration.evaluation import outputs_of, score, settle
+from qubo_compress.calibration.examples import read_examples
 from qubo_compress.errors import InvalidBatches, InvalidModel, InvalidObjective
-from qubo_compress.evaluation import outputs_of, score, settle
-from qubo_compress.examples import read_examples
 from qubo_compress.network.scores import OutputReading
-from qubo_compress.report.audit_section import audit_sections
 
 MENU = qc.Menu(bits=(2, 4, 8), sparsity=(0.0,))
 VOCABULARY, LENGTH = 9, 6

@@ -14,7 +14,7 @@ from scipy import sparse
 from benchmarks.loopback_leap.tasks import Clock, Task
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
-from qubo_compress.solvers.annealer import Annealer, warm_up
+from qubo_compress.solvers.annealer.annealer import Annealer, warm_up
 
 _SLICE = 1.0
 """Seconds per call of the annealer, which cannot be cancelled in between."""

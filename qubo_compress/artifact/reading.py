@@ -12,21 +12,15 @@ from torch import Tensor, nn
 from qubo_compress._internal.reader import printable, refused_as
 from qubo_compress._internal.tensors import read_tensors
 from qubo_compress.errors import CorruptArtifact, InvalidMenu, WrongModel
-from qubo_compress.file_format import (
-    FORMAT,
-    TENSOR,
-    architecture_signature,
-    file_digest,
-    unpack_names,
-    without_extra,
-)
-from qubo_compress.menu.groups import EXTRA, Layout, discover_stored, state_entries
-from qubo_compress.menu.keep import from_raw_bytes
-from qubo_compress.menu.older_groups import newer_names, older_layout
 from qubo_compress.menu.operator import Packed, parse
-from qubo_compress.menu.stored_groups import refuse_unreadable_rule
+from qubo_compress.menu.storage.file_format import FORMAT, TENSOR, file_digest, unpack_names, without_extra
 from qubo_compress.network.extra_state import read_stored, restore
+from qubo_compress.network.groups import EXTRA, Layout, discover_stored, state_entries
 from qubo_compress.network.memory import with_memory
+from qubo_compress.network.older_groups import newer_names, older_layout
+from qubo_compress.network.signature import architecture_signature
+from qubo_compress.network.stored_groups import refuse_unreadable_rule
+from qubo_compress.network.tensor_bytes import from_raw_bytes
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Compression, Plan, fill, filled
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from qubo_compress._internal.files import refuse_unwritable, write_atomically
 from qubo_compress.errors import InvalidModel, WrongModel
-from qubo_compress.file_format import header, kept_payload
-from qubo_compress.menu.groups import EXTRA
+from qubo_compress.menu.storage.file_format import header, kept_payload
+from qubo_compress.network.groups import EXTRA
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Compression, compression_of
 

@@ -23,7 +23,7 @@ __all__ = [
     "water_filling",
 ]
 
-register = channels.add
+register = channels.register
 
 
 def names() -> tuple[str, ...]:

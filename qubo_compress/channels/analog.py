@@ -12,10 +12,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from qubo_compress._internal.registry import Registry
 from qubo_compress.channels.coding import cells_per_protected_bit
 from qubo_compress.errors import InvalidChannel
-from qubo_compress.problem import FloatArray
-from qubo_compress.registry import Registry
+from qubo_compress.problem.choice_problem import FloatArray
 
 MOST_BITS_PER_CELL = 6
 POINTS = 257

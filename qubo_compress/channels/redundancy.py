@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qubo_compress.errors import InvalidChannel
-from qubo_compress.problem import FloatArray
+from qubo_compress.problem.choice_problem import FloatArray
 
 BISECTIONS = 100
 

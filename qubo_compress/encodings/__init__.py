@@ -24,7 +24,7 @@ from qubo_compress.encodings.domain_wall import DomainWall
 from qubo_compress.encodings.encoding import Decoded, Decoder, Encoding, build_bqm, encodings, worst_case_penalties
 from qubo_compress.encodings.nonlinear import NonlinearDecoder, to_nonlinear
 from qubo_compress.encodings.one_hot import OneHot
-from qubo_compress.problem import ChoiceProblem
+from qubo_compress.problem.choice_problem import ChoiceProblem
 
 __all__ = [
     "BudgetTerms",

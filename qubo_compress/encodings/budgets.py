@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress._internal.registry import Registry
 from qubo_compress.encodings.quadratic import energy_spread
 from qubo_compress.errors import InvalidBudget
-from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
-from qubo_compress.registry import Registry
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ def make_treatment(name: str, options: dict[str, Any]) -> Treatment:
     return kind(**options)
 
 
-@treatments.register("multiplier")
+@treatments.register
 @dataclass(frozen=True)
 class Multiplier:
     """Add multipliers . (totals - limits) to the energy: linear terms only, no couplings and no slack bits.
@@ -122,7 +122,7 @@ class Multiplier:
         return BudgetTerms(prices @ problem.costs, float(prices @ (problem.fixed_costs - problem.limits)))
 
 
-@treatments.register("none")
+@treatments.register
 @dataclass(frozen=True)
 class NoTreatment:
     """Leave the budgets out."""
@@ -141,7 +141,7 @@ LARGEST_SLACK_BITS = 32
 """Per budget; beyond that the squares of the largest slack leave no digits for energies in float64."""
 
 
-@treatments.register("slack")
+@treatments.register
 @dataclass(frozen=True)
 class Slack:
     """Add weight * (spent + slack - room)^2, where slack bits fill up what is not spent: zero if within budget.
@@ -206,7 +206,7 @@ class Slack:
         return divisor * multiple
 
 
-@treatments.register("unbalanced")
+@treatments.register
 @dataclass(frozen=True)
 class Unbalanced:
     """Add -l1 h + l2 h^2 with h = (limit - total) / span: no slack bits, cheap within budget and dear beyond.

@@ -8,7 +8,7 @@ import numpy as np
 from qubo_compress.encodings.encoding import Decoder
 from qubo_compress.encodings.one_hot import OneHot
 from qubo_compress.encodings.quadratic import binary_model, pair_energies
-from qubo_compress.problem import ChoiceProblem
+from qubo_compress.problem.choice_problem import ChoiceProblem
 
 
 def to_cqm(problem: ChoiceProblem) -> tuple[dimod.ConstrainedQuadraticModel, Decoder]:

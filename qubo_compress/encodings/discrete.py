@@ -14,7 +14,7 @@ from qubo_compress.encodings.budgets import make_treatment
 from qubo_compress.encodings.encoding import Couplings, Decoded
 from qubo_compress.encodings.quadratic import PairEnergies, pair_energies
 from qubo_compress.errors import InvalidAssignment, InvalidBudget
-from qubo_compress.problem import ChoiceProblem, FloatArray
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
 
 
 def to_dqm(

@@ -14,10 +14,10 @@ import numpy.typing as npt
 from scipy import sparse
 
 from qubo_compress.encodings.encoding import BitMap, Couplings, Decoded, encodings
-from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 
 
-@encodings.register("domain-wall")
+@encodings.register
 @dataclass(frozen=True)
 class DomainWall:
     """K - 1 bits for K choices, kept valid by a penalty on every 0 before a 1."""

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from qubo_compress._internal.registry import Registry
 from qubo_compress.encodings.budgets import Square
 from qubo_compress.encodings.quadratic import PairEnergies, binary_model, coupling_sums, pair_energies
 from qubo_compress.errors import InvalidAssignment, InvalidProblem
-from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
-from qubo_compress.registry import Registry
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 
 PENALTY_SHARE = 0.1
 """Default penalty, as a share of the worst case. At the worst case itself single flips freeze: measured on

@@ -13,7 +13,7 @@ import numpy as np
 
 from qubo_compress.encodings.encoding import Decoded
 from qubo_compress.errors import InvalidAssignment, ProblemTooLarge
-from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from dwave.optimization.model import Model

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qubo_compress.encodings.encoding import BitMap, Couplings, Decoded, encodings
-from qubo_compress.problem import ChoiceProblem, FloatArray
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
 
 
-@encodings.register("one-hot")
+@encodings.register
 @dataclass(frozen=True)
 class OneHot:
     """K bits for K choices, kept valid by penalty * (sum of the group's bits - 1)^2."""

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from qubo_compress.errors import ProblemTooLarge
-from qubo_compress.problem import ChoiceProblem, FloatArray
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
 
 LARGEST_COUPLINGS = 100_000_000
 """Most couplings that are built: at about 70 bytes each at the peak of building, 7 GB."""

@@ -9,9 +9,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from qubo_compress.menu.families import offer
-from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import Quick, operators
-from qubo_compress.menu.vectors import StoredVector, check_vector_bits, fits_half
+from qubo_compress.menu.storage.vectors import StoredVector, check_vector_bits, fits_half
+from qubo_compress.network.groups import Group, Member
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class CastTensors:
         )
 
 
-@operators.register("cast")
+@operators.register
 @dataclass(frozen=True)
 class Cast(Quick):
     """Store vectors as float32, float16, or 8-bit codes with one scale per vector.

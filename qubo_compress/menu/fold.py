@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from qubo_compress.menu.families import offer
-from qubo_compress.menu.groups import Group
 from qubo_compress.menu.operator import Quick, operators
-from qubo_compress.menu.vectors import StoredVector, check_vector_bits, fits_half
+from qubo_compress.menu.storage.vectors import StoredVector, check_vector_bits, fits_half
+from qubo_compress.network.groups import Group
 
 
 def attribute(name: str) -> str:
@@ -85,7 +85,7 @@ class FoldedNormalisation:
         )
 
 
-@operators.register("fold")
+@operators.register
 @dataclass(frozen=True)
 class Fold(Quick):
     """Store a batch normalisation as scale and shift.

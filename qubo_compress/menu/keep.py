@@ -6,27 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import Quick, operators
-
-
-def raw_bytes(tensor: Tensor) -> bytes:
-    """The bytes of a tensor in memory order, little endian."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def from_raw_bytes(data: memoryview, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Inverse of :func:`raw_bytes`."""
-    if 0 in shape:
-        if len(data):
-            raise ValueError(f"{len(data)} bytes are none of an empty tensor")
-        return torch.empty(shape, dtype=dtype)
-    flat = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
-    return flat.view(dtype).reshape(shape)
+from qubo_compress.network.groups import Group, Member
+from qubo_compress.network.tensor_bytes import from_raw_bytes, raw_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +53,7 @@ class KeptTensors:
         )
 
 
-@operators.register("keep")
+@operators.register
 @dataclass(frozen=True)
 class Keep(Quick):
     """Store a group as it is: zero displacement, full size. Always on the menu."""

@@ -11,14 +11,14 @@ from torch import Tensor
 from qubo_compress._internal.checks import plain
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.cast import Cast
-from qubo_compress.menu.coded import Coded, can_be_coded, coded_name
+from qubo_compress.menu.coding.coded import Coded, can_be_coded, coded_name
 from qubo_compress.menu.families import choices_of, family_names
 from qubo_compress.menu.fold import Fold
-from qubo_compress.menu.groups import Group
 from qubo_compress.menu.keep import Keep
 from qubo_compress.menu.operator import Operator, choice_name, parse
 from qubo_compress.menu.prune import Prune
 from qubo_compress.menu.quantize import Quantize
+from qubo_compress.network.groups import Group
 
 LARGEST_MENU = 255
 """A file names the choice of each group in one byte."""

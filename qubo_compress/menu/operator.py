@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from qubo_compress._internal.registry import Registry
 from qubo_compress.errors import CorruptArtifact, InvalidMenu, MissingDependency
-from qubo_compress.menu.groups import Group
-from qubo_compress.registry import Registry
+from qubo_compress.network.groups import Group
 
 
 @runtime_checkable
@@ -126,7 +126,7 @@ class DataDriven(Protocol):
 
     @property
     def needs(self) -> tuple[Any, ...]:
-        """The statistics it asks for: see :class:`qubo_compress.statistics.Statistic`."""
+        """The statistics it asks for: see :class:`qubo_compress.calibration.statistics.Statistic`."""
         ...
 
     def encode_with(self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]) -> Packed:
@@ -174,7 +174,7 @@ LONGEST_NAME = 1000
 ALREADY_STORED = "already stored"
 """Key of the evidence under which a group's choices that were stored before are found, by name."""
 
-operators: Registry[type[Operator]] = Registry("operator")
+operators: Registry[type[Operator]] = Registry("operator", "operator_name")
 
 
 def looks_at_data(operator: Any) -> bool:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.menu.groups import Group
-from qubo_compress.menu.keep import from_raw_bytes, raw_bytes
 from qubo_compress.menu.operator import Quick, operators
-from qubo_compress.menu.packing import mask_size
-from qubo_compress.menu.row_kernels import keep_largest
-from qubo_compress.menu.streams import Reader, Writer, plain_bytes, plain_read
+from qubo_compress.menu.storage.packing import mask_size
+from qubo_compress.menu.storage.row_kernels import keep_largest
+from qubo_compress.menu.storage.streams import Reader, Writer, plain_bytes, plain_read
+from qubo_compress.network.groups import Group
+from qubo_compress.network.tensor_bytes import from_raw_bytes, raw_bytes
 
 
 def check_sparsity(sparsity: float) -> None:
@@ -117,7 +117,7 @@ class PrunedTensors:
         return PrunedTensors(self.masks, survivors, self.shapes)
 
 
-@operators.register("prune")
+@operators.register
 @dataclass(frozen=True)
 class Prune(Quick):
     """Zero the smallest magnitudes of each tensor; survivors keep their precision.

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.families import offer
-from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import Quick, operators, values_of
-from qubo_compress.menu.packing import mask_size
 from qubo_compress.menu.prune import check_sparsity, magnitude_mask
-from qubo_compress.menu.row_kernels import LARGEST_SCALE, SMALLEST_SCALE, fit_rows, round_rows
-from qubo_compress.menu.stored_parts import StoredParts, as_member
-from qubo_compress.menu.streams import Reader, Writer, code_bytes, plain_read
+from qubo_compress.menu.storage.packing import mask_size
+from qubo_compress.menu.storage.parts import StoredParts, as_member
+from qubo_compress.menu.storage.row_kernels import LARGEST_SCALE, SMALLEST_SCALE, fit_rows, round_rows
+from qubo_compress.menu.storage.streams import Reader, Writer, code_bytes, plain_read
+from qubo_compress.network.groups import Group, Member
 
 EVERY = np.ones((0, 0), dtype=bool)
 """Stands for the mask where nothing is pruned."""
@@ -233,7 +233,7 @@ def scales_of(fit: bytes, rows: Sequence[int]) -> list[Tensor]:
     return [scale.reshape(-1, 1) for scale in torch.split(flat, list(rows))]
 
 
-@operators.register("quantize")
+@operators.register
 @dataclass(frozen=True)
 class Quantize(Quick):
     """Symmetric codes with one float16 scale per output row, optionally after magnitude pruning.

@@ -20,21 +20,21 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from qubo_compress.errors import InvalidMenu
-from qubo_compress.menu.families import offer
-from qubo_compress.menu.groups import Group, Member
-from qubo_compress.menu.operator import needs_data, operators
-from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, survivor_count, survivors_of
-from qubo_compress.menu.quantize import QuantizedTensor, QuantizedTensors, fit_scale, round_to_codes
-from qubo_compress.menu.streams import Reader, plain_read
-from qubo_compress.statistics.gradients import GradientRows, Gradients
-from qubo_compress.statistics.inverse_fisher import (
+from qubo_compress.calibration.statistics.gradients import GradientRows, Gradients
+from qubo_compress.calibration.statistics.inverse_fisher import (
     block_slices,
     inverse_fisher_blocks,
     survivors_answer,
     survivors_answers,
 )
-from qubo_compress.statistics.statistic import Statistic
+from qubo_compress.calibration.statistics.statistic import Statistic
+from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.families import offer
+from qubo_compress.menu.operator import needs_data, operators
+from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, survivor_count, survivors_of
+from qubo_compress.menu.quantize import QuantizedTensor, QuantizedTensors, fit_scale, round_to_codes
+from qubo_compress.menu.storage.streams import Reader, plain_read
+from qubo_compress.network.groups import Group, Member
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ def largest(scores: Tensor, count: int) -> Tensor:
     return mask
 
 
-@operators.register("woodfisher")
+@operators.register
 @dataclass(frozen=True)
 class WoodFisher:
     """Prune by second-order saliency and let the survivors make up for what is gone.

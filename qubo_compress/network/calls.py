@@ -278,7 +278,7 @@ def why_unseen(calls: Sequence[WeightCall], inputs_first: bool) -> str | None:
 
     Args:
         calls: of one run.
-        inputs_first: how the network holds the weight: see :class:`qubo_compress.menu.groups.Member`.
+        inputs_first: how the network holds the weight: see :class:`qubo_compress.network.groups.Member`.
     """
     if not calls:
         return "no function that is known was given it, so what it multiplies is not seen"

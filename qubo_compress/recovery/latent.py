@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from qubo_compress.menu.fold import attribute
-from qubo_compress.menu.groups import Group, Member, assembled
 from qubo_compress.menu.operator import Packed, Parametrised
+from qubo_compress.network.groups import Group, Member, assembled
 from qubo_compress.plan import Compression
 
 STATISTICS = ("running_mean", "running_var")

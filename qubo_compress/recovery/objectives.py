@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qubo_compress._internal.registry import Registry
 from qubo_compress.errors import InvalidObjective
+from qubo_compress.network.losses.classification import CallableLoss, CrossEntropy, KullbackLeibler, Loss, SquaredError
 from qubo_compress.recovery.training import Objective as RowLoss
 from qubo_compress.recovery.training import distillation
-from qubo_compress.registry import Registry
-from qubo_compress.sensitivity.losses import CallableLoss, CrossEntropy, KullbackLeibler, Loss, SquaredError
 
 Distance = Literal["logits", "kl"]
 

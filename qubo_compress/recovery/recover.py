@@ -10,21 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from qubo_compress._internal.checks import whole
-from qubo_compress.channels.reading import disturbance
+from qubo_compress.calibration.evaluation import outputs_of, settle
+from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.errors import InvalidBudget, InvalidObjective, NonFiniteLoss, WrongModel
-from qubo_compress.evaluation import outputs_of, settle
-from qubo_compress.examples import Examples, read_examples
-from qubo_compress.menu.groups import state_entries
 from qubo_compress.menu.operator import Packed
+from qubo_compress.network.groups import state_entries
+from qubo_compress.network.losses.classification import AUTO, CrossEntropy, KullbackLeibler, Loss, LossLike, make_loss
 from qubo_compress.network.private import CARRIED, differentiable, independent_copy, private_copy
 from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Compression, compression_of, fill
 from qubo_compress.recovery.objectives import RecoveryObjective, apart, make_objective, needs_labels
+from qubo_compress.recovery.reading import disturbance
 from qubo_compress.recovery.splicing import Splicing
 from qubo_compress.recovery.statistics import METHODS, matched_statistics
 from qubo_compress.recovery.training import LEARNING_RATE, Objective, fine_tuned
-from qubo_compress.sensitivity.losses import AUTO, CrossEntropy, KullbackLeibler, Loss, LossLike, make_loss
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.menu.groups import Group, state_entries
-from qubo_compress.menu.masked import Masked
 from qubo_compress.menu.operator import Packed
+from qubo_compress.menu.storage.masked import Masked
+from qubo_compress.network.groups import Group, state_entries
 from qubo_compress.recovery.latent import Latent
 
 logger = logging.getLogger(__name__)

@@ -22,14 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.examples import Examples, Slice, map_tensors, tensors_of
+from qubo_compress.calibration.examples import Examples, Slice
 from qubo_compress.menu.fold import attribute
-from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.menu.operator import Packed
-from qubo_compress.menu.roles import TRANSPOSED
+from qubo_compress.network.groups import Group, state_entries
+from qubo_compress.network.inputs import map_tensors, tensors_of
+from qubo_compress.network.replay import run_model
+from qubo_compress.network.roles import TRANSPOSED
+from qubo_compress.network.substitution import every_layer_runs
 from qubo_compress.plan import Compression, fill
-from qubo_compress.sensitivity.replay import run_model
-from qubo_compress.substitution import every_layer_runs
 
 METHODS = ("moments", "least-squares")
 

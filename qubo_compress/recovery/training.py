@@ -13,15 +13,15 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qubo_compress.calibration.examples import Examples, Slice
 from qubo_compress.errors import ForwardFailed, NonFiniteLoss
-from qubo_compress.examples import Examples, Slice
-from qubo_compress.menu.groups import Group
 from qubo_compress.menu.operator import Packed
+from qubo_compress.network.groups import Group
+from qubo_compress.network.losses.classification import target_rows
+from qubo_compress.network.replay import run_model
+from qubo_compress.network.substitution import substituted
 from qubo_compress.plan import Compression
 from qubo_compress.recovery.latent import Latent
-from qubo_compress.sensitivity.losses import target_rows
-from qubo_compress.sensitivity.replay import run_model
-from qubo_compress.substitution import substituted
 
 BATCH = 125
 LEARNING_RATE = 1e-3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,15 +12,15 @@ import numpy as np
 
 from qubo_compress._internal.text import printable
 from qubo_compress.budget import Budget
-from qubo_compress.menu.groups import Group, state_entries
 from qubo_compress.menu.operator import Packed, parse
+from qubo_compress.network.groups import Group, state_entries
 from qubo_compress.network.private import CARRIED
 from qubo_compress.plan import Compression
-from qubo_compress.problem import FloatArray, IntArray
+from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.sensitivity.table import SensitivityTable
 
 if TYPE_CHECKING:
-    from qubo_compress.compress import CompressionResult
+    from qubo_compress.pipeline.compress import CompressionResult
 
 SPEED = (
     "Applied densely, as here, the plan saves bytes, not time: the network computes with weights of the "
@@ -326,42 +325,6 @@ def budget_text(budget: Budget) -> str:
         ("harmful_flips", "at most {:.3%} harmful flips"),
     ]  # fmt: skip
     return ", ".join(form.format(getattr(budget, name)) for name, form in given if getattr(budget, name) is not None)
-
-
-def size(count: float) -> str:
-    """Bytes for people; 1 MB is a million bytes.
-
-    Example:
-        >>> size(25343), size(999), size(4_610_000)
-        ('25.3 kB', '999 B', '4.61 MB')
-    """
-    if count < 1000:
-        return f"{count:.0f} B"
-    return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.2f} MB"
-
-
-def number(value: float) -> str:
-    """Three significant digits; a dash for what is not a number."""
-    if math.isnan(value):
-        return "–"
-    return f"{value:.3g}".replace("-", "−")
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """Like :func:`number`, always with a sign."""
-    if math.isnan(value):
-        return "–"
-    return f"{value:+.{digits}g}".replace("-", "−")
-
-
-def percent(share: float | None) -> str:
-    """A share in percent; a dash for what is not a number.
-
-    Example:
-        >>> percent(0.9875), percent(None)
-        ('98.8 %', '–')
-    """
-    return "–" if share is None or math.isnan(share) else f"{100 * share:.1f} %"
 
 
 def gap_text(gap: float | None) -> str:

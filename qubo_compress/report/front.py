@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qubo_compress.errors import InfeasibleBudget
-from qubo_compress.front import FrontPoint, SolveSettings, try_ratios
-from qubo_compress.problem import ChoiceProblem
-from qubo_compress.report.facts import size
+from qubo_compress.page.numbers import size
+from qubo_compress.problem.choice_problem import ChoiceProblem
+from qubo_compress.selection.front import FrontPoint, SolveSettings, try_ratios
 
 if TYPE_CHECKING:
-    from qubo_compress.compress import CompressionResult
+    from qubo_compress.pipeline.compress import CompressionResult
 
 FRONT_FACTORS = (0.5, 0.7, 1.0, 1.25, 1.6, 2.0)
 """Ratios of the Pareto front, as multiples of the budget's."""

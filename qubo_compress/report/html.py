@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from qubo_compress._internal.files import write_atomically
 from qubo_compress._internal.text import printable
+from qubo_compress.audits.section import audit_sections
+from qubo_compress.page.html import STYLE, figure_html, list_html, table_html
+from qubo_compress.page.numbers import number, percent, signed, size
 from qubo_compress.report import facts, pictures, verdict
-from qubo_compress.report.audit_section import audit_sections
-from qubo_compress.report.facts import number, percent, signed, size
 from qubo_compress.report.front import Front, find_front, limit_names
-from qubo_compress.report.page import STYLE, figure_html, list_html, table_html
 
 if TYPE_CHECKING:
-    from qubo_compress.audit import AuditReport
-    from qubo_compress.compress import CompressionResult
+    from qubo_compress.audits import AuditReport
+    from qubo_compress.pipeline.compress import CompressionResult
 
 MOST_ROWS = 160
 """Groups in a table; beyond that, filters are joined to layers."""

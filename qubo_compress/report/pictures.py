@@ -5,51 +5,49 @@ Only matplotlib's object interface is used: no figure registry, no settings chan
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import AsinhNorm, LinearSegmentedColormap, Normalize
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from qubo_compress._internal.optional import require
 from qubo_compress._internal.text import printable
-from qubo_compress.problem import FloatArray, IntArray
-from qubo_compress.report.facts import (
-    Bundles,
-    GroupRow,
-    bundle,
-    bundled_factor,
-    bundled_rows,
-    group_rows,
-    number,
-    size,
+from qubo_compress.page.drawing import (
+    AMBER,
+    BLUE,
+    EXTRA,
+    FAINT,
+    INK,
+    PALE_BLUE,
+    RED,
+    SOFT,
+    TEAL,
+    WIDTH,
+    ImageFormat,
+    diverging,
+    figure_of,
+    plain_axes,
+    to_bytes,
 )
+from qubo_compress.page.numbers import number, size
+from qubo_compress.problem.choice_problem import FloatArray, IntArray
+from qubo_compress.report.facts import Bundles, GroupRow, bundle, bundled_factor, bundled_rows, group_rows
 from qubo_compress.report.front import Front
 from qubo_compress.report.verdict import held_against
 
 if TYPE_CHECKING:
-    from qubo_compress.compress import CompressionResult
-    from qubo_compress.front import FrontPoint
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-ImageFormat = Literal["svg", "png"]
+    from qubo_compress.pipeline.compress import CompressionResult
+    from qubo_compress.selection.front import FrontPoint
 
-INK, SOFT, FAINT = "#1f2933", "#64707d", "#e4e7eb"
-BLUE, PALE_BLUE, TEAL, AMBER, RED = "#2456c7", "#b9cdf5", "#0f8a7e", "#c77700", "#c62f3b"
-
-WIDTH = 10.4
-"""Inches; the page shows it at its natural size, so nine points here are nine points there."""
 
 MOST_ROWS = 48
 VECTORS_JOINED_FROM = 26
 MOST_CHOICES = 1200
 """A map of all choices is drawn up to this many."""
-
-_DIVERGING = LinearSegmentedColormap.from_list("interaction", ["#1b4aa8", "#7ea3ea", "#f7f8fa", "#f0978c", "#b0202c"])
 
 
 def picture_bundles(rows: Sequence[GroupRow]) -> Bundles:
@@ -62,7 +60,7 @@ def layers(result: CompressionResult, image_format: ImageFormat = "svg") -> byte
     every = group_rows(result)
     rows = bundled_rows(every, picture_bundles(every))
     places = np.arange(len(rows), dtype=np.int64)
-    figure = Figure(figsize=(WIDTH, 1.0 + 0.27 * len(rows)), layout="constrained")
+    figure = figure_of(WIDTH, 1.0 + 0.27 * len(rows))
     bits, zeros, sizes = figure.subplots(1, 3, sharey=True, width_ratios=(1.0, 0.8, 1.25))
     for axes in (bits, zeros, sizes):
         plain_axes(axes)
@@ -86,7 +84,7 @@ def _bits(axes: Axes, rows: Sequence[GroupRow], places: IntArray) -> None:
         beyond = max(min(row.stored_bits, most), row.bits if row.bits <= most else 0.0)
         axes.text(beyond + 0.025 * most, place, f"{row.stored_bits:.1f}", va="center", fontsize=8, color=SOFT)
     axes.set_xlim(0, 1.17 * most)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.locator_params(axis="x", nbins=5, integer=True)
     _titled(axes, "Bits per value", "bar: stored, all counted     line: code")
 
 
@@ -109,14 +107,14 @@ def _sizes(axes: Axes, rows: Sequence[GroupRow], places: IntArray) -> None:
         right = max(row.original_bytes, row.bytes)
         axes.text(right + 0.015 * most, place, text, va="center", fontsize=8, color=SOFT)
     axes.set_xlim(0, 1.42 * most)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
+    axes.locator_params(axis="x", nbins=4)
+    axes.xaxis.set_major_formatter(lambda value, _: size(value))
     _titled(axes, "Bytes", "grey: before     amber: after")
 
 
 def prediction(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes:
     """Predicted loss change against what was measured: the plans of every round, and all other candidates."""
-    figure = Figure(figsize=(0.5 * WIDTH, 4.3), layout="constrained")
+    figure = figure_of(0.5 * WIDTH, 4.3)
     axes = figure.subplots()
     plain_axes(axes)
     axes.grid(color=FAINT, linewidth=0.8)
@@ -172,12 +170,12 @@ def interactions(result: CompressionResult, image_format: ImageFormat = "svg") -
     # The layout engine does not see how far upright labels reach below a square image: leave more than
     # they need, and cut off the rest.
     below = 0.011 * font * max(len(name) for name in names)
-    figure = Figure(figsize=(WIDTH if panels == 2 else 0.65 * WIDTH, edge + 1.0 + below), layout="constrained")
+    figure = figure_of(WIDTH if panels == 2 else 0.65 * WIDTH, edge + 1.0 + below)
     axes = np.atleast_1d(figure.subplots(1, panels, sharey=True))
     off = between.copy()
     np.fill_diagonal(off, np.nan)
     largest = float(np.nanmax(np.abs(off))) or 1e-12
-    _map(figure, axes[0], off, names, AsinhNorm(largest / 20, vmin=-largest, vmax=largest), font)
+    _map(figure, axes[0], off, names, largest, font)
     axes[0].set_title("Loss that a pair adds", fontsize=10.5, color=INK, loc="left", fontweight="bold")
     axes[0].set_yticks(range(count), names, fontsize=font)
     if is_gram:
@@ -185,22 +183,26 @@ def interactions(result: CompressionResult, image_format: ImageFormat = "svg") -
         scale = np.where(length > 1e-12, length, np.inf)
         cosine = between / np.outer(scale, scale)
         np.fill_diagonal(cosine, np.nan)
-        _map(figure, axes[1], cosine, names, Normalize(-1, 1), font)
+        _map(figure, axes[1], cosine, names, None, font)
         axes[1].set_title("The same as a cosine", fontsize=10.5, color=INK, loc="left", fontweight="bold")
     return to_bytes(figure, image_format, tight=True)
 
 
-def _map(figure: Figure, axes: Axes, values: FloatArray, names: Sequence[str], norm: Normalize, font: float) -> None:
+def _map(
+    figure: Figure, axes: Axes, values: FloatArray, names: Sequence[str], largest: float | None, font: float
+) -> None:
+    """An image of signed values: up to ``largest``, even small ones seen; None: cosines."""
+    colors = require("matplotlib.colors", EXTRA)
+    norm = colors.Normalize(-1, 1) if largest is None else colors.AsinhNorm(largest / 20, vmin=-largest, vmax=largest)
     plain_axes(axes)
     axes.set_facecolor("#cbd2d9")
-    image = axes.imshow(values, cmap=_DIVERGING, norm=norm, interpolation="nearest")
+    image = axes.imshow(values, cmap=diverging(), norm=norm, interpolation="nearest")
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=font)
     bar = figure.colorbar(image, ax=axes, orientation="horizontal", location="top", shrink=0.9, aspect=32, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(labelsize=8, colors=SOFT, length=2)
-    if isinstance(norm, AsinhNorm):
-        limit = float(norm.vmax or 1.0)
-        ticks = [-limit, -limit / 10, 0.0, limit / 10, limit]
+    if largest is not None:
+        ticks = [-largest, -largest / 10, 0.0, largest / 10, largest]
         bar.set_ticks(ticks, labels=[number(tick) for tick in ticks])
         bar.ax.minorticks_off()
 
@@ -218,10 +220,10 @@ def all_choices(result: CompressionResult, image_format: ImageFormat = "svg") ->
     group_of = np.repeat(np.arange(len(table.choices)), np.diff(table.offsets))[moved]
     if len(features) < 2:
         return None
-    figure = Figure(figsize=(0.72 * WIDTH, 0.53 * WIDTH), layout="constrained")
+    figure = figure_of(0.72 * WIDTH, 0.53 * WIDTH)
     axes = figure.subplots()
     plain_axes(axes)
-    image = axes.imshow(features @ features.T, cmap=_DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
+    image = axes.imshow(features @ features.T, cmap=diverging(), vmin=-1, vmax=1, interpolation="nearest")
     starts = np.flatnonzero(np.diff(group_of)) + 0.5
     axes.set_xlim(-0.5, len(features) - 0.5)
     axes.set_ylim(len(features) - 0.5, -0.5)
@@ -255,7 +257,7 @@ def trace(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes
     points = result.solution.trace
     if not points:
         return None
-    figure = Figure(figsize=(0.5 * WIDTH, 3.6), layout="constrained")
+    figure = figure_of(0.5 * WIDTH, 3.6)
     axes = figure.subplots()
     plain_axes(axes)
     axes.grid(color=FAINT, linewidth=0.8)
@@ -279,7 +281,7 @@ def trace(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes
         # Otherwise the axis would show an offset of rounding noise around one value.
         value = energies[0][1] if energies else bounds[0][1]
         axes.set_ylim(value - max(0.1 * abs(value), 1e-6), value + max(0.1 * abs(value), 1e-6))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.yaxis.set_major_formatter(lambda value, _: number(value))
     _legend(figure)
     return to_bytes(figure, image_format)
 
@@ -298,7 +300,7 @@ def pareto_front(
     points = front.points if isinstance(front, Front) else tuple(front)
     if not points:
         return None
-    figure = Figure(figsize=(0.5 * WIDTH, 3.6), layout="constrained")
+    figure = figure_of(0.5 * WIDTH, 3.6)
     axes = figure.subplots()
     plain_axes(axes)
     axes.grid(color=FAINT, linewidth=0.8)
@@ -319,7 +321,7 @@ def pareto_front(
         axes.plot([mine], [change], "D", color=TEAL, markersize=7, label="the same, recovered")
     axes.set_xlabel("times smaller", fontsize=9, color=INK)
     axes.set_ylabel("loss change", fontsize=9, color=INK)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.yaxis.set_major_formatter(lambda value, _: number(value))
     _legend(figure)
     return to_bytes(figure, image_format)
 
@@ -338,15 +340,6 @@ def short(name: str, most: int = 34) -> str:
     return name.replace("$", r"\$")
 
 
-def plain_axes(axes: Axes) -> None:
-    """Axes without a frame, in the page's colours."""
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color("#cbd2d9")
-    axes.tick_params(labelsize=8.5, colors=INK, length=0)
-
-
 def _titled(axes: Axes, title: str, below: str) -> None:
     axes.set_title(title, fontsize=10.5, color=INK, loc="left", fontweight="bold", pad=20)
     axes.text(0, 1.0, below, transform=axes.transAxes, fontsize=8, color=SOFT, va="bottom", ha="left")
@@ -354,14 +347,3 @@ def _titled(axes: Axes, title: str, below: str) -> None:
 
 def _legend(figure: Figure) -> None:
     figure.legend(loc="outside upper left", fontsize=8.5, frameon=False, labelcolor=INK, ncols=1)
-
-
-def to_bytes(figure: Figure, image_format: ImageFormat, tight: bool = False) -> bytes:
-    """The drawn figure as an image."""
-    FigureCanvasAgg(figure)
-    stream = io.BytesIO()
-    # No date and no program in the file, so that the same result gives the same picture.
-    metadata: dict[str, Any] = {"Date": None, "Creator": None} if image_format == "svg" else {"Software": None}
-    box = "tight" if tight else None
-    figure.savefig(stream, format=image_format, dpi=110, facecolor="white", metadata=metadata, bbox_inches=box)
-    return stream.getvalue()

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from qubo_compress._internal.text import printable
+from qubo_compress.page.numbers import number, percent, signed, size
 from qubo_compress.report import facts, verdict
-from qubo_compress.report.facts import number, percent, signed, size
 
 if TYPE_CHECKING:
-    from qubo_compress.compress import CompressionResult
+    from qubo_compress.pipeline.compress import CompressionResult
 
 MOST_ROWS = 80
 MOST_KEPT = 20

@@ -10,14 +10,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qubo_compress.audit.intervals import NORMAL_95, paired_change
-from qubo_compress.comparison import Comparison, Estimate
-from qubo_compress.report.facts import gap_text, number, percent, signed, size
-from qubo_compress.selection import Candidate
+from qubo_compress.calibration.intervals import NORMAL_95, paired_change
+from qubo_compress.page.numbers import number, percent, signed, size
+from qubo_compress.report.facts import gap_text
+from qubo_compress.selection.candidates import Candidate
+from qubo_compress.selection.comparison import Comparison, Estimate
 
 if TYPE_CHECKING:
-    from qubo_compress.compress import CompressionResult
-    from qubo_compress.evaluation import Score
+    from qubo_compress.calibration.evaluation import Score
+    from qubo_compress.pipeline.compress import CompressionResult
     from qubo_compress.solvers.solution import Solution
 
 SIMULATED = "The annealer was simulated locally; no quantum hardware was used."

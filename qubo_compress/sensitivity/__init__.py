@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
+from qubo_compress._internal.registry import import_plug_ins
 from qubo_compress.sensitivity.forecast import Forecast, estimate
 from qubo_compress.sensitivity.measure import measure
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
@@ -24,7 +22,7 @@ __all__ = [
     "register",
 ]
 
-register = _registry.add
+register = _registry.register
 
 
 def names() -> tuple[str, ...]:
@@ -32,6 +30,4 @@ def names() -> tuple[str, ...]:
     return _registry.names()
 
 
-# A new metric is one new file in this folder or in metrics/, and no edit elsewhere.
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_plug_ins(__name__, __path__)

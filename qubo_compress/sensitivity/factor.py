@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qubo_compress.problem import FactorArray
+from qubo_compress.problem.choice_problem import FactorArray
 
 LARGEST_EXACT = 3000
 """Up to this many choices, or columns, a Gram matrix is diagonalised exactly; beyond, a seeded sketch finds its range.

@@ -17,21 +17,21 @@ import numpy as np
 import torch
 from torch import nn
 
+from qubo_compress.calibration.evaluation import settle
+from qubo_compress.calibration.examples import read_examples, set_aside
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.evaluation import settle
-from qubo_compress.examples import read_examples, set_aside
-from qubo_compress.menu.groups import GroupRule, discover
 from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
+from qubo_compress.network.groups import GroupRule, discover
+from qubo_compress.network.losses.classification import AUTO, LossLike, make_loss
 from qubo_compress.network.private import private_copy
+from qubo_compress.network.replay import run_model
 from qubo_compress.network.scores import OutputLike, OutputReading
+from qubo_compress.network.substitution import every_layer_runs
 from qubo_compress.network.wrappers import unwrapped
-from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
 from qubo_compress.sensitivity.metrics.auto import network_runs, resolved, runs_alone
 from qubo_compress.sensitivity.metrics.products import Products
-from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.sensitivity.subject import Subject, prepared, refuse_unfit
 from qubo_compress.sensitivity.task import MeasureTask, Metric, make_metric
-from qubo_compress.substitution import every_layer_runs
 
 TIMED_EXAMPLES = 16
 FEWEST_EXAMPLES = 16

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from qubo_compress.errors import InfeasibleBudget
-from qubo_compress.menu.groups import Kept, Layout, kept_text
-from qubo_compress.problem import IntArray
+from qubo_compress.network.groups import Kept, Layout, kept_text
+from qubo_compress.problem.choice_problem import IntArray
 
 ONLY_KEPT = "no choice of the menu suits it"
 

@@ -20,27 +20,29 @@ from torch import Tensor, nn
 
 from qubo_compress._internal.checks import whole
 from qubo_compress.budget import MILLION
+from qubo_compress.calibration.evaluation import settle
+from qubo_compress.calibration.examples import Examples, read_examples
+from qubo_compress.calibration.weights import ExampleWeights, check_example_weights, with_example_weights
 from qubo_compress.errors import CacheMismatch
-from qubo_compress.evaluation import settle
-from qubo_compress.example_weights import ExampleWeights, check_example_weights, with_example_weights
-from qubo_compress.examples import Examples, read_examples
-from qubo_compress.file_format import fixed_bytes, weights_signature
-from qubo_compress.menu.groups import GroupRule, Layout, discover
 from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
+from qubo_compress.menu.storage.file_format import fixed_bytes
+from qubo_compress.network.groups import GroupRule, Layout, discover
+from qubo_compress.network.losses.classification import AUTO, LossLike, make_loss
+from qubo_compress.network.losses.signature import loss_signature
 from qubo_compress.network.private import private_copy
 from qubo_compress.network.scores import OutputLike, OutputReading
+from qubo_compress.network.signature import weights_signature
+from qubo_compress.network.substitution import every_layer_runs
 from qubo_compress.network.wrappers import unwrapped
-from qubo_compress.problem import IntArray
+from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.sensitivity.cache import UnitCache
+from qubo_compress.sensitivity.costs import price_choices
 from qubo_compress.sensitivity.forecast import Forecast, check_seconds, forecast_of
-from qubo_compress.sensitivity.forward import base_flips
+from qubo_compress.sensitivity.forward_sweep import base_flips
 from qubo_compress.sensitivity.function_signature import function_signature, same_function
 from qubo_compress.sensitivity.infeasible import explained
-from qubo_compress.sensitivity.loss_signature import loss_signature
-from qubo_compress.sensitivity.losses import AUTO, LossLike, make_loss
 from qubo_compress.sensitivity.metrics.auto import Auto, multiplications, resolved
 from qubo_compress.sensitivity.noise import noise_terms
-from qubo_compress.sensitivity.prices import price_choices
 from qubo_compress.sensitivity.ranks import ALONE, Arrays, Ranks, ranks_of
 from qubo_compress.sensitivity.regularisation import regularised
 from qubo_compress.sensitivity.shrinkage import check_interactions, check_shrinkage, refuse_unshrinkable
@@ -52,7 +54,6 @@ from qubo_compress.sensitivity.subject import (
 )
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, make_metric
-from qubo_compress.substitution import every_layer_runs
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -94,12 +95,12 @@ def measure(
 
     Args:
         model: trained; on the CPU or a GPU; in float32, bfloat16 or float16.
-        batches: re-iterable calibration batches; see :func:`qubo_compress.examples.read_examples`.
+        batches: re-iterable calibration batches; see :func:`qubo_compress.calibration.examples.read_examples`.
         menu: what is offered; ``Menu()`` when left out.
         metric: ``"auto"``: ``"gauss-newton"`` for small networks, ``"products"`` above; a registered name (see
             ``qubo_compress.sensitivity.names()``) or a metric object.
         loss: ``"auto"``: the one that fits outputs and targets, see
-            :func:`qubo_compress.sensitivity.fitting_loss.fitting_loss`; ``"cross-entropy"``, ``"kl"``,
+            :func:`qubo_compress.calibration.fitting_loss.fitting_loss`; ``"cross-entropy"``, ``"kl"``,
             ``"binary-cross-entropy"``, ``"squared-error"`` or a function (outputs, targets) -> (N,).
         groups: see :func:`qubo_compress.menu.discover`.
         max_examples: reading the batches stops there.
@@ -126,8 +127,8 @@ def measure(
             False: this process alone, whatever is initialised.
         batch_size: examples that the network is given at once. None: the batches as they come, joined where they are
             small, and split above 250 examples, if the network was seen to return the same then; see
-            :mod:`qubo_compress.passes`. A network that takes only its own batches, because their size is fixed or
-            their examples influence each other, is measured on these, by ``"gauss-newton"``.
+            :mod:`qubo_compress.calibration.passes`. A network that takes only its own batches, because their size
+            is fixed or their examples influence each other, is measured on these, by ``"gauss-newton"``.
 
     Raises:
         InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.

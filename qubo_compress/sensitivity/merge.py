@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from qubo_compress.errors import InvalidBatches, TablesDiffer
-from qubo_compress.problem import FactorArray, FloatArray, IntArray
+from qubo_compress.problem.choice_problem import FactorArray, FloatArray, IntArray
 from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.ranks import Arrays, Ranks
 from qubo_compress.sensitivity.shrinkage import agreement_of_parts, limited_rows

@@ -20,12 +20,12 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from qubo_compress.calibration.statistics.curvature import Curvature
 from qubo_compress.errors import InvalidChannel
 from qubo_compress.menu.operator import Unreliable, parse
-from qubo_compress.problem import FloatArray
+from qubo_compress.problem.choice_problem import FloatArray
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.sensitivity.task import MeasureTask
-from qubo_compress.statistics.curvature import Curvature
 
 
 class Medium(Protocol):

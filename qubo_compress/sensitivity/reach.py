@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from qubo_compress._internal.text import printable
-from qubo_compress.examples import Examples, Inputs, map_tensors, tensors_of
-from qubo_compress.menu.groups import Group, Layout, state_entries
+from qubo_compress.calibration.examples import Examples
 from qubo_compress.network.calls import GivenTensors
-from qubo_compress.substitution import substituted
+from qubo_compress.network.groups import Group, Layout, state_entries
+from qubo_compress.network.inputs import Inputs, map_tensors, tensors_of
+from qubo_compress.network.substitution import substituted
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from qubo_compress.problem import FactorArray
+from qubo_compress.problem.choice_problem import FactorArray
 from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.shrinkage import agreement, floored, limited_rows, shrunk_linear

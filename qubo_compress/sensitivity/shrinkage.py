@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.problem import FactorArray, FloatArray, IntArray
+from qubo_compress.problem.choice_problem import FactorArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from qubo_compress.sensitivity.task import Metric

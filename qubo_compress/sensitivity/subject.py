@@ -10,19 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qubo_compress.calibration.examples import MOST_JOINED, Examples, Slice
+from qubo_compress.calibration.statistics.statistic import Calibration
 from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidModel, NonFiniteLoss, QuboCompressError
-from qubo_compress.examples import MOST_JOINED, Examples, Slice, map_tensors
-from qubo_compress.menu.groups import Group, Layout, kept_text, state_entries
 from qubo_compress.menu.menu import Menu
 from qubo_compress.menu.operator import Operator
 from qubo_compress.network.calls import WeightCall, weight_calls, why_unseen
+from qubo_compress.network.groups import Group, Layout, kept_text, state_entries
+from qubo_compress.network.inputs import map_tensors
+from qubo_compress.network.losses.classification import Loss
+from qubo_compress.network.losses.custom import CallableLoss
+from qubo_compress.network.replay import CallTrace, run_model, trace_calls
 from qubo_compress.sensitivity.cache import UnitCache
-from qubo_compress.sensitivity.custom_loss import CallableLoss
-from qubo_compress.sensitivity.losses import Loss
 from qubo_compress.sensitivity.reach import unreached_groups
-from qubo_compress.sensitivity.replay import CallTrace, run_model, trace_calls
 from qubo_compress.sensitivity.task import PROBE_EXAMPLES, MeasureTask, base_outputs
-from qubo_compress.statistics.statistic import Calibration
 
 logger = logging.getLogger(__name__)
 

@@ -13,21 +13,20 @@ from torch import nn
 
 from qubo_compress.budget import Budget, refuse_other_than_a_budget
 from qubo_compress.errors import InvalidBudget, InvalidMenu, unknown_name
-from qubo_compress.file_format import fixed_bytes
-from qubo_compress.menu.encoding import Fits
-from qubo_compress.menu.groups import Layout
 from qubo_compress.menu.operator import parse
+from qubo_compress.menu.storage.file_format import fixed_bytes
+from qubo_compress.menu.storage.many import Fits
+from qubo_compress.network.groups import Layout
+from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.plan import Plan
-from qubo_compress.problem import ChoiceProblem, FactorArray, FloatArray, IntArray
-from qubo_compress.sensitivity.losses import AUTO, LossLike
+from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, FloatArray, IntArray
 from qubo_compress.sensitivity.merge import merged_fields, refuse_different, shares_of, tables_of_ranks
 from qubo_compress.sensitivity.ranks import ranks_of
+from qubo_compress.sensitivity.stitched import StitchedLoss
 from qubo_compress.solvers.solution import Solution
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-    from qubo_compress.stitched import StitchedLoss
 
 
 @dataclass(frozen=True)
@@ -375,8 +374,6 @@ class SensitivityTable:
 
         See :class:`qubo_compress.StitchedLoss`, whose other options may be given too.
         """
-        from qubo_compress.stitched import StitchedLoss
-
         return StitchedLoss(model, self, batches, loss, **options)
 
     def with_linear(self, linear: FloatArray) -> SensitivityTable:

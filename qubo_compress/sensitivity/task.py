@@ -14,10 +14,10 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from qubo_compress._internal.registry import Registry
+from qubo_compress.calibration.examples import Examples, Slice
+from qubo_compress.calibration.statistics.statistic import Calibration
 from qubo_compress.errors import NonFiniteLoss
-from qubo_compress.examples import Examples, Slice
-from qubo_compress.menu.encoding import Fits, encoded, of_equal_values
-from qubo_compress.menu.groups import Entry, Layout, Member, state_entries
 from qubo_compress.menu.operator import (
     ALREADY_STORED,
     DataDriven,
@@ -30,13 +30,13 @@ from qubo_compress.menu.operator import (
     needs_data,
     stored_as,
 )
-from qubo_compress.problem import FactorArray, FloatArray
-from qubo_compress.registry import Registry
+from qubo_compress.menu.storage.many import Fits, encoded, of_equal_values
+from qubo_compress.network.groups import Entry, Layout, Member, state_entries
+from qubo_compress.network.losses.classification import Loss
+from qubo_compress.network.replay import CallTrace, GroupSweep, Place, run_model
+from qubo_compress.problem.choice_problem import FactorArray, FloatArray
 from qubo_compress.sensitivity.cache import Unit, UnitCache
-from qubo_compress.sensitivity.losses import Loss
 from qubo_compress.sensitivity.ranks import Arrays
-from qubo_compress.sensitivity.replay import CallTrace, GroupSweep, Place, run_model
-from qubo_compress.statistics.statistic import Calibration
 
 PACKED_MEMORY = 400_000_000
 """Bytes of stored choices, and at least those of the network, that are kept; beyond, choices are made again.
@@ -411,7 +411,7 @@ class Metric(Protocol):
         ...
 
 
-metrics: Registry[type[Metric]] = Registry("metric")
+metrics: Registry[type[Metric]] = Registry("metric", "metric_name")
 
 
 def make_metric(metric: str | Metric) -> Metric:

@@ -1,15 +1,13 @@
-"""Solvers: a :class:`~qubo_compress.problem.ChoiceProblem` in, a verified ``Solution`` out.
+"""Solvers: a :class:`~qubo_compress.problem.choice_problem.ChoiceProblem` in, a verified ``Solution`` out.
 
 Every module in this folder that defines a solver registers it by being imported here once.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
-from qubo_compress.solvers.dwave_connection import Connection
-from qubo_compress.solvers.leap import Preview, preview
+from qubo_compress._internal.registry import import_plug_ins
+from qubo_compress.solvers.dwave.connection import Connection
+from qubo_compress.solvers.dwave.leap import Preview, preview
 from qubo_compress.solvers.solution import Solution
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, Solver, make_solver, solve
 from qubo_compress.solvers.solver import solvers as registry
@@ -29,7 +27,7 @@ __all__ = [
     "solve",
 ]
 
-register = registry.add
+register = registry.register
 
 
 def names() -> tuple[str, ...]:
@@ -37,6 +35,4 @@ def names() -> tuple[str, ...]:
     return registry.names()
 
 
-# A new solver is one new file in this folder and no edit elsewhere.
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_plug_ins(__name__, __path__)

@@ -8,16 +8,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from qubo_compress.energy_scale import OPTIMAL_GAP, energy_scale, standardise
-from qubo_compress.problem import ChoiceProblem, IntArray
-from qubo_compress.solvers.bounds import LARGEST_EIGENPROBLEM
-from qubo_compress.solvers.exact import Exact
-from qubo_compress.solvers.exact import warm_up as warm_up_exact
+from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
+from qubo_compress.problem.energy_scale import OPTIMAL_GAP, energy_scale, standardise
+from qubo_compress.solvers.exact.bounds import LARGEST_EIGENPROBLEM
+from qubo_compress.solvers.exact.convex_relaxation import LARGEST_GRAM
+from qubo_compress.solvers.exact.exact import Exact
+from qubo_compress.solvers.exact.exact import warm_up as warm_up_exact
+from qubo_compress.solvers.exact.infeasibility import proves_infeasible
+from qubo_compress.solvers.exact.standard_scale import on_original
 from qubo_compress.solvers.greedy import Greedy
-from qubo_compress.solvers.infeasibility import proves_infeasible
-from qubo_compress.solvers.relaxation import LARGEST_GRAM
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, Solver, make_solver, solvers
-from qubo_compress.solvers.standard_scale import on_original
 
 _SMALL_GROUPS = 12
 _SMALL_COMBINATIONS = 2e6
@@ -47,7 +47,7 @@ _HEURISTIC_SHARE = 0.5
 """Most of the time that those sweeps may take."""
 
 
-@solvers.register("auto")
+@solvers.register
 @dataclass(frozen=True)
 class Auto:
     """Choose solvers by the structure of the problem.

@@ -8,21 +8,21 @@ from typing import ClassVar
 
 import numpy as np
 
-from qubo_compress.compiling import compiled
-from qubo_compress.energy_scale import standardise
-from qubo_compress.problem import ChoiceProblem, FloatArray
-from qubo_compress.problem_generators import random_problem
-from qubo_compress.solvers.annealer_kernels import State, change, group_energies
-from qubo_compress.solvers.annealer_polish import fits
-from qubo_compress.solvers.annealer_tables import Tables
-from qubo_compress.solvers.local_search import LocalSearch, lagrangian_vertex
+from qubo_compress._internal.compiling import compiled
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
+from qubo_compress.problem.energy_scale import standardise
+from qubo_compress.problem.generators import random_problem
+from qubo_compress.solvers.annealer.kernels import State, change, group_energies
+from qubo_compress.solvers.annealer.polish import fits
+from qubo_compress.solvers.annealer.tables import Tables
+from qubo_compress.solvers.exact.standard_scale import on_original
+from qubo_compress.solvers.local_search.descent import LocalSearch, lagrangian_vertex
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
-from qubo_compress.solvers.standard_scale import on_original
 
 _STEPS_PER_CALL = 64
 
 
-@solvers.register("greedy")
+@solvers.register
 @dataclass(frozen=True)
 class Greedy:
     """Walk from the choices of least energy to the budget, cheapest step first, then fill the room left.

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qubo_compress.energy_scale import standardise
+from qubo_compress._internal.optional import require
 from qubo_compress.errors import ProblemTooLarge
-from qubo_compress.optional import require
-from qubo_compress.problem import ChoiceProblem, IntArray
-from qubo_compress.solvers.integer_programming import coupled_tables
+from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
+from qubo_compress.problem.energy_scale import standardise
+from qubo_compress.solvers.exact.integer_programming import coupled_tables
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
 _MOST_ENTRIES = 2_000_000
@@ -30,7 +30,7 @@ _TOLERANCE = 2e-9
 and every coupled pair of groups."""
 
 
-@solvers.register("scip")
+@solvers.register
 @dataclass(frozen=True)
 class Scip:
     """Branch and cut by SCIP; needs ``pip install 'qubo_compress[scip]'``.

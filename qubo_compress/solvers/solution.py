@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qubo_compress.energy_scale import OPTIMAL_GAP
-from qubo_compress.problem import IntArray
+from qubo_compress.problem.choice_problem import IntArray
+from qubo_compress.problem.energy_scale import OPTIMAL_GAP
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A verified answer to a :class:`~qubo_compress.problem.ChoiceProblem`.
+    """A verified answer to a :class:`~qubo_compress.problem.choice_problem.ChoiceProblem`.
 
     Attributes:
         assignment: (G,) local index of the chosen choice in each group.
@@ -23,7 +23,7 @@ class Solution:
         gap: how far the bound may lie below the energy: (energy - bound) / (energy - base), None without a bound.
             The base is the sum of the constant and of the least linear term of every group, so that neither the unit
             nor a constant of the energies matters; see :meth:`EnergyScale.gap
-            <qubo_compress.energy_scale.EnergyScale.gap>` for an energy that is the base itself.
+            <qubo_compress.problem.energy_scale.EnergyScale.gap>` for an energy that is the base itself.
         pool: distinct feasible solutions, best first, this one included.
         timing: seconds by stage (``build``, ``compile``, ``solve``, ``total``, ...).
         trace: (seconds, best energy, bound or None) whenever one of them improved.

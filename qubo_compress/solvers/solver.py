@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from qubo_compress._internal.checks import plain, whole
-from qubo_compress.energy_scale import EnergyScale, energy_scale
+from qubo_compress._internal.registry import Registry
 from qubo_compress.errors import InfeasibleBudget, InvalidSolverOption, NoFeasibleFound, nearest
-from qubo_compress.problem import ChoiceProblem, IntArray
-from qubo_compress.registry import Registry
-from qubo_compress.solvers.infeasibility import proves_infeasible
+from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
+from qubo_compress.problem.energy_scale import EnergyScale, energy_scale
+from qubo_compress.solvers.exact.infeasibility import proves_infeasible
 from qubo_compress.solvers.solution import Solution
 
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from qubo_compress.problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
 
-@solvers.register("uniform")
+@solvers.register
 @dataclass(frozen=True)
 class Uniform:
     """Apply the largest choice that fits, by its name, in every group; then spend the rest in a fixed order.

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.operator import (
     DataDriven,
     Operator,
@@ -27,7 +26,8 @@ from qubo_compress.menu.operator import (
     operators,
     parse,
 )
-from qubo_compress.menu.roles import Kind
+from qubo_compress.network.groups import Group, Member
+from qubo_compress.network.roles import Kind
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "Linear": (7, 13),

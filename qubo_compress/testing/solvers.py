@@ -18,8 +18,8 @@ import numpy as np
 
 from qubo_compress._internal.processors import usable_processors
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound, ProblemTooLarge
-from qubo_compress.problem import ChoiceProblem, FactorArray, IntArray
-from qubo_compress.problem_generators import random_problem
+from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, IntArray
+from qubo_compress.problem.generators import random_problem
 from qubo_compress.solvers import RawSolution, SearchLimits, Solution, Solver, make_solver, solve
 from qubo_compress.solvers.solver import verify
 from qubo_compress.testing import clocks

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import qubo_compress as qc
-from qubo_compress.menu import groups
-from qubo_compress.menu.groups import state_entries
-from qubo_compress.menu.older_groups import WEIGHTED
+from qubo_compress.network import groups
+from qubo_compress.network.groups import state_entries
+from qubo_compress.network.older_groups import WEIGHTED
 from qubo_compress.testing import same_snapshot, snapshot
 
 MENU = qc.Menu(bits=(2, 3, 8), sparsity=(0.0, 0.5))

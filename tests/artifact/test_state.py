@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import qubo_compress as qc
-from qubo_compress import file_format
 from qubo_compress.errors import CorruptArtifact, InvalidModel, WrongModel
-from qubo_compress.menu import groups
+from qubo_compress.menu.storage import file_format
+from qubo_compress.network import groups
 from qubo_compress.network.extra_state import extra_entries, read_stored, stored_bytes
 
 INPUTS = torch.randn(24, 5, generator=torch.Generator().manual_seed(0))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from benchmarks import rounding
-from qubo_compress.menu.groups import Group, Member
-from qubo_compress.statistics.input_moments import Moments
+from qubo_compress.calibration.statistics.input_moments import Moments
+from qubo_compress.network.groups import Group, Member
 
 
 def test_every_way_improves_on_the_one_before() -> None:

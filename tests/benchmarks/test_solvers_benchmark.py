@@ -9,7 +9,7 @@ import pytest
 from benchmarks import instances, plan_scores, solver_tables, solvers
 from benchmarks.contestants import CONTESTANTS, available
 from benchmarks.solver_pictures import anytime_curves, performance_profile
-from qubo_compress.problem_generators import random_problem
+from qubo_compress.problem.generators import random_problem
 
 INSTANCE = "dense/20x16/100"
 

@@ -14,7 +14,7 @@ from qubo_compress import ChoiceProblem
 from qubo_compress.encodings import to_bqm, to_dqm
 from qubo_compress.encodings.budgets import Slack, Unbalanced, make_treatment, slack_weight, unbalanced_weights
 from qubo_compress.errors import InvalidBudget
-from qubo_compress.problem_generators import random_problem
+from qubo_compress.problem.generators import random_problem
 from tests.encodings.test_encodings import ENCODINGS, assignments, bits_of, small_problems
 
 

@@ -15,7 +15,7 @@ from qubo_compress import ChoiceProblem
 from qubo_compress.encodings import DomainWall, OneHot, names, to_bqm, to_cqm, worst_case_penalties
 from qubo_compress.encodings.domain_wall import by_cost
 from qubo_compress.errors import InvalidAssignment, InvalidBudget, InvalidProblem, ProblemTooLarge, UnknownName
-from qubo_compress.problem_generators import random_problem
+from qubo_compress.problem.generators import random_problem
 
 ENCODINGS = ("domain-wall", "one-hot")
 

@@ -12,7 +12,7 @@ from qubo_compress import ChoiceProblem
 from qubo_compress.encodings import nonlinear, to_cqm
 from qubo_compress.encodings.budgets import make_treatment
 from qubo_compress.errors import InvalidAssignment, ProblemTooLarge
-from qubo_compress.problem_generators import random_problem
+from qubo_compress.problem.generators import random_problem
 from tests.encodings.test_budgets import reachable, stated
 from tests.encodings.test_encodings import assignments, small_problems
 

@@ -41,7 +41,7 @@ instrumented = (
 with instrumented:
     from qubo_compress._internal.arrays import _checksum
     from qubo_compress._internal.checked_json import with_checksum
-    from qubo_compress.file_format import file_digest
+    from qubo_compress.menu.storage.file_format import file_digest
     from tests.fuzz import KEPT, NAMES
     from tests.fuzz.formats import formats
     from tests.fuzz.trial import MOST_BYTES, tried

@@ -27,7 +27,7 @@ import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress._internal.arrays import array_writer
 from qubo_compress._internal.checked_json import checksum_of
-from qubo_compress.file_format import file_digest, pack_names
+from qubo_compress.menu.storage.file_format import file_digest, pack_names
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.function_signature import same_function
 from tests.fuzz.damage import NUMBERS, damaged, random_edits

@@ -14,10 +14,11 @@ from hypothesis.extra import numpy as arrays
 
 import qubo_compress as qc
 from qubo_compress.menu.fold import Fold, scale_and_shift
-from qubo_compress.menu.groups import Group, Member
 from qubo_compress.menu.keep import Keep, KeptTensors
 from qubo_compress.menu.operator import choice_name, parse
-from qubo_compress.menu.packing import (
+from qubo_compress.menu.prune import Prune, survivor_count
+from qubo_compress.menu.quantize import Quantize
+from qubo_compress.menu.storage.packing import (
     pack_codes,
     pack_mask,
     pack_ternary,
@@ -26,9 +27,8 @@ from qubo_compress.menu.packing import (
     unpack_mask,
     unpack_ternary,
 )
-from qubo_compress.menu.prune import Prune, survivor_count
-from qubo_compress.menu.quantize import Quantize
-from qubo_compress.menu.vectors import StoredVector
+from qubo_compress.menu.storage.vectors import StoredVector
+from qubo_compress.network.groups import Group, Member
 from qubo_compress.testing import check_faithful, check_operator, registered_samples, sample_groups
 
 OPERATORS = registered_samples()

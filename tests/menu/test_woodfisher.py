@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import qubo_compress as qc
+from qubo_compress.calibration.examples import read_examples
+from qubo_compress.calibration.statistics.gradients import GradientRows, Gradients
+from qubo_compress.calibration.statistics.inverse_fisher import (
+    InverseFisher,
+    inverse_fisher_blocks,
+    survivors_answer,
+    survivors_answers,
+)
+from qubo_compress.calibration.statistics.statistic import Calibration
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.examples import read_examples
-from qubo_compress.menu.groups import discover
 from qubo_compress.menu.woodfisher import (
     Settings,
     WoodFisher,
@@ -22,15 +29,8 @@ from qubo_compress.menu.woodfisher import (
     unseen_changes,
     without_zeros,
 )
-from qubo_compress.sensitivity.losses import make_loss, rows_of
-from qubo_compress.statistics.gradients import GradientRows, Gradients
-from qubo_compress.statistics.inverse_fisher import (
-    InverseFisher,
-    inverse_fisher_blocks,
-    survivors_answer,
-    survivors_answers,
-)
-from qubo_compress.statistics.statistic import Calibration
+from qubo_compress.network.groups import discover
+from qubo_compress.network.losses.classification import make_loss, rows_of
 
 
 def rows_like(count: int, size: int, seed: int) -> GradientRows:

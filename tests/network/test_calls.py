@@ -10,21 +10,23 @@ import torch
 from torch import Tensor, nn
 
 import qubo_compress as qc
-from qubo_compress.menu.groups import discover
+from qubo_compress.calibration import read_examples
+from qubo_compress.calibration.statistics import Calibration
+from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
 from qubo_compress.network.calls import WeightCalls, weight_calls, why_unseen
-from qubo_compress.sensitivity.losses import rows_of
-from qubo_compress.sensitivity.prices import multiplications_per_value
-from qubo_compress.sensitivity.replay import run_model, trace_calls
-from qubo_compress.statistics import Calibration
-from qubo_compress.statistics.input_moments import InputMoments, Moments
+from qubo_compress.network.groups import discover
+from qubo_compress.network.losses.classification import make_loss, rows_of
+from qubo_compress.network.replay import run_model, trace_calls
+from qubo_compress.network.substitution import every_layer_runs
+from qubo_compress.sensitivity.costs import multiplications_per_value
 
 EXAMPLES = 10
 
 
 def moments_of(sample: Any, name: str) -> Moments:
-    examples = qc.examples.read_examples([sample.batches[0]])
+    examples = read_examples([sample.batches[0]])
     run = lambda x: rows_of(run_model(sample.model, x))  # noqa: E731
-    loss = qc.sensitivity.losses.make_loss("kl")
+    loss = make_loss("kl")
     group = next(g for g in discover(sample.model).groups if g.name == name)
     return InputMoments().collect(Calibration(sample.model, examples, loss, run, 0), group)[0]
 
@@ -121,7 +123,7 @@ EXPECTED = {
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_multiplications_are_those_of_the_real_calls(kind: str, sample: Callable[[str], Any]) -> None:
     found = sample(kind)
-    with qc.substitution.every_layer_runs():
+    with every_layer_runs():
         trace = trace_calls(found.model, found.batches[0][0])
     groups = {group.name: group for group in discover(found.model).groups}
     got = {name: multiplications_per_value(found.model, groups[name], trace)[0] for name in EXPECTED[kind]}

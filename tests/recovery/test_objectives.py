@@ -15,8 +15,8 @@ from torch.nn import functional
 
 import qubo_compress as qc
 from qubo_compress import errors
-from qubo_compress.evaluation import outputs_of
-from qubo_compress.examples import read_examples
+from qubo_compress.calibration.evaluation import outputs_of
+from qubo_compress.calibration.examples import read_examples
 from qubo_compress.recovery import LabelPreserving, objectives
 from qubo_compress.recovery.objectives import SoftAdapt, make_objective
 

@@ -11,8 +11,8 @@ import torch
 
 import qubo_compress as qc
 from qubo_compress import errors
-from qubo_compress.evaluation import outputs_of, score, score_examples
-from qubo_compress.examples import read_examples
+from qubo_compress.calibration.evaluation import outputs_of, score, score_examples
+from qubo_compress.calibration.examples import read_examples
 from qubo_compress.plan import compression_of
 from qubo_compress.testing import same_snapshot, snapshot
 

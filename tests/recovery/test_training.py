@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qubo_compress.examples import read_examples
+from qubo_compress.calibration.examples import read_examples
 from qubo_compress.recovery.training import BATCH, _orders, _steps
 
 

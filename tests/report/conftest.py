@@ -15,11 +15,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import qubo_compress as qc
-from qubo_compress.comparison import Estimate
-from qubo_compress.compress import CompressionResult
+from qubo_compress.pipeline.compress import CompressionResult
 from qubo_compress.report import front as front_of
 from qubo_compress.report import pictures, print_summary
 from qubo_compress.report.html import page
+from qubo_compress.selection.comparison import Estimate
 
 MENU = qc.Menu(bits=(2, 4), sparsity=(0.0, 0.5), vector_bits=(16,))
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from qubo_compress.comparison import Estimate
-from qubo_compress.compress import CompressionResult
+from qubo_compress.pipeline.compress import CompressionResult
 from qubo_compress.report import facts, verdict
 from qubo_compress.report.html import page
+from qubo_compress.selection.comparison import Estimate
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -11,10 +11,11 @@ import pytest
 from torch import Tensor, nn
 
 import qubo_compress as qc
-from qubo_compress.compress import CompressionResult
+from qubo_compress.page import numbers
+from qubo_compress.page.html import table_html
+from qubo_compress.pipeline.compress import CompressionResult
 from qubo_compress.report import facts, verdict, write_report
 from qubo_compress.report.html import page
-from qubo_compress.report.page import table_html
 from qubo_compress.report.pictures import interactions
 
 
@@ -26,10 +27,10 @@ def test_html_has_every_group_and_number(result: CompressionResult, text: str, p
         assert f"{row.bytes:,}" in words
     assert f"{result.plan.bytes:,}" in words
     assert f"{result.plan.original_bytes:,}" in words
-    assert facts.number(result.before.loss) in words
+    assert numbers.number(result.before.loss) in words
     assert result.recovered is not None
-    assert facts.number(result.recovered.loss) in words
-    assert facts.signed(result.plan.predicted_loss) in words
+    assert numbers.number(result.recovered.loss) in words
+    assert numbers.signed(result.plan.predicted_loss) in words
     said = (facts.SPEED, *verdict.about_solver(result), *facts.about_calibration(result))
     for sentence in (*said, *verdict.measured_sentences(result), *verdict.warnings(result)):
         assert sentence in words

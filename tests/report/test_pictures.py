@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qubo_compress.compress import CompressionResult
+from qubo_compress.pipeline.compress import CompressionResult
 from qubo_compress.report import front as front_of
 from qubo_compress.report import pictures
 

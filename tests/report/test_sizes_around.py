@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import qubo_compress as qc
-from qubo_compress.compress import CompressionResult
+from qubo_compress.pipeline.compress import CompressionResult
 from qubo_compress.report import facts
 from qubo_compress.report import front as front_of
 from qubo_compress.report.html import page

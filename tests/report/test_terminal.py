@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qubo_compress.compress import CompressionResult
+from qubo_compress.pipeline.compress import CompressionResult
 from qubo_compress.report import facts, verdict
 
 

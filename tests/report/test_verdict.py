@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from qubo_compress.comparison import Comparison, Estimate
-from qubo_compress.compress import CompressionResult
-from qubo_compress.report import facts, verdict
+from qubo_compress.page import numbers
+from qubo_compress.pipeline.compress import CompressionResult
+from qubo_compress.report import verdict
 from qubo_compress.report.html import page
+from qubo_compress.selection.comparison import Comparison, Estimate
 
 
 def test_solver_sentences(result: CompressionResult) -> None:
@@ -157,7 +158,7 @@ def test_the_report_says_whether_recovery_was_kept(
     assert ("recovered, not kept" in plain(page(made, None))) is not kept
     final = made.recovered if kept else made.compressed
     assert final is made.final
-    assert f"to {facts.percent(final.accuracy)}" in verdict.headline(made)
+    assert f"to {numbers.percent(final.accuracy)}" in verdict.headline(made)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import qubo_compress as qc
-from qubo_compress.menu import encoding, prune, quantize
-from qubo_compress.sensitivity import prices, task
+from qubo_compress.menu import prune, quantize
+from qubo_compress.menu.storage import many as encoding
+from qubo_compress.sensitivity import costs as prices
+from qubo_compress.sensitivity import task
 from qubo_compress.sensitivity.metrics.auto import Auto
 from qubo_compress.sensitivity.metrics.products import displacements
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import qubo_compress as qc
+from qubo_compress.calibration.evaluation import outputs_of
+from qubo_compress.calibration.examples import read_examples
 from qubo_compress.errors import InfeasibleBudget, InvalidBudget
-from qubo_compress.evaluation import outputs_of
-from qubo_compress.examples import read_examples
-from qubo_compress.sensitivity.backward import Jacobian
+from qubo_compress.sensitivity.metrics.jacobian import Jacobian
 
 MENU = qc.Menu(bits=(2, 3, 8), sparsity=(0.0,))
 

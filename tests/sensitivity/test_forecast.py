@@ -45,7 +45,7 @@ def label(name: str, module: nn.Module) -> str:
 def test_the_defaults_are_those_of_compress(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     net = Scaled(own=False).eval()
     found = qc.estimate(net, batches(count), menu=MENU)
-    module = sys.modules["qubo_compress.compress"]
+    module = sys.modules["qubo_compress.pipeline.compress"]
     seen: list[int] = []
     real = module.measure_around
 

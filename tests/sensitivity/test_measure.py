@@ -18,8 +18,8 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress._internal.files import write_atomically
+from qubo_compress.network.losses.signature import loss_signature
 from qubo_compress.sensitivity.factor import reduce_features
-from qubo_compress.sensitivity.loss_signature import loss_signature
 from qubo_compress.sensitivity.metrics.auto import Auto
 from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.testing import same_snapshot, same_table, snapshot

@@ -12,15 +12,15 @@ from torch import nn
 
 import qubo_compress as qc
 from benchmarks.networks import load
-from qubo_compress.evaluation import outputs_of, score, score_examples
-from qubo_compress.examples import read_examples
-from qubo_compress.menu.analog import Analog
-from qubo_compress.menu.groups import discover
+from qubo_compress.calibration.evaluation import outputs_of, score, score_examples
+from qubo_compress.calibration.examples import read_examples
+from qubo_compress.calibration.statistics import Calibration
+from qubo_compress.calibration.statistics.curvature import Curvature
 from qubo_compress.menu.operator import parse
-from qubo_compress.sensitivity.losses import make_loss, rows_of
+from qubo_compress.menu.unreliable.analog import Analog
+from qubo_compress.network.groups import discover
+from qubo_compress.network.losses.classification import make_loss, rows_of
 from qubo_compress.sensitivity.noise import priced_in_cells
-from qubo_compress.statistics import Calibration
-from qubo_compress.statistics.curvature import Curvature
 
 NAMES = (
     "analog",

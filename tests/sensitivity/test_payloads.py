@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import qubo_compress as qc
+from qubo_compress.calibration.statistics import Calibration, Statistic
 from qubo_compress.errors import InvalidMenu, UnknownName, WrongModel
-from qubo_compress.menu.groups import Group
 from qubo_compress.menu.keep import Keep, KeptTensors
 from qubo_compress.menu.operator import needs_data, operators
-from qubo_compress.statistics import Calibration, Statistic
+from qubo_compress.network.groups import Group
 from qubo_compress.testing import check_operator
 
 

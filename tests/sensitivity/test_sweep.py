@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import qubo_compress as qc
-from qubo_compress.evaluation import outputs_of, score_examples
-from qubo_compress.examples import Examples, read_examples
-from qubo_compress.menu.groups import discover
+from qubo_compress.calibration.evaluation import outputs_of, score_examples
+from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.network.calls import WeightCalls
+from qubo_compress.network.groups import discover
 from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.testing import check_metric, same_snapshot, snapshot
@@ -102,7 +102,7 @@ def test_replaying_gives_what_full_runs_give(any_sample: Any, monkeypatch: pytes
 
 
 def test_most_networks_are_replayed(sample: Any) -> None:
-    from qubo_compress.sensitivity.replay import GroupSweep, trace_calls
+    from qubo_compress.network.replay import GroupSweep, trace_calls
 
     found = sample("perceptron")
     trace = trace_calls(found.model, found.batches[0][0])
@@ -118,7 +118,7 @@ def test_most_networks_are_replayed(sample: Any) -> None:
 
 
 def test_a_check_takes_as_many_runs_for_many_choices_as_for_few(sample: Any) -> None:
-    from qubo_compress.sensitivity.replay import GroupSweep, trace_calls
+    from qubo_compress.network.replay import GroupSweep, trace_calls
 
     found = sample("perceptron")
     inputs, layer = found.batches[0][0], found.model[3]
@@ -145,7 +145,7 @@ def test_layers_whose_inputs_have_no_batch_axis_are_replayed_choice_by_choice(ca
             found = self.tokens(tokens)
             return self.head((found + self.places(torch.arange(tokens.shape[1]))).flatten(1))
 
-    from qubo_compress.sensitivity.replay import GroupSweep, trace_calls
+    from qubo_compress.network.replay import GroupSweep, trace_calls
 
     torch.manual_seed(0)
     net, tokens = Positions().eval(), torch.randint(9, (8, 6))
@@ -261,8 +261,8 @@ def loss_rows(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def gradients_of_rows(model: nn.Module, sample: Any) -> list[dict[str, Tensor]]:
     """One gradient of the cross-entropy per output row, by one backward pass each, at the folded network."""
-    from qubo_compress.examples import call
-    from qubo_compress.sensitivity.losses import rows_of
+    from qubo_compress.network.inputs import call
+    from qubo_compress.network.losses.classification import rows_of
 
     found = []
     for inputs, targets in sample.batches:
@@ -277,7 +277,7 @@ def gradients_of_rows(model: nn.Module, sample: Any) -> list[dict[str, Tensor]]:
 def reference_network(table: SensitivityTable, sample: Any) -> nn.Module:
     """The network with its normalisations folded at full precision: the point displacements are taken from."""
     from qubo_compress.menu.fold import Fold
-    from qubo_compress.menu.groups import state_entries
+    from qubo_compress.network.groups import state_entries
 
     model = copy.deepcopy(sample.model)
     entries = state_entries(model)[0]
@@ -378,7 +378,7 @@ def test_a_callable_loss_is_measured_and_its_hessian_taken(sample: Any) -> None:
 def test_the_hessian_of_a_callable_loss_is_taken_once_for_all_groups(
     sample: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qubo_compress.sensitivity.custom_loss import CallableLoss
+    from qubo_compress.network.losses.custom import CallableLoss
 
     taken: list[Tensor] = []
     real = CallableLoss._computed_root
@@ -397,7 +397,7 @@ def test_the_hessian_of_a_callable_loss_is_taken_once_for_all_groups(
 def test_a_callable_loss_of_too_many_outputs_for_its_hessian_is_measured_by_products(
     sample: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qubo_compress.sensitivity import custom_loss
+    from qubo_compress.network.losses import custom as custom_loss
 
     found = sample("perceptron")
     assert measured(found, "auto", loss=squared).provenance.metric == "gauss-newton"

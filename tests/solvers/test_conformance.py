@@ -13,7 +13,7 @@ import pytest
 
 from qubo_compress import solvers
 from qubo_compress.errors import ProblemTooLarge
-from qubo_compress.problem import ChoiceProblem
+from qubo_compress.problem.choice_problem import ChoiceProblem
 from qubo_compress.solvers import RawSolution, SearchLimits, make_solver
 from qubo_compress.testing import solvers as testing
 

@@ -10,10 +10,10 @@ from scipy import sparse
 
 from benchmarks.statuses import WORK, judge, random_small
 from qubo_compress import ChoiceProblem, solve
-from qubo_compress.energy_scale import energy_scale, standardise
 from qubo_compress.errors import InfeasibleBudget, InvalidProblem, NoFeasibleFound
-from qubo_compress.problem_generators import planted_problem
-from qubo_compress.solvers.certificates import check_bound, least_energy
+from qubo_compress.problem.energy_scale import energy_scale, standardise
+from qubo_compress.problem.generators import planted_problem
+from qubo_compress.solvers.exact.certificates import check_bound, least_energy
 from qubo_compress.testing.solvers import rescaled
 
 

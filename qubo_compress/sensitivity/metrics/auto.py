@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from qubo_compress.errors import InvalidMenu, InvalidModel
-from qubo_compress.sensitivity.custom_loss import CallableLoss
-from qubo_compress.sensitivity.gauss_newton import GaussNewton
+from qubo_compress.network.losses.custom import CallableLoss
+from qubo_compress.sensitivity.metrics.gauss_newton import GaussNewton
 from qubo_compress.sensitivity.metrics.products import CLOSE, Products
 from qubo_compress.sensitivity.metrics.products.inspection import inspect
 from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, make_metric, metrics
@@ -32,7 +32,7 @@ BACKWARD_RUNS = 2.0
 """Forward runs that a backward pass takes whose gradients by few parameters torch adds up itself."""
 
 
-@metrics.register("auto")
+@metrics.register
 @dataclass(frozen=True)
 class Auto:
     """``gauss-newton`` where it takes up to ``small`` multiplications, else ``products``.

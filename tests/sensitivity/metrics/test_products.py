@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import qubo_compress as qc
 from qubo_compress import errors
-from qubo_compress.close import FEWEST_EXAMPLES, MOST_EXAMPLES, affordable
-from qubo_compress.menu.coded import Coded
+from qubo_compress.menu.coding.coded import Coded
+from qubo_compress.pipeline.close import FEWEST_EXAMPLES, MOST_EXAMPLES, affordable
 from qubo_compress.sensitivity.metrics.auto import Auto
 from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.testing import check_metric, same_snapshot, same_table, snapshot

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qubo_compress.calibration.examples import Slice
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.examples import Slice
-from qubo_compress.problem import FloatArray
+from qubo_compress.problem.choice_problem import FloatArray
 from qubo_compress.sensitivity.cache import Unit
-from qubo_compress.sensitivity.forward import forward_sweep
+from qubo_compress.sensitivity.forward_sweep import forward_sweep
 from qubo_compress.sensitivity.metrics.products.displacements import Displacements
 from qubo_compress.sensitivity.metrics.products.inspection import inspect
 from qubo_compress.sensitivity.metrics.products.slices import Structure, slice_products
@@ -46,7 +46,7 @@ CLOSE = "close"
 MEASURED_LINEAR = (False, True, CLOSE)
 
 
-@metrics.register("products")
+@metrics.register
 @dataclass(frozen=True)
 class Products:
     """Probes through the network's output Hessian, and products of displacements with gradients per example.

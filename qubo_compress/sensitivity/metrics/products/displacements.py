@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.menu.encoding import Rows
-from qubo_compress.menu.groups import Member, outputs_first
-from qubo_compress.problem import IntArray
-from qubo_compress.sensitivity.prices import siblings
+from qubo_compress.menu.storage.many import Rows
+from qubo_compress.network.groups import Member, outputs_first
+from qubo_compress.problem.choice_problem import IntArray
+from qubo_compress.sensitivity.costs import siblings
 from qubo_compress.sensitivity.task import MeasureTask, apart
 
 KEPT_BYTES = 600_000_000
@@ -53,7 +53,7 @@ class RowBlock:
 
     Attributes:
         choices: (R * K,) their numbers among all choices, group by group.
-        inputs_first: see :class:`~qubo_compress.menu.groups.Member`.
+        inputs_first: see :class:`~qubo_compress.network.groups.Member`.
         rows: (R,) the rows, or None for all in order.
         values: (R, K, D) float32.
     """

@@ -16,10 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qubo_compress.calibration.examples import Slice
 from qubo_compress.errors import InvalidModel
-from qubo_compress.examples import Inputs, Slice, map_tensors, tensors_of
-from qubo_compress.menu.groups import Member
+from qubo_compress.network.groups import Member
+from qubo_compress.network.inputs import Inputs, map_tensors, tensors_of
+from qubo_compress.network.replay import run_model
 from qubo_compress.network.scores import OutputReading
+from qubo_compress.network.substitution import substituted
 from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder
 from qubo_compress.sensitivity.metrics.products.displacements import Block
 from qubo_compress.sensitivity.metrics.products.slices import (
@@ -28,9 +31,7 @@ from qubo_compress.sensitivity.metrics.products.slices import (
     depends_on_others,
     slice_products,
 )
-from qubo_compress.sensitivity.replay import run_model
 from qubo_compress.sensitivity.task import MeasureTask
-from qubo_compress.substitution import substituted
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from qubo_compress.calibration.examples import Slice
 from qubo_compress.errors import ForwardFailed, InvalidModel
-from qubo_compress.examples import Inputs, Slice, map_tensors
-from qubo_compress.menu.groups import Entry
+from qubo_compress.network.groups import Entry
+from qubo_compress.network.inputs import Inputs, map_tensors
+from qubo_compress.network.replay import run_model
 from qubo_compress.network.scores import OutputReading
+from qubo_compress.network.substitution import substituted
 from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder, View
 from qubo_compress.sensitivity.metrics.products.displacements import Block, RowBlock
 from qubo_compress.sensitivity.metrics.products.gradients import by_example, parameter_gradients
-from qubo_compress.sensitivity.replay import run_model
-from qubo_compress.substitution import substituted
 
 GRADIENT_BYTES = 8_000_000
 """Bytes that the gradients of the examples treated at once may take: about what the caches hold."""

@@ -1,0 +1,186 @@
+"""Loss and accuracy of a network on examples."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qubo_compress.calibration.examples import Examples, read_examples
+from qubo_compress.calibration.fitting_loss import fitting_loss
+from qubo_compress.calibration.passes import shown
+from qubo_compress.errors import InvalidBatches
+from qubo_compress.network.inputs import map_tensors, tensors_of
+from qubo_compress.network.losses.classification import (
+    AUTO,
+    BinaryCrossEntropy,
+    LossLike,
+    class_targets,
+    make_loss,
+    target_rows,
+)
+from qubo_compress.network.losses.regression import binary_labels
+from qubo_compress.network.private import private_copy
+from qubo_compress.network.replay import run_model
+from qubo_compress.network.scores import OutputLike, OutputReading, predicted
+
+logger = logging.getLogger(__name__)
+
+ALL_EXAMPLES = 1 << 62
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a network does on some examples.
+
+    Attributes:
+        loss: weighted mean loss.
+        accuracy: share of rows whose largest output is the target, in 0 to 1; NaN without class targets.
+        examples: how many there were.
+    """
+
+    loss: float
+    accuracy: float
+    examples: int
+
+
+def outputs_of(model: nn.Module, examples: Examples) -> list[Tensor]:
+    """Output rows of a model in eval mode, slice by slice, on its own device."""
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    reading, found, network = examples.reading, [], private_copy(model)
+    with torch.no_grad():
+        # Slice by slice: all examples at once need not fit the device.
+        for part in examples.slices:
+            answer = run_model(network, map_tensors(part.inputs, lambda t: t.to(device)))
+            reading = reading.settled_on(answer, len(part), tensors_of(part.inputs), part.targets)
+            found.append(reading.rows(answer))
+    return found
+
+
+def settle(model: nn.Module, examples: Examples, loss: LossLike = AUTO) -> tuple[Examples, LossLike]:
+    """Examples that know how this network's outputs are read, and the loss that fits them, checked.
+
+    Everything that runs the network on these examples then reads its outputs alike, and runs it on batches as they
+    came, or joined and split where that changes nothing: see :mod:`qubo_compress.calibration.passes`. Shares of classes
+    among their targets are laid out as torch has them, with the classes along axis 1. Examples that were settled before
+    stay.
+
+    Args:
+        model: the network, which sees the first examples; left as it is.
+        examples: as read.
+        loss: a name, ``"auto"`` or a function.
+
+    Raises:
+        InvalidModel: when it is not clear which output counts or where the classes lie, or the loss does not fit.
+        InvalidBatches, UnknownName: see :func:`qubo_compress.calibration.fitting_loss.fitting_loss`.
+    """
+    if isinstance(loss, str) and loss != AUTO:
+        make_loss(loss)  # a misspelt name must not be noticed only after the network has run
+    known = examples.reading
+    if known.settled and loss != AUTO:
+        return examples, loss
+    seen = shown(model, examples)
+    reading, count = seen.reading, len(seen.part)
+    tensor, rows = reading.tensor(seen.answer), reading.rows(seen.answer)
+    if reading.output is not None and known.output is None:
+        logger.info("the network returns %s; its output %r is taken", type(seen.answer).__name__, reading.output)
+    if tensor.ndim > 2 and known.class_axis is None:
+        logger.info("outputs of shape %s: classes along axis %s", tuple(tensor.shape), reading.class_axis)
+    settled = seen.examples if known.settled else _laid_out(replace(seen.examples, reading=reading), tensor, loss)
+    return settled, fitting_loss(loss, settled, rows.shape[0] // count, rows.shape[1])
+
+
+def _laid_out(examples: Examples, outputs: Tensor, loss: LossLike) -> Examples:
+    """Targets of the outputs' own shape with the classes along axis 1; a caller's loss gets them as they came."""
+    axis, shape = examples.reading.class_axis, tuple(outputs.shape)
+    if axis is None or callable(loss):
+        return examples
+    placed = axis % outputs.ndim
+
+    def moved(targets: Tensor | None) -> Tensor | None:
+        same = targets is not None and targets.ndim == len(shape) > 2 and targets.shape[placed] == shape[placed]
+        return targets.movedim(placed, 1) if targets is not None and same and placed != 1 else targets
+
+    return replace(examples, slices=tuple(replace(part, targets=moved(part.targets)) for part in examples.slices))
+
+
+def score_examples(
+    model: nn.Module, examples: Examples, loss: LossLike = AUTO, reference: list[Tensor] | None = None
+) -> Score:
+    """Score a model on examples already read; ``reference`` are the original's outputs, for ``"kl"``."""
+    given = examples.slices
+    examples, loss = settle(model, examples, loss)
+    if reference is not None and len(examples.slices) != len(given):
+        # The same examples were joined or split meanwhile, which they only are where all have equally many rows.
+        each = sum(len(rows) for rows in reference) // examples.count
+        reference = list(torch.split(torch.cat(reference), [each * len(part) for part in examples.slices]))
+    checked = make_loss(loss)
+    total, right, rows = 0.0, 0, 0
+    outputs = outputs_of(model, examples)
+    for number, (part, found) in enumerate(zip(examples.slices, outputs, strict=True)):
+        goal = None if part.targets is None else part.targets.to(found.device)
+        against = found if reference is None else reference[number]
+        values = checked.values(found, goal, against).double()
+        total += float((values * examples.row_weights(part, found.shape[0]).to(found.device)).sum())
+        if isinstance(checked, BinaryCrossEntropy):
+            labels = binary_labels(goal, found)
+            found = found.reshape(-1, 1)
+        else:
+            labels = _labels(goal, found) if class_targets(checked) else None
+        if labels is not None:
+            right += int(((predicted(found) == labels) & (labels >= 0)).sum())
+            rows += int((labels >= 0).sum())
+    return Score(total, right / rows if rows else math.nan, examples.count)
+
+
+def _labels(targets: Tensor | None, rows: Tensor) -> Tensor | None:
+    """(M,) class indices, where the targets are that."""
+    if targets is None or targets.is_floating_point():
+        return None
+    found = target_rows(targets, rows)
+    return found if found.ndim == 1 else None
+
+
+def score(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss: LossLike = AUTO,
+    *,
+    output: OutputLike = None,
+    class_axis: int | None = None,
+    batch_size: int | None = None,
+) -> Score:
+    """Loss and accuracy of a model on batches, all of them.
+
+    The loss is the mean over examples. Where class labels are ignored (-100), or examples have unequally many, it is
+    the mean over all rows with a label, as in torch's ``CrossEntropyLoss``.
+
+    Args:
+        model: left as it is.
+        batches: see :func:`qubo_compress.calibration.examples.read_examples`.
+        loss: see :func:`qubo_compress.measure`.
+        output: which part of what the model returns; see :func:`qubo_compress.measure`.
+        class_axis: see :func:`qubo_compress.measure`.
+        batch_size: examples run at once; see :func:`qubo_compress.measure`.
+
+    Raises:
+        InvalidBatches, InvalidModel, UnknownName.
+
+    Example:
+        >>> net = nn.Linear(2, 2); _ = net.weight.data.copy_(torch.eye(2))
+        >>> score(net, [(torch.tensor([[5.0, 0.0], [0.0, 5.0]]), torch.tensor([0, 1]))]).accuracy
+        1.0
+    """
+    examples = read_examples(batches, ALL_EXAMPLES, batch_size, OutputReading(output, class_axis))
+    examples, loss = settle(model, examples, loss)
+    if not examples.labelled and not callable(loss):
+        raise InvalidBatches(
+            "a score needs targets: without any, outputs could only be compared with another network's; give (inputs, "
+            "targets) batches, or compare two networks by qubo_compress.audit"
+        )
+    return score_examples(model, examples, loss)

@@ -1,0 +1,325 @@
+"""Second moments of a layer's inputs: what an error in its weights does to its outputs.
+
+A linear layer or convolution computes W x for columns x of unfolded inputs, so an error E of the weights changes
+the outputs by E x, and the mean squared change is
+
+    mean |E x|^2 = sum_rows e S e^T,     S = mean x x^T     (D, D),  D = inputs per output row
+
+which is the layer-wise objective of optimal brain compression (Frantar & Alistarh, NeurIPS 2022) and GPTQ
+(Frantar et al., ICLR 2023).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from qubo_compress.calibration.statistics.statistic import Calibration
+from qubo_compress.errors import InvalidMenu, QuboCompressError
+from qubo_compress.network.calls import Sliding, WeightCall, WeightCalls
+from qubo_compress.network.groups import Group, Member, state_entries
+from qubo_compress.network.substitution import every_layer_runs
+
+SILENT = 1e-200
+"""Inputs whose mean moment is not above this count as none: their inverse would overflow."""
+
+STACKED_VALUES = 4_000_000
+"""Moments of several blocks are worked on at once up to this many values."""
+
+AHEAD_BYTES = 100_000_000
+"""Moments of later layers that a run may gather on its way and keep until they are asked for.
+
+A run for every layer would make the time grow with the square of the depth.
+"""
+
+PATCH_VALUES = 8_000_000
+"""Unfolded inputs are multiplied in parts of up to this many values."""
+
+
+@dataclass(eq=False)
+class Moments:
+    """Second moments of the inputs of one member.
+
+    Attributes:
+        blocks: one (D, D) float64 matrix per group of a convolution, and per packed projection of attention between
+            different sequences; a single one elsewhere.
+        first_row: of the member's rows in the whole tensor.
+        total_rows: of the whole tensor; they are shared evenly between the blocks.
+        factors: (block, damping) -> factor of the inverse; filters of one layer share them.
+    """
+
+    blocks: tuple[Tensor, ...]
+    first_row: int
+    total_rows: int
+    factors: dict[tuple[int, float], Tensor] = field(default_factory=dict)
+
+    def block_of(self, row: int) -> int:
+        """Which matrix belongs to a row of the member."""
+        return (self.first_row + row) // (self.total_rows // len(self.blocks))
+
+    def spans(self, rows: int) -> list[tuple[int, int, int]]:
+        """(block, first row, last row but one) over ``rows`` rows of the member."""
+        found: list[tuple[int, int, int]] = []
+        for row in range(rows):
+            block = self.block_of(row)
+            if found and found[-1][0] == block:
+                found[-1] = (block, found[-1][1], row + 1)
+            else:
+                found.append((block, row, row + 1))
+        return found
+
+    def damped(self, block: int, damping: float) -> Tensor:
+        """(D, D) moments with ``damping`` times their mean diagonal added to it; dead inputs get a small one."""
+        matrix = self.blocks[block].clone()
+        mean = float(matrix.diagonal().mean())
+        matrix.diagonal().add_(damping * mean if mean > SILENT else 1.0)
+        return matrix
+
+    def even_blocks(self, rows: int) -> tuple[int, ...]:
+        """The blocks of ``rows`` rows of the member where they are several, small, and of as many rows each."""
+        spans = self.spans(rows)
+        alike = len({last - first for _, first, last in spans}) == 1
+        small = len(spans) * self.blocks[0].numel() <= STACKED_VALUES
+        return tuple(block for block, _, _ in spans) if len(spans) > 1 and alike and small else ()
+
+    def damped_stack(self, blocks: Sequence[int], damping: float) -> Tensor:
+        """(B, D, D) of :meth:`damped`."""
+        stack = torch.stack([self.blocks[block] for block in blocks])
+        mean = stack.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
+        stack.diagonal(dim1=1, dim2=2).add_(torch.where(mean > SILENT, damping * mean, torch.ones_like(mean)))
+        return stack
+
+    def inverse_factors(self, blocks: Sequence[int], damping: float) -> Tensor:
+        """(B, D, D) of :meth:`inverse_factor`."""
+        if any((block, damping) not in self.factors for block in blocks):
+            lower, failed = torch.linalg.cholesky_ex(self.damped_stack(blocks, damping))
+            inverse = torch.cholesky_inverse(lower)
+            uppers, again = torch.linalg.cholesky_ex((inverse + inverse.mT) / 2, upper=True)
+            sound = (failed == 0) & (again == 0) & torch.isfinite(uppers).flatten(1).all(1)
+            for block, upper, is_sound in zip(blocks, uppers, sound.tolist(), strict=True):
+                if is_sound:
+                    self.factors.setdefault((block, damping), upper)
+        return torch.stack([self.inverse_factor(block, damping) for block in blocks])
+
+    def inverse_factor(self, block: int, damping: float) -> Tensor:
+        """(D, D) upper triangular U with U^T U the inverse of the damped moments; kept for the next choice."""
+        key = (block, damping)
+        if key not in self.factors:
+            share = damping
+            for _ in range(8):
+                lower, failed = torch.linalg.cholesky_ex(self.damped(block, share))
+                if int(failed) == 0:
+                    inverse = torch.cholesky_inverse(lower)
+                    upper, failed = torch.linalg.cholesky_ex((inverse + inverse.T) / 2, upper=True)
+                if int(failed) == 0 and bool(torch.isfinite(upper).all()):
+                    break
+                tried, share = share, 10.0 * share
+            else:
+                raise InvalidMenu(f"the input moments cannot be inverted, even with damping {tried:g}; give another")
+            self.factors[key] = upper
+        return self.factors[key]
+
+
+@dataclass(frozen=True)
+class InputMoments:
+    """Gathers :class:`Moments` of every member of a group, over all calibration examples with their weights."""
+
+    statistic_name: ClassVar[str] = "input-moments"
+    watches_inputs: ClassVar[bool] = True
+    """It looks at the function calls that the weight is given to; see :mod:`qubo_compress.network.calls`."""
+
+    def collect(self, calibration: Calibration, group: Group) -> tuple[Moments, ...]:
+        """Run the network up to the layers that own the members, and those behind them that fit into memory."""
+        return tuple(self._member(calibration, member) for member in group.members)
+
+    def _member(self, calibration: Calibration, member: Member) -> Moments:
+        # Filters of one layer share its moments and what is made of them.
+        blocks, factors = calibration.remembered(
+            self.statistic_name, member.name, lambda: (_taken(calibration, self.statistic_name, member.name), {})
+        )
+        first = 0 if member.rows is None else member.rows[0]
+        return Moments(blocks, first, member.shape[0], factors)
+
+    def imagined(self, group: Group, parts: Sequence[Tensor], generator: torch.Generator) -> tuple[Moments, ...]:
+        """Moments of random correlated inputs."""
+        found = []
+        for member in group.members:
+            size = member.numel // member.part_shape[0]
+            mixing = torch.randn(size, size, generator=generator, dtype=torch.float64)
+            inputs = torch.randn(4 * size, size, generator=generator, dtype=torch.float64) @ mixing
+            first = 0 if member.rows is None else member.rows[0]
+            found.append(Moments((inputs.T @ inputs / inputs.shape[0],), first, member.shape[0]))
+        return tuple(found)
+
+
+class _Reached(QuboCompressError):
+    """Raised behind the last layer that is looked at: the rest of the network need not run."""
+
+
+def _taken(calibration: Calibration, statistic: str, name: str) -> tuple[Tensor, ...]:
+    """A parameter's moments, from those gathered ahead or by a new run, which gathers others' on its way."""
+    ahead = calibration.ahead.setdefault(statistic, {})
+    if name not in ahead:
+        ahead.clear()
+        ahead.update(_gathered(calibration, name))
+    return cast(tuple[Tensor, ...], ahead.pop(name))
+
+
+@dataclass(eq=False)
+class _Gathering:
+    """Sums of one run over all examples.
+
+    Attributes:
+        asked: the parameter that must be gathered; of others only what is no trouble.
+        weights: of the examples that run.
+        sums: parameter -> one matrix per share of its output rows.
+        calls: parameter -> calls in this slice.
+        left: parameters that are not gathered.
+        once: whether every parameter was called once in the first slice, so that a slice may end early.
+    """
+
+    asked: str
+    weights: Tensor
+    sums: dict[str, list[Tensor]] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    left: set[str] = field(default_factory=set)
+    once: bool = False
+
+    def add(self, name: str, call: WeightCall) -> None:
+        """Add the inputs of one call; ends the run behind the last one that matters."""
+        if name in self.left:
+            return
+        try:
+            self._add(name, _second_moments(call, self.weights))
+        except InvalidMenu:
+            if name == self.asked:
+                raise
+            self._leave(name)
+        if self.once and len(self.calls) == len(self.sums):
+            raise _Reached
+
+    def _add(self, name: str, found: list[Tensor]) -> None:
+        known = self.sums.get(name)
+        if known is None:
+            self.sums[name] = found
+        elif len(known) == len(found):
+            self.sums[name] = [total + part for total, part in zip(known, found, strict=True)]
+        else:
+            raise InvalidMenu(f"{name} is used in several different ways; keep it out of choices that look at inputs")
+        self.calls[name] = self.calls.get(name, 0) + 1
+        held = sum(8 * total.numel() for other, sums in self.sums.items() if other != self.asked for total in sums)
+        if name != self.asked and held > AHEAD_BYTES:
+            self._leave(name)
+
+    def _leave(self, name: str) -> None:
+        self.left.add(name)
+        self.sums.pop(name, None)
+        self.calls.pop(name, None)
+
+    def next_slice(self, first: bool) -> None:
+        """Begin another slice; behind the first one it is known who is called once."""
+        if first:
+            self.once = bool(self.sums) and set(self.calls.values()) == {1}
+        self.calls.clear()
+
+
+def _gathered(calibration: Calibration, name: str) -> dict[str, tuple[Tensor, ...]]:
+    """(D, D) moments per share of the output rows, over every call that is given the tensor itself.
+
+    Of the parameter, and of those behind it in the network as far as they fit.
+    """
+    entries = state_entries(calibration.model)[0]
+    behind = list(entries)[list(entries).index(name) :]
+    watched = {other: entries[other].tensor for other in behind if other == name or entries[other].tensor.ndim > 1}
+    gathering = _Gathering(name, torch.ones(1))
+    with every_layer_runs(), WeightCalls(watched, gathering.add, frozenset(watched)), torch.no_grad():
+        for number, part in enumerate(calibration.examples.slices):
+            gathering.weights = part.weights
+            with contextlib.suppress(_Reached):  # what it wanted was seen
+                calibration.run(part.inputs)
+            gathering.next_slice(number == 0)
+    if name not in gathering.sums:
+        raise InvalidMenu(
+            f"what {name} multiplies was not seen on the calibration data: no function that is known was given it; "
+            "keep it out of choices that look at inputs, with a grouping that leaves it alone"
+        )
+    return {other: tuple((total + total.T) / 2 for total in sums) for other, sums in gathering.sums.items()}
+
+
+def _second_moments(call: WeightCall, weights: Tensor) -> list[Tensor]:
+    """Weighted sums of x x^T over examples and positions, one per share of the output rows."""
+    if not call.inputs:
+        raise InvalidMenu(f"the inputs of {call.function} have no moments; leave its weight out of such choices")
+    if call.sliding is not None:
+        batch = call.inputs[0]
+        return _convolved(call.sliding, batch, _row_weights(weights, batch.shape[0]).to(batch.device).sqrt())
+    found: dict[int, Tensor] = {}
+    for batch in call.inputs:
+        if id(batch) not in found:
+            scale = _row_weights(weights, batch.shape[0]).to(batch.device).double().sqrt()
+            rows = batch.double() * scale.reshape(-1, *[1] * (batch.ndim - 1))
+            flat = rows.reshape(-1, batch.shape[-1])
+            found[id(batch)] = (flat.T @ flat).cpu()
+    if len(found) == 1:
+        return list(found.values())
+    return [found[id(batch)] for batch in call.inputs]
+
+
+def _row_weights(weights: Tensor, count: int) -> Tensor:
+    """(count,) weights along the first axis of a layer's inputs, for (n,) example weights.
+
+    Networks that fold time or windows into the first axis have several rows per example, one after the other.
+    A single row serves all examples. Other counts belong to no example in particular.
+    """
+    held = weights.clamp(min=0)
+    if count % held.numel() == 0:
+        return held.repeat_interleave(count // held.numel())
+    return (held.sum() if count == 1 else held.mean()).expand(count)
+
+
+def _convolved(sliding: Sliding, inputs: Tensor, root: Tensor) -> list[Tensor]:
+    patches_of = unfolder(sliding)
+    # Half precision would lose digits of the sums; double keeps what float64 networks have.
+    exact = inputs if inputs.dtype == torch.float64 else inputs.float()
+    size = inputs.shape[1] // sliding.groups * _product(sliding.kernel)
+    totals = [torch.zeros(size, size, dtype=torch.float64) for _ in range(sliding.groups)]
+    step = max(1, PATCH_VALUES // max(1, patches_of(exact[:1]).numel()))
+    for start in range(0, exact.shape[0], step):
+        part = exact[start : start + step]
+        scale = root[start : start + step].to(part.dtype).reshape(-1, *[1] * (part.ndim - 1))
+        patches = patches_of(part * scale)
+        for number, total in enumerate(totals):
+            total += (patches[number] @ patches[number].T).double().cpu()
+    return totals
+
+
+def unfolder(sliding: Sliding) -> Callable[[Tensor], Tensor]:
+    """Inputs (N, C, *size) -> (groups, D, positions): every column is what one output position sees."""
+    dimensions = len(sliding.kernel)
+    # The last axis comes first for functional.pad.
+    sides = [side for pair in reversed(sliding.padding) for side in pair]
+
+    def patches(inputs: Tensor) -> Tensor:
+        padded = functional.pad(inputs, sides)
+        for axis in range(dimensions):
+            reach = sliding.dilation[axis] * (sliding.kernel[axis] - 1) + 1
+            padded = padded.unfold(2 + axis, reach, sliding.stride[axis])[..., :: sliding.dilation[axis]]
+        channels = padded.shape[1]
+        kernel = list(range(2 + dimensions, 2 + 2 * dimensions))
+        moved = padded.permute(1, *kernel, 0, *range(2, 2 + dimensions))
+        return moved.reshape(sliding.groups, channels // sliding.groups * _product(sliding.kernel), -1)
+
+    return patches
+
+
+def _product(values: Sequence[int]) -> int:
+    found = 1
+    for value in values:
+        found *= value
+    return found

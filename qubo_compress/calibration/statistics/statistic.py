@@ -1,0 +1,75 @@
+"""The interface of statistics, and the calibration that they are gathered from.
+
+An operator that looks at data names the statistics that it needs; every group's are gathered once for all
+its choices and dropped when these are stored. Beside one group's, only what a run gathers ahead is in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from qubo_compress.calibration.examples import Examples
+from qubo_compress.network.groups import Group
+from qubo_compress.network.inputs import Inputs
+
+
+class PointwiseLoss(Protocol):
+    """The part of a loss that statistics need: see ``qubo_compress.network.losses.classification``."""
+
+    def values(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
+        """(M,) loss per output row."""
+        ...
+
+
+@dataclass(eq=False)
+class Calibration:
+    """The uncompressed network and its calibration examples.
+
+    Attributes:
+        model: in eval mode while statistics are gathered; nothing in it may be changed.
+        examples: on the model's device.
+        loss: of the measurement.
+        run: inputs -> (M, C) float32 output rows; gradients flow where they are enabled.
+        seed: of everything drawn.
+        ahead: statistic -> parameter -> what a run gathered on its way, until it is asked for.
+    """
+
+    model: nn.Module
+    examples: Examples
+    loss: PointwiseLoss
+    run: Callable[[Inputs], Tensor]
+    seed: int
+    ahead: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _last: dict[str, tuple[Hashable, Any]] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next((t.device for t in (*self.model.parameters(), *self.model.buffers())), torch.device("cpu"))
+
+    def remembered(self, name: str, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """The last value computed under a name, while the key stays: filters of one layer share its statistics."""
+        if name not in self._last or self._last[name][0] != key:
+            self._last.pop(name, None)  # freed before the next one is made
+            self._last[name] = (key, compute())
+        return self._last[name][1]
+
+
+@runtime_checkable
+class Statistic(Protocol):
+    """A frozen dataclass of settings: equal settings are gathered once."""
+
+    statistic_name: ClassVar[str]
+
+    def collect(self, calibration: Calibration, group: Group) -> tuple[Any, ...]:
+        """One value for every member of the group, for the rows that the group owns."""
+        ...
+
+    def imagined(self, group: Group, parts: Sequence[Tensor], generator: torch.Generator) -> tuple[Any, ...]:
+        """Values as real data could give them for made-up weights, for conformance tests."""
+        ...

@@ -1,0 +1,3 @@
+"""Stored numbers through an entropy coder."""
+
+from __future__ import annotations

@@ -1,0 +1,378 @@
+"""Any choice whose parts are streams, stored by an entropy coder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.coding.contexts import Shape, shapes_of
+from qubo_compress.menu.coding.parts import Coding, Numbers, Part, Sized, fitted, recorded, sized
+from qubo_compress.menu.coding.rate import Moves, rate_aware
+from qubo_compress.menu.coding.writer import CodedReader, coded_bytes, varint
+from qubo_compress.menu.operator import (
+    ALREADY_STORED,
+    DataDriven,
+    Operator,
+    Packed,
+    Parametrised,
+    Unreliable,
+    choice_name,
+    looks_at_data,
+    needs_data,
+    operators,
+    parse,
+)
+from qubo_compress.menu.quantize import Quantize, QuantizedTensors
+from qubo_compress.menu.storage.streams import Streamed, StreamReading
+from qubo_compress.network.groups import Group
+
+CODER_ENDS = 32.0
+"""Bits above the sum of its models' that the coder may need, with its last byte: -2 to 22 were measured."""
+
+CODER_LOSS = 3e-4
+"""Allowance per number besides: none was measured up to 400,000 numbers, but the coder's own bound is 6e-3."""
+
+FEW_NUMBERS = 2048
+"""Up to so many, a group is coded to know its size: those bits would count."""
+
+FLOAT_SLACK = 0.02
+"""Share of coded raw bytes that is left free: floats have no codes that could be made shorter when they change."""
+
+MORE = 1.05
+"""More bits are asked for than are missing, since other codes have other contexts."""
+
+COARSE = 0.03
+"""Bits per code that are still missing for which steps become wider a second time."""
+ATTEMPTS = 12
+BISECTIONS = 7
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """What of a stored group is given and moved: its values, or the numbers that they are made of.
+
+    Attributes:
+        of: the numbers of a stored group.
+        stored: (form, numbers, refit) -> the nearest storable ones in that form.
+    """
+
+    of: Callable[[Streamed], tuple[Tensor, ...]]
+    stored: Callable[[Streamed, Sequence[Tensor], bool], Streamed]
+
+
+_VALUES = _Numbers(
+    lambda stored: stored.tensors(),
+    lambda form, values, refit: cast(Streamed, form.project(values, refit)),
+)
+_PARAMETERS = _Numbers(
+    lambda stored: cast(Parametrised, stored).parameters(),
+    lambda form, numbers, refit: cast(Streamed, cast(Parametrised, form).store(numbers, refit)),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class CodedGroup:
+    """A stored group behind an entropy coder, in a capacity that later changes must fit.
+
+    Attributes:
+        inner: the group as its own operator stores it.
+        shapes: number of values -> layout, of the group's members.
+        codings: the model of every part; it stays when the values change.
+        capacity: bytes in the file; what the coder does not need is filled with zeros.
+    """
+
+    inner: Streamed
+    shapes: Mapping[int, Shape]
+    codings: tuple[Coding, ...]
+    capacity: int
+
+    @property
+    def nbytes(self) -> int:
+        """The capacity."""
+        return self.capacity
+
+    @property
+    def nonzeros(self) -> int:
+        """Those of the inner group."""
+        return self.inner.nonzeros
+
+    @property
+    def weight_bits(self) -> int:
+        """Those of the inner group, once decoded."""
+        return self.inner.weight_bits
+
+    @cached_property
+    def _data(self) -> bytes:
+        return coded_bytes(self.inner, self.shapes, self.codings, self.capacity)
+
+    def to_bytes(self) -> bytes:
+        """What the coder makes of the parts."""
+        return self._data
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Those of the inner group."""
+        return self.inner.tensors()
+
+    def project(self, values: Sequence[Tensor], refit: bool = False) -> CodedGroup:
+        """The nearest storable values whose coded bytes fit the capacity.
+
+        Where the nearest codes do not fit, codes move towards zero that save most bits for the least squared error;
+        with ``refit`` only as far as a bit costs less error than wider steps do, and then steps become wider.
+        Values are compared in float32, also where the weights are float64.
+        """
+        return self._moved(values, _VALUES, refit)
+
+    def _moved(self, values: Sequence[Tensor], numbers: _Numbers, refit: bool) -> CodedGroup:
+        before = [value.float() for value in numbers.of(self.inner)]
+        goal = [v.detach().cpu().float().reshape(b.shape) for v, b in zip(values, before, strict=True)]
+        if all(torch.equal(old, new) for old, new in zip(before, goal, strict=True)):
+            return self
+        nearest = numbers.stored(self.inner, goal, refit)
+        found = self._fitting(nearest, goal, numbers, refit)
+        if found is None:
+            found = self._furthest(before, goal, numbers, refit)
+        # Of what fits, what is stored already may be the nearest.
+        stays = found is not nearest and _squared(before, goal) < _squared(numbers.of(found), goal)
+        return self if stays else replace(self, inner=found)
+
+    @cached_property
+    def _own_sizes(self) -> list[Sized]:
+        pairs = zip(recorded(self.inner, self.shapes), self.codings, strict=True)
+        return [sized(part, coding) for part, coding in pairs]
+
+    def _sizes(self, packed: Streamed) -> list[Sized]:
+        found = []
+        for part, own in zip(recorded(packed, self.shapes), self._own_sizes, strict=True):
+            stays = isinstance(part, Numbers) and part.of_mask and _same(part, own.part)
+            found.append(own if stays else sized(part, own.coding))
+        return found
+
+    def _excess(self, packed: Streamed, sizes: Sequence[Sized]) -> float:
+        """Bits above the capacity: none or fewer fit for certain."""
+        numbers = sum(len(s.part) if isinstance(s.part, bytes) else s.part.values.size for s in sizes)
+        if numbers > FEW_NUMBERS:
+            side = sum(s.side for s in sizes)
+            lengths = len(varint(int(side) // 8)) + len(varint(self.capacity))
+            excess = side + sum(s.coded for s in sizes) + 8.0 * (lengths - self.capacity)
+            doubt = CODER_ENDS + CODER_LOSS * numbers
+            if excess > 0 or excess <= -doubt:
+                return excess + doubt
+        return 8.0 * (len(coded_bytes(packed, self.shapes, self.codings)) - self.capacity)
+
+    def _fitting(self, near: Streamed, goal: Sequence[Tensor], numbers: _Numbers, refit: bool) -> Streamed | None:
+        """Codes that fit and are near to the goal; None where they cannot be made to fit."""
+        sizes = self._sizes(near)
+        excess, asked = self._excess(near, sizes), MORE
+        for attempt in range(ATTEMPTS):
+            if excess <= 0:
+                return near
+            moves = Moves.of(near, sizes, goal)
+            missing = asked * excess - moves.saved_cheaply()
+            wider = moves.widened(missing) if refit and missing > moves.codes * (attempt > 0) * COARSE else None
+            if wider is None and not moves.any:
+                return None
+            tried = moves.taken(asked * excess) if wider is None else numbers.stored(wider, goal, False)
+            sizes = self._sizes(tried)
+            left = self._excess(tried, sizes)
+            if wider is None:
+                # Other codes have other contexts: what was not had is asked for beforehand next time.
+                asked *= float(np.clip(excess / max(excess - left, 1.0), 1.0, 2.0))
+            elif left >= excess:
+                refit, sizes = False, self._sizes(near)
+                continue
+            near, excess = tried, left
+        return near if excess <= 0 else None
+
+    def _furthest(self, before: Sequence[Tensor], goal: Sequence[Tensor], numbers: _Numbers, refit: bool) -> Streamed:
+        """The largest share of the way from what is stored whose result fits; none of it always does."""
+        low, high, best = 0.0, 1.0, self.inner
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            moved = [b + middle * (g - b) for b, g in zip(before, goal, strict=True)]
+            tried = numbers.stored(self.inner, moved, refit)
+            if self._excess(tried, self._sizes(tried)) <= 0:
+                low, best = middle, tried
+            else:
+                high = middle
+        return best
+
+
+@dataclass(frozen=True, eq=False)
+class CodedParameters(CodedGroup):
+    """A coded group whose values are made of factors or coefficients."""
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Those of the inner group."""
+        return cast(Parametrised, self.inner).parameters()
+
+    def assemble(self, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """As the inner group does."""
+        return cast(Parametrised, self.inner).assemble(parameters)
+
+    def store(self, parameters: Sequence[Tensor], refit: bool = False) -> CodedGroup:
+        """The nearest storable numbers whose coded bytes fit the capacity."""
+        return self._moved(parameters, _PARAMETERS, refit)
+
+
+def _squared(values: Sequence[Tensor], goal: Sequence[Tensor]) -> float:
+    return sum(float((v.float() - g).square().sum()) for v, g in zip(values, goal, strict=True))
+
+
+def coded_group(inner: Packed, group: Group, name: str) -> CodedGroup:
+    """A stored group behind the coder, in as many bytes as it takes now.
+
+    Args:
+        inner: as its own operator stores it.
+        group: what is stored.
+        name: of that choice, for messages.
+
+    Raises:
+        InvalidMenu: when it cannot be coded.
+    """
+    if isinstance(inner, Unreliable):
+        raise InvalidMenu(f"{name} is stored in unreliable cells: one wrong bit would spoil all that is coded")
+    if not isinstance(inner, Streamed):
+        raise InvalidMenu(f"{name} does not write its parts as streams, so it cannot be coded; offer it plain")
+    shapes = shapes_of(group)
+    parts = recorded(inner, shapes)
+    codings = tuple(fitted(part) for part in parts)
+    slack = sum(sized(part, coding).coded for part, coding in zip(parts, codings, strict=True) if coding.planes)
+    data = coded_bytes(inner, shapes, codings)
+    capacity = len(data) + math.ceil(FLOAT_SLACK * slack / 8)
+    # A longer length may need one byte more.
+    capacity += len(varint(capacity)) - len(varint(len(data)))
+    kind = CodedParameters if isinstance(inner, Parametrised) else CodedGroup
+    return kind(inner, shapes, codings, capacity)
+
+
+def _same(part: Numbers, other: Part) -> bool:
+    return isinstance(other, Numbers) and np.array_equal(part.values, other.values)
+
+
+@operators.register
+@dataclass(frozen=True)
+class Coded:
+    """Another choice behind an entropy coder: the same values in fewer bytes.
+
+    Needs ``pip install 'qubo_compress[entropy]'``. Bytes are those that the coder really produces. Later changes
+    (recovery) keep to these bytes: values whose codes would need more are moved towards zero.
+
+    Args:
+        of: name of the choice that is coded.
+        rate: for ``quantize``: codes minimise squared error + rate x b x bits, with b = 2 ln 2 times the mean squared
+            error of a weight without it, which is what a bit is worth there (6 dB per bit); 0: the nearest codes.
+
+    Raises:
+        InvalidMenu: when that choice cannot be coded, or not with a rate.
+
+    Example:
+        >>> Coded(of="quantize(bits=4)").inner
+        Quantize(bits=4, sparsity=0.0)
+    """
+
+    operator_name: ClassVar[str] = "coded"
+    of: str
+    rate: float = 0.0
+    inner: Operator = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        inner = parse(self.of)
+        if not can_be_coded(inner):
+            raise InvalidMenu(
+                f"{self.of} cannot be coded: only choices that read their parts as streams can be, and not those in "
+                "unreliable cells, where one wrong bit would spoil all that is coded"
+            )
+        if not (isinstance(self.rate, (int, float)) and 0 <= self.rate <= 10):
+            raise InvalidMenu(f"rate must be a number from 0 to 10; got {self.rate!r}")
+        if self.rate > 0 and not (isinstance(inner, Quantize) and not (inner.bits == 2 and inner.sparsity > 0)):
+            raise InvalidMenu(f"rate moves the codes of quantize, which {self.of} has not; leave it out")
+        object.__setattr__(self, "rate", float(self.rate))
+        object.__setattr__(self, "of", choice_name(inner))  # one name per choice, however it was written
+        object.__setattr__(self, "inner", inner)
+
+    @classmethod
+    def samples(cls) -> tuple[Coded, ...]:
+        """Settings that the conformance suite tries."""
+        names = ("quantize(bits=3)", "quantize(bits=2,sparsity=0.5)", "quantize(bits=12,sparsity=0.3)")
+        rated = cls("quantize(bits=4)", 0.5)
+        return (*map(cls, names), rated, cls("prune(sparsity=0.5)"))
+
+    @classmethod
+    def faithful(cls) -> tuple[Coded, float] | None:
+        """Highest fidelity, and the largest relative displacement that it leaves."""
+        return cls("prune(sparsity=0.0)"), 0.0
+
+    @property
+    def bits(self) -> int | None:
+        """Bits of the inner choice's codes, where it has any."""
+        return getattr(self.inner, "bits", None)
+
+    @property
+    def needs(self) -> tuple[Any, ...]:
+        """The statistics of the inner choice; none where that does not look at data."""
+        return cast(DataDriven, self.inner).needs if looks_at_data(self.inner) else ()
+
+    def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
+        """Suits what the inner choice suits."""
+        return self.inner.refusal(group, parts)
+
+    def encode(self, group: Group, parts: Sequence[Tensor]) -> CodedGroup:
+        """Store as the inner choice does, then code."""
+        if self.needs:
+            raise needs_data(self)
+        stored = self.inner.encode(group, parts)
+        if self.rate > 0:
+            stored = rate_aware(cast(QuantizedTensors, stored), parts, self.rate, shapes_of(group))
+        return coded_group(stored, group, self.of)
+
+    def encode_with(self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, Any]) -> CodedGroup:
+        """Store as the inner choice does, or take it where it is stored already, then code."""
+        if not self.needs:
+            return self.encode(group, parts)
+        stored = evidence.get(ALREADY_STORED, {}).get(self.of)
+        if stored is None:
+            stored = cast(DataDriven, self.inner).encode_with(group, parts, evidence)
+        return coded_group(stored, group, self.of)
+
+    def decode(self, group: Group, data: memoryview) -> tuple[CodedGroup, int]:
+        """Read what the coder wrote."""
+        shapes = shapes_of(group)
+        reader = CodedReader(data, shapes)
+        inner = cast(StreamReading, self.inner).read(group, reader)
+        reader.finish()
+        if not isinstance(inner, Streamed):
+            raise ValueError(f"{self.of} came back in a form that cannot be coded")
+        kind = CodedParameters if isinstance(inner, Parametrised) else CodedGroup
+        return kind(inner, shapes, tuple(reader.codings), reader.used), reader.used
+
+
+def can_be_coded(operator: Operator) -> bool:
+    """Whether ``coded(of=...)`` takes a choice.
+
+    Example:
+        >>> can_be_coded(Quantize(4)), can_be_coded(Coded("quantize(bits=4)"))
+        (True, False)
+    """
+    return (
+        isinstance(operator, StreamReading)
+        and not isinstance(operator, Coded)
+        and not getattr(operator, "unreliable", False)
+    )
+
+
+def coded_name(choice: str) -> str:
+    """Name of the coded form of a choice.
+
+    Example:
+        >>> coded_name("quantize(bits=4)")
+        "coded(of='quantize(bits=4)')"
+    """
+    return f"coded(of={choice!r})"

@@ -1,0 +1,286 @@
+"""Codes that weigh bits against error, under the models that a coder uses.
+
+The least of  sum (w - code x step)^2 + price x bits(code)  is had code by code. When a number of bits has to be given
+up, the codes whose squared error rises least per bit move first, which is the same minimum at the price that fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from qubo_compress.menu.coding.contexts import Shape
+from qubo_compress.menu.coding.parts import Coding, Numbers, Sized, fitted, recorded
+from qubo_compress.menu.operator import values_of
+from qubo_compress.menu.quantize import QuantizedTensor, QuantizedTensors, half_scale, least_squares_scale
+from qubo_compress.menu.storage.streams import Streamed
+
+ROUNDS = 3
+SMALLEST_SAVING = 1e-3
+"""Bits: below, a step is not worth its error."""
+
+SMALLEST_FACTOR = 1.0 + 2.0**-9
+"""By which steps in float16 become wider for certain."""
+
+WIDER = 2 * math.log(2) / 12
+"""Squared error per bit, in squared steps, that wider steps cost: the error is step^2 / 12 and bits are -log2 step."""
+
+ON_GRID = 1 / 24
+"""Mean squared distance from the codes, in squared steps; it is 1 / 12 for values that have left the grid."""
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+class Gridded(Protocol):
+    """Stored whole numbers times steps."""
+
+    @property
+    def codes(self) -> Tensor:
+        """(R, D) whole numbers."""
+        ...
+
+    def steps(self) -> Tensor:
+        """(R, 1) or (1, 1) float32."""
+        ...
+
+    def stored_codes(self) -> Tensor:
+        """(n,) the codes that are written, row by row."""
+        ...
+
+    def with_codes(self, codes: Tensor) -> Self:
+        """Other codes of the same range and places."""
+        ...
+
+    def with_steps(self, steps: Tensor) -> Self:
+        """Other steps, rounded as they are stored; the codes stay."""
+        ...
+
+
+@functools.lru_cache(maxsize=256)
+def _is_grid(kind: Hashable) -> bool:
+    # isinstance with a protocol is too slow for something that is asked at every step of a training.
+    return all(callable(getattr(kind, name, None)) for name in ("steps", "stored_codes", "with_codes", "with_steps"))
+
+
+def grids_of(stored: Any) -> list[Gridded]:
+    """All grids in a stored group, in the order of its fields."""
+    if isinstance(stored, tuple):
+        return [grid for item in stored for grid in grids_of(item)]
+    if _is_grid(stored.__class__):
+        return [stored]
+    if not dataclasses.is_dataclass(stored):
+        return []
+    return [grid for item in dataclasses.fields(stored) for grid in grids_of(getattr(stored, item.name))]
+
+
+def with_grids(stored: Any, grids: Iterator[Gridded]) -> Any:
+    """A stored group with other grids in the same places."""
+    if isinstance(stored, tuple):
+        return tuple(with_grids(item, grids) for item in stored)
+    if _is_grid(stored.__class__):
+        return next(grids)
+    if not grids_of(stored):
+        return stored
+    values = {item.name: getattr(stored, item.name) for item in dataclasses.fields(stored)}
+    return dataclasses.replace(stored, **{name: with_grids(v, grids) for name, v in values.items() if grids_of(v)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """One code each, a step up or down.
+
+    Attributes:
+        places: (n,) among the written codes of a grid.
+        way: (n,) +1 or -1.
+        saving: (n,) bits.
+        error: (n,) rise of the squared error.
+        size: (n,) of the grid's steps.
+        coded: whether the grid's codes are coded at all.
+        on_grid: whether the goal lies on the grid, or so near that wider steps would be the greater loss.
+    """
+
+    places: Integers = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    way: Integers = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    saving: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    error: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    size: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    coded: bool = False
+    on_grid: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Moves:
+    """What can be given up of a stored group to save bits: one step of each code, or the fineness of all.
+
+    Attributes:
+        stored: the group.
+        grids: its grids.
+        steps: of every grid.
+    """
+
+    stored: Streamed
+    grids: tuple[Gridded, ...]
+    steps: tuple[Steps, ...]
+
+    @classmethod
+    def of(cls, stored: Streamed, sizes: Sequence[Sized], goal: Sequence[Tensor]) -> Moves:
+        """The moves of a group.
+
+        Args:
+            stored: the nearest codes.
+            sizes: of its parts.
+            goal: what the codes shall be near to. Where the grids' values are something else, such as coefficients,
+                the error of a move is that from the middle between two codes.
+        """
+        grids = grids_of(stored)
+        streams = [(size, size.part) for size in sizes if isinstance(size.part, Numbers) and not size.part.of_mask]
+        matched = len(goal) == len(grids)
+        known = matched and all(g.numel() == grid.codes.numel() for g, grid in zip(goal, grids, strict=True))
+        found = []
+        for number, grid in enumerate(grids):
+            written = grid.stored_codes().numpy()
+            at = next((i for i, (_, part) in enumerate(streams) if np.array_equal(part.values, written)), None)
+            size, part = (None, None) if at is None else streams.pop(at)
+            if size is None or part is None or size.where is None or part.shift:
+                found.append(Steps())
+            else:
+                found.append(_steps(grid, part, size.coding.bits, size.where, goal[number] if known else None))
+        return cls(stored, tuple(grids), tuple(found))
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a code that can be moved."""
+        return any(moves.places.size for moves in self.steps)
+
+    @property
+    def codes(self) -> int:
+        """Number of coded codes."""
+        pairs = zip(self.grids, self.steps, strict=True)
+        return sum(grid.stored_codes().numel() for grid, moves in pairs if moves.coded)
+
+    def saved_cheaply(self) -> float:
+        """Bits that are saved by the moves that cost less error per bit than wider steps."""
+        return sum(
+            float(m.saving.sum() if m.on_grid else m.saving[m.error <= WIDER * m.size**2 * m.saving].sum())
+            for m in self.steps
+        )
+
+    def widened(self, bits: float) -> Streamed | None:
+        """Steps wider by about what saves so many bits; codes must be found anew. None where there is no step."""
+        coded = [grid.stored_codes().numel() for grid, moves in zip(self.grids, self.steps, strict=True) if moves.coded]
+        if not coded:
+            return None
+        factor = max(2.0 ** min(bits / sum(coded), 1.0), SMALLEST_FACTOR)
+        pairs = zip(self.grids, self.steps, strict=True)
+        wider = iter([grid.with_steps(grid.steps() * factor) if moves.coded else grid for grid, moves in pairs])
+        return cast(Streamed, with_grids(self.stored, wider))
+
+    def taken(self, bits: float) -> Streamed:
+        """The moves of least error per bit that save so many bits."""
+        saving = np.concatenate([m.saving for m in self.steps])
+        ratio = np.concatenate([m.error / m.saving for m in self.steps])
+        order = np.argsort(ratio)
+        enough = int(np.searchsorted(np.cumsum(saving[order]), bits))
+        price = float(ratio[order[min(enough, order.size - 1)]])
+        pairs = zip(self.grids, self.steps, strict=True)
+        return cast(Streamed, with_grids(self.stored, iter([_taken(grid, moves, price) for grid, moves in pairs])))
+
+
+def _steps(grid: Gridded, part: Numbers, bits: Floats, where: Integers, goal: Tensor | None) -> Steps:
+    size = _written(grid, grid.steps().float().expand(grid.codes.shape))
+    apart, on_grid = np.zeros(part.values.size), False
+    if goal is not None:
+        apart = _written(grid, values_of(goal).reshape(grid.codes.shape)) / size - part.values
+        on_grid = float(np.square(apart.clip(-0.5, 0.5)).mean()) < ON_GRID
+    flat, row, symbols = bits.reshape(-1), where * part.count, part.symbols
+    stands = flat[row + symbols]
+    # Towards zero, where numbers are likelier; outwards where few are zero, as behind a mask.
+    inward = np.clip(symbols - np.sign(part.values), 0, part.count - 1) - symbols
+    saving = stands - flat[row + symbols + inward]
+    outward = np.clip(symbols - np.where(inward == 0, 1, inward), 0, part.count - 1) - symbols
+    other = stands - flat[row + symbols + outward]
+    better = other > np.maximum(saving, SMALLEST_SAVING)
+    way = np.where(better, outward, inward)
+    saving = np.where(better, other, saving)
+    places = np.flatnonzero((way != 0) & (saving > SMALLEST_SAVING))
+    size = size[places]
+    error = size * size * np.maximum(1.0 - 2.0 * way[places] * apart[places], 0.0)
+    return Steps(places, way[places], saving[places], error, size, True, on_grid)
+
+
+def _written(grid: Gridded, values: Tensor) -> Floats:
+    """Values at the places of the written codes."""
+    mask = getattr(grid, "mask", None)
+    whole = values.numpy()
+    return (whole.reshape(-1) if mask is None else whole[mask.numpy()]).astype(np.float64)
+
+
+def _placed(grid: Gridded, written: npt.NDArray[Any]) -> Gridded:
+    """The grid with other written codes."""
+    mask = getattr(grid, "mask", None)
+    codes = written.astype(grid.codes.numpy().dtype)
+    if mask is None:
+        return grid.with_codes(torch.from_numpy(codes).reshape(grid.codes.shape))
+    whole = np.zeros(grid.codes.shape, dtype=codes.dtype)
+    whole[mask.numpy()] = codes
+    return grid.with_codes(torch.from_numpy(whole))
+
+
+def _taken(grid: Gridded, moves: Steps, price: float) -> Gridded:
+    codes = grid.stored_codes().numpy().copy()
+    taken = moves.error <= price * moves.saving
+    codes[moves.places[taken]] += moves.way[taken].astype(codes.dtype)
+    return _placed(grid, codes)
+
+
+def rate_aware(
+    stored: QuantizedTensors, parts: Sequence[Tensor], rate: float, shapes: Mapping[int, Shape]
+) -> QuantizedTensors:
+    """Codes, scales and models in turn, with bits weighed against the error.
+
+    Args:
+        stored: the nearest codes.
+        parts: the weights.
+        rate: of a bit, in units of 2 ln 2 times the mean squared error of ``stored``.
+        shapes: of the group's members.
+    """
+    values = [values_of(part) for part in parts]
+    error = sum(
+        float((value * (grid.mask if grid.mask is not None else 1) - grid.codes * grid.steps()).square().sum())
+        for value, grid in zip(values, stored.parts, strict=True)
+    )
+    price = rate * 2 * math.log(2) * error / sum(value.numel() for value in values)
+    for _ in range(ROUNDS):
+        streams = [p for p in recorded(stored, shapes) if isinstance(p, Numbers) and not p.of_mask]
+        moved = []
+        for grid, value, part in zip(stored.parts, values, streams, strict=True):
+            changed = cast(QuantizedTensor, _placed(grid, _weighed(grid, part, fitted(part), value, price)))
+            kept = value if grid.mask is None else value * grid.mask
+            scale = half_scale(least_squares_scale(kept, changed.codes.float(), grid.scale.float()))
+            moved.append(dataclasses.replace(changed, scale=scale))
+        stored = QuantizedTensors(tuple(moved))
+    return stored
+
+
+def _weighed(grid: Gridded, part: Numbers, coding: Coding, value: Tensor, price: float) -> Integers:
+    """Of the nearest code, one and two steps towards zero, and zero, the one of the least error plus price of bits."""
+    target = _written(grid, value)
+    steps = _written(grid, grid.steps().float().expand(grid.codes.shape))
+    level = part.high
+    near = np.clip(np.round(target / steps), -level, level)
+    tried = np.stack([np.sign(near) * np.maximum(np.abs(near) - less, 0) for less in (0, 1, 2, 2 * level)])
+    cost = (target - tried * steps) ** 2
+    if coding.models:
+        where = part.in_context(coding)
+        cost = cost + price * coding.bits[where, (tried.astype(np.int64) - part.low) >> part.shift]
+    found: Integers = np.take_along_axis(tried, cost.argmin(0)[None], 0)[0].astype(np.int64)
+    return found

@@ -1,0 +1,36 @@
+"""What operators share that choose codes by the layer's output error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from qubo_compress.calibration.statistics.input_moments import InputMoments
+from qubo_compress.calibration.statistics.statistic import Statistic
+from qubo_compress.menu.operator import needs_data
+from qubo_compress.network.groups import Group
+
+
+class Compensating:
+    """Base of operators whose errors are made up by the other weights of the same output."""
+
+    operator_name: ClassVar[str]
+
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """Second moments of the layer's inputs."""
+        return (InputMoments(),)
+
+    def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
+        """Suits weights of convolutions and linear layers."""
+        if group.kind != "weight":
+            return f"{group.kind} vectors have no inputs to compensate with"
+        if group.module_type == "Embedding":
+            return "an embedding picks rows, so its inputs have no moments to compensate with"
+        return None
+
+    def encode(self, group: Group, parts: Sequence[Tensor]) -> Any:
+        """Refused: needs data."""
+        raise needs_data(self)

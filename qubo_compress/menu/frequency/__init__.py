@@ -1,0 +1,3 @@
+"""Convolution kernels by their frequencies."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Weights as products of small factors."""
+
+from __future__ import annotations

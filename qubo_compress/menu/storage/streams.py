@@ -1,0 +1,203 @@
+"""How stored values become bytes: operators say what they store, a writer says how.
+
+An operator that writes its parts through a :class:`Writer` and reads them through a :class:`Reader` can be
+stored plainly, in fields of fixed width, or by an entropy coder, without knowing which.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from qubo_compress.menu.operator import Packed
+from qubo_compress.menu.storage.packing import (
+    TRITS_PER_BYTE,
+    mask_size,
+    pack_codes,
+    pack_mask,
+    pack_ternary,
+    packed_size,
+    unpack_codes,
+    unpack_mask,
+    unpack_ternary,
+)
+from qubo_compress.network.groups import Group
+
+Whole = npt.NDArray[np.integer[Any]]
+Mask = npt.NDArray[np.bool_]
+
+TERNARY = 3
+
+
+class Writer(Protocol):
+    """Takes the parts of a stored group one after the other."""
+
+    def raw(self, data: bytes) -> None:
+        """Bytes that are stored as they are: scales, headers."""
+        ...
+
+    def mask(self, survivors: Mask) -> None:
+        """(n,) which values are not pruned."""
+        ...
+
+    def codes(self, values: Whole, low: int, high: int) -> None:
+        """(n,) whole numbers from low to high, both included."""
+        ...
+
+
+class Reader(Protocol):
+    """Gives back what a writer took, in the same order."""
+
+    def raw(self, count: int) -> memoryview:
+        """The next bytes."""
+        ...
+
+    def mask(self, count: int) -> Mask:
+        """The next mask of ``count`` values."""
+        ...
+
+    def codes(self, count: int, low: int, high: int) -> npt.NDArray[np.int64]:
+        """The next ``count`` whole numbers from low to high."""
+        ...
+
+
+@runtime_checkable
+class Streamed(Packed, Protocol):
+    """A stored group that writes its parts through a writer."""
+
+    def write(self, writer: Writer) -> None:
+        """Every part that is stored, in a fixed order."""
+        ...
+
+
+@runtime_checkable
+class StreamReading(Protocol):
+    """An operator that reads what its :class:`Streamed` groups wrote."""
+
+    def read(self, group: Group, reader: Reader) -> Packed:
+        """Inverse of ``encode(...).write(writer)``."""
+        ...
+
+
+def code_width(low: int, high: int) -> int:
+    """Bits of a field for whole numbers from low to high.
+
+    Example:
+        >>> code_width(-7, 7), code_width(0, 1), code_width(3, 3)
+        (4, 1, 0)
+    """
+    return int(high - low).bit_length()
+
+
+def code_bytes(count: int, low: int, high: int) -> int:
+    """Bytes of ``count`` plain codes: five to a byte for three values, else fields of fixed width."""
+    if high - low + 1 == TERNARY:
+        return -(-count // TRITS_PER_BYTE)
+    return packed_size(count, code_width(low, high))
+
+
+class PlainWriter:
+    """Fields of fixed width; masks as bits or run lengths, whichever is shorter.
+
+    Example:
+        >>> writer = PlainWriter()
+        >>> writer.codes(np.array([-3, 0, 3]), -3, 3)
+        >>> PlainReader(memoryview(writer.data())).codes(3, -3, 3).tolist()
+        [-3, 0, 3]
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def raw(self, data: bytes) -> None:
+        """Append the bytes."""
+        self._parts.append(data)
+
+    def mask(self, survivors: Mask) -> None:
+        """Append the packed mask."""
+        self._parts.append(pack_mask(survivors))
+
+    def codes(self, values: Whole, low: int, high: int) -> None:
+        """Append fields, or ternary digits."""
+        shifted = values.astype(np.int64) - low
+        if high - low + 1 == TERNARY:
+            self._parts.append(pack_ternary(shifted).tobytes())
+        else:
+            self._parts.append(pack_codes(shifted, code_width(low, high)).tobytes())
+
+    def data(self) -> bytes:
+        """Everything written so far."""
+        return b"".join(self._parts)
+
+
+class PlainReader:
+    """Inverse of :class:`PlainWriter`.
+
+    Args:
+        data: starts where the writer started and may go on beyond.
+    """
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self.used = 0
+
+    def raw(self, count: int) -> memoryview:
+        """The next bytes."""
+        if count > len(self._data) - self.used:
+            raise ValueError(f"{count} bytes are wanted where {max(0, len(self._data) - self.used)} are left")
+        self.used += count
+        return self._data[self.used - count : self.used]
+
+    def mask(self, count: int) -> Mask:
+        """The next packed mask."""
+        survivors, read = unpack_mask(self._data[self.used :], count)
+        self.used += read
+        return survivors
+
+    def codes(self, count: int, low: int, high: int) -> npt.NDArray[np.int64]:
+        """The next fields, or ternary digits."""
+        stored = np.frombuffer(self.raw(code_bytes(count, low, high)), dtype=np.uint8)
+        if high - low + 1 == TERNARY:
+            return unpack_ternary(stored, count) + low
+        return unpack_codes(stored, count, code_width(low, high)) + low
+
+
+class ByteCounter:
+    """Counts what :class:`PlainWriter` would write, without writing it."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def raw(self, data: bytes) -> None:
+        """Their length."""
+        self.total += len(data)
+
+    def mask(self, survivors: Mask) -> None:
+        """The length of the packed mask."""
+        self.total += mask_size(survivors)
+
+    def codes(self, values: Whole, low: int, high: int) -> None:
+        """The length of the fields."""
+        self.total += code_bytes(values.size, low, high)
+
+
+def plain_bytes(packed: Streamed) -> bytes:
+    """A group's bytes in plain fields: what ``to_bytes`` of a streamed group returns."""
+    writer = PlainWriter()
+    packed.write(writer)
+    return writer.data()
+
+
+def plain_size(packed: Streamed) -> int:
+    """Length of :func:`plain_bytes`: what ``nbytes`` of a streamed group returns."""
+    counter = ByteCounter()
+    packed.write(counter)
+    return counter.total
+
+
+def plain_read(operator: StreamReading, group: Group, data: memoryview) -> tuple[Packed, int]:
+    """What ``decode`` of a stream-reading operator returns: the stored group, and the bytes it took."""
+    reader = PlainReader(data)
+    return operator.read(group, reader), reader.used

@@ -1,0 +1,76 @@
+"""Vectors at a lower precision: biases, and the scale and bias of normalisations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.quantize import fit_scale, half_scale, round_to_codes
+from qubo_compress.menu.storage.row_kernels import LARGEST_SCALE
+from qubo_compress.network.tensor_bytes import from_raw_bytes, raw_bytes
+
+VECTOR_BITS = (8, 16, 32)
+
+
+def check_vector_bits(bits: int) -> None:
+    """Raise :class:`InvalidMenu` unless bits is one of 8, 16 and 32."""
+    if bits not in VECTOR_BITS:
+        raise InvalidMenu(f"vectors are stored in 8, 16 or 32 bits; got {bits!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class StoredVector:
+    """A float32 vector as float32, float16 or int8 codes with one float16 scale.
+
+    Attributes:
+        bits: 8, 16 or 32.
+        values: float32, float16, or int8 codes.
+        scale: (1, 1) float16 for 8 bits, else None.
+    """
+
+    bits: int
+    values: Tensor
+    scale: Tensor | None = None
+
+    @classmethod
+    def of(cls, vector: Tensor, bits: int, scale: Tensor | None = None) -> StoredVector:
+        """Store a vector; ``scale`` keeps an earlier grid."""
+        flat = vector.detach().cpu().float().reshape(1, -1)
+        if bits == 32:
+            return cls(bits, flat.reshape(-1))
+        if bits == 16:
+            return cls(bits, flat.reshape(-1).clamp(-LARGEST_SCALE, LARGEST_SCALE).to(torch.float16))
+        scale = fit_scale(flat, None, bits) if scale is None else half_scale(scale.float())
+        return cls(bits, round_to_codes(flat, scale, bits, signs_only=False).reshape(-1).to(torch.int8), scale)
+
+    @property
+    def nbytes(self) -> int:
+        """Values, and the scale where there is one."""
+        return self.values.numel() * self.values.element_size() + (0 if self.scale is None else 2)
+
+    def value(self) -> Tensor:
+        """The float32 vector that is stored."""
+        return self.values.float() if self.scale is None else self.values.float() * self.scale.float().reshape(())
+
+    def to_bytes(self) -> bytes:
+        """Scale, then values."""
+        return (b"" if self.scale is None else self.scale.numpy().tobytes()) + raw_bytes(self.values)
+
+    @classmethod
+    def from_bytes(cls, data: memoryview, count: int, bits: int) -> tuple[StoredVector, int]:
+        """Inverse of :meth:`to_bytes`, with the number of bytes read."""
+        scale, used = None, 0
+        if bits == 8:
+            scale, used = torch.from_numpy(np.frombuffer(data[:2], dtype=np.float16).copy()).reshape(1, 1), 2
+        dtype = {8: torch.int8, 16: torch.float16, 32: torch.float32}[bits]
+        size = count * dtype.itemsize
+        return cls(bits, from_raw_bytes(data[used : used + size], (count,), dtype), scale), used + size
+
+
+def fits_half(vector: Tensor) -> bool:
+    """Whether every value is within the range of float16."""
+    return bool(vector.abs().max() <= torch.finfo(torch.float16).max)

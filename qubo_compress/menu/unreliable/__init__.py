@@ -1,0 +1,3 @@
+"""Weights in memory that changes them."""
+
+from __future__ import annotations

@@ -1,0 +1,39 @@
+"""Digests of a network: of its architecture, and of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from torch import nn
+
+from qubo_compress.network.groups import Layout, Member, state_entries
+from qubo_compress.network.tensor_bytes import raw_bytes
+
+
+def architecture_signature(layout: Layout) -> str:
+    """Digest of names, shapes and dtypes of every unique tensor, and of how they are grouped."""
+    text = json.dumps(
+        [
+            [[g.name, g.kind, [_described(m) for m in g.members]] for g in layout.groups],
+            [(kept.name, kept.shape, kept.dtype) for kept in layout.kept],
+        ]
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _described(member: Member) -> list[object]:
+    said: list[object] = [member.name, member.shape, str(member.dtype), member.rows]
+    # Only where it is not zero, so that files of other networks keep their signature.
+    return [*said, member.inputs_first] if member.inputs_first else said
+
+
+def weights_signature(model: nn.Module) -> str:
+    """Digest of the values of every unique parameter and persistent buffer."""
+    digest = hashlib.sha256()
+    for name, entry in state_entries(model)[0].items():
+        tensor = entry.tensor.detach()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(errors="surrogatepass"))
+        if tensor.numel():
+            digest.update(raw_bytes(tensor))
+    return digest.hexdigest()[:32]

@@ -1,0 +1,65 @@
+"""Figures in the colours of the page, each as the bytes of an SVG or PNG image.
+
+Only matplotlib's object interface is used: no figure registry, no settings changed, no window.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from qubo_compress._internal.optional import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+EXTRA = "report"
+"""The extra that brings matplotlib."""
+
+INK, SOFT, FAINT = "#1f2933", "#64707d", "#e4e7eb"
+BLUE, PALE_BLUE, TEAL, AMBER, RED = "#2456c7", "#b9cdf5", "#0f8a7e", "#c77700", "#c62f3b"
+
+ImageFormat = Literal["svg", "png"]
+
+
+WIDTH = 10.4
+"""Inches; the page shows it at its natural size, so nine points here are nine points there."""
+
+
+def plain_axes(axes: Axes) -> None:
+    """Axes without a frame, in the page's colours."""
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color("#cbd2d9")
+    axes.tick_params(labelsize=8.5, colors=INK, length=0)
+
+
+def to_bytes(figure: Figure, image_format: ImageFormat, tight: bool = False) -> bytes:
+    """The drawn figure as an image."""
+    require("matplotlib.backends.backend_agg", EXTRA).FigureCanvasAgg(figure)
+    stream = io.BytesIO()
+    # No date and no program in the file, so that the same result gives the same picture.
+    metadata: dict[str, Any] = {"Date": None, "Creator": None} if image_format == "svg" else {"Software": None}
+    box = "tight" if tight else None
+    figure.savefig(stream, format=image_format, dpi=110, facecolor="white", metadata=metadata, bbox_inches=box)
+    return stream.getvalue()
+
+
+def figure_of(width: float, height: float) -> Figure:
+    """An empty figure, in inches.
+
+    Raises:
+        MissingDependency: when matplotlib is not installed.
+    """
+    return cast("Figure", require("matplotlib.figure", EXTRA).Figure(figsize=(width, height), layout="constrained"))
+
+
+def diverging() -> Colormap:
+    """From blue over white to red."""
+    colours = ["#1b4aa8", "#7ea3ea", "#f7f8fa", "#f0978c", "#b0202c"]
+    return cast(
+        "Colormap", require("matplotlib.colors", EXTRA).LinearSegmentedColormap.from_list("interaction", colours)
+    )

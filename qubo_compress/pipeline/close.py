@@ -1,0 +1,212 @@
+"""Measured linear terms for the choices that matter: those that a first solve, its pool or its opponents touch.
+
+``products`` knows a choice's divergence to second order in its displacement. That ranks choices well and is right for
+mild ones; for two bits or 75 % zeros it was half of what is measured, and an optimiser looks for such mistakes. So
+the choices of the first plans are run through the network, on as many examples as products' own work pays for, and the
+problem is solved again, until no plan touches a choice that was not run. A choice that was not run is corrected by the
+median of what was found for choices of its name in other groups. Rows are scaled with the root of the same correction:
+a displacement whose own divergence is larger than its square was carries the same factor into its pairs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from qubo_compress.budget import Budget
+from qubo_compress.calibration.evaluation import outputs_of
+from qubo_compress.calibration.examples import Examples
+from qubo_compress.errors import QuboCompressError
+from qubo_compress.menu.operator import stored_as
+from qubo_compress.network.groups import state_entries
+from qubo_compress.network.inputs import map_tensors
+from qubo_compress.network.losses.classification import Loss, LossLike, make_loss
+from qubo_compress.network.private import private_copy
+from qubo_compress.network.replay import run_model
+from qubo_compress.network.substitution import every_layer_runs, swapped
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
+from qubo_compress.selection.candidates import opponents
+from qubo_compress.sensitivity.table import SensitivityTable
+from qubo_compress.solvers.solution import Solution
+
+logger = logging.getLogger(__name__)
+
+ROUNDS = 3
+"""Most solves: each measures only choices that no earlier one touched, and the third rarely finds any."""
+
+POOL = 8
+"""Plans of a solver's pool whose choices are measured."""
+
+FEWEST_EXAMPLES, MOST_EXAMPLES = 8, 256
+WORTH = 3e11
+"""Multiplications that measuring choices may take in any case: about half a minute of one core."""
+
+LARGEST_CORRECTION = 30.0
+"""Corrections beyond this, either way, are those of choices without effect."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Runs:
+    """A network and the examples that choices are run on.
+
+    Attributes:
+        model: the uncompressed network.
+        examples: some of the calibration examples.
+        loss: whose divergence is measured.
+        reference: the network's outputs on them.
+    """
+
+    model: nn.Module
+    examples: Examples
+    loss: Loss
+    reference: list[Tensor]
+
+    def divergence(self, table: SensitivityTable, group: int, choice: str) -> float:
+        """Mean divergence of the network with one choice from the network without it."""
+        found = table.layout.groups[group]
+        entries = state_entries(self.model)[0]
+        held = [entries[member.name].tensor.detach() for member in found.members]
+        parts = [member.part(tensor).cpu() for member, tensor in zip(found.members, held, strict=True)]
+        number = int(table.offsets[group]) + table.choices[group].index(choice)
+        fit = None if table.fits is None else table.fits.of(number)
+        stored = stored_as(choice, found, parts, table.payloads.get((found.name, choice)), fit).tensors()
+        places = [
+            (module, attribute, member.placed(tensor, value.to(tensor.device)))
+            for member, tensor, value in zip(found.members, held, stored, strict=True)
+            for module, attribute in entries[member.name].owners
+        ]
+        total = 0.0
+        with swapped(places):
+            for part, reference in zip(self.examples.slices, self.reference, strict=True):
+                inputs = map_tensors(part.inputs, lambda t, home=reference.device: t.to(home))
+                rows = self.examples.reading.rows(run_model(self.model, inputs))
+                targets = None if part.targets is None else part.targets.to(rows.device)
+                values = self.loss.divergence(rows, targets, reference).double().reshape(len(part), -1).mean(1)
+                total += float((values.cpu() * part.weights.double().cpu()).sum())
+        return total
+
+
+def closely_measured(
+    model: nn.Module,
+    table: SensitivityTable,
+    budget: Budget,
+    examples: Examples,
+    loss: LossLike,
+    solve: Callable[[ChoiceProblem], Solution],
+    tell: Callable[[str], None] = logger.info,
+) -> SensitivityTable:
+    """The table with measured divergences for the choices that plans under a budget touch, and corrected others.
+
+    Args:
+        model: the uncompressed network, left as it was found.
+        table: measured to second order.
+        budget: what the plans must fit.
+        examples: the calibration examples.
+        loss: resolved.
+        solve: problem -> solution.
+        tell: told in words what is about to be done.
+    """
+    values = np.zeros(table.linear.size)
+    measured = np.zeros(table.linear.size, dtype=bool)
+    measured[table.offsets[:-1]] = True  # keeping changes nothing
+    current = table
+    runs: _Runs | None = None
+    for number in range(ROUNDS):
+        problem = current.problem(budget)
+        solution = solve(problem)
+        near = [*(solution.pool or (solution,))[:POOL], *(found for _, found in opponents(problem))]
+        touched = _untouched(table, near, measured)
+        if not touched.size:
+            break
+        if runs is None:
+            count = affordable(touched.size, examples.count, table)
+            chosen = examples.spread(count)
+            model = private_copy(model)
+            runs = _Runs(model, chosen, make_loss(loss), outputs_of(model, chosen))
+        tell(f"measuring {touched.size:,} choices of the first plans on {runs.examples.count} examples")
+        values[touched], measured[touched] = _measured(runs, table, touched), True
+        logger.info("close round %d: %d choices were run", number, touched.size)
+        current = corrected(table, values, measured)
+    return current
+
+
+def affordable(choices: int, examples: int, table: SensitivityTable) -> int:
+    """How many examples choices are run on: as many as the first measurement's own work pays for."""
+    multiplications = table.provenance.multiplications
+    own = multiplications * table.provenance.evaluations * table.provenance.examples
+    count = int(max(WORTH, own) / max(1.0, choices * multiplications))
+    return min(examples, max(FEWEST_EXAMPLES, min(MOST_EXAMPLES, count)))
+
+
+def _untouched(
+    table: SensitivityTable, solutions: Iterable[Solution], measured: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64]:
+    """Numbers of the choices in some plans that were not measured yet."""
+    used = {
+        int(number)
+        for solution in solutions
+        for number in table.offsets[:-1] + table.assignment(solution.choices)
+        if not measured[number]
+    }
+    return np.array(sorted(used), dtype=np.int64)
+
+
+def _measured(runs: _Runs, table: SensitivityTable, touched: npt.NDArray[np.int64]) -> FloatArray:
+    """Divergences of some choices by running each; a multiple of the table's where that fails or is not finite."""
+    group_of = np.searchsorted(table.offsets, touched, side="right") - 1
+    found = LARGEST_CORRECTION * table.linear[touched]
+    with every_layer_runs(), torch.no_grad():
+        for position, (choice, group) in enumerate(zip(touched, group_of, strict=True)):
+            name = table.choices[group][int(choice) - int(table.offsets[group])]
+            try:
+                value = runs.divergence(table, int(group), name)
+            except QuboCompressError as cause:
+                logger.info("%s as %s was not run (%s)", table.group_names[group], name, cause)
+                continue
+            if np.isfinite(value):
+                found[position] = max(0.0, value)
+    return found
+
+
+def corrected(table: SensitivityTable, values: FloatArray, measured: npt.NDArray[np.bool_]) -> SensitivityTable:
+    """The table with measured linear terms, and others and all rows in the proportion that was found.
+
+    Args:
+        table: as it was measured to second order.
+        values: (V,) divergences of the choices that were run.
+        measured: (V,) which those are; a choice that was not takes the median factor of its name.
+
+    Example:
+        >>> import qubo_compress as qc
+        >>> net, data = nn.Linear(4, 3), [(torch.randn(32, 4), torch.arange(32) % 3)]
+        >>> table = qc.measure(net, data, menu=qc.Menu(bits=(2,), vector_bits=()), metric="products", progress=False)
+        >>> run = np.arange(table.linear.size) < 2
+        >>> found = corrected(table, 2 * table.linear, run)
+        >>> bool(np.allclose(found.linear[run], 2 * table.linear[run]))
+        True
+    """
+    names = np.array([name for group in table.choices for name in group])
+    keeps = np.zeros(names.size, dtype=bool)
+    keeps[table.offsets[:-1]] = True
+    known = measured & ~keeps & (table.linear > 0)
+    factors = np.ones(names.size)
+    factors[known] = np.clip(values[known] / table.linear[known], 1 / LARGEST_CORRECTION, LARGEST_CORRECTION)
+    for name in np.unique(names[~measured]):
+        alike = known & (names == name)
+        if alike.any():
+            factors[(names == name) & ~measured] = np.median(factors[alike])
+    linear = np.where(measured & ~keeps, values, table.linear * factors)
+    factor = table.factor
+    if factor is not None:
+        # Rows stay short enough for their linear terms, so that no energy is negative.
+        squares = np.einsum("vr,vr->v", factor, factor, dtype=np.float64)
+        longest = np.sqrt(np.maximum(2.0 * linear, 0.0) / np.maximum(squares, 1e-300))
+        factor = np.asarray(factor * np.minimum(np.sqrt(factors), longest)[:, None].astype(np.float32), np.float32)
+    divergence = None if table.divergence is None else linear.copy()
+    return replace(table, linear=linear, factor=factor, divergence=divergence, allowed=table.allowed.copy())

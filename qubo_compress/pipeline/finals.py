@@ -1,0 +1,57 @@
+"""The last choice: the best plans of every kind, each repaired and judged as it would be returned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from qubo_compress.pipeline.refinement import Round
+from qubo_compress.selection.candidates import TIE, Candidate, finalists
+from qubo_compress.selection.comparison import HeldOut
+
+
+@dataclass(frozen=True, eq=False)
+class Final:
+    """The plan taken, and its networks.
+
+    Attributes:
+        round: with that plan for its winner.
+        applied: the plan applied.
+        repaired: the same after recovery, or None.
+    """
+
+    round: Round
+    applied: nn.Module
+    repaired: nn.Module | None
+
+
+def judged_repaired(
+    model: nn.Module, found: Round, judge: HeldOut, repair: Callable[[nn.Module], nn.Module] | None, epochs: int
+) -> Final:
+    """Of the round's finalists the one that does best repaired; under fine-tuning, which takes long, its winner.
+
+    Args:
+        model: the uncompressed network.
+        found: the round to take a plan from.
+        judge: the held-out examples.
+        repair: applied network -> recovered one; None for no recovery.
+        epochs: of fine-tuning.
+    """
+    if repair is None:
+        return Final(found, found.plan.apply(model), None)
+    running = (found.chosen,) if epochs else finalists(found.candidates, found.chosen)
+    judged: dict[str, Candidate] = {}
+    best: tuple[Candidate, nn.Module, nn.Module] | None = None
+    for candidate in running:
+        applied = candidate.plan.apply(model)
+        repaired = repair(applied)
+        known = replace(candidate, repaired=judge.compare(repaired))
+        judged[candidate.name] = known
+        if best is None or known.final_measure < best[0].final_measure - TIE:
+            best = (known, applied, repaired)
+    assert best is not None  # noqa: S101 - the winner itself is running
+    candidates = tuple(judged.get(candidate.name, candidate) for candidate in found.candidates)
+    taken = Round.of(found.table, found.solution, candidates, best[0], found.accepted)
+    return Final(taken, best[1], best[2])

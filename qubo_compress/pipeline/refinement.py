@@ -1,0 +1,179 @@
+"""Refinement: measuring again from the plan found, where the quadratic model is exact."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from qubo_compress.budget import Budget
+from qubo_compress.calibration.examples import Examples
+from qubo_compress.menu.menu import Menu
+from qubo_compress.network.losses.classification import LossLike
+from qubo_compress.network.signature import weights_signature
+from qubo_compress.plan import Plan
+from qubo_compress.problem.choice_problem import ChoiceProblem
+from qubo_compress.selection.candidates import TIE, VERIFIED_PLANS, Candidate, select
+from qubo_compress.selection.comparison import HeldOut
+from qubo_compress.sensitivity.measure import measure_around
+from qubo_compress.sensitivity.table import SensitivityTable
+from qubo_compress.sensitivity.task import Metric
+from qubo_compress.solvers.solution import Solution
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One solve and what its plan really costs.
+
+    Attributes:
+        table: the table that was solved.
+        solution: the solver's best answer.
+        plan: the candidate that did best on the held-out examples.
+        predicted: its predicted loss change.
+        held_out: its measured loss on held-out examples.
+        accepted: whether it became the incumbent.
+        candidates: every plan that was in the running; see :func:`qubo_compress.selection.candidates.select`.
+        winner: name of the candidate whose plan this is.
+    """
+
+    table: SensitivityTable
+    solution: Solution
+    plan: Plan
+    predicted: float
+    held_out: float
+    accepted: bool
+    candidates: tuple[Candidate, ...]
+    winner: str
+
+    @classmethod
+    def of(
+        cls,
+        table: SensitivityTable,
+        solution: Solution,
+        candidates: tuple[Candidate, ...],
+        winner: Candidate,
+        accepted: bool = True,
+    ) -> Round:
+        """A round from its candidates and the one taken."""
+        return cls(
+            table, solution, winner.plan, winner.predicted, winner.measured_loss, accepted, candidates, winner.name
+        )
+
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate whose plan this is."""
+        return next(candidate for candidate in self.candidates if candidate.name == self.winner)
+
+    @property
+    def measure(self) -> float:
+        """What the winner was chosen by; see :attr:`qubo_compress.selection.comparison.Comparison.measure`."""
+        return self.chosen.comparison.measure
+
+    @property
+    def checked(self) -> tuple[tuple[float, float], ...]:
+        """(predicted loss change, measured held-out loss) of every candidate."""
+        return tuple((candidate.predicted, candidate.measured_loss) for candidate in self.candidates)
+
+
+def refine(
+    model: nn.Module,
+    table: SensitivityTable,
+    first: Round,
+    *,
+    rounds: int,
+    budget: Budget,
+    examples: Examples,
+    held_out: HeldOut,
+    menu: Menu,
+    metric: str | Metric,
+    loss: LossLike,
+    solve: Callable[[ChoiceProblem], Solution],
+    seed: int = 0,
+    cache: str | Path | None = None,
+    progress: bool = True,
+    verify: int = VERIFIED_PLANS,
+    neighbourhood: float | None = None,
+    max_rank: int | None = 1024,
+    shrinkage: float | str | None = None,
+) -> list[Round]:
+    """Re-measure every single swap from the incumbent plan, solve again, keep the better plan.
+
+    Args:
+        model: the uncompressed network.
+        table: the first table; its pins stay in force.
+        first: the first solve.
+        rounds: how often to repeat; a round that improves nothing is the last.
+        budget: what may be stored.
+        examples: calibration examples, measured again in every round.
+        held_out: what decides between plans, within a round and between rounds, by the same measure.
+        menu: what is offered.
+        metric: see :func:`qubo_compress.measure`.
+        loss: see :func:`qubo_compress.measure`.
+        solve: problem -> solution.
+        verify: how many plans of each pool are looked at; ``additive``, ``uniform`` and ``greedy`` always are.
+        neighbourhood: measure only choices whose bytes are within this factor of the incumbent's; None
+            measures all.
+        seed: of everything drawn.
+        cache: folder in which every round has its own. A later call with the same arguments resumes the measurement
+            it was in; solves and checks on held-out examples are made again.
+        progress: show progress bars.
+        max_rank: largest number of columns of the factor.
+        shrinkage: see :func:`qubo_compress.measure`.
+
+    Returns:
+        All rounds, the first included; the incumbent is the last accepted one.
+    """
+    history = [first]
+    incumbent = first
+    for number in range(1, rounds + 1):
+        base = incumbent.plan.apply(model)
+        around = measure_around(
+            base, model, examples, menu, metric, loss, table.layout,
+            # Two incumbents may be of the same size, so the folder is named by what they hold.
+            None if cache is None else Path(cache) / f"round_{number}_{weights_signature(base)[:12]}",
+            seed + number, progress, max_rank=max_rank, shrinkage=shrinkage,
+            restrict=_restriction(table, incumbent.plan, neighbourhood), payloads=table.payloads,
+        )  # fmt: skip
+        problem = around.problem(budget)
+        solution = solve(problem)
+        candidates, winner = select(model, around, problem, solution, held_out, verify=verify, seed=seed + number)
+        better = winner.comparison.measure < incumbent.measure - TIE
+        found = Round.of(around, solution, candidates, winner, better)
+        history.append(found)
+        logger.info("round %d: measured %.4g, before %.4g", number, winner.comparison.measure, incumbent.measure)
+        if not better:
+            break
+        incumbent = found
+    return history
+
+
+def _restriction(
+    table: SensitivityTable, plan: Plan, neighbourhood: float | None
+) -> Callable[[int, dict[str, Any]], dict[str, Any]]:
+    """Keep the choices that pins allow and, if asked, those of about the incumbent's size."""
+    offsets, bytes_of = table.offsets, table.costs["bytes"]
+
+    def restrict(group: int, offered: dict[str, Any]) -> dict[str, Any]:
+        start = int(offsets[group])
+        names = table.choices[group]
+        incumbent = plan.choices[table.group_names[group]]
+        here = int(bytes_of[start + names.index(incumbent)])
+
+        def near(name: str) -> bool:
+            if name == incumbent:
+                return True
+            position = start + names.index(name)
+            if not table.allowed[position]:
+                return False
+            size = int(bytes_of[position])
+            return neighbourhood is None or here / neighbourhood <= size <= here * neighbourhood
+
+        return {name: operator for name, operator in offered.items() if name in names and near(name)}
+
+    return restrict

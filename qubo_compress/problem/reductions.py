@@ -1,0 +1,180 @@
+"""Reductions that are proven safe: smaller problems with the same optimum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qubo_compress.errors import InvalidAssignment
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+
+_ROUNDING = 1e-13
+"""A proof must hold by this share of the magnitudes that enter it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """A smaller problem and the way back.
+
+    Attributes:
+        problem: the problem without the choices that were removed.
+        kept: (V',) global numbers, in the original problem, of the choices that stayed.
+        original_offsets: (G + 1,) group offsets of the original problem.
+    """
+
+    problem: ChoiceProblem
+    kept: IntArray
+    original_offsets: IntArray
+
+    @property
+    def removed(self) -> int:
+        """How many choices were removed."""
+        return int(self.original_offsets[-1]) - self.kept.size
+
+    def lift(self, assignment: npt.ArrayLike) -> IntArray:
+        """The assignment of the original problem that an assignment of the smaller one stands for."""
+        return np.asarray(self.kept[self.problem.selected(assignment)] - self.original_offsets[:-1], dtype=np.int64)
+
+    def lower(self, assignment: npt.ArrayLike) -> IntArray:
+        """The inverse of :meth:`lift`.
+
+        Raises:
+            InvalidAssignment: when it uses a choice that was removed.
+        """
+        chosen = np.asarray(assignment, dtype=np.int64) + self.original_offsets[:-1]
+        places = np.searchsorted(self.kept, chosen)
+        lost = np.flatnonzero(self.kept[np.minimum(places, self.kept.size - 1)] != chosen)
+        if lost.size:
+            name = self.problem.group_names[int(lost[0])]
+            raise InvalidAssignment(f"group {name!r} uses a choice that was removed; lower only lifted assignments")
+        return np.asarray(places - self.problem.group_offsets[:-1], dtype=np.int64)
+
+
+def reduce_dominated(problem: ChoiceProblem) -> Reduction:
+    """Remove every choice that another choice of its group beats in each budget and every possible context.
+
+    Choice w beats v when it costs no more under any budget and
+
+        linear[w] - linear[v] + sum over other groups h of max_{u in h} (Q[w, u] - Q[v, u]) <= 0,
+
+    so that whatever the other groups choose, w in the place of v is no worse. Of choices that beat each
+    other, exactly one stays. Removals make contexts fewer, so this is repeated until nothing more goes.
+
+    Example:
+        >>> problem = ChoiceProblem(
+        ...     linear=[0.0, 1.0, 2.0, 0.5], group_offsets=[0, 3, 4], costs=[[8, 4, 5, 1]], limits=[9])
+        >>> reduction = reduce_dominated(problem)
+        >>> reduction.kept.tolist(), reduction.lift([1, 0]).tolist()
+        ([0, 1, 3], [1, 0])
+    """
+    alive = np.ones(problem.num_choices, dtype=np.bool_)
+    offsets = problem.group_offsets
+    # A group is looked at again only after a choice of some other group has gone.
+    stale = np.ones(problem.num_groups, dtype=np.bool_)
+    typical = _typical_context(problem, alive)
+    while stale.any():
+        group = int(np.argmax(stale))
+        stale[group] = False
+        members = np.flatnonzero(alive[offsets[group] : offsets[group + 1]]) + offsets[group]
+        if members.size < 2:
+            continue
+        beaten = _beaten(problem, members, alive, group, typical)
+        if beaten.size:
+            alive[beaten] = False
+            stale[np.arange(problem.num_groups) != group] = problem.structure != "separable"
+            typical = _typical_context(problem, alive)
+    return restrict(problem, np.flatnonzero(alive))
+
+
+def _typical_context(problem: ChoiceProblem, alive: npt.NDArray[np.bool_]) -> FloatArray:
+    """(V,) energy of each choice when every other group is an even mixture of what is left of it.
+
+    The worst context is no better than this one, so most pairs of choices are told apart by one look.
+    """
+    sizes = np.add.reduceat(alive.astype(np.float64), problem.group_offsets[:-1])
+    shares = np.where(alive, np.repeat(1.0 / sizes, problem.group_sizes), 0.0)
+    if problem.factor is not None:
+        rows = problem.factor * shares[:, None].astype(np.float32)
+        means = np.add.reduceat(rows, problem.group_offsets[:-1], axis=0, dtype=np.float64)
+        others = (means.sum(axis=0) - means).astype(np.float32)
+        spans = zip(problem.group_offsets[:-1], problem.group_offsets[1:], strict=True)
+        pulls = [problem.factor[a:b] @ others[g] for g, (a, b) in enumerate(spans)]
+        return np.asarray(problem.linear + np.concatenate(pulls), dtype=np.float64)
+    return np.asarray(problem.linear + (0.0 if problem.pairs is None else problem.pairs @ shares), dtype=np.float64)
+
+
+def _beaten(
+    problem: ChoiceProblem, members: IntArray, alive: npt.NDArray[np.bool_], group: int, typical: FloatArray
+) -> IntArray:
+    slack = 1e-4 * float(np.abs(typical[members]).max())
+    costs, linear = problem.costs[:, members], problem.linear[members]
+    gone = np.zeros(members.size, dtype=np.bool_)
+    for loser in reversed(range(members.size)):  # of equals the first stays
+        for winner in range(members.size):
+            if winner == loser or gone[winner] or (costs[:, winner] > costs[:, loser]).any():
+                continue
+            if typical[members[winner]] - typical[members[loser]] > slack:
+                continue
+            rise = linear[winner] - linear[loser]
+            if problem.structure != "separable":
+                worst, magnitude = _worst_context(problem, int(members[winner]), int(members[loser]), alive, group)
+                margin = _ROUNDING * (magnitude + (abs(rise) if magnitude else 0.0))
+                rise += worst + margin
+            if rise <= 0.0:
+                gone[loser] = True
+                break
+    return members[gone]
+
+
+def _worst_context(
+    problem: ChoiceProblem, winner: int, loser: int, alive: npt.NDArray[np.bool_], group: int
+) -> tuple[float, float]:
+    """Sum over other groups of the largest difference of interactions, and the sum of its magnitudes."""
+    offsets = problem.group_offsets
+    differences = _difference(problem, winner, loser)
+    magnitude = np.maximum.reduceat(np.abs(differences), offsets[:-1])
+    largest = np.maximum.reduceat(np.where(alive, differences, -np.inf), offsets[:-1])
+    largest[group] = magnitude[group] = 0.0
+    if problem.factor is not None:
+        # Inner products are rounded in proportion to the norms, not to their own size.
+        rows = problem.factor[[winner, loser]].astype(np.float64)
+        apart = float(np.linalg.norm(rows[0] - rows[1]))
+        norms = np.sqrt(np.maximum(0.0, 2.0 * (problem.linear - problem.diagonal)))
+        magnitude = apart * np.maximum.reduceat(norms, offsets[:-1])
+    return float(largest.sum()), float(magnitude.sum())
+
+
+def _difference(problem: ChoiceProblem, winner: int, loser: int) -> FloatArray:
+    """(V,) Q[winner] - Q[loser]; exactly zero where the two are the same."""
+    if problem.factor is not None:
+        apart = problem.factor[winner].astype(np.float64) - problem.factor[loser]
+        if not apart.any():
+            return np.zeros(problem.num_choices)
+        chunks = [problem.factor[a : a + 4096] @ apart for a in range(0, problem.num_choices, 4096)]
+        return np.asarray(np.concatenate(chunks), dtype=np.float64)
+    if problem.pairs is None:
+        return np.zeros(problem.num_choices)
+    rows = problem.pairs[[winner, loser]].toarray()
+    return np.asarray(rows[0] - rows[1], dtype=np.float64)
+
+
+def restrict(problem: ChoiceProblem, kept: IntArray) -> Reduction:
+    """The problem with the choices ``kept`` (ascending global numbers, some of every group) only."""
+    group = np.searchsorted(problem.group_offsets, kept, side="right") - 1
+    sizes = np.bincount(group, minlength=problem.num_groups)
+    smaller = ChoiceProblem(
+        linear=problem.linear[kept],
+        group_offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        costs=problem.costs[:, kept],
+        limits=problem.limits,
+        fixed_costs=problem.fixed_costs,
+        factor=None if problem.factor is None else problem.factor[kept],
+        pairs=None if problem.pairs is None else problem.pairs[kept][:, kept],
+        group_names=problem.group_names,
+        choice_names=tuple(problem.choice_names[v] for v in kept),
+        budget_names=problem.budget_names,
+        constant=problem.constant,
+    )
+    return Reduction(smaller, kept, problem.group_offsets)

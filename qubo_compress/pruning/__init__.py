@@ -1,0 +1,24 @@
+"""Pruning a whole network, at once or step by step, by magnitude or by second-order saliency."""
+
+from __future__ import annotations
+
+from qubo_compress.pruning.pruning import (
+    PrunedLayer,
+    cubic_schedule,
+    gradients_of,
+    prune,
+    prune_gradually,
+    pruned_layers,
+)
+from qubo_compress.pruning.ranking import METHODS, Pruning
+
+__all__ = [
+    "METHODS",
+    "PrunedLayer",
+    "Pruning",
+    "cubic_schedule",
+    "gradients_of",
+    "prune",
+    "prune_gradually",
+    "pruned_layers",
+]

@@ -1,0 +1,88 @@
+"""Reading a network out of unreliable cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from qubo_compress.menu.operator import Packed, Unreliable
+from qubo_compress.network.groups import Group, assembled
+from qubo_compress.network.private import CARRIED, independent_copy
+from qubo_compress.plan import compression_of, fill
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A stored group that can play its own channel."""
+
+    def drawn(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """The members' values as one read gives them."""
+        ...
+
+
+def drawn(packed: Packed, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """One read of a stored group: what its cells give, or its mean with normal errors of its variances."""
+    values = packed.tensors()
+    if isinstance(packed, Drawn):
+        return packed.drawn(generator)
+    if not isinstance(packed, Unreliable):
+        return values
+    spread = [variance.sqrt() for variance in packed.variances()]
+    return tuple(
+        (v.float() + torch.randn(v.shape, generator=generator) * s).to(v.dtype)
+        for v, s in zip(values, spread, strict=True)
+    )
+
+
+def corrupted(small: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy of a compressed module as one read of its cells gives it.
+
+    The copy carries no plan: its values are not what is stored.
+
+    Raises:
+        WrongModel: when the module carries no plan.
+    """
+    compression = compression_of(small)
+    noisy = independent_copy(small)
+    delattr(noisy, CARRIED)
+    fill(
+        noisy,
+        assembled(
+            (member, value)
+            for group in compression.layout.groups
+            for member, value in zip(group.members, drawn(compression.stored[group.name], generator), strict=True)
+        ),
+    )
+    return noisy.eval()
+
+
+def read_unreliably(small: nn.Module, seed: int = 0) -> nn.Module:
+    """One noisy read of a compressed network: a new module in eval mode, for Monte-Carlo studies.
+
+    Groups in ``analog`` or ``digital`` cells come back with random errors, all others as they are stored.
+    ``qubo_compress.load`` gives the network that is read on average.
+
+    Args:
+        small: made by ``plan.apply``, ``recover`` or ``load``.
+        seed: of the errors.
+
+    Raises:
+        WrongModel: when the module carries no plan.
+    """
+    return corrupted(small, torch.Generator().manual_seed(seed))
+
+
+def disturbance(seed: int) -> Callable[[Group, Packed], tuple[Tensor, ...] | None]:
+    """Fresh read errors of every unreliable group at every call, for noise-aware fine-tuning."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def errors(_: Group, packed: Packed) -> tuple[Tensor, ...] | None:
+        if not isinstance(packed, Unreliable):
+            return None
+        read = drawn(packed, generator)
+        return tuple(r.float() - mean.float() for r, mean in zip(read, packed.tensors(), strict=True))
+
+    return errors

@@ -1,0 +1,218 @@
+"""What each choice costs under every budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from qubo_compress.menu.cast import CastTensors
+from qubo_compress.menu.fold import FoldedNormalisation
+from qubo_compress.menu.keep import KeptTensors
+from qubo_compress.menu.low_rank.factored import left_dense
+from qubo_compress.menu.low_rank.stages import Staged, stage_positions, staged
+from qubo_compress.menu.operator import Packed, Quick, Unreliable
+from qubo_compress.menu.prune import PrunedTensors
+from qubo_compress.menu.quantize import QuantizedTensors
+from qubo_compress.menu.storage.many import Fits, Rows, prices_rows
+from qubo_compress.network.groups import Group, Member, state_entries
+from qubo_compress.network.replay import CallTrace
+from qubo_compress.problem.choice_problem import IntArray
+from qubo_compress.sensitivity.ranks import Arrays
+from qubo_compress.sensitivity.task import MeasureTask
+
+DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Modules whose every weight multiplies once per output position."""
+
+ACTIVATION_BITS = 32
+"""Activations stay in float32: only weights are compressed."""
+
+
+UNIT = "prices_1"
+"""Name of the cached unit. The number rises whenever an operator stores its groups in another form."""
+
+PLAIN_FORMS = (KeptTensors, QuantizedTensors, PrunedTensors, CastTensors, FoldedNormalisation)
+"""Stored groups in reliable memory whose layers multiply as they are."""
+
+BUDGETS = ("bytes", "macs", "bit_operations", "cells")
+
+
+def price_choices(task: MeasureTask, advance: Callable[[float], None] = lambda _: None) -> dict[str, IntArray]:
+    """Budget name -> (V,) cost: stored bytes, multiplications, bit operations, memory cells.
+
+    Every choice is stored here for the first time, and what that had to search for stays with the task; where the
+    prices come from the cache nothing is stored. ``advance`` is called once per group. The multiplications of
+    low-rank choices are those of ``plan.apply(model, factored=True)``.
+
+    Of several ranks each makes the choices of some groups from the data. All then store every choice, since they need
+    its values anyway, and take the prices of rank 0.
+    """
+    task.share_from_data()
+    found = task.cache.get(UNIT, lambda: _priced(task, advance))
+    arrays = task.cache.ranks.first(lambda: found)
+    task.fits = Fits(arrays["fits"].astype(np.uint8), arrays["fit_ends"].astype(np.int64))
+    task.unreliable = arrays["unreliable"]
+    for number in range(len(task.layout.groups)):
+        task.store_from_data(number)  # their bytes belong to the table
+    return {name: arrays[name].astype(np.int64) for name in BUDGETS}
+
+
+def _priced(task: MeasureTask, advance: Callable[[float], None]) -> Arrays:
+    found: list[_Priced] = []
+    for run in _runs(task):
+        found.append(_rows_priced(task, run) if len(run) > 1 else _group_priced(task, run[0]))
+        advance(len(run))
+    costs = np.concatenate([np.zeros((0, len(BUDGETS)), dtype=np.int64), *(priced.costs for priced in found)])
+    fits = Fits.joined([fit for priced in found for fit in priced.fits])
+    return {
+        **{name: costs[:, number] for number, name in enumerate(BUDGETS)},
+        "fits": fits.data,
+        "fit_ends": fits.ends,
+        "unreliable": np.array([noisy for priced in found for noisy in priced.unreliable], dtype=bool),
+    }
+
+
+@dataclass(frozen=True)
+class _Priced:
+    """What is known of some choices once they were stored.
+
+    Attributes:
+        costs: (n, 4), in the order of ``BUDGETS``.
+        fits: n entries of :class:`Fits`.
+        unreliable: (n,) whether they come back with errors.
+    """
+
+    costs: IntArray
+    fits: list[bytes]
+    unreliable: list[bool]
+
+
+def _group_priced(task: MeasureTask, number: int) -> _Priced:
+    costs, fits, unreliable = [], [], []
+    calls = layer_calls(task.base, task.layout.groups[number], task.trace)
+    positions = [sum(call.positions for call in made) for made in calls]
+    for packed, operator in zip(task.stored(number), task.choices[number].values(), strict=True):
+        # Asking a protocol of most choices would take longer than all else here.
+        plain = type(packed) in PLAIN_FORMS
+        form = None if plain else staged(packed)
+        if form is not None:
+            macs = factored_multiplications(form, packed, calls)
+        elif len(set(positions)) == 1:
+            macs = packed.nonzeros * positions[0]
+        else:
+            counts = [int(torch.count_nonzero(values)) for values in packed.tensors()]
+            macs = sum(count * times for count, times in zip(counts, positions, strict=True))
+        nbytes = packed.nbytes
+        cells = packed.cells if not plain and isinstance(packed, Unreliable) else 8 * nbytes
+        costs.append((nbytes, macs, macs * packed.weight_bits * ACTIVATION_BITS, cells))
+        fits.append(operator.fit(packed) if isinstance(operator, Quick) else b"")
+        unreliable.append(not plain and isinstance(packed, Unreliable))
+    return _Priced(np.array(costs, dtype=np.int64), fits, unreliable)
+
+
+def _rows_priced(task: MeasureTask, run: Sequence[int]) -> _Priced:
+    """Filters of one layer, group by group."""
+    groups = [task.layout.groups[number] for number in run]
+    rows = Rows(torch.cat([task.part(group.members[0]).reshape(1, -1) for group in groups]))
+    times = multiplications_per_value(task.base, groups[0], task.trace)[0]
+    costs, fits = [], []
+    for operator in task.choices[run[0]].values():
+        made = rows.priced(operator)
+        macs = made.nonzeros * times
+        costs.append(np.stack([made.nbytes, macs, macs * made.weight_bits * ACTIVATION_BITS, 8 * made.nbytes], axis=1))
+        fits.append(made.fits)
+    joined = [fit for group in zip(*fits, strict=True) for fit in group]
+    return _Priced(np.stack(costs, axis=1).reshape(len(joined), len(BUDGETS)), joined, [False] * len(joined))
+
+
+def _runs(task: MeasureTask) -> Iterator[list[int]]:
+    """Group numbers in order; those that are single rows of one tensor with the same choices come together."""
+    run: list[int] = []
+    for number in range(len(task.layout.groups)):
+        if run and not siblings(task, run[0], number):
+            yield run
+            run = []
+        run.append(number)
+    yield from [run] if run else []
+
+
+def siblings(task: MeasureTask, first: int, second: int) -> bool:
+    """Whether two groups are single rows of one tensor with the same choices, which :class:`Rows` stores together."""
+    (one, *others), (two, *more) = (task.layout.groups[number].members for number in (first, second))
+    return (
+        not others
+        and not more
+        and one.name == two.name
+        and all(member.rows is not None and member.rows[1] == member.rows[0] + 1 for member in (one, two))
+        and list(task.choices[first]) == list(task.choices[second])
+        and all(prices_rows(operator) for operator in task.choices[second].values())
+    )
+
+
+def multiplications_per_value(model: nn.Module, group: Group, trace: CallTrace | None) -> tuple[int, ...]:
+    """How often each weight of each member multiplies per example."""
+    if trace is None or group.kind != "weight":
+        return (0,) * len(group.members)
+    return tuple(sum(call.positions for call in calls) for calls in layer_calls(model, group, trace))
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of a function that multiplies with a weight.
+
+    Attributes:
+        module: the innermost module that was running.
+        positions: how often each value multiplies per example: output positions, of transposed convolutions input
+            positions, of recurrent layers steps.
+        inputs: sizes of its inputs along the spatial axes.
+        outputs: sizes of its outputs along them.
+    """
+
+    module: nn.Module
+    positions: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def layer_calls(model: nn.Module, group: Group, trace: CallTrace | None) -> list[list[LayerCall]]:
+    """For every member of a group, the calls that it is used in; embeddings do not multiply."""
+    if trace is None or group.kind != "weight":
+        return [[] for _ in group.members]
+    entries = state_entries(model)[0]
+    found = []
+    for member in group.members:
+        seen = trace.weights.get(member.name)
+        if seen:
+            found.append([LayerCall(m, call.multiplies // trace.examples, *call.sizes) for m, call in seen])
+        else:
+            found.append(_calls_of_owners(entries[member.name].owners, member, trace))
+    return found
+
+
+def _calls_of_owners(owners: list[tuple[nn.Module, str]], member: Member, trace: CallTrace) -> list[LayerCall]:
+    """Calls of the modules that own a weight which no known function was given itself: masked ones, for example."""
+    known = {id(module) for module, _ in owners if isinstance(module, DENSE)}
+    axes = slice(2 - len(member.shape), None) if len(member.shape) > 2 else slice(0, 0)
+    return [
+        LayerCall(module, values // member.shape[0], given[axes], made[axes])
+        for module, values, (given, made) in zip(trace.modules, trace.positions, trace.shapes, strict=True)
+        if id(module) in known
+    ]
+
+
+def factored_multiplications(form: Staged, packed: Packed, calls: list[list[LayerCall]]) -> int:
+    """Multiplications per example of layers that compute in their factors; of whole weights where they cannot."""
+    total = 0
+    for number, made in enumerate(calls):
+        stages = form.stages(number)
+        counts = [int(torch.count_nonzero(stage.weight)) for stage in stages]
+        for call in made:
+            if left_dense(call.module) is not None:
+                total += int(torch.count_nonzero(packed.tensors()[number])) * call.positions
+                continue
+            positions = stage_positions(stages, call.positions, call.inputs, call.outputs)
+            total += sum(count * times for count, times in zip(counts, positions, strict=True))
+    return total

@@ -1,0 +1,209 @@
+"""Forward sweeps: the network's loss and output changes for every choice of every group."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from qubo_compress.network.losses.classification import class_targets, target_rows
+from qubo_compress.network.scores import predicted
+from qubo_compress.network.tensor_bytes import raw_bytes
+from qubo_compress.problem.choice_problem import FactorArray, FloatArray
+from qubo_compress.sensitivity.cache import Unit
+from qubo_compress.sensitivity.ranks import Arrays
+from qubo_compress.sensitivity.task import MeasureTask
+
+
+@dataclass(frozen=True)
+class ForwardSweep:
+    """Measured single choices.
+
+    Attributes:
+        linear: (V,) weighted mean loss change.
+        divergence: (V,) change of the mean divergence from the uncompressed network in the loss's geometry, which is
+            KL for class outputs; around a plan it is 0 for the plan's own choices.
+        halves: (2, V) the same loss change on either half of the examples.
+        features: (V, columns) float32, or None.
+        flips: (V,) change of the weighted share of rows that the uncompressed network gets right and the network
+            with the choice gets wrong; None without class labels, or when a cached part does not have it.
+        second_half: (columns,) which columns of the features are those of odd examples.
+    """
+
+    linear: FloatArray
+    divergence: FloatArray
+    halves: FloatArray
+    features: FactorArray | None
+    flips: FloatArray | None = None
+    second_half: npt.NDArray[np.bool_] | None = None
+
+
+def forward_sweep(task: MeasureTask, unit: str, with_features: bool) -> ForwardSweep:
+    """Measure every choice of every group once; each group is one unit of the cache."""
+    units = [
+        Unit(f"{unit}_{group:05d}", partial(_measure_group, task, group, with_features), len(task.choices[group]))
+        for group in range(len(task.layout.groups))
+    ]
+    parts = task.cache.gather(units, task.advance)
+    joined = {key: np.concatenate([part[key] for part in parts]).astype(np.float64) for key in ("loss", "divergence")}
+    joined["divergence"] = joined["divergence"] - _base_divergence(task)
+    features = np.concatenate([part["features"] for part in parts]) if with_features else None
+    halves = np.stack([(half / _half_weights(task)).T for half in joined.values()])
+    counted = all("flips" in part for part in parts)
+    flips = np.concatenate([part["flips"] for part in parts]).astype(np.float64) if counted else None
+    return ForwardSweep(
+        joined["loss"].sum(axis=1), joined["divergence"].sum(axis=1), halves, features, flips,  # type: ignore[arg-type]
+        second_half(task) if with_features else None,
+    )  # fmt: skip
+
+
+def _base_divergence(task: MeasureTask) -> FloatArray:
+    """(2,) what even and odd examples add to the divergence of the base model from the uncompressed one."""
+    total = torch.zeros(2, dtype=torch.float64)
+    for number, part in task.slices():
+        apart = task.loss.divergence(task.outputs[number], part.targets, task.reference[number]).double()
+        total += _by_half(apart * task.row_weights(number), len(part))
+    return np.asarray(total.numpy(), dtype=np.float64)
+
+
+def _half_weights(task: MeasureTask) -> FloatArray:
+    totals = torch.zeros(2, dtype=torch.float64)
+    for number, part in task.slices():
+        totals += _by_half(task.row_weights(number).double(), len(part))
+    return np.asarray(totals.clamp(min=1e-12).numpy(), dtype=np.float64)
+
+
+def _by_half(rows: Tensor, examples: int) -> Tensor:
+    """(2,) sums over the output rows of even and of odd examples; all rows of an example are in one half."""
+    each = rows.reshape(examples, -1).sum(1)
+    return torch.stack([each[::2].sum(), each[1::2].sum()]).cpu()
+
+
+def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays:
+    every = task.variants(group)
+    # The choice that the base model already holds changes nothing and need not be run, and choices that store
+    # the same values in other bytes are run once.
+    same_as = _first_alike(every)
+    changing = [k for k, variant in enumerate(every) if same_as[k] == k and not task.is_base(group, variant)]
+    variants = [every[k] for k in changing]
+    if not variants:
+        changing, variants = [0], every[:1]
+    sweep = task.sweep(group)
+    losses = torch.zeros(len(every), 2, dtype=torch.float64)
+    divergences = torch.zeros(len(every), 2, dtype=torch.float64)
+    flips = torch.zeros(len(every), dtype=torch.float64)
+    columns = []
+    for number, part in task.slices():
+        outputs = sweep.outputs(part.inputs, variants, task.rows_per_pass)
+        base, reference = task.outputs[number], task.reference[number]
+        weights = task.row_weights(number)
+        before = task.loss.values(base, part.targets, reference)
+        still = task.loss.divergence(base, part.targets, reference).double() * weights
+        divergences += _by_half(still, len(part))
+        right = weights * _right(task, number)
+        answers = predicted(reference)
+        already = (right * (predicted(base) != answers)).sum()
+        for k, rows in zip(changing, outputs, strict=True):
+            change = (task.loss.values(rows, part.targets, reference) - before).double() * weights
+            apart = task.loss.divergence(rows, part.targets, reference).double() * weights - still
+            # Even and odd examples are two halves, for choosing the shrinkage by held-out prediction.
+            losses[k] += _by_half(change, len(part))
+            divergences[k] += _by_half(apart, len(part))
+            flips[k] += ((right * (predicted(rows) != answers)).sum() - already).cpu()
+        task.require_finite(losses, group)
+        if with_features:
+            rows = task.loss.features(outputs - base, base, part.targets) * weights.sqrt().float()[:, None]
+            spread = torch.zeros(len(every), rows[0].numel(), dtype=rows.dtype, device=rows.device)
+            spread[changing] = rows.reshape(len(variants), -1)
+            columns.append(compact(task, number, spread))
+    made: Arrays = {"loss": losses.numpy()[same_as], "divergence": divergences.numpy()[same_as]}
+    if class_labelled(task):
+        made["flips"] = flips.numpy()[same_as]
+    if with_features:
+        joined = sum(columns[1:], columns[0]) if _sketched(task) else torch.cat(columns, dim=1)
+        made["features"] = joined.cpu().numpy()[same_as]
+    return made
+
+
+def class_labelled(task: MeasureTask) -> bool:
+    """Whether every example has class labels, so that right and wrong are known."""
+    return class_targets(task.loss) and all(
+        part.targets is not None
+        and not part.targets.is_floating_point()
+        and part.targets.numel() == task.reference[number].shape[0]
+        for number, part in task.slices()
+    )
+
+
+def base_flips(task: MeasureTask) -> float:
+    """Weighted share of rows that the uncompressed network gets right and the base model gets wrong."""
+    total = 0.0
+    for number, _ in task.slices():
+        base, reference = task.outputs[number], task.reference[number]
+        lost = _right(task, number) & (predicted(base) != predicted(reference))
+        total += float((task.row_weights(number) * lost).sum())
+    return total
+
+
+def _right(task: MeasureTask, number: int) -> Tensor:
+    """(M,) whether the uncompressed network's answer is the label; nowhere without class labels."""
+    reference = task.reference[number]
+    if not class_labelled(task):
+        return torch.zeros(reference.shape[0], dtype=torch.bool, device=reference.device)
+    return predicted(reference) == target_rows(task.examples.slices[number].targets, reference)
+
+
+def _first_alike(variants: Sequence[tuple[Tensor, ...]]) -> list[int]:
+    """For every variant the number of the first one with the same values."""
+    first: dict[bytes, int] = {}
+    found = []
+    for number, tensors in enumerate(variants):
+        digest = hashlib.sha256(b"".join(raw_bytes(tensor) for tensor in tensors)).digest()
+        found.append(first.setdefault(digest, number))
+    return found
+
+
+def total_columns(task: MeasureTask) -> int:
+    """Columns of an unreduced feature row: output rows times classes."""
+    return sum(rows.numel() for rows in task.outputs)
+
+
+def _sketched(task: MeasureTask) -> bool:
+    return total_columns(task) > task.max_columns
+
+
+def compact(task: MeasureTask, number: int, rows: Tensor) -> Tensor:
+    """(K, columns) features, hashed with random signs into ``max_columns`` when there are more.
+
+    Inner products of sketched rows are unbiased; their relative error is about 1 / sqrt(max_columns).
+    """
+    if not _sketched(task):
+        return rows
+    generator = torch.Generator().manual_seed(task.seed * 1_000_003 + number)
+    count = rows.shape[1]
+    # Odd examples go to odd columns, so that both halves of the examples can still be told apart.
+    half = task.max_columns // 2
+    odd = torch.arange(count) // (count // len(task.examples.slices[number])) % 2
+    buckets = (2 * torch.randint(half, (count,), generator=generator) + odd).to(rows.device)
+    signs = (torch.randint(2, (count,), generator=generator) * 2 - 1).to(rows.device, rows.dtype)
+    out = torch.zeros(rows.shape[0], 2 * half, dtype=rows.dtype, device=rows.device)
+    return out.index_add_(1, buckets, rows * signs)
+
+
+def second_half(task: MeasureTask) -> npt.NDArray[np.bool_]:
+    """(columns,) which columns of the features, as :func:`compact` leaves them, are those of odd examples."""
+    if _sketched(task):
+        odd: npt.NDArray[np.bool_] = np.arange(2 * (task.max_columns // 2)) % 2 == 1
+        return odd
+    parts = [
+        np.repeat(np.arange(len(part)) % 2 == 1, task.outputs[number].numel() // len(part))
+        for number, part in task.slices()
+    ]
+    found: npt.NDArray[np.bool_] = np.concatenate(parts)
+    return found

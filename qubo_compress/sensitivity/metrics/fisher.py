@@ -1,0 +1,40 @@
+"""``fisher``: g_n . d(v) / sqrt(N) with g_n the gradient of the example's loss (Singh & Alistarh 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qubo_compress.sensitivity.example_gradients import measured_by_gradients
+from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
+
+
+@metrics.register
+@dataclass(frozen=True)
+class Fisher:
+    """Linear terms mean g_n^T d + 1/2 |A[v]|^2, with labels drawn from the softmax under ``loss="kl"``.
+
+    Args:
+        measured_linear: measure the linear terms by one run per choice instead.
+    """
+
+    metric_name: ClassVar[str] = "fisher"
+    measured_linear: bool = False
+
+    @property
+    def counts_flips(self) -> bool:
+        """Only where every choice is run."""
+        return self.measured_linear
+
+    @property
+    def knows_divergence(self) -> bool:
+        """Only where every choice is run."""
+        return self.measured_linear
+
+    def evaluations(self, task: MeasureTask) -> float:
+        """About two runs, and one per choice if linear terms are measured."""
+        return 2.0 + (float(task.offsets[-1]) if self.measured_linear else 0.0)
+
+    def measure(self, task: MeasureTask) -> MetricResult:
+        """One backward pass over every example."""
+        return measured_by_gradients(task, "fisher", self.measured_linear, self.evaluations(task))

@@ -1,0 +1,41 @@
+"""``jacobian``: dz_n(v) = J_n d(v), the outputs' first-order change; features H_n^(1/2) J_n d(v) / sqrt(N)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qubo_compress.sensitivity.example_gradients import measured_by_gradients
+from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
+
+
+@metrics.register
+@dataclass(frozen=True)
+class Jacobian:
+    """Linear terms mean (p - y)^T J d + 1/2 |A[v]|^2.
+
+    Args:
+        measured_linear: measure the linear terms by one run per choice instead.
+    """
+
+    metric_name: ClassVar[str] = "jacobian"
+    measured_linear: bool = False
+
+    @property
+    def counts_flips(self) -> bool:
+        """Only where every choice is run."""
+        return self.measured_linear
+
+    @property
+    def knows_divergence(self) -> bool:
+        """Only where every choice is run."""
+        return self.measured_linear
+
+    def evaluations(self, task: MeasureTask) -> float:
+        """About two runs per output, and one per choice if linear terms are measured."""
+        backward = 2.0 * task.outputs[0].shape[1]
+        return backward + (float(task.offsets[-1]) if self.measured_linear else 0.0)
+
+    def measure(self, task: MeasureTask) -> MetricResult:
+        """Backward passes over every example and output."""
+        return measured_by_gradients(task, "jacobian", self.measured_linear, self.evaluations(task))

@@ -1,0 +1,329 @@
+"""The categorical annealer: the library's own solver for coupled choices under budgets.
+
+The state is one choice per group, so that no penalty for invalid groups exists. Runs of doubling length
+follow a small portfolio of schedules, in parallel; each ends with an exact fill of the budgets.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qubo_compress._internal import compiling
+from qubo_compress._internal.processors import usable_processors
+from qubo_compress.errors import InvalidSolverOption
+from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
+from qubo_compress.problem.energy_scale import energy_scale, standardise
+from qubo_compress.problem.generators import random_problem
+from qubo_compress.solvers.annealer.jobs import (
+    OPENING,
+    PILOT,
+    Job,
+    JobResult,
+    Relaxation,
+    Scales,
+    first_candidate,
+    intensifies,
+    round_start,
+    run_length,
+)
+from qubo_compress.solvers.annealer.opening import Opening
+from qubo_compress.solvers.annealer.polish import descend, improve_random_pairs
+from qubo_compress.solvers.annealer.tables import DENSE, Tables, make_tables
+from qubo_compress.solvers.exact.bounds import lower_bound
+from qubo_compress.solvers.exact.bounds import warm_up as warm_up_bounds
+from qubo_compress.solvers.exact.standard_scale import on_original
+from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+
+_RESERVE = 0.02
+"""Share of the time kept for the last polish, at least what the longest one so far took."""
+_BOUND_SHARE = 0.1
+_GAP_CLOSED = 1e-7
+_SINGLE_PRECISION = 1e-5
+"""How far, relative, the walkers' own sums may be off: near the bound the energy is computed anew."""
+_ELITE = 6
+"""Answers of earlier rounds that a later run may go on from."""
+
+_PATIENT_SECONDS = 5.0
+"""From this time limit on, even a bound that cannot end the search is computed, for the report."""
+
+
+@solvers.register
+@dataclass(frozen=True)
+class Annealer:
+    """Anneal one choice per group by heat-bath visits and budget-trading pair moves.
+
+    Args:
+        restarts: most runs, each with its own random start; None for as many as the time allows.
+        threads: runs at a time; None for one per processor that this process may use.
+        pool_size: how many distinct good assignments to give back.
+
+    Raises:
+        InvalidSolverOption: when an option is not a positive number.
+
+    Example:
+        >>> from qubo_compress import ChoiceProblem, solve
+        >>> problem = ChoiceProblem.random(kind="low-rank", groups=8, choices=4, seed=0)
+        >>> solution = solve(problem, Annealer(restarts=5), time_limit=5.0)
+        >>> problem.is_feasible(solution.assignment)
+        True
+    """
+
+    name: ClassVar[str] = "annealer"
+    restarts: int | None = None
+    threads: int | None = None
+    pool_size: int = 64
+
+    def __post_init__(self) -> None:
+        for option in ("restarts", "threads", "pool_size"):
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise InvalidSolverOption(f"{option} must be at least 1; got {value}")
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        """Anneal until the time or the work is used up, or the bound is met."""
+        compile_seconds = warm_up()
+        standard = standardise(problem)
+        return on_original(standard, _Search(self, standard.problem, limits, rng).run(compile_seconds))
+
+
+def warm_up() -> float:
+    """Compile (or load from the disk cache) every kernel, on tiny problems; returns the seconds it took."""
+    start = time.perf_counter()
+    if getattr(improve_random_pairs, "signatures", ()):  # the last one below to be compiled
+        return 0.0
+    with compiling.announced():
+        warm_up_bounds()
+        for kind in ("separable", "dense", "low-rank"):
+            problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
+            tables = make_tables(problem)
+            first = Opening(problem, tables, OPENING, 0).run(_always, 60)
+            pilot = Job(tables, PILOT, 0, None)
+            pilot.length = 5
+            scales = pilot.run(_always, 5).scales
+            Opening(problem, tables, 0, 0, scales, first.relaxation).run(_always, 60)
+            job = Job(tables, PILOT + 1, 0, scales)
+            job.run(_always, 2)
+            descend(tables, job.state, 0.0)  # which small problems do without
+            improve_random_pairs(tables, job.state, 0.0, 1)
+    return time.perf_counter() - start
+
+
+def _always(seconds: float) -> bool:
+    return seconds >= 0.0
+
+
+class _Search:
+    """One call of the solver: hands runs to threads in order and takes in what they find in order."""
+
+    def __init__(
+        self, options: Annealer, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator
+    ) -> None:
+        self.start = time.perf_counter()
+        self.problem = problem
+        self.scale = energy_scale(problem)
+        self.limits = limits
+        self.threads = options.threads or usable_processors()
+        self.pool_size = options.pool_size
+        self.most_runs = options.restarts
+        self.seed, self.bound_rng = int(rng.integers(2**63)), rng.spawn(1)[0]
+        self.stop = threading.Event()
+        self.bounder = ThreadPoolExecutor(max_workers=1)
+        self.longest_polish = 0.0
+        self.bound: float | None = None
+        self.found: dict[bytes, tuple[float, IntArray]] = {}
+        self.best = np.inf
+        self.improvements: list[tuple[float, float, IntArray]] = []
+        self.bound_seconds = np.inf
+        self.work = 0
+        self.waiting: dict[int, JobResult] = {}
+        self.taken = 0
+        self.relaxations: list[Relaxation] = []
+        self.elites: dict[int, tuple[tuple[float, IntArray], ...]] = {}
+        self.running: dict[Future[JobResult], int] = {}
+
+    def run(self, compile_seconds: float) -> RawSolution:
+        executor = ThreadPoolExecutor(max_workers=self.threads)
+        built, interrupted = self.start, False
+        try:
+            tables = make_tables(self.problem)
+            built = time.perf_counter()
+            self._drive(tables, executor)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            self.stop.set()
+            # Late bounds are not waited for: they would break the time limit and change no answer.
+            self.bounder.shutdown(wait=False, cancel_futures=True)
+            executor.shutdown(wait=True, cancel_futures=True)
+        for future, number in self.running.items():
+            if not future.cancelled():
+                self.waiting[number] = future.result()
+        self._take_in_order()
+        ranked = sorted(self.found.values(), key=lambda pair: pair[0])[: self.pool_size]
+        timing = {"compile": compile_seconds, "build": built - self.start, "solve": time.perf_counter() - built}
+        return RawSolution(
+            assignments=tuple(chosen - self.problem.group_offsets[:-1] for _, chosen in ranked),
+            bound=self.bound if self.bound is not None and np.isfinite(self.bound) else None,
+            timing=timing,
+            trace=self._trace(),
+            work=self.work,
+            infeasible=self.bound == np.inf,
+            interrupted=interrupted,
+        )
+
+    def _drive(self, tables: Tables, executor: ThreadPoolExecutor) -> None:
+        self._take(first_candidate(tables, self.seed))
+        if tables.num_groups == 1:
+            if self.found:  # the descent has looked at every choice
+                self.bound = self._best_energy()
+            return
+        running = self.running
+        factor, rounded = self.problem.factor is not None, 0
+        running[executor.submit(self._open, tables, OPENING, None, None)] = OPENING
+        if self._may_start(PILOT):
+            running[executor.submit(self._run, tables, PILOT, None)] = PILOT
+        bounding: Future[float | None] = Future()
+        if self._worth_bounding(tables):
+            seconds = _BOUND_SHARE * self.limits.seconds
+            bounding = self.bounder.submit(lower_bound, self.problem, seconds, self.bound_rng)
+        scales: Scales | None = None
+        opened = False
+        submitted = PILOT + 1
+        while running and not self._proven():
+            if self.bound is None and bounding.done():
+                self._take_bound(bounding.result())
+            finished, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
+            for future in finished:
+                number, result = running.pop(future), future.result()
+                self.waiting[number] = result
+                scales = scales or result.scales
+                opened = opened or number == OPENING
+                if result.relaxation is not None:
+                    self.relaxations.append(result.relaxation)
+            self._take_in_order()
+            while scales is not None and opened and len(running) < self.threads and self._may_start(submitted):
+                if not intensifies(submitted):
+                    future = executor.submit(self._run, tables, submitted, scales)
+                elif round_start(submitted) in self.elites and (not factor or len(self.relaxations) > rounded):
+                    before = self.relaxations[rounded] if factor else None
+                    rounded += 1
+                    future = executor.submit(self._open, tables, submitted, scales, before)
+                else:
+                    break  # what it starts from is not there yet
+                running[future] = submitted
+                submitted += 1
+
+    def _open(self, tables: Tables, number: int, scales: Scales | None, before: Relaxation | None) -> JobResult:
+        elite = () if number == OPENING else self.elites[round_start(number)]
+        return self._finish(Opening(self.problem, tables, number, self.seed, scales, before, elite), number)
+
+    def _run(self, tables: Tables, number: int, scales: Scales | None) -> JobResult:
+        return self._finish(Job(tables, number, self.seed, scales), number)
+
+    def _finish(self, job: Job | Opening, number: int) -> JobResult:
+        result = job.run(self._keep_going, self._allowed(number))
+        self.longest_polish = max(self.longest_polish, job.polish_seconds)
+        return result
+
+    def _keep_going(self, seconds: float) -> bool:
+        reserve = max(_RESERVE * self.limits.seconds, 1.5 * self.longest_polish)
+        return not self.stop.is_set() and self._elapsed() + seconds + reserve < self.limits.seconds
+
+    def _may_start(self, number: int) -> bool:
+        if self.most_runs is not None and number >= self.most_runs:
+            return False
+        return self._allowed(number) > 0 and self._keep_going(0.0)
+
+    def _allowed(self, number: int) -> int:
+        """Sweeps that the work limit leaves to a run once all earlier ones are complete."""
+        length = run_length(number)
+        if self.limits.work is None:
+            return length
+        return min(length, self.limits.work - sum(run_length(earlier) for earlier in range(number)))
+
+    def _take_in_order(self) -> None:
+        """Take in finished runs by number, up to the first incomplete one, and drop what lies beyond it.
+
+        So the answer is a function of the seed and of the work alone, whichever thread was faster.
+        """
+        while self.taken in self.waiting:
+            result = self.waiting.pop(self.taken)
+            if result.sweeps:  # a run that had no time for a single sweep would not be started again
+                self._take(result)
+            self.work += result.sweeps
+            if not result.complete:
+                self.taken = -1
+                break
+            self.taken += 1
+            if self.taken == round_start(self.taken):
+                self.elites[self.taken] = tuple(sorted(self.found.values(), key=lambda pair: pair[0])[:_ELITE])
+
+    def _take(self, result: JobResult) -> None:
+        if result.bound is not None and (self.bound is None or result.bound > self.bound):
+            self._take_bound(result.bound)
+        for energy, chosen in result.found:
+            self.found.setdefault(chosen.tobytes(), (energy, chosen))
+            self.best = min(self.best, energy)
+        self.improvements += result.improvements
+        if len(self.found) > 8 * self.pool_size:
+            ranked = sorted(self.found.items(), key=lambda item: item[1][0])
+            self.found = dict(ranked[: self.pool_size])
+
+    def _worth_bounding(self, tables: Tables) -> bool:
+        """Dense pair energies of both signs take an eigenvalue problem for a bound that is never met."""
+        return self.problem.factor is not None or tables.form != DENSE or self.limits.seconds >= _PATIENT_SECONDS
+
+    def _take_bound(self, bound: float | None) -> None:
+        self.bound = -np.inf if bound is None else bound
+        self.bound_seconds = self._elapsed()
+
+    def _trace(self) -> tuple[tuple[float, float, float | None], ...]:
+        """Improvements of all runs in the order of time, and the arrival of the bound.
+
+        Walkers sum changes in single precision, so that what stands in the trace is computed afresh.
+        """
+        trace: list[tuple[float, float, float | None]] = []
+        known = self.bound is not None and np.isfinite(self.bound)
+        best, bound = np.inf, None
+        steps: list[tuple[float, float, IntArray]] = []
+        for step in sorted(self.improvements, key=lambda entry: entry[0]):
+            if not steps or step[1] < steps[-1][1]:
+                steps.append(step)
+        offsets = self.problem.group_offsets[:-1]
+        energies = self.problem.energies(np.array([step[2] - offsets for step in steps])) if steps else np.zeros(0)
+        events = [(step[0] - self.start, float(energy)) for step, energy in zip(steps, energies, strict=True)]
+        if known:
+            events = sorted([*events, (self.bound_seconds, np.inf)])
+        for seconds, energy in events:
+            if energy == np.inf:
+                bound = self.bound
+            elif energy >= best - self.scale.rounding:
+                continue
+            best = min(best, energy)
+            if best < np.inf:
+                trace.append((seconds, best, bound))
+        return tuple(trace)
+
+    def _proven(self) -> bool:
+        if self.bound is None or np.isneginf(self.bound):
+            return False
+        if np.isposinf(self.bound):
+            return True  # the budgets exclude everything
+        within = self.bound + self.scale.tolerance(self.best, _GAP_CLOSED)
+        if self.best > within + self.scale.reach(self.best) * _SINGLE_PRECISION or not self.found:
+            return False
+        # What the walkers summed up in single precision does not decide about ending: the assignment does.
+        return self._best_energy() <= within
+
+    def _best_energy(self) -> float:
+        _, chosen = min(self.found.values(), key=lambda pair: pair[0])
+        return self.problem.energy(chosen - self.problem.group_offsets[:-1])
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self.start

@@ -1,0 +1,253 @@
+"""The annealer's first run: answers before any temperature is known.
+
+With a factor it solves the convex relaxation, in which every group may hold a mixture of its choices, and rounds: the
+slopes at its solution are the energies of single choices when everything else is averaged, and where the relaxation
+is tight their minimisers are the optimum. Otherwise it starts from the choices of least priced energy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, FloatArray, IntArray
+from qubo_compress.solvers.annealer import kernels, kicks, moves
+from qubo_compress.solvers.annealer.jobs import (
+    KICK_PRICE,
+    SECOND_KICK,
+    WARM,
+    JobResult,
+    Relaxation,
+    Scales,
+    draw_from,
+    first_guess,
+    kicks_pay,
+    make_state,
+    pairs_per_unit,
+    polish,
+    run_length,
+    trades_per_sweep,
+)
+from qubo_compress.solvers.annealer.tables import FACTOR, Tables
+from qubo_compress.solvers.exact import price_kernels, relaxation_kernels
+from qubo_compress.solvers.exact.convex_relaxation import scaled_costs, stiffness_of
+from qubo_compress.solvers.exact.dynamic_programming import solve_table
+
+_SWEEPS_PER_UNIT = 12
+_ROUNDINGS = 6
+_CONVERGED = 1e-7
+_BEST_CHANCE = 0.5
+_TABLE_STATES = 3_000_000
+_STATES_KEPT = 50_000
+"""Of the dynamic programme without interactions: some tenths of a second at most."""
+
+
+class Opening:
+    """The run of number 0 and the intensifying ones after it, which go on from the relaxation and the best answers.
+
+    Args:
+        problem: the problem.
+        tables: the same for the kernels.
+        number: of the run; the units of work follow from it.
+        seed: common to all runs of a search.
+        scales: from the pilot, for all but the first.
+        before: where the previous such run left the relaxation.
+        elite: (energy, global choices) of answers of earlier rounds, best first.
+    """
+
+    def __init__(
+        self,
+        problem: ChoiceProblem,
+        tables: Tables,
+        number: int,
+        seed: int,
+        scales: Scales | None = None,
+        before: Relaxation | None = None,
+        elite: tuple[tuple[float, IntArray], ...] = (),
+    ) -> None:
+        self.problem, self.tables = problem, tables
+        self.length = run_length(number)
+        self.rng = np.random.default_rng([seed, number])
+        self.offsets = problem.group_offsets.copy()
+        self.costs, self.room, self.cost_scales = scaled_costs(problem)
+        self.state = make_state(tables, self.rng, np.zeros(tables.room.size))
+        self.guess = first_guess(tables, self.state)
+        self.scales = scales
+        self.relaxation = before
+        self.price = np.zeros(self.room.size) if before is None else before.multipliers.copy()
+        self.polish_seconds = 0.0
+        self.found: list[tuple[float, IntArray]] = []
+        self.elite = elite
+        self.improvements: list[tuple[float, float, IntArray]] = []
+
+    def run(self, keep_going: Callable[[float], bool], most: int) -> JobResult:
+        """Work for at most ``most`` units, as long as ``keep_going(seconds of the next step)``."""
+        end = min(self.length, most)
+        relaxing = min(self.length // 2, end) if self.problem.factor is not None else 0
+        done, slopes = self._relax(keep_going, relaxing) if relaxing else (0, self.problem.linear.copy())
+        start = time.perf_counter()
+        if problem_has_more_to_round(self.problem, self.scales):
+            self._round(slopes)
+        bound = self._tabulate() if self.found and self.scales is None else None
+        if self.elite:
+            # Now and then not from the best one, which the kicks may be unable to leave.
+            rank = 0 if self.rng.random() < _BEST_CHANCE else int(self.rng.integers(len(self.elite)))
+            self.found.insert(0, self.elite[rank])
+            if rank == 0:
+                self.found.sort(key=lambda pair: pair[0])
+        self.polish_seconds = time.perf_counter() - start
+        self._note_improvement()
+        if done == relaxing:
+            if self.tables.num_groups == 1 or not self.found:
+                done = end  # nowhere to go, or nowhere to start from
+            elif kicks_pay(self.tables):
+                done = self._kick(keep_going, done, end)
+            else:
+                done = end if self.scales is None else self._anneal(keep_going, done, end, self.scales)
+        return JobResult(
+            tuple(self.found), done, done >= self.length, relaxation=self.relaxation, bound=bound,
+            improvements=tuple(self.improvements),
+        )  # fmt: skip
+
+    def _anneal(self, keep_going: Callable[[float], bool], begin: int, end: int, scales: Scales) -> int:
+        """Cool from the best rounding, not so hot that it is forgotten."""
+        energy, chosen = self.found[0]
+        self._place(chosen)
+        self.state.energies[1] = energy
+        self.state.best[:] = chosen
+        self.state.prices[:] = self._prices()
+        length = self.length - self.length // 2
+        hot, cold = scales.hot * WARM.heating, scales.cold * WARM.cooling
+        trades = trades_per_sweep(self.tables)
+        done, seconds = begin, 0.0
+        while done < end and keep_going(seconds):
+            start = time.perf_counter()
+            at = done - begin
+            moves.anneal(self.tables, self.state, at, at + 1, length, hot, cold, WARM.below, WARM.above, 0.02, trades)
+            done += 1
+            seconds = time.perf_counter() - start
+        start = time.perf_counter()
+        self._place(self.state.best)
+        if polish(self.tables, self.state, Scales(hot, cold, 0.1 * self._prices()), done - begin):
+            self.found.insert(0, (float(self.state.energies[0]), self.state.chosen.copy()))
+            self.found.sort(key=lambda pair: pair[0])
+            self._note_improvement()
+        self.polish_seconds = max(self.polish_seconds, time.perf_counter() - start)
+        return done
+
+    def _kick(self, keep_going: Callable[[float], bool], begin: int, end: int) -> int:
+        energy, chosen = self.found[0]
+        self._place(chosen)
+        self.state.energies[1] = energy
+        self.state.best[:] = chosen
+        prices, tolerance = KICK_PRICE * self._prices(), 1e-9 * self.guess.cold
+        done, tried, seconds, kept = begin, 0, 0.0, len(self.found)
+        while done < end and keep_going(seconds):
+            start = time.perf_counter()
+            done += 1
+            until = (done - begin) * pairs_per_unit(self.tables)
+            tried = kicks.kick(self.tables, self.state, prices, tried, until, SECOND_KICK, tolerance)
+            if self.state.energies[1] < self.found[0][0]:
+                better = float(self.state.energies[1]), self.state.best.copy()
+                self.found[: len(self.found) - kept] = [better]  # replaces what earlier kicks found
+                self._note_improvement()
+            seconds = time.perf_counter() - start
+        return done
+
+    def _note_improvement(self) -> None:
+        if self.found:
+            self.improvements.append((time.perf_counter(), *self.found[0]))
+
+    def _tabulate(self) -> float | None:
+        """Without interactions and under one budget, dynamic programming: its answer, and the bound with it."""
+        if self.problem.structure != "separable" or self.problem.num_budgets > 1:
+            return None
+        starts = self.problem.group_offsets[:-1]
+        answer = solve_table(self.problem, self.found[0][1] - starts, np.inf, _TABLE_STATES, _STATES_KEPT)
+        energy = self.problem.energy(answer.assignment) - self.problem.constant
+        if energy < self.found[0][0]:
+            self.found.insert(0, (energy, answer.assignment + starts))
+        return answer.bound
+
+    def _relax(self, keep_going: Callable[[float], bool], end: int) -> tuple[int, FloatArray]:
+        """Sweeps of block descent on the augmented Lagrangian; units of work done, and the slopes after them."""
+        problem, factor = self.problem, self.tables.factor if self.problem.factor is None else self.problem.factor
+        diagonal, norms = problem.diagonal.copy(), 2.0 * (problem.linear - problem.diagonal)
+        stiffness = stiffness_of(float(norms.mean()), diagonal, self.offsets, self.costs)
+        now = self._begin(factor, diagonal) if self.relaxation is None else self.relaxation.copy()
+        done, seconds = 0, 0.0
+        while done < end and keep_going(seconds):
+            start = time.perf_counter()
+            for sweep in range(0 if now.converged else _SWEEPS_PER_UNIT):
+                gain = relaxation_kernels.descend_factor(
+                    factor, diagonal, norms, self.offsets, self.costs, self.room, now.multipliers, stiffness,
+                    now.shares, now.total, now.used,
+                )  # fmt: skip
+                if sweep % 2:
+                    relaxation_kernels.prices_of(now.multipliers, stiffness, now.used, self.room, now.multipliers)
+                    now.converged = gain <= _CONVERGED * self.guess.cold
+            done += 1
+            seconds = time.perf_counter() - start
+        self.relaxation = now
+        self.price = now.multipliers.copy()
+        return done, diagonal + relaxation_kernels.products(factor, now.total)
+
+    def _begin(self, factor: FactorArray, diagonal: FloatArray) -> Relaxation:
+        vertex = _least(self.problem.linear, self.offsets)
+        shares = np.zeros(diagonal.size)
+        shares[vertex] = 1.0
+        total = factor[vertex].sum(axis=0, dtype=np.float64)
+        self._price_of(diagonal + relaxation_kernels.products(factor, total))
+        return Relaxation(shares, total, self.costs[vertex].sum(axis=0), self.price.copy(), False)
+
+    def _round(self, slopes: FloatArray) -> None:
+        """Least priced slopes, largest shares, and draws from the shares; each repaired and polished."""
+        self._price_of(slopes)
+        starts = [_least(slopes + self.costs @ self.price, self.offsets)]
+        if self.relaxation is not None:
+            starts.append(_least(-self.relaxation.shares, self.offsets))
+            few = _ROUNDINGS if self.tables.form != FACTOR else 1
+            starts += [draw_from(self.relaxation.shares, self.offsets, self.rng) for _ in range(few)]
+        else:
+            starts.append(_least(self.problem.linear, self.offsets))
+        seen: set[bytes] = set()
+        for chosen in starts:
+            if chosen.tobytes() not in seen:
+                seen.add(chosen.tobytes())
+                self._place(chosen)
+                low = Scales(self.guess.hot, self.guess.cold, 0.1 * self._prices())
+                self.state.prices[:] = low.prices
+                if polish(self.tables, self.state, low, 0):
+                    self.found.append((float(self.state.energies[0]), self.state.chosen.copy()))
+        self.found.sort(key=lambda pair: pair[0])
+
+    def _price_of(self, slopes: FloatArray) -> None:
+        choices = np.arange(slopes.size)
+        price = self.price.copy()
+        value = price_kernels.polish_prices(slopes, self.offsets, choices, self.costs, self.room, price, 4)
+        if np.isfinite(value):
+            self.price = price
+
+    def _prices(self) -> FloatArray:
+        """(B,) per unit of unscaled cost, never zero."""
+        return np.maximum(self.price / self.cost_scales, 1e-3 * self.guess.prices)
+
+    def _place(self, chosen: IntArray) -> None:
+        self.state.chosen[:] = chosen
+        kernels.start_state(self.tables, self.state)
+
+
+def problem_has_more_to_round(problem: ChoiceProblem, scales: Scales | None) -> bool:
+    """Whether rounding gives anything new: always in the first run, later only from the relaxation."""
+    return scales is None or problem.factor is not None
+
+
+def _least(values: FloatArray, offsets: IntArray) -> IntArray:
+    """(G,) global number of the least value of each group."""
+    return np.array(
+        [start + int(np.argmin(values[start:stop])) for start, stop in itertools.pairwise(offsets)],
+        dtype=np.int64,
+    )

@@ -1,0 +1,63 @@
+"""Prices of the budgets for hybrid solvers that know no constraints, where every further try costs quota."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.solvers.exact import price_kernels
+from qubo_compress.solvers.exact.convex_relaxation import scaled_costs
+from qubo_compress.solvers.local_search.descent import LocalSearch, lagrangian_vertex
+from qubo_compress.solvers.samplers.search import PriceSearch
+
+_FIRST_FACTOR = 1.3
+"""By which a price is first moved when another submission follows: the first one is already close."""
+
+
+class Prices:
+    """Prices of the budgets, moved towards the limits after each answer."""
+
+    def __init__(self, problem: ChoiceProblem, start: FloatArray) -> None:
+        starts = problem.group_offsets[:-1]
+        spread = float(
+            np.mean(np.maximum.reduceat(problem.linear, starts) - np.minimum.reduceat(problem.linear, starts))
+        )
+        self.search = PriceSearch(problem, max(spread, 1e-12))
+        self.search.prices[:] = start
+        self.search.factors[:] = _FIRST_FACTOR
+
+    @property
+    def values(self) -> FloatArray:
+        """(B,) prices per unit of cost."""
+        return self.search.prices.copy()
+
+    def update(self, excess: IntArray) -> None:
+        """After an answer whose best sample missed the limits by ``excess``."""
+        self.search.update(excess)
+
+
+def starting_prices(problem: ChoiceProblem, local: LocalSearch, deadline: float) -> FloatArray:
+    """(B,) prices per unit at which a problem linearised around a good assignment would meet its budgets.
+
+    The assignment is a local optimum from the prices of the linear terms alone. Its energies of single
+    changes take the place of the linear terms, so that what the interactions are worth is in the price.
+    """
+    prices = linear_prices(problem, problem.linear)
+    if problem.structure == "separable" or not problem.num_budgets:
+        return prices
+    local.place(lagrangian_vertex(problem, prices))
+    if not local.repair():
+        return prices
+    local.descend(deadline, pairs=False)
+    chosen = local.assignment
+    slopes = np.concatenate([problem.deltas(chosen, group) for group in range(problem.num_groups)])
+    return linear_prices(problem, slopes)
+
+
+def linear_prices(problem: ChoiceProblem, slopes: FloatArray) -> FloatArray:
+    """(B,) prices that maximise the dual bound of a problem with these linear energies only."""
+    costs, room, scales = scaled_costs(problem)
+    prices = np.zeros(room.size)
+    choices = np.arange(problem.num_choices)
+    value = price_kernels.polish_prices(slopes.copy(), problem.group_offsets.copy(), choices, costs, room, prices, 4)
+    return np.asarray(prices / scales) if np.isfinite(value) else np.zeros(room.size)

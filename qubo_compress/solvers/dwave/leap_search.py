@@ -1,0 +1,305 @@
+"""One search on a hybrid solver of Leap: connect, check, submit, wait, read, and spend what the budgets leave."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from qubo_compress.encodings import Decoded
+from qubo_compress.errors import (
+    DryRun,
+    NoFeasibleFound,
+    RemoteSolverError,
+)
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.solvers.dwave import connection as connections
+from qubo_compress.solvers.dwave.leap_models import HybridModel, size_of
+from qubo_compress.solvers.dwave.leap_prices import Prices, starting_prices
+from qubo_compress.solvers.dwave.leap_terms import (
+    Clock,
+    Preview,
+    Request,
+    quota_seconds,
+    reserve_seconds,
+    service_limit,
+)
+from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
+from qubo_compress.solvers.solver import RawSolution, SearchLimits
+
+_PREVIEW_SECONDS = 30.0
+_FEW_GROUPS = 60
+"""Up to so many, filling tries double changes too."""
+
+_MOST_FILLED = 64
+"""Samples that are repaired and filled up, best first; hybrid solvers give back far fewer."""
+
+
+@dataclass
+class LeapSearch:
+    """One search; every attribute is valid at any moment, so that Ctrl-C can be answered."""
+
+    request: Request
+    problem: ChoiceProblem
+    limits: SearchLimits
+    rng: np.random.Generator
+    start: float = field(default_factory=time.perf_counter)
+    compile_seconds: float = 0.0
+    found: dict[bytes, tuple[float, IntArray]] = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)
+    trace: list[tuple[float, float, float | None]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+    samples: int = 0
+    feasible: int = 0
+    invalid: int = 0
+    best_sample: float = np.inf
+    filled: int = 0
+    interrupted: bool = False
+    local: LocalSearch | None = None
+    service: Any = None
+    secrets: connections.Secrets = field(default_factory=connections.Secrets)
+    where: str = ""
+
+    @property
+    def deadline(self) -> float:
+        """Of ``time.perf_counter()``."""
+        return self.start + self.limits.seconds
+
+    def _clock(self, minimum: float, submissions: int) -> Clock:
+        left = self.deadline - time.perf_counter()
+        return Clock(
+            self.limits.seconds, left, minimum, reserve_seconds(self.request, self.limits.seconds), submissions
+        )
+
+    def run(self) -> RawSolution:
+        """Submit, until the submissions or the time are used up.
+
+        Raises:
+            DryRun: when nothing was to be submitted.
+            RemoteSolverError, ProblemTooLarge, TimeLimitTooShort: see the solver.
+        """
+        if (self.problem.group_sizes == 1).all():
+            only = np.zeros(self.problem.num_groups, dtype=np.int64)
+            return RawSolution((only,), notes=("every group has one choice only; nothing was sent",))
+        try:
+            self._connected()
+        except KeyboardInterrupt:
+            self.interrupted = True
+        except RemoteSolverError as failure:
+            if not self.found:
+                raise
+            self.notes.append(f"a further submission failed: {failure}")
+        if self.interrupted and not self.found:
+            raise NoFeasibleFound(
+                f"{self.request.name} was interrupted before the service had answered; if a problem was submitted, the "
+                "service was asked to cancel it"
+            )
+        return self._result()
+
+    def _connected(self) -> None:
+        kind = self._sampler_class()
+        begin = time.perf_counter()
+        with connections.opened(kind, self.request.connection, self._connected_until()) as sampler:
+            self._spent("connect", begin)
+            self.service, self.secrets = sampler.solver, sampler.client.secrets
+            self.where = f"{self.request.name} ({self._service_name} at {self.request.connection.place})"
+            if connections.is_simulated(self.service):
+                self.notes.append(connections.SIMULATED_NOTE)
+            prices = Prices(self.problem, self._start_prices())
+            for number in range(self._most_submissions()):
+                if not self._submission(sampler, prices, number):
+                    break
+
+    def _connected_until(self) -> float:
+        """A preview for a short time limit may take longer to come than that."""
+        return max(self.deadline, self.start + _PREVIEW_SECONDS) if self.request.dry_run else self.deadline
+
+    def _sampler_class(self) -> Any:
+        """Importing Ocean takes a second, once; it is reported, and not the search's time."""
+        begin = time.perf_counter()
+        import dwave.system
+
+        importing = time.perf_counter() - begin
+        self.compile_seconds += importing
+        self.start += importing
+        return getattr(dwave.system, self.request.formulation.sampler)
+
+    def _submission(self, sampler: Any, prices: Prices, number: int) -> bool:
+        """One problem, from building to reading; False when the time does not allow for it any more."""
+        begin = time.perf_counter()
+        model = self.request.formulation.build(self.problem, prices.values)
+        self._spent("build", begin)
+        with connections.described(self.where, self.secrets):
+            asked = self._seconds_to_ask(sampler, model, number)
+        if asked is None:
+            return False
+        decoded = self._ask(sampler, model, asked, prices.values)
+        self._take(decoded, prices)
+        return True
+
+    def _seconds_to_ask(self, sampler: Any, model: HybridModel, number: int) -> float | None:
+        """The service's time limit for a submission, once the problem fits; None when there is no time for it."""
+        model.check(sampler.properties, self.request.name, self._service_name)
+        minimum = model.minimum(sampler)
+        if self.request.dry_run:
+            preview = self._preview(sampler, model, minimum)
+            raise DryRun(f"{preview}; nothing was submitted, for dry_run=True", preview)
+        clock = self._clock(minimum, self._most_submissions() - number)
+        if number and clock.left < clock.wanted(self.request, sampler.properties) + clock.reserve:
+            return None
+        return service_limit(self.request, clock, sampler.properties, self.where)
+
+    @property
+    def _service_name(self) -> str:
+        return self.secrets.mask(self.service.name)
+
+    def _ask(self, sampler: Any, model: HybridModel, asked: float, prices: FloatArray) -> Decoded:
+        begin = time.perf_counter()
+        with closing(model.open_file()) as handle:
+            size = size_of(handle)
+            identifier = connections.uploaded(sampler, handle, self.deadline, self.where)
+        self._spent("upload", begin)
+        begin = time.perf_counter()
+        with connections.translated(self.where, self.secrets):
+            labelled = {} if self.request.label is None else {"label": self.request.label}
+            job = self.service.sample_problem(identifier, time_limit=asked, **labelled)
+        job = connections.resolve(job, self.deadline, self.where, self.secrets)
+        wall = time.perf_counter() - begin
+        begin = time.perf_counter()
+        with connections.translated(self.where, self.secrets):
+            decoded = model.read(job)
+        self._record(job, wall, asked, size, prices)
+        self._spent("decode", begin)
+        return decoded
+
+    def _record(self, job: Any, wall: float, asked: float, size: int, prices: FloatArray) -> None:
+        """Keep every timing field of a problem that was answered, in seconds."""
+        information = dict(job.timing)
+        if "sampleset" in job.result():
+            information = {**job.result()["sampleset"].info, **information}
+        fields = connections.seconds(information)
+        for name, value in {**connections.stages(job, wall, fields), **fields}.items():
+            self.timing[name] = self.timing.get(name, 0.0) + value
+        self.jobs.append(
+            {
+                "problem_id": self.secrets.mask(str(job.id)),
+                "seconds_asked": asked,
+                "bytes_uploaded": size,
+                "prices": prices.tolist(),
+                "timing": fields,
+                "warnings": [self.secrets.mask(str(text)) for text in information.get("warnings", ())],
+            }
+        )
+
+    def _take(self, decoded: Decoded, prices: Prices) -> None:
+        """Keep the samples that fit; fill up those of a priced model, and repair where nothing fits."""
+        begin = time.perf_counter()
+        problem = self.problem
+        assignments = np.atleast_2d(decoded.assignments)
+        totals = np.array([problem.totals(row) for row in assignments]).reshape(len(assignments), -1)
+        fits = (totals <= problem.limits).all(axis=1)
+        valid = np.atleast_1d(decoded.invalid) == 0
+        energies = problem.energies(assignments) if len(assignments) else np.zeros(0)
+        self.samples += len(assignments)
+        self.feasible += int((fits & valid).sum())
+        self.invalid += int((~valid).sum())
+        for i in np.flatnonzero(fits):
+            self._keep(float(energies[i]), assignments[i])
+        self.best_sample = min(self.best_sample, float(energies[fits].min(initial=np.inf)))
+        if len(assignments) and (self.request.formulation.priced or not fits.any()):
+            charged = energies + (totals - problem.limits) @ prices.values
+            order = np.argsort(charged, kind="stable")[:_MOST_FILLED]
+            for row in np.unique(assignments[order], axis=0):
+                self._fill(row)
+            prices.update(totals[order[0]] - problem.limits)
+        self._spent("fill", begin)
+
+    def _fill(self, assignment: IntArray) -> None:
+        """Repair, then spend what is left by single changes, and keep the result."""
+        local = self._prepare_local_search()
+        local.place(assignment)
+        if not local.repair():
+            return
+        if self.request.formulation.priced:
+            local.descend(self.deadline, pairs=self.problem.num_groups <= _FEW_GROUPS)
+        self.filled += 1
+        self._keep(self.problem.energy(local.assignment), local.assignment)
+
+    def _keep(self, energy: float, assignment: IntArray) -> None:
+        if not self.found or energy < min(known for known, _ in self.found.values()):
+            self.trace.append((time.perf_counter() - self.start, energy, None))
+        self.found.setdefault(assignment.tobytes(), (energy, assignment.copy()))
+
+    def _prepare_local_search(self) -> LocalSearch:
+        if self.local is None:
+            compiling = warm_up()
+            self.compile_seconds += compiling
+            self.start += compiling  # compiled code is cached, and its making is not the search's time
+            self.local = LocalSearch(self.problem, self.rng)
+        return self.local
+
+    def _start_prices(self) -> FloatArray:
+        if not self.request.formulation.priced:
+            return np.zeros(self.problem.num_budgets)
+        return starting_prices(self.problem, self._prepare_local_search(), self.deadline)
+
+    def _most_submissions(self) -> int:
+        most = self.request.submissions if self.request.formulation.priced else 1
+        return most if self.limits.work is None else min(most, self.limits.work)
+
+    def _spent(self, stage: str, begin: float) -> None:
+        self.timing[stage] = self.timing.get(stage, 0.0) + time.perf_counter() - begin
+
+    def _preview(self, sampler: Any, model: HybridModel, minimum: float) -> Preview:
+        with closing(model.open_file()) as handle:
+            size = size_of(handle)
+        count = self._most_submissions()
+        clock = self._clock(minimum, count)
+        charged = max(minimum, clock.wanted(self.request, sampler.properties)) * count
+        return Preview(
+            solver=self.request.name,
+            service_solver=self._service_name,
+            variables=model.variables,
+            interactions=model.interactions,
+            bytes_to_upload=size,
+            minimum_seconds=minimum,
+            shortest_time_limit=clock.shortest,
+            charged_seconds=charged,
+            quota_seconds=quota_seconds(sampler.properties, charged),
+            simulated=connections.is_simulated(self.service),
+        )
+
+    def _result(self) -> RawSolution:
+        ranked = sorted(self.found.values(), key=lambda pair: pair[0])
+        share = self.feasible / self.samples if self.samples else 0.0
+        notes = [*self.notes, f"{self.samples} samples came back, {self.feasible} of them within every budget"]
+        if self.samples and not self.feasible and ranked and not self.request.formulation.priced:
+            notes.append("no sample was within the budgets: the answer was repaired on this machine")
+        charged = self.timing.get("charge_time")
+        details = {
+            "service_solver": self._service_name,
+            "simulated": connections.is_simulated(self.service),
+            "label": self.request.label,
+            "submissions": tuple(self.jobs),
+            "problem_ids": tuple(job["problem_id"] for job in self.jobs),
+            "samples": self.samples,
+            "feasible_share": share,
+            "invalid_samples": self.invalid,
+            "filled_samples": self.filled,
+            "best_sample_energy": self.best_sample if np.isfinite(self.best_sample) else None,
+            "charged_seconds": charged,
+            "quota_seconds": None if charged is None else quota_seconds(self.service.properties, charged),
+        }
+        return RawSolution(
+            assignments=tuple(assignment for _, assignment in ranked),
+            timing={"compile": self.compile_seconds, **self.timing},
+            trace=tuple(self.trace),
+            work=len(self.jobs),
+            interrupted=self.interrupted,
+            notes=tuple(notes),
+            details=details,
+        )

@@ -1,0 +1,172 @@
+"""What a submission to Leap is asked for and takes: seconds at the service, and quota."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qubo_compress.errors import InvalidSolverOption, TimeLimitTooShort
+from qubo_compress.solvers.dwave.connection import Connection
+from qubo_compress.solvers.dwave.leap_models import Formulation
+
+_SHORTEST_RESERVE = 2.0
+_RESERVE_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        name: of the solver, for messages.
+        formulation: what is sent.
+        connection: where to.
+        label: of the problem, as it is shown in the dashboard.
+        submissions: most problems to submit.
+        service_seconds: time limit at the service; None derives it.
+        reserve: seconds of the time limit that are not given to the service.
+        dry_run: whether to stop before anything is uploaded.
+    """
+
+    name: str
+    formulation: Formulation
+    connection: Connection
+    label: str | None
+    submissions: int
+    service_seconds: float | None
+    reserve: float | None
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a submission would take; nothing was sent but the request for the solver's properties.
+
+    Attributes:
+        solver: name of this library's solver.
+        service_solver: name of the solver at the service.
+        variables: binary, discrete or integer variables of the model.
+        interactions: pairs of bits or cases with an energy; symbols of a nonlinear model.
+        bytes_to_upload: for each submission.
+        minimum_seconds: the least time limit that the service takes for this model.
+        shortest_time_limit: the least ``time_limit`` with which :func:`~qubo_compress.solve` would submit it.
+        charged_seconds: most seconds that the service may charge, over all submissions.
+        quota_seconds: what that takes from the account's quota, in seconds of the quantum processor; None
+            when the service names no rate.
+        simulated: whether the service is a stand-in, and no D-Wave machine involved.
+    """
+
+    solver: str
+    service_solver: str
+    variables: int
+    interactions: int
+    bytes_to_upload: int
+    minimum_seconds: float
+    shortest_time_limit: float
+    charged_seconds: float
+    quota_seconds: float | None
+    simulated: bool
+
+    def __str__(self) -> str:
+        quota = "at an unknown rate" if self.quota_seconds is None else f"{self.quota_seconds:.3g} s of quota"
+        return (
+            f"{self.solver} on {self.service_solver}: {self.variables:,} variables, "
+            f"{self.interactions:,} interactions, "
+            f"{self.bytes_to_upload / 1e6:.3g} MB to upload, at least {self.minimum_seconds:.3g} s; "
+            f"charges up to {self.charged_seconds:.3g} s ({quota})"
+        )
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What is known of the time when a problem is about to be submitted; all in seconds.
+
+    Attributes:
+        limit: the whole time limit.
+        left: of it.
+        minimum: that the service takes for this problem.
+        reserve: not to be given to the service.
+        submissions: still to come, this one included.
+    """
+
+    limit: float
+    left: float
+    minimum: float
+    reserve: float
+    submissions: int
+
+    def wanted(self, request: Request, properties: Mapping[str, Any]) -> float:
+        """Seconds to ask of the service: what is left for this submission less the reserve, at least the minimum."""
+        if request.service_seconds is not None:
+            return request.service_seconds
+        longest = longest_seconds(properties)
+        return max(self.minimum, min(longest, self.left / self.submissions - self.reserve))
+
+    @property
+    def shortest(self) -> float:
+        """The least time limit with which the service's minimum could be asked for."""
+        return self.limit - self.left + self.minimum + self.reserve
+
+
+def reserve_seconds(request: Request, limit: float) -> float:
+    """Seconds of a time limit that are kept for upload, queue and download."""
+    if request.reserve is not None:
+        return request.reserve
+    return max(_SHORTEST_RESERVE, _RESERVE_SHARE * limit)
+
+
+def longest_seconds(properties: Mapping[str, Any]) -> float:
+    """The longest time limit that a hybrid solver takes."""
+    return 3600.0 * float(properties.get("maximum_time_limit_hrs", math.inf))
+
+
+def service_limit(request: Request, clock: Clock, properties: Mapping[str, Any], where: str) -> float:
+    """Seconds to ask of the service, checked before anything is sent.
+
+    Raises:
+        TimeLimitTooShort: when the time limit, or ``service_seconds``, does not cover the minimum.
+        InvalidSolverOption: when ``service_seconds`` is more than the service or the time limit allows.
+    """
+    asked, longest = clock.wanted(request, properties), longest_seconds(properties)
+    if asked < clock.minimum:
+        raise TimeLimitTooShort(
+            f"{where}: service_seconds={asked:g}, but the service needs {clock.minimum:.3g} s at least for this "
+            f"problem, which takes {quota_words(properties, clock.minimum)}. Nothing was submitted",
+            clock.minimum,
+        )
+    if asked > longest:
+        raise InvalidSolverOption(f"{where}: service_seconds={asked:g}, but the service takes at most {longest:g} s")
+    if clock.left < clock.minimum + clock.reserve:
+        raise TimeLimitTooShort(
+            f"{where}: the service needs {clock.minimum:.3g} s at least for this problem, and time_limit="
+            f"{clock.limit:g} s leaves {max(0.0, clock.left - clock.reserve):.3g} s of that after connecting, building "
+            f"and a reserve of {clock.reserve:.3g} s for upload and queue; give time_limit="
+            f"{math.ceil(10 * clock.shortest) / 10:g} or more, which takes {quota_words(properties, clock.minimum)}. "
+            "Nothing was submitted",
+            clock.shortest,
+        )
+    if clock.left < asked + clock.reserve and request.service_seconds is not None:
+        raise InvalidSolverOption(
+            f"{where}: service_seconds={asked:g} and a reserve of {clock.reserve:.3g} s are more than the "
+            f"{clock.left:.3g} s that time_limit={clock.limit:g} leaves; raise the time limit. Nothing was submitted"
+        )
+    return math.ceil(1000 * asked) / 1000
+
+
+def quota_seconds(properties: Mapping[str, Any], charged: float) -> float | None:
+    """Seconds of the account's quota that so many charged seconds take; None when no rate is given.
+
+    Example:
+        >>> quota_seconds({"quota_conversion_rate": 20}, 5.0)
+        0.25
+    """
+    rate = properties.get("quota_conversion_rate")
+    return charged / rate if rate else None
+
+
+def quota_words(properties: Mapping[str, Any], charged: float) -> str:
+    """The same for a message."""
+    quota = quota_seconds(properties, charged)
+    return "quota at an unknown rate" if quota is None else f"{quota:.3g} s of quota"

@@ -1,0 +1,121 @@
+"""The size gate: whether an encoded problem fits a chip, decided before any embedding is searched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from qubo_compress.encodings.encoding import Encoding, build_bqm
+from qubo_compress.errors import ProblemTooLarge
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
+from qubo_compress.problem.reductions import Reduction, reduce_dominated
+from qubo_compress.solvers.dwave.minor_embedding import find_minor
+from qubo_compress.solvers.dwave.qpu_device import Device
+from qubo_compress.solvers.dwave.qpu_embedding import Chains, may_fit, pattern_of
+from qubo_compress.solvers.dwave.qpu_sampling import fixed_spins
+
+_WORTH_REDUCING = 8
+"""Dominated choices are looked for up to so many times the bits that fit; more never shrink enough."""
+_WORTH_FIXING = 2
+"""The same for roof duality, which fixes few spins of dense problems."""
+_COUPLINGS_PER_COUPLER = 4
+"""Domain walls take no fewer couplings than a quarter of the pair energies (two choices, one bit)."""
+_SEARCH_SHARE = 0.5
+"""Most of the time left that a search for a minor embedding may take."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """How a problem goes onto a chip.
+
+    Attributes:
+        reduction: the problem without dominated choices, which is what is encoded.
+        bits: of the encoded problem.
+        minor: chains of an embedding found by a general search; None where a clique is used.
+    """
+
+    reduction: Reduction
+    bits: int
+    minor: Chains | None
+
+
+def shrink(problem: ChoiceProblem, encoding: Encoding, device: Device) -> Reduction:
+    """The problem without choices that others beat everywhere, where that may help."""
+    if _bits(problem, encoding) <= _WORTH_REDUCING * device.largest_clique:
+        return reduce_dominated(problem)
+    return Reduction(problem, np.arange(problem.num_choices), problem.group_offsets)
+
+
+def fit(
+    reduction: Reduction,
+    encoding: Encoding,
+    device: Device,
+    prices: Callable[[], FloatArray],
+    *,
+    reduce: bool,
+    deadline: float,
+    stop: Callable[[], bool],
+) -> Fit:
+    """Find room for a problem on a chip, or say that there is none.
+
+    A clique takes everything up to its size. Beyond it, problems with few couplings are searched an embedding for,
+    where counting qubits and couplers leaves the prospect of one; and dense ones are looked at after roof duality.
+
+    Args:
+        reduction: of the problem, see :func:`shrink`.
+        encoding: how it is encoded.
+        device: the chip.
+        prices: estimates the budgets' prices, at which roof duality is tried; called where it is.
+        reduce: whether roof duality is used at all.
+        deadline: of ``time.perf_counter()``, of the whole search.
+        stop: asked some times a second.
+
+    Raises:
+        ProblemTooLarge: naming the bits, the largest clique and what to use instead.
+    """
+    problem, most = reduction.problem, device.largest_clique
+    bits = _bits(problem, encoding)
+    if bits <= most:
+        return Fit(reduction, bits, None)
+    if reduce and bits <= _WORTH_FIXING * most:
+        charged = problem.linear + prices() @ problem.costs
+        if bits - len(fixed_spins(build_bqm(problem, encoding, charged, problem.constant, None))) <= most:
+            return Fit(reduction, bits, None)
+    if bits > len(device.graph) or _too_many_pairs(problem, device):
+        raise _too_large(bits, encoding, device, "which a problem with so many couplings needs")
+    model = build_bqm(problem, encoding, problem.linear, problem.constant, None)
+    rows, columns, _ = model.to_numpy_vectors(variable_order=range(bits)).quadratic
+    if not may_fit(device.graph, np.bincount(rows, minlength=bits) + np.bincount(columns, minlength=bits)):
+        raise _too_large(bits, encoding, device, "which a problem with so many couplings needs")
+    couplings = list(zip(rows.tolist(), columns.tolist(), strict=True))
+    budget = _SEARCH_SHARE * max(0.0, deadline - time.perf_counter())
+    edges = list(device.graph.edges)
+    minor = device.remembered(
+        pattern_of(bits, couplings), bits, couplings, lambda: find_minor(couplings, bits, edges, 0, budget, stop)
+    )
+    if not minor:
+        raise _too_large(bits, encoding, device, f"and {budget:.1f} s of search found no other embedding")
+    return Fit(reduction, bits, minor)
+
+
+def _bits(problem: ChoiceProblem, encoding: Encoding) -> int:
+    return int(encoding.bit_map(problem).matrix.shape[1])
+
+
+def _too_many_pairs(problem: ChoiceProblem, device: Device) -> bool:
+    """Known without building the model, which for large dense problems takes seconds."""
+    if problem.structure == "factor":
+        return True
+    stored = 0 if problem.pairs is None else problem.pairs.nnz // 2
+    return bool(stored > _COUPLINGS_PER_COUPLER * device.graph.number_of_edges())
+
+
+def _too_large(bits: int, encoding: Encoding, device: Device, why: str) -> ProblemTooLarge:
+    return ProblemTooLarge(
+        f"this problem takes {bits} bits ({encoding.name}) and the largest clique on {device.name} has "
+        f"{device.largest_clique}, {why}: use 'qpu-decomposition', which solves blocks that fit, 'leap-cqm' in the "
+        "cloud, or 'annealer' on this machine"
+    )

@@ -1,0 +1,403 @@
+"""The exact solver: an answer together with the proof, or with the best bound when time runs out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qubo_compress._internal import compiling
+from qubo_compress.errors import InvalidSolverOption
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.energy_scale import StandardProblem, energy_scale, standardise
+from qubo_compress.problem.generators import random_problem
+from qubo_compress.problem.reductions import Reduction, restrict
+from qubo_compress.solvers.exact import bounds, branch_nodes, price_kernels
+from qubo_compress.solvers.exact.band_programming import coupled_groups, find_band, solve_band, undominated
+from qubo_compress.solvers.exact.bounds import LARGEST_EIGENPROBLEM, lower_bound
+from qubo_compress.solvers.exact.branch_and_bound import PRUNE, Tree, choices_left
+from qubo_compress.solvers.exact.certificates import CertificateRecord
+from qubo_compress.solvers.exact.convex_relaxation import LARGEST_GRAM, ConvexForm, convex_form, scaled_costs
+from qubo_compress.solvers.exact.dynamic_programming import TableAnswer, solve_table
+from qubo_compress.solvers.exact.infeasibility import proves_infeasible
+from qubo_compress.solvers.exact.integer_programming import MOST_TABLE_ENTRIES, solve_milp, table_entries
+from qubo_compress.solvers.exact.message_passing import fits_in_blocks, message_bound
+from qubo_compress.solvers.exact.standard_scale import on_original
+from qubo_compress.solvers.exact.strengthening import LARGEST_STRENGTHENED, strengthen
+from qubo_compress.solvers.local_search import descent as local_search
+from qubo_compress.solvers.local_search.descent import LocalSearch, lagrangian_vertex
+from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+
+_KICKS = 60
+"""Restarts of the local search for the first answer, where double changes are cheap."""
+
+_INFEASIBLE_SHARE = 0.4
+"""Share of the time for a proof that nothing fits, where no first answer was found."""
+
+_FEW_GROUPS = 60
+_KICKED_GROUPS = 4
+_FIRST_SHARE = 0.2
+
+PLAIN_NODES = 20_000
+"""Nodes of a small tree after which its root is looked at again; most tables of networks are proven before."""
+
+_SMALL_CHOICES = 400
+_LEAST_PLAIN_NODES = 200
+
+STRENGTHENING_ITERATIONS = 600
+_STRENGTHENING_SHARE = 0.4
+_WORTH_RESTARTING = 0.95
+"""Share of the choices below which what is left is worth a new tree."""
+
+_FEW_COMBINATIONS = 100_000
+_LEAST_MILP_SECONDS = 3.0
+_MESSAGE_SHARE = 0.1
+_MOST_PARTNERS = 8.0
+"""Coupled groups per group, on average, above which branch and bound is preferred to linearisation."""
+
+
+@solvers.register
+@dataclass(frozen=True)
+class Exact:
+    """Find the optimum and prove it, by the method that suits the structure; a note says which.
+
+    Without interactions and with at most one budget: dynamic programming over exact integer costs. Pair
+    energies in a narrow band and at most one budget: dynamic programming over labels. Other sparse pair energies:
+    mixed-integer programming (HiGHS). Otherwise: branch and bound on the convex relaxation; when that is not soon
+    done, the root is looked at again with the better answer and a strengthened relaxation, which raises the bound
+    and excludes choices, and a new tree goes on with the choices that are left. When the time runs out the best
+    answer comes with a true lower bound. Interactions among more choices than ``LARGEST_GRAM`` (4000; 1500 with
+    pairs) get a local optimum and a bound only, and a note says so.
+
+    Args:
+        first: an assignment to start from; None for a local search.
+        threads: how many nodes are bounded at a time; None for one per processor that this process may use. The tree is
+            the same with any number.
+        certificate: keep what a separate checker needs to verify the proof of a branch and bound, in
+            ``Solution.details["certificate"]``; see :mod:`qubo_compress.solvers.exact.certificates`.
+
+    Example:
+        >>> from qubo_compress import ChoiceProblem, solve
+        >>> problem = ChoiceProblem.random(kind="low-rank", groups=8, choices=5, seed=0)
+        >>> solution = solve(problem, Exact(), time_limit=20.0)
+        >>> solution.status, solution.gap <= 1e-6
+        ('optimal', True)
+    """
+
+    name: ClassVar[str] = "exact"
+    optimises: ClassVar[bool] = True
+    first: tuple[int, ...] | None = None
+    threads: int | None = None
+    certificate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise InvalidSolverOption(f"threads must be at least 1; got {self.threads}")
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        """Search until proven, out of time, out of work (nodes or states) or interrupted."""
+        compiling = warm_up()
+        standard = standardise(problem)
+        run = _Run(standard.problem, limits, rng, self)
+        interrupted = False
+        try:
+            run.solve()
+        except KeyboardInterrupt:
+            interrupted = True
+        raw = run.result(compiling, interrupted)
+        return on_original(standard, raw, _original_details(standard, raw.details))
+
+
+@dataclass
+class _Run:
+    """One search; every attribute is valid at any moment, so that an interruption can be answered."""
+
+    problem: ChoiceProblem
+    limits: SearchLimits
+    rng: np.random.Generator
+    options: Exact
+    best: IntArray | None = None
+    bound: float = -np.inf
+    work: int = 0
+    infeasible: bool = False
+    tree: Tree | None = None
+    reduction: Reduction | None = None
+    record: CertificateRecord | None = None
+    pool: list[IntArray] = field(default_factory=list)
+    trace: list[tuple[float, float, float | None]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def deadline(self) -> float:
+        return self.start + self.limits.seconds
+
+    def solve(self) -> None:
+        """Find a first answer, then hand the problem to the method that suits it."""
+        problem = self.problem
+        search = LocalSearch(problem, self.rng)
+        self._first_answer(search)
+        if self.best is None and self._nothing_fits():
+            return
+        # One budget within reach can always be repaired to; that it is within reach was checked before.
+        if problem.structure == "separable" and problem.num_budgets <= 1 and self.best is not None:
+            self._say("dynamic programming")
+            self._take_table(solve_table(problem, self.best, self.deadline, self.limits.work))
+            return
+        if problem.structure == "pairs" and self.best is not None and self._solve_sparse():
+            return
+        most = LARGEST_EIGENPROBLEM if problem.structure == "pairs" else LARGEST_GRAM
+        if problem.num_choices > most:
+            self._say("bound only")
+            self.notes.append(
+                f"{problem.num_choices} choices are more than the {most} that exact can branch on: bound only"
+            )
+            self.bound = lower_bound(problem, self.deadline - time.perf_counter()) or -np.inf
+            return
+        self._say("branch and bound")
+        self._branch(search)
+
+    def _nothing_fits(self) -> bool:
+        """Whether the budgets were proven to exclude everything. A process of its own would not repeat its work."""
+        share = time.perf_counter() + _INFEASIBLE_SHARE * self.limits.seconds
+        self.infeasible = proves_infeasible(self.problem, share, integers=self.limits.work is None)
+        return self.infeasible
+
+    def _say(self, method: str) -> None:
+        self.details["method"] = method
+        if method != "bound only":
+            self.notes.append(f"method: {method}")
+
+    def _take_table(self, answer: TableAnswer) -> None:
+        self.best, self.bound, self.work = answer.assignment, answer.bound, answer.states
+
+    def _solve_sparse(self) -> bool:
+        """Band programming or mixed-integer programming where they suit; False where they do not."""
+        problem = self.problem
+        if np.log(problem.group_sizes).sum() <= np.log(_FEW_COMBINATIONS) or self.best is None:
+            return False
+        band = find_band(problem)
+        if band is not None:
+            self._say(f"dynamic programming over a band of width {band.width}")
+            self._take_table(solve_band(problem, band, self.best, self.deadline, self.limits.work))
+            return True
+        # Programmes cannot be stopped after a given amount of work, and would not repeat.
+        if self.limits.work is not None or self.limits.seconds < _LEAST_MILP_SECONDS or not _is_sparse(problem):
+            return False
+        self._say("mixed-integer programming")
+        if fits_in_blocks(problem):
+            self.bound = message_bound(problem, _MESSAGE_SHARE * (self.deadline - time.perf_counter()))
+        answer = solve_milp(problem, self.deadline)
+        self.bound, self.work = max(self.bound, answer.bound), answer.nodes
+        if answer.ended:
+            self.notes.append("HiGHS overran its time limit and was ended")
+        found = answer.assignment
+        if found is not None and problem.is_feasible(found) and problem.energy(found) < problem.energy(self.best):
+            self.best = found
+        return True
+
+    def _branch(self, search: LocalSearch) -> None:
+        """A tree; while it is not done, fewer choices as the answer and the root improve, and a new tree on those."""
+        problem, work = self.problem, self.limits.work
+        record = self.record = CertificateRecord() if self.options.certificate else None
+        threads = self.options.threads
+        if record is None and self._messages_prove():
+            return
+        tree = Tree(
+            problem, convex_form(problem), search, self.best, start=self.start, threads=threads, record=record,
+            root_bound=self.bound,
+        )  # fmt: skip
+        self.tree = tree
+        quota = _plain_nodes(problem)
+        while record is None:
+            left = quota if work is None else min(quota, work - self.work - tree.nodes)
+            wanted = tree.nodes + left
+            tree.run(self.deadline, wanted)
+            if tree.finished or tree.nodes < wanted or left < quota:
+                return
+            quota *= 2
+            reduction = None if tree.incumbent is None else self._narrowed(tree, tree.incumbent)
+            if reduction is not None:
+                tree = self._replanted(tree, reduction)
+        tree.run(self.deadline, work)
+
+    def _messages_prove(self) -> bool:
+        """Whether message passing, far better than the relaxation where pairs are dense, settles the problem."""
+        problem = self.problem
+        if problem.structure != "pairs" or not fits_in_blocks(problem):
+            return False
+        self.bound = message_bound(problem, _MESSAGE_SHARE * (self.deadline - time.perf_counter()))
+        self.infeasible = self.bound == np.inf
+        if self.infeasible or self.best is None:
+            return self.infeasible
+        energy = problem.energy(self.best)
+        return energy - self.bound <= energy_scale(problem).tolerance(energy, PRUNE)
+
+    def _replanted(self, tree: Tree, reduction: Reduction) -> Tree:
+        """A new tree on fewer choices that knows all that the old one knew."""
+        small = reduction.problem
+        answers = self._lifted(tree)
+        again = Tree(
+            small, convex_form(small), LocalSearch(small, self.rng), reduction.lower(answers[0]), start=self.start,
+            threads=self.options.threads, root_bound=tree.bound, closed=tree.cutoff,
+        )  # fmt: skip
+        self.pool, self.trace = [*answers, *self.pool], [*self.trace, *tree.trace]
+        self.work += tree.nodes
+        self.tree, self.reduction = again, reduction
+        self.details["choices left"] = small.num_choices
+        return again
+
+    def _lifted(self, tree: Tree) -> list[IntArray]:
+        """The answers of a tree as assignments of the whole problem, best first."""
+        reduction = self.reduction
+        return tree.pool if reduction is None else [reduction.lift(answer) for answer in tree.pool]
+
+    def _narrowed(self, tree: Tree, incumbent: IntArray) -> Reduction | None:
+        """The problem without the choices that the root excludes, if that is worth it; raises the tree's bound.
+
+        Once few enough choices are left, the root is strengthened, which excludes more.
+        """
+        before = np.arange(self.problem.num_choices) if self.reduction is None else self.reduction.kept
+        left = choices_left(tree.form, tree.problem.selected(incumbent), tree.cutoff)
+        if left.size <= LARGEST_STRENGTHENED and "strengthening iterations" not in self.details:
+            part = restrict(tree.problem, left)
+            vertex = part.problem.selected(part.lower(incumbent))
+            left = left[self._strengthen(tree, convex_form(part.problem), vertex)]
+        kept = before[left]
+        return restrict(self.problem, kept) if kept.size <= _WORTH_RESTARTING * before.size else None
+
+    def _strengthen(self, tree: Tree, form: ConvexForm, vertex: IntArray) -> IntArray:
+        """The choices of a form that its strengthened root cannot exclude; raises the tree's bound."""
+        now = time.perf_counter()
+        most = STRENGTHENING_ITERATIONS
+        if self.limits.work is not None:
+            most = min(most, self.limits.work - self.work - tree.nodes)
+        result = strengthen(form, vertex, now + _STRENGTHENING_SHARE * (self.deadline - now), most)
+        self.work += result.iterations
+        self.details.update({"strengthening iterations": result.iterations, "strengthened root bound": result.bound})
+        # What was excluded before is no better than the cutoff.
+        tree.root_bound = max(tree.root_bound, min(result.bound, tree.cutoff))
+        return choices_left(result.form, vertex, tree.cutoff)
+
+    def _first_answer(self, search: LocalSearch) -> None:
+        """A local optimum from the least energies and from the least priced energies, then kicks."""
+        problem = self.problem
+        deadline = self.start + _FIRST_SHARE * self.limits.seconds
+        starts = [lagrangian_vertex(problem, np.zeros(problem.num_budgets))]
+        if self.options.first is not None:
+            starts.insert(0, np.array(self.options.first, dtype=np.int64))
+        if problem.num_budgets:
+            prices = _prices(problem)
+            starts += [lagrangian_vertex(problem, prices), lagrangian_vertex(problem, prices, dearest=True)]
+        few = problem.num_groups <= _FEW_GROUPS
+        for vertex in starts:
+            self._try(search, vertex, deadline, few)
+        for _ in range(_KICKS if few and problem.structure != "separable" else 0):
+            if self.best is None or time.perf_counter() >= deadline:
+                break
+            kicked = self.best.copy()
+            groups = self.rng.integers(problem.num_groups, size=_KICKED_GROUPS)
+            kicked[groups] = self.rng.integers(problem.group_sizes[groups])
+            self._try(search, kicked, deadline, few)
+
+    def _try(self, search: LocalSearch, vertex: IntArray, deadline: float, pairs: bool) -> None:
+        search.place(vertex)
+        if not search.repair():
+            return
+        found = search.assignment
+        search.descend(deadline, pairs)
+        for assignment in (found, search.assignment):
+            if self.best is None or self.problem.energy(assignment) < self.problem.energy(self.best):
+                self.best = assignment
+                self.trace.append((time.perf_counter() - self.start, self.problem.energy(assignment), None))
+
+    def result(self, compiling: float, interrupted: bool) -> RawSolution:
+        bound, work, trace = self.bound, self.work, list(self.trace)
+        pool = list(self.pool)
+        infeasible = self.infeasible
+        tree = self.tree
+        if tree is not None:
+            bound, work = max(bound, tree.bound), work + tree.nodes
+            trace += tree.trace
+            distinct = {answer.tobytes(): answer for answer in [*self._lifted(tree), *pool]}
+            pool = list(distinct.values())
+            infeasible = tree.finished and not pool
+            if self.record is not None:
+                self.details["certificate"] = self.record.certificate()
+        if not pool and self.best is not None:
+            pool = [self.best]
+        pool.sort(key=self.problem.energy)
+        energy = self.problem.energy(pool[0]) if pool else None
+        seconds = time.perf_counter() - self.start
+        known = bound if np.isfinite(bound) else None
+        if energy is not None:
+            trace.append((seconds, energy, known))
+        return RawSolution(
+            assignments=tuple(pool),
+            claimed_energy=energy,
+            bound=known,
+            timing={"compile": compiling, "solve": seconds},
+            trace=tuple(trace),
+            work=work,
+            interrupted=interrupted,
+            infeasible=infeasible,
+            notes=tuple(self.notes),
+            details=self.details,
+        )
+
+
+def _original_details(standard: StandardProblem, details: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in the details as energies, in those of the original problem."""
+    changed: dict[str, Any] = {}
+    if "strengthened root bound" in details:
+        changed["strengthened root bound"] = standard.energy(details["strengthened root bound"])
+    if "certificate" in details:
+        nodes = details["certificate"].items()
+        changed["certificate"] = {number: replace(node, price=standard.unit * node.price) for number, node in nodes}
+    return changed
+
+
+def _prices(problem: ChoiceProblem) -> FloatArray:
+    """(B,) prices per unit at which the linear terms alone would meet the budgets."""
+    costs, room, scales = scaled_costs(problem)
+    price = np.zeros(room.size)
+    choices = np.arange(problem.num_choices)
+    value = price_kernels.polish_prices(
+        problem.linear.copy(), problem.group_offsets.copy(), choices, costs, room, price, 4
+    )
+    return price / scales if np.isfinite(value) else np.zeros(room.size)
+
+
+def _plain_nodes(problem: ChoiceProblem) -> int:
+    """Nodes before the root is looked at again: fewer where a node takes longer."""
+    share = min(1.0, (_SMALL_CHOICES / problem.num_choices) ** 1.5)
+    return max(min(_LEAST_PLAIN_NODES, PLAIN_NODES), int(PLAIN_NODES * share))
+
+
+def _is_sparse(problem: ChoiceProblem) -> bool:
+    partners = coupled_groups(problem).nnz / problem.num_groups
+    return partners <= _MOST_PARTNERS and table_entries(problem) <= MOST_TABLE_ENTRIES
+
+
+def warm_up() -> float:
+    """Compile (or load from the disk cache) every kernel on tiny problems; returns the seconds it took."""
+    start = time.perf_counter()
+    if getattr(branch_nodes.put, "signatures", ()):  # the last one below to be compiled
+        return 0.0
+    with compiling.announced():
+        local_search.warm_up()
+        bounds.warm_up()
+        rng = np.random.default_rng(0)
+        for kind in ("separable", "sparse"):
+            _Run(random_problem(kind, groups=3, choices=3, seed=0), SearchLimits(60.0), rng, Exact()).solve()
+        # Too many combinations to be enumerated, so that nodes are bounded and taken up, and one that is enumerated.
+        for groups, work in ((13, 4), (3, 1)):
+            problem = random_problem("low-rank", groups=groups, choices=2, seed=0, rank=2)
+            tree = Tree(problem, convex_form(problem), LocalSearch(problem, rng), None)
+            tree.run(start + 600.0, work)
+        undominated(np.zeros(1, dtype=np.int64), np.zeros(1))
+    return time.perf_counter() - start

@@ -1,0 +1,3 @@
+"""Repair and descent from any assignment."""
+
+from __future__ import annotations

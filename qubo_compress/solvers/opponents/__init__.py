@@ -1,0 +1,3 @@
+"""Methods of others, as published, to be compared with."""
+
+from __future__ import annotations

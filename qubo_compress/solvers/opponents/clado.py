@@ -1,0 +1,184 @@
+"""CLADO as published: clip the measured pairs to a convex quadratic form, and solve that to optimality.
+
+Deng et al. (arXiv 2307.05657) put single losses on the diagonal and pair losses beside it,
+
+    loss(x) = 1/2 x . M x,    M[v, v] = 2 linear[v],    M[v, w] = pairs[v, w],
+
+which has the problem's energies, for x[v]^2 = x[v] on assignments. Measured pairs make M indefinite, which
+their integer quadratic programmes could not take, so the negative part of its spectrum is cut off. What
+is then optimal for the clipped form need not be for the measured one: this solver shows what that costs.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.solvers.exact import exact
+from qubo_compress.solvers.local_search.descent import LocalSearch
+from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+
+LARGEST_SPECTRUM = 4000
+"""Most choices for which the spectrum of all pairs is computed (8 bytes for each pair, several times over)."""
+
+_SECONDS_PER_CUBE = 1.5e-9  # of an eigendecomposition on one core, generously
+_ROUNDING = 1e-9
+
+
+@solvers.register
+@dataclass(frozen=True)
+class Clado:
+    """Solve the problem with its pairs clipped to positive semidefinite, exactly; the energy told is the true one.
+
+    With ``pairs``, the quadratic form of CLADO is clipped by its eigenvalues and handed to ``exact``; only the
+    clipped form's optimum is given back, as published, and no bound is claimed unless nothing was clipped. A
+    ``factor`` is positive semidefinite by construction and a separable problem has no pairs: nothing is
+    clipped there, and the answer is that of ``exact``. The work is the number of nodes.
+
+    ``details`` holds ``clipped_share`` (of the sum of the eigenvalues' sizes), ``least_eigenvalue``,
+    ``clipped_energy`` (of the answer in the clipped form) and ``clipped_bound``.
+
+    Example:
+        >>> from qubo_compress import ChoiceProblem, solve
+        >>> problem = ChoiceProblem.random(kind="dense", groups=6, choices=4, seed=0)
+        >>> solution = solve(problem, "clado", time_limit=20.0)
+        >>> solution.bound is None, solution.details["clipped_share"] > 0.0
+        (True, True)
+    """
+
+    name: ClassVar[str] = "clado"
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        """Clip, then branch and bound until proven, out of time, out of work (nodes) or interrupted."""
+        compiling = exact.warm_up()
+        start = time.perf_counter()
+        if problem.structure != "pairs":
+            answer = exact.Exact().search(problem, limits, rng)
+            return _with_details(answer, compiling, 0.0, {"clipped_share": 0.0})
+        seconds = _SECONDS_PER_CUBE * problem.num_choices**3
+        if problem.num_choices > LARGEST_SPECTRUM or seconds > limits.seconds:
+            return _unclipped(problem, rng, compiling, start, seconds)
+        try:
+            clipped = clip(problem)
+        except KeyboardInterrupt:
+            return replace(_unclipped(problem, rng, compiling, start, seconds), interrupted=True)
+        building = time.perf_counter() - start
+        left = max(0.01, limits.seconds - building)
+        answer = exact.Exact().search(clipped.problem, replace(limits, seconds=left), rng)
+        details = {
+            "clipped_share": clipped.share,
+            "least_eigenvalue": clipped.least,
+            "clipped_energy": answer.claimed_energy,
+            "clipped_bound": answer.bound,
+        }
+        return _on_original(problem, clipped, _with_details(answer, compiling, building, details))
+
+
+@dataclass(frozen=True, eq=False)
+class Clipped:
+    """A problem with the negative part of its quadratic form cut off.
+
+    Attributes:
+        problem: energy constant + 1/2 |sum of the factor rows|^2, and the same budgets.
+        share: sum of the sizes of the negative eigenvalues over that of all.
+        least: the least eigenvalue.
+        slack: at most so much lies the true energy of any assignment below the clipped one.
+    """
+
+    problem: ChoiceProblem
+    share: float
+    least: float
+    slack: float
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything beyond rounding was clipped."""
+        return self.share > _ROUNDING
+
+
+def quadratic_form(problem: ChoiceProblem) -> FloatArray:
+    """(V, V) matrix M with energy = constant + 1/2 x . M x on assignments, single losses on the diagonal.
+
+    Example:
+        >>> problem = ChoiceProblem.random(kind="dense", groups=3, choices=3, seed=0)
+        >>> x = np.zeros(9)
+        >>> x[problem.selected([0, 1, 2])] = 1.0
+        >>> bool(np.isclose(problem.constant + 0.5 * x @ quadratic_form(problem) @ x, problem.energy([0, 1, 2])))
+        True
+    """
+    matrix = np.zeros((problem.num_choices,) * 2) if problem.pairs is None else problem.pairs.toarray()
+    matrix[np.diag_indices_from(matrix)] = 2.0 * problem.linear
+    return np.asarray(matrix, dtype=np.float64)
+
+
+def clip(problem: ChoiceProblem) -> Clipped:
+    """Cut the negative eigenvalues off a problem's quadratic form."""
+    matrix = quadratic_form(problem)
+    values, vectors = np.linalg.eigh(matrix)
+    positive = values > 0.0
+    factor = (vectors[:, positive] * np.sqrt(values[positive])).astype(np.float32)
+    size = float(np.abs(values).sum())
+    rows = factor.astype(np.float64)
+    starts = problem.group_offsets[:-1]
+    # Least difference of each pair of groups: they sum to a bound on what clipping and rounding took away.
+    difference = matrix - rows @ rows.T
+    least = np.minimum.reduceat(np.minimum.reduceat(difference, starts, axis=0), starts, axis=1)
+    own = np.minimum.reduceat(np.diag(difference), starts)
+    slack = -0.5 * float(least.sum() - np.trace(least) + own.sum())
+    convex = ChoiceProblem(
+        # So that the squared norm of the sum is all that is left: see the energy of a factor.
+        linear=0.5 * np.einsum("vr,vr->v", rows, rows),
+        group_offsets=problem.group_offsets,
+        costs=problem.costs,
+        limits=problem.limits,
+        fixed_costs=problem.fixed_costs,
+        factor=factor,
+        budget_names=problem.budget_names,
+        constant=problem.constant,
+    )
+    negative = float(-values[~positive].sum())
+    return Clipped(convex, negative / size if size else 0.0, float(values[0]), max(0.0, slack))
+
+
+def _with_details(answer: RawSolution, compiling: float, building: float, details: dict[str, Any]) -> RawSolution:
+    timing = dict(answer.timing)
+    timing["compile"] = timing.get("compile", 0.0) + compiling
+    timing["build"] = timing.get("build", 0.0) + building
+    return replace(answer, timing=timing, details={**answer.details, **details})
+
+
+def _on_original(problem: ChoiceProblem, clipped: Clipped, answer: RawSolution) -> RawSolution:
+    """The clipped optimum as an answer to the problem itself."""
+    assignments = answer.assignments[:1]
+    energy = problem.energy(assignments[0]) if assignments else None
+    bound = None if clipped.changed or answer.bound is None else answer.bound - clipped.slack
+    trace = () if energy is None else ((answer.timing["build"] + answer.timing["solve"], energy, bound),)
+    notes = list(answer.notes)
+    if clipped.changed:
+        notes.append(f"{clipped.share:.1%} of the spectrum was negative and clipped; the clipped form was solved")
+    return replace(answer, assignments=assignments, claimed_energy=energy, bound=bound, trace=trace, notes=tuple(notes))
+
+
+def _unclipped(
+    problem: ChoiceProblem, rng: np.random.Generator, compiling: float, start: float, seconds: float
+) -> RawSolution:
+    """A local optimum where there is no time or no memory for the spectrum."""
+    search = LocalSearch(problem, rng)
+    search.place(np.array([int(np.argmin(part)) for part in np.split(problem.linear, problem.group_offsets[1:-1])]))
+    answers: tuple[IntArray, ...] = ()
+    if search.repair():
+        search.descend(np.inf, pairs=False)
+        answers = (search.assignment,)
+    return RawSolution(
+        assignments=answers,
+        claimed_energy=problem.energy(answers[0]) if answers else None,
+        timing={"compile": compiling, "solve": time.perf_counter() - start},
+        notes=(
+            f"the spectrum of {problem.num_choices} choices takes about {seconds:.0f} s (largest: "
+            f"{LARGEST_SPECTRUM} choices): nothing was clipped or solved, this is a local optimum",
+        ),
+    )

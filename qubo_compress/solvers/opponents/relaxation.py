@@ -1,0 +1,260 @@
+"""Softmax over the choices by gradient: the continuous rank search of Aghababaei-Harandi and Amini, as a baseline.
+
+Every group holds a mixture of its choices with weights pi = softmax(alpha / temperature); the composite loss
+
+    energy(pi) + sum_b multiplier_b excess_b(pi) + stiffness_b / 2 max(0, excess_b(pi))^2
+
+is descended in alpha while the temperature falls and the mixtures harden (arXiv 2409.03555: a probability
+per rank tied to a learnable parameter, with a loss for the constraint added; its settings were not
+readable, so those here are ours). The energy of a mixture is the multilinear one, where no group interacts with
+itself, so that it equals the problem's energy wherever the mixtures are pure. The largest share of each
+group is then taken, repaired to the budgets, and filled up by single changes.
+
+The defaults were chosen among 16 settings (50 to 500 steps, rates 0.03 to 0.3, spreads 0.1 to 1, four ranges of
+temperatures) on random dense 20 x 16 problems of seeds 0 to 3 and layer tables of digits and ResNet-20, at
+half a second: many short descents beat few long ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy import sparse
+
+from qubo_compress.errors import InvalidSolverOption
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
+from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+
+_MOMENTS = (0.9, 0.999)
+_POOL = 64
+_TINY = 1e-12
+
+
+@solvers.register
+@dataclass(frozen=True)
+class SoftmaxRelaxation:
+    """Descend a softmax over the choices of every group while its temperature falls, then round, repair and fill.
+
+    Starts again from other random parameters until the time or the work is used up. The work is the number of
+    gradient steps.
+
+    Args:
+        steps: gradient steps of one descent.
+        learning_rate: of Adam, in units of the parameters.
+        temperatures: of the softmax at the start and at the end of a descent; falls geometrically.
+        spread: standard deviation of the random parameters that a descent starts from.
+        fill: whether rounded answers are improved by single changes that fit.
+
+    Raises:
+        InvalidSolverOption: for a number out of range.
+
+    Example:
+        >>> from qubo_compress import ChoiceProblem, solve
+        >>> problem = ChoiceProblem.random(kind="low-rank", groups=6, choices=4, seed=0)
+        >>> solution = solve(problem, "relaxation", time_limit=30.0, work_limit=600)
+        >>> problem.is_feasible(solution.assignment), solution.work
+        (True, 600)
+    """
+
+    name: ClassVar[str] = "relaxation"
+    steps: int = 50
+    learning_rate: float = 0.3
+    temperatures: tuple[float, float] = (1.0, 0.05)
+    spread: float = 0.5
+    fill: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InvalidSolverOption(f"steps must be at least 1; got {self.steps}")
+        hot, cold = self.temperatures
+        if not 0.0 < cold <= hot < math.inf:
+            raise InvalidSolverOption(f"temperatures must be positive and not rise; got {self.temperatures}")
+        if not 0.0 < self.learning_rate < math.inf or not 0.0 <= self.spread < math.inf:
+            raise InvalidSolverOption(
+                "learning_rate must be positive and spread not negative, both finite; "
+                f"got {self.learning_rate} and {self.spread}"
+            )
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        """Descend, round and start again until the time or the work, counted in gradient steps, is used up."""
+        compiling = warm_up()
+        run = _Run(problem, limits, rng, self)
+        try:
+            run.prepare()
+            while run.may_go_on():
+                run.descent()
+        except KeyboardInterrupt:
+            run.interrupted = True
+        return run.result(compiling)
+
+
+class Mixtures:
+    """Energies, budgets and gradients of mixtures, one weight per choice.
+
+    Args:
+        problem: the problem.
+
+    Example:
+        >>> problem = ChoiceProblem.random(kind="low-rank", groups=4, choices=3, seed=0)
+        >>> weights = np.zeros(12)
+        >>> weights[problem.selected([0, 1, 2, 0])] = 1.0
+        >>> energy, gradient = Mixtures(problem).energy(weights)
+        >>> bool(np.isclose(energy, problem.energy([0, 1, 2, 0])))
+        True
+    """
+
+    def __init__(self, problem: ChoiceProblem) -> None:
+        self.problem = problem
+        self.starts = problem.group_offsets[:-1]
+        self.group = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
+        self.rows = None if problem.factor is None else problem.factor.astype(np.float64)
+        if self.rows is not None:
+            self.own = _blocks(self.rows, problem.group_offsets)
+        room = (problem.limits - problem.fixed_costs).astype(np.float64)
+        unit = np.maximum(1.0, room)
+        self.shares = problem.costs / unit[:, None]
+        self.room = room / unit
+
+    def softmax(self, parameters: FloatArray, temperature: float) -> FloatArray:
+        """(V,) weights that sum to one in every group."""
+        scaled = parameters / temperature
+        scaled -= np.maximum.reduceat(scaled, self.starts)[self.group]
+        weights = np.exp(scaled)
+        return np.asarray(weights / np.add.reduceat(weights, self.starts)[self.group], dtype=np.float64)
+
+    def energy(self, weights: FloatArray) -> tuple[float, FloatArray]:
+        """Multilinear energy of mixtures and its gradient (V,)."""
+        problem = self.problem
+        if self.rows is not None:
+            # What a group's mixture would give itself is taken out again.
+            pulls = self.rows @ (weights @ self.rows) - self.own @ weights
+        elif problem.structure == "pairs":
+            pulls = problem.pairs @ weights  # type: ignore[operator]
+        else:
+            pulls = np.zeros(weights.size)
+        value = problem.constant + float(weights @ (problem.linear + 0.5 * pulls))
+        return value, np.asarray(problem.linear + pulls, dtype=np.float64)
+
+    def excess(self, weights: FloatArray) -> FloatArray:
+        """(B,) overspending of mixtures as shares of the limits, negative where there is room."""
+        return np.asarray(self.shares @ weights - self.room, dtype=np.float64)
+
+    def through_softmax(self, gradient: FloatArray, weights: FloatArray, temperature: float) -> FloatArray:
+        """(V,) gradient with respect to the parameters from that with respect to the weights."""
+        means = np.add.reduceat(weights * gradient, self.starts)[self.group]
+        return np.asarray(weights * (gradient - means) / temperature, dtype=np.float64)
+
+
+def _blocks(rows: FloatArray, offsets: IntArray) -> sparse.csr_array:
+    """(V, V) inner products of rows within groups, zero elsewhere."""
+    blocks = [rows[a:b] @ rows[a:b].T for a, b in itertools.pairwise(offsets)]
+    return sparse.csr_array(sparse.block_diag(blocks, format="csr"))
+
+
+class _Run:
+    """One search; valid at any moment, so that an interruption can be answered."""
+
+    def __init__(
+        self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator, settings: SoftmaxRelaxation
+    ) -> None:
+        self.start = time.perf_counter()
+        self.problem, self.limits, self.rng, self.settings = problem, limits, rng, settings
+        self.found: dict[bytes, tuple[float, IntArray]] = {}
+        self.trace: list[tuple[float, float, float | None]] = []
+        self.best = np.inf
+        self.work = self.descents = self.rounded_fitting = 0
+        self.interrupted = False
+        self.multipliers = np.zeros(problem.num_budgets)
+
+    def prepare(self) -> None:
+        problem = self.problem
+        self.local = LocalSearch(problem, self.rng)
+        self.mixtures = Mixtures(problem)
+        self._round(problem.linear * -1.0)  # an answer before the first step
+        uniform = self.mixtures.softmax(np.zeros(problem.num_choices), 1.0)
+        slopes = self.mixtures.energy(uniform)[1]
+        starts, group = self.mixtures.starts, self.mixtures.group
+        spreads = np.maximum.reduceat(slopes, starts) - np.minimum.reduceat(slopes, starts)
+        self.scale = max(float(spreads.mean()), _TINY)
+        means = (np.add.reduceat(self.mixtures.shares, starts, axis=1) / problem.group_sizes)[:, group]
+        variation = np.sqrt(((self.mixtures.shares - means) ** 2).mean(axis=1))
+        # A unit of overspending is to matter like as many typical choices as it takes to make up for it.
+        self.stiffness = self.scale / np.maximum(variation, _TINY)
+
+    def may_go_on(self) -> bool:
+        if self.limits.work is not None and self.work >= self.limits.work:
+            return False
+        return time.perf_counter() < self.start + self.limits.seconds
+
+    def descent(self) -> None:
+        """One annealed descent of Adam from random parameters; the prices of the budgets are carried over."""
+        settings, mixtures = self.settings, self.mixtures
+        parameters = settings.spread * self.rng.standard_normal(self.problem.num_choices)
+        mean, square = np.zeros_like(parameters), np.zeros_like(parameters)
+        hot, cold = settings.temperatures
+        for step in range(settings.steps):
+            if not self.may_go_on():
+                break
+            temperature = hot * (cold / hot) ** (step / max(1, settings.steps - 1))
+            weights = mixtures.softmax(parameters, temperature)
+            slopes = self._slopes(weights)
+            gradient = mixtures.through_softmax(slopes, weights, temperature)
+            mean += (1.0 - _MOMENTS[0]) * (gradient - mean)
+            square += (1.0 - _MOMENTS[1]) * (gradient**2 - square)
+            first, second = (1.0 - moment ** (step + 1) for moment in _MOMENTS)
+            parameters -= settings.learning_rate * (mean / first) / (np.sqrt(square / second) + 1e-8 * self.scale)
+            self.work += 1
+        self.descents += 1
+        self._round(parameters)
+
+    def _slopes(self, weights: FloatArray) -> FloatArray:
+        """(V,) gradient of the augmented Lagrangian of Hestenes and Powell; moves the multipliers."""
+        slopes = self.mixtures.energy(weights)[1]
+        if self.multipliers.size:
+            excess = self.mixtures.excess(weights)
+            prices = np.maximum(0.0, self.multipliers + self.stiffness * excess)
+            self.multipliers += 0.1 * (prices - self.multipliers)
+            slopes = slopes + prices @ self.mixtures.shares
+        return slopes
+
+    def _round(self, parameters: FloatArray) -> None:
+        """Take the largest parameter of each group, repair, fill and keep."""
+        spans = itertools.pairwise(self.problem.group_offsets)
+        self.local.place([int(np.argmax(parameters[a:b])) for a, b in spans])
+        self.rounded_fitting += self.descents > 0 and self.local.feasible
+        if not self.local.repair():
+            return
+        if self.settings.fill:
+            # Not cut off by the clock, so that the same work gives the same answer; it takes milliseconds.
+            self.local.descend(np.inf, pairs=False)
+        assignment = self.local.assignment
+        energy = self.problem.energy(assignment)
+        self.found.setdefault(assignment.tobytes(), (energy, assignment))
+        if energy < self.best:
+            self.best = energy
+            self.trace.append((time.perf_counter() - self.start, energy, None))
+        if len(self.found) > 8 * _POOL:
+            self.found = dict(sorted(self.found.items(), key=lambda item: item[1][0])[:_POOL])
+
+    def result(self, compiling: float) -> RawSolution:
+        """The best so far."""
+        ranked = sorted(self.found.values(), key=lambda pair: pair[0])[:_POOL]
+        return RawSolution(
+            assignments=tuple(assignment for _, assignment in ranked),
+            claimed_energy=ranked[0][0] if ranked else None,
+            timing={"compile": compiling, "solve": time.perf_counter() - self.start},
+            trace=tuple(self.trace),
+            work=self.work,
+            interrupted=self.interrupted,
+            details={
+                "gradient_steps": self.work,
+                "descents": self.descents,
+                "descents_within_budget_before_repair": self.rounded_fitting,
+            },
+        )

@@ -1,0 +1,137 @@
+"""Random search: the floor under every other solver."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qubo_compress._internal.compiling import compiled
+from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
+from qubo_compress.problem.generators import random_problem
+from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+
+
+@solvers.register
+@dataclass(frozen=True)
+class RandomSearch:
+    """Draw a choice for every group at random, repair to the budgets at random, keep the best.
+
+    The repair does not look at energies: it makes random changes that reduce the overspending, so that
+    what is left is the floor and not a local search.
+
+    Args:
+        pool_size: how many distinct good assignments to give back.
+
+    Example:
+        >>> from qubo_compress import ChoiceProblem, solve
+        >>> problem = ChoiceProblem.random(kind="dense", groups=6, choices=4, seed=0)
+        >>> solve(problem, "random", work_limit=50).work
+        50
+    """
+
+    name: ClassVar[str] = "random"
+    pool_size: int = 16
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        """Draw until the time or the work (draws) is used up."""
+        compiling = warm_up()
+        start = time.perf_counter()
+        found: dict[bytes, tuple[float, IntArray]] = {}
+        trace: list[tuple[float, float, float | None]] = []
+        best, done, longest, interrupted = np.inf, 0, 0.0, False
+        try:
+            costs = np.ascontiguousarray(problem.costs.T)
+            room = problem.limits - problem.fixed_costs
+            offsets = problem.group_offsets.copy()
+            while limits.work is None or done < limits.work:
+                begin = time.perf_counter()
+                if done and begin - start + longest >= limits.seconds:
+                    break
+                chosen = offsets[:-1] + rng.integers(problem.group_sizes)
+                done += 1
+                if repair_at_random(offsets, costs, room, chosen, int(rng.integers(2**62))):
+                    assignment = chosen - offsets[:-1]
+                    energy = problem.energy(assignment)
+                    found[assignment.tobytes()] = (energy, assignment)
+                    if energy < best:
+                        best = energy
+                        trace.append((time.perf_counter() - start, best, None))
+                if len(found) > 8 * self.pool_size:
+                    found = dict(sorted(found.items(), key=lambda item: item[1][0])[: self.pool_size])
+                longest = max(0.9 * longest, time.perf_counter() - begin)
+        except KeyboardInterrupt:
+            interrupted = True
+        ranked = sorted(found.values(), key=lambda pair: pair[0])[: self.pool_size]
+        return RawSolution(
+            assignments=tuple(assignment for _, assignment in ranked),
+            claimed_energy=ranked[0][0] if ranked else None,
+            timing={"compile": compiling, "solve": time.perf_counter() - start},
+            trace=tuple(trace),
+            work=done,
+            interrupted=interrupted,
+        )
+
+
+@compiled
+def repair_at_random(offsets: IntArray, costs: IntArray, room: IntArray, chosen: IntArray, seed: int) -> bool:
+    """Random changes that reduce the overspending, relative to the limits, until nothing is overspent.
+
+    After many failures in a row the cheapest choices are tried in turn; False when those do not fit either.
+    """
+    groups, budgets = offsets.size - 1, room.size
+    totals = np.zeros(budgets, dtype=np.int64)
+    for g in range(groups):
+        for b in range(budgets):
+            totals[b] += costs[chosen[g], b]
+    state = np.uint64(seed) | np.uint64(1)
+    failures, cursor = 0, 0
+    while True:
+        over = False
+        for b in range(budgets):
+            over = over or totals[b] > room[b]
+        if not over:
+            return True
+        # xorshift64*: the state of the one generator of the search is only its seed here.
+        state ^= state >> np.uint64(12)
+        state ^= state << np.uint64(25)
+        state ^= state >> np.uint64(27)
+        word = (state * np.uint64(2685821657736338717)) >> np.uint64(33)
+        if failures < 20 * groups:
+            group = int(np.int64(word % np.uint64(groups)))
+            first, last = offsets[group], offsets[group + 1]
+            first += int(np.int64((word // np.uint64(groups)) % np.uint64(last - first)))
+            last = first + 1
+        elif cursor < groups:
+            first, last = offsets[cursor], offsets[cursor + 1]
+            group = cursor
+            cursor += 1
+        else:
+            return False
+        old = chosen[group]
+        pick, best = -1, 0.0
+        for v in range(first, last):
+            relief = 0.0
+            for b in range(budgets):
+                then = totals[b] + costs[v, b] - costs[old, b]
+                relief += (max(0, totals[b] - room[b]) - max(0, then - room[b])) / max(1.0, float(room[b]))
+            if relief > best:
+                pick, best = v, relief
+        if pick < 0:
+            failures += 1
+            continue
+        failures = 0 if cursor == 0 else failures
+        for b in range(budgets):
+            totals[b] += costs[pick, b] - costs[old, b]
+        chosen[group] = pick
+
+
+def warm_up() -> float:
+    """Compile (or load from the disk cache) the repair; returns the seconds it took."""
+    start = time.perf_counter()
+    problem = random_problem("separable", groups=3, choices=2, seed=0)
+    costs = np.ascontiguousarray(problem.costs.T)
+    repair_at_random(problem.group_offsets.copy(), costs, problem.limits - problem.fixed_costs, np.array([0, 2, 4]), 1)
+    return time.perf_counter() - start

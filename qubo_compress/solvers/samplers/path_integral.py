@@ -1,0 +1,106 @@
+"""Simulated quantum annealing of the binary model by path-integral Monte Carlo: a classical computation.
+
+The sampler evolves world lines of every spin under a transverse field that is turned down while the
+problem is turned up. It runs on this machine; nothing about its results is quantum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from qubo_compress.encodings.encoding import encodings
+from qubo_compress.errors import InvalidSolverOption
+from qubo_compress.problem.choice_problem import ChoiceProblem
+from qubo_compress.solvers.samplers.effort import Pace, bits_of
+from qubo_compress.solvers.samplers.search import Draw, QuboSearch, Request, Sampler
+from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+
+# Final temperature, as a multiple of the typical spread of a group's energies (domain wall) or of the
+# penalty (one-hot).
+_COLD = {"domain-wall": 0.0005, "one-hot": 0.05}
+_FIRST_SWEEPS = 4  # a sweep costs some fifty times as much as one of simulated annealing
+_MOST_SWEEPS = 512
+
+
+@solvers.register
+@dataclass(frozen=True)
+class PathIntegral:
+    """Sample by D-Wave's path-integral (simulated quantum) annealing, in the same loop as ``simulated-annealing``.
+
+    At progress s of a read, the problem's energies are weighed by s / temperature and the transverse
+    field is ``field`` * (1 - s), both in units of the inverse temperature.
+
+    Six settings per encoding were tried (sweeps, field, temperature). At 1 s on four dense 20 x 16
+    problems and two tables of networks, on a busy machine, the mean gap was 0.29 % of a random answer's with the domain
+    wall and 0.87 % with one-hot, which one or two problems decide.
+
+    Args:
+        encoding: ``"domain-wall"`` or ``"one-hot"``.
+        reads: samples per round, all at one price.
+        sweeps: per sample; when None, 4 at first and twice as many every six rounds.
+        cold: final temperature as a multiple of the typical spread of a group's energies (domain wall) or of the
+            penalty (one-hot); chosen for the encoding when None.
+        field: transverse field at the start, in units of the temperature.
+
+    Raises:
+        InvalidSolverOption: for a number out of range.
+        UnknownName: for another encoding.
+
+    Example:
+        >>> from qubo_compress import ChoiceProblem, solve
+        >>> problem = ChoiceProblem.random(kind="dense", groups=5, choices=4, seed=0)
+        >>> solution = solve(problem, PathIntegral(reads=4, sweeps=50), time_limit=30.0, work_limit=400)
+        >>> problem.is_feasible(solution.assignment), solution.work
+        (True, 400)
+    """
+
+    name: ClassVar[str] = "path-integral"
+    encoding: str = "domain-wall"
+    reads: int = 2
+    sweeps: int | None = None
+    cold: float | None = None
+    field: float = 1.0
+
+    def __post_init__(self) -> None:
+        encodings.get(self.encoding)
+        if self.reads < 1 or (self.sweeps is not None and self.sweeps < 1):
+            raise InvalidSolverOption(f"reads and sweeps must be at least 1; got {self.reads} and {self.sweeps}")
+        for name, value in (("cold", self.cold), ("field", self.field)):
+            if value is not None and not 0 < value < np.inf:
+                raise InvalidSolverOption(f"{name} must be a positive number; got {value}")
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        """Sample until the time or the work, counted in sweeps, is used up."""
+        return QuboSearch(problem, self.encoding, self._sampler(), limits, rng, trial=self._sampler()).run()
+
+    def _sampler(self) -> Sampler:
+        from dwave.samplers import PathIntegralAnnealingSampler
+
+        sampler = PathIntegralAnnealingSampler()  # type: ignore[no-untyped-call]
+        pace = Pace(self.reads, self.sweeps or _FIRST_SWEEPS, self.sweeps or _MOST_SWEEPS, counted=True)
+
+        def draw(request: Request) -> Draw | None:
+            def call(reads: int, sweeps: int) -> npt.NDArray[np.int8]:
+                progress = (np.arange(sweeps) + 0.5) / sweeps
+                result = sampler.sample(
+                    request.bqm,
+                    num_reads=reads,
+                    beta_schedule_type="custom",
+                    Hp_field=progress / self._temperature(request),
+                    Hd_field=self.field * (1.0 - progress),
+                    seed=request.seed,
+                    interrupt_function=request.stop,
+                )
+                return bits_of(result)
+
+            return pace.draw(request, call)
+
+        return draw
+
+    def _temperature(self, request: Request) -> float:
+        scale = request.spread if self.encoding == "domain-wall" else max(request.penalty, 1e-12)
+        return scale * (self.cold or _COLD.get(self.encoding, _COLD["one-hot"]))

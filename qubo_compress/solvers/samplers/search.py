@@ -1,0 +1,313 @@
+"""The loop around any sampler of binary quadratic models: prices for the budgets, penalties, exact fill.
+
+A sampler knows neither groups nor budgets. Rounds of samples are drawn at one price per budget; the price
+is bisected towards the limit, the penalty follows the share of valid samples, and every sample is kept if
+it fits and repaired and filled up if it does not.
+
+The rule for penalties: every group has its own, because energies of layers differ by orders of magnitude. All start
+at a tenth of their group's worst case (at the worst case itself single flips freeze), and are scaled together
+after every round, between 0.02 and 1 of the worst case: by 1.25 when less than half of the samples were valid, by 0.9
+when more than 95 % were.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import dimod
+import numpy as np
+import numpy.typing as npt
+
+from qubo_compress.encodings.encoding import encodings
+from qubo_compress.encodings.quadratic import refuse_too_many
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
+from qubo_compress.solvers.samplers.binary_model import Forecast, QuboModel, build_model, forecast
+from qubo_compress.solvers.solver import RawSolution, SearchLimits
+
+_PRICE_REACH = 1e9
+_POLISHED_PER_ROUND = 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the loop asks a sampler for.
+
+    Attributes:
+        bqm: the model to sample, over spins.
+        round: number of the round, from 0.
+        spread: typical energy difference between the choices of a group, which sets temperatures.
+        penalty: mean penalty of an invalid group.
+        most_work: work that is left, in the sampler's unit; None for no limit.
+        seed: for the sampler, below 2**31.
+        stop: says whether sampling must end now, for want of time or because Ctrl-C was pressed.
+        seconds_left: wall clock until the loop must end.
+    """
+
+    bqm: dimod.BinaryQuadraticModel
+    round: int
+    spread: float
+    penalty: float
+    most_work: int | None
+    seed: int
+    stop: Callable[[], bool]
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a sampler gives back: bits (N, n), in the order of the model's variables 0, 1, ..., and its work."""
+
+    bits: npt.NDArray[np.int8]
+    work: int
+
+
+Sampler = Callable[[Request], Draw | None]
+"""Draws samples, or gives None when it cannot finish one in the time or the work left."""
+
+
+class PriceSearch:
+    """One price per budget, raised or lowered until its limit is crossed, then bisected in the logarithm.
+
+    Args:
+        problem: the problem.
+        spread: typical energy difference between the choices of a group, which sets the first step from zero.
+        first: (B,) prices to start from, where an estimate is at hand; zero when left out.
+    """
+
+    def __init__(self, problem: ChoiceProblem, spread: float, first: FloatArray | None = None) -> None:
+        ranges = np.ptp(problem.costs, axis=1).astype(np.float64)
+        self.unit = spread / np.maximum(1.0, ranges)
+        self.prices = np.zeros(problem.num_budgets) if first is None else first.astype(np.float64)
+        self.factors = np.full(problem.num_budgets, 4.0 if first is None else 1.5)
+        self.last = np.zeros(problem.num_budgets)
+
+    def update(self, excess: IntArray) -> None:
+        """Move after a round whose best sample missed the limits by ``excess``; zero is tried first."""
+        over = excess > 0
+        for b in range(self.prices.size):
+            direction = 1.0 if over[b] else -1.0
+            if self.prices[b] == 0.0:
+                self.prices[b] = self.unit[b] if over[b] else 0.0
+                continue
+            if direction * self.last[b] < 0:
+                self.factors[b] = max(1.02, np.sqrt(self.factors[b]))
+            # At either end the price alone decides; further on it would only overflow.
+            reach = (self.unit[b] / _PRICE_REACH, self.unit[b] * _PRICE_REACH)
+            self.prices[b] = np.clip(self.prices[b] * self.factors[b] ** direction, *reach)
+            self.last[b] = direction
+
+
+class QuboSearch:
+    """One search: rounds of samples until the time or the work is used up.
+
+    Args:
+        problem: the problem.
+        encoding: name of the encoding.
+        sampler: draws the samples.
+        limits: of time and work.
+        rng: for seeds and repairs.
+        pool_size: how many distinct assignments to give back.
+        first_prices: (B,) prices to start from, for samplers that are asked a few times only.
+        trial: another sampler of the same kind, that draws from a part of a large problem first: where that shows
+            that building the whole model and drawing once would take more than the time limit, neither is begun.
+    """
+
+    def __init__(
+        self,
+        problem: ChoiceProblem,
+        encoding: str,
+        sampler: Sampler,
+        limits: SearchLimits,
+        rng: np.random.Generator,
+        pool_size: int = 64,
+        first_prices: FloatArray | None = None,
+        trial: Sampler | None = None,
+    ) -> None:
+        self.compile_seconds = warm_up()
+        self.start = time.perf_counter()
+        self.problem, self.sampler, self.limits, self.rng, self.pool_size = problem, sampler, limits, rng, pool_size
+        self.encoding, self.first_prices, self.trial = encodings.get(encoding)(), first_prices, trial
+        self.model: QuboModel | None = None
+        self.found: dict[bytes, tuple[float, IntArray]] = {}
+        self.trace: list[tuple[float, float, float | None]] = []
+        self.best = np.inf
+        self.interrupted = False
+        self.drawn = self.valid = self.fitting = self.work = self.rounds = 0
+        self.sample_seconds = 0.0
+        self.expected = Forecast()
+
+    def run(self) -> RawSolution:
+        """Search; on Ctrl-C, give back the best so far."""
+        # In a thread of its own, because samplers in C swallow the exception that Ctrl-C raises.
+        with ThreadPoolExecutor(max_workers=1) as executor:
+            rounds = executor.submit(self._rounds)
+            while not rounds.done():
+                try:
+                    wait([rounds], timeout=0.1)
+                except KeyboardInterrupt:
+                    self.interrupted = True
+        built = rounds.result()
+        ranked = sorted(self.found.values(), key=lambda pair: pair[0])[: self.pool_size]
+        notes = [
+            f"{self.drawn} samples drawn: {self.valid} with every group valid, {self.fitting} of those within budget"
+        ]
+        if self.model is None and self.expected.build > 0:
+            notes.append(
+                f"no model was built: building it and drawing once may take "
+                f"{self.expected.build + self.expected.draw:.1f} s; raise time_limit or use 'annealer'"
+            )
+        seconds = time.perf_counter() - built
+        return RawSolution(
+            assignments=tuple(assignment for _, assignment in ranked),
+            timing={
+                "compile": self.compile_seconds,
+                "build": built - self.start,
+                "solve": seconds,
+                "sample": self.sample_seconds,
+                "decode": seconds - self.sample_seconds,
+            },
+            trace=tuple(self.trace),
+            work=self.work,
+            interrupted=self.interrupted,
+            notes=tuple(notes),
+            details={
+                "samples": self.drawn,
+                "samples_valid": self.valid,
+                "samples_within_budget": self.fitting,
+                "rounds": self.rounds,
+                "variables": self.encoding.num_bits(self.problem),
+                "couplings": self.model.bqm.num_interactions if self.model else 0,
+                "penalty_share": self.model.share if self.model else 0.0,
+            },
+        )
+
+    def _rounds(self) -> float:
+        """Rounds until it is time to stop; returns when the model was built."""
+        refuse_too_many(self.problem)
+        self._begin()
+        if not self._allows(self._expect()):
+            return time.perf_counter()
+        begin = time.perf_counter()
+        self.model = build_model(self.problem, self.encoding, self.search.prices)
+        built = time.perf_counter()
+        # What building took less or more than expected, sampling will too.
+        pace = (built - begin) / self.expected.build if self.expected.build > 0 else 1.0
+        # Where every group has one choice the only answer is kept already, and samplers refuse no variables.
+        if self.model.bqm.num_variables and self._allows(pace * self.expected.draw):
+            for number in itertools.count():
+                if self._stop() or not self._round(self.model, number):
+                    break
+        return built
+
+    def _begin(self) -> None:
+        """An answer before any sample, and the scale of energies and prices."""
+        problem = self.problem
+        self.local = LocalSearch(problem, self.rng)
+        starts, stops = problem.group_offsets[:-1], problem.group_offsets[1:]
+        self.local.place([int(np.argmin(problem.linear[a:b])) for a, b in zip(starts, stops, strict=True)])
+        self._keep_filled(self.start + self.limits.seconds)
+        self.spread = self._typical_spread()
+        self.search = PriceSearch(problem, self.spread, self.first_prices)
+
+    def _expect(self) -> float:
+        """Seconds until the first samples are drawn; 0 where that is best found out by doing it."""
+        trial = self.trial
+        if trial is not None and not self._stop():
+            self.expected = forecast(
+                self.problem, self.encoding, self.search.prices, lambda part: trial(self._request(part, 0, None, 0))
+            )
+        return self.expected.build + self.expected.draw
+
+    def _allows(self, seconds: float) -> bool:
+        return not self.interrupted and self._elapsed() + seconds <= self.limits.seconds
+
+    def _typical_spread(self) -> float:
+        """Root mean square, over groups and a few random assignments, of the spread of a group's energies."""
+        problem = self.problem
+        squares = []
+        for _ in range(3):
+            draw = (self.rng.random(problem.num_groups) * problem.group_sizes).astype(np.int64)
+            squares += [
+                np.ptp(problem.deltas(draw, g)) ** 2 for g in range(0, problem.num_groups, 1 + problem.num_groups // 50)
+            ]
+        return float(np.sqrt(np.mean(squares))) or 1.0
+
+    def _round(self, model: QuboModel, number: int) -> bool:
+        left = None if self.limits.work is None else self.limits.work - self.work
+        if left is not None and left <= 0:
+            return False
+        request = self._request(model, number, left, int(self.rng.integers(2**31)))
+        begin = time.perf_counter()
+        draw = self.sampler(request)
+        self.sample_seconds += time.perf_counter() - begin
+        if draw is None or not len(draw.bits):
+            return False
+        self.work += draw.work
+        self.rounds += 1
+        self._take(model, draw.bits)
+        return True
+
+    def _request(self, model: QuboModel, number: int, most_work: int | None, seed: int) -> Request:
+        return Request(
+            bqm=model.bqm,
+            round=number,
+            spread=self.spread,
+            penalty=model.share * model.penalty.mean,
+            most_work=most_work,
+            seed=seed,
+            stop=self._stop,
+            seconds_left=self.limits.seconds - self._elapsed(),
+        )
+
+    def _take(self, model: QuboModel, bits: npt.NDArray[np.int8]) -> None:
+        """Keep what samples tell, all of it whatever the time: the same samples give the same answer."""
+        problem = self.problem
+        assignments, invalid = model.decode(bits)
+        energies = problem.energies(assignments)
+        totals = np.array([problem.totals(assignment) for assignment in assignments])
+        fits = (totals <= problem.limits).all(axis=1)
+        self.drawn += len(bits)
+        self.valid += int((invalid == 0).sum())
+        self.fitting += int(((invalid == 0) & fits).sum())
+        for i in np.flatnonzero(fits):
+            self._keep(float(energies[i]), assignments[i])
+        charged = energies + (totals - problem.limits) @ self.search.prices
+        order = np.argsort(charged, kind="stable")
+        for i in order[:_POLISHED_PER_ROUND]:
+            self.local.place(assignments[i])
+            self._keep_filled(np.inf)
+        self._adapt(model, totals[order[0]] - problem.limits, float((invalid == 0).mean()))
+
+    def _keep_filled(self, deadline: float) -> None:
+        """Repair, then spend what is left by single changes, and keep the result."""
+        if self.local.repair():
+            self.local.descend(deadline, pairs=False)
+            self._keep(self.problem.energy(self.local.assignment), self.local.assignment)
+
+    def _keep(self, energy: float, assignment: IntArray) -> None:
+        self.found.setdefault(assignment.tobytes(), (energy, assignment))
+        if energy < self.best:
+            self.best = energy
+            self.trace.append((self._elapsed(), energy, None))
+        if len(self.found) > 8 * self.pool_size:
+            ranked = sorted(self.found.items(), key=lambda item: item[1][0])
+            self.found = dict(ranked[: self.pool_size])
+
+    def _adapt(self, model: QuboModel, excess: IntArray, valid: float) -> None:
+        before = self.search.prices.copy()
+        self.search.update(excess)
+        model.charge(self.search.prices - before)
+        # One-hot groups break below the right penalty and freeze above it: keep most samples valid, no more.
+        factor = 1.25 if valid < 0.5 else 0.9 if valid > 0.95 else 1.0
+        model.penalise(min(1.0, max(0.02, model.share * factor)))
+
+    def _stop(self) -> bool:
+        return self.interrupted or self._elapsed() >= self.limits.seconds
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self.start

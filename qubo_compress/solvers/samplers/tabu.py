@@ -1,0 +1,91 @@
+"""D-Wave's tabu search of the binary model: classical, on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from qubo_compress.encodings.encoding import encodings
+from qubo_compress.errors import InvalidSolverOption
+from qubo_compress.problem.choice_problem import ChoiceProblem
+from qubo_compress.solvers.samplers.effort import Pace, bits_of
+from qubo_compress.solvers.samplers.search import Draw, QuboSearch, Request, Sampler
+from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+
+_MOST_UPDATES = 2000
+_NEVER = 2_000_000_000  # milliseconds; updates end a read, for a clock would not end it at the same place twice
+
+
+@solvers.register
+@dataclass(frozen=True)
+class Tabu:
+    """Sample the encoded problem by multistart tabu search, in the same loop as ``simulated-annealing``.
+
+    Five settings per encoding were tried (updates 10 to 200, tenure, reads). At 1 s on four dense 20 x 16
+    problems and two tables of networks, on a busy machine, the mean gap was 0.20 % of a random answer's with the domain
+    wall and 0.24 % with one-hot, which one or two problems decide.
+
+    Args:
+        encoding: ``"domain-wall"`` or ``"one-hot"``.
+        reads: samples per round, all at one price.
+        updates: variable updates per sample and variable at first; twice as many every six rounds.
+        tenure: rounds that a flipped variable stays tabu; the sampler's own rule (a quarter of the variables,
+            20 at most) when None.
+
+    Raises:
+        InvalidSolverOption: for a number out of range.
+        UnknownName: for another encoding.
+
+    Example:
+        >>> from qubo_compress import ChoiceProblem, solve
+        >>> problem = ChoiceProblem.random(kind="dense", groups=5, choices=4, seed=0)
+        >>> solution = solve(problem, Tabu(), time_limit=30.0, work_limit=20)
+        >>> problem.is_feasible(solution.assignment), solution.work
+        (True, 20)
+    """
+
+    name: ClassVar[str] = "tabu"
+    encoding: str = "domain-wall"
+    reads: int = 4
+    updates: int = 200
+    tenure: int | None = None
+
+    def __post_init__(self) -> None:
+        encodings.get(self.encoding)
+        if self.reads < 1 or self.updates < 1 or (self.tenure is not None and self.tenure < 0):
+            raise InvalidSolverOption(
+                f"reads and updates must be at least 1 and tenure not negative; "
+                f"got {self.reads}, {self.updates} and {self.tenure}"
+            )
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        """Sample until the time or the work, counted in samples, is used up."""
+        return QuboSearch(problem, self.encoding, self._sampler(), limits, rng, trial=self._sampler()).run()
+
+    def _sampler(self) -> Sampler:
+        from dwave.samplers import TabuSampler
+
+        sampler = TabuSampler()  # type: ignore[no-untyped-call]
+        pace = Pace(self.reads, self.updates, _MOST_UPDATES, counted=False)
+
+        def draw(request: Request) -> Draw | None:
+            def call(reads: int, updates: int) -> npt.NDArray[np.int8]:
+                size = request.bqm.num_variables
+                result = sampler.sample(
+                    request.bqm,
+                    num_reads=reads,
+                    num_restarts=0,
+                    coefficient_z_first=updates,
+                    lower_bound_z=1,
+                    tenure=None if self.tenure is None else min(self.tenure, size - 1),
+                    timeout=_NEVER,
+                    seed=request.seed,
+                )
+                return bits_of(result)
+
+            return pace.draw(request, call)
+
+        return draw
