@@ -64,7 +64,7 @@ def evaluate(network: Network, plan: Plan, recover: bool) -> dict[str, float]:
 
 
 def plans_of(network: Network, table: qc.SensitivityTable, budget: qc.Budget, options: argparse.Namespace) -> Any:
-    """Yield (method, plan) from the cheapest to the dearest."""
+    """Yield (method, plan) from the cheapest to the most expensive."""
     problem, linear = table.problem(budget), table.problem(budget, interactions=False)
     limit = options.time_limit
     yield "uniform", table.plan(qc.solve(problem, "uniform", time_limit=limit))

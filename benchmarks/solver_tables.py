@@ -92,7 +92,7 @@ def random_energy(instance: str) -> float:
 
 
 def _by_cost(problem: ChoiceProblem) -> np.ndarray:
-    """(V,) choices of each group from the dearest to the cheapest."""
+    """(V,) choices of each group from the most expensive to the cheapest."""
     group = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
     return np.lexsort((-problem.costs.sum(axis=0), group))
 

@@ -46,12 +46,12 @@ class Recipe:
         batch_size: images per step; the last, smaller batch of an epoch is left out.
         learning_rate: peak of the one-cycle schedule.
         weight_decay: of every parameter.
-        shift: images are moved by up to so many pixels each way, the gap filled with background.
+        shift: images are moved by up to this many pixels each way, the gap filled with background.
         flip: are images mirrored left to right half of the time?
         bfloat16: run forward and backward passes under bfloat16 autocast, with channels last; weights stay float32.
         adamw: use AdamW and clip the gradient to length 1, as transformers need; else SGD with Nesterov momentum.
         warmup: part of the steps in which the learning rate rises.
-        examples: so many per epoch, drawn anew; all by default.
+        examples: per epoch, drawn anew; all by default.
     """
 
     epochs: int

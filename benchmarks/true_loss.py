@@ -224,7 +224,7 @@ class Cell:
         return self.table.plan(self.problem.names_of(np.array(assignment)))
 
     def at(self, found: Found, evaluations: int, method: str) -> Found:
-        """A search as it stood when it had spent so many evaluations."""
+        """A search as it stood after a number of evaluations."""
         history = tuple(entry for entry in found.history if entry[0] <= evaluations)
         share = evaluations / max(1, found.evaluations)
         plan = self.plan_of(history[-1][2])

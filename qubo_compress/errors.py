@@ -160,7 +160,7 @@ class InvalidChannel(QuboCompressError, ValueError):
 
 
 class InvalidObjective(QuboCompressError, ValueError):
-    """What a recovery shall minimise is contradictory or out of range, or lacks what it needs."""
+    """The objective of a recovery is contradictory or out of range, or lacks what it needs."""
 
 
 class NonFiniteLoss(QuboCompressError, ValueError):

@@ -33,7 +33,7 @@ class Uploads:
         self._uploads: dict[str, _Upload] = {}
 
     def start(self, size: object) -> str:
-        """Identifier of a new upload of so many bytes."""
+        """Identifier of a new upload of a number of bytes."""
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise UploadRefused(f"size must be a number of bytes; got {size!r}")
         identifier = str(uuid.uuid4())

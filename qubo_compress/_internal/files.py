@@ -29,7 +29,7 @@ MOST_WRITERS = 256
 """Writers of one target at a time."""
 
 SLOTS_LOOKED_AT = 8
-"""Leftovers of writers that ran side by side are looked for under so many names."""
+"""Leftovers of writers that ran side by side are looked for under this many names."""
 
 LONGEST_NAME = 200
 """Bytes of a target's name that are repeated in the temporary one; file systems take 255."""
@@ -59,7 +59,7 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Non
     stays, and the file that it names is written.
 
     Args:
-        path: where the file shall stand; an older one there stays until the new one is complete.
+        path: of the file; an older one there stays until the new one is complete.
         write: called once with the open binary file.
 
     Raises:

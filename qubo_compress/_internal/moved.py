@@ -216,7 +216,7 @@ class Package(types.ModuleType):
 def keep_old_paths() -> None:
     """Let old paths be imported from now on.
 
-    First of all finders: a folder that an update left behind, empty but for caches, would be taken for a package.
+    First of all finders: a folder that an update left behind, empty except for caches, would be taken for a package.
     """
     sys.meta_path.insert(0, MovedModules())
     sys.modules[PACKAGE].__class__ = Package

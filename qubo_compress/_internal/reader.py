@@ -145,7 +145,7 @@ def _depth(data: bytes) -> int:
 
 
 def inflated(text: str, most: int) -> bytes:
-    """The bytes behind base64 and zlib, of which there are at most so many.
+    """The bytes behind base64 and zlib, limited in number.
 
     Raises:
         ValueError: when the text is something else, or stands for more bytes.

@@ -19,7 +19,7 @@ def save(model: nn.Module, path: str | Path) -> int:
 
     Args:
         model: made by ``plan.apply``, ``recover``, ``compress`` or ``load``.
-        path: where the file shall stand; an older one is replaced only when the new one is complete.
+        path: of the file; an older one is replaced only when the new one is complete.
 
     Returns:
         The size of the file in bytes, which equals ``plan.bytes``.

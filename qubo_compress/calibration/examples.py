@@ -25,7 +25,7 @@ HELD_OUT_SHARE = 0.2
 """Share of the calibration examples that ``compress`` sets aside when no validation batches are given."""
 
 HELD_OUT_EXAMPLES = 64
-"""At least so many are set aside, or half of what there is: fewer cannot tell plans apart."""
+"""At least this many are set aside, or half of what there is: fewer cannot tell plans apart."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Examples:
         return self.slices[0] if self.whole else self.slices[0].rows(slice(0, count))
 
     def spread(self, count: int) -> Examples:
-        """About so many examples, evenly spread; whole slices where they are not split, at least one."""
+        """About this many examples, evenly spread; whole slices where they are not split, at least one."""
         if self.whole:
             numbers = np.arange(len(self.slices))
             ends = np.cumsum([len(part) for part in self.slices])
@@ -119,7 +119,7 @@ class Examples:
         return self.select(np.unique(np.linspace(0, self.count - 1, count).astype(np.int64)))
 
     def leading(self, count: int) -> Examples:
-        """The first so many examples, or the whole slices among them, at least one."""
+        """The first examples, this many, or the whole slices among them, at least one."""
         if self.whole:
             ends = np.cumsum([len(part) for part in self.slices])
             return self.with_slices(self.slices[: max(1, int(np.searchsorted(ends, count, side="right")))])

@@ -181,7 +181,7 @@ def _refuse_other_sizes(model: nn.Module, examples: Examples, first: Slice) -> N
 
 
 def _same(reading: OutputReading, few: Slice, answer: Any, others: Any) -> bool:
-    """Whether the rows of the first examples are those that they had without the others."""
+    """Whether the rows of the first examples are the same as without the others."""
     settled = reading.settled_on(answer, len(few), tensors_of(few.inputs), few.targets)
     tensor = settled.tensor(answer)
     alone, among = settled.rows(answer), settled.rows(others)

@@ -19,7 +19,7 @@ from qubo_compress.network.losses.classification import target_rows
 from qubo_compress.network.scores import OutputLike, OutputReading, two_columns
 
 CLASS_RANGE = 4.0
-"""A class counts at most so many times more or less for its loss: few examples say little about a class."""
+"""A class counts at most this many times more or less for its loss: few examples say little about a class."""
 
 
 @dataclass(frozen=True)

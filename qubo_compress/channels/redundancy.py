@@ -1,4 +1,4 @@
-"""How many cells each block of weights gets when noise shall hurt least."""
+"""How many cells each block of weights gets so that noise hurts least."""
 
 from __future__ import annotations
 

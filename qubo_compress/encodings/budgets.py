@@ -150,7 +150,7 @@ class Slack:
     rounded **up** and the room **down**, so that what fits in units fits in fact: a budget is never exceeded
     by rounding, but with a unit above the common divisor of the costs an assignment that just fits may count
     as too large, by at most one unit per group. Slack bits are worth 1, 2, 4, ..., the last one what is left, and reach
-    exactly from 0 to the largest slack. A budget that even the dearest choices meet adds nothing.
+    exactly from 0 to the largest slack. A budget that even the most expensive choices meet adds nothing.
 
     With every assignment's energy above the optimum by less than ``weight`` (see
     :func:`slack_weight`), a unit that divides all costs, ``lower=0`` and penalties that keep groups valid, the
@@ -209,10 +209,10 @@ class Slack:
 @treatments.register
 @dataclass(frozen=True)
 class Unbalanced:
-    """Add -l1 h + l2 h^2 with h = (limit - total) / span: no slack bits, cheap within budget and dear beyond.
+    """Add -l1 h + l2 h^2 with h = (limit - total) / span: no slack bits, cheap within budget and expensive beyond.
 
     The second-order expansion of exp(-h) by Montanez-Barrera et al., arXiv 2211.13914. The span is the total of the
-    dearest choices less that of the cheapest, so that h is a share and both weights are energies. Feasible
+    most expensive choices less that of the cheapest, so that h is a share and both weights are energies. Feasible
     assignments are not free: they get at most l1^2 / (4 l2) back, most at h = l1 / (2 l2).
 
     The ground state need not be the optimum. It is within budget when no feasible assignment is charged and one

@@ -68,7 +68,7 @@ class DomainWall:
 
 
 def by_cost(problem: ChoiceProblem) -> IntArray:
-    """(V,) global choice numbers, group by group, from the cheapest to the dearest.
+    """(V,) global choice numbers, group by group, from the cheapest to the most expensive.
 
     Several budgets are weighed by their limits; ties, and problems without a budget, go by linear energy.
     """

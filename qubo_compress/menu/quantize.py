@@ -33,7 +33,7 @@ def highest_level(bits: int) -> int:
 
 
 def code_dtype(bits: int) -> torch.dtype:
-    """The narrowest dtype that holds codes of so many bits."""
+    """The narrowest dtype that holds codes of this many bits."""
     return torch.int8 if bits <= 8 else torch.int16
 
 

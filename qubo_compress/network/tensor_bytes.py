@@ -16,7 +16,7 @@ def from_raw_bytes(data: memoryview, shape: tuple[int, ...], dtype: torch.dtype)
     """Inverse of :func:`raw_bytes`."""
     if 0 in shape:
         if len(data):
-            raise ValueError(f"{len(data)} bytes are none of an empty tensor")
+            raise ValueError(f"{len(data)} bytes were given for an empty tensor")
         return torch.empty(shape, dtype=dtype)
     flat = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
     return flat.view(dtype).reshape(shape)

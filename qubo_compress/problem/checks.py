@@ -76,8 +76,8 @@ LARGEST_TOTAL = 2**53
 
 def check_totals(costs: IntArray, limits: IntArray, fixed: IntArray, offsets: IntArray) -> None:
     """Refuse budgets whose totals could wrap around, or be rounded where a solver computes with floats."""
-    dearest = np.maximum.reduceat(costs.astype(np.float64), offsets[:-1], axis=1).sum(axis=1)
-    for budget, total in enumerate((dearest + np.abs(fixed.astype(np.float64))).tolist()):
+    most_expensive = np.maximum.reduceat(costs.astype(np.float64), offsets[:-1], axis=1).sum(axis=1)
+    for budget, total in enumerate((most_expensive + np.abs(fixed.astype(np.float64))).tolist()):
         if total > LARGEST_TOTAL:
             raise InvalidProblem(
                 f"the costs of budget {budget} sum to as much as {total:.4g}; at most 2**53 = {LARGEST_TOTAL} can be "

@@ -48,7 +48,7 @@ _CHUNK_NUMBERS = 2**21
 """Numbers in the largest array that :meth:`ChoiceProblem.energies` makes for one chunk of assignments."""
 
 _FEW_ROWS = 4
-"""Up to so many assignments, laying tables out costs more than it saves."""
+"""Up to this many assignments, laying tables out costs more than it saves."""
 
 _LARGEST_DENSE = 2048
 """Most choices for which :meth:`ChoiceProblem.energies` lays pair energies out as a dense table."""

@@ -80,7 +80,7 @@ def energy_scale(problem: ChoiceProblem) -> EnergyScale:
         largest += float(np.sqrt(2.0 * np.maximum.reduceat(squares, starts)).sum()) ** 2 / 2.0
     elif problem.pairs is not None and problem.pairs.nnz:
         sizes_of_pairs = np.abs(problem.pairs.data)
-        # Each group meets so many others on average; a pair belongs to two groups.
+        # Each group meets this many others on average; a pair belongs to two groups.
         partners = 0.5 * problem.pairs.nnz / problem.num_choices / float(sizes.mean())
         typical += float(np.median(sizes_of_pairs)) * max(1.0, partners)
         largest += _largest_pairs(problem, sizes_of_pairs)

@@ -247,7 +247,7 @@ def _planted(
 
 
 def _draw_assignment(menu: _Menu, rng: np.random.Generator, budget_fraction: float) -> IntArray:
-    """Independent choices, tilted towards the dear or the cheap ones so that about the budget is spent."""
+    """Independent choices, tilted towards the expensive or the cheap ones so that about the budget is spent."""
 
     def probabilities(tilt: float) -> npt.NDArray[np.float64]:
         weights = np.exp(tilt * (menu.fractions - menu.fractions.max(axis=1, keepdims=True) * (tilt > 0)))

@@ -111,7 +111,7 @@ def _beaten(
     slack = 1e-4 * float(np.abs(typical[members]).max())
     costs, linear = problem.costs[:, members], problem.linear[members]
     gone = np.zeros(members.size, dtype=np.bool_)
-    for loser in reversed(range(members.size)):  # of equals the first stays
+    for loser in reversed(range(members.size)):  # in a tie the first stays
         for winner in range(members.size):
             if winner == loser or gone[winner] or (costs[:, winner] > costs[:, loser]).any():
                 continue

@@ -33,7 +33,7 @@ def write_report(
 
     Args:
         result: of :func:`qubo_compress.compress`.
-        path: where the file shall stand; an older one is replaced only when the new one is complete.
+        path: of the file; an older one is replaced only when the new one is complete.
         seconds_per_point: time for each solve of the Pareto front; 0 leaves the front out.
         audit: of :func:`qubo_compress.audit`, on examples of the caller's choice; its sections are added.
 

@@ -31,7 +31,7 @@ OPPONENT_SECONDS = 2.0
 """Time limit for the solve of each opponent, which as a rule takes a few milliseconds."""
 
 FINAL_FACTOR = 4.0
-"""Candidates whose measure is more than so many times the winner's are not repaired: it would not make up for that."""
+"""Candidates whose measure is this many times the winner's are not repaired: it would not make up for that."""
 
 TIE = 1e-9
 """Differences up to this are none: the candidate that comes first stays ahead."""

@@ -35,7 +35,7 @@ from qubo_compress.sensitivity.task import MeasureTask, Metric, make_metric
 
 TIMED_EXAMPLES = 16
 FEWEST_EXAMPLES = 16
-"""A time limit takes no more examples away than down to so many: fewer say nothing."""
+"""A time limit takes no more examples away than down to this many: fewer say nothing."""
 
 ENCODING_SECONDS = 0.25
 """Seconds per million values and 15 choices that storing takes, ``benchmarks.encoding`` (default menu, one core)."""
@@ -185,7 +185,7 @@ def each_bytes(task: MeasureTask) -> int:
 
 
 def _seconds_per_example(task: MeasureTask, together: int) -> float:
-    """Of one forward pass over so many examples at once, the better of two."""
+    """Seconds of one forward pass over a number of examples at once, the better of two."""
     part = task.examples.first(together)
     probe, count = part.inputs, len(part)
     times = []

@@ -130,7 +130,7 @@ class StitchedLoss:
         self._samples.clear()
 
     def __call__(self, assignment: npt.ArrayLike, examples: int | None = None) -> float:
-        """Mean loss on a sample of so many examples, the same for every assignment until :meth:`redraw`.
+        """Mean loss on a sample of this many examples, the same for every assignment until :meth:`redraw`.
 
         Args:
             assignment: (G,) local index of the choice of each group.

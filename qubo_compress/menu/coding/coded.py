@@ -41,7 +41,7 @@ CODER_LOSS = 3e-4
 """Allowance per number besides: none was measured up to 400,000 numbers, but the coder's own bound is 6e-3."""
 
 FEW_NUMBERS = 2048
-"""Up to so many, a group is coded to know its size: those bits would count."""
+"""Up to this many values, a group is coded to know its size: those bits would count."""
 
 FLOAT_SLACK = 0.02
 """Share of coded raw bytes that is left free: floats have no codes that could be made shorter when they change."""

@@ -1,6 +1,6 @@
 """Codes of any size on one even grid, made for the entropy coder.
 
-A coder makes rare codes dear and frequent ones cheap, so a grid need not end where its fields do, and rows need no
+A coder makes rare codes expensive and frequent ones cheap, so a grid need not end where its fields do, and rows need no
 ranges of their own: one step for all weights is optimal at high rates (Gish & Pierce, IEEE Trans. Information Theory
 1968). Codes are compensated as in ``compensate``; a rate term may weigh their bits against the error.
 """

@@ -173,7 +173,7 @@ class Recorder:
 
 
 def placement(shapes: Mapping[int, Shape], survivors: Mask | None, count: int) -> tuple[Shape | None, Mask | None]:
-    """Shape and places of so many numbers: a whole tensor, or the survivors of the last mask."""
+    """Shape and places of a number of values: a whole tensor, or the survivors of the last mask."""
     if survivors is not None and int(survivors.sum()) == count:
         return (survivors.shape[0], survivors.shape[1], survivors.shape[2]), survivors
     return shapes.get(count), None

@@ -1,6 +1,6 @@
 """Codes that weigh bits against error, under the models that a coder uses.
 
-The least of  sum (w - code x step)^2 + price x bits(code)  is had code by code. When a number of bits has to be given
+The least of  sum (w - code x step)^2 + price x bits(code)  is found code by code. When a number of bits has to be given
 up, the codes whose squared error rises least per bit move first, which is the same minimum at the price that fits.
 """
 
@@ -138,7 +138,7 @@ class Moves:
         Args:
             stored: the nearest codes.
             sizes: of its parts.
-            goal: what the codes shall be near to. Where the grids' values are something else, such as coefficients,
+            goal: what the codes should be close to. Where the grids' values are something else, such as coefficients,
                 the error of a move is that from the middle between two codes.
         """
         grids = grids_of(stored)
@@ -175,7 +175,7 @@ class Moves:
         )
 
     def widened(self, bits: float) -> Streamed | None:
-        """Steps wider by about what saves so many bits; codes must be found anew. None where there is no step."""
+        """Steps wider by about what saves a number of bits; codes must be found anew. None where there is no step."""
         coded = [grid.stored_codes().numel() for grid, moves in zip(self.grids, self.steps, strict=True) if moves.coded]
         if not coded:
             return None
@@ -185,7 +185,7 @@ class Moves:
         return cast(Streamed, with_grids(self.stored, wider))
 
     def taken(self, bits: float) -> Streamed:
-        """The moves of least error per bit that save so many bits."""
+        """The moves of least error per bit that save a number of bits."""
         saving = np.concatenate([m.saving for m in self.steps])
         ratio = np.concatenate([m.error / m.saving for m in self.steps])
         order = np.argsort(ratio)

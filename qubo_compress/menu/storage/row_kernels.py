@@ -22,7 +22,7 @@ CLIPPING_SHARES = np.linspace(0.15, 1.0, 16, endpoint=False).astype(np.float32)
 
 REFINEMENTS = 3
 CHUNK = 256
-"""Sums are single precision over so many values, and double precision over these sums."""
+"""Sums are single precision over this many values, and double precision over these sums."""
 
 
 @compiled

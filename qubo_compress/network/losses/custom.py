@@ -23,7 +23,7 @@ from qubo_compress.errors import InvalidModel
 CustomLoss = Callable[[Tensor, Tensor | None], Tensor]
 
 MOST_ROOT_COLUMNS = 64
-"""Up to so many outputs, probes are drawn through the root of the whole Hessian; beyond by the Lanczos process."""
+"""Up to this many outputs, probes are drawn through the root of the whole Hessian; beyond by the Lanczos process."""
 
 LANCZOS_STEPS = 16
 

@@ -29,7 +29,7 @@ _PAIRS_PER_SWEEP = 8
 """Pairs of groups, per group, that take about as long to try as a sweep: what a unit of work is while kicking."""
 
 _KICKED_GROUPS = 100
-"""With more groups a kick, which tries pairs with every group, is dear, and annealing gains more."""
+"""With more groups a kick, which tries pairs with every group, is expensive, and annealing gains more."""
 
 KICK_PRICE = 0.1
 """Where prices begin, relative to the measured ones, while room is made after a kick."""
@@ -192,7 +192,7 @@ def _ranges(tables: Tables) -> FloatArray:
 
 
 def trades_per_sweep(tables: Tables) -> int:
-    """Pair moves per sweep: useless without a budget, and dear where each takes inner products."""
+    """Pair moves per sweep: useless without a budget, and expensive where each takes inner products."""
     if tables.room.size == 0 or tables.num_groups == 1:
         return 0
     return max(1, tables.num_groups // (10 if tables.form == FACTOR else 2))

@@ -1,8 +1,8 @@
 """Compiled iterated local search: kick a few groups, hold them, let the others make room, keep what is better.
 
-Near the optimum of a tight budget one dear choice must often give way to many cheap ones at once. A walk of single
-and double changes has to pass through worse states for that, at any temperature; here the dear choice is imposed and
-the rest answers by repair and by best single and double changes.
+Near the optimum of a tight budget one expensive choice must often give way to many cheap ones at once. A walk of single
+and double changes has to pass through worse states for that, at any temperature; here the expensive choice is imposed
+and the rest answers by repair and by best single and double changes.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def kick(
     chance: float,
     tolerance: float,
 ) -> int:
-    """Kicks from the best state, at which the state must be, until so many pairs have been tried.
+    """Kicks from the best state, at which the state must be, until a number of pairs have been tried.
 
     Args:
         tables: the problem, not in FACTOR form.

@@ -69,7 +69,7 @@ def trade(tables: Tables, state: State, temperature: float, below: float, above:
     """Offer one group a random other choice while a second group answers freely.
 
     The pair is drawn from its exact joint distribution over {current, offered} x (all choices of the
-    second group), so one can get cheaper and the other dearer in one move that no single visit makes.
+    second group), so one can get cheaper and the other more expensive in one move that no single visit makes.
     """
     groups = tables.offsets.size - 1
     first = int(uniform(state.random) * groups)

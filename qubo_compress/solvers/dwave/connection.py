@@ -107,7 +107,7 @@ class Connection:
         """Keyword arguments for any of Ocean's samplers, apart from the token.
 
         Args:
-            time_left: seconds after which no request shall still be waiting.
+            time_left: seconds after which no request may still be waiting.
         """
         longest = min(self.request_timeout, max(_SHORTEST_REQUEST, time_left))
         connecting = min(longest, max(1.0, longest / (self.retries + 1)))

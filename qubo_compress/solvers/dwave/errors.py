@@ -39,7 +39,7 @@ def translated(where: str, secrets: Secrets | None = None) -> Iterator[None]:
     Errors of this library and ``KeyboardInterrupt`` pass through unchanged.
 
     Args:
-        where: the solver and the service, as they shall stand in messages.
+        where: the solver and the service, as messages name them.
         secrets: removed from the message, and from the client's exceptions behind it.
 
     Raises:
@@ -107,7 +107,7 @@ def translate(cause: BaseException, where: str, secrets: Secrets | None = None) 
 
     Args:
         cause: what the client raised.
-        where: the solver and the service, as they shall stand in the message.
+        where: the solver and the service, as the message names them.
         secrets: removed from the message.
     """
     secrets = secrets or Secrets()

@@ -32,7 +32,7 @@ from qubo_compress.solvers.solver import RawSolution, SearchLimits
 
 _PREVIEW_SECONDS = 30.0
 _FEW_GROUPS = 60
-"""Up to so many, filling tries double changes too."""
+"""Up to this many, filling tries double changes too."""
 
 _MOST_FILLED = 64
 """Samples that are repaired and filled up, best first; hybrid solvers give back far fewer."""

@@ -156,7 +156,7 @@ def service_limit(request: Request, clock: Clock, properties: Mapping[str, Any],
 
 
 def quota_seconds(properties: Mapping[str, Any], charged: float) -> float | None:
-    """Seconds of the account's quota that so many charged seconds take; None when no rate is given.
+    """Seconds of the account's quota that charged seconds take; None when no rate is given.
 
     Example:
         >>> quota_seconds({"quota_conversion_rate": 20}, 5.0)

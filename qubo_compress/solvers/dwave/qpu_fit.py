@@ -18,7 +18,7 @@ from qubo_compress.solvers.dwave.qpu_embedding import Chains, may_fit, pattern_o
 from qubo_compress.solvers.dwave.qpu_sampling import fixed_spins
 
 _WORTH_REDUCING = 8
-"""Dominated choices are looked for up to so many times the bits that fit; more never shrink enough."""
+"""Dominated choices are looked for up to this many times the bits that fit; more never shrink enough."""
 _WORTH_FIXING = 2
 """The same for roof duality, which fixes few spins of dense problems."""
 _COUPLINGS_PER_COUPLER = 4

@@ -126,7 +126,7 @@ class QpuSearch:
         """Fit, sample, and tell."""
         found = self.fit()
         fitting = time.perf_counter() - self.start
-        compiling = warm_up()  # after the gate, which shall refuse at once; and not on the time limit
+        compiling = warm_up()  # after the gate, so that it refuses at once, and outside the time limit
         self.start, self.deadline = self.start + compiling, self.deadline + compiling
         if self.options.reverse_from is not None:
             self._first = self._classical_start(self.options.reverse_from)

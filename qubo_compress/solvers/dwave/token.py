@@ -15,7 +15,7 @@ from qubo_compress.errors import InvalidToken
 MASK: Final = "<token>"
 
 _PART = 8
-"""So many characters of a secret in a row are masked; a shorter secret is masked where it stands by itself."""
+"""This many characters of a secret in a row are masked; a shorter secret is masked where it stands by itself."""
 
 _LONGEST_TEXT = 20_000
 """Characters of a foreign text that are kept, so that masking a page of any length takes little time."""

@@ -173,7 +173,7 @@ class _BandSearch:
         return tables
 
     def _priced_path(self, price: float) -> tuple[float, int]:
-        """Least priced energy (less price x room) and the cost of a path that has it; of equals the cheaper choice."""
+        """Least priced energy (less price x room) and the cost of a path that has it; in a tie the cheaper choice."""
         tables = self.completions(price)
         state, spent = 0, 0
         for step, window in enumerate(self.windows):

@@ -292,7 +292,7 @@ class _Run:
             starts.insert(0, np.array(self.options.first, dtype=np.int64))
         if problem.num_budgets:
             prices = _prices(problem)
-            starts += [lagrangian_vertex(problem, prices), lagrangian_vertex(problem, prices, dearest=True)]
+            starts += [lagrangian_vertex(problem, prices), lagrangian_vertex(problem, prices, most_expensive=True)]
         few = problem.num_groups <= _FEW_GROUPS
         for vertex in starts:
             self._try(search, vertex, deadline, few)

@@ -24,7 +24,7 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntA
 from qubo_compress.solvers.exact.integer_programming import Programme, run_programme
 
 _PRICE_UNITS = 2**30
-"""Prices are rounded to so many parts of the largest."""
+"""Prices are rounded to whole multiples of the largest one divided by this."""
 
 _LARGEST_COST = 10**6
 """Largest reduced cost for which a programme in floating point is believed: one unit is well above its tolerance."""

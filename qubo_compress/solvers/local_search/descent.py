@@ -119,16 +119,16 @@ def warm_up() -> float:
     return time.perf_counter() - start
 
 
-def lagrangian_vertex(problem: ChoiceProblem, price: FloatArray, dearest: bool = False) -> IntArray:
+def lagrangian_vertex(problem: ChoiceProblem, price: FloatArray, most_expensive: bool = False) -> IntArray:
     """(G,) local choices of least linear energy plus priced cost.
 
     At the best prices some group has two that rounding cannot tell apart: the cheapest is taken, which fits, or the
-    dearest, from which a repair may find a better answer.
+    most expensive ones, from which a repair may find a better answer.
     """
     charged = problem.linear + price @ problem.costs
     starts, sizes = problem.group_offsets[:-1], problem.group_sizes
     least, largest = np.minimum.reduceat(charged, starts), np.maximum.reduceat(np.abs(charged), starts)
     far = charged > np.repeat(least + _TIE * largest, sizes)
     totals = problem.costs.sum(axis=0)
-    order = np.lexsort((charged, -totals if dearest else totals, far, np.repeat(np.arange(sizes.size), sizes)))
+    order = np.lexsort((charged, -totals if most_expensive else totals, far, np.repeat(np.arange(sizes.size), sizes)))
     return np.asarray(order[starts] - starts, dtype=np.int64)

@@ -46,7 +46,7 @@ class EvoPress:
     Args:
         loss: (assignment, examples) -> mean loss of the network; ``table.stitched_loss(model, batches, "kl")``
             is what is published. None: the problem's energy.
-        generations: at most so many; None: until the limits.
+        generations: the most there are; None: until the limits.
         offspring: per generation.
         survivors: of each stage; the last is 1.
         samples: examples of each stage. Published are 2,048, 16,384 and 131,072 tokens: the same steps of eight.
@@ -204,7 +204,7 @@ class _Evolution:
         try:
             for number, (keep, sample) in enumerate(self.stages):
                 if number == len(self.stages) - 1:
-                    # Of equals the parent stays: it is first, and the order below is stable.
+                    # In a tie the parent stays: it is first, and the order below is stable.
                     candidates.insert(0, self.parent)
                 self.objective.redraw(seeds[number])
                 values = self._stage(candidates, sample)
@@ -348,7 +348,7 @@ class Levels:
     def uniform_starts(self) -> list[IntArray]:
         """For every choice name one assignment that fits, if any: that name wherever it is offered.
 
-        Groups that lack it take their dearest choice, or where that does not fit, their cheapest.
+        Groups that lack it take their most expensive choice, or where that does not fit, their cheapest.
         """
         places: dict[str, list[tuple[int, int]]] = {}
         for group, (a, b) in enumerate(zip(self.starts.tolist(), self.problem.group_offsets[1:].tolist(), strict=True)):
@@ -366,7 +366,7 @@ class Levels:
         return list(found.values())
 
     def random_start(self, rng: np.random.Generator) -> list[IntArray]:
-        """The dearest choices, lowered at random until they fit; empty when that failed."""
+        """The most expensive choices, lowered at random until they fit; empty when that failed."""
         offsets = self.problem.group_offsets.copy()
         chosen = offsets[:-1] + np.array([order[-1] for order in self.by_level])
         costs = np.ascontiguousarray(self.problem.costs.T)

@@ -112,7 +112,7 @@ def _group_features(problem: ChoiceProblem) -> FloatArray:
     starts, sizes, groups = problem.group_offsets[:-1], problem.group_sizes, problem.num_groups
     units = np.maximum(1, problem.limits - problem.fixed_costs)
     shares = (problem.costs / units[:, None]).sum(axis=0)
-    dearest, cheapest = np.maximum.reduceat(shares, starts), np.minimum.reduceat(shares, starts)
+    most_expensive, cheapest = np.maximum.reduceat(shares, starts), np.minimum.reduceat(shares, starts)
     spread = np.maximum.reduceat(problem.linear, starts) - np.minimum.reduceat(problem.linear, starts)
     squares = np.zeros(problem.num_choices)
     if problem.factor is not None:
@@ -123,11 +123,11 @@ def _group_features(problem: ChoiceProblem) -> FloatArray:
     columns = [
         np.arange(groups) / max(1, groups - 1),
         _scaled(sizes.astype(np.float64)),
-        _scaled(dearest),
+        _scaled(most_expensive),
         _scaled(cheapest),
         _scaled(spread),
         _scaled(coupling),
-        np.cumsum(dearest[::-1])[::-1] / max(1e-300, float(dearest.sum())),
+        np.cumsum(most_expensive[::-1])[::-1] / max(1e-300, float(most_expensive.sum())),
     ]
     return np.stack(columns, axis=1)
 

@@ -135,7 +135,7 @@ def _terms(problem: ChoiceProblem) -> float:
 
 
 def _leading_part(problem: ChoiceProblem, whole: float) -> ChoiceProblem:
-    """So many of the first groups that they have about :data:`_PART` terms; at least one."""
+    """As many of the first groups as have about :data:`_PART` terms; at least one."""
     choices = problem.num_choices * np.sqrt(_PART / whole)
     groups = max(1, int(np.searchsorted(problem.group_offsets, choices)) - 1)
     everything = np.zeros(problem.num_groups, dtype=np.int64)

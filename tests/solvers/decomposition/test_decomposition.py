@@ -26,7 +26,7 @@ from qubo_compress.solvers.solver import solvers
 
 @dataclass(frozen=True)
 class Careless:
-    """Answers every block with its dearest choices, and fails when asked too often."""
+    """Answers every block with its most expensive choices, and fails when asked too often."""
 
     name: ClassVar[str] = "careless"
     fail_after: int = 1000

@@ -1,0 +1,33 @@
+"""The English of the field: words that no native engineer would write stay out of code, messages and pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+REPLACEMENTS = {
+    r"\bdear(er|est)?\b": "expensive",
+    r"\bshall\b": "must, or nothing",
+    r"\bof equals\b": "in a tie",
+    r"\bhad without\b": "computed without",
+    r"\b(is|are) had\b": "is found",
+    r"\bempty but for\b": "empty except for",
+    r"\bup to so many\b": "up to this many",
+    r"\bat (most|least) so many\b": "at most this many",
+}
+
+
+def test_words_that_are_not_the_fields_stay_out() -> None:
+    texts = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    for folder in ("qubo_compress", "benchmarks", "notebooks"):
+        texts += [path for ending in ("py", "md", "ipynb") for path in (ROOT / folder).rglob(f"*.{ending}")]
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {match.group()!r}, write {better!r}"
+        for path in texts
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for word, better in REPLACEMENTS.items()
+        if (match := re.search(word, line, re.IGNORECASE))
+    ]
+    assert len(texts) > 300
+    assert not found, "\n".join(found)
