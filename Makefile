@@ -14,6 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(RUN) -m qubo_compress.warm_up
 	touch $@
 
 # One thread: on a loaded machine two wait for each other, and the small networks of the demo gain nothing.

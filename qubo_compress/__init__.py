@@ -88,6 +88,7 @@ _MODULES = {
 _ROOMS = (
     "artifact", "audits", "budget", "calibration", "channels", "encodings", "errors", "menu", "network", "pipeline",
     "page", "plan", "problem", "pruning", "recovery", "report", "selection", "sensitivity", "solvers", "testing",
+    "warm_up",
 )  # fmt: skip
 """Modules and folders that are attributes of the package without having been imported."""
 

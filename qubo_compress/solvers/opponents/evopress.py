@@ -17,7 +17,7 @@ from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers import random as random_search
 from qubo_compress.solvers.local_search import descent as local_search
-from qubo_compress.solvers.opponents import network_loss as real_loss
+from qubo_compress.solvers.opponents import network_loss
 from qubo_compress.solvers.opponents.network_loss import Objective, RealLoss
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
@@ -92,7 +92,7 @@ class EvoPress:
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         """Evolve until the generations, the time or the work, counted in candidates scored, are used up."""
-        compiling = local_search.warm_up() + random_search.warm_up() + real_loss.warm_up()
+        compiling = local_search.warm_up() + random_search.warm_up() + network_loss.warm_up()
         run = _Evolution(self, problem, limits, rng)
         interrupted = False
         try:

@@ -19,7 +19,7 @@ from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem.generators import random_problem
 from qubo_compress.solvers.local_search import descent as local_search
-from qubo_compress.solvers.opponents import network_loss as real_loss
+from qubo_compress.solvers.opponents import network_loss
 from qubo_compress.solvers.opponents.network_loss import Objective, RealLoss
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
@@ -252,4 +252,4 @@ def warm_up() -> float:
     start = time.perf_counter()
     problem = random_problem("separable", groups=3, choices=2, seed=0)
     Programme(problem).solve(problem.linear)
-    return time.perf_counter() - start + local_search.warm_up() + real_loss.warm_up()
+    return time.perf_counter() - start + local_search.warm_up() + network_loss.warm_up()
