@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import torch
 from torch import nn
 
 from qubo_compress._internal import compiling
 from qubo_compress.budget import Budget
+from qubo_compress.menu.coding.kernels import contexts_of_place
 from qubo_compress.menu.menu import Menu
 from qubo_compress.pipeline.compress import compress
 from qubo_compress.problem.generators import random_problem
@@ -50,6 +52,9 @@ def _compress_a_small_network() -> None:
     batches = [(torch.randn(16, 2, 5, 5, generator=generator), torch.arange(16) % 3)]
     for menu in (None, Menu.of("quantize", "prune", "compensate", coded=True)):
         compress(model, batches, Budget(ratio=2), menu=menu, solver="greedy", progress=False)
+    # Reading codes back: so small a network may choose none of those that need it.
+    nothing = np.zeros(1, dtype=np.int64)
+    contexts_of_place(nothing, nothing, 0, 0, 0, 0, 1, 1.0, False)
 
 
 if __name__ == "__main__":
