@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,27 @@ logger = logging.getLogger(__name__)
 
 GRADIENT_MEMORY = 300_000_000
 """Bytes that per-example gradients of one chunk of examples may take."""
+
+
+@dataclass(frozen=True)
+class GradientMetric:
+    """What metrics from gradients share.
+
+    Args:
+        measured_linear: measure the linear terms by one run per choice instead.
+    """
+
+    measured_linear: bool = False
+
+    @property
+    def counts_flips(self) -> bool:
+        """Only where every choice is run."""
+        return self.measured_linear
+
+    @property
+    def knows_divergence(self) -> bool:
+        """Only where every choice is run."""
+        return self.measured_linear
 
 
 def measured_by_gradients(task: MeasureTask, kind: str, measured_linear: bool, evaluations: float) -> MetricResult:

@@ -166,6 +166,18 @@ def test_a_front_solves_again_and_measures_nothing(result: qc.CompressionResult)
     assert all(point.bound is None or point.bound <= point.energy + 1e-9 for point in front)
 
 
+def test_every_solve_is_announced_with_its_limit(sample: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    found = sample("perceptron")
+    options = OPTIONS | {"time_limit": 0.25}
+    least = qc.measure(found.model, found.batches, menu=MENU, metric="magnitude", progress=False).plan({})
+    budget = qc.Budget(bytes=least.bytes)
+    quiet = qc.compress(found.model, found.batches, budget, **options)
+    assert "solving" not in capsys.readouterr().out
+    told = qc.compress(found.model, found.batches, budget, **options | {"progress": True})
+    assert capsys.readouterr().out.count("solving by annealer for at most 0.25 s") >= len(told.rounds)
+    assert told.plan.choices == quiet.plan.choices
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_goes_the_whole_way(any_sample: Any, tmp_path: Path) -> None:
     found = any_sample

@@ -5,31 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qubo_compress.sensitivity.example_gradients import measured_by_gradients
+from qubo_compress.sensitivity.example_gradients import GradientMetric, measured_by_gradients
 from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
 
 
 @metrics.register
 @dataclass(frozen=True)
-class Fisher:
-    """Linear terms mean g_n^T d + 1/2 |A[v]|^2, with labels drawn from the softmax under ``loss="kl"``.
-
-    Args:
-        measured_linear: measure the linear terms by one run per choice instead.
-    """
+class Fisher(GradientMetric):
+    """Linear terms mean g_n^T d + 1/2 |A[v]|^2, with labels drawn from the softmax under ``loss="kl"``."""
 
     metric_name: ClassVar[str] = "fisher"
-    measured_linear: bool = False
-
-    @property
-    def counts_flips(self) -> bool:
-        """Only where every choice is run."""
-        return self.measured_linear
-
-    @property
-    def knows_divergence(self) -> bool:
-        """Only where every choice is run."""
-        return self.measured_linear
 
     def evaluations(self, task: MeasureTask) -> float:
         """About two runs, and one per choice if linear terms are measured."""

@@ -5,31 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qubo_compress.sensitivity.example_gradients import measured_by_gradients
+from qubo_compress.sensitivity.example_gradients import GradientMetric, measured_by_gradients
 from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
 
 
 @metrics.register
 @dataclass(frozen=True)
-class Jacobian:
-    """Linear terms mean (p - y)^T J d + 1/2 |A[v]|^2.
-
-    Args:
-        measured_linear: measure the linear terms by one run per choice instead.
-    """
+class Jacobian(GradientMetric):
+    """Linear terms mean (p - y)^T J d + 1/2 |A[v]|^2."""
 
     metric_name: ClassVar[str] = "jacobian"
-    measured_linear: bool = False
-
-    @property
-    def counts_flips(self) -> bool:
-        """Only where every choice is run."""
-        return self.measured_linear
-
-    @property
-    def knows_divergence(self) -> bool:
-        """Only where every choice is run."""
-        return self.measured_linear
 
     def evaluations(self, task: MeasureTask) -> float:
         """About two runs per output, and one per choice if linear terms are measured."""
