@@ -39,7 +39,6 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "Linear of one weight": (1, 1),
     "Linear with one input": (9, 1),
 }
-ALL_VALUES = ("Linear", "Conv2d, depthwise")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 EPSILON = 1e-5
 
@@ -73,17 +72,13 @@ def check_operator(operator: Operator, seed: int = 0) -> None:
 
 
 def sample_groups(seed: int = 0) -> Iterator[Sample]:
-    """Groups of all kinds, shapes and dtypes, with awkward values among them: (label, group, parts).
-
-    Every shape comes in every dtype, and with every awkward value in single precision; a matrix, a depthwise filter and
-    a bias with all values in all dtypes.
-    """
+    """Groups of all kinds, shapes and dtypes, with awkward values among them: (label, group, parts)."""
     generator = torch.Generator().manual_seed(seed)
     for dtype in DTYPES:
         for module, shape in SHAPES.items():
             weight = torch.randn(shape, generator=generator)
             for values, changed in _awkward(weight):
-                if values == "ordinary" or dtype == torch.float32 or module in ALL_VALUES:
+                if values == "ordinary" or dtype != torch.float64:
                     yield f"{module}, {values}, {dtype}", *_group("weight", module, {"weight": changed.to(dtype)})
         whole = torch.randn(6, 4, 3, generator=generator).to(dtype)
         member = Member("layer.weight", tuple(whole.shape), dtype, (2, 3))

@@ -324,11 +324,8 @@ def test_jacobian_agrees_with_gauss_newton_for_small_displacements(sample: Any, 
     assert np.allclose(first.linear, second.linear, atol=0.05 * np.abs(first.linear).max())
 
 
-@pytest.mark.parametrize(
-    ("name", "groups"),
-    [(name, "layer") for name in ("perceptron", "positions", "tied", "tuple-inputs", "twice")]
-    + [("positions", "filter"), ("tied", "filter")],
-)
+@pytest.mark.parametrize("name", ["perceptron", "positions", "tied", "tuple-inputs", "twice"])
+@pytest.mark.parametrize("groups", ["layer", "filter"])
 def test_pairwise_is_the_measured_loss_of_pairs(sample: Any, name: str, groups: str) -> None:
     found = sample(name)
     menu = qc.Menu(bits=(2,), sparsity=(0.0,), vector_bits=(8,))
@@ -338,7 +335,7 @@ def test_pairwise_is_the_measured_loss_of_pairs(sample: Any, name: str, groups: 
     flat, dense = singles(table), table.pairs.toarray()
     loss = {v: score_examples(applied(table, found, (g, c)), examples).loss - before for v, g, c in flat}
     tried = [(a, b) for a in flat for b in flat if a[1] < b[1]]
-    for one, other in tried[:: max(1, len(tried) // 30)]:
+    for one, other in tried[:: max(1, len(tried) // 60)]:
         joint = score_examples(applied(table, found, one[1:], other[1:]), examples).loss - before
         assert dense[one[0], other[0]] == pytest.approx(joint - loss[one[0]] - loss[other[0]], abs=2e-5)
     assert np.abs(dense).max() > 1e-4

@@ -74,7 +74,7 @@ class Canonical(LowRank):
     def samples(cls) -> tuple[Canonical, ...]:
         """Settings that the conformance suite tries."""
         plain = (cls(rank=1), cls(rank=3, bits=4, iterations=5), cls(share=0.6, bits=None, iterations=5))
-        return *plain, cls(rank=2, whitened=True, iterations=5)
+        return *plain, cls(rank=2, whitened=True)
 
     @classmethod
     def faithful(cls) -> None:
