@@ -17,14 +17,14 @@ import dwave.graphs
 import numpy as np
 
 import qubo_compress as qc
-from benchmarks.loopback_leap import LoopbackLeap
-from benchmarks.loopback_leap.protocol import Request, Response
 from qubo_compress import errors
 from qubo_compress._internal.checked_json import with_checksum
 from qubo_compress._internal.reader import parsed_json, read_whole, refused_as
 from qubo_compress.solvers.dwave.qpu_embedding import Cliques, EmbeddingCache, is_chains, joins
 from qubo_compress.solvers.exact.certificates import CertificateNode, check_bound
 from qubo_compress.solvers.exact.exact import Exact
+from qubo_compress.testing.loopback_leap import LoopbackLeap
+from qubo_compress.testing.loopback_leap.protocol import Request, Response
 from tests.fuzz.damage import NUMBERS, damaged, random_edits
 from tests.fuzz.form import Format, digest_of, hostile_value, replaced_within
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.loopback_leap import LoopbackLeap
 from qubo_compress import solve
+from qubo_compress.testing.loopback_leap import LoopbackLeap
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ import pytest
 from dwave.system.testing import MockDWaveSampler
 from scipy import sparse
 
-from benchmarks.loopback_leap import Chip, LoopbackLeap
 from qubo_compress import errors as e
 from qubo_compress import solve
 from qubo_compress.problem.choice_problem import ChoiceProblem
@@ -22,6 +21,7 @@ from qubo_compress.solvers.decomposition.decomposition import Decomposition, Qpu
 from qubo_compress.solvers.dwave.qpu import Qpu
 from qubo_compress.solvers.local_search.local_model import local_model
 from qubo_compress.solvers.solver import solvers
+from qubo_compress.testing.loopback_leap import Chip, LoopbackLeap
 
 
 @dataclass(frozen=True)

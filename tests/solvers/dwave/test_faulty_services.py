@@ -10,9 +10,6 @@ from urllib.parse import quote
 
 import pytest
 
-from benchmarks.loopback_leap import Chip, LoopbackLeap
-from benchmarks.loopback_leap.faults import Fault
-from benchmarks.loopback_leap.jobs import Job
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress import errors as e
 from qubo_compress.solvers.dwave import client as dwave_client
@@ -21,6 +18,9 @@ from qubo_compress.solvers.dwave import waiting as dwave_waiting
 from qubo_compress.solvers.dwave.connection import Connection, uploaded
 from qubo_compress.solvers.dwave.token import MASK, Secrets, Token
 from qubo_compress.solvers.dwave.transport import TransportFailed
+from qubo_compress.testing.loopback_leap import Chip, LoopbackLeap
+from qubo_compress.testing.loopback_leap.faults import Fault
+from qubo_compress.testing.loopback_leap.jobs import Job
 
 # The loopback server ends early, whatever the limit: enough for any machine, however busy.
 ENOUGH = 120.0

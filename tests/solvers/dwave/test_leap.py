@@ -12,14 +12,14 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from benchmarks.loopback_leap import LoopbackLeap
-from benchmarks.loopback_leap.faults import Fault
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress import errors as e
 from qubo_compress.solvers import make_solver
 from qubo_compress.solvers.dwave import leap
 from qubo_compress.solvers.dwave.connection import Connection
 from qubo_compress.testing import solvers as conformance
+from qubo_compress.testing.loopback_leap import LoopbackLeap
+from qubo_compress.testing.loopback_leap.faults import Fault
 
 NAMES = WARMED_UP = ("leap-cqm", "leap-nonlinear", "leap-dqm", "leap-bqm")
 CHIPS = ()

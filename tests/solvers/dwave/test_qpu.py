@@ -16,7 +16,6 @@ from dwave.system.testing import MockDWaveSampler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.loopback_leap import Chip, LoopbackLeap
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress import errors as e
 from qubo_compress._internal.checked_json import with_checksum
@@ -30,6 +29,7 @@ from qubo_compress.solvers.dwave.qpu_embedding import EmbeddingCache, joins, may
 from qubo_compress.solvers.dwave.qpu_sampling import automatic_scale, bits_of, chain_strength, dynamic_range, owners
 from qubo_compress.solvers.local_search.local_model import local_model
 from qubo_compress.testing import solvers as conformance
+from qubo_compress.testing.loopback_leap import Chip, LoopbackLeap
 
 PROBLEM = random_problem("dense", groups=6, choices=5, seed=1)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from dwave.cloud.testing import mocks
 
-from benchmarks.loopback_leap import binary, constrained, discrete, nonlinear, qpu
-from benchmarks.loopback_leap.tasks import NOTE, Solve
-from benchmarks.loopback_leap.topology import Chip
+from qubo_compress.testing.loopback_leap import binary, constrained, discrete, nonlinear, qpu
+from qubo_compress.testing.loopback_leap.tasks import NOTE, Solve
+from qubo_compress.testing.loopback_leap.topology import Chip
 
 SHORT_MINIMUM = 0.2
 """Least time limit of a hybrid solver, in seconds, when the documented ones are not asked for."""

@@ -1,4 +1,4 @@
-"""Start the server and print what a client needs: ``python -m benchmarks.loopback_leap``."""
+"""Start the server and print what a client needs: ``python -m qubo_compress.testing.loopback_leap``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import threading
 from collections.abc import Callable, Sequence
 
-from benchmarks.loopback_leap import ADVANTAGE2, Chip, LoopbackLeap
-from benchmarks.loopback_leap.solvers import SHORT_MINIMUM
+from qubo_compress.testing.loopback_leap import ADVANTAGE2, Chip, LoopbackLeap
+from qubo_compress.testing.loopback_leap.solvers import SHORT_MINIMUM
 
 
 def main(arguments: Sequence[str] | None = None, wait: Callable[[], object] | None = None) -> None:
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None, wait: Callable[[], object] | No
         arguments: of the command line; those of the process when left out.
         wait: what to do while serving; for ever nothing when left out.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loopback_leap", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m qubo_compress.testing.loopback_leap", description=__doc__)
     parser.add_argument("--zephyr", type=int, default=4, metavar="M", help="size of the Zephyr chip (default 4)")
     parser.add_argument("--pegasus", type=int, default=4, metavar="M", help="size of the Pegasus chip (default 4)")
     parser.add_argument("--advantage2", action="store_true", help="a Zephyr chip of size 12 with parts missing")

@@ -3,8 +3,8 @@
 It speaks the solver API to the unmodified ``dwave-cloud-client`` and answers with classical solvers. See README.md.
 """
 
-from benchmarks.loopback_leap.faults import Fault, Faults
-from benchmarks.loopback_leap.server import LoopbackLeap
-from benchmarks.loopback_leap.topology import ADVANTAGE2, Chip
+from qubo_compress.testing.loopback_leap.faults import Fault, Faults
+from qubo_compress.testing.loopback_leap.server import LoopbackLeap
+from qubo_compress.testing.loopback_leap.topology import ADVANTAGE2, Chip
 
 __all__ = ["ADVANTAGE2", "Chip", "Fault", "Faults", "LoopbackLeap"]

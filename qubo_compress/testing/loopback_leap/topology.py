@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from dwave.cloud.testing.mocks import qpu_pegasus_solver_data, qpu_problem_timing_data, qpu_zephyr_solver_data
 
-from benchmarks.loopback_leap.tasks import NOTE
+from qubo_compress.testing.loopback_leap.tasks import NOTE
 
 PARAMETERS = {
     "anneal_schedule": "Piecewise linear schedule, (microseconds, s) pairs; starting at s=1: reverse annealing.",

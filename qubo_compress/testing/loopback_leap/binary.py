@@ -10,7 +10,7 @@ import numpy as np
 from dimod.serialization.fileview import load
 from dwave.samplers import SimulatedAnnealingSampler
 
-from benchmarks.loopback_leap.tasks import NOTE, Answer, Clock, Task
+from qubo_compress.testing.loopback_leap.tasks import NOTE, Answer, Clock, Task
 
 _FIRST_SWEEPS = 100
 _READS = 4

@@ -5,6 +5,7 @@ It knows nothing of what the model is about: it sets decisions and reads the obj
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from dwave.optimization.model import Model
 from dwave.optimization.symbols import BinaryVariable, Equal, IntegerVariable, LessEqual
 
-from benchmarks.loopback_leap.tasks import Answer, Clock, ProblemRejected, Task
+from qubo_compress.testing.loopback_leap.tasks import Answer, Clock, ProblemRejected, Task
 
 _MOST_VALUES = 16
 """Values of one entry that are tried in one visit."""
@@ -52,14 +53,16 @@ class _State:
         return (self.violation, self.objective) < (other.violation, other.objective)
 
     def show(self, model: Model) -> None:
-        for symbol, values in zip(model.iter_decisions(), self.values, strict=True):
+        symbols: Iterator[Any] = model.iter_decisions()
+        for symbol, values in zip(symbols, self.values, strict=True):
             symbol.set_state(0, values)
 
 
 class _Search:
     def __init__(self, model: Model, rng: np.random.Generator) -> None:
-        self.model, self.rng = model, rng
-        self.symbols = list(model.iter_decisions())
+        self.rng = rng
+        self.objective: Any = model.objective
+        self.symbols: list[Any] = list(model.iter_decisions())
         self.constraints = list(model.iter_constraints())
         for symbol in self.symbols:
             if not isinstance(symbol, IntegerVariable | BinaryVariable):
@@ -117,7 +120,8 @@ class _Search:
             return np.arange(low, high + 1)
         here = self.values[i][place]
         drawn = self.rng.integers(int(low), int(high) + 1, size=_MOST_VALUES - 2)
-        return np.clip(np.append(drawn, [here - 1, here + 1]), low, high)
+        found: npt.NDArray[np.float64] = np.clip(np.append(drawn, [here - 1, here + 1]), low, high)
+        return found
 
     def _draw(self, i: int, place: tuple[int, ...]) -> float:
         return float(self.rng.integers(int(self.lowest[i][place]), int(self.highest[i][place]) + 1))
@@ -135,7 +139,7 @@ class _Search:
 
     def _read(self) -> _State:
         violation = sum(_violation(constraint) for constraint in self.constraints)
-        return _State([], float(self.model.objective.state(0)), violation)
+        return _State([], float(self.objective.state(0)), violation)
 
 
 def _bounds(symbol: Any, which: str) -> npt.NDArray[np.float64]:

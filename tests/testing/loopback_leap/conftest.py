@@ -9,7 +9,7 @@ import dimod
 import pytest
 from dwave.system import DWaveSampler
 
-from benchmarks.loopback_leap import Chip, LoopbackLeap
+from qubo_compress.testing.loopback_leap import Chip, LoopbackLeap
 
 
 @pytest.fixture(autouse=True)

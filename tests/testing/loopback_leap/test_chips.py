@@ -12,7 +12,7 @@ from dwave.system import (
     EmbeddingComposite,
 )
 
-from benchmarks.loopback_leap import Chip
+from qubo_compress.testing.loopback_leap import Chip
 
 
 def test_chip_embedded_samples(chip):

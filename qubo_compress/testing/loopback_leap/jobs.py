@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.loopback_leap.faults import Faults
-from benchmarks.loopback_leap.solvers import Offered
-from benchmarks.loopback_leap.tasks import Answer, ProblemRejected, Settings, Task
+from qubo_compress.testing.loopback_leap.faults import Faults
+from qubo_compress.testing.loopback_leap.solvers import Offered
+from qubo_compress.testing.loopback_leap.tasks import Answer, ProblemRejected, Settings, Task
 
 logger = logging.getLogger(__name__)
 

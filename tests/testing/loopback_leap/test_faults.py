@@ -14,7 +14,7 @@ from dwave.system import (
     LeapHybridSampler,
 )
 
-from benchmarks.loopback_leap import Faults
+from qubo_compress.testing.loopback_leap import Faults
 
 ON_LISTING = {
     401: exceptions.SolverAuthenticationError,

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from dwave.samplers import SimulatedAnnealingSampler
 
-from benchmarks.loopback_leap import choices
-from benchmarks.loopback_leap.tasks import NOTE, Answer, Clock, ProblemRejected, Task
+from qubo_compress.testing.loopback_leap import choices
+from qubo_compress.testing.loopback_leap.tasks import NOTE, Answer, Clock, ProblemRejected, Task
 
 _FIRST_PENALTY = 1.0
 """Penalty of the first round, in units of the largest bias of the objective."""

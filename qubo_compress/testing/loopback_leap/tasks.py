@@ -25,7 +25,7 @@ class ProblemRejected(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """How the solvers behave; see :class:`benchmarks.loopback_leap.LoopbackLeap`."""
+    """How the solvers behave; see :class:`qubo_compress.testing.loopback_leap.LoopbackLeap`."""
 
     eager: bool = False
     infeasible_first: bool = False

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from dwave.samplers import SimulatedAnnealingSampler
 
-from benchmarks.loopback_leap.tasks import NOTE, Answer, ProblemRejected, Task
+from qubo_compress.testing.loopback_leap.tasks import NOTE, Answer, ProblemRejected, Task
 
 _FEWEST_SWEEPS, _MOST_SWEEPS = 10, 2000
 _UNUSED = 3
@@ -92,7 +92,7 @@ def full_scale(model: dimod.BinaryQuadraticModel, properties: Mapping[str, Any])
     """By how much the biases of a spin model must be divided to fill the ranges of the chip exactly.
 
     Example:
-        >>> from benchmarks.loopback_leap import Chip
+        >>> from qubo_compress.testing.loopback_leap import Chip
         >>> properties = Chip("zephyr", 1).record()["properties"]
         >>> full_scale(dimod.BinaryQuadraticModel({0: 6.0}, {(0, 1): -4.0}, "SPIN"), properties)
         2.0

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from benchmarks.loopback_leap.tasks import Clock, Task
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
 from qubo_compress.solvers.annealer.annealer import Annealer, warm_up
+from qubo_compress.testing.loopback_leap.tasks import Clock, Task
 
 _SLICE = 1.0
 """Seconds per call of the annealer, which cannot be cancelled in between."""

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.loopback_leap.faults import MESSAGES, Fault, Faults
-from benchmarks.loopback_leap.jobs import Job, Jobs
-from benchmarks.loopback_leap.protocol import (
+from qubo_compress.testing.loopback_leap.faults import MESSAGES, Fault, Faults
+from qubo_compress.testing.loopback_leap.jobs import Job, Jobs
+from qubo_compress.testing.loopback_leap.protocol import (
     BASE_PATH,
     BadRequest,
     Request,
@@ -20,8 +20,8 @@ from benchmarks.loopback_leap.protocol import (
     filtered,
     json_response,
 )
-from benchmarks.loopback_leap.solvers import Offered
-from benchmarks.loopback_leap.uploads import UploadRefused, Uploads
+from qubo_compress.testing.loopback_leap.solvers import Offered
+from qubo_compress.testing.loopback_leap.uploads import UploadRefused, Uploads
 
 _LONGEST_POLL = 60.0
 

@@ -19,8 +19,8 @@ from dwave.system import (
     StrideHybridSolver,
 )
 
-from benchmarks.loopback_leap import ADVANTAGE2, Chip, LoopbackLeap
 from qubo_compress import ChoiceProblem
+from qubo_compress.testing.loopback_leap import ADVANTAGE2, Chip, LoopbackLeap
 
 
 def test_every_solver_says_loopback_and_classical(leap):

@@ -20,8 +20,8 @@ from dwave.system import (
     LeapHybridSampler,
 )
 
-from benchmarks.loopback_leap import Chip, LoopbackLeap, faults, protocol, qpu, server, topology
-from benchmarks.loopback_leap.__main__ import main
+from qubo_compress.testing.loopback_leap import Chip, LoopbackLeap, faults, protocol, qpu, server, topology
+from qubo_compress.testing.loopback_leap.__main__ import main
 
 
 def test_cancel_while_waiting_and_while_worked_on(loopback):

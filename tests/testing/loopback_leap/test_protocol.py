@@ -12,7 +12,7 @@ import pytest
 import requests
 from dwave.cloud import Client
 
-from benchmarks.loopback_leap import Chip, qpu
+from qubo_compress.testing.loopback_leap import Chip, qpu
 
 
 def test_large_uploads_go_in_parts(leap):

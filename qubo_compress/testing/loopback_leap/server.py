@@ -15,13 +15,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
-from benchmarks.loopback_leap.api import Api
-from benchmarks.loopback_leap.faults import Faults
-from benchmarks.loopback_leap.jobs import Jobs
-from benchmarks.loopback_leap.protocol import BASE_PATH, Request, Response
-from benchmarks.loopback_leap.solvers import SHORT_MINIMUM, offered_solvers
-from benchmarks.loopback_leap.tasks import Settings
-from benchmarks.loopback_leap.topology import Chip
+from qubo_compress.testing.loopback_leap.api import Api
+from qubo_compress.testing.loopback_leap.faults import Faults
+from qubo_compress.testing.loopback_leap.jobs import Jobs
+from qubo_compress.testing.loopback_leap.protocol import BASE_PATH, Request, Response
+from qubo_compress.testing.loopback_leap.solvers import SHORT_MINIMUM, offered_solvers
+from qubo_compress.testing.loopback_leap.tasks import Settings
+from qubo_compress.testing.loopback_leap.topology import Chip
 
 ADDRESS = "127.0.0.1"
 _BACKLOG = 64
@@ -58,7 +58,7 @@ class LoopbackLeap:
     """A stand-in for Leap on 127.0.0.1, answered by classical solvers.
 
     Args:
-        chips: make-believe annealing chips to offer; see :class:`~benchmarks.loopback_leap.Chip`.
+        chips: make-believe annealing chips to offer; see :class:`~qubo_compress.testing.loopback_leap.Chip`.
         minimum_time: least time limit of the hybrid solvers, in seconds.
         documented_times: take the documented least times instead, which grow with the problem.
         eager: let hybrid solvers end after a tenth of a second, whatever the time limit.

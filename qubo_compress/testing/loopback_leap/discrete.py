@@ -5,8 +5,8 @@ from __future__ import annotations
 import dimod
 import numpy as np
 
-from benchmarks.loopback_leap import choices
-from benchmarks.loopback_leap.tasks import NOTE, Answer, Clock, Task
+from qubo_compress.testing.loopback_leap import choices
+from qubo_compress.testing.loopback_leap.tasks import NOTE, Answer, Clock, Task
 
 
 def solve(task: Task) -> Answer:
