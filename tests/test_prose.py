@@ -31,3 +31,14 @@ def test_words_that_are_not_the_fields_stay_out() -> None:
     ]
     assert len(texts) > 300
     assert not found, "\n".join(found)
+
+
+def test_rows_of_tables_are_whole() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
+    broken = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in pages
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if line.startswith("|") and not line.rstrip().endswith("|")
+    ]
+    assert len(pages) > 10 and not broken, broken
