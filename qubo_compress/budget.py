@@ -39,9 +39,9 @@ class Budget:
             times ``example_weights``, so an example of weight two counts as two. Each choice counts the flips that it
             causes on its own and those of all groups are added, as if no two choices flipped the same example and none
             flipped it back. That is a model, not a guarantee: real plans flip more or fewer
-            (``benchmarks/long_tail.py`` measures it). Counts of a few flips are noise, and plans that avoid just those
-            flips may flip others: give many examples near the decision boundary. It needs class labels and a metric
-            that runs every choice.
+            (``benchmarks/studies/long_tail.py`` measures it). Counts of a few flips are noise, and plans that avoid
+            just those flips may flip others: give many examples near the decision boundary. It needs class labels
+            and a metric that runs every choice.
 
     Raises:
         InvalidBudget: when none or several of the three sizes are given, or a value is out of range.

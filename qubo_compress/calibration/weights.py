@@ -38,7 +38,8 @@ class TailWeights:
     Args:
         margin: how much examples near the decision boundary gain; 0: nothing; None: nothing where there are labels,
             1 where there are none and nothing else is known. On ResNet-20 at 12x a margin of 1 cost half a point to a
-            point of accuracy, and weak classes alone raised the worst class at little cost (``benchmarks.long_tail``).
+            point of accuracy, and weak classes alone raised the worst class at little cost
+            (``benchmarks.studies.long_tail``).
         weak: exponent of the class's relative loss; 0: all classes alike.
         rare: exponent of the class's inverse share; 1: every class counts the same in all.
         most: largest weight, in multiples of the mean.

@@ -80,7 +80,7 @@ class LabelPreserving:
 
     The default is the distance of the logits alone: on ResNet-20 at 8x it left 2.2 times fewer mismatches than labels
     alone and 1.7 times fewer than distillation, and as many as all three parts together (one seed; the default was
-    chosen among four settings on the same images). ``python -m benchmarks.long_tail recovery`` compares them.
+    chosen among four settings on the same images). ``python -m benchmarks.studies.long_tail recovery`` compares them.
 
     Args:
         labels: alpha, of the cross-entropy with the labels; not counted where there are none.

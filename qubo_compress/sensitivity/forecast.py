@@ -38,7 +38,7 @@ FEWEST_EXAMPLES = 16
 """A time limit takes no more examples away than down to this many: fewer say nothing."""
 
 ENCODING_SECONDS = 0.25
-"""Seconds per million values and 15 choices that storing takes, ``benchmarks.encoding`` (default menu, one core)."""
+"""Seconds per million values and 15 choices that storing takes (``benchmarks.studies.pricing``, one core)."""
 
 PASS_BYTES = 900_000_000
 """Held by one forward and backward pass and by displacements at most, see ``metrics.products``."""

@@ -8,7 +8,7 @@ h the diagonal of the Gauss-Newton Hessian (Isik et al., arXiv 2102.07725, alloc
 is taken at the *uncompressed* weights, and errors of different groups add: both hold while the noise term is small.
 As a Kullback-Leibler divergence the sum is the whole second order. Cross-entropy adds what the bends of the activations
 cost under its slope at the labels, which no derivative shows: on a trained ResNet-20 the
-sum was 5 to 14 % above the mean over noisy reads. ``benchmarks/unreliable_storage.py`` compares both losses.
+sum was 5 to 14 % above the mean over noisy reads. ``benchmarks/studies/unreliable_storage.py`` compares both losses.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from benchmarks.statuses import WORK, judge, random_small
+from benchmarks.studies.statuses import WORK, judge, random_small
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InfeasibleBudget, InvalidProblem, NoFeasibleFound
 from qubo_compress.problem.energy_scale import energy_scale, standardise
