@@ -15,7 +15,8 @@ from qubo_compress.errors import WrongModel
 from qubo_compress.menu.low_rank.factored import FactoredReport
 from qubo_compress.menu.low_rank.factored import factored as factored_layers
 from qubo_compress.menu.operator import Packed, stored_as
-from qubo_compress.network.groups import Group, Layout, assembled, discover_stored, state_entries
+from qubo_compress.network.discovery import discover_stored
+from qubo_compress.network.groups import Group, Layout, assembled, state_entries
 from qubo_compress.network.older_groups import newer_names, older_layout
 from qubo_compress.network.private import CARRIED, independent_copy
 from qubo_compress.network.signature import weights_signature

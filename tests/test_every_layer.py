@@ -18,7 +18,8 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress.errors import InfeasibleBudget
 from qubo_compress.menu.quantize import Quantize
-from qubo_compress.network.groups import Group, Member, assembled, discover, outputs_first
+from qubo_compress.network.discovery import discover
+from qubo_compress.network.groups import Group, Member, assembled, outputs_first
 from qubo_compress.network.substitution import substituted
 from qubo_compress.report import write_report
 from qubo_compress.testing import registered_samples

@@ -31,9 +31,11 @@ from qubo_compress.menu.low_rank.factored import FactoredLayer
 from qubo_compress.menu.low_rank.stages import staged
 from qubo_compress.menu.low_rank.svd import Svd
 from qubo_compress.menu.operator import DataDriven, Operator, Packed, parse
-from qubo_compress.network.groups import Group, discover, state_entries
+from qubo_compress.network.discovery import discover
+from qubo_compress.network.groups import Group
 from qubo_compress.network.losses.classification import make_loss, rows_of
 from qubo_compress.network.replay import trace_calls
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.costs import factored_multiplications, layer_calls
 
 PATH = RESULTS / "low_rank.jsonl"
@@ -71,7 +73,7 @@ def measure_layers(network: Network, options: argparse.Namespace) -> Iterator[di
 def _one_choice(
     network: Network, group: Group, operator: Any, moments: Moments, examples: Examples
 ) -> dict[str, Any] | None:
-    weight = cast(Tensor, state_entries(network.model)[0][group.name].tensor)
+    weight = NetworkTensors(network.model)[group.name]
     part = weight.detach().clone()
     if operator.refusal(group, [part]) is not None:
         return None

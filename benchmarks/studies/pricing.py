@@ -19,8 +19,9 @@ from torch import nn
 
 import qubo_compress as qc
 from benchmarks.networks.architectures import ResNet20
-from qubo_compress.network.groups import GroupRule, discover, state_entries
+from qubo_compress.network.discovery import GroupRule, discover
 from qubo_compress.network.replay import trace_calls
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.costs import price_choices
 from qubo_compress.sensitivity.task import MeasureTask
@@ -56,12 +57,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], GroupRule, torch.Tensor]] = {
 
 def task_of(model: nn.Module, groups: GroupRule, inputs: torch.Tensor, menu: qc.Menu) -> MeasureTask:
     """A measurement of which only the prices are asked."""
-    layout = discover(model, groups)
-    originals = {name: entry.tensor.detach() for name, entry in state_entries(model)[0].items()}
-    choices = []
-    for group in layout.groups:
-        parts = [originals[m.name] if m.rows is None else originals[m.name][slice(*m.rows)] for m in group.members]
-        choices.append(menu.offered(group, parts))
+    layout, tensors = discover(model, groups), NetworkTensors(model)
+    originals = {name: tensor.detach() for name, tensor in tensors.items()}
+    choices = [menu.offered(group, tensors.parts(group)) for group in layout.groups]
     return MeasureTask(
         base=model, originals=originals, layout=layout, choices=choices, examples=None, loss=None,  # type: ignore[arg-type]
         reference=[torch.zeros(1)], outputs=[], seed=0, rows_per_pass=1, interactions=False, max_columns=1,

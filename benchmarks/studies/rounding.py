@@ -31,7 +31,8 @@ from qubo_compress.menu.compensation.compensate import CLIPPING_SHARES, DAMPING,
 from qubo_compress.menu.compensation.moments import descended, output_error, propagated, refitted
 from qubo_compress.menu.operator import values_of
 from qubo_compress.menu.quantize import Quantize, QuantizedTensors, half_scale, highest_level
-from qubo_compress.network.groups import Group, discover
+from qubo_compress.network.discovery import discover
+from qubo_compress.network.groups import Group
 from qubo_compress.network.losses.classification import make_loss, rows_of
 
 PATH = RESULTS / "rounding.jsonl"

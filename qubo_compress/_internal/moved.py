@@ -54,7 +54,7 @@ MOVED = {
     "menu.entropy_writer": "menu.coding.writer",
     "menu.forms": "menu.low_rank.forms",
     "menu.frequency_bands": "menu.frequency.bands",
-    "menu.groups": "network.groups",
+    "menu.groups": "network.discovery",
     "menu.lattice": "menu.coding.lattice",
     "menu.masked": "menu.storage.masked",
     "menu.older_groups": "network.older_groups",

@@ -14,8 +14,9 @@ from qubo_compress._internal.tensors import read_tensors
 from qubo_compress.errors import CorruptArtifact, InvalidMenu, WrongModel
 from qubo_compress.menu.operator import Packed, parse
 from qubo_compress.menu.storage.file_format import FORMAT, TENSOR, file_digest, unpack_names, without_extra
+from qubo_compress.network.discovery import discover_stored
 from qubo_compress.network.extra_state import read_stored, restore
-from qubo_compress.network.groups import EXTRA, Layout, discover_stored, state_entries
+from qubo_compress.network.groups import EXTRA, Layout, state_entries
 from qubo_compress.network.memory import with_memory
 from qubo_compress.network.older_groups import newer_names, older_layout
 from qubo_compress.network.signature import architecture_signature

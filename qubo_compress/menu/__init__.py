@@ -6,7 +6,8 @@ from qubo_compress._internal.registry import import_plug_ins
 from qubo_compress.menu.families import choices_of, family_names, family_of
 from qubo_compress.menu.menu import Menu
 from qubo_compress.menu.operator import Operator, Packed, choice_name, operators, parse
-from qubo_compress.network.groups import Group, Kept, Layout, Member, discover
+from qubo_compress.network.discovery import discover
+from qubo_compress.network.groups import Group, Kept, Layout, Member
 
 __all__ = [
     "Group", "Kept", "Layout", "Member", "Menu", "Operator", "Packed",

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import nn
 
-from qubo_compress.network.groups import EXTRA, Group, Kept, Layout, Member, state_entries
+from qubo_compress.network.groups import EXTRA, Group, Kept, Layout, Member
 from qubo_compress.network.roles import LEFT_ALONE
+from qubo_compress.network.tensors import NetworkTensors, Place
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding)
 """Modules whose weights and biases version 0.3 compressed, beside normalisations."""
@@ -25,32 +26,31 @@ def older_layout(model: nn.Module, layout: Layout) -> Layout | None:
         layout: of this version.
 
     Example:
-        >>> from qubo_compress.network.groups import discover
+        >>> from qubo_compress.network.discovery import discover
         >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.LSTM(2, 2, bias=False))
         >>> older = older_layout(net, discover(net))
         >>> [group.name for group in older.groups], [item.name for item in older.kept]
         (['0.weight'], ['1.weight_ih_l0', '1.weight_hh_l0'])
     """
     layout = replace(layout, kept=tuple(item for item in layout.kept if item.dtype != EXTRA))
-    entries = state_entries(model)[0]
-    order = {name: number for number, name in enumerate(entries)}
+    tensors = NetworkTensors(model)
+    order = {name: number for number, name in enumerate(tensors)}
     groups: list[Group] = []
-    moved: list[Kept] = []
+    moved: dict[str, Kept] = {}
     for group in layout.groups:
-        known = [member for member in group.members if _was_known(group, member, entries[member.name].owners)]
-        newer = dict.fromkeys(member.name for member in group.members if member not in known)
-        moved += [_kept(name, entries[name].tensor) for name in newer if name not in {item.name for item in moved}]
+        known = [member for member in group.members if _was_known(group, member, tensors.owners(member.name))]
+        newer = [member.name for member in group.members if member not in known]
+        moved.update((name, Kept.of(name, tensors[name], "version 0.3 kept it")) for name in newer)
         if len(known) == len(group.members):
             groups.append(group)
         elif known:
             groups.append(replace(group, name=known[0].name, members=tuple(known)))
     if not moved:
         return None
-    asked = {
-        item.name for item in layout.kept if item.reason == LEFT_ALONE and _compressible(entries[item.name].owners)
-    }
+    left_alone = (item.name for item in layout.kept if item.reason == LEFT_ALONE)
+    asked = {name for name in left_alone if _compressible(tensors.owners(name))}
     last = [item for item in layout.kept if item.name in asked]
-    named = [*moved, *(item for item in layout.kept if item.name not in asked)]
+    named = [*moved.values(), *(item for item in layout.kept if item.name not in asked)]
     return replace(
         layout,
         groups=tuple(sorted(groups, key=lambda group: order[group.members[0].name])),
@@ -65,14 +65,9 @@ def newer_names(layout: Layout, older: Layout, most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _was_known(group: Group, member: Member, owners: list[tuple[nn.Module, str]]) -> bool:
+def _was_known(group: Group, member: Member, owners: list[Place]) -> bool:
     return group.kind == "normalisation" or (not member.inputs_first and _compressible(owners))
 
 
-def _compressible(owners: list[tuple[nn.Module, str]]) -> bool:
+def _compressible(owners: list[Place]) -> bool:
     return all(isinstance(module, WEIGHTED) for module, _ in owners)
-
-
-def _kept(name: str, tensor: Tensor) -> Kept:
-    size = tensor.numel() * tensor.element_size()
-    return Kept(name, "version 0.3 kept it", size, tuple(tensor.shape), str(tensor.dtype))

@@ -21,16 +21,11 @@ from torch import Tensor, nn
 
 from qubo_compress.errors import ForwardFailed, QuboCompressError
 from qubo_compress.network.calls import WeightCall, WeightCalls
-from qubo_compress.network.groups import state_entries
 from qubo_compress.network.inputs import Inputs, call, map_tensors, tensors_of
 from qubo_compress.network.scores import OutputReading
-from qubo_compress.network.substitution import swapped
+from qubo_compress.network.tensors import NetworkTensors
 
 logger = logging.getLogger(__name__)
-
-Place = tuple[nn.Module, str, int]
-"""A module, the attribute that holds a member of the group, and the member's number."""
-
 
 EVERY_ROW = 1 << 30
 """Choices share a pass whatever the number of examples."""
@@ -167,8 +162,7 @@ def _traced(model: nn.Module, inputs: Inputs) -> tuple[CallTrace, list[int]]:
         trace.shapes[number] = (first[0], first[1])
         return result
 
-    watched = {name: entry.tensor for name, entry in state_entries(model)[0].items() if entry.is_parameter}
-    with intercepted(model, handle), WeightCalls(watched, noted), torch.no_grad():
+    with intercepted(model, handle), WeightCalls(NetworkTensors(model).parameters(), noted), torch.no_grad():
         run_model(model, inputs)
     trace.changed_later = [any(t._version != version for t, version in made) for made in outputs]
     return trace, sizes
@@ -206,27 +200,29 @@ class GroupSweep:
     """Network outputs for every choice of one group.
 
     Args:
-        model: in eval mode; its registered tensors are swapped, never written to.
-        places: where the group's members live.
+        tensors: of the model, in eval mode; they are swapped, never written to.
+        names: of the tensors of which the group owns all or some rows.
         trace: the numbered calls, or None to run the whole network for each choice.
         reading: how the network's outputs are read.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        places: Sequence[Place],
+        tensors: NetworkTensors,
+        names: Sequence[str],
         trace: CallTrace | None,
         reading: OutputReading | None = None,
     ) -> None:
-        self._model = model
-        self._places = list(places)
+        self._model = tensors.model
+        self._tensors = tensors
+        self._names = tuple(names)
         self._reading = reading or OutputReading()
-        self._owners = {id(module) for module, _, _ in places}
+        owners = {id(module): module for name in names for module, _ in tensors.owners(name)}
+        self._owners = frozenset(owners)
         self._trace = trace
         self._start = 0
         self._one_by_one = False
-        starts = [] if trace is None else [trace.first_call(module) for module, _, _ in places]
+        starts = [] if trace is None else [trace.first_call(module) for module in owners.values()]
         if trace is not None and all(start is not None for start in starts):
             self._start = min(start for start in starts if start is not None)
             self._skipped = frozenset(trace.before(self._start))
@@ -263,7 +259,7 @@ class GroupSweep:
             reason = self._disagreement(inputs, pair, tolerance)
             if reason is None:
                 return True
-        logger.info("replaying from %s is not possible (%s); running the whole network", self._names(), reason)
+        logger.info("replaying from %s is not possible (%s); running the whole network", ", ".join(self._names), reason)
         self._trace = None
         return False
 
@@ -293,7 +289,9 @@ class GroupSweep:
                 return self._replayed(inputs, variants, rows_per_pass)
             except (_Diverged, ForwardFailed) as cause:
                 # Other examples may take another path through the network than the probe did.
-                logger.info("replaying from %s broke off (%s); running the whole network", self._names(), cause)
+                logger.info(
+                    "replaying from %s broke off (%s); running the whole network", ", ".join(self._names), cause
+                )
                 self._trace = None
         return torch.stack([self._full(inputs, variant) for variant in variants])
 
@@ -314,11 +312,11 @@ class GroupSweep:
         mistaken = fixed is None or any(count * copies in fixed for copies in range(1, wanted + 1))
         return 1 if mistaken or self._one_by_one else wanted
 
-    def _names(self) -> str:
-        return ", ".join(f"{type(module).__name__}.{attribute}" for module, attribute, _ in self._places)
+    def _swapped(self, variant: Sequence[Tensor]) -> contextlib.AbstractContextManager[None]:
+        return self._tensors.swapped(dict(zip(self._names, variant, strict=True)))
 
     def _full(self, inputs: Inputs, variant: Sequence[Tensor]) -> Tensor:
-        with torch.no_grad(), swapped([(m, a, variant[i]) for m, a, i in self._places]):
+        with torch.no_grad(), self._swapped(variant):
             return self._reading.rows(run_model(self._model, inputs))
 
     def _remember(self, inputs: Inputs) -> dict[int, Any]:
@@ -406,7 +404,7 @@ class GroupSweep:
 
         results = []
         for k, variant in enumerate(variants):
-            with swapped([(m, a, variant[i]) for m, a, i in self._places if m is module]):
+            with self._swapped(variant):
                 results.append(original(*map_tensors(args, part(k)), **map_tensors(kwargs, part(k))))
         if copies == 1:
             return results[0]

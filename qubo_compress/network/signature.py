@@ -1,4 +1,4 @@
-"""Digests of a network: of its architecture, and of its weights."""
+"""The digest of a network's architecture."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 
 from torch import nn
 
-from qubo_compress.network.groups import Layout, Member, state_entries
-from qubo_compress.network.tensor_bytes import raw_bytes
+from qubo_compress.network.groups import Layout, Member
+from qubo_compress.network.tensors import NetworkTensors
 
 
 def architecture_signature(layout: Layout) -> str:
@@ -30,10 +30,4 @@ def _described(member: Member) -> list[object]:
 
 def weights_signature(model: nn.Module) -> str:
     """Digest of the values of every unique parameter and persistent buffer."""
-    digest = hashlib.sha256()
-    for name, entry in state_entries(model)[0].items():
-        tensor = entry.tensor.detach()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(errors="surrogatepass"))
-        if tensor.numel():
-            digest.update(raw_bytes(tensor))
-    return digest.hexdigest()[:32]
+    return NetworkTensors(model).signature()

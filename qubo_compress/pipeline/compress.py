@@ -21,7 +21,7 @@ from qubo_compress.calibration.examples import Examples, read_examples, set_asid
 from qubo_compress.calibration.weights import ExampleWeights, check_example_weights, with_example_weights
 from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidBudget, InvalidModel
 from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
-from qubo_compress.network.groups import GroupRule, discover
+from qubo_compress.network.discovery import GroupRule, discover
 from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped

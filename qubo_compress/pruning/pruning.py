@@ -24,7 +24,8 @@ from qubo_compress.errors import InvalidBudget, InvalidMenu, WrongModel
 from qubo_compress.menu.operator import choice_name, stored_as
 from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity
 from qubo_compress.menu.storage.file_format import fixed_bytes
-from qubo_compress.network.groups import Group, Layout, discover, state_entries
+from qubo_compress.network.discovery import discover
+from qubo_compress.network.groups import Group, Layout, state_entries
 from qubo_compress.network.losses.classification import AUTO, LossLike, make_loss
 from qubo_compress.network.private import CARRIED, independent_copy, private_copy
 from qubo_compress.network.replay import run_model

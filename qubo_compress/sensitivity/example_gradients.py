@@ -18,7 +18,6 @@ from qubo_compress.calibration.examples import Slice
 from qubo_compress.network.groups import Member
 from qubo_compress.network.inputs import call, map_tensors
 from qubo_compress.network.losses.classification import KullbackLeibler, SquaredError
-from qubo_compress.network.substitution import substituted
 from qubo_compress.sensitivity.cache import Unit
 from qubo_compress.sensitivity.forward_sweep import compact, forward_sweep, total_columns
 from qubo_compress.sensitivity.ranks import Arrays
@@ -160,7 +159,7 @@ def _per_example_products(
 
     def rows(values: dict[str, Tensor], inputs: Any) -> Tensor:
         # torch's functional_call leaves its own tensors behind in a module that is registered under two names.
-        with substituted(task.base, {**state, **values}):
+        with task.tensors.swapped({**state, **values}):
             return read(call(task.base, map_tensors(inputs, lambda t: t.unsqueeze(0)))).reshape(-1)
 
     for start in range(0, len(part), chunk):
@@ -191,7 +190,7 @@ def _state_at_reference(task: MeasureTask) -> dict[str, Tensor]:
     state = {}
     for group, found in enumerate(task.layout.groups):
         for member, value in zip(found.members, task.references(group), strict=True):
-            held = task.entries[member.name].tensor.detach()
+            held = task.tensors[member.name].detach()
             state[member.name] = held if member.rows is not None else member.placed(held, value.to(held.dtype))
     return state
 

@@ -21,7 +21,7 @@ from qubo_compress.calibration.evaluation import settle
 from qubo_compress.calibration.examples import read_examples, set_aside
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
-from qubo_compress.network.groups import GroupRule, discover
+from qubo_compress.network.discovery import GroupRule, discover
 from qubo_compress.network.losses.classification import AUTO, LossLike, make_loss
 from qubo_compress.network.private import private_copy
 from qubo_compress.network.replay import run_model

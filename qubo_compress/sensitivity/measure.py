@@ -26,7 +26,8 @@ from qubo_compress.calibration.weights import ExampleWeights, check_example_weig
 from qubo_compress.errors import CacheMismatch
 from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
 from qubo_compress.menu.storage.file_format import fixed_bytes
-from qubo_compress.network.groups import GroupRule, Layout, discover
+from qubo_compress.network.discovery import GroupRule, discover
+from qubo_compress.network.groups import Layout
 from qubo_compress.network.losses.classification import AUTO, LossLike, make_loss
 from qubo_compress.network.losses.signature import loss_signature
 from qubo_compress.network.private import private_copy

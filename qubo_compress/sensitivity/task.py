@@ -31,9 +31,10 @@ from qubo_compress.menu.operator import (
     stored_as,
 )
 from qubo_compress.menu.storage.many import Fits, encoded, of_equal_values
-from qubo_compress.network.groups import Entry, Layout, Member, state_entries
+from qubo_compress.network.groups import Layout, Member
 from qubo_compress.network.losses.classification import Loss
-from qubo_compress.network.replay import CallTrace, GroupSweep, Place, run_model
+from qubo_compress.network.replay import CallTrace, GroupSweep, run_model
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.problem.choice_problem import FactorArray, FloatArray
 from qubo_compress.sensitivity.cache import Unit, UnitCache
 from qubo_compress.sensitivity.ranks import Arrays
@@ -131,9 +132,9 @@ class MeasureTask:
     _references: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
     @functools.cached_property
-    def entries(self) -> dict[str, Entry]:
-        """First name -> what the base model holds there; looked up once, since filters make thousands of groups."""
-        return state_entries(self.base)[0]
+    def tensors(self) -> NetworkTensors:
+        """What the base model holds; looked up once, since filters make thousands of groups."""
+        return NetworkTensors(self.base)
 
     @functools.cached_property
     def offsets(self) -> np.ndarray:
@@ -281,26 +282,20 @@ class MeasureTask:
     def variants(self, group: int) -> list[tuple[Tensor, ...]]:
         """For every choice, the whole tensors to be seen by the network, on its device."""
         members = self.layout.groups[group].members
-        # As the network holds them now: a row of the same tensor may be swapped in already.
-        places = [self.entries[member.name].owners[0] for member in members]
-        base = [getattr(module, attribute).detach() for module, attribute in places]
-        return [
-            tuple(m.placed(tensor, value) for m, tensor, value in zip(members, base, values, strict=True))
-            for values in self.values(group)
-        ]
+        # Beside rows that the network holds now: one of the same tensor may be swapped in already.
+        made = (self.tensors.assembled(zip(members, values, strict=True)) for values in self.values(group))
+        return [tuple(found[member.name] for member in members) for found in made]
 
     def is_base(self, group: int, variant: tuple[Tensor, ...]) -> bool:
         """Whether a variant is what the base model holds already."""
         members = self.layout.groups[group].members
-        return all(torch.equal(self.entries[m.name].tensor, value) for m, value in zip(members, variant, strict=True))
+        return all(torch.equal(self.tensors[m.name], value) for m, value in zip(members, variant, strict=True))
 
     def references(self, group: int) -> tuple[Tensor, ...]:
         """The group as the base model holds it, in the parameters that its choices are written in."""
         if group in self._references:
             return self._references[group]
-        found = self.layout.groups[group]
-        parts = [member.part(self.entries[member.name].tensor.detach().cpu()) for member in found.members]
-        self._references[group] = self._rewritten(group, parts)
+        self._references[group] = self._rewritten(group, self.tensors.parts(self.layout.groups[group]))
         return self._references[group]
 
     def _rewritten(self, group: int, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -334,23 +329,16 @@ class MeasureTask:
             rows.append(tuple(apart(value, before) for value, before in pairs))
         return rows
 
-    def places(self, group: int) -> list[Place]:
-        """Every module and attribute that holds a member of the group."""
-        return [
-            (module, attribute, number)
-            for number, member in enumerate(self.layout.groups[group].members)
-            for module, attribute in self.entries[member.name].owners
-        ]
-
     def sweep(self, group: int) -> GroupSweep:
         """A checked sweep over the choices of a group."""
         if group in self._sweeps:
             return self._sweeps[group]
-        sweep = GroupSweep(self.base, self.places(group), self.trace, self.examples.reading)
+        names = [member.name for member in self.layout.groups[group].members]
+        sweep = GroupSweep(self.tensors, names, self.trace, self.examples.reading)
         if sweep.replays:
             probe = self.examples.first(PROBE_EXAMPLES).inputs
             low = self.reference[0].dtype != torch.float32 or any(
-                e.tensor.dtype in (torch.float16, torch.bfloat16) for e in self.entries.values()
+                tensor.dtype in (torch.float16, torch.bfloat16) for tensor in self.tensors.values()
             )
             sweep.check(probe, self.variants(group), 5e-2 if low else 1e-4, self.rows_per_pass)
         self._sweeps[group] = sweep

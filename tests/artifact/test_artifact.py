@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import qubo_compress as qc
-from qubo_compress.network import groups
+from qubo_compress.network import discovery
 from qubo_compress.network.groups import state_entries
 from qubo_compress.network.older_groups import WEIGHTED
 from qubo_compress.testing import same_snapshot, snapshot
@@ -226,13 +226,13 @@ def test_files_and_plans_of_version_0_3_are_called_that(
     rule: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, tokens = Mixed().eval(), torch.arange(40).reshape(8, 5) % 7
-    here, path = groups.role_of, tmp_path / "net"
+    here, path = discovery.role_of, tmp_path / "net"
 
     def in_0_3(module: nn.Module, attribute: str) -> Any:
         return here(module, attribute) if isinstance(module, WEIGHTED) else None
 
     with monkeypatch.context() as patched:
-        patched.setattr(groups, "role_of", in_0_3)
+        patched.setattr(discovery, "role_of", in_0_3)
         table = qc.measure(net, [(tokens, torch.arange(8) % 3)], MENU, "magnitude", groups=rule, progress=False)
         plan = table.plan({})
         qc.save(plan.apply(net), path)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress.errors import CorruptArtifact, InvalidModel, WrongModel
 from qubo_compress.menu.storage import file_format
-from qubo_compress.network import groups
+from qubo_compress.network import discovery
 from qubo_compress.network.extra_state import extra_entries, read_stored, stored_bytes
 
 INPUTS = torch.randn(24, 5, generator=torch.Generator().manual_seed(0))
@@ -153,7 +153,7 @@ def test_files_of_version_0_4_leave_the_architecture_its_state_and_say_so(
 ) -> None:
     net = Whole(2.0).eval()
     with monkeypatch.context() as older:
-        older.setattr(groups, "extra_entries", lambda model: {})
+        older.setattr(discovery, "extra_entries", lambda model: {})
         older.setattr(file_format, "extra_entries", lambda model: {})
         saved(net, tmp_path / "net")
     with pytest.warns(UserWarning, match=r"version 0\.4.*_extra_state"):

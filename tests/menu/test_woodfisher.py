@@ -29,7 +29,7 @@ from qubo_compress.menu.woodfisher import (
     unseen_changes,
     without_zeros,
 )
-from qubo_compress.network.groups import discover
+from qubo_compress.network.discovery import discover
 from qubo_compress.network.losses.classification import make_loss, rows_of
 
 

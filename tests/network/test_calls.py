@@ -14,7 +14,7 @@ from qubo_compress.calibration import read_examples
 from qubo_compress.calibration.statistics import Calibration
 from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
 from qubo_compress.network.calls import WeightCalls, weight_calls, why_unseen
-from qubo_compress.network.groups import discover
+from qubo_compress.network.discovery import discover
 from qubo_compress.network.losses.classification import make_loss, rows_of
 from qubo_compress.network.replay import run_model, trace_calls
 from qubo_compress.network.substitution import every_layer_runs

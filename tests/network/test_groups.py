@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import qubo_compress as qc
-from qubo_compress.network.groups import discover
+from qubo_compress.network.discovery import discover
 
 
 def reasons(model: nn.Module, rule: Any = "layer") -> dict[str, str]:

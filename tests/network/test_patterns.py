@@ -13,7 +13,7 @@ from torch import nn
 import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress.network import patterns
-from qubo_compress.network.groups import discover, discover_stored
+from qubo_compress.network.discovery import discover, discover_stored
 from qubo_compress.network.patterns import is_quick, labels_by, labels_within_limits
 
 NAMES = ["blocks.0.attn.qkv.weight", "blocks.1.attn.qkv.weight", "blocks.1.mlp.fc1.weight", "head.weight"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress.errors import InvalidModel
 from qubo_compress.network import unwrapped
-from qubo_compress.network.groups import discover
+from qubo_compress.network.discovery import discover
 from qubo_compress.network.substitution import every_layer_runs
 
 WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {

@@ -18,7 +18,7 @@ from qubo_compress.calibration.statistics import Calibration
 from qubo_compress.calibration.statistics.curvature import Curvature
 from qubo_compress.menu.operator import parse
 from qubo_compress.menu.unreliable.analog import Analog
-from qubo_compress.network.groups import discover
+from qubo_compress.network.discovery import discover
 from qubo_compress.network.losses.classification import make_loss, rows_of
 from qubo_compress.sensitivity.noise import priced_in_cells
 

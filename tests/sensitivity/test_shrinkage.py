@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import qubo_compress as qc
 from qubo_compress.calibration.examples import read_examples
-from qubo_compress.network.groups import discover
+from qubo_compress.network.discovery import discover
 from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.shrinkage import floored, limited_rows
 

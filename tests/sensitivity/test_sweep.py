@@ -15,7 +15,8 @@ import qubo_compress as qc
 from qubo_compress.calibration.evaluation import outputs_of, score_examples
 from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.network.calls import WeightCalls
-from qubo_compress.network.groups import discover
+from qubo_compress.network.discovery import discover
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.measure import measure_around
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.testing import check_metric, same_snapshot, snapshot
@@ -106,7 +107,7 @@ def test_most_networks_are_replayed(sample: Any) -> None:
 
     found = sample("perceptron")
     trace = trace_calls(found.model, found.batches[0][0])
-    sweep = GroupSweep(found.model, [(found.model[3], "weight", 0)], trace)
+    sweep = GroupSweep(NetworkTensors(found.model), ["3.weight"], trace)
     ran: list[nn.Module] = []
     handles = [module.register_forward_hook(lambda m, i, o: ran.append(m)) for module in found.model]
     weight = found.model[3].weight.detach()
@@ -128,7 +129,7 @@ def test_a_check_takes_as_many_runs_for_many_choices_as_for_few(sample: Any) -> 
     counts = []
     for choices in (2, 30):
         runs.clear()
-        sweep = GroupSweep(found.model, [(layer, "weight", 0)], trace)
+        sweep = GroupSweep(NetworkTensors(found.model), ["3.weight"], trace)
         assert sweep.check(inputs, [((1 + number) * weight,) for number in range(choices)], 1e-5)
         counts.append(sum(runs))
     assert counts[0] == counts[1] > 0
@@ -149,7 +150,7 @@ def test_layers_whose_inputs_have_no_batch_axis_are_replayed_choice_by_choice(ca
 
     torch.manual_seed(0)
     net, tokens = Positions().eval(), torch.randint(9, (8, 6))
-    sweep = GroupSweep(net, [(net.places, "weight", 0)], trace_calls(net, tokens))
+    sweep = GroupSweep(NetworkTensors(net), ["places.weight"], trace_calls(net, tokens))
     weight = net.places.weight.detach()
     variants = [(weight,), (2 * weight,), (0 * weight,)]
     with caplog.at_level("INFO", logger="qubo_compress"):
@@ -277,16 +278,13 @@ def gradients_of_rows(model: nn.Module, sample: Any) -> list[dict[str, Tensor]]:
 def reference_network(table: SensitivityTable, sample: Any) -> nn.Module:
     """The network with its normalisations folded at full precision: the point displacements are taken from."""
     from qubo_compress.menu.fold import Fold
-    from qubo_compress.network.groups import state_entries
 
     model = copy.deepcopy(sample.model)
-    entries = state_entries(model)[0]
+    tensors = NetworkTensors(model)
     for group in table.layout.groups:
         if group.epsilon is not None:
-            parts = [entries[m.name].tensor.detach() for m in group.members]
-            with torch.no_grad():
-                for member, value in zip(group.members, Fold(32).reference(group, parts), strict=True):
-                    entries[member.name].tensor.copy_(value)
+            folded = Fold(32).reference(group, tensors.parts(group))
+            tensors.fill(tensors.assembled(zip(group.members, folded, strict=True)))
     return model
 
 

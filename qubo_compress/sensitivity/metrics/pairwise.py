@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from qubo_compress.network.substitution import swapped
 from qubo_compress.sensitivity.cache import Unit
 from qubo_compress.sensitivity.forward_sweep import forward_sweep
 from qubo_compress.sensitivity.ranks import Arrays
@@ -65,9 +64,10 @@ def _pair_losses(task: MeasureTask, group: int) -> Arrays:
     """(K, later choices) loss changes with a choice of this group and one of a later group."""
     total, stop = int(task.offsets[-1]), int(task.offsets[group + 1])
     variants = task.variants(group)
+    names = [member.name for member in task.layout.groups[group].members]
     joint = np.zeros((len(variants), total - stop))
     for k, variant in enumerate(variants):
-        with swapped([(module, attribute, variant[i]) for module, attribute, i in task.places(group)]):
+        with task.tensors.swapped(dict(zip(names, variant, strict=True))):
             for other in range(group + 1, len(task.layout.groups)):
                 # Made anew each time: two groups may be rows of one tensor, which then has to hold both.
                 choices = task.variants(other)

@@ -14,7 +14,8 @@ from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.calibration.statistics import Calibration
 from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.network.groups import discover, state_entries
+from qubo_compress.network.discovery import discover
+from qubo_compress.network.groups import state_entries
 from qubo_compress.network.inputs import call
 from qubo_compress.network.losses.classification import make_loss
 

@@ -17,7 +17,7 @@ from qubo_compress import errors
 from qubo_compress.menu.low_rank.factored import FactoredLayer
 from qubo_compress.menu.low_rank.stages import staged
 from qubo_compress.menu.operator import parse
-from qubo_compress.network.groups import discover
+from qubo_compress.network.discovery import discover
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NAMES = {

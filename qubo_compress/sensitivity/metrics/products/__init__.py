@@ -164,9 +164,7 @@ class _Collection:
             some = part.rows(slice(start, start + size))
             of_rows = slice(start * repeats, (start + len(some)) * repeats)
             cotangents = self._cotangents(number, part, of_rows, first + start, repeats)
-            products = slice_products(
-                task.base, structure, some, cotangents, displacements.of, total, task.entries
-            ).cpu()
+            products = slice_products(task.tensors, structure, some, cotangents, displacements.of, total).cpu()
             products = displacements.with_twins(products)
             rows[:, start : start + len(some)] = products[:, : self.settings.probes_of(self.task)].transpose(1, 2)
             if self.settings.has_slope(task):

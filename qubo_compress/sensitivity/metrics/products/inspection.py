@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qubo_compress.calibration.examples import Slice
 from qubo_compress.errors import InvalidModel
@@ -22,7 +22,7 @@ from qubo_compress.network.groups import Member
 from qubo_compress.network.inputs import Inputs, map_tensors, tensors_of
 from qubo_compress.network.replay import run_model
 from qubo_compress.network.scores import OutputReading
-from qubo_compress.network.substitution import substituted
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder
 from qubo_compress.sensitivity.metrics.products.displacements import Block
 from qubo_compress.sensitivity.metrics.products.slices import (
@@ -48,13 +48,13 @@ LOW_PRECISION_TOLERANCE = 0.2
 class _Probe:
     """A network with other tensors in it, and a few examples."""
 
-    model: nn.Module
+    tensors: NetworkTensors
     reading: OutputReading
     state: Mapping[str, Tensor]
     inputs: Inputs
 
     def rows(self) -> Tensor:
-        return self.reading.rows(run_model(self.model, self.inputs))
+        return self.reading.rows(run_model(self.tensors.model, self.inputs))
 
 
 def inspect(task: MeasureTask) -> Structure:
@@ -65,18 +65,17 @@ def inspect(task: MeasureTask) -> Structure:
     """
     if task.examples.whole:
         raise depends_on_others(task.examples.whole)
-    model = task.base
     state = _state(task)
     inputs = _few(task.examples.slices[0].inputs)
     wanted = frozenset(
         member.name
         for group in task.layout.groups
         for member in group.members
-        if member.dtype.is_floating_point and task.entries[member.name].is_parameter
+        if member.dtype.is_floating_point and task.tensors.is_parameter(member.name)
     )
     low = any(t.dtype in (torch.bfloat16, torch.float16) for t in (*state.values(), *tensors_of(inputs)))
     tolerance = LOW_PRECISION_TOLERANCE if low else TOLERANCE
-    probe = _Probe(model, task.examples.reading, state, inputs)
+    probe = _Probe(task.tensors, task.examples.reading, state, inputs)
     structure = _recorded(probe, wanted)
     generator = torch.Generator().manual_seed(task.seed)
     directions = {
@@ -116,7 +115,7 @@ def _turned(structure: Structure, wrong: frozenset[str]) -> Structure:
 
 def _state(task: MeasureTask) -> dict[str, Tensor]:
     """Every tensor of the base network without gradient, groups in the parameters that their choices are written in."""
-    state = {name: entry.tensor.detach() for name, entry in task.entries.items()}
+    state = {name: tensor.detach() for name, tensor in task.tensors.items()}
     for number, group in enumerate(task.layout.groups):
         if group.kind != "normalisation":
             continue
@@ -140,8 +139,8 @@ def _recorded(probe: _Probe, wanted: frozenset[str]) -> Structure:
     passes = []
     for count in (EXAMPLES, EXAMPLES - 1):
         recorder = Recorder(probe.state, _ignore)
-        with substituted(probe.model, probe.state), torch.enable_grad(), recorder:
-            run_model(probe.model, map_tensors(probe.inputs, lambda t, count=count: t[:count]))
+        with probe.tensors.swapped(probe.state), torch.enable_grad(), recorder:
+            run_model(probe.tensors.model, map_tensors(probe.inputs, lambda t, count=count: t[:count]))
         passes.append(recorder.calls)
     more, fewer = passes
     if [call.signature for call in more] != [call.signature for call in fewer]:
@@ -187,7 +186,7 @@ def _axes(
 
 
 def _cotangent(probe: _Probe, generator: torch.Generator) -> Tensor:
-    with substituted(probe.model, probe.state), torch.no_grad():
+    with probe.tensors.swapped(probe.state), torch.no_grad():
         rows = probe.rows()
     return torch.randn(rows.shape, generator=generator).to(rows.device)
 
@@ -195,7 +194,7 @@ def _cotangent(probe: _Probe, generator: torch.Generator) -> Tensor:
 def _true_products(probe: _Probe, directions: Mapping[str, Tensor], cotangent: Tensor) -> dict[str, Tensor]:
     """Name -> (n,) product of a direction with every example's gradient, by torch alone."""
     leaves = {name: probe.state[name].clone().requires_grad_() for name in directions}
-    with substituted(probe.model, {**probe.state, **leaves}), torch.enable_grad():
+    with probe.tensors.swapped({**probe.state, **leaves}), torch.enable_grad():
         with Recorder({}, None):
             rows = probe.rows()
         if not rows.requires_grad:
@@ -235,7 +234,7 @@ def _recorded_products(
     }
     part = Slice(probe.inputs, None, torch.full((EXAMPLES,), 1.0 / EXAMPLES, dtype=torch.float64))
     found = slice_products(
-        probe.model, structure, part, [cotangent], lambda name: blocks.get(name, ()), len(directions)
+        probe.tensors, structure, part, [cotangent], lambda name: blocks.get(name, ()), len(directions)
     )
     return {name: found[number, 0] for name, number in numbers.items()}
 

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from qubo_compress.calibration.examples import Slice
 from qubo_compress.errors import ForwardFailed, InvalidModel
-from qubo_compress.network.groups import Entry
 from qubo_compress.network.inputs import Inputs, map_tensors
 from qubo_compress.network.replay import run_model
 from qubo_compress.network.scores import OutputReading
-from qubo_compress.network.substitution import substituted
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder, View
 from qubo_compress.sensitivity.metrics.products.displacements import Block, RowBlock
 from qubo_compress.sensitivity.metrics.products.gradients import by_example, parameter_gradients
@@ -71,33 +70,31 @@ class Structure:
 
 
 def slice_products(
-    model: nn.Module,
+    tensors: NetworkTensors,
     structure: Structure,
     part: Slice,
     cotangents: Sequence[Tensor],
     blocks_of: BlocksOf,
     choices: int,
-    entries: Mapping[str, Entry] | None = None,
 ) -> Tensor:
     """(choices, S, n) inner products of every choice's displacement with the gradients of every example.
 
     Args:
-        model: in eval mode; left as it was found.
+        tensors: of a model in eval mode, which is left as it was found.
         structure: see :class:`Structure`.
         part: n examples.
         cotangents: S tensors (M, C), one for every backward pass: gradients of a scalar by the output rows.
         blocks_of: the displacements.
         choices: number of all choices.
-        entries: of the model, where they are known.
 
     Raises:
         InvalidModel: when single examples have to be run, and their outputs are others than among the rest.
     """
     accumulator = _Accumulator(structure, len(part), len(cotangents), blocks_of, choices, cotangents[0].device)
-    with substituted(model, structure.state, entries), torch.enable_grad():
+    with tensors.swapped(structure.state), torch.enable_grad():
         recorder = Recorder(structure.state, accumulator.watch, structure.copied)
         with recorder:
-            outputs = structure.reading.rows(run_model(model, part.inputs))
+            outputs = structure.reading.rows(run_model(tensors.model, part.inputs))
         if tuple(call.signature for call in recorder.calls) != structure.signatures:
             # These examples take another path than the first ones did: nothing is known of its calls.
             structure = replace(structure, captured=frozenset(), single=structure.captured | structure.single)
@@ -107,12 +104,12 @@ def slice_products(
                 last = number == len(cotangents) - 1
                 torch.autograd.grad(outputs, recorder.roots, cotangent, retain_graph=not last, allow_unused=True)
     if structure.single:
-        _add_singles(model, structure, part, outputs.detach(), cotangents, accumulator)
+        _add_singles(tensors, structure, part, outputs.detach(), cotangents, accumulator)
     return accumulator.products
 
 
 def _add_singles(
-    model: nn.Module,
+    tensors: NetworkTensors,
     structure: Structure,
     part: Slice,
     together: Tensor,
@@ -123,10 +120,10 @@ def _add_singles(
     names = sorted(structure.single)
     leaves = {name: structure.state[name].clone().requires_grad_() for name in names}
     rows = cotangents[0].shape[0] // len(part)
-    with substituted(model, {**structure.state, **leaves}), torch.enable_grad():
+    with tensors.swapped({**structure.state, **leaves}), torch.enable_grad():
         for example in range(len(part)):
             inputs = map_tensors(part.inputs, lambda t, i=example: t[i : i + 1])
-            outputs = _run_alone(model, structure.reading, inputs)
+            outputs = _run_alone(tensors.model, structure.reading, inputs)
             if not _alike(outputs, together[example * rows : (example + 1) * rows]):
                 raise depends_on_others("its outputs differ from those among others")
             if not outputs.requires_grad:

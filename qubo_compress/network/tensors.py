@@ -1,0 +1,186 @@
+"""A network as named tensors: what it holds under each name, at how many places, and other values put in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qubo_compress.network.groups import Group, Member
+from qubo_compress.network.tensor_bytes import raw_bytes
+
+Place = tuple[nn.Module, str]
+"""A module, and the attribute under which it holds a tensor."""
+
+
+class NetworkTensors(Mapping[str, Tensor]):
+    """The unique parameters and persistent buffers of a network, by their first names in the state dict.
+
+    The network is walked once, when the first name is asked for, so one object serves all groups of a network, of
+    which filters make thousands. The tensors are those that the network holds at present: of one that is swapped out,
+    its substitute.
+
+    Args:
+        model: the network. Only :meth:`fill` and :meth:`swapped` change what it holds.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+        >>> tensors = NetworkTensors(net)
+        >>> tensors["0.weight"] is net[0].weight, len(tensors), tensors.device
+        (True, 7, device(type='cpu'))
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    @functools.cached_property
+    def _walk(self) -> tuple[dict[str, list[Place]], dict[str, str]]:
+        """First name -> every place of a tensor, and every name -> first name."""
+        places: dict[str, list[Place]] = {}
+        first: dict[int, str] = {}
+        aliases: dict[str, str] = {}
+        for prefix, module in self.model.named_modules(remove_duplicate=False):
+            persistent = {k: v for k, v in module._buffers.items() if k not in module._non_persistent_buffers_set}
+            for attribute, tensor in (*module._parameters.items(), *persistent.items()):
+                if tensor is None:
+                    continue
+                name = f"{prefix}.{attribute}" if prefix else attribute
+                known = aliases[name] = first.setdefault(id(tensor), name)
+                places.setdefault(known, []).append((module, attribute))
+        return places, aliases
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The tensor itself, as the network holds it at present."""
+        module, attribute = self._walk[0][name][0]
+        found = _home(module, attribute)[attribute]
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        """First names, in the order of the state dict."""
+        return iter(self._walk[0])
+
+    def __len__(self) -> int:
+        """Number of unique tensors."""
+        return len(self._walk[0])
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Every name in the state dict -> the first name of the tensor that it shares."""
+        return self._walk[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes: the device of its first tensor; the CPU where it has none."""
+        held = itertools.chain(self.model.parameters(), self.model.buffers())
+        return next((tensor.device for tensor in held), torch.device("cpu"))
+
+    def owners(self, name: str) -> list[Place]:
+        """Every place that holds a tensor, the first one first."""
+        return self._walk[0][name]
+
+    def is_parameter(self, name: str) -> bool:
+        """Whether a tensor is a parameter; else it is a buffer."""
+        module, attribute = self.owners(name)[0]
+        return attribute in module._parameters
+
+    def parameters(self) -> dict[str, Tensor]:
+        """First name -> parameter, without the buffers."""
+        return {name: tensor for name, tensor in self.items() if self.is_parameter(name)}
+
+    def part(self, member: Member) -> Tensor:
+        """The part of a tensor that a member owns: outputs first, detached and on the CPU."""
+        return member.part(self[member.name].detach()).cpu()
+
+    def parts(self, group: Group) -> list[Tensor]:
+        """The part of every member of a group; see :meth:`part`."""
+        return [self.part(member) for member in group.members]
+
+    def assembled(self, parts: Iterable[tuple[Member, Tensor]]) -> dict[str, Tensor]:
+        """First name -> whole tensor in the network's order and on its device, made of the members' parts.
+
+        Rows that no member owns are as the network holds them. Gradients flow from the tensors to the parts.
+
+        Example:
+            >>> net = nn.Linear(2, 2, bias=False)
+            >>> _ = net.weight.data.zero_()
+            >>> second = Member("weight", (2, 2), torch.float32, rows=(1, 2))
+            >>> NetworkTensors(net).assembled([(second, torch.ones(1, 2))])["weight"].tolist()
+            [[0.0, 0.0], [1.0, 1.0]]
+        """
+        found: dict[str, list[tuple[Member, Tensor]]] = {}
+        for member, value in parts:
+            found.setdefault(member.name, []).append((member, value))
+        return {name: self._whole(pieces) for name, pieces in found.items()}
+
+    def _whole(self, pieces: list[tuple[Member, Tensor]]) -> Tensor:
+        """A tensor of its parts; where these are not all its rows, in a copy of what the network holds."""
+        first, value = pieces[0]
+        held = self[first.name].detach()
+        if first.rows is None:
+            return first.in_network_order(value.to(held.device))
+        if sum(member.part_shape[0] for member, _ in pieces) == first.shape[0]:
+            ordered = sorted(pieces, key=lambda piece: piece[0].rows or (0, 0))
+            return first.in_network_order(torch.cat([part for _, part in ordered]).to(held.device))
+        whole = held.clone()
+        for member, part in pieces:
+            member.write(whole, part)
+        return whole
+
+    def fill(self, values: Mapping[str, Tensor]) -> None:
+        """Copy values into the network's own tensors, which keep their dtype and device."""
+        with torch.no_grad():
+            for name, value in values.items():
+                self[name].copy_(value)
+
+    @contextlib.contextmanager
+    def swapped(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Other tensors in place of the named ones, at every place that shares them; whatever happens, put back after.
+
+        The network's own tensors are never written to: it runs with others for a while.
+        """
+        places = [(*place, value) for name, value in values.items() for place in self.owners(name)]
+        saved: list[tuple[dict[str, Tensor | None], str, Tensor | None]] = []
+        recurrent = {id(module): module for module, _, _ in places if isinstance(module, nn.RNNBase)}
+        flat = [(module, _flat_weights(module)) for module in recurrent.values()]
+        try:
+            for module, attribute, tensor in places:
+                # Going round __setattr__ leaves the registered Parameter, its grad and its flags untouched.
+                home = _home(module, attribute)
+                saved.append((home, attribute, home[attribute]))
+                home[attribute] = tensor
+            for module, _ in flat:
+                # Their forward looks at this list. It is a new one, so that the former stays as it is.
+                module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
+            yield
+        finally:
+            for home, attribute, former in reversed(saved):
+                home[attribute] = former
+            for module, kept in flat:
+                module.__dict__.update(kept)
+
+    def signature(self) -> str:
+        """Digest of names, shapes, dtypes and values."""
+        digest = hashlib.sha256()
+        for name, tensor in self.items():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(errors="surrogatepass"))
+            if tensor.numel():
+                digest.update(raw_bytes(tensor))
+        return digest.hexdigest()[:32]
+
+
+def _home(module: nn.Module, attribute: str) -> dict[str, Tensor | None]:
+    """The table in which a module registers a tensor."""
+    return module._parameters if attribute in module._parameters else module._buffers  # type: ignore[return-value]
+
+
+def _flat_weights(module: nn.RNNBase) -> dict[str, Any]:
+    """What a recurrent module remembers of its weights: their list and, in newer versions of torch, who they are."""
+    return {name: module.__dict__[name] for name in ("_flat_weights", "_flat_weight_refs") if name in module.__dict__}
