@@ -1,4 +1,4 @@
-"""Packages that only some solvers need: imported when used, named with the command that brings them when missing."""
+"""Packages that only some features need: imported when used, named with the command that brings them when missing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ from types import ModuleType
 
 from qubo_compress.errors import MissingDependency
 
+_PACKAGES = {
+    "dwave": "dwave-ocean-sdk",
+    "dwave.samplers": "dwave-samplers",
+    "homebase": "homebase",
+    "matplotlib": "matplotlib",
+    "minorminer": "minorminer",
+}
+"""What installs the modules that come with this package unless somebody leaves them out; the rest are extras."""
 
-def require(module: str, extra: str) -> ModuleType:
-    """Import a module that an extra of this package brings.
+
+def require(module: str, extra: str = "") -> ModuleType:
+    """Import a module when it is used.
 
     Args:
         module: its import name.
-        extra: the extra that brings it.
+        extra: the extra of this package that brings it, where it is no dependency of the package itself.
 
     Raises:
         MissingDependency: when it is not installed; the message is the command that installs it.
@@ -21,11 +30,16 @@ def require(module: str, extra: str) -> ModuleType:
     Example:
         >>> require("json", "genetic").dumps([1])
         '[1]'
+        >>> require("dwave.teleport")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        qubo_compress.errors.MissingDependency: dwave is needed ... run: pip install dwave-ocean-sdk
     """
     try:
         return importlib.import_module(module)
     except ImportError as cause:
+        top = module.partition(".")[0]
+        package = _PACKAGES.get(module) or _PACKAGES.get(top) or f"'qubo_compress[{extra}]'"
         raise MissingDependency(
-            f"{module.partition('.')[0]} is needed and cannot be imported ({cause}); "
-            f"run: pip install 'qubo_compress[{extra}]'"
+            f"{top} is needed and cannot be imported ({cause}); run: pip install {package}"
         ) from cause

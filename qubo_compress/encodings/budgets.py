@@ -10,8 +10,9 @@ A square is kept as its vectors, a form of rank one, and becomes couplings only 
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -59,14 +60,14 @@ class BudgetTerms:
         return sum(square.slack.size for square in self.squares)
 
 
-class Treatment(Protocol):
+class Treatment(ABC):
     """One way to write budgets without constraints: a frozen dataclass whose fields are its options."""
 
     name: ClassVar[str]
 
+    @abstractmethod
     def terms(self, problem: ChoiceProblem) -> BudgetTerms:
         """What it adds to this problem's energy."""
-        ...
 
 
 treatments: Registry[type[Treatment]] = Registry("budget treatment")
@@ -92,7 +93,7 @@ def make_treatment(name: str, options: dict[str, Any]) -> Treatment:
 
 @treatments.register
 @dataclass(frozen=True)
-class Multiplier:
+class Multiplier(Treatment):
     """Add multipliers . (totals - limits) to the energy: linear terms only, no couplings and no slack bits.
 
     The search for multipliers is the sampler's; zero, the default, is right for budgets that do not bind.
@@ -124,7 +125,7 @@ class Multiplier:
 
 @treatments.register
 @dataclass(frozen=True)
-class NoTreatment:
+class NoTreatment(Treatment):
     """Leave the budgets out."""
 
     name: ClassVar[str] = "none"
@@ -143,7 +144,7 @@ LARGEST_SLACK_BITS = 32
 
 @treatments.register
 @dataclass(frozen=True)
-class Slack:
+class Slack(Treatment):
     """Add weight * (spent + slack - room)^2, where slack bits fill up what is not spent: zero if within budget.
 
     What the cheapest choices cost is taken off spending and room first. Then both are divided by ``unit``, costs
@@ -208,7 +209,7 @@ class Slack:
 
 @treatments.register
 @dataclass(frozen=True)
-class Unbalanced:
+class Unbalanced(Treatment):
     """Add -l1 h + l2 h^2 with h = (limit - total) / span: no slack bits, cheap within budget and expensive beyond.
 
     The second-order expansion of exp(-h) by Montanez-Barrera et al., arXiv 2211.13914. The span is the total of the

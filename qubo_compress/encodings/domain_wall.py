@@ -13,16 +13,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from qubo_compress.encodings.encoding import BitMap, Couplings, Decoded, encodings
+from qubo_compress.encodings.encoding import BitMap, Couplings, Decoded, Encoding, encodings
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 
 
 @encodings.register
 @dataclass(frozen=True)
-class DomainWall:
+class DomainWall(Encoding):
     """K - 1 bits for K choices, kept valid by a penalty on every 0 before a 1."""
 
     name: ClassVar[str] = "domain-wall"
+    single_flips: ClassVar[bool] = True
 
     def num_bits(self, problem: ChoiceProblem) -> int:
         """One less than the choices of each group."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import dimod
 import numpy as np
@@ -77,30 +78,36 @@ class BitMap:
         return columns
 
 
-class Encoding(Protocol):
-    """One way to write a choice per group in bits."""
+class Encoding(ABC):
+    """One way to write a choice per group in bits.
+
+    Attributes:
+        name: as it is registered.
+        single_flips: whether one flip leads from each choice to the next; otherwise a change climbs over a penalty.
+    """
 
     name: ClassVar[str]
+    single_flips: ClassVar[bool] = False
 
+    @abstractmethod
     def num_bits(self, problem: ChoiceProblem) -> int:
         """How many bits the choices take."""
-        ...
 
+    @abstractmethod
     def bit_map(self, problem: ChoiceProblem) -> BitMap:
         """How bits select choices; valid patterns select exactly one per group."""
-        ...
 
+    @abstractmethod
     def worst_case(self, problem: ChoiceProblem, coupling_sums: FloatArray, linear: FloatArray) -> FloatArray:
         """(G,) penalties at which every ground state is certainly valid."""
-        ...
 
+    @abstractmethod
     def penalty_terms(self, problem: ChoiceProblem, penalties: FloatArray) -> tuple[FloatArray, Couplings, float]:
         """Linear terms, couplings and constant that add the penalty of every invalid group, and 0 if valid."""
-        ...
 
+    @abstractmethod
     def decode(self, problem: ChoiceProblem, bits: npt.NDArray[np.int8]) -> Decoded:
         """Assignments of (N, n) bits, with invalid groups repaired and counted."""
-        ...
 
 
 class Couplings(NamedTuple):

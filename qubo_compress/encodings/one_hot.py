@@ -8,13 +8,13 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from qubo_compress.encodings.encoding import BitMap, Couplings, Decoded, encodings
+from qubo_compress.encodings.encoding import BitMap, Couplings, Decoded, Encoding, encodings
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
 
 
 @encodings.register
 @dataclass(frozen=True)
-class OneHot:
+class OneHot(Encoding):
     """K bits for K choices, kept valid by penalty * (sum of the group's bits - 1)^2."""
 
     name: ClassVar[str] = "one-hot"

@@ -19,6 +19,7 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.problem.conditioning import condition
 from qubo_compress.solvers.decomposition.blocks import BlockPicker
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
+from qubo_compress.solvers.local_search.local_model import least_linear
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, Solver, make_solver, solvers
 
 _LOCAL_BITS = 128
@@ -206,9 +207,7 @@ class _Loop:
 
     def _begin(self) -> None:
         """The choices of least linear energy, repaired and filled up: a feasible answer, or nothing to improve."""
-        starts, stops = self.problem.group_offsets[:-1], self.problem.group_offsets[1:]
-        linear = self.problem.linear
-        self.local.place([int(np.argmin(linear[a:b])) for a, b in zip(starts, stops, strict=True)])
+        self.local.place(least_linear(self.problem))
         if self.local.repair():
             self._polish_and_keep()
 

@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
 from qubo_compress.solvers.exact import price_kernels
 from qubo_compress.solvers.exact.convex_relaxation import scaled_costs
 from qubo_compress.solvers.local_search.descent import LocalSearch, lagrangian_vertex
-from qubo_compress.solvers.samplers.search import PriceSearch
+from qubo_compress.solvers.samplers.prices import PriceSearch
 
 _FIRST_FACTOR = 1.3
 """By which a price is first moved when another submission follows: the first one is already close."""
 
 
-class Prices:
-    """Prices of the budgets, moved towards the limits after each answer."""
-
-    def __init__(self, problem: ChoiceProblem, start: FloatArray) -> None:
-        starts = problem.group_offsets[:-1]
-        spread = float(
-            np.mean(np.maximum.reduceat(problem.linear, starts) - np.minimum.reduceat(problem.linear, starts))
-        )
-        self.search = PriceSearch(problem, max(spread, 1e-12))
-        self.search.prices[:] = start
-        self.search.factors[:] = _FIRST_FACTOR
-
-    @property
-    def values(self) -> FloatArray:
-        """(B,) prices per unit of cost."""
-        return self.search.prices.copy()
-
-    def update(self, excess: IntArray) -> None:
-        """After an answer whose best sample missed the limits by ``excess``."""
-        self.search.update(excess)
+def price_search(problem: ChoiceProblem, start: FloatArray) -> PriceSearch:
+    """Prices that are moved towards the limits after each answer, from an estimate that is close already."""
+    starts = problem.group_offsets[:-1]
+    spread = float(np.mean(np.maximum.reduceat(problem.linear, starts) - np.minimum.reduceat(problem.linear, starts)))
+    return PriceSearch(problem, max(spread, 1e-12), start, _FIRST_FACTOR)
 
 
 def starting_prices(problem: ChoiceProblem, local: LocalSearch, deadline: float) -> FloatArray:

@@ -18,7 +18,7 @@ from qubo_compress.errors import (
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers.dwave import connection as connections
 from qubo_compress.solvers.dwave.leap_models import HybridModel, size_of
-from qubo_compress.solvers.dwave.leap_prices import Prices, starting_prices
+from qubo_compress.solvers.dwave.leap_prices import price_search, starting_prices
 from qubo_compress.solvers.dwave.leap_terms import (
     Clock,
     Preview,
@@ -28,6 +28,7 @@ from qubo_compress.solvers.dwave.leap_terms import (
     service_limit,
 )
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
+from qubo_compress.solvers.samplers.prices import PriceSearch
 from qubo_compress.solvers.solver import RawSolution, SearchLimits
 
 _PREVIEW_SECONDS = 30.0
@@ -109,7 +110,7 @@ class LeapSearch:
             self.where = f"{self.request.name} ({self._service_name} at {self.request.connection.place})"
             if connections.is_simulated(self.service):
                 self.notes.append(connections.SIMULATED_NOTE)
-            prices = Prices(self.problem, self._start_prices())
+            prices = price_search(self.problem, self._start_prices())
             for number in range(self._most_submissions()):
                 if not self._submission(sampler, prices, number):
                     break
@@ -128,16 +129,16 @@ class LeapSearch:
         self.start += importing
         return getattr(dwave.system, self.request.formulation.sampler)
 
-    def _submission(self, sampler: Any, prices: Prices, number: int) -> bool:
+    def _submission(self, sampler: Any, prices: PriceSearch, number: int) -> bool:
         """One problem, from building to reading; False when the time does not allow for it any more."""
         begin = time.perf_counter()
-        model = self.request.formulation.build(self.problem, prices.values)
+        model = self.request.formulation.build(self.problem, prices.prices)
         self._spent("build", begin)
         with connections.described(self.where, self.secrets):
             asked = self._seconds_to_ask(sampler, model, number)
         if asked is None:
             return False
-        decoded = self._ask(sampler, model, asked, prices.values)
+        decoded = self._ask(sampler, model, asked, prices.prices)
         self._take(decoded, prices)
         return True
 
@@ -195,7 +196,7 @@ class LeapSearch:
             }
         )
 
-    def _take(self, decoded: Decoded, prices: Prices) -> None:
+    def _take(self, decoded: Decoded, prices: PriceSearch) -> None:
         """Keep the samples that fit; fill up those of a priced model, and repair where nothing fits."""
         begin = time.perf_counter()
         problem = self.problem
@@ -211,7 +212,7 @@ class LeapSearch:
             self._keep(float(energies[i]), assignments[i])
         self.best_sample = min(self.best_sample, float(energies[fits].min(initial=np.inf)))
         if len(assignments) and (self.request.formulation.priced or not fits.any()):
-            charged = energies + (totals - problem.limits) @ prices.values
+            charged = energies + (totals - problem.limits) @ prices.prices
             order = np.argsort(charged, kind="stable")[:_MOST_FILLED]
             for row in np.unique(assignments[order], axis=0):
                 self._fill(row)

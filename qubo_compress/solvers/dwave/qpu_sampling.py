@@ -19,7 +19,7 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.solvers.dwave.connection import seconds
 from qubo_compress.solvers.dwave.qpu_device import Device
 from qubo_compress.solvers.dwave.qpu_embedding import Chains
-from qubo_compress.solvers.samplers.search import Draw, Request
+from qubo_compress.solvers.samplers.loop import SampleRequest, Samples
 
 CONTROL_NOISE = 0.015
 """About how exactly a chip sets a field or a coupling, as a share of its full range (0.01 to 0.02 are reported)."""
@@ -173,7 +173,7 @@ class Account:
 
 
 class EmbeddedSampler:
-    """Draws samples for :class:`~qubo_compress.solvers.samplers.search.QuboSearch` from a chip.
+    """Draws samples for :class:`~qubo_compress.solvers.samplers.loop.SamplingLoop` from a chip.
 
     Args:
         device: the chip.
@@ -211,7 +211,7 @@ class EmbeddedSampler:
         self.account = Account()
         self._structures: dict[tuple[int, ...], Any] = {}
 
-    def __call__(self, request: Request) -> Draw | None:
+    def __call__(self, request: SampleRequest) -> Samples | None:
         """One round: at most one submission; None when the search must end."""
         account = self.account
         if account.submissions >= self.most or request.round >= _IDLE_ROUNDS * self.most:
@@ -223,7 +223,7 @@ class EmbeddedSampler:
         account.fixed.append(len(fixed))
         account.stages["embed"] += time.perf_counter() - begin
         if not free.num_variables:
-            return Draw(self._rows(fixed, [], np.zeros((1, 0), dtype=np.int8)), 0)
+            return Samples(self._rows(fixed, [], np.zeros((1, 0), dtype=np.int8)), 0)
         try:
             return self._sample(free, fixed, request)
         except QuboCompressError as failure:
@@ -232,7 +232,9 @@ class EmbeddedSampler:
             account.failure = failure
             return None
 
-    def _sample(self, free: dimod.BinaryQuadraticModel, fixed: Mapping[int, int], request: Request) -> Draw | None:
+    def _sample(
+        self, free: dimod.BinaryQuadraticModel, fixed: Mapping[int, int], request: SampleRequest
+    ) -> Samples | None:
         from dwave.embedding import unembed_sampleset
 
         account = self.account
@@ -266,7 +268,7 @@ class EmbeddedSampler:
         self._judge(bits)
         account.add_times(samples.info, int(counts.sum()), received - sent)
         account.stages["decode"] += time.perf_counter() - received
-        return Draw(bits, 1)
+        return Samples(bits, 1)
 
     def _structure(self, variables: list[int]) -> Any | None:
         """Where the free variables go: a clique of their number, or their part of the embedding of the whole model."""

@@ -17,8 +17,8 @@ from qubo_compress.solvers.dwave.qpu_embedding import longest
 from qubo_compress.solvers.dwave.qpu_fit import Fit, fit, shrink
 from qubo_compress.solvers.dwave.qpu_sampling import CONTROL_NOISE, Account, EmbeddedSampler
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
-from qubo_compress.solvers.local_search.local_model import local_model
-from qubo_compress.solvers.samplers.search import QuboSearch
+from qubo_compress.solvers.local_search.local_model import least_linear, local_model
+from qubo_compress.solvers.samplers.loop import SamplingLoop
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, Solver, make_solver
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class QpuSearch:
         )
         left = SearchLimits(max(1e-3, self.start + self.limits.seconds - time.perf_counter()), self.limits.work)
         prices = local_model(self.problem, self.first()).prices
-        loop = QuboSearch(self.problem, self.options.encoding, sampler, left, self.rng, first_prices=prices)
+        loop = SamplingLoop(self.problem, self.options.encoding, sampler, left, self.rng, first_prices=prices)
         raw = loop.run()
         told = self._told(raw, sampler.account, found, reached, fitting)
         return replace(told, timing={**told.timing, "compile": compiling + raw.timing.get("compile", 0.0)})
@@ -161,7 +161,7 @@ class QpuSearch:
             )
         return min(feasible, key=self.problem.energy)
 
-    def _best(self, loop: QuboSearch) -> IntArray:
+    def _best(self, loop: SamplingLoop) -> IntArray:
         """The least energy so far, the start included."""
         candidates = [*loop.found.values(), (self.problem.energy(self.first()), self.first())]
         return min(candidates, key=lambda pair: pair[0])[1]
@@ -238,9 +238,3 @@ def classical_start(problem: ChoiceProblem, rng: np.random.Generator) -> IntArra
     if local.repair():
         local.descend(np.inf, pairs=False)
     return local.assignment.copy()
-
-
-def least_linear(problem: ChoiceProblem) -> IntArray:
-    """(G,) the choice of least linear energy in each group."""
-    spans = zip(problem.group_offsets[:-1], problem.group_offsets[1:], strict=True)
-    return np.array([int(np.argmin(problem.linear[a:b])) for a, b in spans], dtype=np.int64)

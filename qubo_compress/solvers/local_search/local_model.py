@@ -60,6 +60,12 @@ def local_model(problem: ChoiceProblem, assignment: npt.ArrayLike) -> LocalModel
     return LocalModel(changes, price / room, changes + price * (shares - here))
 
 
+def least_linear(problem: ChoiceProblem) -> IntArray:
+    """(G,) the choice of least linear energy in each group."""
+    spans = zip(problem.group_offsets[:-1], problem.group_offsets[1:], strict=True)
+    return np.array([int(np.argmin(problem.linear[a:b])) for a, b in spans], dtype=np.int64)
+
+
 def fields(problem: ChoiceProblem, chosen: IntArray) -> FloatArray:
     """(V,) pair energies of every choice with what the other groups have chosen.
 

@@ -6,26 +6,29 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from qubo_compress._internal.optional import require
-from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import InvalidSolverOption
-from qubo_compress.problem.choice_problem import ChoiceProblem
-from qubo_compress.solvers.samplers.effort import Pace, dense_spins
-from qubo_compress.solvers.samplers.search import Draw, QuboSearch, Request, Sampler
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.samplers.loop import SampleRequest
+from qubo_compress.solvers.samplers.sampler import (
+    TEMPERATURES,
+    BinarySampler,
+    Bits,
+    Effort,
+    bits_of,
+    check_sampler,
+    dense_spins,
+)
+from qubo_compress.solvers.solver import solvers
 
-# Temperatures at the start and the end, as multiples of the typical spread of a group's energies (domain
-# wall) or of the penalty (one-hot).
-_TEMPERATURES = {"domain-wall": (0.05, 0.0005), "one-hot": (1.0, 0.02)}
 _METHODS = ("annealing", "quantum-annealing-simulation")
+_FIRST_SWEEPS = 64
 _MOST_SWEEPS = 1024  # a read cannot be interrupted
 
 
 @solvers.register
 @dataclass(frozen=True)
-class OpenJij:
+class OpenJij(BinarySampler):
     """Sample the encoded problem by OpenJij, in the same loop as ``simulated-annealing``.
 
     OpenJij gives all reads of one seed the same result, so every read has a seed of its own; and its automatic
@@ -65,66 +68,38 @@ class OpenJij:
     field: float = 3.0
 
     def __post_init__(self) -> None:
-        encodings.get(self.encoding)
         if self.method not in _METHODS:
             raise InvalidSolverOption(f"method must be one of {', '.join(_METHODS)}; got {self.method!r}")
-        if self.reads < 1 or self.trotter < 1 or (self.sweeps is not None and self.sweeps < 1):
-            raise InvalidSolverOption(
-                f"reads, sweeps and trotter must be at least 1; got {self.reads}, {self.sweeps} and {self.trotter}"
-            )
-        for name, value in (("hot", self.hot), ("cold", self.cold), ("field", self.field)):
-            if value is not None and not 0 < value < np.inf:
-                raise InvalidSolverOption(f"{name} must be a positive number; got {value}")
+        check_sampler(
+            self.encoding,
+            {"reads": self.reads, "trotter": self.trotter, "sweeps": self.sweeps},
+            {"hot": self.hot, "cold": self.cold, "field": self.field},
+        )
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        """Sample until the time or the work, counted in sweeps, is used up.
+    @property
+    def effort(self) -> Effort:
+        """Sweeps, which are the work."""
+        return Effort(self.reads, self.sweeps or _FIRST_SWEEPS, self.sweeps or _MOST_SWEEPS, counted=True)
 
-        Raises:
-            MissingDependency: when OpenJij is not installed.
-        """
-        require("openjij", "openjij")
-        return QuboSearch(problem, self.encoding, self._sampler(), limits, rng, trial=self._sampler()).run()
+    def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
+        """Samples of ``SASampler`` or ``SQASampler``, one call each."""
+        package = require("openjij", self.name)
+        model = _model(package, request)
+        seeds = np.random.default_rng(request.seed).integers(2**31, size=reads).tolist()
+        rows = [self._read(package, model, request.scale, effort, seed) for seed in seeds if not request.stop()]
+        return np.concatenate(rows) if rows else np.zeros((0, request.bqm.num_variables), dtype=np.int8)
 
-    def _sampler(self) -> Sampler:
-        package = require("openjij", "openjij")
-        pace = Pace(self.reads, self.sweeps or 64, self.sweeps or _MOST_SWEEPS, counted=True)
-
-        def draw(request: Request) -> Draw | None:
-            def call(reads: int, sweeps: int) -> npt.NDArray[np.int8]:
-                model = _model(package, request)
-                seeds = np.random.default_rng(request.seed).integers(2**31, size=reads)
-                samples = []
-                for seed in seeds.tolist():
-                    if request.stop():
-                        break  # and the pace drops the call
-                    samples.append(self._read(package, model, request, sweeps, seed))
-                return np.array(samples)
-
-            return pace.draw(request, call)
-
-        return draw
-
-    def _read(self, package: Any, model: Any, request: Request, sweeps: int, seed: int) -> npt.NDArray[np.int8]:
-        hot, cold = self._temperatures(request)
+    def _read(self, package: Any, model: Any, scale: float, sweeps: int, seed: int) -> Bits:
+        hot, cold = TEMPERATURES.get(self.encoding, TEMPERATURES["one-hot"])
+        hot, cold = scale * (self.hot or hot), scale * (self.cold or cold)
+        asked = {"num_sweeps": sweeps, "sparse": False, "seed": seed}
         if self.method == "annealing":
-            result = package.SASampler().sample(
-                model, beta_min=1 / hot, beta_max=1 / cold, num_sweeps=sweeps, sparse=False, seed=seed
-            )
-        else:
-            result = package.SQASampler().sample(
-                model, beta=1 / cold, gamma=self.field * cold, trotter=self.trotter, num_sweeps=sweeps,
-                sparse=False, seed=seed,
-            )  # fmt: skip
-        order = np.argsort(np.array(list(result.variables), dtype=np.int64))
-        return np.asarray(result.record.sample[0][order] > 0, dtype=np.int8)
-
-    def _temperatures(self, request: Request) -> tuple[float, float]:
-        hot, cold = _TEMPERATURES.get(self.encoding, _TEMPERATURES["one-hot"])
-        scale = request.spread if self.encoding == "domain-wall" else max(request.penalty, 1e-12)
-        return scale * (self.hot or hot), scale * (self.cold or cold)
+            return bits_of(package.SASampler().sample(model, beta_min=1 / hot, beta_max=1 / cold, **asked))
+        gamma = self.field * cold
+        return bits_of(package.SQASampler().sample(model, beta=1 / cold, gamma=gamma, trotter=self.trotter, **asked))
 
 
-def _model(package: Any, request: Request) -> Any:
+def _model(package: Any, request: SampleRequest) -> Any:
     """Once per round and from an array: from dictionaries it would cost more than many sweeps."""
     couplings, fields = dense_spins(request.bqm)
     size = fields.size

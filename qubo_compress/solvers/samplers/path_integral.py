@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from qubo_compress.encodings.encoding import encodings
-from qubo_compress.errors import InvalidSolverOption
-from qubo_compress.problem.choice_problem import ChoiceProblem
-from qubo_compress.solvers.samplers.effort import Pace, bits_of
-from qubo_compress.solvers.samplers.search import Draw, QuboSearch, Request, Sampler
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress._internal.optional import require
+from qubo_compress.solvers.samplers.loop import SampleRequest
+from qubo_compress.solvers.samplers.sampler import BinarySampler, Bits, Effort, bits_of, check_sampler
+from qubo_compress.solvers.solver import solvers
 
 # Final temperature, as a multiple of the typical spread of a group's energies (domain wall) or of the
 # penalty (one-hot).
@@ -28,7 +25,7 @@ _MOST_SWEEPS = 512
 
 @solvers.register
 @dataclass(frozen=True)
-class PathIntegral:
+class PathIntegral(BinarySampler):
     """Sample by D-Wave's path-integral (simulated quantum) annealing, in the same loop as ``simulated-annealing``.
 
     At progress s of a read, the problem's energies are weighed by s / temperature and the transverse
@@ -66,41 +63,30 @@ class PathIntegral:
     field: float = 1.0
 
     def __post_init__(self) -> None:
-        encodings.get(self.encoding)
-        if self.reads < 1 or (self.sweeps is not None and self.sweeps < 1):
-            raise InvalidSolverOption(f"reads and sweeps must be at least 1; got {self.reads} and {self.sweeps}")
-        for name, value in (("cold", self.cold), ("field", self.field)):
-            if value is not None and not 0 < value < np.inf:
-                raise InvalidSolverOption(f"{name} must be a positive number; got {value}")
+        check_sampler(
+            self.encoding, {"reads": self.reads, "sweeps": self.sweeps}, {"cold": self.cold, "field": self.field}
+        )
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        """Sample until the time or the work, counted in sweeps, is used up."""
-        return QuboSearch(problem, self.encoding, self._sampler(), limits, rng, trial=self._sampler()).run()
+    @property
+    def effort(self) -> Effort:
+        """Sweeps, which are the work."""
+        return Effort(self.reads, self.sweeps or _FIRST_SWEEPS, self.sweeps or _MOST_SWEEPS, counted=True)
 
-    def _sampler(self) -> Sampler:
-        from dwave.samplers import PathIntegralAnnealingSampler
-
-        sampler = PathIntegralAnnealingSampler()  # type: ignore[no-untyped-call]
-        pace = Pace(self.reads, self.sweeps or _FIRST_SWEEPS, self.sweeps or _MOST_SWEEPS, counted=True)
-
-        def draw(request: Request) -> Draw | None:
-            def call(reads: int, sweeps: int) -> npt.NDArray[np.int8]:
-                progress = (np.arange(sweeps) + 0.5) / sweeps
-                result = sampler.sample(
-                    request.bqm,
-                    num_reads=reads,
-                    beta_schedule_type="custom",
-                    Hp_field=progress / self._temperature(request),
-                    Hd_field=self.field * (1.0 - progress),
-                    seed=request.seed,
-                    interrupt_function=request.stop,
-                )
-                return bits_of(result)
-
-            return pace.draw(request, call)
-
-        return draw
-
-    def _temperature(self, request: Request) -> float:
-        scale = request.spread if self.encoding == "domain-wall" else max(request.penalty, 1e-12)
-        return scale * (self.cold or _COLD.get(self.encoding, _COLD["one-hot"]))
+    def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
+        """Samples of ``PathIntegralAnnealingSampler``."""
+        progress = (np.arange(effort) + 0.5) / effort
+        temperature = request.scale * (self.cold or _COLD.get(self.encoding, _COLD["one-hot"]))
+        samples = (
+            require("dwave.samplers")
+            .PathIntegralAnnealingSampler()
+            .sample(
+                request.bqm,
+                num_reads=reads,
+                beta_schedule_type="custom",
+                Hp_field=progress / temperature,
+                Hd_field=self.field * (1.0 - progress),
+                seed=request.seed,
+                interrupt_function=request.stop,
+            )
+        )
+        return bits_of(samples)

@@ -1,4 +1,4 @@
-"""Simulated annealing of the binary model with D-Wave's ``neal``: classical, on this machine.
+"""Simulated annealing of the binary model with D-Wave's ``dwave.samplers``: classical, on this machine.
 
 It is what an annealer's user would run without an annealer, and the fair baseline for one. The library's
 own ``annealer``, which knows groups and budgets, is the better solver.
@@ -6,29 +6,24 @@ own ``annealer``, which knows groups and budgets, is the better solver.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from qubo_compress.encodings.encoding import encodings
+from qubo_compress._internal.optional import require
 from qubo_compress.errors import InvalidSolverOption
-from qubo_compress.problem.choice_problem import ChoiceProblem
-from qubo_compress.solvers.samplers.search import Draw, QuboSearch, Request, Sampler
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.samplers.loop import SampleRequest
+from qubo_compress.solvers.samplers.sampler import TEMPERATURES, BinarySampler, Bits, Effort, bits_of, check_sampler
+from qubo_compress.solvers.solver import solvers
 
-# Temperatures at the start and the end, as multiples of the typical spread of a group's energies
-# (domain-wall) or of the penalty (one-hot, where changing a choice means climbing over it).
-_TEMPERATURES = {"domain-wall": (0.05, 0.0005), "one-hot": (1.0, 0.02)}
 _FIRST_SWEEPS = 64
-_ROUNDS_PER_DOUBLING = 6
 _MOST_SWEEPS = 4096  # a read cannot be interrupted
 
 
 @solvers.register
 @dataclass(frozen=True)
-class SimulatedAnnealing:
+class SimulatedAnnealing(BinarySampler):
     """Sample the encoded problem by classical simulated annealing, searching for the budget's price.
 
     Args:
@@ -57,54 +52,30 @@ class SimulatedAnnealing:
     beta_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        encodings.get(self.encoding)
-        if self.reads < 1 or (self.sweeps is not None and self.sweeps < 1):
-            raise InvalidSolverOption(f"reads and sweeps must be at least 1; got {self.reads} and {self.sweeps}")
+        check_sampler(self.encoding, {"reads": self.reads, "sweeps": self.sweeps}, {})
         if self.beta_range is not None and not 0 < self.beta_range[0] <= self.beta_range[1] < np.inf:
             raise InvalidSolverOption(f"beta_range must be two rising positive numbers; got {self.beta_range}")
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        """Sample until the time or the work, counted in sweeps, is used up."""
-        return QuboSearch(problem, self.encoding, self._sampler(), limits, rng, trial=self._sampler()).run()
+    @property
+    def effort(self) -> Effort:
+        """Sweeps, which are the work; reads that are done are kept when time is up."""
+        return Effort(
+            self.reads, self.sweeps or _FIRST_SWEEPS, self.sweeps or _MOST_SWEEPS, counted=True, divisible=True
+        )
 
-    def _sampler(self) -> Sampler:
-        from dwave.samplers import SimulatedAnnealingSampler
-
-        sampler = SimulatedAnnealingSampler()  # type: ignore[no-untyped-call]
-        seconds_per_sweep = 0.0
-
-        def draw(request: Request) -> Draw | None:
-            nonlocal seconds_per_sweep
-            sweeps = self.sweeps or min(_MOST_SWEEPS, _FIRST_SWEEPS * 2 ** (request.round // _ROUNDS_PER_DOUBLING))
-            if request.most_work is not None:
-                sweeps = min(sweeps, request.most_work)
-            reads = self.reads if request.most_work is None else min(self.reads, request.most_work // sweeps)
-            if seconds_per_sweep * sweeps > request.seconds_left:
-                return None
-            begin = time.perf_counter()
-            end = begin + request.seconds_left
-
-            def stop() -> bool:
-                return request.stop() or time.perf_counter() + 0.9 * seconds_per_sweep * sweeps > end
-
-            result = sampler.sample(
+    def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
+        """Samples of ``SimulatedAnnealingSampler``."""
+        hot, cold = TEMPERATURES.get(self.encoding, TEMPERATURES["one-hot"])
+        samples = (
+            require("dwave.samplers")
+            .SimulatedAnnealingSampler()
+            .sample(
                 request.bqm,
-                beta_range=self._betas(request),
+                beta_range=self.beta_range or (1.0 / (hot * request.scale), 1.0 / (cold * request.scale)),
                 num_reads=reads,
-                num_sweeps=sweeps,
+                num_sweeps=effort,
                 seed=request.seed,
-                interrupt_function=stop,
+                interrupt_function=request.stop,
             )
-            done = len(result.record)
-            seconds_per_sweep = (time.perf_counter() - begin) / (max(1, done) * sweeps)
-            order = np.argsort(np.array(list(result.variables), dtype=np.int64))
-            return Draw((result.record.sample[:, order] > 0).astype(np.int8), done * sweeps)
-
-        return draw
-
-    def _betas(self, request: Request) -> tuple[float, float]:
-        if self.beta_range is not None:
-            return self.beta_range
-        hot, cold = _TEMPERATURES.get(self.encoding, _TEMPERATURES["one-hot"])
-        scale = request.spread if self.encoding == "domain-wall" else max(request.penalty, 1e-12)
-        return 1.0 / (hot * scale), 1.0 / (cold * scale)
+        )
+        return bits_of(samples)

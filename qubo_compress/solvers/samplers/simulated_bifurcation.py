@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from qubo_compress._internal.optional import require
-from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import InvalidSolverOption
-from qubo_compress.problem.choice_problem import ChoiceProblem
-from qubo_compress.solvers.samplers.effort import Pace, dense_spins
-from qubo_compress.solvers.samplers.search import Draw, QuboSearch, Request, Sampler
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.samplers.loop import SampleRequest
+from qubo_compress.solvers.samplers.sampler import BinarySampler, Bits, Effort, check_sampler, dense_spins
+from qubo_compress.solvers.solver import solvers
 
 _MODES = ("discrete", "ballistic")
 _MOST_STEPS = 3200  # a call cannot be interrupted
@@ -22,7 +19,7 @@ _MOST_STEPS = 3200  # a call cannot be interrupted
 
 @solvers.register
 @dataclass(frozen=True)
-class SimulatedBifurcation:
+class SimulatedBifurcation(BinarySampler):
     """Sample the encoded problem by the ``simulated_bifurcation`` package, in the loop of ``simulated-annealing``.
 
     Five settings per encoding were tried (steps, agents, heated or not, ballistic). At 1 s on four dense 20 x 16
@@ -52,48 +49,35 @@ class SimulatedBifurcation:
     heated: bool = True
 
     def __post_init__(self) -> None:
-        encodings.get(self.encoding)
         if self.mode not in _MODES:
             raise InvalidSolverOption(f"mode must be one of {', '.join(_MODES)}; got {self.mode!r}")
-        if self.agents < 1 or self.steps < 1:
-            raise InvalidSolverOption(f"agents and steps must be at least 1; got {self.agents} and {self.steps}")
+        check_sampler(self.encoding, {"agents": self.agents, "steps": self.steps}, {})
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        """Sample until the time or the work, counted in samples, is used up.
+    @property
+    def effort(self) -> Effort:
+        """Time steps; the work is samples."""
+        return Effort(self.agents, self.steps, max(self.steps, _MOST_STEPS))
 
-        Raises:
-            MissingDependency: when the package is not installed.
-        """
-        require("simulated_bifurcation", "simulated-bifurcation")
-        return QuboSearch(problem, self.encoding, self._sampler(), limits, rng, trial=self._sampler()).run()
-
-    def _sampler(self) -> Sampler:
-        package = require("simulated_bifurcation", "simulated-bifurcation")
+    def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
+        """Samples of ``minimize``, one per agent."""
+        package = require("simulated_bifurcation", self.name)
         import torch
 
-        pace = Pace(self.agents, self.steps, max(self.steps, _MOST_STEPS), counted=False)
-
-        def draw(request: Request) -> Draw | None:
-            def call(agents: int, steps: int) -> npt.NDArray[np.int8]:
-                couplings, fields = dense_spins(request.bqm)
-                # The package draws from torch's global generator, which is put back as it was.
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(request.seed)
-                    spins, _ = package.minimize(
-                        torch.from_numpy(couplings),
-                        torch.from_numpy(fields),
-                        domain="spin",
-                        dtype=torch.float32,
-                        agents=agents,
-                        max_steps=steps,
-                        best_only=False,
-                        mode=self.mode,
-                        heated=self.heated,
-                        verbose=False,
-                        early_stopping=False,
-                    )
-                return np.asarray(spins.reshape(agents, -1).numpy() > 0, dtype=np.int8)
-
-            return pace.draw(request, call)
-
-        return draw
+        couplings, fields = dense_spins(request.bqm)
+        # The package draws from torch's global generator, which is put back as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(request.seed)
+            spins, _ = package.minimize(
+                torch.from_numpy(couplings),
+                torch.from_numpy(fields),
+                domain="spin",
+                dtype=torch.float32,
+                agents=reads,
+                max_steps=effort,
+                best_only=False,
+                mode=self.mode,
+                heated=self.heated,
+                verbose=False,
+                early_stopping=False,
+            )
+        return np.asarray(spins.reshape(reads, -1).numpy() > 0, dtype=np.int8)

@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from qubo_compress.encodings.encoding import encodings
-from qubo_compress.errors import InvalidSolverOption
-from qubo_compress.problem.choice_problem import ChoiceProblem
-from qubo_compress.solvers.samplers.effort import Pace, bits_of, random_states
-from qubo_compress.solvers.samplers.search import Draw, QuboSearch, Request, Sampler
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress._internal.optional import require
+from qubo_compress.solvers.samplers.loop import SampleRequest
+from qubo_compress.solvers.samplers.sampler import BinarySampler, Bits, Effort, bits_of, check_sampler
+from qubo_compress.solvers.solver import solvers
 
 
 @solvers.register
 @dataclass(frozen=True)
-class SteepestDescent:
+class SteepestDescent(BinarySampler):
     """Descend from random bits by D-Wave's steepest-descent sampler, in the same loop as ``simulated-annealing``.
 
     Three numbers of reads per encoding were tried. At 1 s on four dense 20 x 16
@@ -46,25 +43,21 @@ class SteepestDescent:
     reads: int = 8
 
     def __post_init__(self) -> None:
-        encodings.get(self.encoding)
-        if self.reads < 1:
-            raise InvalidSolverOption(f"reads must be at least 1; got {self.reads}")
+        check_sampler(self.encoding, {"reads": self.reads}, {})
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        """Restart until the time or the work, counted in samples, is used up."""
-        return QuboSearch(problem, self.encoding, self._sampler(), limits, rng, trial=self._sampler()).run()
+    @property
+    def effort(self) -> Effort:
+        """Restarts, which are samples."""
+        return Effort(self.reads)
 
-    def _sampler(self) -> Sampler:
-        from dwave.samplers import SteepestDescentSampler
-
-        sampler = SteepestDescentSampler()  # type: ignore[no-untyped-call]
-        pace = Pace(self.reads, first=1, most=1, counted=False)
-
-        def draw(request: Request) -> Draw | None:
-            def call(reads: int, _: int) -> npt.NDArray[np.int8]:
-                states = random_states(request, reads), range(request.bqm.num_variables)
-                return bits_of(sampler.sample(request.bqm, num_reads=reads, initial_states=states))
-
-            return pace.draw(request, call)
-
-        return draw
+    def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
+        """Samples of ``SteepestDescentSampler``, from random spins; fewer reads start from the first of more."""
+        size = request.bqm.num_variables
+        spins = 2 * np.random.default_rng(request.seed).integers(0, 2, size=(reads, size)) - 1
+        states = spins.astype(np.int8), range(size)
+        samples = (
+            require("dwave.samplers")
+            .SteepestDescentSampler()
+            .sample(request.bqm, num_reads=reads, initial_states=states)
+        )
+        return bits_of(samples)

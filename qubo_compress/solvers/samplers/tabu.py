@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
-from qubo_compress.encodings.encoding import encodings
+from qubo_compress._internal.optional import require
 from qubo_compress.errors import InvalidSolverOption
-from qubo_compress.problem.choice_problem import ChoiceProblem
-from qubo_compress.solvers.samplers.effort import Pace, bits_of
-from qubo_compress.solvers.samplers.search import Draw, QuboSearch, Request, Sampler
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.samplers.loop import SampleRequest
+from qubo_compress.solvers.samplers.sampler import BinarySampler, Bits, Effort, bits_of, check_sampler
+from qubo_compress.solvers.solver import solvers
 
 _MOST_UPDATES = 2000
 _NEVER = 2_000_000_000  # milliseconds; updates end a read, for a clock would not end it at the same place twice
@@ -21,7 +17,7 @@ _NEVER = 2_000_000_000  # milliseconds; updates end a read, for a clock would no
 
 @solvers.register
 @dataclass(frozen=True)
-class Tabu:
+class Tabu(BinarySampler):
     """Sample the encoded problem by multistart tabu search, in the same loop as ``simulated-annealing``.
 
     Five settings per encoding were tried (updates 10 to 200, tenure, reads). At 1 s on four dense 20 x 16
@@ -54,38 +50,30 @@ class Tabu:
     tenure: int | None = None
 
     def __post_init__(self) -> None:
-        encodings.get(self.encoding)
-        if self.reads < 1 or self.updates < 1 or (self.tenure is not None and self.tenure < 0):
-            raise InvalidSolverOption(
-                f"reads and updates must be at least 1 and tenure not negative; "
-                f"got {self.reads}, {self.updates} and {self.tenure}"
+        check_sampler(self.encoding, {"reads": self.reads, "updates": self.updates}, {})
+        if self.tenure is not None and self.tenure < 0:
+            raise InvalidSolverOption(f"tenure must not be negative; got {self.tenure}")
+
+    @property
+    def effort(self) -> Effort:
+        """Updates per variable; the work is samples."""
+        return Effort(self.reads, self.updates, _MOST_UPDATES)
+
+    def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
+        """Samples of ``TabuSampler``."""
+        tenure = None if self.tenure is None else min(self.tenure, request.bqm.num_variables - 1)
+        samples = (
+            require("dwave.samplers")
+            .TabuSampler()
+            .sample(
+                request.bqm,
+                num_reads=reads,
+                num_restarts=0,
+                coefficient_z_first=effort,
+                lower_bound_z=1,
+                tenure=tenure,
+                timeout=_NEVER,
+                seed=request.seed,
             )
-
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        """Sample until the time or the work, counted in samples, is used up."""
-        return QuboSearch(problem, self.encoding, self._sampler(), limits, rng, trial=self._sampler()).run()
-
-    def _sampler(self) -> Sampler:
-        from dwave.samplers import TabuSampler
-
-        sampler = TabuSampler()  # type: ignore[no-untyped-call]
-        pace = Pace(self.reads, self.updates, _MOST_UPDATES, counted=False)
-
-        def draw(request: Request) -> Draw | None:
-            def call(reads: int, updates: int) -> npt.NDArray[np.int8]:
-                size = request.bqm.num_variables
-                result = sampler.sample(
-                    request.bqm,
-                    num_reads=reads,
-                    num_restarts=0,
-                    coefficient_z_first=updates,
-                    lower_bound_z=1,
-                    tenure=None if self.tenure is None else min(self.tenure, size - 1),
-                    timeout=_NEVER,
-                    seed=request.seed,
-                )
-                return bits_of(result)
-
-            return pace.draw(request, call)
-
-        return draw
+        )
+        return bits_of(samples)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InvalidSolverOption, UnknownName
 from qubo_compress.problem.generators import random_problem
-from qubo_compress.solvers.samplers.search import PriceSearch
+from qubo_compress.solvers.samplers.prices import PriceSearch
 from qubo_compress.solvers.samplers.simulated_annealing import SimulatedAnnealing
 
 ENCODINGS = ("domain-wall", "one-hot")

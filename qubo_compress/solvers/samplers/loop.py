@@ -26,32 +26,36 @@ from qubo_compress.encodings.encoding import encodings
 from qubo_compress.encodings.quadratic import refuse_too_many
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
+from qubo_compress.solvers.local_search.local_model import least_linear
 from qubo_compress.solvers.samplers.binary_model import Forecast, QuboModel, build_model, forecast
+from qubo_compress.solvers.samplers.prices import PriceSearch
 from qubo_compress.solvers.solver import RawSolution, SearchLimits
 
-_PRICE_REACH = 1e9
+_POOL = 64
 _POLISHED_PER_ROUND = 4
+_FIRST_FACTOR = 4.0
+_FACTOR_OF_ESTIMATE = 1.5
+"""By which prices are first moved, from zero and from an estimate."""
 
 
 @dataclass(frozen=True)
-class Request:
+class SampleRequest:
     """What the loop asks a sampler for.
 
     Attributes:
         bqm: the model to sample, over spins.
         round: number of the round, from 0.
-        spread: typical energy difference between the choices of a group, which sets temperatures.
-        penalty: mean penalty of an invalid group.
+        scale: energy by which temperatures go: the typical difference between the choices of a group where single
+            flips lead from one to the next, and the mean penalty of an invalid group where they must climb over it.
         most_work: work that is left, in the sampler's unit; None for no limit.
         seed: for the sampler, below 2**31.
-        stop: says whether sampling must end now, for want of time or because Ctrl-C was pressed.
+        stop: says whether sampling must end now, for lack of time or because Ctrl-C was pressed.
         seconds_left: wall clock until the loop must end.
     """
 
     bqm: dimod.BinaryQuadraticModel
     round: int
-    spread: float
-    penalty: float
+    scale: float
     most_work: int | None
     seed: int
     stop: Callable[[], bool]
@@ -59,50 +63,18 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Draw:
+class Samples:
     """What a sampler gives back: bits (N, n), in the order of the model's variables 0, 1, ..., and its work."""
 
     bits: npt.NDArray[np.int8]
     work: int
 
 
-Sampler = Callable[[Request], Draw | None]
+Sampler = Callable[[SampleRequest], Samples | None]
 """Draws samples, or gives None when it cannot finish one in the time or the work left."""
 
 
-class PriceSearch:
-    """One price per budget, raised or lowered until its limit is crossed, then bisected in the logarithm.
-
-    Args:
-        problem: the problem.
-        spread: typical energy difference between the choices of a group, which sets the first step from zero.
-        first: (B,) prices to start from, where an estimate is at hand; zero when left out.
-    """
-
-    def __init__(self, problem: ChoiceProblem, spread: float, first: FloatArray | None = None) -> None:
-        ranges = np.ptp(problem.costs, axis=1).astype(np.float64)
-        self.unit = spread / np.maximum(1.0, ranges)
-        self.prices = np.zeros(problem.num_budgets) if first is None else first.astype(np.float64)
-        self.factors = np.full(problem.num_budgets, 4.0 if first is None else 1.5)
-        self.last = np.zeros(problem.num_budgets)
-
-    def update(self, excess: IntArray) -> None:
-        """Move after a round whose best sample missed the limits by ``excess``; zero is tried first."""
-        over = excess > 0
-        for b in range(self.prices.size):
-            direction = 1.0 if over[b] else -1.0
-            if self.prices[b] == 0.0:
-                self.prices[b] = self.unit[b] if over[b] else 0.0
-                continue
-            if direction * self.last[b] < 0:
-                self.factors[b] = max(1.02, np.sqrt(self.factors[b]))
-            # At either end the price alone decides; further on it would only overflow.
-            reach = (self.unit[b] / _PRICE_REACH, self.unit[b] * _PRICE_REACH)
-            self.prices[b] = np.clip(self.prices[b] * self.factors[b] ** direction, *reach)
-            self.last[b] = direction
-
-
-class QuboSearch:
+class SamplingLoop:
     """One search: rounds of samples until the time or the work is used up.
 
     Args:
@@ -111,7 +83,6 @@ class QuboSearch:
         sampler: draws the samples.
         limits: of time and work.
         rng: for seeds and repairs.
-        pool_size: how many distinct assignments to give back.
         first_prices: (B,) prices to start from, for samplers that are asked a few times only.
         trial: another sampler of the same kind, that draws from a part of a large problem first: where that shows
             that building the whole model and drawing once would take more than the time limit, neither is begun.
@@ -124,13 +95,12 @@ class QuboSearch:
         sampler: Sampler,
         limits: SearchLimits,
         rng: np.random.Generator,
-        pool_size: int = 64,
         first_prices: FloatArray | None = None,
         trial: Sampler | None = None,
     ) -> None:
         self.compile_seconds = warm_up()
         self.start = time.perf_counter()
-        self.problem, self.sampler, self.limits, self.rng, self.pool_size = problem, sampler, limits, rng, pool_size
+        self.problem, self.sampler, self.limits, self.rng = problem, sampler, limits, rng
         self.encoding, self.first_prices, self.trial = encodings.get(encoding)(), first_prices, trial
         self.model: QuboModel | None = None
         self.found: dict[bytes, tuple[float, IntArray]] = {}
@@ -152,7 +122,7 @@ class QuboSearch:
                 except KeyboardInterrupt:
                     self.interrupted = True
         built = rounds.result()
-        ranked = sorted(self.found.values(), key=lambda pair: pair[0])[: self.pool_size]
+        ranked = sorted(self.found.values(), key=lambda pair: pair[0])[:_POOL]
         notes = [
             f"{self.drawn} samples drawn: {self.valid} with every group valid, {self.fitting} of those within budget"
         ]
@@ -193,7 +163,7 @@ class QuboSearch:
         if not self._allows(self._expect()):
             return time.perf_counter()
         begin = time.perf_counter()
-        self.model = build_model(self.problem, self.encoding, self.search.prices)
+        self.model = build_model(self.problem, self.encoding, self.prices.prices)
         built = time.perf_counter()
         # What building took less or more than expected, sampling will too.
         pace = (built - begin) / self.expected.build if self.expected.build > 0 else 1.0
@@ -208,18 +178,18 @@ class QuboSearch:
         """An answer before any sample, and the scale of energies and prices."""
         problem = self.problem
         self.local = LocalSearch(problem, self.rng)
-        starts, stops = problem.group_offsets[:-1], problem.group_offsets[1:]
-        self.local.place([int(np.argmin(problem.linear[a:b])) for a, b in zip(starts, stops, strict=True)])
+        self.local.place(least_linear(problem))
         self._keep_filled(self.start + self.limits.seconds)
         self.spread = self._typical_spread()
-        self.search = PriceSearch(problem, self.spread, self.first_prices)
+        factor = _FIRST_FACTOR if self.first_prices is None else _FACTOR_OF_ESTIMATE
+        self.prices = PriceSearch(problem, self.spread, self.first_prices, factor)
 
     def _expect(self) -> float:
         """Seconds until the first samples are drawn; 0 where that is best found out by doing it."""
         trial = self.trial
         if trial is not None and not self._stop():
             self.expected = forecast(
-                self.problem, self.encoding, self.search.prices, lambda part: trial(self._request(part, 0, None, 0))
+                self.problem, self.encoding, self.prices.prices, lambda part: trial(self._request(part, 0, None, 0))
             )
         return self.expected.build + self.expected.draw
 
@@ -243,21 +213,20 @@ class QuboSearch:
             return False
         request = self._request(model, number, left, int(self.rng.integers(2**31)))
         begin = time.perf_counter()
-        draw = self.sampler(request)
+        samples = self.sampler(request)
         self.sample_seconds += time.perf_counter() - begin
-        if draw is None or not len(draw.bits):
+        if samples is None or not len(samples.bits):
             return False
-        self.work += draw.work
+        self.work += samples.work
         self.rounds += 1
-        self._take(model, draw.bits)
+        self._take(model, samples.bits)
         return True
 
-    def _request(self, model: QuboModel, number: int, most_work: int | None, seed: int) -> Request:
-        return Request(
+    def _request(self, model: QuboModel, number: int, most_work: int | None, seed: int) -> SampleRequest:
+        return SampleRequest(
             bqm=model.bqm,
             round=number,
-            spread=self.spread,
-            penalty=model.share * model.penalty.mean,
+            scale=self.spread if self.encoding.single_flips else max(model.share * model.penalty.mean, 1e-12),
             most_work=most_work,
             seed=seed,
             stop=self._stop,
@@ -276,7 +245,7 @@ class QuboSearch:
         self.fitting += int(((invalid == 0) & fits).sum())
         for i in np.flatnonzero(fits):
             self._keep(float(energies[i]), assignments[i])
-        charged = energies + (totals - problem.limits) @ self.search.prices
+        charged = energies + (totals - problem.limits) @ self.prices.prices
         order = np.argsort(charged, kind="stable")
         for i in order[:_POLISHED_PER_ROUND]:
             self.local.place(assignments[i])
@@ -294,14 +263,14 @@ class QuboSearch:
         if energy < self.best:
             self.best = energy
             self.trace.append((self._elapsed(), energy, None))
-        if len(self.found) > 8 * self.pool_size:
+        if len(self.found) > 8 * _POOL:
             ranked = sorted(self.found.items(), key=lambda item: item[1][0])
-            self.found = dict(ranked[: self.pool_size])
+            self.found = dict(ranked[:_POOL])
 
     def _adapt(self, model: QuboModel, excess: IntArray, valid: float) -> None:
-        before = self.search.prices.copy()
-        self.search.update(excess)
-        model.charge(self.search.prices - before)
+        before = self.prices.prices.copy()
+        self.prices.update(excess)
+        model.charge(self.prices.prices - before)
         # One-hot groups break below the right penalty and freeze above it: keep most samples valid, no more.
         factor = 1.25 if valid < 0.5 else 0.9 if valid > 0.95 else 1.0
         model.penalise(min(1.0, max(0.02, model.share * factor)))

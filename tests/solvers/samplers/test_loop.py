@@ -8,33 +8,34 @@ import pytest
 from qubo_compress import ChoiceProblem
 from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import ProblemTooLarge
-from qubo_compress.solvers import SearchLimits, make_solver, solve
-from qubo_compress.solvers.samplers import binary_model as qubo_model
-from qubo_compress.solvers.samplers import search as qubo_search
+from qubo_compress.solvers import SearchLimits, solve
+from qubo_compress.solvers.samplers import binary_model, loop
 from qubo_compress.solvers.samplers.binary_model import build_model, forecast
-from qubo_compress.solvers.samplers.effort import Pace
-from qubo_compress.solvers.samplers.search import QuboSearch
+from qubo_compress.solvers.samplers.loop import SamplingLoop
+from qubo_compress.solvers.samplers.sampler import BinarySampler, Effort, TimedCalls
 
 SAMPLERS = ("simulated-annealing", "tabu", "steepest-descent", "path-integral")
 AMPLE = 1e6
 
 
-def random_bits():
+class RandomBits(BinarySampler):
     """A sampler that knows nothing, so that repair and descent have all the work."""
-    pace = Pace(reads=3, first=1, most=1, counted=False)
 
-    def draw(request):
-        def call(reads, _):
-            return np.random.default_rng(request.seed).integers(2, size=(reads, request.bqm.num_variables)).astype("i1")
+    name, requires, encoding = "random-bits", (), "domain-wall"
+    effort = Effort(reads=3)
 
-        return pace.draw(request, call)
+    def draw(self, request, reads, effort):
+        size = (reads, request.bqm.num_variables)
+        return np.random.default_rng(request.seed).integers(2, size=size).astype("i1")
 
-    return draw
+
+def random_bits():
+    return TimedCalls(RandomBits())
 
 
 def searched(problem, seconds, work=None, trial=None):
     limits = SearchLimits(seconds, work)
-    return QuboSearch(problem, "domain-wall", random_bits(), limits, np.random.default_rng(0), trial=trial).run()
+    return SamplingLoop(problem, "domain-wall", random_bits(), limits, np.random.default_rng(0), trial=trial).run()
 
 
 @pytest.mark.parametrize("kind", ["low-rank", "sparse"])
@@ -54,16 +55,16 @@ def test_wherever_the_clock_ends_it_the_same_samples_give_the_same_answer(kind, 
 
 def test_a_model_that_would_take_too_long_is_not_built(monkeypatch):
     """And one that fits is."""
-    monkeypatch.setattr(qubo_model, "_WORTH_A_TRIAL", 1000)
+    monkeypatch.setattr(binary_model, "_WORTH_A_TRIAL", 1000)
     problem = ChoiceProblem.random(kind="low-rank", groups=30, choices=4, seed=0)
-    built, whole = [], qubo_search.build_model
+    built, whole = [], loop.build_model
 
     def noted(*arguments):
         built.append(arguments)
         return whole(*arguments)
 
-    monkeypatch.setattr(qubo_search, "build_model", noted)
-    monkeypatch.setattr(qubo_search, "forecast", lambda *_: qubo_model.Forecast(40.0, 30.0))
+    monkeypatch.setattr(loop, "build_model", noted)
+    monkeypatch.setattr(loop, "forecast", lambda *_: binary_model.Forecast(40.0, 30.0))
     short = searched(problem, 60.0, work=7, trial=random_bits())
     assert not built and short.work == 0 and problem.is_feasible(short.assignments[0])
     assert "may take 70.0 s; raise time_limit" in short.notes[1]
@@ -76,8 +77,8 @@ def test_a_model_that_would_take_too_long_is_not_built(monkeypatch):
 def test_the_trial_changes_no_answer(monkeypatch):
     problem = ChoiceProblem.random(kind="low-rank", groups=30, choices=4, seed=0)
     without = searched(problem, AMPLE, work=40)
-    monkeypatch.setattr(qubo_model, "_WORTH_A_TRIAL", 1000)
-    monkeypatch.setattr(qubo_model, "_PART", 200)
+    monkeypatch.setattr(binary_model, "_WORTH_A_TRIAL", 1000)
+    monkeypatch.setattr(binary_model, "_PART", 200)
     tried = []
     trial, sampler = random_bits(), random_bits()
     with_ = searched(problem, AMPLE, work=40, trial=lambda request: tried.append(request.bqm) or trial(request))
@@ -91,8 +92,8 @@ def test_a_forecast_scales_what_the_part_took_by_the_couplings(kind, clock, monk
     problem = ChoiceProblem.random(kind=kind, groups=60, choices=8, seed=0)
     encoding, prices = encodings.get("one-hot")(), np.zeros(problem.num_budgets)
     assert forecast(problem, encoding, prices, lambda model: pytest.fail("too small to be tried")).build == 0.0
-    monkeypatch.setattr(qubo_model, "_PART", 1000)
-    monkeypatch.setattr(qubo_model, "_WORTH_A_TRIAL", 1000)
+    monkeypatch.setattr(binary_model, "_PART", 1000)
+    monkeypatch.setattr(binary_model, "_WORTH_A_TRIAL", 1000)
     parts = []
     with clock(1.0):
         expected = forecast(problem, encoding, prices, parts.append)
@@ -107,17 +108,16 @@ def test_a_forecast_scales_what_the_part_took_by_the_couplings(kind, clock, monk
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_tries_a_part_first(name, monkeypatch):
     seen = []
-    monkeypatch.setattr(qubo_search, "forecast", lambda *given: seen.append(given) or qubo_model.Forecast(1e9, 1e9))
+    monkeypatch.setattr(loop, "forecast", lambda *given: seen.append(given) or binary_model.Forecast(1e9, 1e9))
     problem = ChoiceProblem.random(kind="low-rank", groups=6, choices=4, seed=0)
     solution = solve(problem, name, time_limit=30.0)
     assert len(seen) == 1 and solution.work == 0
-    assert make_solver(name)._sampler() is not None
 
 
 def test_too_many_couplings_are_refused_before_anything_is_done(monkeypatch):
     factor = np.ones((30_000, 1), dtype=np.float32)
     costs, offsets = np.ones((1, 30_000), dtype=int), np.arange(0, 30_001, 2)
     problem = ChoiceProblem(np.zeros(30_000), offsets, costs, [15_000], factor=factor)
-    monkeypatch.setattr(qubo_search, "LocalSearch", lambda *_: pytest.fail("a search was begun"))
+    monkeypatch.setattr(loop, "LocalSearch", lambda *_: pytest.fail("a search was begun"))
     with pytest.raises(ProblemTooLarge, match="couplings"):
         solve(problem, "tabu", time_limit=0.01)

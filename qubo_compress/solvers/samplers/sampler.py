@@ -1,0 +1,163 @@
+"""What the samplers of binary models have in common: the encoding, the effort of each call, and the loop around it."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import dimod
+import numpy as np
+import numpy.typing as npt
+
+from qubo_compress._internal.optional import require
+from qubo_compress.encodings.encoding import encodings
+from qubo_compress.errors import InvalidSolverOption
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
+from qubo_compress.solvers.samplers.loop import SampleRequest, Samples, SamplingLoop
+from qubo_compress.solvers.solver import RawSolution, SearchLimits
+
+Bits = npt.NDArray[np.int8]
+
+_ROUNDS_PER_DOUBLING = 6
+_NEARLY_A_SAMPLE = 0.9
+"""Share of the seconds of a sample that must be left for one more: times vary."""
+
+TEMPERATURES = {"domain-wall": (0.05, 0.0005), "one-hot": (1.0, 0.02)}
+"""At the start and the end of annealing, as multiples of :attr:`SampleRequest.scale`."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a sampler is asked for at a time.
+
+    Attributes:
+        reads: samples per call.
+        first: sweeps, steps or updates per sample in the first rounds; twice as many every six rounds.
+        most: the most of them; a sample cannot be interrupted.
+        counted: whether the work counts these, and not samples.
+        divisible: whether the sampler can end a call between two samples and keep those drawn.
+    """
+
+    reads: int
+    first: int = 1
+    most: int = 1
+    counted: bool = False
+    divisible: bool = False
+
+
+class BinarySampler(ABC):
+    """A solver that draws samples of the encoded problem from somebody else's sampler, in rounds.
+
+    A class says its options, its effort and the one call that draws samples; all else is here and in
+    :class:`~qubo_compress.solvers.samplers.loop.SamplingLoop`.
+
+    Attributes:
+        name: as it is registered, and of the extra that brings what it requires.
+        requires: import names of packages.
+        encoding: ``"domain-wall"`` or ``"one-hot"``.
+    """
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = ("dwave.samplers",)
+    encoding: str
+
+    @property
+    @abstractmethod
+    def effort(self) -> Effort:
+        """Samples per call, and sweeps, steps or updates per sample."""
+
+    @abstractmethod
+    def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
+        """(reads, n) samples of the model, drawn with this effort each; fewer when ``request.stop`` said so."""
+
+    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+        """Sample until the time or the work is used up.
+
+        Raises:
+            MissingDependency: when an optional package is not installed.
+        """
+        for package in self.requires:
+            require(package, self.name)
+        return SamplingLoop(problem, self.encoding, TimedCalls(self), limits, rng, trial=TimedCalls(self)).run()
+
+
+@dataclass
+class TimedCalls:
+    """Calls a sampler as far as time and work allow, and learns what a sample costs.
+
+    A call that cannot be divided is finished and taken, or not begun, or dropped: nothing in it is cut short, and a
+    call with fewer reads for lack of time is the last. So the same reads are drawn again from the same work limit. The
+    first round of such a sampler is one read, since nothing is known of the machine before. Ctrl-C waits for
+    the call to end.
+    """
+
+    sampler: BinarySampler
+    seconds_per_effort: float = 0.0
+    last: bool = False
+
+    def __call__(self, request: SampleRequest) -> Samples | None:
+        """One call; None when time and work do not allow for one sample."""
+        asked = self.sampler.effort
+        effort = min(asked.most, asked.first * 2 ** (request.round // _ROUNDS_PER_DOUBLING))
+        reads = asked.reads if asked.divisible or request.round else 1
+        if request.most_work is not None:
+            effort = min(effort, request.most_work) if asked.counted else effort
+            reads = min(reads, request.most_work // (effort if asked.counted else 1))
+        reads = self._affordable(request, reads, effort)
+        if reads < 1 or request.stop():
+            return None
+        begin = time.perf_counter()
+        bits = self.sampler.draw(self._divided(request, effort, begin) if asked.divisible else request, reads, effort)
+        self.seconds_per_effort = (time.perf_counter() - begin) / (max(1, len(bits)) * effort)
+        if not asked.divisible and request.stop():
+            return None
+        return Samples(bits, len(bits) * (effort if asked.counted else 1))
+
+    def _affordable(self, request: SampleRequest, reads: int, effort: int) -> int:
+        """The reads that the time left allows for."""
+        if not self.seconds_per_effort:
+            return reads
+        affordable = int(request.seconds_left / (self.seconds_per_effort * effort))
+        if self.sampler.effort.divisible:
+            return reads if affordable else 0
+        if self.last:
+            return 0
+        self.last = affordable < reads
+        return min(reads, affordable)
+
+    def _divided(self, request: SampleRequest, effort: int, begin: float) -> SampleRequest:
+        """The request, to be stopped also when there is no time for one more sample."""
+        end, seconds = begin + request.seconds_left, _NEARLY_A_SAMPLE * self.seconds_per_effort * effort
+        return replace(request, stop=lambda: request.stop() or time.perf_counter() + seconds > end)
+
+
+def check_sampler(encoding: str, at_least_one: dict[str, int | None], positive: dict[str, float | None]) -> None:
+    """Check the options of a sampler; None stands for its default.
+
+    Raises:
+        UnknownName: for an encoding that is not registered.
+        InvalidSolverOption: for a number out of range.
+    """
+    encodings.get(encoding)
+    for name, count in at_least_one.items():
+        if count is not None and count < 1:
+            raise InvalidSolverOption(f"{name} must be at least 1; got {count}")
+    for name, value in positive.items():
+        if value is not None and not 0 < value < np.inf:
+            raise InvalidSolverOption(f"{name} must be a positive number; got {value}")
+
+
+def bits_of(samples: dimod.SampleSet) -> Bits:
+    """(N, n) bits of a sample set in the order of the variables 0, 1, ..."""
+    order = np.argsort(np.array(list(samples.variables), dtype=np.int64))
+    return np.asarray(samples.record.sample[:, order] > 0, dtype=np.int8)
+
+
+def dense_spins(bqm: dimod.BinaryQuadraticModel) -> tuple[FloatArray, FloatArray]:
+    """(n, n) couplings, each once and above the diagonal, and (n,) fields of a model over spins."""
+    fields, (rows, columns, values), *_ = bqm.to_numpy_vectors(variable_order=range(bqm.num_variables))
+    couplings = np.zeros((fields.size, fields.size))
+    couplings[np.minimum(rows, columns), np.maximum(rows, columns)] = values
+    return couplings, np.asarray(fields, dtype=np.float64)
