@@ -123,7 +123,7 @@ class DryRun(QuboCompressError):
     """Asked for with ``dry_run=True``: nothing was submitted and there is no solution, only a preview.
 
     Attributes:
-        preview: what a submission would take; see ``qubo_compress.solvers.dwave.leap.Preview``.
+        preview: what a submission would take; see ``qubo_compress.solvers.Preview``.
     """
 
     def __init__(self, message: str, preview: object) -> None:

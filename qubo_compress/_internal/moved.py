@@ -128,7 +128,7 @@ MOVED = {
     "solvers.leap_models": "solvers.dwave.leap_models",
     "solvers.leap_prices": "solvers.dwave.leap_prices",
     "solvers.leap_search": "solvers.dwave.leap_search",
-    "solvers.leap_terms": "solvers.dwave.leap_terms",
+    "solvers.leap_terms": "solvers.dwave.leap_options",
     "solvers.local_model": "solvers.local_search.local_model",
     "solvers.messages": "solvers.exact.message_passing",
     "solvers.milp_process": "solvers.exact.milp_process",

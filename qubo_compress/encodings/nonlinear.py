@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qubo_compress._internal.optional import require
 from qubo_compress.encodings.encoding import Decoded
 from qubo_compress.errors import InvalidAssignment, ProblemTooLarge
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
@@ -44,11 +45,9 @@ def to_nonlinear(problem: ChoiceProblem) -> tuple[Model, NonlinearDecoder]:
         >>> decode(model).assignments.tolist()
         [[2, 0, 3]]
     """
-    from dwave.optimization.mathematical import add  # importing it takes as long as numpy and scipy together
-    from dwave.optimization.model import Model
-
+    optimization = require("dwave.optimization")  # importing it takes as long as numpy and scipy together
     _check_size(problem)
-    model = Model()  # type: ignore[no-untyped-call]
+    model: Model = optimization.Model()
     groups, widest = np.arange(problem.num_groups), int(problem.group_sizes.max())
     choices = model.integer(problem.num_groups, lower_bound=0, upper_bound=problem.group_sizes - 1)
     # Ragged groups: a table of global numbers keeps every index in range by its own largest value, which
@@ -65,7 +64,7 @@ def to_nonlinear(problem: ChoiceProblem) -> tuple[Model, NonlinearDecoder]:
         first, second = (choices[model.constant(side)] for side in (blocks.first, blocks.second))
         rows = model.constant(blocks.starts)[model.constant(np.arange(blocks.first.size)), first]
         terms.append(model.constant(blocks.values)[rows + second].sum())
-    model.minimize(add(*terms))
+    model.minimize(optimization.add(*terms))
     for costs, limit, fixed in zip(problem.costs, problem.limits, problem.fixed_costs, strict=True):
         spent = model.constant(costs.astype(np.float64))[selected].sum()
         model.add_constraint(spent <= model.constant(float(limit - fixed)))

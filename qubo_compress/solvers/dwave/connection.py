@@ -28,6 +28,7 @@ __all__ = [
     "Secrets",
     "cancel",
     "cloud_future",
+    "connection_of",
     "described",
     "is_simulated",
     "opened",
@@ -128,6 +129,21 @@ class Connection:
         if self.endpoint:
             return self.endpoint
         return f"region {self.region}" if self.region else f"profile {self.profile}" if self.profile else "D-Wave"
+
+
+def connection_of(
+    connection: Connection | None, endpoint: str | None, token: str | Token | None, service_solver: str | None
+) -> Connection:
+    """A connection, given as such or by its shorthands.
+
+    Raises:
+        InvalidSolverOption: when both are given.
+    """
+    shorthands = {"endpoint": endpoint, "token": token, "service_solver": service_solver}
+    given = [name for name, value in shorthands.items() if value is not None]
+    if connection is not None and given:
+        raise InvalidSolverOption(f"give {given[0]} either by itself or within connection, not both")
+    return connection or Connection(endpoint=endpoint, token=token, solver=service_solver)
 
 
 def _check_endpoint(endpoint: str) -> None:

@@ -13,78 +13,29 @@ A submission costs quota. ``preview`` says how much before anything is sent.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import DryRun, InvalidSolverOption, QuboCompressError
-from qubo_compress.problem.choice_problem import ChoiceProblem
-from qubo_compress.solvers.dwave.connection import Connection
-from qubo_compress.solvers.dwave.leap_models import Binary, Constrained, Discrete, Formulation, Nonlinear
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
+from qubo_compress.solvers.dwave.leap_models import HybridModel, binary, constrained, discrete, nonlinear
+from qubo_compress.solvers.dwave.leap_options import LeapOptions, Preview
 from qubo_compress.solvers.dwave.leap_search import LeapSearch
-from qubo_compress.solvers.dwave.leap_terms import Preview, Request
-from qubo_compress.solvers.dwave.token import Token
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, make_solver, solvers
 
 __all__ = ["LeapBQM", "LeapCQM", "LeapDQM", "LeapNonlinear", "LeapSolver", "Preview", "preview"]
 
 
 @dataclass(frozen=True)
-class LeapSolver:
-    """What the four hybrid solvers have in common.
-
-    The time limit covers connecting, building, upload, queue, run and download. The service is asked for what is
-    left of it when the problem is built, less ``reserve``, and never less than the service's minimum for the
-    problem. When the time limit passes first, for example in a long queue, the problem is cancelled. Importing Ocean
-    and compiling, once each, are not counted; they are in ``timing["compile"]``.
-
-    ``timing`` holds seconds by stage (``connect``, ``build``, ``upload``, ``queue``, ``network``, ``run``, ``decode``,
-    ``fill``) and every field that the service reports, in seconds, summed over submissions; ``details`` has the
-    problems' numbers, the share of feasible samples, and what was charged.
-
-    ``work`` counts submissions. The same seed and work need not give the same answer.
-
-    Args:
-        connection: how to reach the service; by default, Ocean's configuration files and variables say.
-        endpoint: shorthand for the connection's.
-        token: shorthand for the connection's; never shown, logged or pickled.
-        service_solver: shorthand for the connection's ``solver``: the name of one at the service.
-        label: shown beside the problem in Leap's dashboard.
-        service_seconds: time limit at the service, which is what is charged; None derives it as above.
-        reserve: seconds of the time limit that the service is not given, for upload, queue and download; None
-            for 2 s or a tenth of the time limit, whichever is more.
-        dry_run: submit nothing and raise :class:`~qubo_compress.errors.DryRun` with a preview.
-
-    Raises:
-        InvalidSolverOption: for a number out of range, or a connection and a shorthand for the same.
-    """
+class LeapSolver(LeapOptions):
+    """A hybrid solver of Leap; see :class:`~qubo_compress.solvers.dwave.leap_options.LeapOptions` for its options."""
 
     remote: ClassVar[bool] = True
     repeats: ClassVar[bool] = False
     optimises: ClassVar[bool] = False
-    name: ClassVar[str]
-
-    connection: Connection | None = None
-    endpoint: str | None = None
-    token: str | Token | None = field(default=None, repr=False)
-    service_solver: str | None = None
-    label: str | None = "qubo_compress"
-    service_seconds: float | None = None
-    reserve: float | None = None
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "token", Token.of(self.token))
-        shorthand = [name for name in ("endpoint", "token", "service_solver") if getattr(self, name) is not None]
-        if self.connection is not None and shorthand:
-            raise InvalidSolverOption(f"give {shorthand[0]} either by itself or within connection, not both")
-        if self.service_seconds is not None and not 0 < self.service_seconds < math.inf:
-            raise InvalidSolverOption(f"service_seconds must be a positive number; got {self.service_seconds}")
-        if self.reserve is not None and not 0 <= self.reserve < math.inf:
-            raise InvalidSolverOption(f"reserve must be a number of seconds from 0; got {self.reserve}")
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         """Submit the problem, wait, and hand over every sample.
@@ -98,26 +49,7 @@ class LeapSolver:
             TimeLimitTooShort: the service needs more time; nothing was submitted.
             RemoteSolverError: its subclass says what went wrong.
         """
-        return LeapSearch(self._request(), problem, limits, rng).run()
-
-    def _request(self) -> Request:
-        connection = self.connection or Connection(endpoint=self.endpoint, token=self.token, solver=self.service_solver)
-        return Request(
-            name=self.name,
-            formulation=self._formulation(),
-            connection=connection,
-            label=self.label,
-            submissions=self._submissions(),
-            service_seconds=self.service_seconds,
-            reserve=self.reserve,
-            dry_run=self.dry_run,
-        )
-
-    def _formulation(self) -> Formulation:
-        raise NotImplementedError
-
-    def _submissions(self) -> int:
-        return 1
+        return LeapSearch(self, problem, limits, rng).run()
 
 
 @solvers.register
@@ -134,9 +66,11 @@ class LeapCQM(LeapSolver):
     """
 
     name: ClassVar[str] = "leap-cqm"
+    sampler: ClassVar[str] = "LeapHybridCQMSampler"
 
-    def _formulation(self) -> Formulation:
-        return Constrained()
+    def build(self, problem: ChoiceProblem, prices: FloatArray) -> HybridModel:
+        """One discrete constraint per group and one inequality per budget."""
+        return constrained(problem)
 
 
 @solvers.register
@@ -152,15 +86,18 @@ class LeapNonlinear(LeapSolver):
     """
 
     name: ClassVar[str] = "leap-nonlinear"
+    sampler: ClassVar[str] = "LeapHybridNLSampler"
 
-    def _formulation(self) -> Formulation:
-        return Nonlinear()
+    def build(self, problem: ChoiceProblem, prices: FloatArray) -> HybridModel:
+        """One integer per group, tables as constants, and the budgets as constraints."""
+        return nonlinear(problem)
 
 
 @dataclass(frozen=True)
 class _PricedSolver(LeapSolver):
     """A solver that knows no budgets: they are priced, and samples repaired and filled up on this machine."""
 
+    priced: ClassVar[bool] = True
     submissions: int = 1
 
     def __post_init__(self) -> None:
@@ -168,7 +105,9 @@ class _PricedSolver(LeapSolver):
         if self.submissions < 1:
             raise InvalidSolverOption(f"submissions must be at least 1; got {self.submissions}")
 
-    def _submissions(self) -> int:
+    @property
+    def most_submissions(self) -> int:
+        """As the option says."""
         return self.submissions
 
 
@@ -189,9 +128,11 @@ class LeapDQM(_PricedSolver):
     """
 
     name: ClassVar[str] = "leap-dqm"
+    sampler: ClassVar[str] = "LeapHybridDQMSampler"
 
-    def _formulation(self) -> Formulation:
-        return Discrete()
+    def build(self, problem: ChoiceProblem, prices: FloatArray) -> HybridModel:
+        """One variable per group, one case per choice, and the budgets by prices."""
+        return discrete(problem, prices)
 
 
 @solvers.register
@@ -211,14 +152,16 @@ class LeapBQM(_PricedSolver):
     """
 
     name: ClassVar[str] = "leap-bqm"
+    sampler: ClassVar[str] = "LeapHybridBQMSampler"
     encoding: str = "domain-wall"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         encodings.get(self.encoding)
 
-    def _formulation(self) -> Formulation:
-        return Binary(self.encoding)
+    def build(self, problem: ChoiceProblem, prices: FloatArray) -> HybridModel:
+        """Bits, with the groups kept valid by penalties and the budgets by prices."""
+        return binary(problem, self.encoding, prices)
 
 
 def preview(
@@ -242,9 +185,8 @@ def preview(
     chosen = make_solver(solver, **options)
     if not isinstance(chosen, LeapSolver):
         raise InvalidSolverOption(f"there is a preview for Leap's solvers only; got {chosen.name!r}")
-    asked = replace(chosen._request(), dry_run=True)
     try:
-        LeapSearch(asked, problem, SearchLimits(time_limit), np.random.default_rng(0)).run()
+        LeapSearch(replace(chosen, dry_run=True), problem, SearchLimits(time_limit), np.random.default_rng(0)).run()
     except DryRun as stopped:
         if isinstance(stopped.preview, Preview):
             return stopped.preview

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,128 +52,83 @@ class HybridModel:
                 )
 
 
-class Formulation(Protocol):
-    """Builds the model of one kind of hybrid solver.
-
-    Attributes:
-        sampler: name of the class in ``dwave.system``.
-        priced: whether budgets enter by a price each, and not as constraints.
-    """
-
-    sampler: ClassVar[str]
-    priced: ClassVar[bool]
-
-    def build(self, problem: ChoiceProblem, prices: FloatArray) -> HybridModel:
-        """The model of a problem at these prices of its budgets."""
-        ...
-
-
-@dataclass(frozen=True)
-class Constrained:
-    """One discrete constraint per group and one inequality per budget."""
-
-    sampler: ClassVar[str] = "LeapHybridCQMSampler"
-    priced: ClassVar[bool] = False
-
-    def build(self, problem: ChoiceProblem, prices: FloatArray) -> HybridModel:
-        """The constrained quadratic model; prices are not needed."""
-        cqm, decode = to_cqm(problem)
-        interactions = cqm.objective.num_interactions
-        return HybridModel(
-            model=cqm,
-            variables=len(cqm.variables),
-            interactions=interactions,
-            sizes=(
-                ("variables", "maximum_number_of_variables", len(cqm.variables)),
-                ("constraints", "maximum_number_of_constraints", len(cqm.constraints)),
-                ("biases", "maximum_number_of_biases", int(cqm.num_biases())),
-            ),
-            minimum=lambda sampler: float(sampler.min_time_limit(cqm)),
-            open_file=cqm.to_file,
-            read=lambda job: decode(_rows(job).astype(np.int8)),
-        )
+def constrained(problem: ChoiceProblem) -> HybridModel:
+    """The constrained quadratic model."""
+    cqm, decode = to_cqm(problem)
+    interactions = cqm.objective.num_interactions
+    return HybridModel(
+        model=cqm,
+        variables=len(cqm.variables),
+        interactions=interactions,
+        sizes=(
+            ("variables", "maximum_number_of_variables", len(cqm.variables)),
+            ("constraints", "maximum_number_of_constraints", len(cqm.constraints)),
+            ("biases", "maximum_number_of_biases", int(cqm.num_biases())),
+        ),
+        minimum=lambda sampler: float(sampler.min_time_limit(cqm)),
+        open_file=cqm.to_file,
+        read=lambda job: decode(_rows(job).astype(np.int8)),
+    )
 
 
-@dataclass(frozen=True)
-class Binary:
-    """Bits, with the groups kept valid by penalties and the budgets by prices."""
-
-    sampler: ClassVar[str] = "LeapHybridBQMSampler"
-    priced: ClassVar[bool] = True
-    encoding: str = "domain-wall"
-
-    def build(self, problem: ChoiceProblem, prices: FloatArray) -> HybridModel:
-        """The binary quadratic model."""
-        bqm, decode = to_bqm(problem, self.encoding, "multiplier", multipliers=prices)
-        return HybridModel(
-            model=bqm,
-            variables=bqm.num_variables,
-            interactions=bqm.num_interactions,
-            sizes=(
-                ("variables", "maximum_number_of_variables", bqm.num_variables),
-                ("biases", "maximum_number_of_biases", bqm.num_variables + bqm.num_interactions),
-            ),
-            minimum=lambda sampler: float(sampler.min_time_limit(bqm)),
-            open_file=lambda: bqm.to_file(version=2, ignore_labels=True),
-            read=lambda job: decode(_rows(job).astype(np.int8)),
-        )
+def binary(problem: ChoiceProblem, encoding: str, prices: FloatArray) -> HybridModel:
+    """The binary quadratic model at these prices of the budgets."""
+    bqm, decode = to_bqm(problem, encoding, "multiplier", multipliers=prices)
+    return HybridModel(
+        model=bqm,
+        variables=bqm.num_variables,
+        interactions=bqm.num_interactions,
+        sizes=(
+            ("variables", "maximum_number_of_variables", bqm.num_variables),
+            ("biases", "maximum_number_of_biases", bqm.num_variables + bqm.num_interactions),
+        ),
+        minimum=lambda sampler: float(sampler.min_time_limit(bqm)),
+        open_file=lambda: bqm.to_file(version=2, ignore_labels=True),
+        read=lambda job: decode(_rows(job).astype(np.int8)),
+    )
 
 
-@dataclass(frozen=True)
-class Discrete:
-    """One variable per group, one case per choice, and the budgets by prices."""
-
-    sampler: ClassVar[str] = "LeapHybridDQMSampler"
-    priced: ClassVar[bool] = True
-
-    def build(self, problem: ChoiceProblem, prices: FloatArray) -> HybridModel:
-        """The discrete quadratic model."""
-        dqm: Any
-        dqm, decode = to_dqm(problem, budget="multiplier", multipliers=prices)
-        interactions = dqm.num_case_interactions()
-        return HybridModel(
-            model=dqm,
-            variables=dqm.num_variables(),
-            interactions=interactions,
-            sizes=(
-                ("variables", "maximum_number_of_variables", dqm.num_variables()),
-                ("cases", "maximum_number_of_cases", dqm.num_cases()),
-                ("biases", "maximum_number_of_biases", dqm.num_cases() + interactions),
-            ),
-            minimum=lambda sampler: float(sampler.min_time_limit(dqm)),
-            open_file=lambda: dqm.to_file(compress=False, ignore_labels=True),
-            read=lambda job: decode(_rows(job)),
-        )
+def discrete(problem: ChoiceProblem, prices: FloatArray) -> HybridModel:
+    """The discrete quadratic model at these prices of the budgets."""
+    dqm: Any
+    dqm, decode = to_dqm(problem, budget="multiplier", multipliers=prices)
+    interactions = dqm.num_case_interactions()
+    return HybridModel(
+        model=dqm,
+        variables=dqm.num_variables(),
+        interactions=interactions,
+        sizes=(
+            ("variables", "maximum_number_of_variables", dqm.num_variables()),
+            ("cases", "maximum_number_of_cases", dqm.num_cases()),
+            ("biases", "maximum_number_of_biases", dqm.num_cases() + interactions),
+        ),
+        minimum=lambda sampler: float(sampler.min_time_limit(dqm)),
+        open_file=lambda: dqm.to_file(compress=False, ignore_labels=True),
+        read=lambda job: decode(_rows(job)),
+    )
 
 
-@dataclass(frozen=True)
-class Nonlinear:
-    """One integer per group, tables as constants, and the budgets as constraints."""
+def nonlinear(problem: ChoiceProblem) -> HybridModel:
+    """The nonlinear model."""
+    model, decode = to_nonlinear(problem)
 
-    sampler: ClassVar[str] = "LeapHybridNLSampler"
-    priced: ClassVar[bool] = False
+    def read(job: Any) -> Decoded:
+        model.states.from_file(job.answer_data, check_header=False)
+        return decode(model)
 
-    def build(self, problem: ChoiceProblem, prices: FloatArray) -> HybridModel:
-        """The nonlinear model; prices are not needed."""
-        model, decode = to_nonlinear(problem)
-
-        def read(job: Any) -> Decoded:
-            model.states.from_file(job.answer_data, check_header=False)
-            return decode(model)
-
-        return HybridModel(
-            model=model,
-            variables=problem.num_groups,
-            interactions=model.num_symbols(),
-            sizes=(
-                ("symbols", "maximum_number_of_nodes", model.num_nodes()),
-                ("bytes of decisions", "maximum_decision_state_size", model.decision_state_size()),
-                ("bytes of state", "maximum_state_size", model.state_size()),
-            ),
-            minimum=lambda sampler: float(sampler.estimated_min_time_limit(model)),
-            open_file=model.to_file,
-            read=read,
-        )
+    return HybridModel(
+        model=model,
+        variables=problem.num_groups,
+        interactions=model.num_symbols(),
+        sizes=(
+            ("symbols", "maximum_number_of_nodes", model.num_nodes()),
+            ("bytes of decisions", "maximum_decision_state_size", model.decision_state_size()),
+            ("bytes of state", "maximum_state_size", model.state_size()),
+        ),
+        minimum=lambda sampler: float(sampler.estimated_min_time_limit(model)),
+        open_file=model.to_file,
+        read=read,
+    )
 
 
 def _rows(job: Any) -> npt.NDArray[Any]:

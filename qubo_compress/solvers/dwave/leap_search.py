@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from qubo_compress._internal.optional import require
 from qubo_compress.encodings import Decoded
 from qubo_compress.errors import (
     DryRun,
@@ -18,15 +19,8 @@ from qubo_compress.errors import (
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers.dwave import connection as connections
 from qubo_compress.solvers.dwave.leap_models import HybridModel, size_of
+from qubo_compress.solvers.dwave.leap_options import Clock, LeapOptions, Preview, quota_seconds, service_limit
 from qubo_compress.solvers.dwave.leap_prices import price_search, starting_prices
-from qubo_compress.solvers.dwave.leap_terms import (
-    Clock,
-    Preview,
-    Request,
-    quota_seconds,
-    reserve_seconds,
-    service_limit,
-)
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
 from qubo_compress.solvers.samplers.prices import PriceSearch
 from qubo_compress.solvers.solver import RawSolution, SearchLimits
@@ -43,7 +37,7 @@ _MOST_FILLED = 64
 class LeapSearch:
     """One search; every attribute is valid at any moment, so that Ctrl-C can be answered."""
 
-    request: Request
+    options: LeapOptions
     problem: ChoiceProblem
     limits: SearchLimits
     rng: np.random.Generator
@@ -72,9 +66,7 @@ class LeapSearch:
 
     def _clock(self, minimum: float, submissions: int) -> Clock:
         left = self.deadline - time.perf_counter()
-        return Clock(
-            self.limits.seconds, left, minimum, reserve_seconds(self.request, self.limits.seconds), submissions
-        )
+        return Clock(self.limits.seconds, left, minimum, self.options.reserved(self.limits.seconds), submissions)
 
     def run(self) -> RawSolution:
         """Submit, until the submissions or the time are used up.
@@ -96,7 +88,7 @@ class LeapSearch:
             self.notes.append(f"a further submission failed: {failure}")
         if self.interrupted and not self.found:
             raise NoFeasibleFound(
-                f"{self.request.name} was interrupted before the service had answered; if a problem was submitted, the "
+                f"{self.options.name} was interrupted before the service had answered; if a problem was submitted, the "
                 "service was asked to cancel it"
             )
         return self._result()
@@ -104,10 +96,10 @@ class LeapSearch:
     def _connected(self) -> None:
         kind = self._sampler_class()
         begin = time.perf_counter()
-        with connections.opened(kind, self.request.connection, self._connected_until()) as sampler:
+        with connections.opened(kind, self.options.way(), self._connected_until()) as sampler:
             self._spent("connect", begin)
             self.service, self.secrets = sampler.solver, sampler.client.secrets
-            self.where = f"{self.request.name} ({self._service_name} at {self.request.connection.place})"
+            self.where = f"{self.options.name} ({self._service_name} at {self.options.way().place})"
             if connections.is_simulated(self.service):
                 self.notes.append(connections.SIMULATED_NOTE)
             prices = price_search(self.problem, self._start_prices())
@@ -117,22 +109,21 @@ class LeapSearch:
 
     def _connected_until(self) -> float:
         """A preview for a short time limit may take longer to come than that."""
-        return max(self.deadline, self.start + _PREVIEW_SECONDS) if self.request.dry_run else self.deadline
+        return max(self.deadline, self.start + _PREVIEW_SECONDS) if self.options.dry_run else self.deadline
 
     def _sampler_class(self) -> Any:
         """Importing Ocean takes a second, once; it is reported, and not the search's time."""
         begin = time.perf_counter()
-        import dwave.system
-
+        system = require("dwave.system")
         importing = time.perf_counter() - begin
         self.compile_seconds += importing
         self.start += importing
-        return getattr(dwave.system, self.request.formulation.sampler)
+        return getattr(system, self.options.sampler)
 
     def _submission(self, sampler: Any, prices: PriceSearch, number: int) -> bool:
         """One problem, from building to reading; False when the time does not allow for it any more."""
         begin = time.perf_counter()
-        model = self.request.formulation.build(self.problem, prices.prices)
+        model = self.options.build(self.problem, prices.prices)
         self._spent("build", begin)
         with connections.described(self.where, self.secrets):
             asked = self._seconds_to_ask(sampler, model, number)
@@ -144,15 +135,15 @@ class LeapSearch:
 
     def _seconds_to_ask(self, sampler: Any, model: HybridModel, number: int) -> float | None:
         """The service's time limit for a submission, once the problem fits; None when there is no time for it."""
-        model.check(sampler.properties, self.request.name, self._service_name)
+        model.check(sampler.properties, self.options.name, self._service_name)
         minimum = model.minimum(sampler)
-        if self.request.dry_run:
+        if self.options.dry_run:
             preview = self._preview(sampler, model, minimum)
             raise DryRun(f"{preview}; nothing was submitted, for dry_run=True", preview)
         clock = self._clock(minimum, self._most_submissions() - number)
-        if number and clock.left < clock.wanted(self.request, sampler.properties) + clock.reserve:
+        if number and clock.left < clock.wanted(self.options, sampler.properties) + clock.reserve:
             return None
-        return service_limit(self.request, clock, sampler.properties, self.where)
+        return service_limit(self.options, clock, sampler.properties, self.where)
 
     @property
     def _service_name(self) -> str:
@@ -166,7 +157,7 @@ class LeapSearch:
         self._spent("upload", begin)
         begin = time.perf_counter()
         with connections.translated(self.where, self.secrets):
-            labelled = {} if self.request.label is None else {"label": self.request.label}
+            labelled = {} if self.options.label is None else {"label": self.options.label}
             job = self.service.sample_problem(identifier, time_limit=asked, **labelled)
         job = connections.resolve(job, self.deadline, self.where, self.secrets)
         wall = time.perf_counter() - begin
@@ -211,7 +202,7 @@ class LeapSearch:
         for i in np.flatnonzero(fits):
             self._keep(float(energies[i]), assignments[i])
         self.best_sample = min(self.best_sample, float(energies[fits].min(initial=np.inf)))
-        if len(assignments) and (self.request.formulation.priced or not fits.any()):
+        if len(assignments) and (self.options.priced or not fits.any()):
             charged = energies + (totals - problem.limits) @ prices.prices
             order = np.argsort(charged, kind="stable")[:_MOST_FILLED]
             for row in np.unique(assignments[order], axis=0):
@@ -225,7 +216,7 @@ class LeapSearch:
         local.place(assignment)
         if not local.repair():
             return
-        if self.request.formulation.priced:
+        if self.options.priced:
             local.descend(self.deadline, pairs=self.problem.num_groups <= _FEW_GROUPS)
         self.filled += 1
         self._keep(self.problem.energy(local.assignment), local.assignment)
@@ -244,12 +235,12 @@ class LeapSearch:
         return self.local
 
     def _start_prices(self) -> FloatArray:
-        if not self.request.formulation.priced:
+        if not self.options.priced:
             return np.zeros(self.problem.num_budgets)
         return starting_prices(self.problem, self._prepare_local_search(), self.deadline)
 
     def _most_submissions(self) -> int:
-        most = self.request.submissions if self.request.formulation.priced else 1
+        most = self.options.most_submissions
         return most if self.limits.work is None else min(most, self.limits.work)
 
     def _spent(self, stage: str, begin: float) -> None:
@@ -260,9 +251,9 @@ class LeapSearch:
             size = size_of(handle)
         count = self._most_submissions()
         clock = self._clock(minimum, count)
-        charged = max(minimum, clock.wanted(self.request, sampler.properties)) * count
+        charged = max(minimum, clock.wanted(self.options, sampler.properties)) * count
         return Preview(
-            solver=self.request.name,
+            solver=self.options.name,
             service_solver=self._service_name,
             variables=model.variables,
             interactions=model.interactions,
@@ -278,13 +269,13 @@ class LeapSearch:
         ranked = sorted(self.found.values(), key=lambda pair: pair[0])
         share = self.feasible / self.samples if self.samples else 0.0
         notes = [*self.notes, f"{self.samples} samples came back, {self.feasible} of them within every budget"]
-        if self.samples and not self.feasible and ranked and not self.request.formulation.priced:
+        if self.samples and not self.feasible and ranked and not self.options.priced:
             notes.append("no sample was within the budgets: the answer was repaired on this machine")
         charged = self.timing.get("charge_time")
         details = {
             "service_solver": self._service_name,
             "simulated": connections.is_simulated(self.service),
-            "label": self.request.label,
+            "label": self.options.label,
             "submissions": tuple(self.jobs),
             "problem_ids": tuple(job["problem_id"] for job in self.jobs),
             "samples": self.samples,

@@ -1,8 +1,7 @@
 """The general search for minor embeddings, in a process of its own.
 
 minorminer holds Python's lock while it searches, takes no notice of Ctrl-C and overruns its own time-out (6 s asked,
-13 s taken, on 300 variables). A process can be ended on time. This file is also that process's script, so it
-imports nothing of the library.
+13 s taken, on 300 variables). A process can be ended on time.
 """
 
 from __future__ import annotations
@@ -14,7 +13,11 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from qubo_compress._internal.optional import require
+from qubo_compress.errors import QuboCompressError
+
 _POLL_SECONDS = 0.05
+_SCRIPT = str(Path(__file__).resolve().with_name("minor_embedding_process.py"))
 _STARTING_SECONDS = 1.0
 """About what the process needs to start and import; the search inside is given that much less."""
 
@@ -38,6 +41,7 @@ def find_minor(
         stop: asked some times a second whether to give up.
 
     Raises:
+        MissingDependency: when minorminer is not installed.
         QuboCompressError: when the process fails.
 
     Example:
@@ -46,6 +50,7 @@ def find_minor(
         >>> sorted(len(chain) for chain in chains)
         [1, 1, 2]
     """
+    require("minorminer")
     task = {
         "source": [[int(u), int(v)] for u, v in couplings] + [[v, v] for v in range(variables)],
         "target": [[int(u), int(v)] for u, v in edges],
@@ -53,7 +58,7 @@ def find_minor(
         "timeout": max(0.1, seconds - _STARTING_SECONDS),
     }
     end = time.perf_counter() + seconds
-    command = [sys.executable, "-P", str(Path(__file__).resolve())]
+    command = [sys.executable, "-P", _SCRIPT]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
             pending: str | None = json.dumps(task)
@@ -68,28 +73,8 @@ def find_minor(
         finally:
             process.kill()
     if process.returncode != 0:
-        from qubo_compress.errors import QuboCompressError
-
         raise QuboCompressError(
-            f"the search for a minor embedding ended with code {process.returncode}; see above for what its process "
-            "said, and check that minorminer can be imported"
+            f"the search for a minor embedding ended with code {process.returncode}; see above for its last words"
         )
     found = json.loads(answer)
     return [found[str(v)] for v in range(variables)] if found else None
-
-
-def _main() -> None:
-    import minorminer
-
-    task = json.load(sys.stdin)
-    found = minorminer.find_embedding(
-        [tuple(pair) for pair in task["source"]],
-        [tuple(pair) for pair in task["target"]],
-        random_seed=task["seed"],
-        timeout=task["timeout"],
-    )
-    json.dump({str(variable): list(map(int, chain)) for variable, chain in found.items()}, sys.stdout)
-
-
-if __name__ == "__main__":
-    _main()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dimod
-import networkx as nx
 import numpy as np
 
+from qubo_compress._internal.optional import require
 from qubo_compress.errors import InvalidSolverOption, ServiceFailed
 from qubo_compress.solvers.dwave.connection import cancel, cloud_future, is_simulated, resolve, translated
 from qubo_compress.solvers.dwave.qpu_embedding import (
@@ -23,6 +23,9 @@ from qubo_compress.solvers.dwave.qpu_embedding import (
     joins,
 )
 from qubo_compress.solvers.dwave.token import Secrets
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 _DEFAULT_ANNEALING_MICROSECONDS = 20.0
 _LONGEST_RUN_MICROSECONDS = 1e6
@@ -70,9 +73,8 @@ class Device:
     @property
     def simulated(self) -> bool:
         """Whether this is anything but D-Wave's own chip: a mock, a loopback server, a sampler of the user's."""
-        from dwave.system import DWaveSampler
-
-        return not isinstance(self.sampler, DWaveSampler) or is_simulated(self.sampler.solver)
+        chip = require("dwave.system").DWaveSampler
+        return not isinstance(self.sampler, chip) or is_simulated(self.sampler.solver)
 
     @property
     def remote(self) -> bool:
@@ -206,8 +208,7 @@ class Device:
 
 
 def _graph_of(sampler: Any) -> nx.Graph:
-    from dwave.system import qpu_graph
-
+    qpu_graph = require("dwave.system").qpu_graph
     try:
         topology = sampler.properties["topology"]
         if not all(1 <= size <= _LARGEST_SHAPE for size in topology["shape"]):

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
 from qubo_compress._internal.checked_json import read_checked, with_checksum
 from qubo_compress._internal.files import write_atomically
+from qubo_compress._internal.optional import require
 from qubo_compress._internal.reader import read_whole, refused_as
 from qubo_compress.errors import CorruptArtifact, StorageError
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +51,9 @@ class Cliques:
     """
 
     def __init__(self, graph: nx.Graph) -> None:
-        from minorminer import busclique
+        busgraph_cache: Any = require("minorminer.busclique").busgraph_cache
 
-        class InMemory(busclique.busgraph_cache):  # type: ignore[misc]
+        class InMemory(busgraph_cache):  # type: ignore[misc]
             def _fetch_cache(self, dirname: str, compute: Callable[[], Any], force_write: bool = False) -> Any:
                 return compute()
 
@@ -106,15 +108,13 @@ def joins(graph: nx.Graph, chains: Chains, couplings: Sequence[tuple[int, int]] 
         chains: to be checked.
         couplings: pairs of variables; None for all pairs.
     """
-    from dwave.embedding import EmbeddedStructure
-    from dwave.embedding.exceptions import EmbeddingError
-
     qubits = [qubit for chain in chains for qubit in chain]
     if len(set(qubits)) != len(qubits) or not all(chain and graph.has_node(q) for chain in chains for q in chain):
         return False
+    embedding = require("dwave.embedding")
     try:
-        structure = EmbeddedStructure(graph.edges, dict(enumerate(chains)))
-    except EmbeddingError:
+        structure = embedding.EmbeddedStructure(graph.edges, dict(enumerate(chains)))
+    except embedding.exceptions.EmbeddingError:
         return False
     if couplings is None:
         couplings = [(u, v) for u in range(len(chains)) for v in range(u)]
@@ -192,9 +192,7 @@ class EmbeddingCache:
 
 def user_cache_folder() -> Path:
     """The user's cache folder for embeddings, by the rules of the operating system."""
-    import homebase  # type: ignore[import-untyped]
-
-    return Path(homebase.user_cache_dir("qubo_compress", "qubo_compress", create=False)) / "embeddings"
+    return Path(require("homebase").user_cache_dir("qubo_compress", "qubo_compress", create=False)) / "embeddings"
 
 
 def is_chains(value: Any, size: int) -> bool:
@@ -217,8 +215,3 @@ def graph_digest(graph: nx.Graph) -> str:
 def longest(chains: Chains) -> int:
     """Qubits of the longest chain."""
     return max((len(chain) for chain in chains), default=0)
-
-
-def mean_length(chains: Chains) -> float:
-    """Mean number of qubits of a chain."""
-    return math.fsum(map(len, chains)) / len(chains) if chains else 0.0

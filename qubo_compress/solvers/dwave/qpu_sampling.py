@@ -13,12 +13,14 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
+from qubo_compress._internal.optional import require
 from qubo_compress.encodings.encoding import BitMap, Decoder, Encoding
 from qubo_compress.errors import QuboCompressError
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.solvers.dwave.connection import seconds
 from qubo_compress.solvers.dwave.qpu_device import Device
 from qubo_compress.solvers.dwave.qpu_embedding import Chains
+from qubo_compress.solvers.dwave.qpu_options import QpuOptions
 from qubo_compress.solvers.samplers.loop import SampleRequest, Samples
 
 CONTROL_NOISE = 0.015
@@ -39,10 +41,9 @@ def chain_strength(bqm: dimod.BinaryQuadraticModel, factor: float) -> float:
         >>> round(chain_strength(bqm, 1.0), 4), round(chain_strength(bqm.change_vartype("SPIN"), 1.0), 4)
         (1.1547, 1.1547)
     """
-    from dwave.embedding.chain_strength import uniform_torque_compensation
-
     spins = bqm if bqm.vartype is dimod.SPIN else bqm.change_vartype(dimod.SPIN, inplace=False)
-    return float(uniform_torque_compensation(spins, prefactor=factor))
+    compensation = require("dwave.embedding.chain_strength").uniform_torque_compensation
+    return float(compensation(spins, prefactor=factor))
 
 
 def automatic_scale(bqm: dimod.BinaryQuadraticModel, properties: Mapping[str, Any]) -> float:
@@ -122,13 +123,13 @@ def owners(problem: ChoiceProblem, bits: BitMap) -> IntArray:
     return np.asarray(group[first.indices[first.indptr[:-1]]], dtype=np.int64)
 
 
-def bits_of(problem: ChoiceProblem, encoding: Encoding, assignment: npt.ArrayLike) -> npt.NDArray[np.int8]:
+def bits_of_assignment(problem: ChoiceProblem, encoding: Encoding, assignment: npt.ArrayLike) -> npt.NDArray[np.int8]:
     """(n,) the valid bit pattern that stands for an assignment: the inverse of decoding.
 
     Example:
         >>> from qubo_compress.encodings import DomainWall
         >>> problem = ChoiceProblem.random(kind="dense", groups=2, choices=4, seed=0)
-        >>> bits_of(problem, DomainWall(), [0, 2]).tolist()
+        >>> bits_of_assignment(problem, DomainWall(), [0, 2]).tolist()
         [1, 1, 1, 1, 0, 0]
     """
     bits = encoding.bit_map(problem)
@@ -179,11 +180,8 @@ class EmbeddedSampler:
         device: the chip.
         problem: the problem that is encoded.
         encoding: how.
-        parameters: of every submission.
-        factor: of the chain strength.
-        reduce: whether roof duality fixes what it can before each submission.
+        options: of the solver.
         minor: chains of an embedding of the whole model; None for cliques.
-        most: most submissions.
         deadline: of ``time.perf_counter()``.
         state: gives the assignment that the next submission starts from, for reverse annealing, or None.
     """
@@ -193,18 +191,14 @@ class EmbeddedSampler:
         device: Device,
         problem: ChoiceProblem,
         encoding: Encoding,
-        *,
-        parameters: Mapping[str, Any],
-        factor: float,
-        reduce: bool,
+        options: QpuOptions,
         minor: Chains | None,
-        most: int,
         deadline: float,
         state: Callable[[], IntArray] | None = None,
     ) -> None:
         self.device, self.problem, self.encoding = device, problem, encoding
-        self.parameters, self.factor, self.reduce, self.minor = parameters, factor, reduce, minor
-        self.most, self.deadline, self.state = most, deadline, state
+        self.options, self.parameters = options, device.supported(options.parameters())
+        self.minor, self.deadline, self.state = minor, deadline, state
         bits = encoding.bit_map(problem)
         self.owner = owners(problem, bits)
         self.decode = Decoder(problem, encoding, bits.matrix.shape[1])
@@ -214,10 +208,10 @@ class EmbeddedSampler:
     def __call__(self, request: SampleRequest) -> Samples | None:
         """One round: at most one submission; None when the search must end."""
         account = self.account
-        if account.submissions >= self.most or request.round >= _IDLE_ROUNDS * self.most:
+        if account.submissions >= self.options.submissions or request.round >= _IDLE_ROUNDS * self.options.submissions:
             return None
         begin = time.perf_counter()
-        fixed = fixed_spins(request.bqm) if self.reduce else {}
+        fixed = fixed_spins(request.bqm) if self.options.roof_duality else {}
         free = request.bqm.copy()  # type: ignore[no-untyped-call]
         free.fix_variables(fixed)
         account.fixed.append(len(fixed))
@@ -235,14 +229,12 @@ class EmbeddedSampler:
     def _sample(
         self, free: dimod.BinaryQuadraticModel, fixed: Mapping[int, int], request: SampleRequest
     ) -> Samples | None:
-        from dwave.embedding import unembed_sampleset
-
         account = self.account
         begin = time.perf_counter()
         structure = self._structure([v for v in range(self.owner.size) if v not in fixed])
         if structure is None:
             return None
-        strength = chain_strength(free, self.factor)
+        strength = chain_strength(free, self.options.chain_strength_factor)
         embedded = structure.embed_bqm(free, chain_strength=strength, smear_vartype=dimod.SPIN)
         parameters = self._parameters(structure, embedded.num_variables)
         measured = dynamic_range(embedded, structure, self.owner, self.device.properties)
@@ -255,7 +247,7 @@ class EmbeddedSampler:
         if samples is None:
             return None
         received = time.perf_counter()
-        unembedded = unembed_sampleset(samples, structure, free, chain_break_fraction=True)
+        unembedded = require("dwave.embedding").unembed_sampleset(samples, structure, free, chain_break_fraction=True)
         counts = unembedded.record.num_occurrences
         rows = np.repeat(unembedded.record.sample, counts, axis=0)
         bits = self._rows(fixed, list(unembedded.variables), rows)
@@ -272,10 +264,9 @@ class EmbeddedSampler:
 
     def _structure(self, variables: list[int]) -> Any | None:
         """Where the free variables go: a clique of their number, or their part of the embedding of the whole model."""
-        from dwave.embedding import EmbeddedStructure
-
+        embedded = require("dwave.embedding").EmbeddedStructure
         if self.minor is not None:
-            return EmbeddedStructure(self.device.graph.edges, {v: self.minor[v] for v in variables})
+            return embedded(self.device.graph.edges, {v: self.minor[v] for v in variables})
         size = len(variables)
         if size > self.device.largest_clique:  # at another price, reduction left fewer
             return None
@@ -283,13 +274,13 @@ class EmbeddedSampler:
         key = tuple(variables)
         if key not in self._structures:
             named = dict(zip(variables, chains, strict=True))
-            self._structures[key] = EmbeddedStructure(self.device.graph.edges, named)
+            self._structures[key] = embedded(self.device.graph.edges, named)
         return self._structures[key]
 
     def _parameters(self, structure: Any, qubits: int) -> dict[str, Any]:
         parameters = dict(self.parameters)
         if self.state is not None:
-            spins = 2 * bits_of(self.problem, self.encoding, self.state()) - 1
+            spins = 2 * bits_of_assignment(self.problem, self.encoding, self.state()) - 1
             parameters["initial_state"] = {q: int(spins[v]) for v, chain in structure.items() for q in chain}
         self.device.check(qubits, parameters)
         return parameters
@@ -316,9 +307,7 @@ class EmbeddedSampler:
 
 def fixed_spins(bqm: dimod.BinaryQuadraticModel) -> dict[int, int]:
     """Values of the variables 0, 1, ... that all ground states share, as far as roof duality proves it."""
-    from dwave.preprocessing import roof_duality
-
     if not bqm.num_variables:
         return {}
-    _, fixed = roof_duality(bqm, strict=True)
+    _, fixed = require("dwave.preprocessing").roof_duality(bqm, strict=True)
     return {variable: int(fixed[variable]) for variable in range(bqm.num_variables) if variable in fixed}

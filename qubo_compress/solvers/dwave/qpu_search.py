@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +15,12 @@ from qubo_compress.solvers.dwave.connection import SIMULATED_NOTE
 from qubo_compress.solvers.dwave.qpu_device import Device
 from qubo_compress.solvers.dwave.qpu_embedding import longest
 from qubo_compress.solvers.dwave.qpu_fit import Fit, fit, shrink
+from qubo_compress.solvers.dwave.qpu_options import QpuOptions
 from qubo_compress.solvers.dwave.qpu_sampling import CONTROL_NOISE, Account, EmbeddedSampler
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
 from qubo_compress.solvers.local_search.local_model import least_linear, local_model
 from qubo_compress.solvers.samplers.loop import SamplingLoop
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, Solver, make_solver
-
-if TYPE_CHECKING:
-    from qubo_compress.solvers.dwave.qpu import Qpu
 
 _RESERVE = 0.02
 """Share of the time that no submission gets, for reading what the last one brought."""
@@ -31,7 +29,7 @@ _START_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Preview:
+class QpuPreview:
     """What a search would take, found out without submitting anything.
 
     Attributes:
@@ -77,7 +75,7 @@ class QpuSearch:
     """
 
     def __init__(
-        self, options: Qpu, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator, start: float
+        self, options: QpuOptions, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator, start: float
     ) -> None:
         self.options, self.limits, self.rng, self.start = options, limits, rng, start
         self.device: Device = options.sampler
@@ -106,13 +104,13 @@ class QpuSearch:
             self._first = classical_start(self.problem, self.rng.spawn(1)[0])
         return self._first
 
-    def preview(self) -> Preview:
+    def preview(self) -> QpuPreview:
         """See :meth:`Qpu.preview`."""
         found, device = self.fit(), self.device
         chains = found.minor if found.minor is not None else device.clique(min(found.bits, device.largest_clique))
         qubits = sum(map(len, chains))
         device.check(qubits, self.parameters)
-        return Preview(
+        return QpuPreview(
             bits=found.bits,
             largest_clique=device.largest_clique,
             qubits=qubits,
@@ -135,12 +133,9 @@ class QpuSearch:
             self.device,
             self.problem,
             self.encoding,
-            parameters=self.parameters,
-            factor=self.options.chain_strength_factor,
-            reduce=self.options.roof_duality,
-            minor=found.minor,
-            most=self.options.submissions,
-            deadline=self.deadline,
+            self.options,
+            found.minor,
+            self.deadline,
             state=(lambda: self._best(loop)) if self.options.reverse_from is not None else None,
         )
         left = SearchLimits(max(1e-3, self.start + self.limits.seconds - time.perf_counter()), self.limits.work)

@@ -26,7 +26,13 @@ from qubo_compress.solvers.dwave.minor_embedding import find_minor
 from qubo_compress.solvers.dwave.qpu import Qpu
 from qubo_compress.solvers.dwave.qpu_device import Device
 from qubo_compress.solvers.dwave.qpu_embedding import EmbeddingCache, joins, may_fit, qubits_needed
-from qubo_compress.solvers.dwave.qpu_sampling import automatic_scale, bits_of, chain_strength, dynamic_range, owners
+from qubo_compress.solvers.dwave.qpu_sampling import (
+    automatic_scale,
+    bits_of_assignment,
+    chain_strength,
+    dynamic_range,
+    owners,
+)
 from qubo_compress.solvers.local_search.local_model import local_model
 from qubo_compress.testing import solvers as conformance
 from qubo_compress.testing.loopback_leap import Chip, LoopbackLeap
@@ -278,7 +284,7 @@ def test_bits_of_an_assignment_decode_to_it(encoding, seed, data):
     problem = random_problem("dense", groups=4, choices=4, seed=seed)
     assignment = np.array(data.draw(st.lists(st.integers(0, 3), min_size=4, max_size=4)))
     kind = encodings.get(encoding)()
-    decoded = kind.decode(problem, bits_of(problem, kind, assignment)[None, :])
+    decoded = kind.decode(problem, bits_of_assignment(problem, kind, assignment)[None, :])
     assert decoded.assignments[0].tolist() == assignment.tolist() and decoded.invalid[0] == 0
 
 

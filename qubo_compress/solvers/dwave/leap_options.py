@@ -1,43 +1,92 @@
-"""What a submission to Leap is asked for and takes: seconds at the service, and quota."""
+"""Options of the hybrid solvers of Leap, and what a submission takes: seconds at the service, and quota."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from qubo_compress.errors import InvalidSolverOption, TimeLimitTooShort
-from qubo_compress.solvers.dwave.connection import Connection
-from qubo_compress.solvers.dwave.leap_models import Formulation
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
+from qubo_compress.solvers.dwave.connection import Connection, connection_of
+from qubo_compress.solvers.dwave.leap_models import HybridModel
+from qubo_compress.solvers.dwave.token import Token
 
 _SHORTEST_RESERVE = 2.0
 _RESERVE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the user asked for.
+class LeapOptions(ABC):
+    """What the four hybrid solvers have in common: options, and a model of the problem.
 
-    Attributes:
-        name: of the solver, for messages.
-        formulation: what is sent.
-        connection: where to.
-        label: of the problem, as it is shown in the dashboard.
-        submissions: most problems to submit.
-        service_seconds: time limit at the service; None derives it.
-        reserve: seconds of the time limit that are not given to the service.
-        dry_run: whether to stop before anything is uploaded.
+    The time limit covers connecting, building, upload, queue, run and download. The service is asked for what is
+    left of it when the problem is built, less ``reserve``, and never less than the service's minimum for the
+    problem. When the time limit passes first, for example in a long queue, the problem is cancelled. Importing Ocean
+    and compiling, once each, are not counted; they are in ``timing["compile"]``.
+
+    ``timing`` holds seconds by stage (``connect``, ``build``, ``upload``, ``queue``, ``network``, ``run``, ``decode``,
+    ``fill``) and every field that the service reports, in seconds, summed over submissions; ``details`` has the
+    problems' numbers, the share of feasible samples, and what was charged.
+
+    ``work`` counts submissions. The same seed and work need not give the same answer.
+
+    Args:
+        connection: how to reach the service; by default, Ocean's configuration files and variables say.
+        endpoint: shorthand for the connection's.
+        token: shorthand for the connection's; never shown, logged or pickled.
+        service_solver: shorthand for the connection's ``solver``: the name of one at the service.
+        label: shown beside the problem in Leap's dashboard.
+        service_seconds: time limit at the service, which is what is charged; None derives it as above.
+        reserve: seconds of the time limit that the service is not given, for upload, queue and download; None
+            for 2 s or a tenth of the time limit, whichever is more.
+        dry_run: submit nothing and raise :class:`~qubo_compress.errors.DryRun` with a preview.
+
+    Raises:
+        InvalidSolverOption: for a number out of range, or a connection and a shorthand for the same.
     """
 
-    name: str
-    formulation: Formulation
-    connection: Connection
-    label: str | None
-    submissions: int
-    service_seconds: float | None
-    reserve: float | None
-    dry_run: bool
+    name: ClassVar[str]
+    sampler: ClassVar[str]
+    """Name of the class in ``dwave.system``."""
+    priced: ClassVar[bool] = False
+    """Whether budgets enter by a price each, and not as constraints."""
+
+    connection: Connection | None = None
+    endpoint: str | None = None
+    token: str | Token | None = field(default=None, repr=False)
+    service_solver: str | None = None
+    label: str | None = "qubo_compress"
+    service_seconds: float | None = None
+    reserve: float | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token", Token.of(self.token))
+        self.way()
+        if self.service_seconds is not None and not 0 < self.service_seconds < math.inf:
+            raise InvalidSolverOption(f"service_seconds must be a positive number; got {self.service_seconds}")
+        if self.reserve is not None and not 0 <= self.reserve < math.inf:
+            raise InvalidSolverOption(f"reserve must be a number of seconds from 0; got {self.reserve}")
+
+    @abstractmethod
+    def build(self, problem: ChoiceProblem, prices: FloatArray) -> HybridModel:
+        """The model of a problem, at these prices of its budgets where it is priced."""
+
+    @property
+    def most_submissions(self) -> int:
+        """Most problems to submit within the time limit."""
+        return 1
+
+    def way(self) -> Connection:
+        """The connection, given as such or by its shorthands."""
+        return connection_of(self.connection, self.endpoint, self.token, self.service_solver)
+
+    def reserved(self, limit: float) -> float:
+        """Seconds of a time limit that are kept for upload, queue and download."""
+        return max(_SHORTEST_RESERVE, _RESERVE_SHARE * limit) if self.reserve is None else self.reserve
 
 
 @dataclass(frozen=True)
@@ -97,10 +146,10 @@ class Clock:
     reserve: float
     submissions: int
 
-    def wanted(self, request: Request, properties: Mapping[str, Any]) -> float:
+    def wanted(self, options: LeapOptions, properties: Mapping[str, Any]) -> float:
         """Seconds to ask of the service: what is left for this submission less the reserve, at least the minimum."""
-        if request.service_seconds is not None:
-            return request.service_seconds
+        if options.service_seconds is not None:
+            return options.service_seconds
         longest = longest_seconds(properties)
         return max(self.minimum, min(longest, self.left / self.submissions - self.reserve))
 
@@ -110,26 +159,19 @@ class Clock:
         return self.limit - self.left + self.minimum + self.reserve
 
 
-def reserve_seconds(request: Request, limit: float) -> float:
-    """Seconds of a time limit that are kept for upload, queue and download."""
-    if request.reserve is not None:
-        return request.reserve
-    return max(_SHORTEST_RESERVE, _RESERVE_SHARE * limit)
-
-
 def longest_seconds(properties: Mapping[str, Any]) -> float:
     """The longest time limit that a hybrid solver takes."""
     return 3600.0 * float(properties.get("maximum_time_limit_hrs", math.inf))
 
 
-def service_limit(request: Request, clock: Clock, properties: Mapping[str, Any], where: str) -> float:
+def service_limit(options: LeapOptions, clock: Clock, properties: Mapping[str, Any], where: str) -> float:
     """Seconds to ask of the service, checked before anything is sent.
 
     Raises:
         TimeLimitTooShort: when the time limit, or ``service_seconds``, does not cover the minimum.
         InvalidSolverOption: when ``service_seconds`` is more than the service or the time limit allows.
     """
-    asked, longest = clock.wanted(request, properties), longest_seconds(properties)
+    asked, longest = clock.wanted(options, properties), longest_seconds(properties)
     if asked < clock.minimum:
         raise TimeLimitTooShort(
             f"{where}: service_seconds={asked:g}, but the service needs {clock.minimum:.3g} s at least for this "
@@ -147,7 +189,7 @@ def service_limit(request: Request, clock: Clock, properties: Mapping[str, Any],
             "Nothing was submitted",
             clock.shortest,
         )
-    if clock.left < asked + clock.reserve and request.service_seconds is not None:
+    if clock.left < asked + clock.reserve and options.service_seconds is not None:
         raise InvalidSolverOption(
             f"{where}: service_seconds={asked:g} and a reserve of {clock.reserve:.3g} s are more than the "
             f"{clock.left:.3g} s that time_limit={clock.limit:g} leaves; raise the time limit. Nothing was submitted"
