@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-EXTRA = "report"
-"""The extra that brings matplotlib."""
-
 INK, SOFT, FAINT = "#1f2933", "#64707d", "#e4e7eb"
 BLUE, PALE_BLUE, TEAL, AMBER, RED = "#2456c7", "#b9cdf5", "#0f8a7e", "#c77700", "#c62f3b"
 
@@ -39,7 +36,7 @@ def plain_axes(axes: Axes) -> None:
 
 def to_bytes(figure: Figure, image_format: ImageFormat, tight: bool = False) -> bytes:
     """The drawn figure as an image."""
-    require("matplotlib.backends.backend_agg", EXTRA).FigureCanvasAgg(figure)
+    require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     stream = io.BytesIO()
     # No date and no program in the file, so that the same result gives the same picture.
     metadata: dict[str, Any] = {"Date": None, "Creator": None} if image_format == "svg" else {"Software": None}
@@ -54,12 +51,10 @@ def figure_of(width: float, height: float) -> Figure:
     Raises:
         MissingDependency: when matplotlib is not installed.
     """
-    return cast("Figure", require("matplotlib.figure", EXTRA).Figure(figsize=(width, height), layout="constrained"))
+    return cast("Figure", require("matplotlib.figure").Figure(figsize=(width, height), layout="constrained"))
 
 
 def diverging() -> Colormap:
     """From blue over white to red."""
     colours = ["#1b4aa8", "#7ea3ea", "#f7f8fa", "#f0978c", "#b0202c"]
-    return cast(
-        "Colormap", require("matplotlib.colors", EXTRA).LinearSegmentedColormap.from_list("interaction", colours)
-    )
+    return cast("Colormap", require("matplotlib.colors").LinearSegmentedColormap.from_list("interaction", colours))

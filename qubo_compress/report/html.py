@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qubo_compress._internal.files import write_atomically
+from qubo_compress._internal.optional import require
 from qubo_compress._internal.text import printable
 from qubo_compress.audits.section import audit_sections
 from qubo_compress.page.html import STYLE, figure_html, list_html, table_html
@@ -38,8 +39,10 @@ def write_report(
         audit: of :func:`qubo_compress.audit`, on examples of the caller's choice; its sections are added.
 
     Raises:
+        MissingDependency: without matplotlib, which draws the pictures; ``result.show()`` does without.
         StorageError: when the file cannot be written.
     """
+    require("matplotlib")  # before the front is searched
     front = find_front(result, seconds_per_point) if seconds_per_point > 0 else None
     text = page(result, front, audit)
     target = Path(path)

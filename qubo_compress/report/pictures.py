@@ -16,7 +16,6 @@ from qubo_compress._internal.text import printable
 from qubo_compress.page.drawing import (
     AMBER,
     BLUE,
-    EXTRA,
     FAINT,
     INK,
     PALE_BLUE,
@@ -192,7 +191,7 @@ def _map(
     figure: Figure, axes: Axes, values: FloatArray, names: Sequence[str], largest: float | None, font: float
 ) -> None:
     """An image of signed values: up to ``largest``, even small ones seen; None: cosines."""
-    colors = require("matplotlib.colors", EXTRA)
+    colors = require("matplotlib.colors")
     norm = colors.Normalize(-1, 1) if largest is None else colors.AsinhNorm(largest / 20, vmin=-largest, vmax=largest)
     plain_axes(axes)
     axes.set_facecolor("#cbd2d9")

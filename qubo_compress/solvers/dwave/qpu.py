@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -121,3 +122,10 @@ def _interrupted(problem: ChoiceProblem, rng: np.random.Generator) -> RawSolutio
     assignment = classical_start(problem, rng)
     note = "interrupted before anything was submitted; the answer is the classical start"
     return RawSolution(assignments=(assignment,), interrupted=True, notes=(note,), details={"submissions": 0})
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Preview":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("Preview of chips is now QpuPreview; the old name goes with the next release", DeprecationWarning, 2)
+    return QpuPreview

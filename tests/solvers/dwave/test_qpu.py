@@ -21,7 +21,7 @@ from qubo_compress import errors as e
 from qubo_compress._internal.checked_json import with_checksum
 from qubo_compress.encodings.encoding import encodings
 from qubo_compress.problem.generators import random_problem
-from qubo_compress.solvers.dwave import minor_embedding, qpu_device, qpu_fit
+from qubo_compress.solvers.dwave import minor_embedding, qpu, qpu_device, qpu_fit
 from qubo_compress.solvers.dwave.minor_embedding import find_minor
 from qubo_compress.solvers.dwave.qpu import Qpu
 from qubo_compress.solvers.dwave.qpu_device import Device
@@ -344,6 +344,13 @@ def test_roof_duality_takes_spins_off_the_chip():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(e.InvalidSolverOption):
         Qpu(**options)
+
+
+def test_the_old_name_of_the_preview_warns():
+    with pytest.warns(DeprecationWarning, match="QpuPreview"):
+        assert qpu.Preview is qpu.QpuPreview
+    with pytest.raises(AttributeError, match="'Preview2'"):
+        qpu.Preview2  # noqa: B018
 
 
 def test_an_unstructured_sampler_is_refused():
