@@ -1,6 +1,6 @@
 """Compress trained PyTorch networks by solving one combinatorial problem.
 
-Names are imported when they are first used: whoever solves a problem need not wait for torch and matplotlib.
+Names are imported on first use, so solving a problem need not wait for torch and matplotlib.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ _MODULES = {
     "solve": "solvers",
     "tail_weights": "calibration.weights",
 }
-"""Public name -> the module, below the package, that has it."""
+"""Public name -> its module, relative to the package."""
 
 _ROOMS = (
     "artifact", "audits", "budget", "calibration", "channels", "encodings", "errors", "menu", "network", "pipeline",
     "page", "plan", "problem", "pruning", "recovery", "report", "selection", "sensitivity", "solvers", "testing",
     "warm_up",
 )  # fmt: skip
-"""Modules and folders that are attributes of the package without having been imported."""
+"""Modules and folders that are attributes of the package without an import."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What may be stored, what may be computed, and what may be forgotten."""
+"""Limits on bytes, on arithmetic and memory cells, and on what may be forgotten."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qubo_compress._internal.checks import plain
 from qubo_compress.errors import InvalidBudget
 
 MILLION = 1_000_000
-"""Shares of examples are counted in millionths, because costs are whole numbers."""
+"""Shares of examples are counted in millionths because costs are whole numbers."""
 
 
 _EXTRAS = ("macs", "bit_operations", "cells", "harmful_flips")
@@ -32,16 +32,15 @@ class Budget:
         bytes: largest size of the file.
         bits_per_weight: eight times the bytes of the file over the number of unique parameters.
         macs: largest number of multiplications by non-zero weights per example.
-        bit_operations: the same, each times the bits of the weight and of a 32-bit activation.
+        bit_operations: ``macs`` with each multiplication weighted by the bits of its weight and of a 32-bit activation.
         cells: largest number of one-bit memory cells for the compressed tensors.
         harmful_flips: largest expected share of calibration examples, 0 to 1, that the original gets right and the
-            compressed network gets wrong. The share is weighted: examples count by their weights, those of the batches
-            times ``example_weights``, so an example of weight two counts as two. Each choice counts the flips that it
-            causes on its own and those of all groups are added, as if no two choices flipped the same example and none
-            flipped it back. That is a model, not a guarantee: real plans flip more or fewer
-            (``benchmarks/studies/long_tail.py`` measures it). Counts of a few flips are noise, and plans that avoid
-            just those flips may flip others: give many examples near the decision boundary. It needs class labels
-            and a metric that runs every choice.
+            compressed network gets wrong. Examples count by their weights: those of the batches times
+            ``example_weights``. Each choice counts the flips that it causes on its own, and the counts of all groups
+            are added, as if no two choices flipped the same example and none flipped it back. That is a model, not a
+            guarantee: real plans flip more or fewer (``benchmarks/studies/long_tail.py`` measures it). Counts of a few
+            flips are noise, and plans that avoid just those flips may flip others: give many examples near the decision
+            boundary. It needs class labels and a metric that runs every choice.
 
     Raises:
         InvalidBudget: when none or several of the three sizes are given, or a value is out of range.
@@ -91,7 +90,7 @@ class Budget:
         return ("bytes", *extra)
 
     def resized(self, ratio: float) -> Budget:
-        """The same other limits at another size.
+        """The same budget at another size: only the other limits are kept.
 
         Example:
             >>> Budget(bytes=900, macs=50).resized(4).limits(original_bytes=1000, parameters=250)
@@ -114,7 +113,7 @@ class Budget:
 
 
 def refuse_other_than_a_budget(budget: object) -> None:
-    """Raise :class:`InvalidBudget` for a bare number or anything else in the place of a budget."""
+    """Raise :class:`InvalidBudget` for anything but a budget, such as a bare number."""
     if not isinstance(budget, Budget):
         example = f"qc.Budget(ratio={budget})" if isinstance(budget, Real) else "qc.Budget(ratio=8)"
         raise InvalidBudget(f"a budget is a qc.Budget, such as {example}; got {budget!r} ({type(budget).__name__})")

@@ -1,8 +1,7 @@
 """Every exception that the library raises on purpose.
 
-All derive from :class:`QuboCompressError`, so one ``except`` clause catches the library's own
-refusals and lets programming errors through. Each message says what was given, what is allowed and
-what to do about it.
+All derive from :class:`QuboCompressError`, so one ``except`` clause catches the library's own errors and lets
+programming errors through. Each message says what was given, what is allowed and what to do about it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from qubo_compress._internal.text import printable
 class QuboCompressError(Exception):
     """Base class of all errors raised by ``qubo_compress``.
 
-    Messages hold names that were given, such as those of modules: what a terminal would obey in them is written out.
+    Messages may quote names of modules and the like; control characters in them are escaped.
     """
 
     def __str__(self) -> str:
@@ -48,7 +47,7 @@ class InfeasibleBudget(QuboCompressError, ValueError):
 
 
 class NoFeasibleFound(QuboCompressError):
-    """A solver found no assignment within the budget, but that none exists is not proven."""
+    """A solver found no assignment within the budget, but did not prove that none exists."""
 
 
 class InvalidSolverOption(QuboCompressError, ValueError):
@@ -56,7 +55,7 @@ class InvalidSolverOption(QuboCompressError, ValueError):
 
 
 class MissingDependency(QuboCompressError, ImportError):
-    """An optional package is needed; the message says which ``pip install`` brings it."""
+    """An optional package is missing; the message gives the ``pip install`` command."""
 
 
 class ProblemTooLarge(QuboCompressError, ValueError):
@@ -64,7 +63,7 @@ class ProblemTooLarge(QuboCompressError, ValueError):
 
 
 class TimeLimitTooShort(InvalidSolverOption):
-    """A solver cannot answer in so little time.
+    """The time limit is too short for the solver.
 
     Attributes:
         minimum: the shortest time limit that it accepts, in seconds.
@@ -76,7 +75,7 @@ class TimeLimitTooShort(InvalidSolverOption):
 
 
 class RemoteSolverError(QuboCompressError):
-    """Base class of all that can go wrong between here and a solver in the cloud."""
+    """Base class of errors between this machine and a solver in the cloud."""
 
 
 class MissingToken(RemoteSolverError):
@@ -84,7 +83,7 @@ class MissingToken(RemoteSolverError):
 
 
 class InvalidToken(RemoteSolverError):
-    """The API token cannot be one, must not be written down, or is not accepted by the service."""
+    """The API token is malformed, would have been pickled, or was rejected by the service."""
 
 
 class SolverUnavailable(RemoteSolverError):
@@ -96,7 +95,7 @@ class QuotaExceeded(RemoteSolverError):
 
 
 class RequestRejected(RemoteSolverError):
-    """The service refused the request as it stands (HTTP 4xx, or a problem that it calls invalid)."""
+    """The service refused the request (HTTP 4xx, or a problem that it calls invalid)."""
 
 
 class ServiceFailed(RemoteSolverError):
@@ -108,7 +107,7 @@ class UploadFailed(ServiceFailed):
 
 
 class RedirectRefused(RemoteSolverError):
-    """The service sends requests on to another address, to which the API token is not taken."""
+    """The service redirects to another address, which the API token must not be sent to."""
 
 
 class RemoteTimeout(RemoteSolverError):
@@ -120,7 +119,7 @@ class RemoteCancelled(RemoteSolverError):
 
 
 class DryRun(QuboCompressError):
-    """Asked for with ``dry_run=True``: nothing was submitted and there is no solution, only a preview.
+    """Raised for ``dry_run=True``: nothing was submitted and there is no solution, only a preview.
 
     Attributes:
         preview: what a submission would take; see ``qubo_compress.solvers.Preview``.
@@ -132,11 +131,11 @@ class DryRun(QuboCompressError):
 
 
 class UnknownName(QuboCompressError, ValueError):
-    """A name is not registered; the message says the nearest one."""
+    """A name is not registered; the message suggests the nearest one."""
 
 
 class InvalidBatches(QuboCompressError, ValueError):
-    """The calibration batches cannot be used."""
+    """The calibration batches are empty, malformed or do not suit the network."""
 
 
 class InvalidOption(QuboCompressError, ValueError):
@@ -144,7 +143,7 @@ class InvalidOption(QuboCompressError, ValueError):
 
 
 class InvalidModel(QuboCompressError, ValueError):
-    """The model cannot be compressed as it stands, for example because a weight is not finite."""
+    """The model cannot be compressed, for example because a weight is not finite."""
 
 
 class ForwardFailed(QuboCompressError, RuntimeError):
@@ -156,15 +155,15 @@ class InvalidMenu(QuboCompressError, ValueError):
 
 
 class InvalidChannel(QuboCompressError, ValueError):
-    """An unreliable memory is described by numbers that are out of range, or cannot hold what is asked of it."""
+    """A parameter of an unreliable memory is out of range, or the memory cannot hold what it is asked to."""
 
 
 class InvalidObjective(QuboCompressError, ValueError):
-    """The objective of a recovery is contradictory or out of range, or lacks what it needs."""
+    """A recovery objective is contradictory, out of range, or lacks labels or a teacher."""
 
 
 class NonFiniteLoss(QuboCompressError, ValueError):
-    """A loss came out as NaN or infinity where a number is needed."""
+    """A loss is NaN or infinite where a number is needed."""
 
 
 class CacheMismatch(QuboCompressError, ValueError):
@@ -175,7 +174,7 @@ class RankFailed(QuboCompressError, RuntimeError):
     """Another rank of the process group that shares a measurement raised an error or stopped answering.
 
     Attributes:
-        rank: number of the rank that raised, in the process group; None when it is not known.
+        rank: the failing rank's number in the process group; None when it is unknown.
     """
 
     def __init__(self, message: str, rank: int | None = None) -> None:
@@ -184,11 +183,11 @@ class RankFailed(QuboCompressError, RuntimeError):
 
 
 class RanksDisagree(QuboCompressError, ValueError):
-    """The ranks of a process group were given different things to measure; nothing was measured."""
+    """The ranks of a process group got different arguments; nothing was measured."""
 
 
 class TablesDiffer(QuboCompressError, ValueError):
-    """Sensitivity tables cannot be merged, since they are not of the same choices of the same network."""
+    """Sensitivity tables cannot be merged because they differ in network, choices, metric or loss."""
 
 
 class StorageError(QuboCompressError, OSError):
@@ -216,7 +215,7 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownName:
 
 
 def nearest(given: object, known: Iterable[str]) -> str:
-    """The question whether the nearest of the known names was meant; nothing where none is near.
+    """``; did you mean ...?`` with the nearest known name, or "" when none is near.
 
     Example:
         >>> nearest("restart", ["restarts", "threads"]), nearest("x", ["restarts"])

@@ -1,4 +1,4 @@
-"""A plan: one choice for every group, and what applying it makes of a network."""
+"""A plan: one choice for every group, and the network that applying it gives."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Plan:
         rule: the grouping, as text.
         weights: signature of the weights the plan was made for.
         payloads: group name -> stored bytes, for choices that were made from calibration data.
-        fits: group name -> what encoding searched for when the table was made, so that applying the plan need not
-            search again; not saved, and not needed.
+        fits: group name -> scales and the like that encoding searched for when the table was made, so that applying the
+            plan need not search again; optional and not saved.
     """
 
     choices: Mapping[str, str]
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def bits_per_weight(self) -> float:
-        """Stored bits, of everything, per unique parameter."""
+        """Stored bits, header included, per unique parameter."""
         return 8 * self.bytes / max(1, self.parameters)
 
     def save(self, path: str | Path) -> None:
@@ -90,8 +90,8 @@ class Plan:
 
         Args:
             model: the network that was measured.
-            factored: low-rank layers compute in their factors, which takes the multiplications that the plan counts:
-                for running, not for saving or recovery. See :mod:`qubo_compress.menu.low_rank.factored`.
+            factored: low-rank layers compute in their factors, with the multiplications that the plan counts: for
+                running, not for saving or recovery. See :mod:`qubo_compress.menu.low_rank.factored`.
 
         Raises:
             WrongModel: when the weights are not those that the plan was made for.
@@ -131,12 +131,12 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Compression:
-    """What a compressed module carries: its plan, its groups, and the stored form of each.
+    """The plan, the groups and their stored form, which a compressed module carries.
 
     Attributes:
         plan: the plan applied.
         layout: the groups of the network.
-        stored: group name -> packed tensors, the very bytes that are saved.
+        stored: group name -> packed tensors: exactly the bytes that are saved.
     """
 
     plan: Plan
@@ -144,7 +144,7 @@ class Compression:
     stored: Mapping[str, Packed]
 
     def tensors(self) -> dict[str, Tensor]:
-        """First name -> whole tensor, for every tensor that a choice sets."""
+        """Name -> whole tensor, for every tensor that a choice sets; a shared tensor has its first name."""
         return assembled(
             (member, value)
             for group in self.layout.groups
@@ -185,10 +185,10 @@ def run_in_factors(small: nn.Module) -> nn.Module:
 
 
 def compression_of(model: nn.Module) -> Compression:
-    """The compression that a module carries.
+    """The :class:`Compression` that a module carries.
 
     Raises:
-        WrongModel: when it carries none, or its values were changed since.
+        WrongModel: when it carries none, or its values were changed afterwards.
     """
     found: Any = vars(model).get(CARRIED)
     if isinstance(found, FactoredReport):

@@ -1,7 +1,7 @@
 """Compile every kernel once, so that nobody waits for it later: ``python -m qubo_compress.warm_up``.
 
-Numba keeps what it compiled beside the package or, where that cannot be written to, in the user's cache folder. After
-an update of the package the kernels are compiled once more.
+Numba caches compiled code next to the package or, if that folder is read-only, in the user's cache folder. After an
+update of the package the kernels are compiled again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qubo_compress.solvers.exact import exact
 from qubo_compress.solvers.opponents import genetic_operators, spdy
 
 WORK = 4
-SECONDS = 600.0  # never the limit: the work is
+SECONDS = 600.0  # never reached: the work limits end first
 
 
 def warm_up() -> float:
@@ -42,7 +42,7 @@ def warm_up() -> float:
 
 
 def _compress_a_small_network() -> None:
-    """Encode, price and pack every kind of choice that menus offer by default or when asked for the best."""
+    """Encode, price and pack every kind of choice on the default menu and on the fullest one."""
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -52,7 +52,7 @@ def _compress_a_small_network() -> None:
     batches = [(torch.randn(16, 2, 5, 5, generator=generator), torch.arange(16) % 3)]
     for menu in (None, Menu.of("quantize", "prune", "compensate", coded=True)):
         compress(model, batches, Budget(ratio=2), menu=menu, solver="greedy", progress=False)
-    # Reading codes back: so small a network may choose none of those that need it.
+    # Reading codes back: such a small network may pick no choice that needs it.
     nothing = np.zeros(1, dtype=np.int64)
     contexts_of_place(nothing, nothing, 0, 0, 0, 0, 1, 1.0, False)
 

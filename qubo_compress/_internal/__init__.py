@@ -1,1 +1,1 @@
-"""What every room of the package uses and no user names: how files are written and read."""
+"""What every room of the package uses and users never see: files, registries, checks, compiling."""

@@ -1,7 +1,7 @@
 """Named arrays in one ``.npz`` file that says what it is and has a checksum.
 
-Numpy's own format, so that ``numpy.load`` reads it too. What the file is and the checksum stand in the comment of the
-archive; the checksum is over that, and over name, length and CRC of every array, so that it takes no time.
+It is numpy's own format, so ``numpy.load`` reads it too. The archive's comment holds the file's description and the
+checksum. The checksum covers the description and every array's name, length and CRC, so it takes no time.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from qubo_compress._internal.reader import parsed_json
 Array = npt.NDArray[Any]
 
 ALWAYS_ALLOWED = 32 * 2**20
-"""Bytes that the arrays of any file may take."""
+"""The arrays of any file may take this many bytes."""
 
 LARGEST_RATIO = 32
-"""Bytes that the arrays of a larger file may take, per byte of the file."""
+"""The arrays of a larger file may take this many bytes per byte of the file."""
 
 _SUFFIX = ".npy"
 _KINDS = "biufU"
@@ -38,11 +38,11 @@ _END_LENGTH = 22
 
 @dataclass(frozen=True)
 class Arrays:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
         arrays: name -> array.
-        said: what the file says that it is; None where it says nothing, as files of version 0.4 do.
+        said: the file's description of itself; None where it has none, as in files of version 0.4.
     """
 
     arrays: dict[str, Array]
@@ -50,12 +50,12 @@ class Arrays:
 
 
 def array_writer(arrays: Mapping[str, Array], said: Mapping[str, str], packed: bool) -> Callable[[IO[bytes]], None]:
-    """What writes arrays to an open file, for :func:`~qubo_compress._internal.files.write_atomically`.
+    """A function that writes arrays to an open file, for :func:`~qubo_compress._internal.files.write_atomically`.
 
     Args:
         arrays: of numbers, truth values or text.
         said: what the file is.
-        packed: deflate them, unless that makes them so small that a reader could not trust the file.
+        packed: deflate them, unless they would become so small that a reader must refuse the file.
 
     Example:
         >>> import io
@@ -77,7 +77,7 @@ def array_writer(arrays: Mapping[str, Array], said: Mapping[str, str], packed: b
 
 
 def _written(handle: IO[bytes], arrays: Mapping[str, Array], said: Mapping[str, str], method: int) -> tuple[int, int]:
-    """Write; bytes of the arrays and of the file."""
+    """Write the arrays; returns their bytes in memory and in the file."""
     with zipfile.ZipFile(handle, "w", method) as archive:
         for name, given in arrays.items():
             array = np.asarray(given)
@@ -105,8 +105,8 @@ def read_arrays(handle: IO[bytes]) -> Arrays:
     """The arrays of an open file.
 
     Raises:
-        ValueError, zipfile.BadZipFile and what else damaged archives make :mod:`zipfile` and :mod:`zlib` raise; no
-            more memory is taken before than the file may ask for.
+        ValueError, zipfile.BadZipFile and whatever else :mod:`zipfile` and :mod:`zlib` raise for damaged archives;
+            until then, no more memory is allocated than the file may ask for.
     """
     try:
         with zipfile.ZipFile(handle) as archive:
@@ -114,7 +114,7 @@ def read_arrays(handle: IO[bytes]) -> Arrays:
     except OSError as cause:
         if cause.errno != errno.EINVAL:
             raise
-        raise ValueError("it points to places before its own begin") from cause
+        raise ValueError("it points to places before its own start") from cause
 
 
 def _read(archive: zipfile.ZipFile, handle: IO[bytes]) -> Arrays:
@@ -137,14 +137,14 @@ def _said(archive: zipfile.ZipFile, handle: IO[bytes]) -> dict[str, str] | None:
         return None
     said = parsed_json(comment)
     if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
-        raise ValueError("what it says that it is cannot be understood")
+        raise ValueError("its description of itself cannot be parsed")
     return said
 
 
 def _refuse_strange(entries: list[zipfile.ZipInfo], size: int) -> None:
     names = [entry.filename for entry in entries]
     if len(set(names)) < len(names) or not all(name.endswith(_SUFFIX) for name in names):
-        raise ValueError("it holds something that is no array, or one name twice")
+        raise ValueError("it holds something that is not an array, or one name twice")
     for entry in entries:
         stored = entry.compress_type == zipfile.ZIP_STORED
         if entry.flag_bits & 1 or not (stored or entry.compress_type == zipfile.ZIP_DEFLATED):

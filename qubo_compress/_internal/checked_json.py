@@ -1,4 +1,4 @@
-"""JSON with a checksum over what it says."""
+"""JSON files with a checksum over their content."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ CHECKSUM = "checksum"
 
 
 def checksum_of(values: Mapping[str, Any]) -> str:
-    """Over what is said, not how: spaces and line ends may change."""
+    """Checksum over the content, not its formatting: spaces and line ends may change."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def with_checksum(values: Mapping[str, Any], indent: int | None = None) -> bytes:
-    """The text of a file.
+    """The file's text: the values and their checksum.
 
     Example:
         >>> with_checksum({"bits": 2})
@@ -29,20 +29,20 @@ def with_checksum(values: Mapping[str, Any], indent: int | None = None) -> bytes
 
 
 def refuse_altered(values: dict[str, Any]) -> None:
-    """Take the checksum out of what a file says.
+    """Remove the checksum from a file's values.
 
     Raises:
-        ValueError: when it is another one.
+        ValueError: when it does not match.
     """
     if values.pop(CHECKSUM, None) != checksum_of(values):
         raise ValueError("its checksum does not match: it was altered after it was written")
 
 
 def read_checked(data: bytes) -> dict[str, Any]:
-    """What a file says, without its checksum.
+    """The values of a file, without the checksum.
 
     Raises:
-        ValueError: when it is no JSON object, or was altered.
+        ValueError: when the file is not a JSON object, or was altered.
 
     Example:
         >>> read_checked(with_checksum({"bits": 2}))

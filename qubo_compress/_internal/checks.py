@@ -1,4 +1,4 @@
-"""Arguments that are checked before any work is spent on them."""
+"""Checks of arguments before any work is spent on them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _NUMBERS = {"int", "float", "bool", "complex"}
 
 
 def whole(name: str, value: Any, least: int = 0, error: type[QuboCompressError] = InvalidOption) -> int:
-    """A whole number as Python's own, whatever kind of integer was given.
+    """Any kind of integer as a Python int.
 
     Raises:
-        InvalidOption: for anything else, and below ``least``; or the error that is named.
+        InvalidOption: for anything else, and below ``least``; or the given error class.
 
     Example:
         >>> import numpy as np
@@ -37,7 +37,7 @@ def whole(name: str, value: Any, least: int = 0, error: type[QuboCompressError] 
 
 
 def plain(value: Any) -> Any:
-    """A number of numpy or torch as Python's own, alone or in a tuple or list; anything else as it is.
+    """Numpy and torch numbers as Python numbers, alone or in a tuple or list; anything else unchanged.
 
     Example:
         >>> plain(np.int64(4)), plain((np.float64(0.5), None)), plain(np.array(True))
@@ -51,13 +51,12 @@ def plain(value: Any) -> Any:
 
 
 def accepts_numbers(settings: Class) -> Class:
-    """Class decorator of a dataclass of settings: numbers of numpy and torch are taken as Python's own.
+    """Class decorator for a dataclass of settings: converts numpy and torch numbers to Python's.
 
-    A field that is one number is refused where an array is given, also one of a single element: comparisons would let
-    it pass, and it would fail late.
+    An array in place of a number is refused, even one of a single element: it would pass comparisons and fail late.
 
     Raises:
-        InvalidOption: in the constructor, for an array in the place of one number.
+        InvalidOption: in the constructor, for an array in place of a number.
 
     Example:
         >>> @accepts_numbers
@@ -95,7 +94,7 @@ def accepts_numbers(settings: Class) -> Class:
             **{name: checked(name, value) if name in fields else value for name, value in named.items()},
         )
 
-    setattr(settings, "__init__", constructed)  # noqa: B010 - mypy takes the other form for a mistake
+    setattr(settings, "__init__", constructed)  # noqa: B010 - mypy rejects the plain assignment
     return settings
 
 

@@ -1,8 +1,8 @@
 """The one way to write a file: a reader sees the old one or the new one, never half of either.
 
-The new content goes into a file beside the target, ``.name.0.partial``, which is synced and renamed into place. While
-it is written its writer holds a lock on it, which the operating system takes back when the process dies, however it
-dies. The next writer of the same target therefore knows leftovers from the files of living writers, and removes them.
+The new content goes into a file next to the target, ``.name.0.partial``, which is synced and renamed into place. Its
+writer holds a lock on it, which the operating system releases when the process dies, however it dies. So the next
+writer of the same target can tell leftovers from the files of living writers, and removes them.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from qubo_compress.errors import StorageError
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked there, and leftovers stay
+except ImportError:  # Windows: no locks there, so leftovers stay
     fcntl = None  # type: ignore[assignment]
 
 MOST_WRITERS = 256
 """Writers of one target at a time."""
 
 SLOTS_LOOKED_AT = 8
-"""Leftovers of writers that ran side by side are looked for under this many names."""
+"""Leftovers of concurrent writers are searched under this many names."""
 
 LONGEST_NAME = 200
-"""Bytes of a target's name that are repeated in the temporary one; file systems take 255."""
+"""Bytes of the target's name that the temporary name repeats; file systems allow 255."""
 
 OLD = 3600.0
-"""Seconds after which what version 0.4 was writing, which held no lock, is a leftover."""
+"""Version 0.4 held no locks: its partial files count as leftovers after this many seconds."""
 
 MOST_LOOKED_AT = 1000
-"""Names in a folder among which such leftovers are looked for, so that many writes into one folder stay cheap."""
+"""Such leftovers are searched among this many names at most, so that many writes into one folder stay cheap."""
 
 _OLDER_SUFFIX = re.compile(r"[a-z0-9_]{8}\.partial")
 
@@ -53,18 +53,18 @@ _KINDS = {
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file under a temporary name beside its target, sync it, and rename it into place.
+    """Write a file under a temporary name next to its target, sync it, and rename it into place.
 
     An older file keeps its mode, and its owner where that is allowed; a new one follows the umask. A symbolic link
-    stays, and the file that it names is written.
+    stays, and its target is written.
 
     Args:
-        path: of the file; an older one there stays until the new one is complete.
+        path: of the file; an older one stays until the new one is complete.
         write: called once with the open binary file.
 
     Raises:
-        StorageError: when the target is no regular file or is read-only, the disk is full or the folder cannot be
-            written; what was there is unchanged.
+        StorageError: when the target is not a regular file or is read-only, the disk is full or the folder cannot be
+            written; an older file is unchanged.
 
     Example:
         >>> import tempfile, pathlib
@@ -91,7 +91,7 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Non
 
 
 def refuse_unwritable(path: str | Path) -> None:
-    """Raise :class:`StorageError` where :func:`write_atomically` would at once, before work is spent.
+    """Raise :class:`StorageError` where :func:`write_atomically` certainly would, before work is spent.
 
     Example:
         >>> import tempfile
@@ -104,7 +104,7 @@ def refuse_unwritable(path: str | Path) -> None:
 
 
 def _target_of(path: str | Path) -> tuple[Path, os.stat_result | None]:
-    """The file that a path names in the end, and what is known of the older one there."""
+    """The file that a path resolves to, and the status of the older one there."""
     try:
         target = Path(os.path.realpath(path))
         older = target.stat()
@@ -129,7 +129,7 @@ def _take_over(descriptor: int, older: os.stat_result) -> None:
 
 @contextlib.contextmanager
 def _slot(target: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
-    """A locked temporary file of this writer alone, which is gone at the end; leftovers are removed."""
+    """A locked temporary file of this writer alone, removed at the end; leftovers are removed too."""
     number, temporary, descriptor = _open_slot(target, mode)
     with os.fdopen(descriptor, "wb") as handle:
         try:
@@ -138,7 +138,7 @@ def _slot(target: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
             _remove_older_leftovers(target)
             yield temporary, handle
         finally:
-            # Before the lock is given back, so that no other writer can have taken the name.
+            # Before the lock is released, so that no other writer can have taken the name.
             if _is_same(temporary, descriptor):
                 temporary.unlink()
 
@@ -168,7 +168,7 @@ def _open_slot(target: Path, mode: int) -> tuple[int, Path, int]:
 
 
 def _remove_leftover(temporary: Path) -> bool:
-    """Whether a name is free now: there is nothing, or what a dead writer left there was removed."""
+    """Whether a name is free: nothing was there, or a dead writer's leftover was removed."""
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_NONBLOCK | _NO_FOLLOW)
     except FileNotFoundError:
@@ -188,19 +188,19 @@ def _remove_leftover(temporary: Path) -> bool:
 
 
 def _remove_older_leftovers(target: Path) -> None:
-    """Remove what killed writers of version 0.4 left of a target: ``.name.XXXXXXXX.partial``, random letters within."""
+    """Remove a target's leftovers of killed writers of version 0.4: ``.name.XXXXXXXX.partial`` with random letters."""
     begin = f".{target.name}."
     with os.scandir(target.parent) as entries:
         for entry in itertools.islice(entries, MOST_LOOKED_AT):
             if entry.name.startswith(begin) and _OLDER_SUFFIX.fullmatch(entry.name, len(begin)):
-                with contextlib.suppress(OSError):  # gone meanwhile, or not ours to remove
+                with contextlib.suppress(OSError):  # already gone, or not ours to remove
                     found = entry.stat(follow_symlinks=False)
                     if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > OLD:
                         Path(entry.path).unlink()
 
 
 def _locked(descriptor: int, wait: bool) -> bool:
-    """Whether the lock of a file is held now; False where another writer has it, or the file system has no locks."""
+    """Try to lock a file; False if another writer holds the lock, or the file system has none."""
     if fcntl is None:
         return False
     try:

@@ -169,16 +169,16 @@ MOVED = {
     "stitched": "sensitivity.stitched",
     "substitution": "network.substitution",
 }
-"""Where a module of 0.4 is now, both below the package."""
+"""Old path of a module of 0.4 -> its new path, both relative to the package."""
 
 
 class MovedModules(MetaPathFinder):
-    """Finds a moved module under its old name: the module itself, after a warning that names the new path."""
+    """Finds a moved module under its old name, with a warning that names the new path."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module that took the place of an old one; None for everything else."""
+        """The spec of the module that replaced an old one; None for everything else."""
         package, _, name = fullname.partition(".")
         new = MOVED.get(name) if package == PACKAGE else None
         return None if new is None else ModuleSpec(fullname, _Moved(f"{PACKAGE}.{new}"))
@@ -202,10 +202,10 @@ class _Moved(Loader):
 
 
 class Package(types.ModuleType):
-    """The package itself, whose public functions a module of the same name does not hide.
+    """The type of the package, whose public functions are not hidden by modules of the same name.
 
-    Importing a submodule makes it an attribute of its package: the old paths of `compress` and `audit` would replace
-    the functions of these names.
+    Importing a submodule makes it an attribute of its package: the old modules `compress` and `audit` would replace the
+    functions of these names.
     """
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -214,9 +214,9 @@ class Package(types.ModuleType):
 
 
 def keep_old_paths() -> None:
-    """Let old paths be imported from now on.
+    """Make old paths importable from now on.
 
-    First of all finders: a folder that an update left behind, empty except for caches, would be taken for a package.
+    Its finder goes first: a folder that an update left behind, empty except for caches, would count as a package.
     """
     sys.meta_path.insert(0, MovedModules())
     sys.modules[PACKAGE].__class__ = Package

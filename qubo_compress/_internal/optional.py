@@ -25,7 +25,7 @@ def require(module: str, extra: str = "") -> ModuleType:
         extra: the extra of this package that brings it, where it is no dependency of the package itself.
 
     Raises:
-        MissingDependency: when it is not installed; the message is the command that installs it.
+        MissingDependency: when it is not installed; the message gives the command that installs it.
 
     Example:
         >>> require("json", "genetic").dumps([1])

@@ -1,4 +1,4 @@
-"""How many processors this process may use, which containers and schedulers make fewer than the machine has."""
+"""How many processors this process may use: in containers and under schedulers, fewer than the machine has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 def usable_processors() -> int:
     """Processors that the operating system lets this process run on; at least 1.
 
-    Where no affinity is known, as on macOS and Windows, all of the machine.
+    All of the machine's where affinity is unknown, as on macOS and Windows.
 
     Example:
         >>> 1 <= usable_processors() <= (os.cpu_count() or 1)

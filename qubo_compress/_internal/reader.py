@@ -1,7 +1,7 @@
-"""The one way to read a file that comes from elsewhere: sizes are checked before memory is taken.
+"""The one way to read a file that comes from elsewhere: sizes are checked before memory is allocated.
 
-A file is material, not a friend: it may be cut short, altered by a disk, or made to do harm. Whatever is wrong with
-it becomes one error of this library that names the file and says why in one printable line.
+No file is trusted: it may be truncated, corrupted by a disk, or malicious. Whatever is wrong with it becomes one error
+of this library that names the file and gives the reason in one printable line.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import numpy as np
 from qubo_compress.errors import CorruptArtifact, MissingDependency, QuboCompressError, StorageError
 
 DEEPEST = 32
-"""Brackets within brackets in JSON; files of this library have four."""
+"""Deepest nesting of brackets in JSON; files of this library have four levels."""
 
 LONGEST_REASON = 300
-"""Characters of a reason that are repeated: it may quote the file."""
+"""Characters of a reason that are shown: it may quote the file."""
 
-# Possessive, and up to the end where text is not closed: time and memory stay linear whatever the bytes are.
+# Possessive, and to the end if a string is not closed: time and memory stay linear whatever the bytes are.
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 
 
@@ -38,11 +38,11 @@ def opened(path: str | Path, what: str) -> Iterator[IO[bytes]]:
 
     Args:
         path: of the file.
-        what: it should be, such as ``"a plan"``.
+        what: what it should be, such as ``"a plan"``.
 
     Raises:
         FileNotFoundError: when there is none.
-        CorruptArtifact: when the path is a folder, a device or a pipe, which is not waited for.
+        CorruptArtifact: when the path is a folder, a device or a pipe (without waiting for it).
         StorageError: when it cannot be read.
 
     Example:
@@ -83,16 +83,16 @@ def read_whole(path: str | Path, what: str) -> bytes:
 def refused_as(
     path: str | Path, what: str, advice: str = "copy or save it again", error: type[QuboCompressError] = CorruptArtifact
 ) -> Iterator[None]:
-    """Turn whatever goes wrong while bytes are understood into one error that names their file.
+    """Turn any error while parsing bytes into one that names their file.
 
-    Bytes may be anything, and so may be the errors of the libraries that read them. Lack of memory is left as it is:
-    that is not the file's fault, as sizes were checked before.
+    Bytes may be anything, and the libraries that parse them may raise anything. ``MemoryError`` passes: sizes were
+    checked before, so it is not the file's fault.
 
     Args:
         path: of the file.
-        what: it should be.
+        what: what it should be.
         advice: what to do.
-        error: to raise.
+        error: the class to raise.
 
     Example:
         >>> with refused_as("plan.json", "a plan"):
@@ -110,7 +110,7 @@ def refused_as(
 
 
 def printable(cause: object) -> str:
-    r"""A reason in one line of bounded length without control characters: it may quote what the file holds.
+    r"""A reason in one line of bounded length without control characters: it may quote the file.
 
     Example:
         >>> printable(ValueError("no\x1b[31m such\n  name"))
@@ -122,10 +122,10 @@ def printable(cause: object) -> str:
 
 
 def parsed_json(data: bytes, deepest: int = DEEPEST) -> Any:
-    """What JSON says.
+    """The value of JSON text.
 
     Raises:
-        ValueError: when it is no JSON in UTF-8, or nested too deeply.
+        ValueError: when it is not JSON in UTF-8, or nested too deeply.
 
     Example:
         >>> parsed_json(b'{"brackets in text": "[[[["}')
@@ -148,7 +148,7 @@ def inflated(text: str, most: int) -> bytes:
     """The bytes behind base64 and zlib, limited in number.
 
     Raises:
-        ValueError: when the text is something else, or stands for more bytes.
+        ValueError: when the text cannot be decoded, or decodes to more bytes.
 
     Example:
         >>> inflated(base64.b64encode(zlib.compress(b"abc")).decode(), 3)
@@ -163,5 +163,5 @@ def inflated(text: str, most: int) -> bytes:
     if len(data) > most:
         raise ValueError(f"it unpacks to more than {most:,} bytes")
     if not unpacking.eof or unpacking.unused_data:
-        raise ValueError("what was packed is cut short or has something behind it")
+        raise ValueError("its packed data is cut short or has something behind it")
     return data

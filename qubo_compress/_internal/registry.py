@@ -1,4 +1,4 @@
-"""A typed table of named plug-ins: operators, metrics and solvers register themselves in one each."""
+"""A typed table of named plug-ins; operators, metrics and solvers have one each."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Class = TypeVar("Class")
 
 
 class Registry(Generic[Entry]):
-    """Name -> plug-in, with the nearest name in the error for an unknown one.
+    """Name -> plug-in; the error for an unknown name suggests the nearest.
 
     Args:
-        kind: what the entries are, in messages.
-        named_by: the attribute in which a class says its name.
+        kind: what messages call an entry.
+        named_by: the attribute in which a class states its name.
 
     Example:
         >>> shapes: Registry[int] = Registry("shape")
@@ -37,7 +37,7 @@ class Registry(Generic[Entry]):
     def add(self, name: str, entry: Entry) -> None:
         """Register ``entry``; a name already taken by something else is refused.
 
-        Where it is a dataclass of settings, numbers of numpy are taken as Python's own from then on.
+        If it is a dataclass of settings, it accepts numpy numbers from then on.
         """
         if self._entries.get(name, entry) is not entry:
             raise QuboCompressError(f"{self._kind} {name!r} is already registered; choose another name")
@@ -55,7 +55,7 @@ class Registry(Generic[Entry]):
     def register(self, entry: Class) -> Class: ...
 
     def register(self, entry: Any, under: Any = None) -> Any:
-        """Decorator: ``@register`` on a class that says its name, ``@register("name")`` on anything else.
+        """Decorator: ``@register`` on a class that states its name, ``@register("name")`` on anything else.
 
         ``register("name", entry)`` is :meth:`add`.
 
@@ -99,9 +99,9 @@ class Registry(Generic[Entry]):
 
 
 def import_plug_ins(package: str, path: Iterable[str]) -> None:
-    """Import every module of a package, those of its families too, so that all plug-ins register themselves.
+    """Import every module of a package and of its families, so that all plug-ins register themselves.
 
-    A new operator, metric or solver is one new file and no edit elsewhere.
+    So a new operator, metric or solver is one new file, without an edit elsewhere.
 
     Args:
         package: its ``__name__``.

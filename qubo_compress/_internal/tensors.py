@@ -1,4 +1,4 @@
-"""Reading safetensors files: a length, a JSON header, and bytes that it divides among named tensors."""
+"""Reading safetensors files: a length, a JSON header, and the bytes of the named tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from qubo_compress._internal.reader import parsed_json, read_whole, refused_as
 
 LARGEST_HEADER = 100_000_000
-"""Bytes, as the format has it."""
+"""The format's limit, in bytes."""
 
 _PREFIX = 8
 _METADATA = "__metadata__"
@@ -22,7 +22,7 @@ class StoredTensor:
     Attributes:
         dtype: as the file names it.
         shape: claimed by the file; not checked against the bytes.
-        data: its bytes.
+        data: the tensor's bytes.
     """
 
     dtype: str
@@ -32,10 +32,10 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Tensors:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
-        metadata: text beside the tensors.
+        metadata: names and texts stored with the tensors.
         tensors: by name; together they take all bytes behind the header.
         size: of the file, in bytes.
     """
@@ -50,7 +50,7 @@ def read_tensors(path: str | Path, what: str) -> Tensors:
 
     Args:
         path: of the file.
-        what: it should be, for messages.
+        what: what it should be, for messages.
 
     Raises:
         CorruptArtifact: when the file is truncated, has bytes left over, or is something else.
@@ -73,7 +73,7 @@ def read_tensors(path: str | Path, what: str) -> Tensors:
 
 
 def _divided(header: dict[str, Any], body: memoryview) -> dict[str, StoredTensor]:
-    """The tensors of a header, which must follow each other from the first byte to the last."""
+    """The tensors of a header, which must cover all bytes in order without gaps."""
     spans = []
     for name, entry in header.items():
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:

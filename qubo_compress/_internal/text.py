@@ -1,4 +1,4 @@
-"""Text from elsewhere, such as names of modules, as a terminal, a page or a picture can show it."""
+"""Makes text from elsewhere, such as names of modules, safe for a terminal, a page or a picture."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import unicodedata
 
 
 def printable(text: str) -> str:
-    r"""The text with everything that cannot be shown written as Python writes it.
+    r"""The text with unprintable characters escaped as in Python.
 
-    Names of modules may hold control characters, which a terminal would obey and which no SVG or HTML may hold, and
-    lone surrogates, which no file may hold. Line ends stay.
+    Names of modules may contain control characters, which a terminal would execute and SVG and HTML forbid, and lone
+    surrogates, which cannot be encoded. Line ends stay.
 
     Example:
         >>> print(printable("a\x1b[31m\ud800"), printable("ähnlich"))
@@ -21,5 +21,5 @@ def printable(text: str) -> str:
 
 
 def _shown(letter: str) -> bool:
-    """Line ends and spaces of all widths count, which ``isprintable`` leaves out."""
+    """Whether to show a character as it is: also line ends and all kinds of spaces, unlike ``isprintable``."""
     return letter.isprintable() or letter == "\n" or unicodedata.category(letter) == "Zs"

@@ -69,7 +69,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
 
 
 def _layout_of(path: str | Path, model: nn.Module, described: Mapping[str, str]) -> Layout:
-    """The groups of the network by the file's rule, of which the file must be."""
+    """The groups of the network by the file's rule; they must be those that the file was written for."""
     with refused_as(path, UNREADABLE, "it was written by another version or altered"):
         refuse_unreadable_rule(described["groups"])
     try:
@@ -106,7 +106,7 @@ def _restore(path: str | Path, net: nn.Module, extra: Mapping[str, Any]) -> None
 
 
 def _refuse_older(path: str | Path, model: nn.Module, layout: Layout, signature: str) -> None:
-    """Raise :class:`WrongModel` where the file is of this very network, grouped as version 0.3 did."""
+    """Raise :class:`WrongModel` if the file belongs to this network, grouped as in version 0.3."""
     older = older_layout(model, layout)
     if older is not None and architecture_signature(older) == signature:
         kept = newer_names(layout, older)
@@ -118,7 +118,7 @@ def _refuse_older(path: str | Path, model: nn.Module, layout: Layout, signature:
 
 
 def _read(path: str | Path) -> tuple[Mapping[str, str], memoryview, int]:
-    """What the header says, the payload, and the size of the file."""
+    """The header's values, the payload, and the size of the file."""
     found = read_tensors(path, WHAT)
     described = found.metadata
     if described.get("format") != FORMAT or set(found.tensors) != {TENSOR}:
@@ -131,7 +131,7 @@ def _read(path: str | Path) -> tuple[Mapping[str, str], memoryview, int]:
         raise CorruptArtifact(f"{path} lacks {', '.join(sorted(missing))} in its header; save it again")
     payload = found.tensors[TENSOR]
     if payload.dtype != "U8" or payload.shape != (len(payload.data),):
-        raise CorruptArtifact(f"{path} was altered after it was written: its payload is no row of bytes; copy it again")
+        raise CorruptArtifact(f"{path} was altered after it was written: its payload is not bytes; copy it again")
     if file_digest(described, payload.data) != described["digest"]:
         raise CorruptArtifact(f"{path} was altered after it was written: its checksum does not match; copy it again")
     return described, payload.data, found.size

@@ -26,7 +26,7 @@ def save(model: nn.Module, path: str | Path) -> int:
 
     Raises:
         WrongModel: when the module carries no plan, or its values have left the plan's grid.
-        InvalidModel: when its state dict holds what only pickle could store, which is named.
+        InvalidModel: when its state dict holds something that only pickle could store; the message names it.
         StorageError: when the file cannot be written, or the path names a folder, a device or a pipe.
     """
     refuse_unwritable(path)
@@ -53,13 +53,13 @@ def _refuse_unsaveable(compression: Compression) -> None:
 
 
 def padded(head: bytes, blanks: int) -> bytes:
-    """The header of a file with some blanks more, where masks that moved in training take less than was planned."""
+    """A file's header, padded with blanks if masks that moved in training take fewer bytes than planned."""
     text = head[8:] + b" " * max(0, blanks)
     return len(text).to_bytes(8, "little") + text
 
 
 def payload_of(compression: Compression, model: nn.Module) -> bytes:
-    """Choice numbers, packed groups, kept tensors."""
+    """The bytes of a file: choice numbers, packed groups and tensors that were kept."""
     names = compression.plan.menu_names
     groups = compression.layout.groups
     numbers = bytes(names.index(compression.plan.choices[group.name]) for group in groups)

@@ -44,13 +44,13 @@ MOST_FORGOTTEN = 48
 
 @dataclass(frozen=True)
 class AuditReport:
-    """Two networks on the same examples. What needs labels is None or empty without them.
+    """Two networks on the same examples. Without labels, whatever needs them is None or empty.
 
     Attributes:
         examples: how many examples were read.
         rows: predictions compared: one per example, or one per position for outputs with further axes.
         agreement: share of rows on which both predict the same class; None where outputs are numbers.
-        mismatches: rows on which they do not; None where outputs are numbers.
+        mismatches: rows on which they differ; None where outputs are numbers.
         divergence: mean KL divergence from the original's probabilities to the compressed network's, or mean squared
             change where outputs are numbers.
         accuracy_before, accuracy_after: share of labelled rows predicted right.
@@ -61,13 +61,13 @@ class AuditReport:
         classes: every class that occurs.
         kinds: the mismatches by kind, with an interval of their share.
         margins: rows in ten even bins by the original's margin.
-        forgotten: harmful mismatches, those first that the original was surest of.
-        images: their inputs, where these are pictures; not part of :meth:`to_dict`.
+        forgotten: harmful mismatches; those that the original was surest of come first.
+        images: the forgotten inputs if they are pictures; not part of :meth:`to_dict`.
         exemplars: examples that most of several compressed networks change; None without ``others``.
         seed_churn: mismatches between those networks; None without ``others``.
         original_churn: mismatches between independently trained originals; None without them.
         correction: how the classes' p-values were corrected.
-        regression: how far outputs moved where they are numbers and not classes; None otherwise.
+        regression: how far outputs moved if they are numbers and not classes; None otherwise.
     """
 
     examples: int
@@ -100,7 +100,7 @@ class AuditReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts, ready for JSON."""
-        # Pictures and populations hold arrays: they are left out, or say for themselves what is plain.
+        # Pictures and populations hold arrays: pictures are left out, populations have their own to_dict.
         populations = ("exemplars", "seed_churn", "original_churn")
         plain = replace(self, images=None, exemplars=None, seed_churn=None, original_churn=None)
         found = {name: value for name, value in asdict(plain).items() if name not in ("images", *populations)}
@@ -113,7 +113,7 @@ class AuditReport:
         return found
 
     def table(self) -> Table:
-        """Totals, then the classes that lost most; a star marks changes that are more than chance."""
+        """Totals, then the classes that lost most; a star marks changes beyond chance."""
         table = Table(title=f"Audit on {self.examples:,} examples", box=box.SIMPLE_HEAD, title_justify="left")
         for name in ("", "before", "after", "change", "95 % interval"):
             table.add_column(name, justify="right" if name else "left", no_wrap=True)
@@ -162,7 +162,7 @@ class AuditReport:
         return table
 
     def population_table(self) -> Table | None:
-        """Exemplars and churn over several seeds, or None when one network alone was audited."""
+        """Exemplars and churn over several seeds, or None when only one network was audited."""
         if self.exemplars is None and self.original_churn is None:
             return None
         table = Table(title="Several networks", box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
@@ -186,7 +186,7 @@ class AuditReport:
         return table
 
     def tables(self) -> Group:
-        """All tables as one renderable."""
+        """All tables as one renderable for rich."""
         extra = self.population_table()
         if self.regression is not None:
             return Group(self.table())
@@ -215,29 +215,28 @@ def audit(
     class_axis: int | None = None,
     batch_size: int | None = None,
 ) -> AuditReport:
-    """Compare a compressed network with the original on the same examples, all of them.
+    """Compare a compressed network with the original on all examples of the batches.
 
     Args:
-        model: the original; left as it is.
-        small: the compressed one; left as it is.
+        model: the original; unchanged.
+        small: the compressed network; unchanged.
         batches: read once, so every network sees the same rows; see
             :func:`qubo_compress.calibration.examples.read_examples`.
-            Without class labels only agreement, margins and divergence are found. Example weights count in the
-            losses and the divergence only. The single logit of a binary network is compared as two classes; outputs
-            that are numbers by how far they moved, see :class:`qubo_compress.audit.RegressionChange`.
-        others: further compressed networks, such as plans from other calibration seeds: with ``small`` they are the
-            population for exemplars and for the churn that is due to the seed alone.
-        originals: networks trained independently of ``model``, as the other baseline.
-        correction: of the classes' p-values: ``"holm"``, ``"benjamini-hochberg"`` or ``"none"``.
+            Without class labels there are only agreement, margins and divergence. Example weights count in the losses
+            and the divergence only. A binary network's single logit is compared as two classes; outputs that are
+            numbers, by how far they moved: see :class:`qubo_compress.audit.RegressionChange`.
+        others: more compressed networks, such as plans from other calibration seeds: with ``small`` they form the
+            population for exemplars and for the churn due to the seed alone.
+        originals: networks trained independently of ``model``, as a second baseline.
+        correction: for the classes' p-values: ``"holm"``, ``"benjamini-hochberg"`` or ``"none"``.
         most_forgotten: how many forgotten examples, or largest changes of numbers, are listed.
-        loss: what the networks are for; see :func:`qubo_compress.measure`.
-        output: which part of what they return; see :func:`qubo_compress.measure`.
+        loss: the networks' loss; see :func:`qubo_compress.measure`.
+        output: which part of their return value; see :func:`qubo_compress.measure`.
         class_axis: see :func:`qubo_compress.measure`.
         batch_size: examples run at once; see :func:`qubo_compress.measure`.
 
     Raises:
-        InvalidBatches: when the batches cannot be used, or every label is to be ignored, or several networks of
-            numbers are given.
+        InvalidBatches: when the batches cannot be used, every label is ignored, or several networks give numbers.
         UnknownName: when there is no such correction.
 
     Example:
@@ -246,7 +245,7 @@ def audit(
         >>> audit(net, net, [(torch.eye(2), torch.tensor([0, 1]))]).mismatches
         0
     """
-    corrected((), correction)  # a misspelt name must not be noticed only after the networks have run
+    corrected((), correction)  # a misspelt name must fail before the networks run
     examples = read_examples(batches, ALL_EXAMPLES, batch_size, OutputReading(output, class_axis))
     examples, loss = settle(model, examples, loss)
     before, after = outputs_of(model, examples), outputs_of(small, examples)
@@ -318,7 +317,7 @@ def _with_population(
 
 
 def _joined(known: Tensor, others: Sequence[nn.Module], examples: Examples) -> Tensor:
-    """(1 + K, M) predictions: those already known, then those of the other networks."""
+    """(1 + K, M) predictions: the known ones, then those of the other networks."""
     if not others:
         return known[None]
     found = population(others, examples)[0]
@@ -328,12 +327,12 @@ def _joined(known: Tensor, others: Sequence[nn.Module], examples: Examples) -> T
 
 
 def _single_logits(outputs: list[Tensor]) -> list[Tensor]:
-    """(M C, 2) rows, two classes for every logit of its own."""
+    """(M C, 2) rows: two classes for every logit."""
     return [two_columns(rows.reshape(-1, 1)) for rows in outputs]
 
 
 def _binary(examples: Examples, outputs: list[Tensor]) -> Examples:
-    """The same examples with labels 0, 1 and -100, one for every logit; without any, where targets are not these."""
+    """The examples with a label 0, 1 or -100 for every logit; without labels if the targets are anything else."""
     labels = [binary_labels(part.targets, rows.cpu()) for part, rows in zip(examples.slices, outputs, strict=True)]
     if any(found is None for found in labels):
         return _unlabelled(examples)
@@ -350,7 +349,7 @@ def _unlabelled(examples: Examples) -> Examples:
 
 
 def _mean_loss(loss: Loss, examples: Examples, outputs: list[Tensor], reference: list[Tensor]) -> float:
-    """Weighted mean loss of output rows already in hand: neither network is run again."""
+    """Weighted mean loss of outputs already computed: neither network runs again."""
     total = 0.0
     for part, rows, against in zip(examples.slices, outputs, reference, strict=True):
         targets = None if part.targets is None else part.targets.to(rows.device)

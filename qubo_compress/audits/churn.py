@@ -1,4 +1,4 @@
-"""The baseline: how much do networks differ that nobody would call worse than each other?"""
+"""The baseline: how much do equally good networks differ from each other?"""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Churn:
         return float(self.harmful[~np.eye(len(self.harmful), dtype=bool)].mean())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
+        """The fields and means as plain numbers and lists, ready for JSON."""
         return {
             "networks": len(self.shares), "mean": self.mean, "range": list(self.range),
             "mean_harmful": self.mean_harmful, "shares": self.shares.tolist(),
@@ -54,7 +54,7 @@ class Churn:
 
 
 def churn(models: Sequence[nn.Module], batches: Iterable[Any] | Examples) -> Churn:
-    """How often networks that should be interchangeable differ: plans of several seeds, or independent trainings.
+    """How often networks differ that should be interchangeable: plans of several seeds, or independent trainings.
 
     Mismatches between an original and its compressed network mean little unless they exceed this.
 
@@ -74,7 +74,7 @@ def churn(models: Sequence[nn.Module], batches: Iterable[Any] | Examples) -> Chu
 
 
 def churn_of(predicted: Tensor, labels: Tensor | None) -> Churn:
-    """The same from (K, M) predictions."""
+    """Churn from (K, M) predictions of K networks."""
     shares = np.array([[float((a != b).double().mean()) for b in predicted] for a in predicted])
     if labels is None or not bool((labels >= 0).any()):
         return Churn(shares, None)

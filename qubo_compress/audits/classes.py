@@ -1,4 +1,4 @@
-"""Class by class: recognised before and after, and whether the change can be chance."""
+"""Recall before and after, class by class, and whether the change may be chance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qubo_compress.audits.mismatches import Answers
 from qubo_compress.calibration.intervals import Correction, corrected, mcnemar, paired_change, wilson
 
 LEVEL = 0.05
-"""Classes whose corrected p-value is below are called changed."""
+"""Classes with a corrected p-value below this are called changed."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ClassChange:
         lost, gained: examples recognised by the original only, and by the compressed network only.
         change_interval: 95 % interval of the change, from the pairs (Bonett and Price 2012).
         p_value: mid-p McNemar test that losses and gains are equally likely.
-        corrected_p_value: the same, corrected for there being several classes.
+        corrected_p_value: the p-value corrected for the number of classes.
     """
 
     label: int
@@ -39,17 +39,17 @@ class ClassChange:
 
     @property
     def change(self) -> float:
-        """Share gained or lost."""
+        """Change of the share recognised, -1 to 1."""
         return self.after - self.before
 
     @property
     def changed(self) -> bool:
-        """Whether the change is more than chance at 5 %, all classes taken together."""
+        """Whether the change is significant at 5 % over all classes together."""
         return self.corrected_p_value < LEVEL
 
 
 def class_changes(answers: Answers, correction: Correction = "holm") -> tuple[ClassChange, ...]:
-    """Every class that occurs, by its index."""
+    """The change of every class that occurs, by rising index."""
     if answers.labels is None:
         return ()
     rows: list[tuple[int, int, int, int, int, int]] = []

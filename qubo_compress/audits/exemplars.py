@@ -3,8 +3,8 @@
 After Hooker et al. (2019), "What Do Compressed Deep Neural Networks Forget?", arXiv 1911.05248: an example is
 identified when the most frequent answer of a population of compressed networks differs from that of a population of
 originals. Their populations are 30 trainings each; here the compressed networks may be plans from several calibration
-draws of one trained network, which is far cheaper and then says what *choosing and compressing* changes, not what
-training anew would.
+draws of one trained network. That is far cheaper, and shows what *choosing and compressing* changes, not what
+retraining would.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from qubo_compress.calibration.intervals import Correction, corrected
 from qubo_compress.errors import InvalidBatches
 
 FEWEST_TESTED = 3
-"""Compressed networks from which on shifts of classes are tested."""
+"""Shifts of classes are tested with at least this many compressed networks."""
 
 ROUNDING = 1e-12
-"""Shares that differ by less are the same: true differences are at least 1 / (examples x examples of the class)."""
+"""Shares that differ by less are equal: true differences are at least 1 / (examples x examples of the class)."""
 
 
 @dataclass(frozen=True)
 class ClassShift:
     """One class: does compression move its recall more than the accuracy of all classes?
 
-    The test holds the shift against how much the compressed networks differ among themselves. Two or three seeds
-    cannot support it: a variance from so few is often zero or tiny by chance, and then any shift looks certain. So
-    there is no test with fewer than :data:`FEWEST_TESTED` compressed networks, nor where these have the same value
-    up to rounding; with three, hold a small p-value for a hint at most.
+    The test compares the shift with how much the compressed networks differ among themselves. Two or three seeds cannot
+    support it: so small a sample often has zero or tiny variance by chance, and then any shift looks certain. So there
+    is no test with fewer than :data:`FEWEST_TESTED` compressed networks, nor where they have the same value up to
+    rounding; with three, a small p-value is a hint at most.
 
     Attributes:
         label: class index.
         before, after: mean over the population of the class's recall minus the network's accuracy.
         p_value: Welch's test that both are equal; with one original, a one-sample test against it. 1 without a test.
-        corrected_p_value: the same, corrected for there being several classes that were tested.
+        corrected_p_value: the p-value corrected for the number of classes tested.
         testable: whether there was a test.
     """
 
@@ -57,7 +57,7 @@ class ClassShift:
 
     @property
     def shift(self) -> float:
-        """Recall gained or lost beside what the accuracy gained or lost."""
+        """Change of the recall beyond the change of the accuracy."""
         return self.after - self.before
 
 
@@ -68,13 +68,12 @@ class Exemplars:
     Attributes:
         originals, compressed: how many networks.
         rows: (E,) numbers of the identified examples, rising.
-        before, after: (M,) most frequent answers of either population; the smallest class of a tie.
+        before, after: (M,) most frequent answers of each population; in a tie, the smallest class.
         agreement: (M,) share of the compressed population that gives its most frequent answer.
         labels: (M,) or None.
         mismatch_counts: (M,) how many compressed networks differ from the originals' most frequent answer.
-        accuracy_before, accuracy_after: means over the populations, and the same on the identified examples alone;
-            None without labels.
-        accuracy_before_on_exemplars, accuracy_after_on_exemplars: see above.
+        accuracy_before, accuracy_after: means over the populations; None without labels.
+        accuracy_before_on_exemplars, accuracy_after_on_exemplars: the same on the identified examples only.
         classes: shifts of every class, adjusted for the mean; empty without labels or with fewer than two compressed.
     """
 
@@ -103,7 +102,7 @@ class Exemplars:
         return self.rows.size / max(1, self.before.numel())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and dicts."""
+        """The fields and shares as plain numbers, lists and dicts, ready for JSON."""
         names = (
             "originals", "compressed", "share", "accuracy_before", "accuracy_after", "accuracy_before_on_exemplars",
             "accuracy_after_on_exemplars",
@@ -126,9 +125,8 @@ def find_exemplars(
     Args:
         originals: the network, or several trained independently.
         compressed: several, such as plans from different calibration seeds.
-        batches: all of them are read, once; see :func:`qubo_compress.calibration.examples.read_examples`, whose
-            result is taken too.
-        correction: of the classes' p-values.
+        batches: all of them are read, once; or the result of :func:`qubo_compress.calibration.examples.read_examples`.
+        correction: for the classes' p-values.
 
     Raises:
         InvalidBatches: when a population is empty, or the batches cannot be used.
@@ -144,7 +142,7 @@ def find_exemplars(
 def exemplars_of(
     originals: Tensor, compressed: Tensor, labels: Tensor | None, correction: Correction = "holm"
 ) -> Exemplars:
-    """The same from (K, M) predictions of either population."""
+    """Exemplars from the (K, M) predictions of both populations."""
     before, after = modal(originals), modal(compressed)
     differ = before != after
     agreement = (compressed == after).double().mean(0)
@@ -167,7 +165,7 @@ def exemplars_of(
 
 
 def modal(predicted: Tensor) -> Tensor:
-    """(M,) most frequent answer of (K, M) predictions; the smallest class of a tie.
+    """(M,) most frequent answer of (K, M) predictions; in a tie, the smallest class.
 
     Example:
         >>> modal(torch.tensor([[0, 2], [1, 2], [1, 0]])).tolist()
@@ -185,13 +183,13 @@ def _share(predicted: Tensor, labels: Tensor, chosen: Tensor) -> float | None:
 
 
 def _shifts(originals: Tensor, compressed: Tensor, labels: Tensor, correction: Correction) -> tuple[ClassShift, ...]:
-    """Welch's test on recall minus accuracy: the accuracy's own loss is not held against any class."""
+    """Welch's test on recall minus accuracy: no class is blamed for the overall loss of accuracy."""
     names = sorted(set(labels[labels >= 0].tolist()))
     rows: list[tuple[int, float, float, float | None]] = []
     for label in names:
         first, second = (_adjusted_recall(found, labels, label) for found in (originals, compressed))
         rows.append((label, float(first.mean()), float(second.mean()), _welch(first, second)))
-    # Classes without a test must not make the correction of the others harsher.
+    # Untested classes must not make the correction of the others stricter.
     raised = iter(corrected([p for *_, p in rows if p is not None], correction))
     return tuple(
         ClassShift(label, before, after, 1.0 if p is None else p, 1.0 if p is None else next(raised), p is not None)
@@ -207,9 +205,9 @@ def _adjusted_recall(predicted: Tensor, labels: Tensor, label: int) -> npt.NDArr
 
 
 def _welch(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> float | None:
-    """Two-sided p-value, or None where too few networks or no variance allow no test."""
+    """Two-sided p-value, or None if there are too few networks or no variance."""
     if after.size < FEWEST_TESTED or np.ptp(after) < ROUNDING:
         return None
-    if np.ptp(before) < ROUNDING:  # one original, or several that are alike
+    if np.ptp(before) < ROUNDING:  # one original, or several that agree
         return float(stats.ttest_1samp(after, float(before.mean())).pvalue)
     return float(stats.ttest_ind(before, after, equal_var=False).pvalue)

@@ -40,7 +40,7 @@ class Forgotten:
 
 
 def forgotten(answers: Answers, most: int) -> tuple[Forgotten, ...]:
-    """Harmful mismatches, those first that the original was surest of."""
+    """Harmful mismatches; those that the original was surest of come first."""
     rows = answers.harmful.nonzero()[:, 0]
     order = torch.argsort(answers.margin[rows], descending=True, stable=True)[: max(0, most)]
     return tuple(
@@ -53,7 +53,7 @@ def forgotten(answers: Answers, most: int) -> tuple[Forgotten, ...]:
 
 
 def images_of(examples: Examples, rows: Sequence[int]) -> Images | None:
-    """The inputs of some examples as pictures; None where they are not images of one or three channels."""
+    """The inputs of some examples as pictures; None if they are not images of one or three channels."""
     found: list[Tensor] = []
     starts = np.cumsum([0, *(len(part) for part in examples.slices)])
     for row in rows:

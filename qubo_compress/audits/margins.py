@@ -16,13 +16,13 @@ BINS = 10
 class MarginBin:
     """Examples of similar margin: the original's largest logit minus its second.
 
-    Bins are even, so rows of the same margin may be split between two of them, in the order of the examples.
+    Bins hold equally many rows, so rows of equal margin may be split between two bins, in the order of the examples.
 
     Attributes:
         low, high: smallest and largest margin in the bin.
         rows: how many.
         mismatches: how many answers differ.
-        harmful: how many of these the original had right; None without labels.
+        harmful: how many of these the original got right; None without labels.
         interval: 95 % Wilson interval of the share of mismatches.
     """
 
@@ -40,7 +40,7 @@ class MarginBin:
 
 
 def margin_bins(answers: Answers, bins: int = BINS) -> tuple[MarginBin, ...]:
-    """Rows in even bins by rising margin, ten of them where there are that many rows."""
+    """Rows in bins of equal size by rising margin: ten, or fewer if there are fewer rows."""
     order = torch.argsort(answers.margin, stable=True)
     found = []
     for rows in torch.tensor_split(order, min(bins, max(1, order.numel()))):

@@ -3,11 +3,11 @@
 With S the training set and A the training,
 
     mem(i)     = Pr_{h ~ A(S)}[h(x_i) = y_i] - Pr_{h ~ A(S without i)}[h(x_i) = y_i]
-    infl(i, j) = the same with test example j in the place of i.
+    infl(i, j) = the same with test example j in place of i.
 
-Both are estimated from T networks, each trained on a random share of S: the mean over those whose subset has i minus
-the mean over those whose subset has not. A high score says that the network knows the example only because it has
-seen it: a member of the long tail, or a wrong label.
+Both are estimated from T networks, each trained on a random share of S: the mean over those whose subset contains i
+minus the mean over the others. A high score means that the network knows the example only because it was trained on it:
+a member of the long tail, or a wrong label.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Memorization:
     """Scores of every training example.
 
     Attributes:
-        scores: (N,) memorization, -1 to 1; NaN where an example was in all subsets or in none.
+        scores: (N,) memorization, -1 to 1; NaN for examples in all subsets or in none.
         errors: (N,) standard errors.
-        share_with, share_without: (N,) share recognised by networks that have, and have not, seen the example.
-        masks: (T, N) which examples each network has seen.
-        right: (T, N) which it recognises.
+        share_with, share_without: (N,) share recognised by networks trained with, and without, the example.
+        masks: (T, N) which examples each network was trained on.
+        right: (T, N) which examples it recognises.
     """
 
     scores: npt.NDArray[np.float64]
@@ -56,9 +56,9 @@ class Memorization:
         return len(self.masks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, ready for JSON: None where a score is not known.
+        """Plain numbers and lists, ready for JSON: None where a score is unknown.
 
-        The share of high scores is that among the known ones; None when there are none.
+        The share of high scores is among the known ones; None if there are none.
         """
         known = self.scores[~np.isnan(self.scores)]
         return {
@@ -77,7 +77,7 @@ def memorization(
     seed: int = 0,
     progress: bool = True,
 ) -> Memorization:
-    """Train on random subsets and score every training example. This is many trainings: use a small network.
+    """Train on random subsets and score every training example. That takes many trainings: use a small network.
 
     Args:
         train: trains on a subset.
@@ -85,12 +85,12 @@ def memorization(
         labels: (N,) classes.
         networks: T; the standard error of a score is about sqrt(p (1 - p) / (share (1 - share) T)).
         share: of the examples in each subset.
-        seed: of the subsets, and of what each training draws.
+        seed: of the subsets, and of each training's random draws.
         progress: show a progress bar.
 
     Raises:
-        InvalidBatches: when numbers are out of range, the labels do not fit, or a trained network does not answer
-            with one row of scores per example.
+        InvalidBatches: when an argument is out of range, the labels do not fit, or a trained network does not return
+            one row of scores per example.
     """
     count = len(inputs)
     if networks < 2 or not 0 < share < 1 or not 1 <= round(share * count) < count:
@@ -130,7 +130,7 @@ def memorization_of(masks: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) 
     with np.errstate(invalid="ignore", divide="ignore"):
         share_with = (right & masks).sum(0) / inside
         share_without = (right & ~masks).sum(0) / outside
-        # Agresti-Coull: a share of exactly 0 or 1 from a few networks is not certain.
+        # Agresti-Coull: a share of exactly 0 or 1 from a few networks still has an error.
         spread = [_smoothed_variance(right & chosen, chosen) for chosen in (masks, ~masks)]
         errors = np.sqrt(spread[0] + spread[1])
     return Memorization(share_with - share_without, errors, share_with, share_without, masks, right)
@@ -140,11 +140,11 @@ def influence(masks: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> npt
     """(N, M) influence of each training example on each test example.
 
     Args:
-        masks: (T, N) which training examples each network has seen.
+        masks: (T, N) which training examples each network was trained on.
         right: (T, M) which test examples it recognises.
 
     Raises:
-        InvalidBatches: when the two are not of the same networks.
+        InvalidBatches: when the two have different numbers of networks.
     """
     if masks.ndim != 2 or right.ndim != 2 or len(masks) != len(right):
         raise InvalidBatches(f"masks and right need one row per network; got {masks.shape} and {right.shape}")

@@ -1,4 +1,4 @@
-"""What two networks answer to the same examples, and where they differ."""
+"""The answers of two networks to the same examples, and where they differ."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ class Answers:
 
     @property
     def differ(self) -> Tensor:
-        """(M,) mismatches."""
+        """(M,) whether the two answers differ."""
         return self.before != self.after
 
     @property
     def counted(self) -> Tensor:
-        """(M,) rows with a label."""
+        """(M,) whether a row has a label that counts."""
         if self.labels is None:
             return torch.zeros_like(self.before, dtype=torch.bool)
         return self.labels >= 0
 
     @property
     def right(self) -> Tensor:
-        """(M,) rows that the original gets right."""
+        """(M,) whether the original is right."""
         return torch.zeros_like(self.counted) if self.labels is None else (self.before == self.labels) & self.counted
 
     @property
     def right_after(self) -> Tensor:
-        """(M,) rows that the compressed network gets right."""
+        """(M,) whether the compressed network is right."""
         return torch.zeros_like(self.counted) if self.labels is None else (self.after == self.labels) & self.counted
 
     @property
@@ -69,7 +69,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Mismatches:
-    """Mismatches by what they do. Without labels only ``total`` is known.
+    """Mismatches by kind. Without labels, only ``total`` is known.
 
     Attributes:
         rows: predictions compared.
@@ -94,7 +94,7 @@ class Mismatches:
 
 
 def count_mismatches(answers: Answers) -> Mismatches:
-    """Count mismatches by kind."""
+    """Count the harmful, repaired and other mismatches."""
     rows, total = answers.before.numel(), int(answers.differ.sum())
     found = Mismatches(rows, total, wilson(total, rows))
     if answers.labels is None:
@@ -118,7 +118,7 @@ def answers_of(examples: Examples, before: list[Tensor], after: list[Tensor]) ->
 
 
 def labels_of(examples: Examples, outputs: list[Tensor]) -> Tensor | None:
-    """(M,) class indices, or None when the batches bring none."""
+    """(M,) class indices, or None if the batches have none."""
     found = []
     for part, rows in zip(examples.slices, outputs, strict=True):
         if part.targets is None or part.targets.is_floating_point():
@@ -154,8 +154,8 @@ def population(models: Iterable[nn.Module], batches: Iterable[Any] | Examples) -
     Args:
         models: the K networks.
         batches: read once for all networks. To compare several populations, read them with
-            :func:`qubo_compress.calibration.examples.read_examples` and give those examples to each call: a loader that
-            shuffles or augments brings other rows whenever it is read again.
+            :func:`qubo_compress.calibration.examples.read_examples` and pass these examples to each call: a loader that
+            shuffles or augments returns other rows on every pass.
 
     Raises:
         InvalidBatches: when there is no network, or the batches cannot be used.

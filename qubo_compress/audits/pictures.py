@@ -1,4 +1,4 @@
-"""The pictures of an audit: flips by margin, classes with intervals, and the examples that were forgotten."""
+"""The pictures of an audit: flips by margin, classes with intervals, and the forgotten examples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COLUMNS = 12
 
 
 def flips_by_margin(report: AuditReport, image_format: ImageFormat = "svg") -> bytes:
-    """Share of answers that differ in every bin of the original's margin, harmful ones darker."""
+    """Share of differing answers in each bin of the original's margin; harmful ones are darker."""
     figure = figure_of(0.62 * WIDTH, 3.4)
     axes = figure.subplots()
     plain_axes(axes)
@@ -54,7 +54,7 @@ def flips_by_margin(report: AuditReport, image_format: ImageFormat = "svg") -> b
 
 
 def class_changes(report: AuditReport, image_format: ImageFormat = "svg") -> bytes:
-    """Change of every class's recall with 95 % intervals, the worst on top; filled where it is more than chance."""
+    """Change of every class's recall with 95 % intervals, worst on top; filled if it is beyond chance."""
     worst = sorted(report.classes, key=lambda item: (item.change, item.label))[:MOST_CLASSES]
     figure = figure_of(0.62 * WIDTH, 1.1 + 0.26 * len(worst))
     axes = figure.subplots()
@@ -76,7 +76,7 @@ def class_changes(report: AuditReport, image_format: ImageFormat = "svg") -> byt
 
 
 def forgotten_examples(report: AuditReport, image_format: ImageFormat = "png") -> bytes | None:
-    """A grid of the forgotten examples, each with its class and what it is taken for; None without images."""
+    """A grid of the forgotten examples, each with its class and the wrong answer; None without images."""
     if report.images is None or not len(report.images):
         return None
     count = len(report.images)

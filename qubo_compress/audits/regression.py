@@ -1,4 +1,4 @@
-"""How far a compressed network's numbers are from the original's, where outputs are numbers and not classes."""
+"""How far a compressed network's outputs are from the original's if they are numbers, not classes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from qubo_compress.network.losses.regression import value_rows
 
 @dataclass(frozen=True)
 class LargestChange:
-    """One output that moved far.
+    """One of the outputs that moved farthest.
 
     Attributes:
         row: number of the output row.
         column: of the output.
-        before, after: what the two networks say.
-        target: what was right, or None.
+        before, after: the outputs of the two networks.
+        target: the true value, or None.
     """
 
     row: int
@@ -36,15 +36,14 @@ class LargestChange:
 
 @dataclass(frozen=True)
 class RegressionChange:
-    """Changes of all outputs between two networks, weighted as the examples are.
+    """Changes of all outputs between two networks, weighted like the examples.
 
     Attributes:
         mean_change: mean absolute change.
         root_mean_square_change: root of the mean squared change.
         spread: standard deviation of the original's outputs, for comparison.
-        error_before, error_after: mean squared error from the targets; None without.
-        explained_before, explained_after: R^2, share of the targets' variance that the outputs explain; None without
-            targets, or where these do not vary.
+        error_before, error_after: mean squared error from the targets; None without targets.
+        explained_before, explained_after: R^2, share of the targets' variance explained; None without varying targets.
         largest: the outputs that moved most.
     """
 
@@ -82,7 +81,7 @@ class RegressionChange:
 
 
 def is_regression(loss: Loss, columns: int) -> bool:
-    """Whether outputs are numbers under this loss: answers are then neither right nor wrong."""
+    """Whether this loss treats outputs as numbers, which are neither right nor wrong."""
     return isinstance(loss, SquaredError) or (isinstance(loss, CallableLoss) and columns == 1)
 
 
@@ -94,8 +93,8 @@ def regression_change(
     Args:
         examples: with or without targets.
         before: (M, C) output rows of the original, slice by slice.
-        after: of the compressed network.
-        most: how many of the largest changes are listed.
+        after: (M, C) output rows of the compressed network.
+        most: how many of the largest changes to list.
 
     Raises:
         InvalidBatches: when the targets do not fit the outputs.
@@ -134,7 +133,7 @@ def _goals(examples: Examples, rows: Sequence[Tensor]) -> tuple[Tensor | None, T
 
 
 def _variance(values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted variance about each column's own mean."""
+    """Weighted variance around each column's mean."""
     mean = (weights * values).sum(0) / weights.sum(0).clamp(min=1e-300)
     return (weights * (values - mean).square()).sum() / weights.sum().clamp(min=1e-300)
 

@@ -20,7 +20,7 @@ MOST_LISTED = 20
 
 
 def write_audit(report: AuditReport, path: str | Path) -> Path:
-    """Write an audit as one HTML file that needs nothing else, and return its path.
+    """Write an audit as one self-contained HTML file, and return its path.
 
     Raises:
         StorageError: when the file cannot be written.
@@ -85,7 +85,7 @@ def _margins(report: AuditReport) -> str:
     if not report.margins:
         return ""
     caption = (
-        "Examples in even bins by the original's margin, its largest logit minus its second. Bars are the share of "
+        "Examples in equal bins by the original's margin, its largest logit minus its second. Bars are the share of "
         "answers that differ, with 95 % intervals; the dark part is harmful."
     )
     drawn = figure_html(tail_pictures.flips_by_margin(report), "flips by margin", caption)

@@ -1,3 +1,3 @@
-"""What reports are made of: numbers as text, figures, and a page that holds all it shows."""
+"""The parts of reports: numbers as text, figures, and self-contained HTML pages."""
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ ImageFormat = Literal["svg", "png"]
 
 
 WIDTH = 10.4
-"""Inches; the page shows it at its natural size, so nine points here are nine points there."""
+"""In inches; the page shows figures at this size, so fonts keep their point size."""
 
 
 def plain_axes(axes: Axes) -> None:
@@ -38,7 +38,7 @@ def to_bytes(figure: Figure, image_format: ImageFormat, tight: bool = False) -> 
     """The drawn figure as an image."""
     require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     stream = io.BytesIO()
-    # No date and no program in the file, so that the same result gives the same picture.
+    # No date and no program name in the file, so that equal results give equal pictures.
     metadata: dict[str, Any] = {"Date": None, "Creator": None} if image_format == "svg" else {"Software": None}
     box = "tight" if tight else None
     figure.savefig(stream, format=image_format, dpi=110, facecolor="white", metadata=metadata, bbox_inches=box)
@@ -55,6 +55,6 @@ def figure_of(width: float, height: float) -> Figure:
 
 
 def diverging() -> Colormap:
-    """From blue over white to red."""
+    """A colour map from blue through white to red, for signed values."""
     colours = ["#1b4aa8", "#7ea3ea", "#f7f8fa", "#f0978c", "#b0202c"]
     return cast("Colormap", require("matplotlib.colors").LinearSegmentedColormap.from_list("interaction", colours))

@@ -51,7 +51,7 @@ footer { color: var(--soft); font-size: 14px; margin-top: 24px; }
 
 
 def list_html(sentences: Iterable[str]) -> str:
-    """A list of sentences."""
+    """Sentences as an HTML list."""
     return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
 
 
@@ -80,7 +80,7 @@ def table_html(
 
 
 def _breakable(cell: str) -> str:
-    """Escaped text; choice names may break after their commas, joined ones have a line each."""
+    """Escaped text; choice names may break after commas, and joined ones get a line each."""
     if "=" not in cell:
         return escape(cell)
     # Split before escaping: entities end in a semicolon too.

@@ -1,4 +1,4 @@
-"""Numbers for people."""
+"""Numbers formatted for readers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def size(count: float) -> str:
-    """Bytes for people; 1 MB is a million bytes.
+    """A number of bytes in B, kB or MB; 1 MB is a million bytes.
 
     Example:
         >>> size(25343), size(999), size(4_610_000)
@@ -18,7 +18,7 @@ def size(count: float) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits; a dash for what is not a number."""
+    """Three significant digits; a dash for NaN."""
     if math.isnan(value):
         return "–"
     return f"{value:.3g}".replace("-", "−")
@@ -32,7 +32,7 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in percent; a dash for what is not a number.
+    """A share in percent; a dash for NaN.
 
     Example:
         >>> percent(0.9875), percent(None)

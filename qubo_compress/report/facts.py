@@ -1,4 +1,4 @@
-"""What a report says, gathered once from a result: numbers, rows and sentences, in no particular medium."""
+"""The content of a report, gathered once from a result: numbers, rows and sentences for any medium."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class GroupRow:
     """One group of the plan, or several shown as one.
 
     Attributes:
-        name: of the group, or of what joins several.
+        name: of the group, or of the joined groups.
         kind: ``"weight"``, ``"normalisation"``, ``"bias"`` or ``"mixed"``.
         choice: its choice, or a count of choices.
         bits: bits per stored value as coded, averaged over several groups.
-        zeros: share of weights that are zero, or None where that means nothing.
+        zeros: share of weights that are zero; None for vectors.
         values: how many values the group has.
         original_bytes, bytes: before and after.
-        alone: predicted or measured loss change of this choice alone.
+        alone: loss change of this choice alone, in the table.
         groups: how many groups the row stands for.
     """
 
@@ -59,7 +59,7 @@ class GroupRow:
 
     @property
     def stored_bits(self) -> float:
-        """Bits per value that the file really spends: scales and masks included."""
+        """Bits per value in the file, scales and masks included."""
         return 8 * self.bytes / max(1, self.values)
 
 
@@ -70,7 +70,7 @@ class Bundles:
     Attributes:
         labels: one name per row shown.
         members: for each, the indices of its groups.
-        sentence: what was joined, or "" when every group has its own row.
+        sentence: what was joined; "" if every group has its own row.
     """
 
     labels: tuple[str, ...]
@@ -80,7 +80,7 @@ class Bundles:
 
 @dataclass(frozen=True)
 class KeptRow:
-    """Something that was not compressed, and why."""
+    """A tensor or group that was not compressed, and why."""
 
     name: str
     nbytes: int
@@ -113,7 +113,7 @@ def group_rows(result: CompressionResult) -> tuple[GroupRow, ...]:
 
 
 def _bits(group: Group, choice: str, packed: Packed) -> float:
-    # A kept normalisation holds a 64-bit counter, which says nothing about its vectors.
+    # A kept normalisation includes a 64-bit counter, which must not count as a vector's bits.
     return 8.0 * group.members[0].dtype.itemsize if choice == "keep" else float(packed.weight_bits)
 
 
@@ -136,7 +136,7 @@ def bundle(rows: Sequence[GroupRow], *, most: int, vectors_from: int) -> Bundles
     Args:
         rows: one per group.
         most: rows that fit.
-        vectors_from: from how many rows on biases and normalisations are joined.
+        vectors_from: number of rows above which biases and normalisations are joined.
     """
     parts: list[tuple[str, list[int]]] = [(row.name, [number]) for number, row in enumerate(rows)]
     said = []
@@ -145,20 +145,20 @@ def bundle(rows: Sequence[GroupRow], *, most: int, vectors_from: int) -> Bundles
         for name, members in parts:
             joined.setdefault(_FILTER.sub("", name), []).extend(members)
         if len(joined) < len(parts):
-            said.append("the filters of a layer are joined to one row")
+            said.append("the filters of a layer are joined into one row")
         parts = list(joined.items())
     vectors = [members[0] for _, members in parts if rows[members[0]].kind != "weight"]
     if len(parts) > vectors_from and len(vectors) > 1:
         parts = [(name, members) for name, members in parts if rows[members[0]].kind == "weight"]
         parts.append((f"{len(vectors)} biases, normalisations", vectors))
-        said.append(f"{len(vectors)} biases and normalisations are joined to one row")
+        said.append(f"{len(vectors)} biases and normalisations are joined into one row")
     if len(parts) > most:
         sizes = [sum(rows[i].original_bytes for i in members) for _, members in parts]
         largest = set(np.argsort(sizes, kind="stable")[::-1][: most - 1].tolist())
         rest = [members for number, (_, members) in enumerate(parts) if number not in largest]
         parts = [part for number, part in enumerate(parts) if number in largest]
         parts.append((f"{len(rest)} smaller rows", [i for members in rest for i in members]))
-        said.append(f"only the {most - 1} largest rows are shown, the other {len(rest)} are joined to one")
+        said.append(f"only the {most - 1} largest rows are shown, the other {len(rest)} are joined into one")
     sentence = f"There are {len(rows)} groups: {', and '.join(said)}." if said else ""
     return Bundles(tuple(name for name, _ in parts), tuple(tuple(members) for _, members in parts), sentence)
 
@@ -195,8 +195,8 @@ def _joined(label: str, rows: Sequence[GroupRow]) -> GroupRow:
 def bundled_factor(result: CompressionResult, bundles: Bundles) -> tuple[FloatArray, bool] | None:
     """(R, R) inner products between rows of the plan in units of the loss, or None without cross terms.
 
-    Feature rows add up, so those of joined groups are summed exactly. The diagonal is what a row adds by
-    itself. The second value says whether the matrix comes from a factor and so is positive semidefinite.
+    Feature rows add up, so those of joined groups are summed exactly. The diagonal is what a row adds alone. The second
+    value says whether the matrix comes from a factor, and so is positive semidefinite.
     """
     table = result.table
     chosen = chosen_indices(table, result.plan.choices)
@@ -214,7 +214,7 @@ def bundled_factor(result: CompressionResult, bundles: Bundles) -> tuple[FloatAr
 
 
 def kept_rows(result: CompressionResult) -> tuple[KeptRow, ...]:
-    """Everything stored as it was: tensors outside all groups, then groups for which ``keep`` was chosen."""
+    """Everything stored unchanged: tensors outside all groups, then groups for which ``keep`` was chosen."""
     layout = result.table.layout
     rows = [KeptRow(printable(item.name), item.nbytes, printable(item.reason)) for item in layout.kept]
     for number, group in enumerate(layout.groups):
@@ -245,7 +245,7 @@ def _refusals(result: CompressionResult, group: Group) -> str:
 
 
 def shared_tensors(result: CompressionResult) -> tuple[tuple[str, str], ...]:
-    """(name, first name) of parameters that share a tensor, which is stored once."""
+    """(name, first name) of each parameter that shares a tensor, which is stored once."""
     return tuple((name, first) for name, first in result.table.layout.aliases.items() if name != first)
 
 
@@ -260,11 +260,11 @@ def budget_rows(result: CompressionResult) -> tuple[tuple[str, int, int], ...]:
     )
 
 
-# ----------------------------------------------------------------------------------------------- words
+# ------------------------------------------------------------------------------------------- sentences
 
 
 def about_calibration(result: CompressionResult) -> tuple[str, ...]:
-    """How the costs were measured, and on what the results stand."""
+    """How the costs were measured, and what the results are based on."""
     facts = result.table.provenance
     held_out = result.before.examples
     said = [
@@ -281,7 +281,7 @@ def about_calibration(result: CompressionResult) -> tuple[str, ...]:
     elif result.table.pairs is not None:
         said.append("Cross terms were measured pair by pair.")
     else:
-        said.append("There are no cross terms: this metric gives every choice a cost of its own only.")
+        said.append("There are no cross terms: this metric measures every choice separately.")
     if facts.shrinkage:
         share = f"{100 * facts.shrinkage:.0f} %"
         said.append(f"Linear terms were shrunk by {share} towards the divergence from the original.")
@@ -296,29 +296,29 @@ def about_calibration(result: CompressionResult) -> tuple[str, ...]:
         )
     whose = "validation examples given" if result.held_out_is_validation else "calibration examples set aside"
     said.append(
-        f"Loss and accuracy are those on the {held_out:,} {whose}. They chose between plans, so judge the final "
-        "network on examples that it has never met."
+        f"Loss and accuracy are from the {held_out:,} {whose}. These chose between plans, so judge the final "
+        "network on examples that it has never seen."
     )
     return tuple(said)
 
 
 def _trust_sentence(trust: float) -> str:
-    """How far the pair energies of a table were believed.
+    """How much the pair energies of a table were trusted.
 
     Example:
         >>> _trust_sentence(0.634)
-        'Pair energies were believed to 63 %, by how well one half of the examples predicts those of the other half.'
+        'Pair energies were trusted to 63 %, by how well one half of the examples predicts those of the other half.'
     """
     if trust >= 1.0:
-        return "Pair energies were believed in full."
+        return "Pair energies were trusted in full."
     return (
-        f"Pair energies were believed to {100 * trust:.0f} %, by how well one half of the examples predicts those of "
+        f"Pair energies were trusted to {100 * trust:.0f} %, by how well one half of the examples predicts those of "
         "the other half."
     )
 
 
 def budget_text(budget: Budget) -> str:
-    """The budget as it was asked for."""
+    """The budget as the user set it."""
     given = [
         ("ratio", "ratio {:g}"), ("bytes", "{:,} bytes"), ("bits_per_weight", "{:g} bits per weight"),
         ("macs", "{:,} multiplications"), ("bit_operations", "{:,} bit operations"), ("cells", "{:,} cells"),
@@ -328,7 +328,7 @@ def budget_text(budget: Budget) -> str:
 
 
 def gap_text(gap: float | None) -> str:
-    """A relative gap; in multiples where percents say nothing."""
+    """A relative gap in percent, or in multiples if it is huge."""
     if gap is None:
         return "no bound"
     return f"{100 * gap:.2g} %" if gap < 1 else f"{gap:.3g} times the value"

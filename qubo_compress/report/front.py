@@ -1,4 +1,4 @@
-"""The best plans at other sizes, beside the one of the report."""
+"""The best plans at other sizes than the report's."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def find_front(result: CompressionResult, seconds_per_point: float) -> Front:
         elif isinstance(found, InfeasibleBudget):
             missing.append((ratio, _out_of_reach(result.table.problem(result.budget.resized(ratio)))))
         else:
-            missing.append((ratio, "nothing that fits was found in the time given"))
+            missing.append((ratio, "no plan that fits was found in the time given"))
     return Front(tuple(points), tuple(missing))
 
 
@@ -55,11 +55,11 @@ def _out_of_reach(problem: ChoiceProblem) -> str:
     least = int(problem.smallest_totals()[place])
     if least > problem.limits[place]:
         return f"out of reach; the smallest reachable file is {size(least)}"
-    return f"out of reach together with the limits on {limit_names(problem.budget_names)}"
+    return f"out of reach within the limits on {limit_names(problem.budget_names)}"
 
 
 def limit_names(names: Sequence[str]) -> str:
-    """The limits besides the bytes, in words; "" when there are none.
+    """The names of the limits other than bytes, as text; "" if there are none.
 
     Example:
         >>> limit_names(("bytes", "macs", "harmful_flips"))

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no network, no script, no other file."""
+"""The report as one self-contained HTML file: no network access, no script, no other file."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def write_report(
     Args:
         result: of :func:`qubo_compress.compress`.
         path: of the file; an older one is replaced only when the new one is complete.
-        seconds_per_point: time for each solve of the Pareto front; 0 leaves the front out.
-        audit: of :func:`qubo_compress.audit`, on examples of the caller's choice; its sections are added.
+        seconds_per_point: time for each solve of the Pareto front; 0 omits the front.
+        audit: of :func:`qubo_compress.audit`, on examples of the caller's choice; adds its sections.
 
     Raises:
         MissingDependency: without matplotlib, which draws the pictures; ``result.show()`` does without.
@@ -51,7 +51,7 @@ def write_report(
 
 
 def page(result: CompressionResult, front: Front | None, audit: AuditReport | None = None) -> str:
-    """The report's HTML."""
+    """The whole report as HTML text."""
     model = escape(type(result.original).__name__)
     parts = [
         _header(result),
@@ -131,7 +131,7 @@ def _plain_words(result: CompressionResult) -> str:
 
 def _candidates(result: CompressionResult) -> str:
     caption = (
-        "Plans are chosen by what was measured, not by what was predicted. Beside the solver's best plans stand the "
+        "Plans are chosen by measurement, not by prediction. The solver's best plans compete with the "
         "optimum of the same table without interactions, one choice for all groups (uniform) and greedy. Measured on "
         f"{verdict.counted(result.before.examples)}, before any recovery; ± two standard errors of the paired "
         "differences."
@@ -154,7 +154,7 @@ def _scores(result: CompressionResult) -> str:
         ["Bits per weight", *(f"{8 * count / max(1, plan.parameters):.2f}" for count in sizes)],
     ]
     said = verdict.recovery_sentence(result) or "No recovery was asked for."
-    said += f" Loss and accuracy are those on {verdict.counted(result.before.examples)}."
+    said += f" Loss and accuracy are from {verdict.counted(result.before.examples)}."
     head = ["", *(name for name, _ in columns)]
     budgets = [
         [_budget_name(name), f"{limit:,}", f"{used:,}", percent(used / max(1, limit))]
@@ -174,7 +174,7 @@ def _budget_name(name: str) -> str:
 def _layers(result: CompressionResult) -> str:
     rows = facts.group_rows(result)
     caption = (
-        "What the plan does to each group. The code is what one value is written in; the bar counts everything that "
+        "What the plan does to each group. The code is the bits of one stored value; the bar counts everything that "
         "the file spends on it, scales and masks included. Pale bars are biases and normalisations; a folded "
         "normalisation stores two vectors instead of four, so its bar is shorter than its code. "
         + pictures.picture_bundles(rows).sentence
@@ -223,12 +223,12 @@ def _interactions(result: CompressionResult) -> str:
         text += "<h3 style='margin-top:22px'>All choices of all groups</h3>" + figure_html(
             every,
             "interactions between all choices",
-            "Cosine between the effects of any two choices on the network's outputs; white lines part the groups. "
+            "Cosine between the effects of any two choices on the network's outputs; white lines separate the groups. "
             "No pair was measured: all of it follows from the effects of single choices.",
         )
     elif result.table.factor is not None:
         text += (
-            f'<p class="note">The map of all {result.table.linear.size:,} choices is left out: it is drawn up to '
+            f'<p class="note">The map of all {result.table.linear.size:,} choices is omitted: it is drawn for up to '
             f"{pictures.MOST_CHOICES:,}.</p>"
         )
     return f"<section><h2>Interactions</h2>{text}</section>"
@@ -248,8 +248,8 @@ def _front(result: CompressionResult, front: Front | None) -> str:
     head = ["times smaller", "bytes", "predicted loss change", "lower bound"]
     table = table_html(head, rows, numeric=range(4))
     left_out = [f"{ratio:g} times smaller: {reason}." for ratio, reason in front.missing]
-    more = f'<p class="note" style="margin-top:12px">Left out:</p>{list_html(left_out)}' if left_out else ""
-    caption = "The best plans at other sizes, by solving the first table again; nothing was measured for them."
+    more = f'<p class="note" style="margin-top:12px">Not reached:</p>{list_html(left_out)}' if left_out else ""
+    caption = "The best plans at other sizes, from solving the first table again; none of them was measured."
     if others := limit_names(result.budget.names):
         caption += f" The budget's limits on {others} hold for them too."
     if drawn is None:
@@ -278,7 +278,7 @@ def _groups(result: CompressionResult) -> str:
         ["in all", "", "", "", "", f"{result.plan.original_bytes:,}", f"{result.plan.bytes:,}", ""],
     ]
     head = ["group", "kind", "choice", "bits", "zeros", "bytes before", "bytes after", "loss change alone"]
-    said = f"The loss change of a choice alone is that with everything else left as it was. {bundles.sentence}"
+    said = f"The loss change of a choice alone is with everything else unchanged. {bundles.sentence}"
     if bundles.sentence:
         said += " The plan's own file, written by plan.save, has them all."
     table = table_html(head, rows, numeric=range(3, 8), names=(0, 2), totals=totals)
@@ -293,7 +293,7 @@ def _kept(result: CompressionResult) -> str:
         shown = [[row.name, f"{row.nbytes:,}", row.reason] for row in rows[:MOST_KEPT]]
         text += table_html(["tensor or group", "bytes", "reason"], shown, numeric=(1,), names=(0,))
         if len(rows) > MOST_KEPT:
-            text += f'<p class="note">{len(rows) - MOST_KEPT:,} further ones are not listed.</p>'
+            text += f'<p class="note">{len(rows) - MOST_KEPT:,} more are not listed.</p>'
     else:
         text += "<p>Nothing: every tensor is in a group, and every group was compressed.</p>"
     if shared:

@@ -50,7 +50,7 @@ MOST_CHOICES = 1200
 
 
 def picture_bundles(rows: Sequence[GroupRow]) -> Bundles:
-    """How groups are joined in pictures."""
+    """The groups of a result, joined so that they fit a picture."""
     return bundle(rows, most=MOST_ROWS, vectors_from=VECTORS_JOINED_FROM)
 
 
@@ -84,7 +84,7 @@ def _bits(axes: Axes, rows: Sequence[GroupRow], places: IntArray) -> None:
         axes.text(beyond + 0.025 * most, place, f"{row.stored_bits:.1f}", va="center", fontsize=8, color=SOFT)
     axes.set_xlim(0, 1.17 * most)
     axes.locator_params(axis="x", nbins=5, integer=True)
-    _titled(axes, "Bits per value", "bar: stored, all counted     line: code")
+    _titled(axes, "Bits per value", "bar: stored, all included     line: code")
 
 
 def _zeros(axes: Axes, rows: Sequence[GroupRow], places: IntArray) -> None:
@@ -139,7 +139,7 @@ def prediction(result: CompressionResult, image_format: ImageFormat = "svg") -> 
     shrinkage = result.table.provenance.shrinkage
     if result.recovered_comparison is not None:
         again = result.recovered_comparison.held_against(shrinkage).mean
-        axes.axhline(again, color=TEAL, linewidth=1.4, label="measured, the plan taken and recovered")
+        axes.axhline(again, color=TEAL, linewidth=1.4, label="measured, plan taken and recovered")
         low = min(low, again)
     axes.set_xlim(low - room, high + room)
     axes.set_ylim(low - room, high + room)
@@ -166,8 +166,8 @@ def interactions(result: CompressionResult, image_format: ImageFormat = "svg") -
     panels = 2 if is_gram else 1
     edge = max(2.6, min(8.0, 0.19 * count)) if panels == 2 else max(3.5, min(9.0, 0.22 * count))
     font = 8.5 if count <= 26 else 7.0
-    # The layout engine does not see how far upright labels reach below a square image: leave more than
-    # they need, and cut off the rest.
+    # The layout engine ignores how far upright labels reach below a square image: leave more room than they need, and
+    # crop the rest.
     below = 0.011 * font * max(len(name) for name in names)
     figure = figure_of(WIDTH if panels == 2 else 0.65 * WIDTH, edge + 1.0 + below)
     axes = np.atleast_1d(figure.subplots(1, panels, sharey=True))
@@ -207,13 +207,13 @@ def _map(
 
 
 def all_choices(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes | None:
-    """Cosines between the effects of all choices of all groups; None without a factor, or when too many."""
+    """Cosines between the effects of all choices of all groups; None without a factor, or with too many choices."""
     table = result.table
     if table.factor is None or table.linear.size > MOST_CHOICES:
         return None
     features = table.factor.astype(np.float64)
     length = np.linalg.norm(features, axis=1, keepdims=True)
-    # A choice that changes nothing has no direction; it is left out so that it draws no empty stripe.
+    # A choice that changes nothing has no direction, and would draw an empty stripe.
     moved = (length[:, 0] > 1e-9) & (length[:, 0] > 1e-6 * length.max())
     features = features[moved] / length[moved]
     group_of = np.repeat(np.arange(len(table.choices)), np.diff(table.offsets))[moved]
@@ -239,7 +239,7 @@ def all_choices(result: CompressionResult, image_format: ImageFormat = "svg") ->
 
 
 def _spread_labels(names: Sequence[str], group_of: IntArray, least: float) -> tuple[list[str], list[float]]:
-    """Labels at the middle of their groups, leaving out those that would touch the one before."""
+    """Labels at the middle of their groups, without those that would touch the previous one."""
     labels: list[str] = []
     middles: list[float] = []
     for group in np.unique(group_of).tolist():
@@ -265,7 +265,7 @@ def trace(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes
     energies = [(seconds, energy) for seconds, energy, _ in points if math.isfinite(energy)]
     bounds: list[tuple[float, float]] = []
     for seconds, _, bound in points:
-        # A later stage of the search starts with no bound of its own; the earlier one still holds.
+        # A later stage of the search starts without a bound; the earlier one still holds.
         if bound is not None and math.isfinite(bound) and (not bounds or bound > bounds[-1][1]):
             bounds.append((seconds, bound))
     if result.solution.bound is not None and (not bounds or result.solution.bound > bounds[-1][1]):
@@ -277,7 +277,7 @@ def trace(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes
     axes.set_xlabel("seconds", fontsize=9, color=INK)
     axes.set_ylabel("predicted loss change", fontsize=9, color=INK)
     if len({value for _, value in (*energies, *bounds)}) == 1:
-        # Otherwise the axis would show an offset of rounding noise around one value.
+        # Otherwise the axis would magnify rounding noise around one value.
         value = energies[0][1] if energies else bounds[0][1]
         axes.set_ylim(value - max(0.1 * abs(value), 1e-6), value + max(0.1 * abs(value), 1e-6))
     axes.yaxis.set_major_formatter(lambda value, _: number(value))
@@ -326,7 +326,7 @@ def pareto_front(
 
 
 def short(name: str, most: int = 34) -> str:
-    """A name that fits beside a picture, and that matplotlib does not read as a formula.
+    """A name short enough for a picture, and which matplotlib does not parse as a formula.
 
     Example:
         >>> short("features.block_17.depthwise.convolution.weight", 24)

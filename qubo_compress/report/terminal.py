@@ -26,14 +26,14 @@ def print_summary(result: CompressionResult, console: Console | None = None) -> 
 
     Args:
         result: of :func:`qubo_compress.compress`.
-        console: where to print; the standard output when left out.
+        console: where to print; default: standard output.
     """
     details = [
         Text(printable(f"  {sentence}"), "dim")
         for sentence in (*verdict.about_solver(result), *facts.about_calibration(result))
     ]
     warned = [said for said in (verdict.warnings(result), verdict.few_examples(result)) if said]
-    # One renderable, so that a notebook shows one output and not a dozen.
+    # One renderable, so that a notebook shows one output instead of a dozen.
     everything = Group(
         Text(f"\n{verdict.headline(result)}\n", "bold"),
         *(Text(printable(sentence)) for sentence in verdict.measured_sentences(result)),
@@ -71,7 +71,7 @@ def scores_table(result: CompressionResult) -> Table:
 
 
 def candidates_table(result: CompressionResult) -> Table:
-    """Predicted and measured, for every plan that was in the running."""
+    """Predicted and measured loss of every plan that was compared."""
     proof, model = verdict.proof_text(result)
     table = Table(
         title="Every plan that was measured", title_justify="left", title_style="bold", caption_justify="left",
@@ -112,7 +112,7 @@ def groups_table(result: CompressionResult) -> Table:
 
 
 def _narrow(choice: str) -> str:
-    """A choice that may break after commas; of several joined ones the two most common."""
+    """A choice that may break after commas; of several joined ones, the two most common."""
     listed = choice.split("; ")
     shown = "; ".join(listed[:2]) + ("; …" if len(listed) > 2 else "")
     return shown.replace(",", ", ").replace(" × ", "×")

@@ -1,7 +1,7 @@
-"""What the held-out examples say, in words: the change with its interval, the predictions held against it, the proof.
+"""Sentences about the held-out examples: the change with its interval, the predictions compared with it, the proof.
 
-What was measured comes first. What was predicted, and what was proven, is about the loss model, and its sentences
-say how good that model was.
+The measured result comes first. Predictions and proofs are about the loss model, and their sentences say how good that
+model was.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 SIMULATED = "The annealer was simulated locally; no quantum hardware was used."
 
 LOCAL_ANNEALERS = ("annealer", "simulated-annealing")
-"""Solvers whose name suggests hardware that they do not use; ``auto`` names those it ran in its notes."""
+"""Solvers whose names suggest hardware that they do not use; ``auto`` lists those it ran in its notes."""
 
 OFF_BY = 2.0
-"""A prediction is called wrong when it is off by more than this factor, two standard errors allowed for."""
+"""A prediction is called wrong if it is off by more than this factor beyond two standard errors."""
 
 NEGLIGIBLE = 1e-3
-"""Divergences below this change about no answer; how well they were predicted does not matter."""
+"""Divergences below this change hardly any answer, so their predictions are not judged."""
 
 FEWEST_ROWS = 30
-"""Fewer labelled held-out rows say nothing about accuracy, whatever they happen to agree on."""
+"""With fewer labelled held-out rows, nothing is said about accuracy."""
 
 WIDE_POINTS = 0.1
-"""An accuracy known no better than this, either way, cannot tell a good plan from a poor one."""
+"""An accuracy interval wider than this on either side cannot tell a good plan from a poor one."""
 
 WIDE_LOSS = 0.1
-"""The same for the change of a loss, as a share of the original's loss; and half of the change itself."""
+"""The same for the change of a loss, as a share of the original's loss; or half of the change itself."""
 
 UNCHANGED = 1e-3
-"""A repair that moves the held-out measure by less than this share did neither good nor harm."""
+"""A repair that changes the held-out measure by less than this share made no difference."""
 
 OPPONENTS = {
     "additive": "the optimum without interactions", "uniform": "one choice for all groups", "greedy": "greedy",
@@ -55,8 +55,8 @@ class Disagreement:
 
     Attributes:
         predicted: loss change.
-        measured: what was found instead.
-        factor: how many times more, or below one, less; None when nothing above zero was predicted or measured.
+        measured: loss change on the held-out examples.
+        factor: measured over predicted; None if either is not above zero.
     """
 
     predicted: float
@@ -65,14 +65,14 @@ class Disagreement:
 
     @property
     def how_far(self) -> str:
-        """In words, without a verb."""
+        """The factor as a phrase, such as "3 times more"."""
         if self.factor is None:
             return "which no factor describes"
         return f"{number(self.factor)} times more" if self.factor > 1 else f"{number(1 / self.factor)} times less"
 
 
 def held_against(result: CompressionResult, candidate: Candidate) -> Estimate:
-    """What was measured of a candidate in the unit of its prediction."""
+    """The measured value of a candidate in the unit of its prediction."""
     return candidate.comparison.held_against(result.table.provenance.shrinkage)
 
 
@@ -91,7 +91,7 @@ def disagreement(result: CompressionResult, candidate: Candidate) -> Disagreemen
 
 
 def solvers_candidate(result: CompressionResult) -> Candidate:
-    """The solver's best plan of the round that was taken: what its bound is about."""
+    """The solver's best plan in the round taken, which its bound is about."""
     return result.taken.candidates[0]
 
 
@@ -99,7 +99,7 @@ def solvers_candidate(result: CompressionResult) -> Candidate:
 
 
 def headline(result: CompressionResult) -> str:
-    """One sentence that says it all: how much smaller, and what was measured."""
+    """One sentence: how much smaller, and what was measured."""
     plan = result.plan
     return (
         f"{type(result.original).__name__}: {size(plan.original_bytes)} to {size(plan.bytes)}, "
@@ -127,7 +127,7 @@ def accuracy_text(before: Score, after: Score, found: Comparison) -> str:
 
 
 def accuracy_interval(found: Comparison) -> tuple[float, float]:
-    """95 % interval of the change of accuracy: Bonett and Price's for pairs; normal where examples have many rows."""
+    """95 % interval of the change of accuracy: Bonett and Price's for pairs; normal if examples have many rows."""
     if found.rows == found.examples:
         return paired_change(found.lost, found.gained, found.rows)
     half = NORMAL_95 * found.accuracy.standard_error
@@ -140,7 +140,7 @@ def loss_text(before: Score, after: Score, found: Comparison) -> str:
 
 
 def measured_sentences(result: CompressionResult) -> tuple[str, ...]:
-    """What was measured for the network returned, beyond the headline."""
+    """Measurements of the returned network, beyond the headline."""
     found = result.comparison
     said = [
         f"The held-out loss went from {number(result.before.loss)} to {number(result.final.loss)}: "
@@ -159,7 +159,7 @@ def measured_sentences(result: CompressionResult) -> tuple[str, ...]:
 
 
 def recovery_sentence(result: CompressionResult) -> str | None:
-    """Whether the recovered network was kept, and why; None when no recovery was asked for."""
+    """Whether the recovered network was kept, and why; None without recovery."""
     recovered = result.recovered_comparison
     if recovered is None:
         return None
@@ -173,7 +173,7 @@ def recovery_sentence(result: CompressionResult) -> str | None:
 
 
 def _alike(first: Comparison, second: Comparison) -> bool:
-    """Whether two networks' measures differ by rounding only, or by less than two standard errors of both."""
+    """Whether the measures of two networks differ only by rounding, or by less than two standard errors of both."""
     apart = abs(second.measure - first.measure)
     if not math.isfinite(apart):
         return False
@@ -196,7 +196,7 @@ def few_examples(result: CompressionResult) -> tuple[str, ...]:
 
 
 def _unclear_accuracy(found: Comparison) -> str | None:
-    """How wide the interval of the accuracy is, where it is too wide or stands on too few rows."""
+    """The width of the accuracy's interval, if it is too wide or rests on too few rows."""
     low, high = accuracy_interval(found)
     if found.rows >= FEWEST_ROWS and high - low <= 2 * WIDE_POINTS:
         return None
@@ -204,11 +204,11 @@ def _unclear_accuracy(found: Comparison) -> str | None:
 
 
 def _unclear_loss(result: CompressionResult) -> str | None:
-    """How well the change of the loss is known, where that is too little."""
+    """How uncertain the change of the loss is, if that is too much."""
     found, change = result.comparison, result.comparison.change
     known = 2 * change.standard_error
     if not math.isfinite(change.mean):
-        return None  # no number of examples makes this plan a good one
+        return None  # more examples would not make this plan a good one
     if not math.isfinite(known):
         return "the change of its loss says nothing about others"
     least = NEGLIGIBLE if found.by_divergence else 0.0
@@ -221,7 +221,7 @@ def _unclear_loss(result: CompressionResult) -> str | None:
 
 
 def winner_sentence(result: CompressionResult) -> str:
-    """Which candidate won, among which, by what."""
+    """Which candidate won, among which ones, and by which measure."""
     found = result.taken
     where = "your validation examples" if result.held_out_is_validation else "the examples set aside"
     running = [name for candidate in found.candidates for name in candidate.names]
@@ -240,7 +240,7 @@ def winner_sentence(result: CompressionResult) -> str:
 
 
 def quoted(candidate: Candidate) -> str:
-    """A candidate's names, the same plan by other methods included."""
+    """A candidate's names: of every method that found the same plan."""
     return " = ".join(candidate.names)
 
 
@@ -263,7 +263,7 @@ CANDIDATE_HEAD = ("plan", "predicted", "corrected", "divergence", "loss change",
 
 
 def warnings(result: CompressionResult) -> tuple[str, ...]:
-    """Sentences for predictions that the held-out examples contradict: of the plan taken, and of the solver's."""
+    """Sentences on predictions that the held-out examples contradict: for the plan taken and the solver's best."""
     taken, solvers = result.taken.chosen, solvers_candidate(result)
     looked_at = [(taken, "the plan taken")]
     if solvers.name != taken.name:
@@ -275,19 +275,19 @@ def warnings(result: CompressionResult) -> tuple[str, ...]:
             continue
         far = f": {found.how_far}" if found.factor is not None else ""
         said.append(
-            f"For {what} the model predicted {signed(found.predicted)}, and held-out examples say "
+            f"For {what} the model predicted {signed(found.predicted)}, but held-out examples say "
             f"{plus_minus(found.measured)}{far}."
         )
     if not said:
         return ()
     if math.isfinite(taken.expected) and taken.expected != taken.predicted:
         said.append(
-            f"Corrected by the other plan that was predicted most alike, the plan taken is at {signed(taken.expected)}."
+            f"Corrected by the other plan with the closest prediction, the plan taken is at {signed(taken.expected)}."
         )
     examples = result.table.provenance.examples
     return (
         *said,
-        f"Do not trust predictions of this table, those for other sizes included. It was measured on {examples:,} "
+        f"Do not trust this table's predictions, those for other sizes included. It was measured on {examples:,} "
         "calibration examples; give more, if you can.",
     )
 
@@ -296,7 +296,7 @@ def warnings(result: CompressionResult) -> tuple[str, ...]:
 
 
 def about_solver(result: CompressionResult) -> tuple[str, ...]:
-    """Which solver, why, how good its answer is for the loss model, and that nothing simulated is quantum."""
+    """Which solver ran and why, how good its answer is for the loss model, and that simulations are not quantum."""
     solution = result.solution
     said = [f"Solver: {solution.solver}, {_work(solution)}."]
     said += [f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in solution.notes]
@@ -329,16 +329,16 @@ WORK = {
     "genetic": "evaluation", "evopress": "evaluation", "spdy": "evaluation", "reinforcement": "episode",
     "simulated-annealing": "sweep", "openjij": "sweep", "path-integral": "sweep", "random": "draw",
 }  # fmt: skip
-"""What the work of a solver counts; the others count steps of their own."""
+"""The unit of a solver's work; all others count steps."""
 
 
 def _work(solution: Solution) -> str:
-    """How much was done in how many seconds, without those that compiling took."""
+    """How much work was done in how many seconds, without the time for compiling."""
     compiling = solution.timing.get("compile", 0.0)
     unit = WORK.get(solution.solver, "step")
     units = unit if solution.work == 1 else " or ".join(f"{word}s" for word in unit.split(" or "))
     seconds = max(0.0, solution.timing.get("total", math.nan) - compiling)
-    before = f", and {compiling:.0f} s of compiling before" if compiling >= 1.0 else ""
+    before = f", after {compiling:.0f} s of compiling" if compiling >= 1.0 else ""
     return f"{solution.work:,} {units} in {seconds:.2f} s{before}"
 
 
@@ -354,7 +354,7 @@ def _model_was(result: CompressionResult) -> str:
 
 
 def proof_text(result: CompressionResult) -> tuple[str, str]:
-    """(two words, a line below) for the card of the solver."""
+    """(two words, the line below them) for the solver's card."""
     solution = result.solution
     found = disagreement(result, solvers_candidate(result))
     if found is None:
@@ -381,7 +381,7 @@ def _is_local_annealer(result: CompressionResult) -> bool:
 
 
 def counted(examples: int) -> str:
-    """How many held-out examples.
+    """The number of held-out examples, as text.
 
     Example:
         >>> counted(1), counted(1200)
@@ -391,7 +391,7 @@ def counted(examples: int) -> str:
 
 
 def points(share: float) -> str:
-    """A change of a share in points, with its sign.
+    """A change of a share in signed percentage points.
 
     Example:
         >>> points(-0.005), points(0.0)
@@ -402,7 +402,7 @@ def points(share: float) -> str:
 
 
 def plus_minus(found: Estimate, signs: bool = True) -> str:
-    """A mean and two standard errors; the mean alone where one example gives no error.
+    """A mean and two standard errors; only the mean if a single example gives no error.
 
     Example:
         >>> plus_minus(Estimate(0.0251, 0.004)), plus_minus(Estimate(0.5, math.inf), signs=False)

@@ -74,10 +74,10 @@ def test_an_unclear_change_of_the_loss_is_said(
     assert (says or "") in said and bool(said) == (says is not None)
 
 
-def test_the_report_says_how_far_pair_energies_were_believed(result: CompressionResult) -> None:
+def test_the_report_says_how_far_pair_energies_were_trusted(result: CompressionResult) -> None:
     provenance = dataclasses.replace(result.table.provenance, trust=0.25)
     made = dataclasses.replace(result, table=dataclasses.replace(result.table, provenance=provenance))
     said = " ".join(facts.about_calibration(made))
-    assert "Pair energies were believed to 25 %, by how well one half of the examples predicts" in said
+    assert "Pair energies were trusted to 25 %, by how well one half of the examples predicts" in said
     alone = dataclasses.replace(made, table=dataclasses.replace(made.table, factor=None))
-    assert "believed" not in " ".join(facts.about_calibration(alone))
+    assert "trusted" not in " ".join(facts.about_calibration(alone))

@@ -95,6 +95,6 @@ def test_results_without_labels_recovery_or_factor(
 def test_filters_are_joined(compressed: Callable[..., CompressionResult], plain: Callable[[str], str]) -> None:
     found = compressed(groups="filter", rounds=0, recover=False)
     words = plain(page(found, None))
-    assert "joined to one row" in words, "pictures show layers"
+    assert "joined into one row" in words, "pictures show layers"
     for row in facts.group_rows(found):
         assert row.name in words, "so few groups fit the table"
