@@ -1,4 +1,4 @@
-"""Choice problems as the models that annealers and solvers of others read, and back."""
+"""Conversion of choice problems to the models of annealers and other solvers, and back."""
 
 from __future__ import annotations
 
@@ -73,16 +73,16 @@ def to_bqm(
         encoding: ``"domain-wall"`` (K - 1 bits per group) or ``"one-hot"`` (K bits).
         budget: ``"multiplier"`` adds ``multipliers . (totals - limits)``, ``"slack"`` a square with slack bits,
             ``"unbalanced"`` a parabola without, ``"none"`` nothing; see :mod:`qubo_compress.encodings.budgets`.
-        penalty: what one invalid group costs, one number or one per group. When left out, a tenth of the
-            worst case: stiff enough in practice, not proven; see :func:`worst_case_penalties`.
-        options: of the budget treatment, such as ``multipliers=`` (one price per budget; zero when left out).
+        penalty: energy of one invalid group, one number or one per group. Default: a tenth of the worst case, which is
+            stiff enough in practice but not proven; see :func:`worst_case_penalties`.
+        options: of the budget treatment, such as ``multipliers=`` (one price per budget; default: zero).
 
     Returns:
         The model over the variables 0, 1, ... (slack bits last), and a decoder of samples.
 
     Raises:
         UnknownName: for another encoding or budget treatment.
-        InvalidBudget: for options of the treatment that it lacks or that are out of range.
+        InvalidBudget: for options that the treatment lacks or that are out of range.
         InvalidProblem: for a penalty out of range.
         ProblemTooLarge: for more couplings than can be built.
 

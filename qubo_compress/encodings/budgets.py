@@ -1,10 +1,10 @@
-"""How budgets enter a model that knows no constraints.
+"""How budgets enter a model without constraints.
 
-Every treatment adds energies to the choices and squares of linear forms, which may include slack bits:
+Every treatment adds energies to the choices, and squares of linear forms that may include slack bits:
 
     sum_v linear[v] x[v] + constant + sum_s weight_s (costs_s . x + slack_s . z_s + offset_s)^2
 
-A square is kept as its vectors, a form of rank one, and becomes couplings only where a model is built.
+A square is stored as its vectors, a form of rank one, and becomes couplings only when a model is built.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntA
 
 @dataclass(frozen=True, eq=False)
 class Square:
-    """weight * (costs . x + slack . z + offset)^2 for selections x and slack bits z of its own.
+    """weight * (costs . x + slack . z + offset)^2 for selections x and the square's own slack bits z.
 
     Attributes:
         weight: energy per squared unit.
-        costs: (V,) what each choice adds.
-        slack: (S,) what each slack bit adds; empty for none.
-        offset: what stands beside them.
+        costs: (V,) coefficient of each choice.
+        slack: (S,) coefficient of each slack bit; empty for none.
+        offset: the constant term.
     """
 
     weight: float
@@ -42,7 +42,7 @@ class Square:
 
 @dataclass(frozen=True, eq=False)
 class BudgetTerms:
-    """What a treatment adds to the energy of a problem.
+    """The terms that a treatment adds to the energy of a problem.
 
     Attributes:
         linear: (V,) energy of each choice.
@@ -56,7 +56,7 @@ class BudgetTerms:
 
     @property
     def num_slack_bits(self) -> int:
-        """Slack bits of all squares together."""
+        """Number of slack bits in all squares together."""
         return sum(square.slack.size for square in self.squares)
 
 
@@ -74,7 +74,7 @@ treatments: Registry[type[Treatment]] = Registry("budget treatment")
 
 
 def make_treatment(name: str, options: dict[str, Any]) -> Treatment:
-    """A treatment of that name with these options.
+    """The named treatment with these options.
 
     Raises:
         UnknownName: when there is none of that name.
@@ -96,7 +96,7 @@ def make_treatment(name: str, options: dict[str, Any]) -> Treatment:
 class Multiplier(Treatment):
     """Add multipliers . (totals - limits) to the energy: linear terms only, no couplings and no slack bits.
 
-    The search for multipliers is the sampler's; zero, the default, is right for budgets that do not bind.
+    The sampler must search for the multipliers; the default, zero, is right for budgets that do not bind.
     Any ground state is the optimum for the limits that its own totals would just meet; whether some
     multipliers have the optimum for the given limits as ground state depends on the problem.
 
@@ -108,7 +108,7 @@ class Multiplier(Treatment):
     multipliers: npt.ArrayLike | None = None
 
     def terms(self, problem: ChoiceProblem) -> BudgetTerms:
-        """Prices of the choices.
+        """Linear terms: each choice's cost times the price.
 
         Raises:
             InvalidBudget: when the multipliers are not one non-negative number per budget.
@@ -131,15 +131,15 @@ class NoTreatment(Treatment):
     name: ClassVar[str] = "none"
 
     def terms(self, problem: ChoiceProblem) -> BudgetTerms:
-        """Nothing."""
+        """No terms: the model ignores the budgets."""
         return BudgetTerms(np.zeros(problem.num_choices))
 
 
 DEFAULT_SHARE = 0.1
-"""Default weights of squares, as a share of what is proven to suffice or of what the energies span."""
+"""Default weights of squares, as a share of a weight proven to suffice or of the range of energies."""
 
 LARGEST_SLACK_BITS = 32
-"""Per budget; beyond that the squares of the largest slack leave no digits for energies in float64."""
+"""Most slack bits per budget: beyond, the square of the largest slack leaves no float64 digits for energies."""
 
 
 @treatments.register
@@ -147,24 +147,24 @@ LARGEST_SLACK_BITS = 32
 class Slack(Treatment):
     """Add weight * (spent + slack - room)^2, where slack bits fill up what is not spent: zero if within budget.
 
-    What the cheapest choices cost is taken off spending and room first. Then both are divided by ``unit``, costs
-    rounded **up** and the room **down**, so that what fits in units fits in fact: a budget is never exceeded
-    by rounding, but with a unit above the common divisor of the costs an assignment that just fits may count
-    as too large, by at most one unit per group. Slack bits are worth 1, 2, 4, ..., the last one what is left, and reach
-    exactly from 0 to the largest slack. A budget that even the most expensive choices meet adds nothing.
+    The cost of the cheapest choices is subtracted from spending and room first. Then both are divided by ``unit``,
+    costs rounded **up** and the room **down**, so that what fits in units really fits. Rounding never exceeds a budget,
+    but if the unit is above the common divisor of the costs, an assignment that just fits may count as too large, by at
+    most one unit per group. Slack bits are worth 1, 2, 4, ..., the last one the remainder, and reach exactly from 0 to
+    the largest slack. A budget that even the most expensive choices meet adds nothing.
 
-    With every assignment's energy above the optimum by less than ``weight`` (see
-    :func:`slack_weight`), a unit that divides all costs, ``lower=0`` and penalties that keep groups valid, the
-    ground state is the optimum within the budgets.
+    If every assignment's energy is above the optimum by less than ``weight`` (see :func:`slack_weight`), the unit
+    divides all costs, ``lower=0`` and penalties keep groups valid, then the ground state is the optimum within the
+    budgets.
 
     Args:
-        weight: energy per squared unit, one number or one per budget. When left out, a tenth of what is proven,
-            divided by the largest slack in units: a sampler's setting, at which a few units may be overspent.
-        unit: cost per unit, one integer or one per budget. When left out, the smallest multiple of the costs'
-            common divisor with which the slack takes at most ``bits`` bits.
-        lower: share of the room, in [0, 1), that is taken to be spent anyway. Slack reaches only over the rest,
-            which saves bits; assignments that spend less are penalised like those that spend too much.
-        bits: most slack bits per budget when ``unit`` is left out.
+        weight: energy per squared unit, one number or one per budget. Default: a tenth of the proven weight, divided by
+            the largest slack in units. That suits samplers, but a few units may be overspent.
+        unit: cost per unit, one integer or one per budget. Default: the smallest multiple of the costs' common divisor
+            with which the slack takes at most ``bits`` bits.
+        lower: share of the room, in [0, 1), that is assumed to be spent anyway. Slack covers only the rest, which saves
+            bits; assignments that spend less are penalised like those that spend too much.
+        bits: most slack bits per budget if ``unit`` is not given.
     """
 
     name: ClassVar[str] = "slack"
@@ -213,15 +213,15 @@ class Unbalanced(Treatment):
     """Add -l1 h + l2 h^2 with h = (limit - total) / span: no slack bits, cheap within budget and expensive beyond.
 
     The second-order expansion of exp(-h) by Montanez-Barrera et al., arXiv 2211.13914. The span is the total of the
-    most expensive choices less that of the cheapest, so that h is a share and both weights are energies. Feasible
-    assignments are not free: they get at most l1^2 / (4 l2) back, most at h = l1 / (2 l2).
+    most expensive choices less that of the cheapest, so h is a share and both weights are energies. The term is not
+    zero for feasible assignments: it rewards them by up to l1^2 / (4 l2), most at h = l1 / (2 l2).
 
-    The ground state need not be the optimum. It is within budget when no feasible assignment is charged and one
-    unit too much costs more than energies span (see :func:`unbalanced_weights`).
+    The ground state need not be the optimum. It is within budget if no feasible assignment is penalised and one unit
+    too much costs more than the range of energies (see :func:`unbalanced_weights`).
 
     Args:
-        weights: (l1, l2), or one such pair per budget, not negative. When left out, l1 is half of what energies span at
-            most and l2 twice that.
+        weights: (l1, l2), or one such pair per budget, not negative. Default: l1 is half of the largest range of
+            energies, and l2 twice that.
     """
 
     name: ClassVar[str] = "unbalanced"
@@ -256,16 +256,16 @@ class Unbalanced(Treatment):
 
 
 def slack_weight(problem: ChoiceProblem) -> float:
-    """A weight of ``slack`` at which one unit too much costs more than any assignment can gain by it."""
+    """A weight for ``slack`` at which one unit too much costs more than any assignment can gain from it."""
     return 1.001 * energy_spread(problem) + 1e-9
 
 
 def unbalanced_weights(problem: ChoiceProblem) -> FloatArray:
-    """(B, 2) weights of ``unbalanced`` at which every valid ground state is within budget, if any assignment is.
+    """(B, 2) weights for ``unbalanced`` at which every valid ground state is within budget, if any assignment is.
 
-    For each budget l1 h is more than energies span where h is one cost over, and l2 is l1 divided by the largest h,
-    so that nothing within budget is charged. Proven for one budget that binds: with several, the rebate of one
-    can pay for exceeding another.
+    For each budget, l1 h exceeds the range of energies where h is one cost over, and l2 is l1 divided by the largest h,
+    so that nothing within budget is penalised. This is proven for one budget that binds: with several, the reward of
+    one can pay for exceeding another.
     """
     found = np.zeros((problem.num_budgets, 2))
     spans = [_above_cheapest(problem, b) for b in range(problem.num_budgets)]
@@ -277,10 +277,10 @@ def unbalanced_weights(problem: ChoiceProblem) -> FloatArray:
 
 
 def _above_cheapest(problem: ChoiceProblem, budget: int) -> tuple[IntArray, int, int]:
-    """Costs above each group's cheapest choice, what may be spent on them, and the most that can be.
+    """Costs above each group's cheapest choice, the room for them, and the most that they can total.
 
     Raises:
-        InvalidBudget: when nothing may be.
+        InvalidBudget: when there is no room even for the cheapest choices.
     """
     starts, costs = problem.group_offsets[:-1], problem.costs[budget]
     least = np.minimum.reduceat(costs, starts)
@@ -295,7 +295,7 @@ def _above_cheapest(problem: ChoiceProblem, budget: int) -> tuple[IntArray, int,
 
 
 def _slack_values(largest: int) -> IntArray:
-    """Worths of slack bits that reach every integer from 0 to ``largest`` and none beyond."""
+    """Values of slack bits that together reach every integer from 0 to ``largest``, and none beyond."""
     count = largest.bit_length()
     values = 2 ** np.arange(count, dtype=np.int64)
     if count:
@@ -304,7 +304,7 @@ def _slack_values(largest: int) -> IntArray:
 
 
 def _per_budget(name: str, given: npt.ArrayLike, problem: ChoiceProblem, positive: bool = False) -> FloatArray:
-    """One number per budget.
+    """A setting as one number per budget.
 
     Raises:
         InvalidBudget: for other shapes and numbers.

@@ -1,4 +1,4 @@
-"""The choice problem as a dimod constrained quadratic model: nothing is penalised, nothing is lost."""
+"""The choice problem as a dimod constrained quadratic model: exact, without penalties."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def to_cqm(problem: ChoiceProblem) -> tuple[dimod.ConstrainedQuadraticModel, Dec
     cqm = dimod.ConstrainedQuadraticModel()  # type: ignore[no-untyped-call]
     cqm.set_objective(binary_model(problem.linear, pair_energies(problem), problem.constant))
     nothing = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
-    # Groups do not overlap; looking for that takes time quadratic in their number.
+    # Groups do not overlap; dimod's check takes time quadratic in their number.
     for g, name in enumerate(problem.group_names):
         cqm.add_discrete(
             range(problem.group_offsets[g], problem.group_offsets[g + 1]), label=name, check_overlaps=False
@@ -40,7 +40,7 @@ def to_cqm(problem: ChoiceProblem) -> tuple[dimod.ConstrainedQuadraticModel, Dec
 
 
 def _free_label(cqm: dimod.ConstrainedQuadraticModel, name: str) -> str:
-    """The budget's name, marked where a group or another budget already has it."""
+    """The budget's name, with a mark if a group or another budget already has it."""
     while name in cqm.constraints:
         name = f"budget {name}"
     return name

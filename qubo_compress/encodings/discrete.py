@@ -22,17 +22,17 @@ def to_dqm(
 ) -> tuple[dimod.DiscreteQuadraticModel, DiscreteDecoder]:
     """A discrete quadratic model (a variable per group, labelled by its name) and its inverse.
 
-    Every sample is one choice per group, so nothing is penalised but the budgets, which such a model cannot
-    constrain: by default they are priced.
+    Every sample is one choice per group, so only the budgets, which such a model cannot constrain, need penalties: by
+    default, prices.
 
     Args:
         problem: the problem.
         budget: ``"multiplier"`` (linear terms), ``"unbalanced"`` (couples all groups) or ``"none"``.
-        options: of the treatment, such as ``multipliers=`` (one price per budget; zero when left out).
+        options: of the treatment, such as ``multipliers=`` (one price per budget; default: zero).
 
     Raises:
         UnknownName: for another budget treatment.
-        InvalidBudget: for one that needs slack bits, or for options out of range.
+        InvalidBudget: for a treatment that needs slack bits, or for options out of range.
         ProblemTooLarge: when there would be too many couplings.
 
     Example:
@@ -67,7 +67,7 @@ def to_dqm(
 
 
 def _couplings(problem: ChoiceProblem, pairs: PairEnergies) -> Couplings:
-    """Every pair of choices of different groups once."""
+    """The energy of every pair of choices in different groups, each pair once."""
     groups = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
     upper = sparse.triu(sparse.coo_array(pairs), k=1).tocoo()
     apart = groups[upper.row] != groups[upper.col]
@@ -81,7 +81,7 @@ class DiscreteDecoder:
     problem: ChoiceProblem
 
     def __call__(self, samples: Any) -> Decoded:
-        """Assignments by the labels of the samples; cases out of range are clipped and counted as invalid.
+        """Assignments from the labels of the samples; cases out of range are clipped and counted as invalid.
 
         Rows of cases have no labels: their columns are the groups in the problem's order.
 

@@ -26,7 +26,7 @@ class DomainWall(Encoding):
     single_flips: ClassVar[bool] = True
 
     def num_bits(self, problem: ChoiceProblem) -> int:
-        """One less than the choices of each group."""
+        """V - G: one bit fewer than the choices of each group."""
         return problem.num_choices - problem.num_groups
 
     def bit_map(self, problem: ChoiceProblem) -> BitMap:
@@ -40,13 +40,13 @@ class DomainWall(Encoding):
         return BitMap(order[lower + 1], order[lower], start)
 
     def worst_case(self, problem: ChoiceProblem, coupling_sums: FloatArray, linear: FloatArray) -> FloatArray:
-        """More than replacing one choice of the group by another can gain, whatever the others select."""
+        """More than replacing one choice of the group with another can gain, whatever the other groups select."""
         starts = problem.group_offsets[:-1]
         spread = np.maximum.reduceat(linear, starts) - np.minimum.reduceat(linear, starts)
         return np.asarray(spread + 2.0 * np.maximum.reduceat(coupling_sums, starts), dtype=np.float64)
 
     def penalty_terms(self, problem: ChoiceProblem, penalties: FloatArray) -> tuple[FloatArray, Couplings, float]:
-        """(1 - bit i) * bit (i + 1), for neighbours in one group."""
+        """(1 - bit i) * bit (i + 1) for neighbouring bits of a group."""
         groups = np.repeat(np.arange(problem.num_groups), problem.group_sizes - 1)
         first = np.flatnonzero(groups[:-1] == groups[1:]) if groups.size else np.zeros(0, dtype=np.int64)
         weights = penalties[groups[first]]
@@ -55,7 +55,7 @@ class DomainWall(Encoding):
         return linear, Couplings(first, first + 1, -weights), 0.0
 
     def decode(self, problem: ChoiceProblem, bits: npt.NDArray[np.int8]) -> Decoded:
-        """The number of ones, which is also the nearest valid pattern's where there are several walls."""
+        """The number of ones, which is also that of the nearest valid pattern if there are several walls."""
         order, starts, groups = by_cost(problem), problem.group_offsets[:-1], problem.num_groups
         owner = np.repeat(np.arange(groups), problem.group_sizes - 1)
         on = (bits > 0).astype(np.int64)
@@ -71,7 +71,7 @@ class DomainWall(Encoding):
 def by_cost(problem: ChoiceProblem) -> IntArray:
     """(V,) global choice numbers, group by group, from the cheapest to the most expensive.
 
-    Several budgets are weighed by their limits; ties, and problems without a budget, go by linear energy.
+    Several budgets are weighted by their limits; linear energy breaks ties and orders problems without a budget.
     """
     room = np.maximum(1.0, (problem.limits - problem.fixed_costs).astype(np.float64))
     weight = (problem.costs / room[:, None]).sum(axis=0)

@@ -1,7 +1,7 @@
 """The choice problem as a dwave-optimization model: one integer per group, and no penalty anywhere.
 
-Energies and costs are constants that the integers index, so the model has a few dozen symbols whatever
-the size of the problem, and budgets are constraints.
+Energies and costs are constants indexed by the integers, so the model has a few dozen symbols whatever the size of the
+problem, and budgets are constraints.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dwave.optimization.model import Model
 
 LARGEST_CONSTANTS = 50_000_000
-"""Most constants that a model may hold, 8 bytes each: 400 MB of the 750 MB that Leap documents for a state."""
+"""Most constants in a model, 8 bytes each: 400 MB of the 750 MB that Leap documents for a state."""
 
 
 def to_nonlinear(problem: ChoiceProblem) -> tuple[Model, NonlinearDecoder]:
@@ -50,8 +50,8 @@ def to_nonlinear(problem: ChoiceProblem) -> tuple[Model, NonlinearDecoder]:
     model: Model = optimization.Model()
     groups, widest = np.arange(problem.num_groups), int(problem.group_sizes.max())
     choices = model.integer(problem.num_groups, lower_bound=0, upper_bound=problem.group_sizes - 1)
-    # Ragged groups: a table of global numbers keeps every index in range by its own largest value, which
-    # adding the offsets to the integers would not.
+    # Ragged groups: a table of global numbers keeps every index in range, which adding offsets to the integers would
+    # not.
     local = np.minimum(np.arange(widest), problem.group_sizes[:, None] - 1)
     numbers = model.constant(problem.group_offsets[:-1, None] + local)
     selected = numbers[model.constant(groups), choices]
@@ -76,10 +76,10 @@ class PairBlocks:
     """Pair energies of coupled groups, block by block in one flat array.
 
     Attributes:
-        first: (P,) the groups whose choices number the rows of each block.
-        second: (P,) those whose choices number its columns; ``first < second``.
+        first: (P,) the group of the rows of each block.
+        second: (P,) the group of its columns; ``first < second``.
         starts: (P, widest group) where each row of each block begins in ``values``.
-        values: the blocks' numbers, row by row, and as many zeros behind them as a group can have choices.
+        values: the blocks' numbers, row by row, followed by as many zeros as the widest group has choices.
     """
 
     first: IntArray
@@ -89,7 +89,7 @@ class PairBlocks:
 
 
 def pair_blocks(problem: ChoiceProblem) -> PairBlocks:
-    """The blocks of ``pairs`` that hold anything, each pair of groups once."""
+    """The blocks of ``pairs`` with any nonzero value, each pair of groups once."""
     pairs = problem.pairs
     if pairs is None:
         raise InvalidAssignment("the problem has no pair energies")
@@ -135,7 +135,7 @@ class NonlinearDecoder:
     def __call__(self, samples: Any) -> Decoded:
         """Assignments of every state of the model, or of an array (G,) or (N, G) of integers.
 
-        Integers out of range, which only a faulty solver gives, are clipped and counted as invalid.
+        Integers out of range, which only a faulty solver returns, are clipped and counted as invalid.
 
         Raises:
             InvalidAssignment: when the number of groups differs, or a value is not an integer.
@@ -153,8 +153,8 @@ class NonlinearDecoder:
 
 
 def _integers_of(model: Model) -> FloatArray:
-    """(N, G) values of the model's integers in every one of its states that has been set."""
+    """(N, G) values of the model's integers in each of its states that has been set."""
     integers: Any = next(model.iter_decisions())
-    # Symbols may carry states over from a solver one by one; unset ones are left out.
+    # A solver may return the states of symbols one by one; unset states are skipped.
     rows = [integers.state(i) for i in range(model.states.size()) if integers.has_state(i)]
     return np.array(rows, dtype=np.float64).reshape(len(rows), -1)

@@ -20,15 +20,15 @@ class OneHot(Encoding):
     name: ClassVar[str] = "one-hot"
 
     def num_bits(self, problem: ChoiceProblem) -> int:
-        """One per choice."""
+        """V: one bit per choice of every group."""
         return problem.num_choices
 
     def bit_map(self, problem: ChoiceProblem) -> BitMap:
-        """Every bit selects its choice."""
+        """Each bit selects its own choice, so the map is the identity."""
         return BitMap(np.arange(problem.num_choices), None, np.zeros(problem.num_choices))
 
     def worst_case(self, problem: ChoiceProblem, coupling_sums: FloatArray, linear: FloatArray) -> FloatArray:
-        """More than any one bit can gain by being set beside another, or by not being set at all."""
+        """More than a group can gain from setting a second bit, or from setting none."""
         return np.maximum.reduceat(np.abs(linear) + coupling_sums, problem.group_offsets[:-1])
 
     def penalty_terms(self, problem: ChoiceProblem, penalties: FloatArray) -> tuple[FloatArray, Couplings, float]:
@@ -46,7 +46,7 @@ class OneHot(Encoding):
         return -np.repeat(penalties, sizes), couplings, float(penalties.sum())
 
     def decode(self, problem: ChoiceProblem, bits: npt.NDArray[np.int8]) -> Decoded:
-        """The set bit; where none or several are, the one of least linear energy among all or the set ones."""
+        """The set bit; if none or several are set, the one of least linear energy among all or the set ones."""
         starts = problem.group_offsets[:-1]
         on = bits > 0
         counts = np.add.reduceat(on, starts, axis=1, dtype=np.int64)

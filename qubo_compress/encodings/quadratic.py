@@ -1,4 +1,4 @@
-"""Pair energies as one matrix, dense where most are there and sparse where most are not, and models from it."""
+"""Pair energies as one matrix, dense or sparse depending on how many there are, and models built from it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from qubo_compress.errors import ProblemTooLarge
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
 
 LARGEST_COUPLINGS = 100_000_000
-"""Most couplings that are built: at about 70 bytes each at the peak of building, 7 GB."""
+"""Most couplings of a model: at a peak of about 70 bytes each, 7 GB."""
 
 _DENSE_SHARE = 0.05
-"""From this share of stored pairs on, plain arrays are quicker than sparse ones."""
+"""Above this share of stored pairs, dense arrays are faster than sparse ones."""
 
 PairEnergies: TypeAlias = FloatArray | sparse.csr_array
 """(V, V) symmetric pair energies of choices, zero within groups."""
@@ -27,10 +27,10 @@ def pair_energies(problem: ChoiceProblem, dense: bool | None = None) -> PairEner
 
     Args:
         problem: the problem.
-        dense: whether to give a plain array; None leaves it to the share of pairs that are stored.
+        dense: whether to return a dense array; None decides by the share of stored pairs.
 
     Raises:
-        ProblemTooLarge: when that would take more couplings than :data:`LARGEST_COUPLINGS`.
+        ProblemTooLarge: when there would be more couplings than :data:`LARGEST_COUPLINGS`.
     """
     total = problem.num_choices
     if dense is None:
@@ -48,7 +48,7 @@ def pair_energies(problem: ChoiceProblem, dense: bool | None = None) -> PairEner
 
 
 def refuse_too_many(problem: ChoiceProblem, dense: bool | None = None) -> None:
-    """Raise :class:`ProblemTooLarge` where :func:`pair_energies` would, before anything is built."""
+    """Raise :class:`ProblemTooLarge` if :func:`pair_energies` would, before building anything."""
     if dense is None:
         dense = _mostly_coupled(problem)
     everything = dense or problem.structure == "factor"
@@ -74,7 +74,7 @@ def coupling_sums(pairs: PairEnergies) -> FloatArray:
 
 
 def binary_model(linear: FloatArray, pairs: PairEnergies, offset: float) -> dimod.BinaryQuadraticModel:
-    """Linear . x + 1/2 x . pairs x + offset over the bits 0, 1, ...; the diagonal of ``pairs`` is left out."""
+    """Linear . x + 1/2 x . pairs x + offset over the bits 0, 1, ...; the diagonal of ``pairs`` is ignored."""
     if isinstance(pairs, np.ndarray):
         bqm = dimod.BinaryQuadraticModel(linear.size, dimod.BINARY)
         if linear.size:
@@ -89,7 +89,7 @@ def binary_model(linear: FloatArray, pairs: PairEnergies, offset: float) -> dimo
 
 
 def energy_spread(problem: ChoiceProblem) -> float:
-    """At least the largest energy of any assignment less the smallest, from the ranges of every term."""
+    """An upper bound on the range of assignments' energies, from the range of every term."""
     starts = problem.group_offsets[:-1]
     pairs = pair_energies(problem, dense=None if problem.structure != "factor" else True)
     own = np.maximum.reduceat(problem.linear, starts) - np.minimum.reduceat(problem.linear, starts)

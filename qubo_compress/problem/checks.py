@@ -1,4 +1,4 @@
-"""What a choice problem is given, as arrays of one kind; refused where it is no problem."""
+"""Checks of a choice problem's fields, and their conversion to arrays of one kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_vector(name: str, given: Any, dtype: Any) -> npt.NDArray[Any]:
-    """An array of one axis."""
+    """The values as an array of one axis; anything else is refused."""
     array = np.array(given, dtype=None)
     if array.ndim != 1:
         raise InvalidProblem(f"{name} has shape {array.shape}; it must have one axis")
@@ -24,7 +24,7 @@ def read_vector(name: str, given: Any, dtype: Any) -> npt.NDArray[Any]:
 
 
 def converted(name: str, array: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
-    """An array of the type asked for; integers are never rounded from floats."""
+    """An array of the given type; floats are never rounded to integers."""
     if np.issubdtype(dtype, np.integer) and array.size and not np.issubdtype(array.dtype, np.integer):
         raise InvalidProblem(f"{name} must hold integers; got {array.dtype}. Scale and round them yourself")
     if not (np.issubdtype(array.dtype, np.number) or array.size == 0):
@@ -60,7 +60,7 @@ def check_budgets(costs: Any, limits: Any, fixed: Any, total: int) -> tuple[IntA
 
 
 def check_sums(diagonal: FloatArray, offsets: IntArray, pairs: sparse.csr_array | None) -> None:
-    """Refuse energies whose sums overflow."""
+    """Refuse energies whose sums overflow double precision."""
     with np.errstate(over="ignore", invalid="ignore"):
         largest = np.maximum.reduceat(np.abs(diagonal), offsets[:-1]).sum()
         coupled = 0.0 if pairs is None else np.abs(pairs.data).sum()
@@ -71,11 +71,11 @@ def check_sums(diagonal: FloatArray, offsets: IntArray, pairs: sparse.csr_array 
 
 
 LARGEST_TOTAL = 2**53
-"""Totals up to here are exact in double precision too, which prices and programmes compute in."""
+"""Totals up to here are exact in double precision, which prices and integer programs use."""
 
 
 def check_totals(costs: IntArray, limits: IntArray, fixed: IntArray, offsets: IntArray) -> None:
-    """Refuse budgets whose totals could wrap around, or be rounded where a solver computes with floats."""
+    """Refuse budgets whose totals could overflow, or be rounded by solvers that use floats."""
     most_expensive = np.maximum.reduceat(costs.astype(np.float64), offsets[:-1], axis=1).sum(axis=1)
     for budget, total in enumerate((most_expensive + np.abs(fixed.astype(np.float64))).tolist()):
         if total > LARGEST_TOTAL:
@@ -92,7 +92,7 @@ def check_totals(costs: IntArray, limits: IntArray, fixed: IntArray, offsets: In
 
 
 def check_factor(given: Any, total: int) -> FactorArray:
-    """Rows in single precision; shared where nothing has to change."""
+    """The factor's rows in single precision; shared with the caller's array if possible."""
     factor = np.asarray(given)
     if factor.ndim != 2 or factor.shape[0] != total:
         raise InvalidProblem(f"factor must have shape ({total}, rank); got {factor.shape}")
@@ -105,7 +105,7 @@ def check_factor(given: Any, total: int) -> FactorArray:
 
 
 def read_names(argument: str, given: Sequence[str] | None, stem: str, count: int) -> tuple[str, ...]:
-    """Names as given, or numbered ones."""
+    """The given names as text, or numbered names for None."""
     names = tuple(f"{stem}{i}" for i in range(count)) if given is None else tuple(given)
     if len(names) != count:
         raise InvalidProblem(f"{argument} must hold {count} names; got {len(names)}")
@@ -113,7 +113,7 @@ def read_names(argument: str, given: Sequence[str] | None, stem: str, count: int
 
 
 def check_unique(problem: ChoiceProblem) -> None:
-    """Refuse groups, or choices of a group, of one name."""
+    """Refuse two groups, or two choices of a group, of the same name."""
     if len(set(problem.group_names)) != problem.num_groups:
         raise InvalidProblem("group_names must be unique")
     for group in range(problem.num_groups):

@@ -1,7 +1,6 @@
 """The choice problem: pick one choice per group at the least energy within the budgets.
 
-This is the mathematical core of the library. It is numpy and scipy only: it knows nothing of
-networks, and nothing of annealers.
+This is the mathematical core of the library. It uses only numpy and scipy, and knows nothing of networks or annealers.
 
 The energy of an assignment that selects the choices S (one per group) is
 
@@ -45,13 +44,13 @@ IntArray = npt.NDArray[np.int64]
 FactorArray = npt.NDArray[np.float32]
 
 _CHUNK_NUMBERS = 2**21
-"""Numbers in the largest array that :meth:`ChoiceProblem.energies` makes for one chunk of assignments."""
+"""Values in the largest array that :meth:`ChoiceProblem.energies` allocates for one chunk of assignments."""
 
 _FEW_ROWS = 4
-"""Up to this many assignments, laying tables out costs more than it saves."""
+"""Up to this many assignments, building a dense table costs more than it saves."""
 
 _LARGEST_DENSE = 2048
-"""Most choices for which :meth:`ChoiceProblem.energies` lays pair energies out as a dense table."""
+"""Most choices for which :meth:`ChoiceProblem.energies` builds a dense table of pair energies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,17 +58,17 @@ class ChoiceProblem:
     """One choice per group, pairwise energies, linear budgets.
 
     Args:
-        linear: (V,) energy of each choice on its own, in units of the loss.
+        linear: (V,) energy of each choice alone, in units of the loss.
         group_offsets: (G + 1,) first choice of each group, ending with V; groups are contiguous.
         costs: (B, V) non-negative integer cost of each choice under each budget.
         limits: (B,) largest allowed total of each budget.
-        fixed_costs: (B,) cost that no choice changes; zero when left out.
+        fixed_costs: (B,) cost that no choice changes; default: zero.
         factor: (V, r) rows whose inner products are the pair energies, or None.
         pairs: (V, V) scipy sparse symmetric pair energies, both triangles stored, empty within
             groups, or None. At most one of ``factor`` and ``pairs``.
-        group_names: G names; ``group0`` ... when left out.
-        choice_names: V names, unique within each group; ``choice0`` ... when left out.
-        budget_names: B names; ``budget0`` ... when left out.
+        group_names: G names; default: ``group0`` ...
+        choice_names: V names, unique within each group; default: ``choice0`` ...
+        budget_names: B names; default: ``budget0`` ...
         constant: added to every energy.
 
     Raises:
@@ -98,7 +97,7 @@ class ChoiceProblem:
     budget_names: tuple[str, ...] = None  # type: ignore[assignment]
     constant: float = 0.0
     diagonal: FloatArray = field(init=False, repr=False)
-    """(V,) ``linear - 1/2 |factor|^2``: what a choice adds beside the squared norm of the sum."""
+    """(V,) ``linear - 1/2 |factor|^2``: what a choice adds to half the squared norm of the sum."""
 
     def __post_init__(self) -> None:
         linear = read_vector("linear", self.linear, np.float64)
@@ -145,7 +144,7 @@ class ChoiceProblem:
 
     @property
     def num_groups(self) -> int:
-        """Number of groups G."""
+        """G, the number of groups, each with one choice."""
         return self.group_offsets.size - 1
 
     @property
@@ -155,7 +154,7 @@ class ChoiceProblem:
 
     @property
     def num_budgets(self) -> int:
-        """Number of budgets B."""
+        """B, the number of linear budgets; zero without any."""
         return self.limits.size
 
     @property
@@ -203,7 +202,7 @@ class ChoiceProblem:
         return value
 
     def energies(self, assignments: npt.ArrayLike) -> FloatArray:
-        """(N,) energies of (N, G) assignments, computed in float64, many at a time.
+        """(N,) energies of (N, G) assignments, computed in float64 in chunks.
 
         Raises:
             InvalidAssignment: when the shape is not (N, G) or an entry is out of range.
@@ -238,20 +237,20 @@ class ChoiceProblem:
             )
         wrong = ((local < 0) | (local >= self.group_sizes)).any(axis=1)
         if wrong.any():
-            self.selected(local[np.argmax(wrong)])  # raises, and says which group
+            self.selected(local[np.argmax(wrong)])  # raises and names the group
         return np.asarray(self.group_offsets[:-1] + local, dtype=np.int64)
 
     def _factor_energies(self, chosen: IntArray) -> FloatArray:
         """(N,) half squared norms of the summed factor rows."""
-        assert self.factor is not None  # noqa: S101 - the caller looked
+        assert self.factor is not None  # noqa: S101 - the caller checked
         sums = np.zeros((len(chosen), self.factor.shape[1]))
         for column in chosen.T:
             sums += self.factor[column]
         return np.asarray(0.5 * np.einsum("nr,nr->n", sums, sums), dtype=np.float64)
 
     def _pair_energies(self) -> Callable[[IntArray], FloatArray]:
-        """What sums the pairs of chunks of assignments: look-ups in a dense table or sparse products, the quicker."""
-        assert self.pairs is not None  # noqa: S101 - the caller looked
+        """A function that sums the pairs of a chunk of assignments: by a dense table or, if faster, sparse products."""
+        assert self.pairs is not None  # noqa: S101 - the caller checked
         pairs, total = self.pairs, self.num_choices
         if total <= _LARGEST_DENSE and pairs.nnz >= self.num_groups * total:
             dense = pairs.toarray()
@@ -274,7 +273,7 @@ class ChoiceProblem:
             rows = self.factor[start:stop].astype(np.float64)
             values += rows @ total + 0.5 * np.einsum("kr,kr->k", rows, rows)
         elif self.pairs is not None:
-            # Nothing is stored within a group, so the group's own choice adds zero here.
+            # Pairs within a group are never stored, so the group's own choice adds zero here.
             values += np.asarray(self.pairs[start:stop][:, chosen].sum(axis=1)).ravel()
         return np.asarray(values - values[chosen[group] - start], dtype=np.float64)
 
@@ -284,11 +283,11 @@ class ChoiceProblem:
         return np.asarray(self.fixed_costs + self.costs[:, chosen].sum(axis=1), dtype=np.int64)
 
     def is_feasible(self, assignment: npt.ArrayLike) -> bool:
-        """Whether every budget holds."""
+        """Whether an assignment's totals are within every limit."""
         return bool((self.totals(assignment) <= self.limits).all())
 
     def smallest_totals(self) -> IntArray:
-        """(B,) the smallest total that each budget can reach on its own."""
+        """(B,) the smallest reachable total of each budget alone."""
         if self.num_budgets == 0:
             return np.zeros(0, dtype=np.int64)
         least = np.minimum.reduceat(self.costs, self.group_offsets[:-1], axis=1).sum(axis=1)
@@ -304,7 +303,7 @@ class ChoiceProblem:
         return self._replace(limits=limits)
 
     def without_interactions(self) -> ChoiceProblem:
-        """The same problem without pair energies."""
+        """The same problem without pair energies: a separable one."""
         return self._replace(factor=None, pairs=None)
 
     def without_constant(self) -> ChoiceProblem:
@@ -312,11 +311,11 @@ class ChoiceProblem:
         return self if self.constant == 0.0 else self._with_checked(constant=0.0)
 
     def scaled(self, share: float, least: FloatArray) -> ChoiceProblem:
-        """The same choices with other energies: ``share`` times what is left of them without ``least``.
+        """The same choices with other energies: ``share`` times the energies less ``least``.
 
         Args:
-            share: a power of four, so that a factor, which is multiplied by its root, stays what it is to the last bit.
-            least: (G,) energy that is taken from every choice of a group, before scaling; the constant goes too.
+            share: a power of four, so that scaling a factor by its square root is exact.
+            least: (G,) energy subtracted from every choice of a group before scaling; the constant is dropped.
         """
         taken = np.repeat(least, self.group_sizes)
         changes: dict[str, Any] = {"constant": 0.0, "linear": share * (self.linear - taken)}
@@ -325,12 +324,12 @@ class ChoiceProblem:
             changes["factor"] = self.factor * np.float32(share**0.5)
         if share != 1.0 and self.pairs is not None:
             data = share * self.pairs.data
-            data.setflags(write=False)  # as it was: kernels are compiled for one kind of array
+            data.setflags(write=False)  # read-only, as before: kernels are compiled for one kind of array
             changes["pairs"] = sparse.csr_array((data, self.pairs.indices, self.pairs.indptr), shape=self.pairs.shape)
         return self._with_checked(**changes)
 
     def _with_checked(self, **changes: Any) -> ChoiceProblem:
-        """The same problem with some values changed that need no check: nothing is copied."""
+        """The same problem with some values replaced by ones that need no check; nothing is copied."""
         problem = object.__new__(ChoiceProblem)
         problem.__dict__.update(self.__dict__)
         for name, value in changes.items():
@@ -368,7 +367,7 @@ class ChoiceProblem:
     def random(
         kind: str = "dense", groups: int = 20, choices: int = 16, seed: int = 0, **options: Any
     ) -> ChoiceProblem:
-        """A random problem: see :func:`qubo_compress.problem.generators.random_problem`."""
+        """A random problem of a given structure: see :func:`qubo_compress.problem.generators.random_problem`."""
         from qubo_compress.problem.generators import random_problem
 
         return random_problem(kind=kind, groups=groups, choices=choices, seed=seed, **options)

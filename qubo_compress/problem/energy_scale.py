@@ -1,10 +1,10 @@
-"""The scale of a problem's energies: what a gap is measured against, and the problem on a scale of about one.
+"""The scale of a problem's energies: the denominator of gaps, and the problem on a scale of about one.
 
 Gaps, proofs and tolerances must not depend on the unit of the loss or on a constant that every assignment shares. So
-they are measured from the sum of the least linear terms, against what typical choices differ by. Solvers that hand
-numbers to others, or stop at a tolerance, work on the standardised problem: no constant, a least linear term of zero
-in every group, and choices that typically differ by about one. It is scaled by a power of four, which is exact in
-floating point, also for the rows of a factor (by its square root).
+they are measured from the sum of the least linear terms, relative to the typical difference between choices. Solvers
+that pass numbers to other software, or stop at a tolerance, work on the standardised problem: no constant, a least
+linear term of zero in every group, and choices that typically differ by about one. The scale is a power of four, so
+that scaling is exact in floating point, also for the rows of a factor (by the square root).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ OPTIMAL_GAP = 1e-6
 """A solution is called optimal when its gap is at most this."""
 
 _FLOOR = 1e-5
-"""Least denominator of a gap, as a share of the typical energy: an optimum of zero has a gap too."""
+"""Least denominator of a gap, as a share of the typical energy, so that an optimum of zero has a gap too."""
 
 _ROUNDING = 1e-15
-"""Share of the largest sums that double precision may get wrong: about five units in the last place."""
+"""Rounding error of the largest sums in double precision, as a share: about five units in the last place."""
 
 _LARGEST_SHARE = 2.0**-200
-"""Problems whose energies are all below this share of one are taken as they are: scaling them would overflow."""
+"""Problems whose energies are all below this are not scaled: scaling would overflow."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class EnergyScale:
 
     Attributes:
         base: sum over groups of the least linear term.
-        typical: what the choices of all groups together typically differ by. Medians, so that a few choices of
-            prohibitive energy do not count.
-        rounding: what summation in double precision can have added to the energy of an assignment.
+        typical: typical difference between the choices of a group, summed over groups. Medians, so that a few choices
+            of prohibitive energy do not count.
+        rounding: largest error of an assignment's energy from summation in double precision.
 
     Example:
         >>> problem = ChoiceProblem(linear=[3.0, 5.0, 0.0, 1.0], group_offsets=[0, 2, 4], costs=[[1] * 4], limits=[2])
@@ -51,11 +51,11 @@ class EnergyScale:
     rounding: float
 
     def reach(self, energy: float) -> float:
-        """What a gap at this energy is measured against: its distance from the base, but not nearly nothing."""
+        """The denominator of a gap at this energy: its distance from the base, bounded away from zero."""
         return max(abs(energy - self.base), _FLOOR * self.typical)
 
     def gap(self, energy: float, bound: float) -> float:
-        """(energy - bound) / :meth:`reach`; zero where rounding alone can separate them."""
+        """(energy - bound) / :meth:`reach`; zero if rounding alone can separate them."""
         apart = energy - bound
         if apart <= self.rounding:
             return 0.0
@@ -68,7 +68,7 @@ class EnergyScale:
 
 
 def energy_scale(problem: ChoiceProblem) -> EnergyScale:
-    """The scale of a problem's energies, its ``constant`` left out."""
+    """The scale of a problem's energies, without its ``constant``."""
     starts, sizes = problem.group_offsets[:-1], problem.group_sizes
     linear = problem.linear
     least = np.minimum.reduceat(linear, starts)
@@ -80,7 +80,7 @@ def energy_scale(problem: ChoiceProblem) -> EnergyScale:
         largest += float(np.sqrt(2.0 * np.maximum.reduceat(squares, starts)).sum()) ** 2 / 2.0
     elif problem.pairs is not None and problem.pairs.nnz:
         sizes_of_pairs = np.abs(problem.pairs.data)
-        # Each group meets this many others on average; a pair belongs to two groups.
+        # Each group interacts with this many others on average; a pair belongs to two groups.
         partners = 0.5 * problem.pairs.nnz / problem.num_choices / float(sizes.mean())
         typical += float(np.median(sizes_of_pairs)) * max(1.0, partners)
         largest += _largest_pairs(problem, sizes_of_pairs)
@@ -88,15 +88,15 @@ def energy_scale(problem: ChoiceProblem) -> EnergyScale:
 
 
 def _spreads(linear: FloatArray, sizes: IntArray, starts: IntArray, least: FloatArray) -> FloatArray:
-    """(G,) by how much the middle choice of each group exceeds its least; of two the larger, of one zero."""
+    """(G,) median linear term of each group less its least; with two choices, the larger; with one, zero."""
     group = np.repeat(np.arange(sizes.size), sizes)
     ordered = linear[np.lexsort((linear, group))]
     return np.asarray(ordered[starts + sizes // 2] - least, dtype=np.float64)
 
 
 def _largest_pairs(problem: ChoiceProblem, sizes_of_pairs: FloatArray) -> float:
-    """At most so much do the pair energies of an assignment sum to: the largest of each row, over groups."""
-    assert problem.pairs is not None  # noqa: S101 - the caller looked
+    """An upper bound on the sum of an assignment's pair energies: the largest row sum of each group."""
+    assert problem.pairs is not None  # noqa: S101 - the caller checked
     rows = np.repeat(np.arange(problem.num_choices), np.diff(problem.pairs.indptr))
     sums = np.bincount(rows, weights=sizes_of_pairs, minlength=problem.num_choices)
     return 0.5 * float(np.maximum.reduceat(sums, problem.group_offsets[:-1]).sum())
@@ -108,8 +108,8 @@ class StandardProblem:
 
     Attributes:
         problem: the same choices and budgets without a constant, with least linear terms of zero.
-        unit: an energy of one there is so much in the original problem; a power of four.
-        offset: what zero there is in the original problem, its constant included.
+        unit: the original energy of one standardised unit; a power of four.
+        offset: the original energy of a standardised zero, the constant included.
     """
 
     problem: ChoiceProblem
@@ -117,14 +117,14 @@ class StandardProblem:
     offset: float
 
     def energy(self, value: float) -> float:
-        """An energy of the standardised problem as one of the original."""
+        """Convert an energy of the standardised problem to the original scale."""
         return self.offset + self.unit * value
 
 
 def standardise(problem: ChoiceProblem) -> StandardProblem:
     """The problem without a constant and with choices that typically differ by about one.
 
-    Arrays that stay as they are are shared.
+    Unchanged arrays are shared.
 
     Example:
         >>> problem = ChoiceProblem(
@@ -142,10 +142,10 @@ def standardise(problem: ChoiceProblem) -> StandardProblem:
 
 
 def _unit(problem: ChoiceProblem) -> float:
-    """The power of four next to what a group's choices typically differ by; one where they are all alike."""
+    """The power of four nearest to the typical difference between a group's choices; one if they are all equal."""
     scale = energy_scale(problem)
     size = scale.typical / problem.num_groups
-    if size == 0.0:  # most groups have nothing to choose: take the mean over all
+    if size == 0.0:  # most groups have only one choice: take the mean over all
         starts = problem.group_offsets[:-1]
         size = float((np.maximum.reduceat(problem.linear, starts) - np.minimum.reduceat(problem.linear, starts)).mean())
         size = size or float((problem.linear - problem.diagonal).mean())

@@ -26,7 +26,7 @@ _AXES: Mapping[str, tuple[str, int]] = {
     "constant": ("f", 0), "factor": ("f", 2), "pairs_data": ("f", 1), "pairs_indices": ("iu", 1),
     "pairs_indptr": ("iu", 1), **dict.fromkeys(_TEXTS, ("U", 1)),
 }  # fmt: skip
-"""Name -> kinds of numbers, and number of axes."""
+"""Name -> allowed kinds of numbers, and the number of axes."""
 
 _NEEDED = {"linear", "group_offsets", "costs", "limits", "constant", *_TEXTS}
 
@@ -49,7 +49,7 @@ def write_problem(path: str | Path, fields: Mapping[str, Any]) -> None:
 
 
 def read_problem(path: str | Path) -> dict[str, Any]:
-    """The fields of a problem, which are of the right types and not yet checked against each other.
+    """The fields of a problem: their types are checked, but not yet their agreement with each other.
 
     Files of version 0.4, which had no checksum, are read too.
 
@@ -88,13 +88,13 @@ def _refuse_other_types(values: Mapping[str, Array]) -> None:
         "budget_names": values["limits"].size,
     }
     for name, count in counts.items():
-        # Before the names become text, which takes more memory than they do in the file.
+        # Before names are decoded to text, which takes more memory than in the file.
         if values[name].size != count:
             raise ValueError(f"it has {values[name].size} {name.replace('_', ' ')} where {count} are needed")
 
 
 def _pairs(data: Array, indices: Array, indptr: Array, total: int) -> sparse.csr_array:
-    # Scipy chooses a narrower type for what it is given, so that places beyond must be looked at before.
+    # Scipy may narrow the index type, so out-of-range indices must be found first.
     if indptr.size != total + 1 or indices.size != data.size:
         raise ValueError("its pairs have other numbers of rows, places and values than they should")
     if indices.size and (indices.min() < 0 or indices.max() >= total):

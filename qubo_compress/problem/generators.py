@@ -23,7 +23,7 @@ _SMALLEST_FRACTION = 0.05
 
 @dataclass(frozen=True)
 class _Menu:
-    """Costs and displacement amplitudes common to all kinds; (G, K) unless said otherwise."""
+    """Costs and displacement amplitudes common to all kinds; (G, K) unless noted."""
 
     fractions: FloatArray
     costs: IntArray  # (B, V)
@@ -73,12 +73,12 @@ def random_problem(
             ``"planted"`` (a factor with a proven optimum, see :func:`planted_problem`).
         groups: number of groups.
         choices: choices in each group; the first one is ``keep``, with zero energy.
-        seed: of everything random here.
-        rank: columns of the factor; the smaller of 64 and V when None.
-        budget_fraction: the budget, as a fraction of what keeping everything costs.
+        seed: of the whole problem.
+        rank: columns of the factor; None: the smaller of 64 and V.
+        budget_fraction: the budget, as a fraction of the cost of keeping everything.
         neighbours: reach of the sparse couplings.
         coupling: size of a group's pair energies relative to its linear ones.
-        budgets: number of budgets; those beside bytes weigh the groups differently, like multiplications.
+        budgets: number of budgets; those after bytes weigh the groups differently, as multiplications do.
 
     Raises:
         UnknownName: for another kind.
@@ -111,7 +111,7 @@ def planted_problem(
     budget_fraction: float = 0.45,
     budgets: int = 1,
 ) -> tuple[ChoiceProblem, IntArray]:
-    """A problem in factor form together with an assignment that is proven optimal.
+    """A problem in factor form with an assignment that is proven optimal.
 
     With rows A, the planted x*, s* = sum A[x*], prices p > 0 and margins m >= 0 that vanish on x*, set
 
@@ -123,9 +123,9 @@ def planted_problem(
     Args:
         groups: number of groups.
         choices: choices in each group.
-        seed: of everything random here.
-        rank: columns of the factor; the smaller of 64 and V when None.
-        budget_fraction: about what the planted assignment costs, relative to keeping everything.
+        seed: of the whole problem.
+        rank: columns of the factor; None: the smaller of 64 and V.
+        budget_fraction: approximate cost of the planted assignment, relative to keeping everything.
         budgets: number of budgets, all of them tight at the optimum.
 
     Example:
@@ -161,7 +161,7 @@ def _draw_menu(rng: np.random.Generator, groups: int, choices: int, budget_fract
         costs[b] = np.maximum(1, np.rint(_BYTES_PER_WEIGHT * (weights * reuse)[:, None] * fractions))
     whole = costs[:, :, 0].sum(axis=1)
     fixed = np.rint(0.01 * whole).astype(np.int64)
-    # Sensitivities of layers differ by orders of magnitude; larger layers are the more redundant ones.
+    # Sensitivities of layers differ by orders of magnitude; larger layers are more redundant.
     sensitivity = rng.lognormal(0.0, 0.8, size=groups) * (weights / 2e4) ** -0.25
     growth = ((1.0 - fractions.clip(max=1.0)) / (1.0 - _SMALLEST_FRACTION)) ** 1.5
     amplitudes = np.sqrt(sensitivity)[:, None] * growth * rng.uniform(0.85, 1.15, size=growth.shape)
@@ -189,7 +189,7 @@ def _paired(menu: _Menu, rng: np.random.Generator, reach: int, coupling: float) 
     reach = min(reach, groups - 1)
     if reach < 1:
         return menu.build(linear)
-    # Scaled so that all partners of a group together weigh as much as its own linear term.
+    # Scaled so that all pair energies of a group together weigh as much as its linear term.
     scale = coupling / np.sqrt(2 * reach)
     lower, upper = np.concatenate(
         [np.stack([np.arange(groups - d), np.arange(d, groups)]) for d in range(1, reach + 1)], axis=1
@@ -204,17 +204,17 @@ def _paired(menu: _Menu, rng: np.random.Generator, reach: int, coupling: float) 
 
 
 def _draw_factor(menu: _Menu, rng: np.random.Generator, rank: int) -> FactorArray:
-    """Rows that point partly the same way within a group, and a little the same way in all groups."""
+    """Rows that share part of their direction within a group, and a little of it across groups."""
     groups, choices = menu.shape
     common = rng.standard_normal(rank, dtype=np.float32)
     factor = np.empty((groups, choices, rank), dtype=np.float32)
-    for g in range(groups):  # group by group: no temporary as large as the factor
+    for g in range(groups):  # group by group, so that no temporary is as large as the factor
         own = rng.standard_normal(rank, dtype=np.float32) + np.float32(0.07) * common
         rows = own + np.float32(0.7) * rng.standard_normal((choices, rank), dtype=np.float32)
         rows *= (menu.amplitudes[g] / np.linalg.norm(rows, axis=1)).astype(np.float32)[:, None]
         factor[g] = rows
     flat = factor.reshape(groups * choices, rank)
-    flat.setflags(write=False)  # a read-only factor is shared by the problem instead of copied
+    flat.setflags(write=False)  # the problem shares a read-only factor instead of copying it
     return flat
 
 
@@ -234,7 +234,7 @@ def _planted(
     half_norms = 0.5 * np.einsum("vr,vr->v", factor, factor, dtype=np.float64)
     target = factor[chosen].sum(axis=0, dtype=np.float64)
     typical = float(half_norms.mean())
-    # Small beside what the couplings do, so that choosing by margins alone is hopeless.
+    # Small compared with the couplings, so that choosing by margins alone fails.
     margins = 0.05 * typical * rng.exponential(size=half_norms.size)
     margins[chosen] = 0.0
     reached = menu.costs[:, chosen].sum(axis=1)
@@ -247,7 +247,7 @@ def _planted(
 
 
 def _draw_assignment(menu: _Menu, rng: np.random.Generator, budget_fraction: float) -> IntArray:
-    """Independent choices, tilted towards the expensive or the cheap ones so that about the budget is spent."""
+    """Independent choices, tilted towards expensive or cheap ones so that they spend about the budget."""
 
     def probabilities(tilt: float) -> npt.NDArray[np.float64]:
         weights = np.exp(tilt * (menu.fractions - menu.fractions.max(axis=1, keepdims=True) * (tilt > 0)))

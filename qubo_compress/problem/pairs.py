@@ -1,4 +1,4 @@
-"""Pair energies given by a caller or a file: checked before scipy, whose own code trusts its input, touches them."""
+"""Pair energies from a caller or a file: checked before scipy, which trusts its input, uses them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def checked_pairs(given: Any, offsets: npt.NDArray[np.int64]) -> sparse.csr_arra
         offsets: (G + 1,) first choice of each group.
 
     Raises:
-        InvalidProblem: when its shape is another, it names choices that do not exist, holds what is not finite, is
+        InvalidProblem: when its shape is wrong, it names choices that do not exist, has values that are not finite, is
             not symmetric or couples choices of one group.
 
     Example:
@@ -37,7 +37,7 @@ def checked_pairs(given: Any, offsets: npt.NDArray[np.int64]) -> sparse.csr_arra
         raise InvalidProblem(f"pairs must have shape ({total}, {total}); got {given.shape}")
     _refuse_wrong_places(given)
     pairs = sparse.csr_array(given, dtype=np.float64, copy=True)
-    _refuse_wrong_places(pairs)  # again, for formats that are understood only when they are converted
+    _refuse_wrong_places(pairs)  # again, for formats whose content is known only after conversion
     pairs.sum_duplicates()
     if not np.isfinite(pairs.data).all():
         raise InvalidProblem("pairs holds NaN or infinity")
@@ -45,7 +45,7 @@ def checked_pairs(given: Any, offsets: npt.NDArray[np.int64]) -> sparse.csr_arra
     if difference.nnz and (apart := float(difference.max())) > 0.0:
         if apart > 1e-9 * float(abs(pairs).max()):
             raise InvalidProblem("pairs is not symmetric; store both triangles, pairs[v, w] == pairs[w, v]")
-        # Rounding of whoever made them: bounds read one triangle and energies both, and must agree.
+        # The input may be rounded: bounds read one triangle and energies both, and they must agree.
         pairs = sparse.csr_array(0.5 * (pairs + pairs.T))
         pairs.sum_duplicates()
     group = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
@@ -63,7 +63,7 @@ def checked_pairs(given: Any, offsets: npt.NDArray[np.int64]) -> sparse.csr_arra
 
 
 def _refuse_wrong_places(pairs: Any) -> None:
-    """Raise :class:`InvalidProblem` where scipy's own code would read or write beyond its arrays."""
+    """Raise :class:`InvalidProblem` if scipy would read or write beyond its arrays."""
     if pairs.format == "coo":
         for places, length in zip(pairs.coords, pairs.shape, strict=True):
             _refuse_beyond(places, length, pairs.shape[0])

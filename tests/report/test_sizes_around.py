@@ -49,5 +49,5 @@ def test_front_names_the_limits_that_put_a_ratio_out_of_reach() -> None:
         linear=np.zeros(2), group_offsets=np.array([0, 2]), costs=np.array([[10, 2], [3, 9]]), limits=np.array([5, 5]),
         budget_names=("bytes", "harmful_flips"),
     )  # fmt: skip
-    assert front_of._out_of_reach(problem) == "out of reach together with the limits on harmful flips"
+    assert front_of._out_of_reach(problem) == "out of reach within the limits on harmful flips"
     assert front_of._out_of_reach(problem.with_limits([1, 5])) == "out of reach; the smallest reachable file is 2 B"
