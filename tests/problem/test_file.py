@@ -110,7 +110,7 @@ CRAFTED = {
     "letters": ("linear.npy", header("<U8", "(12,)") + b"a\0\0\0" * 96),
     "no letters": ("choice_names.npy", header("<U1", "(12,)") + b"\xff" * 48),
     "not whole": ("pairs_indices.npy", header("<f8", "(10,)") + b"\0" * 80),
-    "no array": ("linear.npy", b"PK"),
+    "not an array": ("linear.npy", b"PK"),
     "nothing": ("linear.npy", b""),
 }
 
@@ -160,7 +160,7 @@ def test_what_was_exchanged_or_left_out_is_noticed(saved: tuple[Path, ChoiceProb
         "checksum": lambda m: m.update({"limits.npy": m["fixed_costs.npy"], "fixed_costs.npy": m["limits.npy"]}),
         "checksum|lacks": lambda m: m.pop("fixed_costs.npy"),
         "checksum|not known": lambda m: m.update({"more.npy": m["limits.npy"]}),
-        "no array": lambda m: m.update({"readme.txt": b"hello"}),
+        "not an array": lambda m: m.update({"readme.txt": b"hello"}),
     }.items():
         path.write_bytes(whole)
         rewritten(path, change)
