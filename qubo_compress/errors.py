@@ -122,7 +122,7 @@ class DryRun(QuboCompressError):
     """Raised for ``dry_run=True``: nothing was submitted and there is no solution, only a preview.
 
     Attributes:
-        preview: what a submission would take; see ``qubo_compress.solvers.Preview``.
+        preview: what a submission would cost; see ``qubo_compress.solvers.Preview``.
     """
 
     def __init__(self, message: str, preview: object) -> None:

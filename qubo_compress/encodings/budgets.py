@@ -67,7 +67,7 @@ class Treatment(ABC):
 
     @abstractmethod
     def terms(self, problem: ChoiceProblem) -> BudgetTerms:
-        """What it adds to this problem's energy."""
+        """The terms that it adds to this problem's energy."""
 
 
 treatments: Registry[type[Treatment]] = Registry("budget treatment")
@@ -126,7 +126,7 @@ class Multiplier(Treatment):
 @treatments.register
 @dataclass(frozen=True)
 class NoTreatment(Treatment):
-    """Leave the budgets out."""
+    """``"none"``: leave the budgets out of the model."""
 
     name: ClassVar[str] = "none"
 

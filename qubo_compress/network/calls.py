@@ -1,8 +1,9 @@
-"""What a network really does with its weights: the function calls that are given the parameters themselves.
+"""What a network really does with its weights: the function calls that get the parameters themselves.
 
-Modules say what they are, not what they do: a convolution that pads in its own ``forward``, attention that hands its
-weights to one function, a weight used without its module. So the calls are looked at. A weight is known by identity:
-one that is transposed, masked or converted first is another tensor, and its calls are not seen.
+A module's class does not tell what it computes: a convolution may pad in its own ``forward``, attention passes its
+weights to one function, and a weight may be used without its module. So function calls are observed. A weight is
+recognised by identity: if it is transposed, masked or converted first, that is another tensor, and its calls are not
+seen.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ class WeightCall:
 
     Attributes:
         function: its name.
-        multiplies: how often each value of the weight multiplies, over all examples; where parts of the weight meet
-            different inputs, the mean.
-        shares: equal shares of the weight's output rows that are multiplied with the same inputs; 0 where what they
-            are multiplied with is not known.
-        inputs: of every share, examples along the first axis.
-        inputs_first: the weight is given as (inputs, outputs).
-        sliding: of a convolution.
-        sizes: of a convolution's inputs and outputs along the spatial axes.
+        multiplies: how often each value of the weight multiplies, over all examples; the mean if parts of the weight
+            have different inputs.
+                shares: number of equal shares of the weight's output rows, each multiplied with its own inputs; 0 if
+                    the inputs are unknown.
+                inputs: of every share, with examples along the first axis.
+                inputs_first: the weight is passed as (inputs, outputs).
+                sliding: of a convolution.
+                sizes: of a convolution's inputs and outputs along the spatial axes.
     """
 
     function: str
@@ -55,12 +56,12 @@ class WeightCall:
 
 
 Found = list[tuple[Any, WeightCall]]
-"""Pairs of a tensor given as a weight, and its call."""
+"""Pairs of a tensor passed as a weight, and its call."""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """A function call as it was made."""
+    """A function call with its arguments and result."""
 
     function: Callable[..., Any]
     args: Sequence[Any]
@@ -78,12 +79,12 @@ class _Seen:
 
 @dataclass
 class WeightCalls(TorchFunctionMode):
-    """While active, reports every call of a known function with one of the watched tensors for its weight.
+    """While active, reports every call of a known function with a watched tensor as its weight.
 
     Args:
         watched: parameters by name.
         report: called with a name and a call, before the function's result is used. It may raise to end the run.
-        inputs_wanted: names of the weights whose inputs must be in the calls, where finding these takes extra work.
+        inputs_wanted: names of the weights whose calls must contain the inputs, even at extra work.
 
     Example:
         >>> layer, seen = torch.nn.Linear(3, 2), []
@@ -104,7 +105,7 @@ class WeightCalls(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run the function and look at what it was given."""
+        """Run the function and inspect its arguments."""
         named = dict(kwargs or {})
         result = func(*args, **named)
         reader = _READERS.get(getattr(func, "__name__", ""))
@@ -116,7 +117,7 @@ class WeightCalls(TorchFunctionMode):
         return result
 
     def wants_inputs(self, weight: Any) -> bool:
-        """Whether extra work is worth it for the inputs of a weight."""
+        """Whether the inputs of a weight are worth extra work."""
         return self._names.get(id(weight)) in self.inputs_wanted
 
     def _concerns(self, args: Sequence[Any], named: Mapping[str, Any]) -> bool:
@@ -126,9 +127,9 @@ class WeightCalls(TorchFunctionMode):
 
 
 class GivenTensors(TorchFunctionMode):
-    """While active, notes every tensor that a function is given, by identity.
+    """While active, records the identity of every tensor passed to a function.
 
-    The identity of a tensor that is gone may be that of another one later.
+    A later tensor may have the identity of one that was freed.
 
     Example:
         >>> layer = torch.nn.Linear(3, 2)
@@ -145,7 +146,7 @@ class GivenTensors(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Look at what the function is given, and run it."""
+        """Record the function's arguments, and run it."""
         named = dict(kwargs or {})
         self._note([*args, *named.values()])
         return func(*args, **named)
@@ -154,7 +155,7 @@ class GivenTensors(TorchFunctionMode):
         for value in given:
             if isinstance(value, Tensor):
                 self.seen.add(id(value))
-            elif isinstance(value, (list, tuple)):  # recurrent layers hand over lists of their weights
+            elif isinstance(value, (list, tuple)):  # recurrent layers pass lists of their weights
                 self._note(value)
 
 
@@ -195,7 +196,7 @@ def _per_axis(value: Any, kernel: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _sides(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """Zeros before and after, along every axis."""
+    """Padding before and after, along every axis."""
     if padding == "same":
         both = [step * (length - 1) for step, length in zip(dilation, kernel, strict=True)]
         return tuple((total // 2, total - total // 2) for total in both)
@@ -238,7 +239,7 @@ def _attention(seen: _Seen) -> Found:
     out = told["out_proj_weight"]
     mixed: tuple[Tensor, ...] = ()
     if seen.wants_inputs(out):
-        # With the identity for its last map, attention returns what that map is given.
+        # With the identity as its last map, attention returns that map's input.
         told.update(out_proj_weight=torch.eye(out.shape[1]).to(out), out_proj_bias=None)
         mixed = (_examples_first(seen.function(*given.args, **given.kwargs)[0]),)
     found.append((out, WeightCall(seen.name, counts[0], 1, mixed)))
@@ -246,7 +247,7 @@ def _attention(seen: _Seen) -> Found:
 
 
 def _examples_first(tensor: Tensor) -> Tensor:
-    """(N, T, D) of (T, N, D), which the function is given whatever the module's ``batch_first``."""
+    """(N, T, D) from (T, N, D), the function's layout whatever the module's ``batch_first``."""
     tensor = tensor.detach()
     return tensor.transpose(0, 1) if tensor.ndim == 3 else tensor[None]
 
@@ -274,14 +275,14 @@ def weight_calls(run: Callable[[], Any], watched: Mapping[str, Tensor]) -> dict[
 
 
 def why_unseen(calls: Sequence[WeightCall], inputs_first: bool) -> str | None:
-    """Why the inputs that a weight multiplies cannot be looked at, or None.
+    """Why the inputs that a weight multiplies cannot be observed, or None.
 
     Args:
         calls: of one run.
         inputs_first: how the network holds the weight: see :class:`qubo_compress.network.groups.Member`.
     """
     if not calls:
-        return "no function that is known was given it, so what it multiplies is not seen"
+        return "no known function was given it, so its inputs are not seen"
     for call in calls:
         if not call.shares:
             return f"it is used by {call.function}, whose inputs are not looked at"

@@ -1,10 +1,10 @@
-"""What ``state_dict()`` holds beside parameters and buffers: extra state, and what modules pack themselves.
+"""Entries of ``state_dict()`` other than parameters and buffers: extra state, and what modules pack themselves.
 
 Modules may return anything from ``get_extra_state``, and quantized ones write packed weights into the state dict.
-All that is numbers, text and tensors is stored without pickle; everything else is refused by name.
+Numbers, text and tensors are stored without pickle; everything else is refused by name.
 
-One entry is stored as the length of what follows, the length of a description, the description in JSON, and the bytes
-of its tensors. Blanks behind the description leave room for counters that grow.
+An entry is stored as its total length, the length of a description, the description in JSON, and the bytes of its
+tensors. Blanks after the description leave room for counters that grow.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PER_TENSOR, _PER_CHANNEL = (torch.per_tensor_affine, torch.per_tensor_symmetric
 
 
 def extra_entries(model: nn.Module) -> dict[str, Any]:
-    """Name -> value of everything in the state dict that is neither a parameter nor a buffer, nor a view of one.
+    """Name -> value of every entry in the state dict that is neither a parameter nor a buffer, nor a view of one.
 
     Raises:
         InvalidModel: when a module's own code raises.
@@ -75,15 +75,15 @@ def _place(tensor: Tensor) -> object:
 
 
 def restore(model: nn.Module, values: Mapping[str, Any]) -> None:
-    """Put values back where :func:`extra_entries` found them; changes the model."""
+    """Write values back where :func:`extra_entries` found them; changes the model."""
     if values:
-        state = model.state_dict()  # which carries the versions of its modules
+        state = model.state_dict()  # its metadata has the versions of the modules
         state.update(values)
         model.load_state_dict(state)
 
 
 def stored_bytes(name: str, value: Any) -> bytes:
-    """An entry as it is stored.
+    """The stored bytes of an entry.
 
     Raises:
         InvalidModel: when it holds something that only pickle could store.
@@ -103,7 +103,7 @@ def read_stored(data: memoryview) -> tuple[Any, int]:
     """Inverse of :func:`stored_bytes`: the value, with tensors on the CPU, and the bytes read.
 
     Raises:
-        ValueError: when the bytes are something else.
+        ValueError: when the bytes are malformed.
     """
     length = int.from_bytes(data[:_LENGTH], "little")
     body = data[_LENGTH : _LENGTH + length]
@@ -118,7 +118,7 @@ def read_stored(data: memoryview) -> tuple[Any, int]:
 
 
 class _Source:
-    """The bytes of the tensors, taken one after the other."""
+    """The bytes of the tensors, read one after the other."""
 
     def __init__(self, data: memoryview) -> None:
         self.data = data
@@ -131,7 +131,7 @@ class _Source:
 
 
 def _described(name: str, value: Any, parts: list[bytes], depth: int) -> Any:
-    """A value in JSON; bytes of tensors go to the parts."""
+    """A value as JSON; the bytes of tensors are appended to the parts."""
     kind = type(value)
     if depth > DEEPEST:
         raise InvalidModel(f"{name} is nested more than {DEEPEST} deep, or holds itself; it cannot be stored")
@@ -184,7 +184,7 @@ def _described_tensor(name: str, tensor: Tensor, parts: list[bytes], depth: int)
 
 
 def _restored(described: Any, source: _Source) -> Any:
-    """Inverse of :func:`_described`."""
+    """A value from its JSON and the bytes of its tensors: the inverse of :func:`_described`."""
     if not isinstance(described, dict):
         if isinstance(described, list):
             raise ValueError("the extra state holds a bare list")
@@ -236,7 +236,7 @@ def _quantized(told: Any, source: _Source) -> Tensor:
     dtype, (codes, *grid) = _dtype(told[0]), _items(told[1:], source)
     if not isinstance(codes, Tensor):
         raise ValueError("a quantized tensor has no codes")
-    # Built through its own grid, since torch has no other way from codes to a quantized tensor.
+    # Built by quantizing its own grid values: torch has no other way from codes to a quantized tensor.
     if len(grid) == 2:
         values = (codes.double() - int(grid[1])) * float(grid[0])
         made = torch.quantize_per_tensor(values.float(), float(grid[0]), int(grid[1]), dtype)

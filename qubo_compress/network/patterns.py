@@ -1,9 +1,9 @@
-"""Regular expressions of groupings, and how one that comes from a file is kept from taking for ever.
+"""Regular expressions of groupings, and how one from a file is kept from running forever.
 
-Python's matcher tries one way after another to divide a name among the repeats of an expression. Some expressions of
-ten letters have more ways than anybody can wait for, and the matcher cannot be interrupted. So what is not seen at
-once to be quick is matched in a process of its own, which the operating system ends after a second of work. This file
-is that process's script too, and therefore imports the standard library only.
+Python's matcher backtracks through all ways to divide a name among the repeats of an expression. Some expressions of
+ten letters take practically forever, and the matcher cannot be interrupted. So any expression that is not obviously
+fast is matched in a separate process, which the operating system ends after a second of work. This file is also that
+process's script, and therefore imports only the standard library.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
 MOST_REPEATS = 11
-"""Of a quick expression, where a repeat of digits counts 1 and any other 4: two of these divide a name of 100 letters
-in 5,000 ways, and names have few digits in a row."""
+"""Most repeats of a fast expression, where a repeat of digits counts 1 and any other 4: two of these divide a name of
+100 letters in 5,000 ways, and names have few digits in a row."""
 
 MOST_WAYS = 64
-"""Ways through the alternatives of a quick expression."""
+"""Most ways through the alternatives of a fast expression."""
 
 LONGEST_MATCHING = 1
-"""Processor seconds that a file's grouping may take."""
+"""CPU seconds that matching a file's grouping may take."""
 
 LONGEST_WAIT = 60.0
-"""Seconds that are waited for them, on a machine that is busy with something else."""
+"""Seconds of wall clock to wait for them on a busy machine."""
 
 
 def labels_by(pattern: re.Pattern[str], names: Iterable[str]) -> dict[str, str | None]:
-    r"""Name -> captured text of the first match, joined with ``/``, or what matched; None where nothing does.
+    r"""Name -> captured groups of the first match, joined with ``/``, or the whole match; None without a match.
 
     Example:
         >>> labels_by(re.compile(r"layer(\d)"), ["layer1.a", "layer1.b", "head"])
@@ -46,9 +46,9 @@ def labels_by(pattern: re.Pattern[str], names: Iterable[str]) -> dict[str, str |
 
 
 def is_quick(pattern: str) -> bool:
-    r"""Whether an expression is seen at once to match any name of some hundred letters within microseconds.
+    r"""Whether an expression certainly matches any name of some hundred letters within microseconds.
 
-    It is when its repeats are few and not within each other, and its alternatives are few.
+    That holds if it has few repeats, none of them nested, and few alternatives.
 
     Example:
         >>> is_quick(r"layer(\d+)\.(conv|norm)"), is_quick("(a+)+b"), is_quick("(a|ab)*")
@@ -62,7 +62,7 @@ def is_quick(pattern: str) -> bool:
 
 
 def _counted(items: Iterable[tuple[Any, Any]]) -> tuple[float, float]:
-    """Repeats of different lengths, and ways through the alternatives; infinite for what is not looked into."""
+    """Repeats of different lengths, and ways through the alternatives; infinite for anything not analysed."""
     repeats, ways = 0.0, 1.0
     for code, value in items:
         if code in (codes.MAX_REPEAT, codes.MIN_REPEAT):
@@ -89,7 +89,7 @@ def _counted(items: Iterable[tuple[Any, Any]]) -> tuple[float, float]:
 
 
 def _is_digit(body: Any) -> bool:
-    """Whether it is one digit: names have but few in a row."""
+    """Whether it matches one digit: names have only a few in a row."""
     if len(body) != 1 or body[0][0] is not codes.IN:
         return False
     digits = (ord("0"), ord("9"))
@@ -100,7 +100,7 @@ def _is_digit(body: Any) -> bool:
 
 
 def labels_within_limits(pattern: str, names: Iterable[str]) -> Mapping[str, str | None]:
-    """As :func:`labels_by`, of an expression that somebody else wrote.
+    """Like :func:`labels_by`, for an expression from elsewhere.
 
     Raises:
         ValueError: when matching takes more than :data:`LONGEST_MATCHING` or is refused.

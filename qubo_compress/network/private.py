@@ -1,8 +1,8 @@
-"""A network of one's own: the caller's weights in modules that nobody else runs, and what its forward may not do.
+"""Private copies of a network: the caller's weights in modules that nobody else runs, and what a forward may not do.
 
-Everything that exchanges tensors, sets modes or hooks into layers does so in a private copy. The caller's network is
-never touched, so another thread may run or measure it meanwhile. The copy shares the parameters, which are only read,
-and has buffers of its own, since a forward may write to them.
+Everything that swaps tensors, sets modes or hooks into layers does so in a private copy. The caller's network is never
+touched, so another thread may run or measure it meanwhile. The copy shares the parameters, which are only read, and has
+its own buffers, because a forward may write to them.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from qubo_compress.network.calls import GivenTensors
 logger = logging.getLogger(__name__)
 
 CARRIED = "qubo_compress.compression"
-"""Attribute under which a compressed network carries its plan: the dot keeps it apart from every name of a user's."""
+"""The attribute that holds a compressed network's plan: the dot rules out a clash with a user's names."""
 
 PRIVATE = "qubo_compress.private"
 """Attribute that marks a private copy."""
 
 RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
-"""Layers that cuDNN runs; subclasses are left alone, as their forward may do something else in train mode."""
+"""Layers that cuDNN runs; not their subclasses, whose forward may do something else in train mode."""
 
 STEADY = 1e-3
-"""Two runs on the same examples may differ by so much of the largest output: some kernels add in no fixed order."""
+"""Two runs on the same examples may differ by this share of the largest output: some kernels sum in varying order."""
 
 
 def private_copy(model: nn.Module) -> nn.Module:
-    """The network in eval mode, with modules and buffers of its own, and the parameters of ``model`` themselves.
+    """A copy in eval mode with its own modules and buffers, and the very parameters of ``model``.
 
-    A private copy is returned as it is. What was compiled in place runs uncompiled: it would be compiled anew for
-    every choice.
+    A private copy is returned unchanged. Modules compiled in place run uncompiled: they would be recompiled for every
+    choice.
 
     Raises:
         InvalidModel: when something in the network cannot be copied.
@@ -59,9 +59,9 @@ def private_copy(model: nn.Module) -> nn.Module:
 
 
 def differentiable(model: nn.Module) -> nn.Module:
-    """The network itself, with recurrent layers in train mode and without dropout, which compute the same.
+    """The network with recurrent layers in train mode without dropout, which computes the same.
 
-    On a GPU they have gradients in no other mode: cuDNN keeps what it needs for them in train mode only.
+    On a GPU this is the only mode with gradients: cuDNN keeps what it needs for them only in train mode.
     """
     for module in model.modules():
         if type(module) in RECURRENT:
@@ -82,22 +82,22 @@ def independent_copy(model: nn.Module) -> nn.Module:
 
 @dataclass(eq=False)
 class Joined:
-    """A second run on the same examples among others, which says whether they influence each other.
+    """A second run on the same examples together with others, to see whether they influence each other.
 
     Args:
         watch: active in the first run.
-        more: watch -> inputs of more examples that begin with the same ones, or None when there are none.
-        same: (answer, answer for more) -> whether it is the same for the first ones.
+        more: watch -> inputs of more examples, beginning with the same ones, or None if there are none.
+        same: (answer, answer for more) -> whether the first ones have the same answer.
     """
 
     watch: Any
     more: Callable[[Any], Any]
     same: Callable[[Any, Any], bool]
     reason: str = ""
-    """Why the network must be given its batches as they are; nothing where examples are independent."""
+    """Why the network must get its batches unchanged; empty if examples are independent."""
 
     def agrees(self, model: nn.Module, answer: Any, run: Callable[[nn.Module, Any], Any]) -> bool:
-        """Whether a run among others gave the same."""
+        """Whether the run with more examples gave the same answer."""
         inputs = self.more(self.watch)
         if inputs is None:
             return False
@@ -115,15 +115,15 @@ class Joined:
 def steady_answer(
     model: nn.Module, inputs: Any, run: Callable[[nn.Module, Any], Any], joined: Joined | None = None
 ) -> Any:
-    """What the network returns for some examples, if it is a function of them and of its own tensors alone.
+    """The network's answer to some examples, provided that it depends only on them and on the network's tensors.
 
-    A forward may write to buffers, such as a counter, as long as its outputs do not follow from that.
+    A forward may write to buffers, such as a counter, as long as its outputs do not depend on that.
 
     Args:
-        model: left as it is: a copy is run.
+        model: unchanged: a copy is run.
         inputs: of a few examples.
         run: calls a network.
-        joined: the second run with more examples, to be told whether they influence each other.
+        joined: the second run with more examples; it records whether they influence each other.
 
     Raises:
         InvalidModel: when the forward writes to parameters, when its outputs change from one run to the next, or when
@@ -175,9 +175,9 @@ def _deep_copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     for module in model.modules():
         for name, value in vars(module).items():
             if name == CARRIED:
-                memo[id(value)] = value  # never changed, and as large as the network
+                memo[id(value)] = value  # never changed, and as large as the network: shared
             elif isinstance(value, Tensor) and not value.is_leaf:
-                # Some modules hold tensors that they compute, with a gradient, which torch itself does not copy.
+                # Some modules hold computed tensors with a gradient, which torch refuses to copy.
                 memo[id(value)] = value.detach().clone()
     try:
         made = copy.deepcopy(model, memo)
@@ -192,7 +192,7 @@ def _deep_copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _readable(parameter: nn.Parameter) -> nn.Parameter:
-    """The parameter itself; a copy of one made in inference mode, which gradients could not be taken of."""
+    """The parameter itself, or a copy if it was made in inference mode, which allows no gradients."""
     if not parameter.is_inference():
         return parameter
     return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
@@ -203,7 +203,7 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Name -> identity and number of writes, of every parameter and buffer."""
+    """Name -> identity and version (number of writes) of every parameter and buffer."""
     return {name: (id(tensor), tensor._version) for name, tensor in _tensors(model) if not tensor.is_inference()}
 
 

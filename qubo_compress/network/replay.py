@@ -1,11 +1,11 @@
-"""Re-running only what lies behind a changed module, without tracing the network.
+"""Re-runs only what follows a changed module, without tracing the network.
 
-A network is run once with every module's calls numbered. To see the effect of changing one group, all
-calls that ended before the group's first call need not run again: they return their remembered output.
-The code between modules always runs. All choices of a group share one batch behind the changed
-module: the network sees the examples once per choice, and only the changed module tells them apart.
+One run of the network numbers every module call. To see the effect of changing one group, calls that ended before the
+group's first call need not run again: they return their cached output. The code between modules always runs. After the
+changed module, all choices of a group share one batch: the network sees the examples once per choice, and only the
+changed module distinguishes them.
 
-Whether this is right for a network is checked, not assumed: see :meth:`GroupSweep.check`.
+Whether this is valid for a network is checked, not assumed: see :meth:`GroupSweep.check`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ EVERY_ROW = 1 << 30
 
 
 class _ReachedGroup(BaseException):
-    """Ends a run at the changed group; not an Exception, so that no model swallows it."""
+    """Ends a run at the changed group; not an Exception, so that no model catches it."""
 
 
 class _Diverged(Exception):
-    """The network did not call its modules in the order it did before."""
+    """The network called its modules in a different order than before."""
 
 
 @dataclass
@@ -47,13 +47,13 @@ class CallTrace:
         modules: the module of each call.
         ends: number of the first call that began after this one ended.
         changed_inputs: the call changed its inputs in place, so it must run again.
-        changed_later: its output was changed in place afterwards, so copies must be handed out.
+        changed_later: its output was changed in place later, so each reader must get a copy.
         positions: output values per example of each call, for counting multiplications.
-        shapes: of the first tensor that each call was given and of the first that it returned, for the same.
-        weights: name -> (innermost module, call) of every call of a function that is given that parameter.
-        examples: that were run.
-        fixed: first axes, among all tensors that modules exchange, that do not follow the number of
-            examples; None when there was only one number of examples to tell them apart by.
+        shapes: of each call's first input tensor and first output tensor, for counting multiplications.
+        weights: name -> (innermost module, call) of every function call that gets this parameter.
+        examples: number of examples run.
+        fixed: lengths of first axes, among all tensors exchanged by modules, that do not depend on the number of
+            examples; None if only one number of examples was run.
     """
 
     modules: list[nn.Module] = field(default_factory=list)
@@ -67,11 +67,11 @@ class CallTrace:
     fixed: frozenset[int] | None = None
 
     def first_call(self, module: nn.Module) -> int | None:
-        """Number of a module's first call, or None when it was never called."""
+        """Number of a module's first call, or None if it was never called."""
         return next((i for i, seen in enumerate(self.modules) if seen is module), None)
 
     def before(self, start: int) -> list[int]:
-        """The outermost calls that ended before call ``start`` began and may be skipped."""
+        """The outermost calls that ended before call ``start`` began, which may be skipped."""
         chosen, i = [], 1
         while i < start:
             if self.ends[i] <= start and not any(self.changed_inputs[i : self.ends[i]]):
@@ -107,7 +107,7 @@ def intercepted(
 
 
 def trace_calls(model: nn.Module, inputs: Inputs, fewer: bool = True) -> CallTrace:
-    """Run the model and number its module calls; a second run with fewer examples tells which axes count them.
+    """Run the model and number its module calls; a second run with fewer examples shows which axes count examples.
 
     Args:
         model: in eval mode.
@@ -124,7 +124,7 @@ def trace_calls(model: nn.Module, inputs: Inputs, fewer: bool = True) -> CallTra
 
 
 def _traced(model: nn.Module, inputs: Inputs) -> tuple[CallTrace, list[int]]:
-    """The numbered calls of one run, and the first axes of all tensors given to and returned by them."""
+    """The numbered calls of one run, and the first axes of all their input and output tensors."""
     trace = CallTrace()
     sizes: list[int] = []
     outputs: list[list[tuple[Tensor, int]]] = []
@@ -192,7 +192,7 @@ def _all_tensors(value: Any) -> list[Tensor]:
 
 
 def _distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """Squared distance of two variants."""
+    """Squared distance between two variants of a group's tensors."""
     return sum(float((a.float() - b.float()).square().sum()) for a, b in zip(first, second, strict=True))
 
 
@@ -231,30 +231,30 @@ class GroupSweep:
 
     @property
     def replays(self) -> bool:
-        """Whether only the part behind the group is run again."""
+        """Whether only the part after the group is run again."""
         return self._trace is not None
 
     def check(
         self, inputs: Inputs, variants: Sequence[Sequence[Tensor]], tolerance: float, rows_per_pass: int = EVERY_ROW
     ) -> bool:
-        """Compare replayed outputs of two variants with full runs; give up replaying if they differ.
+        """Compare replayed outputs of two variants with full runs; stop replaying if they differ.
 
-        The two are the first and the one farthest from it, whose effect is the hardest to miss.
+        The two are the first variant and the one farthest from it, whose effect is the hardest to miss.
 
         Args:
             inputs: of a few examples.
             variants: for each choice one whole tensor per member.
             tolerance: share of the largest output.
-            rows_per_pass: how many examples may share a pass behind the changed module.
+            rows_per_pass: how many examples may share a pass after the changed module.
         """
         if self._trace is None:
             return False
         pair = [variants[0], max(variants, key=lambda variant: _distance(variants[0], variant))]
-        # What was not checked is not done: choices share passes only where two of them agree with full runs.
+        # Choices share passes only where two of them were checked against full runs.
         count = tensors_of(inputs)[0].shape[0]
         shared = rows_per_pass >= 2 * count and self._copies(count, len(pair)) == len(pair)
         reason: str | None = None
-        # Where they cannot share one, as behind a layer whose input has no batch axis, each may have its own.
+        # If they cannot share one, as after a layer whose input has no batch axis, each may have its own.
         for self._one_by_one in (False, True) if shared else (True,):
             reason = self._disagreement(inputs, pair, tolerance)
             if reason is None:
@@ -264,7 +264,7 @@ class GroupSweep:
         return False
 
     def _disagreement(self, inputs: Inputs, variants: Sequence[Sequence[Tensor]], tolerance: float) -> str | None:
-        """Why replayed outputs are not those of full runs, or None."""
+        """Why replayed outputs differ from full runs, or None."""
         try:
             got = self._replayed(inputs, variants, EVERY_ROW)
             want = torch.stack([self._full(inputs, variant) for variant in variants])
@@ -282,13 +282,13 @@ class GroupSweep:
         Args:
             inputs: one slice of examples.
             variants: for each choice one whole tensor per member.
-            rows_per_pass: how many examples may share a pass behind the changed module.
+            rows_per_pass: how many examples may share a pass after the changed module.
         """
         if self._trace is not None:
             try:
                 return self._replayed(inputs, variants, rows_per_pass)
             except (_Diverged, ForwardFailed) as cause:
-                # Other examples may take another path through the network than the probe did.
+                # Other examples may take another path through the network than the traced ones.
                 logger.info(
                     "replaying from %s broke off (%s); running the whole network", ", ".join(self._names), cause
                 )
@@ -308,7 +308,7 @@ class GroupSweep:
     def _copies(self, count: int, wanted: int) -> int:
         """How many choices may share a pass over ``count`` examples."""
         fixed = self._require_trace().fixed
-        # An axis that happens to be as long as the batch would be taken for it.
+        # An axis that happens to be as long as the batch would be mistaken for the batch axis.
         mistaken = fixed is None or any(count * copies in fixed for copies in range(1, wanted + 1))
         return 1 if mistaken or self._one_by_one else wanted
 

@@ -1,4 +1,4 @@
-"""What a module does with each of its parameters: what are weights, and along which axis their outputs lie."""
+"""What a module does with each of its parameters: which are weights, and which axis holds their outputs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Modules whose weight is (inputs, outputs per group, *kernel)."""
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-"""Modules with a matrix per layer, direction and kind of input; their rows are outputs, gate by gate."""
+"""Modules with one matrix per layer, direction and kind of input; the rows are outputs, gate by gate."""
 
 ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 ATTENTION_BIASES = ("in_proj_bias", "bias_k", "bias_v")
 
 LEFT_ALONE = "the caller's grouping leaves it alone"
-"""Why weights are kept for which the caller's function gave no label; a layout lists them last."""
+"""The reason for weights without a label from the caller's function; a layout lists them last."""
 
 _PARAMETRIZED = re.compile(r"(?:(.+)\.)?parametrizations\.([^.]+)\.")
 
@@ -46,7 +46,7 @@ class Role:
 
 
 def role_of(module: nn.Module, attribute: str) -> Role | None:
-    """What a module uses its parameter for, or None where that is not known.
+    """What a module uses its parameter for, or None if unknown.
 
     Example:
         >>> layer = nn.ConvTranspose1d(4, 6, 3, groups=2)
@@ -72,7 +72,7 @@ def role_of(module: nn.Module, attribute: str) -> Role | None:
 def is_transposed_linear(module: nn.Module) -> bool:
     """Whether a module is the ``Conv1D`` of transformers' GPT-2: a linear layer with weight (inputs, outputs).
 
-    It is known by its class name, its attribute ``nf`` and its shape, since transformers need not be installed.
+    It is recognised by its class name, its attribute ``nf`` and its shape, because transformers may not be installed.
     """
     weight = getattr(module, "weight", None)
     return (
@@ -84,7 +84,7 @@ def is_transposed_linear(module: nn.Module) -> bool:
 
 
 def why_computed(name: str, module: nn.Module, attribute: str) -> str | None:
-    """Why a parameter is only the raw material of a tensor that the module computes, or None.
+    """Why a parameter is only the source of a tensor that the module computes, or None.
 
     Args:
         name: of the parameter in the network.
@@ -122,7 +122,7 @@ def _computed_by(hook: Any) -> tuple[str | None, str]:
 
 
 def why_unknown(name: str, module: nn.Module, tensor: Tensor) -> tuple[str, bool]:
-    """Why a parameter without a role is kept, and whether a caller's grouping may ask for it all the same."""
+    """Why a parameter without a role is kept, and whether a caller's grouping may still ask for it."""
     kind = type(module).__name__
     if isinstance(module, torch.jit.ScriptModule):
         return f"it is inside a {kind} of torch.jit, whose weights cannot be exchanged one by one", False

@@ -1,4 +1,4 @@
-"""From what a network returns to rows of scores: which of its outputs counts, and along which axis the classes lie."""
+"""From a network's return value to rows of scores: which output counts, and which axis holds the classes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 from qubo_compress.errors import InvalidModel
 
 OutputLike = str | int | Callable[[Any], Tensor] | None
-"""A name, an index or a function of what forward returned; None: the obvious one."""
+"""A key, an index or a function of the return value of ``forward``; None: the obvious output."""
 
 LOGITS = "logits"
-"""Name under which transformers, and many others, return class scores."""
+"""The name under which transformers and many other libraries return class scores."""
 
 SUM_TOLERANCE = 1e-3
-"""Probabilities of a row sum to one within this."""
+"""Tolerance of the sum of a row's probabilities."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class OutputReading:
             ``logits`` of a dict or object that has them; the first element of a tuple that begins with a
             floating-point tensor of two or more axes.
         class_axis: of that tensor. None: found by :meth:`settled_on`.
-        settled: both have been found, or were given and fit.
+        settled: both are known and fit.
 
     Example:
         >>> reading = OutputReading(class_axis=-1).settled_on({"logits": torch.zeros(2, 5, 3)}, 2)
@@ -78,7 +78,7 @@ class OutputReading:
         """(M, C) float32 outputs with all axes but that of the classes joined.
 
         Raises:
-            InvalidModel: see :meth:`tensor`; also when the axis is not known and cannot be guessed.
+            InvalidModel: see :meth:`tensor`; also when the axis is unknown and cannot be guessed.
         """
         found = self.tensor(answer)
         if found.ndim == 1:
@@ -90,17 +90,17 @@ class OutputReading:
     def settled_on(
         self, answer: Any, examples: int, inputs: tuple[Tensor, ...] = (), targets: Tensor | None = None
     ) -> OutputReading:
-        """The same reading with its output named and its axis found.
+        """The same reading with its output and its class axis determined.
 
-        With two axes the classes are the last. With more, integer targets show them: the axis whose removal leaves
-        the targets' shape. Targets of the outputs' own shape are shares of classes that sum to one along theirs;
-        otherwise axis 1, as in torch. Without targets: axis 1 of four or more axes; of three, the one that is not
+        With two axes the classes are the last. With more, integer targets show it: the axis whose removal leaves the
+        targets' shape. Targets of the outputs' own shape are class probabilities, which sum to one along the axis;
+        otherwise it is axis 1, as in torch. Without targets: axis 1 of four or more axes; of three, the one that is not
         as long as integer inputs (N, T).
 
         Args:
-            answer: what the network returned.
-            examples: for how many examples.
-            inputs: what it was given.
+            answer: the network's return value.
+            examples: number of examples.
+            inputs: the network's inputs.
             targets: of these examples.
 
         Raises:
@@ -149,7 +149,7 @@ def _picked(answer: Any, output: OutputLike) -> Any:
 
 
 def _described(answer: Any) -> str:
-    """What was returned, in a few words."""
+    """A short description of the return value."""
     if isinstance(answer, Tensor):
         return f"a tensor of shape {tuple(answer.shape)} {answer.dtype}"
     kind = type(answer).__name__
@@ -163,7 +163,7 @@ def _described(answer: Any) -> str:
 
 
 def _usual_axis(found: Tensor) -> int:
-    """Axis 1, but of three axes none is usual."""
+    """Axis 1, except that there is no convention for three axes."""
     if found.ndim == 3:
         raise InvalidModel(_unknown_axis(found, "nothing shows which"))
     return 1
@@ -189,7 +189,7 @@ def _class_axis(found: Tensor, inputs: tuple[Tensor, ...], targets: Tensor | Non
     fitting = [axis for axis in range(1, found.ndim) if shape[:axis] + shape[axis + 1 :] == tuple(targets.shape)]
     if len(fitting) == 1:
         return fitting[0]
-    # Of pictures the classes come first, whatever their number.
+    # For images the classes come first, whatever their number.
     if found.ndim > 3 and (1 in fitting or targets.numel() == math.prod(shape) // shape[1]):
         return 1
     how = "more than one leaves that shape" if fitting else "none leaves that shape"
@@ -209,13 +209,13 @@ def _axis_by_inputs(found: Tensor, inputs: tuple[Tensor, ...]) -> int:
 
 def _unknown_axis(found: Tensor, why: str) -> str:
     return (
-        f"outputs have shape {tuple(found.shape)}, and along one axis lie the classes: {why}; give class_axis=, such "
+        f"outputs have shape {tuple(found.shape)}, and one axis holds the classes: {why}; give class_axis=, such "
         "as 1 for (N, C, T) or -1 for the (N, T, C) of language models"
     )
 
 
 def two_columns(rows: Tensor) -> Tensor:
-    """(M, C) logits as they are; the single logit of a binary network as (M, 2), with 0 for the other class.
+    """(M, C) logits unchanged; the single logit of a binary network as (M, 2), with 0 for the other class.
 
     Example:
         >>> two_columns(torch.tensor([[1.5]])).tolist()
@@ -225,5 +225,5 @@ def two_columns(rows: Tensor) -> Tensor:
 
 
 def predicted(rows: Tensor) -> Tensor:
-    """(..., M) class of the largest output; of a single logit, 1 above zero and 0 else."""
+    """(..., M) class of the largest output; for a single logit, 1 above zero and 0 otherwise."""
     return rows.argmax(-1) if rows.shape[-1] > 1 else (rows[..., 0] > 0).long()

@@ -1,4 +1,4 @@
-"""What people wrap around a network: compiled, replicated and scripted modules."""
+"""Wrappers around a network: compiled, replicated and scripted modules."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from qubo_compress.errors import InvalidModel
 logger = logging.getLogger(__name__)
 
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-"""Wrappers that hold copies of one network, or keep copies in step; the network is their ``module``."""
+"""Wrappers that replicate a network or synchronise its copies; the network is their ``module``."""
 
 SHARDED = ("FullyShardedDataParallel", "FSDPModule")
-"""Class names of wrappers that hold only a part of every weight; not imported, since not every torch has them."""
+"""Names of wrappers that hold only a part of every weight; not imported, because not every torch has them."""
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``, however nested.
 
-    Names in plans and files are those of the network inside, so that they fit the plain network too.
+    Plans and files use the names of the network inside, so that they fit the unwrapped network too.
 
     Raises:
-        InvalidModel: for what cannot be looked into: scripted and sharded networks, and networks of which a part is
-            compiled.
+        InvalidModel: for scripted and sharded networks, and networks of which a part is compiled.
 
     Example:
         >>> net = nn.Linear(2, 2)
@@ -54,7 +53,7 @@ def _inner(model: nn.Module) -> nn.Module | None:
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    # Its class lives in a module that takes seconds to import, which only a user of torch.compile has paid for.
+    # Its class is in a module that takes seconds to import, and only users of torch.compile have imported it.
     return type(module).__name__ == "OptimizedModule" and isinstance(getattr(module, "_orig_mod", None), nn.Module)
 
 

@@ -35,7 +35,7 @@ def plain_axes(axes: Axes) -> None:
 
 
 def to_bytes(figure: Figure, image_format: ImageFormat, tight: bool = False) -> bytes:
-    """The drawn figure as an image."""
+    """The figure, drawn, as the bytes of an SVG or PNG file."""
     require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     stream = io.BytesIO()
     # No date and no program name in the file, so that equal results give equal pictures.

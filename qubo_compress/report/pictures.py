@@ -190,7 +190,7 @@ def interactions(result: CompressionResult, image_format: ImageFormat = "svg") -
 def _map(
     figure: Figure, axes: Axes, values: FloatArray, names: Sequence[str], largest: float | None, font: float
 ) -> None:
-    """An image of signed values: up to ``largest``, even small ones seen; None: cosines."""
+    """An image of signed values up to ``largest``, stretched so that small ones show; None: cosines."""
     colors = require("matplotlib.colors")
     norm = colors.Normalize(-1, 1) if largest is None else colors.AsinhNorm(largest / 20, vmin=-largest, vmax=largest)
     plain_axes(axes)

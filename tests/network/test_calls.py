@@ -141,7 +141,7 @@ def test_what_is_not_seen_is_refused_with_the_reason() -> None:
     assert reason(lambda: linear(x, weight)) is None
     assert reason(lambda: x @ weight, inputs_first=True) is None
     assert "sums over its rows" in str(reason(lambda: x @ weight))
-    assert "no function that is known" in str(reason(lambda: linear(x, weight * 2)))
+    assert "no known function" in str(reason(lambda: linear(x, weight * 2)))
     assert "embedding" in str(reason(lambda: (torch.embedding(weight, torch.tensor([1])), linear(x, weight))))
 
 

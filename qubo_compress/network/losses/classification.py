@@ -24,7 +24,7 @@ from qubo_compress.network.losses.regression import BinaryCrossEntropy, SquaredE
 LossLike = str | CustomLoss
 
 AUTO = "auto"
-"""The loss that fits the network's outputs and the examples' targets."""
+"""Name of the loss that suits the network's outputs and the examples' targets."""
 
 __all__ = [
     "AUTO", "BinaryCrossEntropy", "CallableLoss", "CrossEntropy", "CustomLoss", "KullbackLeibler", "Loss", "LossLike",
@@ -52,11 +52,11 @@ def rows_of(outputs: Tensor) -> Tensor:
 
 
 class Loss(Protocol):
-    """What sensitivity asks of a loss. ``reference`` are the uncompressed network's output rows."""
+    """The interface of a loss for sensitivity. ``reference`` are the uncompressed network's output rows."""
 
     @property
     def needs_targets(self) -> bool:
-        """Whether the batches must bring targets."""
+        """Whether the loss needs targets in the batches."""
         ...
 
     def values(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class Loss(Protocol):
         ...
 
     def divergence(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
-        """(M,) how far the outputs are from the reference, never below zero, in the geometry of this loss."""
+        """(M,) distance of the outputs from the reference in this loss's geometry, never negative."""
         ...
 
 
@@ -120,11 +120,11 @@ class CrossEntropy:
         return outputs.softmax(-1) - goal
 
     def features(self, change: Tensor, outputs: Tensor, targets: Tensor | None) -> Tensor:
-        """Softmax features; zero where the target is to be ignored."""
+        """Softmax features; zero for ignored targets."""
         return _where_counted(softmax_features(change, outputs), targets, outputs)
 
     def probe(self, outputs: Tensor, targets: Tensor | None, signs: Tensor) -> Tensor:
-        """Softmax probes; zero where the target is to be ignored."""
+        """Softmax probes; zero for ignored targets."""
         return _where_counted(softmax_probe(outputs, signs), targets, outputs)
 
     def divergence(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def target_rows(targets: Tensor | None, outputs: Tensor) -> Tensor:
     A single output is the logit of class 1 of two.
 
     Raises:
-        InvalidBatches: when there are none, or they do not fit the outputs.
+        InvalidBatches: when targets are missing, or do not fit the outputs.
     """
     if targets is None:
         raise InvalidBatches("this loss needs targets; give (inputs, targets) batches or loss='kl'")
@@ -193,14 +193,14 @@ def target_rows(targets: Tensor | None, outputs: Tensor) -> Tensor:
 
 
 def class_targets(loss: LossLike | Loss) -> bool:
-    """Whether whole-number targets of this loss are classes, so that answers are right or wrong."""
+    """Whether integer targets of this loss are classes, so that answers are right or wrong."""
     return not isinstance(loss if not isinstance(loss, str) else make_loss(loss), SquaredError)
 
 
 def make_loss(loss: LossLike) -> Loss:
     """``"cross-entropy"``, ``"kl"``, ``"binary-cross-entropy"``, ``"squared-error"`` or a callable.
 
-    ``"auto"`` is none of these: which one it stands for depends on the examples, see
+    ``"auto"`` is refused: its meaning depends on the examples, see
     :func:`qubo_compress.calibration.fitting_loss.fitting_loss`.
 
     Raises:
@@ -221,6 +221,6 @@ def make_loss(loss: LossLike) -> Loss:
     }
     if loss not in known:
         if loss == AUTO:
-            raise InvalidBatches("loss='auto' stands for one of the others, which only the examples tell; name one")
+            raise InvalidBatches("loss='auto' stands for one of the others, depending on the examples; name one")
         raise unknown_name("loss", loss, known)
     return known[loss]

@@ -1,12 +1,13 @@
 """A caller's loss: derivatives by automatic differentiation, and roots of its output Hessian.
 
-Rows do not depend on each other, so one Hessian-vector product of the summed loss holds the product of every row's
-own Hessian with its own vector. For few outputs the root comes from the Hessian itself. For many it is never formed:
-with the Lanczos process started at a vector e, H V = V T + ... with V of orthonormal columns and T tridiagonal,
+Rows do not depend on each other, so one Hessian-vector product of the summed loss contains the product of every row's
+own Hessian with its own vector. With few outputs, the root is computed from the Hessian. With many, the Hessian is
+never formed: the Lanczos process started at a vector e gives H V = V T + ... with orthonormal columns V and tridiagonal
+T, and
 
     H^(1/2) e  ~=  |e| V T^(1/2) e_1
 
-(Saad 1992, SIAM J. Numer. Anal. 29), which is exact after as many steps as e has parts in different eigenspaces.
+(Saad 1992, SIAM J. Numer. Anal. 29), which is exact after as many steps as e has components in different eigenspaces.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from qubo_compress.errors import InvalidModel
 CustomLoss = Callable[[Tensor, Tensor | None], Tensor]
 
 MOST_ROOT_COLUMNS = 64
-"""Up to this many outputs, probes are drawn through the root of the whole Hessian; beyond by the Lanczos process."""
+"""Up to this many outputs, probes use the root of the whole Hessian; beyond, the Lanczos process."""
 
 LANCZOS_STEPS = 16
 
 ROOT_MEMORY = 500_000_000
-"""Bytes that the Hessian roots of one slice, and all that are remembered, may take."""
+"""Limit in bytes on the Hessian roots of one slice, and on all roots in memory."""
 
 NEGLIGIBLE = 1e-6
-"""A Lanczos vector shorter than this share of the Hessian's scale is rounding: the process of that row has ended."""
+"""A Lanczos vector shorter than this share of the Hessian's scale is rounding noise: that row's process has ended."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class CallableLoss:
 
     function: CustomLoss
     needs_targets: bool = False
-    #: Outputs, targets and root of slices seen before, as long as somebody else holds their outputs.
+    #: Outputs, targets and roots of earlier slices, as long as their outputs are alive elsewhere.
     _roots: list[tuple[ReferenceType[Tensor], Tensor | None, Tensor]] = field(
         default_factory=list, compare=False, repr=False
     )
@@ -58,16 +59,16 @@ class CallableLoss:
         return values.float()
 
     def gradient(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
-        """By automatic differentiation."""
+        """The gradient of each row's value, by automatic differentiation."""
         with torch.enable_grad():
             leaf = outputs.detach().requires_grad_(True)
             found: Tensor = torch.autograd.grad(self.values(leaf, targets, reference).sum(), leaf)[0]
             return found
 
     def divergence(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
-        """Half the quadratic form of the Hessian at the reference, where that is positive.
+        """Half the quadratic form of the Hessian at the reference, if that is positive.
 
-        A loss without curvature there, such as the absolute error, has none: then how far its values moved.
+        For a loss without curvature there, such as the absolute error, the change of its values.
         """
         change = (outputs - reference).detach()
         form = 0.5 * (change * self._product(reference, targets)(change)).sum(-1)
@@ -84,11 +85,11 @@ class CallableLoss:
         return torch.einsum("mkc,...mc->...mk", self._root(outputs, targets), change)
 
     def has_features(self, outputs: Tensor) -> bool:
-        """Whether :meth:`features` has the memory for the roots of these output rows."""
+        """Whether the roots of these output rows fit in the memory of :meth:`features`."""
         return _root_bytes(*outputs.shape) <= ROOT_MEMORY
 
     def probe(self, outputs: Tensor, targets: Tensor | None, signs: Tensor) -> Tensor:
-        """A root of each row's Hessian times that row's signs; by the Lanczos process where there are many outputs."""
+        """A root of each row's Hessian times that row's signs; with many outputs, by the Lanczos process."""
         if outputs.shape[1] <= MOST_ROOT_COLUMNS and self.has_features(outputs):
             return torch.einsum("mkc,mk->mc", self._root(outputs, targets), signs)
         return lanczos_root(self._product(outputs, targets), signs, LANCZOS_STEPS)
@@ -141,12 +142,12 @@ def _root_bytes(rows: int, columns: int) -> int:
 
 
 def lanczos_root(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
-    """(M, C) approximate H^(1/2) e for every row's own symmetric H, negative eigenvalues taken for zero.
+    """(M, C) approximate H^(1/2) e for every row's own symmetric H, with negative eigenvalues set to zero.
 
     Args:
         product: (M, C) vectors -> (M, C), each row's H times its vector.
         start: (M, C) vectors e.
-        steps: of the Lanczos process, at most C are taken; each costs one product and one more (M, C) in memory.
+        steps: of the Lanczos process, at most C; each costs one product and one more (M, C) array in memory.
 
     Example:
         >>> diagonal = torch.tensor([[4.0, 9.0, -1.0]])
@@ -164,7 +165,7 @@ def lanczos_root(product: Callable[[Tensor], Tensor], start: Tensor, steps: int)
         following = product(vector)
         scale = torch.maximum(scale, following.norm(dim=-1, keepdim=True))
         tridiagonal[:, step, step] = (vector * following).sum(-1)
-        # Twice against all earlier vectors: in float32 they would not stay orthogonal otherwise.
+        # Orthogonalised twice against all earlier vectors: once is not enough in float32.
         for _ in range(2):
             for earlier in basis:
                 following = following - (earlier * following).sum(-1, keepdim=True) * earlier

@@ -1,7 +1,7 @@
 """Losses of single numbers: squared error, and binary cross-entropy with logits.
 
-Both are means over the C outputs of a row, as torch's ``MSELoss`` and ``BCEWithLogitsLoss`` are, and no output meets
-another, so the output Hessian of a row is diagonal: 2 / C, and p (1 - p) / C with p = sigmoid(z).
+Both are means over the C outputs of a row, like torch's ``MSELoss`` and ``BCEWithLogitsLoss``, and outputs do not
+interact, so the output Hessian of a row is diagonal: 2 / C, and p (1 - p) / C with p = sigmoid(z).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from qubo_compress.network.inputs import IGNORED
 
 @dataclass(frozen=True)
 class SquaredError:
-    """Mean squared difference from the targets, or from the uncompressed network's outputs where there are none."""
+    """Mean squared difference from the targets, or from the uncompressed network's outputs without targets."""
 
     needs_targets: bool = False
     of_numbers: ClassVar[bool] = True
 
     def values(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
-        """Squared error per row."""
+        """(M,) mean squared error of each row."""
         goal, counted = (reference, None) if targets is None else value_rows(targets, outputs)
         found: Tensor = _counted((outputs - goal).square(), counted).mean(-1)
         return found
@@ -37,12 +37,12 @@ class SquaredError:
         return found
 
     def divergence(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
-        """Mean squared difference from the reference."""
+        """(M,) mean squared difference from the reference."""
         found: Tensor = (outputs - reference).square().mean(-1)
         return found
 
     def features(self, change: Tensor, outputs: Tensor, targets: Tensor | None) -> Tensor:
-        """The change times the root of 2 / C; zero where the target is to be ignored."""
+        """The change times the root of 2 / C; zero for ignored targets."""
         counted = None if targets is None else value_rows(targets, outputs)[1]
         root: float = (2.0 / outputs.shape[-1]) ** 0.5
         return _counted(change, counted) * root
@@ -59,7 +59,7 @@ class BinaryCrossEntropy:
     needs_targets: bool = True
 
     def values(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
-        """Binary cross-entropy per row."""
+        """(M,) mean binary cross-entropy of each row."""
         goal, counted = _shares(targets, outputs)
         found = functional.binary_cross_entropy_with_logits(outputs, goal, reduction="none")
         return _counted(found, counted).mean(-1)
@@ -77,7 +77,7 @@ class BinaryCrossEntropy:
         return (yes + no).mean(-1)
 
     def features(self, change: Tensor, outputs: Tensor, targets: Tensor | None) -> Tensor:
-        """The change times the root of p (1 - p) / C; zero where the target is to be ignored."""
+        """The change times the root of p (1 - p) / C; zero for ignored targets."""
         share = outputs.sigmoid()
         root = (share * (1.0 - share) / outputs.shape[-1]).sqrt()
         return _counted(root * change, None if targets is None else value_rows(targets, outputs)[1])
@@ -88,10 +88,10 @@ class BinaryCrossEntropy:
 
 
 def value_rows(targets: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
-    """(M, C) goals aligned with output rows, and (M, C) which of them count, or None when all do.
+    """(M, C) targets aligned with output rows, and (M, C) which of them count, or None if all do.
 
     Raises:
-        InvalidBatches: when they do not fit the outputs.
+        InvalidBatches: when targets do not fit the outputs.
     """
     rows, columns = outputs.shape
     if targets.numel() != rows * columns or targets.is_complex():
@@ -108,7 +108,7 @@ def value_rows(targets: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor | None]
 
 
 def binary_labels(targets: Tensor | None, outputs: Tensor) -> Tensor | None:
-    """(M C,) labels 0 and 1, -100 for those to be ignored, one for every output; None for other targets."""
+    """(M C,) labels 0 and 1, and -100 for ignored ones, one for every output; None for other targets."""
     if targets is None or targets.numel() != outputs.numel():
         return None
     goal, counted = value_rows(targets, outputs)

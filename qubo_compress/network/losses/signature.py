@@ -1,4 +1,4 @@
-"""A name for a caller's loss that says what it computes, so that a cache never answers for another one."""
+"""A name for a caller's loss that identifies what it computes, so that a cache is never used for another loss."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.
 
 
 def loss_signature(loss: Any) -> str:
-    """Name and digest of a loss: its code, and all that it holds: closures, defaults, settings, weights by content.
+    """Name and digest of a loss: its code and everything it holds (closures, defaults, settings, weights by content).
 
-    What cannot be described, such as an open file, makes the name one of a kind: its cache is never resumed.
+    Anything that cannot be described, such as an open file, makes the name unique: its cache is never resumed.
 
     Example:
         >>> def scaled(factor):
@@ -33,7 +33,7 @@ def loss_signature(loss: Any) -> str:
 
 
 def _described(value: Any, around: frozenset[int]) -> str:
-    """Text of a value without addresses, which differ in every process."""
+    """A value as text, without memory addresses, which differ in every process."""
     if isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, Tensor):
@@ -54,7 +54,7 @@ def _described(value: Any, around: frozenset[int]) -> str:
 
 
 def _described_code(value: Any, inside: frozenset[int]) -> str:
-    """Text of a function, method, class or object."""
+    """A function, method, class or object as text."""
     if isinstance(value, functools.partial):
         return f"partial{_described((value.func, value.args, value.keywords), inside)}"
     if inspect.ismethod(value):
@@ -76,12 +76,12 @@ def _described_code(value: Any, inside: frozenset[int]) -> str:
 def _held_by(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # a name that is not bound yet
+    except ValueError:  # a closure variable that is not bound yet
         return None
 
 
 def _code_text(code: Any) -> str:
-    """What a function does, without the addresses that the text of the functions inside it holds."""
+    """A function's code as text, without the memory addresses of nested functions."""
     ordered = [sorted(c, key=repr) if isinstance(c, frozenset) else c for c in code.co_consts]
     constants = [_code_text(c) if hasattr(c, "co_code") else repr(c) for c in ordered]
     return f"{code.co_code.hex()}{code.co_names}{constants}"
