@@ -26,11 +26,13 @@ from benchmarks.networks import Network, accuracy_and_loss, channels_last, load
 from benchmarks.records import RESULTS, append, environment, markdown, read
 from qubo_compress.calibration.examples import read_examples
 from qubo_compress.pipeline.close import closely_measured
-from qubo_compress.pipeline.refinement import Round, refine
+from qubo_compress.pipeline.refinement import Refinement, Round, refine
 from qubo_compress.plan import Plan
 from qubo_compress.selection.candidates import Candidate
 from qubo_compress.selection.comparison import HeldOut
+from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.metrics.products import Products
+from qubo_compress.sensitivity.specimen import Specimen
 
 METHODS = ("uniform", "greedy", "linear", "full", "close", "full+1", "full+2")
 RECOVERED = ("uniform", "full", "close", "full+2")
@@ -62,22 +64,21 @@ def plans_of(network: Network, table: qc.SensitivityTable, budget: qc.Budget, op
     plan = table.plan(solution)
     yield "full", plan
     if options.metric == "products" and "close" in options.methods:
-        examples = read_examples(network.calibration, options.examples)
-        close = closely_measured(
-            network.model, table, budget, examples, "cross-entropy",
-            lambda found: qc.solve(found, "annealer", time_limit=limit),
-        )  # fmt: skip
+        settings = Measurement(loss="cross-entropy", max_examples=options.examples)
+        specimen = Specimen.of(network.model, network.calibration, settings)
+        close = closely_measured(specimen, table, budget, lambda p: qc.solve(p, "annealer", time_limit=limit))
         yield "close", close.plan(qc.solve(close.problem(budget), "annealer", time_limit=limit))
     if options.rounds == 0:
         return
     held_out = HeldOut.of(network.model, read_examples(network.validation, options.refine_examples), "cross-entropy")
     only = Candidate("solver", plan, plan.predicted_loss, held_out.compare(plan.apply(network.model)))
+    settings = Measurement(
+        metric="gauss-newton", loss="cross-entropy", max_examples=options.refine_examples, progress=False
+    )
     history = refine(
-        network.model, table, Round.of(table, solution, (only,), only),
-        rounds=options.rounds, budget=budget, examples=read_examples(network.calibration, options.refine_examples),
-        held_out=held_out, menu=qc.Menu(), metric="gauss-newton", loss="cross-entropy",
-        solve=lambda p: qc.solve(p, "annealer", time_limit=limit), progress=False, verify=4,
-        neighbourhood=options.neighbourhood,
+        Specimen.of(network.model, network.calibration, settings), table, Round.of(table, solution, (only,), only),
+        held_out, budget, lambda p: qc.solve(p, "annealer", time_limit=limit),
+        Refinement(options.rounds, 4, options.neighbourhood),
     )  # fmt: skip
     incumbent = plan
     for number in range(1, options.rounds + 1):

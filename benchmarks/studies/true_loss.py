@@ -44,10 +44,12 @@ from benchmarks.records import RESULTS, append, environment, read
 from benchmarks.studies.true_loss_figures import draw, table_text
 from qubo_compress.calibration.evaluation import score_examples
 from qubo_compress.calibration.examples import read_examples
-from qubo_compress.pipeline.refinement import Round, refine
+from qubo_compress.pipeline.refinement import Refinement, Round, refine
 from qubo_compress.plan import Plan
 from qubo_compress.selection.candidates import Candidate, select
 from qubo_compress.selection.comparison import HeldOut
+from qubo_compress.sensitivity.measurement import Measurement
+from qubo_compress.sensitivity.specimen import Specimen
 
 PATH = RESULTS / "true_loss.jsonl"
 SLICE = 64
@@ -135,7 +137,7 @@ class Cell:
         examples = read_examples(self.network.validation, self.options.examples, SLICE)
         held_out, problem = HeldOut.of(self.network.model, examples, "cross-entropy"), table.problem(self.budget)
         solution = qc.solve(problem, "annealer", time_limit=self.options.time_limit)
-        candidates, winner = select(self.network.model, table, problem, solution, held_out)
+        candidates, winner = select(table, problem, solution, held_out)
         evaluations = self.sweep + (len(candidates) + 1) * examples.count
         return Found(CHECKED_METHODS[1 if shrinkage else 0], winner.plan, evaluations, time.perf_counter() - begin)
 
@@ -150,12 +152,13 @@ class Cell:
         solution = qc.solve(table.problem(self.budget), "annealer", time_limit=limit)
         plan = table.plan(solution)
         only = Candidate("solver", plan, plan.predicted_loss, held_out.compare(plan.apply(self.network.model)))
+        settings = Measurement(
+            metric="gauss-newton", loss="cross-entropy", max_examples=count, progress=False, shrinkage=shrinkage
+        )
         history = refine(
-            self.network.model, table, Round.of(table, solution, (only,), only), rounds=2,
-            budget=self.budget, examples=read_examples(self.network.calibration, count), held_out=held_out,
-            menu=qc.Menu(), metric="gauss-newton", loss="cross-entropy",
-            solve=lambda p: qc.solve(p, "annealer", time_limit=limit), progress=False, verify=4,
-            neighbourhood=2.0, shrinkage=shrinkage,
+            Specimen.of(self.network.model, self.network.calibration, settings), table,
+            Round.of(table, solution, (only,), only), held_out, self.budget,
+            lambda p: qc.solve(p, "annealer", time_limit=limit), Refinement(2, 4, 2.0),
         )  # fmt: skip
         evaluations = self.sweep + 2 * validation.count
         for found in history[1:]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from rich import box
@@ -21,22 +21,20 @@ from qubo_compress.audits.margins import MarginBin, margin_bins
 from qubo_compress.audits.mismatches import Answers, Mismatches, answers_of, count_mismatches, population
 from qubo_compress.audits.regression import RegressionChange, is_regression, regression_change
 from qubo_compress.audits.section import write_audit
-from qubo_compress.calibration.evaluation import ALL_EXAMPLES, outputs_of, settle
-from qubo_compress.calibration.examples import Examples, read_examples
+from qubo_compress.calibration.evaluation import EvaluationOptions, outputs_of, read_settled
+from qubo_compress.calibration.examples import Examples
 from qubo_compress.calibration.intervals import Correction, corrected, wilson
 from qubo_compress.errors import InvalidBatches
 from qubo_compress.network.losses.classification import (
-    AUTO,
     BinaryCrossEntropy,
     CrossEntropy,
     KullbackLeibler,
     Loss,
-    LossLike,
     SquaredError,
     make_loss,
 )
 from qubo_compress.network.losses.regression import binary_labels
-from qubo_compress.network.scores import OutputLike, OutputReading, two_columns
+from qubo_compress.network.scores import two_columns
 
 MOST_CLASSES_SHOWN = 40
 MOST_FORGOTTEN = 48
@@ -210,10 +208,7 @@ def audit(
     originals: Sequence[nn.Module] = (),
     correction: Correction = "holm",
     most_forgotten: int = MOST_FORGOTTEN,
-    loss: LossLike = AUTO,
-    output: OutputLike = None,
-    class_axis: int | None = None,
-    batch_size: int | None = None,
+    **options: Unpack[EvaluationOptions],
 ) -> AuditReport:
     """Compare a compressed network with the original on all examples of the batches.
 
@@ -230,10 +225,8 @@ def audit(
         originals: networks trained independently of ``model``, as a second baseline.
         correction: for the classes' p-values: ``"holm"``, ``"benjamini-hochberg"`` or ``"none"``.
         most_forgotten: how many forgotten examples, or largest changes of numbers, are listed.
-        loss: the networks' loss; see :func:`qubo_compress.measure`.
-        output: which part of their return value; see :func:`qubo_compress.measure`.
-        class_axis: see :func:`qubo_compress.measure`.
-        batch_size: examples run at once; see :func:`qubo_compress.measure`.
+        options: ``loss``, what the networks are for; ``output`` and ``class_axis``, how what they return is read;
+            ``batch_size``, examples run at once: see :func:`qubo_compress.measure`.
 
     Raises:
         InvalidBatches: when the batches cannot be used, every label is ignored, or several networks give numbers.
@@ -246,8 +239,7 @@ def audit(
         0
     """
     corrected((), correction)  # a misspelt name must fail before the networks run
-    examples = read_examples(batches, ALL_EXAMPLES, batch_size, OutputReading(output, class_axis))
-    examples, loss = settle(model, examples, loss)
+    examples, loss = read_settled(model, batches, **options)
     before, after = outputs_of(model, examples), outputs_of(small, examples)
     task = make_loss(loss)
     if is_regression(task, before[0].shape[-1]):

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,20 @@ from qubo_compress.network.scores import OutputLike, OutputReading, predicted
 logger = logging.getLogger(__name__)
 
 ALL_EXAMPLES = 1 << 62
+
+
+class OutputOptions(TypedDict, total=False):
+    """Keyword arguments that say how a network's outputs are read; see :func:`qubo_compress.measure`."""
+
+    output: OutputLike
+    class_axis: int | None
+
+
+class EvaluationOptions(OutputOptions, total=False):
+    """Keyword arguments that say how a network is evaluated on batches; see :func:`qubo_compress.measure`."""
+
+    loss: LossLike
+    batch_size: int | None
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,19 @@ def settle(model: nn.Module, examples: Examples, loss: LossLike = AUTO) -> tuple
         logger.info("outputs of shape %s: classes along axis %s", tuple(tensor.shape), reading.class_axis)
     settled = seen.examples if known.settled else _laid_out(replace(seen.examples, reading=reading), tensor, loss)
     return settled, fitting_loss(loss, settled, rows.shape[0] // count, rows.shape[1])
+
+
+def read_settled(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss: LossLike = AUTO,
+    output: OutputLike = None,
+    class_axis: int | None = None,
+    batch_size: int | None = None,
+) -> tuple[Examples, LossLike]:
+    """All examples of some batches, settled on a network's outputs, and the loss that fits them; see :func:`settle`."""
+    read = read_examples(batches, ALL_EXAMPLES, batch_size, OutputReading(output, class_axis))
+    return settle(model, read, loss)
 
 
 def _laid_out(examples: Examples, outputs: Tensor, loss: LossLike) -> Examples:
@@ -176,8 +203,7 @@ def score(
         >>> score(net, [(torch.tensor([[5.0, 0.0], [0.0, 5.0]]), torch.tensor([0, 1]))]).accuracy
         1.0
     """
-    examples = read_examples(batches, ALL_EXAMPLES, batch_size, OutputReading(output, class_axis))
-    examples, loss = settle(model, examples, loss)
+    examples, loss = read_settled(model, batches, loss, output, class_axis, batch_size)
     if not examples.labelled and not callable(loss):
         raise InvalidBatches(
             "a score needs targets: without any, outputs could only be compared with another network's; give (inputs, "

@@ -26,12 +26,13 @@ from qubo_compress.errors import QuboCompressError
 from qubo_compress.menu.operator import stored_as
 from qubo_compress.network.groups import state_entries
 from qubo_compress.network.inputs import map_tensors
-from qubo_compress.network.losses.classification import Loss, LossLike, make_loss
+from qubo_compress.network.losses.classification import Loss, make_loss
 from qubo_compress.network.private import private_copy
 from qubo_compress.network.replay import run_model
 from qubo_compress.network.substitution import every_layer_runs, swapped
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
 from qubo_compress.selection.candidates import opponents
+from qubo_compress.sensitivity.specimen import Specimen
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.solvers.solution import Solution
 
@@ -67,6 +68,12 @@ class _Runs:
     loss: Loss
     reference: list[Tensor]
 
+    @classmethod
+    def of(cls, specimen: Specimen) -> _Runs:
+        """Run a copy of the network once."""
+        model = private_copy(specimen.model)
+        return cls(model, specimen.examples, make_loss(specimen.loss), outputs_of(model, specimen.examples))
+
     def divergence(self, table: SensitivityTable, group: int, choice: str) -> float:
         """Mean divergence of the network with one choice from the network without it."""
         found = table.layout.groups[group]
@@ -93,22 +100,18 @@ class _Runs:
 
 
 def closely_measured(
-    model: nn.Module,
+    specimen: Specimen,
     table: SensitivityTable,
     budget: Budget,
-    examples: Examples,
-    loss: LossLike,
     solve: Callable[[ChoiceProblem], Solution],
     tell: Callable[[str], None] = logger.info,
 ) -> SensitivityTable:
     """The table with measured divergences for the choices that plans under a budget touch, and corrected others.
 
     Args:
-        model: the uncompressed network, left as it was found.
+        specimen: the uncompressed network, left as it was found, and the calibration examples.
         table: measured to second order.
         budget: what the plans must fit.
-        examples: the calibration examples.
-        loss: resolved.
         solve: problem -> solution.
         tell: told in words what is about to be done.
     """
@@ -125,10 +128,8 @@ def closely_measured(
         if not touched.size:
             break
         if runs is None:
-            count = affordable(touched.size, examples.count, table)
-            chosen = examples.spread(count)
-            model = private_copy(model)
-            runs = _Runs(model, chosen, make_loss(loss), outputs_of(model, chosen))
+            count = affordable(touched.size, specimen.examples.count, table)
+            runs = _Runs.of(specimen.on(specimen.examples.spread(count)))
         tell(f"measuring {touched.size:,} choices of the first plans on {runs.examples.count} examples")
         values[touched], measured[touched] = _measured(runs, table, touched), True
         logger.info("close round %d: %d choices were run", number, touched.size)

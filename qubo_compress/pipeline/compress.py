@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,117 +13,40 @@ import torch
 from torch import nn
 
 from qubo_compress._internal.checks import whole
-from qubo_compress.artifact.writing import save
-from qubo_compress.audits import AuditReport
 from qubo_compress.budget import Budget, refuse_other_than_a_budget
-from qubo_compress.calibration.evaluation import ALL_EXAMPLES, Score, score_examples, settle
+from qubo_compress.calibration.evaluation import ALL_EXAMPLES, Score, settle
 from qubo_compress.calibration.examples import Examples, read_examples, set_aside
-from qubo_compress.calibration.weights import ExampleWeights, check_example_weights, with_example_weights
+from qubo_compress.calibration.weights import ExampleWeights
 from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidBudget, InvalidModel
-from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
-from qubo_compress.network.discovery import GroupRule, discover
+from qubo_compress.menu.menu import Menu
+from qubo_compress.network.discovery import GroupRule
+from qubo_compress.network.groups import Layout
 from qubo_compress.network.losses.classification import AUTO, LossLike
-from qubo_compress.network.scores import OutputLike, OutputReading
-from qubo_compress.network.wrappers import unwrapped
+from qubo_compress.network.scores import OutputLike
 from qubo_compress.pipeline.close import closely_measured
 from qubo_compress.pipeline.finals import judged_repaired
-from qubo_compress.pipeline.refinement import Round, refine
-from qubo_compress.plan import Plan
+from qubo_compress.pipeline.refinement import Refinement, Round, refine
+from qubo_compress.pipeline.result import CompressionResult
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.recovery import recover as recover_model
 from qubo_compress.recovery.objectives import RecoveryObjective, make_objective
 from qubo_compress.recovery.recover import refuse_missing_labels, refuse_unfit_objective
 from qubo_compress.recovery.training import Objective
-from qubo_compress.report import print_summary, write_report
 from qubo_compress.selection.candidates import TIE, select
-from qubo_compress.selection.comparison import Comparison, HeldOut
-from qubo_compress.sensitivity.forecast import check_seconds
-from qubo_compress.sensitivity.measure import measure_around, say
+from qubo_compress.selection.comparison import HeldOut
+from qubo_compress.sensitivity.measure import measure_specimen
+from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.metrics.auto import wants_close
-from qubo_compress.sensitivity.shrinkage import check_shrinkage, refuse_unshrinkable
-from qubo_compress.sensitivity.subject import refuse_unfit
-from qubo_compress.sensitivity.table import SensitivityTable
-from qubo_compress.sensitivity.task import Metric, make_metric
+from qubo_compress.sensitivity.progress import say
+from qubo_compress.sensitivity.specimen import Specimen
+from qubo_compress.sensitivity.task import Metric
 from qubo_compress.solvers.solution import Solution
 from qubo_compress.solvers.solver import Solver, check_time_limit, make_solver, refuse_unreachable
 from qubo_compress.solvers.solver import solve as solve_problem
 
+__all__ = ["CompressionResult", "compress"]
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class CompressionResult:
-    """Everything that one call of :func:`compress` found.
-
-    Attributes:
-        model: the compressed network, recovered if that helped, in eval mode; it carries its plan.
-        original: the network given, untouched.
-        compressed_model: the plan applied, before any recovery.
-        plan: which choice every group got.
-        solution: the solver's answer behind the plan, with its bound.
-        table: the sensitivity table that was solved first.
-        rounds: the first solve and every refinement.
-        before, compressed, recovered: scores on the held-out examples: the original, the plan applied,
-            and the plan recovered (None when no recovery was asked for), whether it was kept or not.
-        applied_comparison, recovered_comparison: the same two networks against the original, example by example.
-        recovery_kept: whether ``model`` is the recovered network: it is when the held-out examples do not say that
-            recovery made it worse, by the measure that chose the plan.
-        held_out_is_validation: whether these examples are the caller's validation batches.
-        budget: what was asked for.
-    """
-
-    model: nn.Module
-    original: nn.Module
-    compressed_model: nn.Module
-    plan: Plan
-    solution: Solution
-    table: SensitivityTable
-    rounds: tuple[Round, ...]
-    before: Score
-    compressed: Score
-    recovered: Score | None
-    applied_comparison: Comparison
-    recovered_comparison: Comparison | None
-    recovery_kept: bool
-    held_out_is_validation: bool
-    budget: Budget
-
-    @property
-    def taken(self) -> Round:
-        """The round whose plan was taken: the last that was accepted."""
-        return [found for found in self.rounds if found.accepted][-1]
-
-    @property
-    def expected_loss(self) -> float:
-        """Predicted loss change of the plan, corrected by what was measured for another plan of its table.
-
-        ``plan.predicted_loss`` is the table's own. Both are of the plan applied, before any recovery; see
-        :func:`qubo_compress.selection.candidates.expectations`.
-        """
-        return self.taken.chosen.expected
-
-    @property
-    def final(self) -> Score:
-        """Score of ``model`` on the held-out examples."""
-        return self.recovered if self.recovered is not None and self.recovery_kept else self.compressed
-
-    @property
-    def comparison(self) -> Comparison:
-        """``model`` against the original on the held-out examples."""
-        kept = self.recovered_comparison if self.recovery_kept else None
-        return self.applied_comparison if kept is None else kept
-
-    def save(self, path: str | Path) -> int:
-        """Write the compressed network; returns the bytes written."""
-        return save(self.model, path)
-
-    def report(self, path: str | Path, audit: AuditReport | None = None) -> Path:
-        """Write one self-contained HTML file, with the sections of an audit if given, and return its path."""
-        return write_report(self, path, audit=audit)
-
-    def show(self) -> None:
-        """Print the summary tables on the terminal."""
-        print_summary(self)
 
 
 @torch.inference_mode(False)  # in which no gradients can be taken, nor writes be noticed
@@ -205,53 +128,27 @@ def compress(
         InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.
     """
     refuse_other_than_a_budget(budget)
-    refuse_other_than_a_menu(menu)
     check_time_limit(time_limit)
-    rounds, epochs, seed = (whole(*pair) for pair in (("rounds", rounds), ("epochs", epochs), ("seed", seed)))
-    model = unwrapped(model)
-    layout = discover(model, groups)
-    refuse_unfit(model, layout)
-    menu = menu or Menu()
+    rounds, epochs = whole("rounds", rounds), whole("epochs", epochs)
     # A misspelt name must not be noticed only after the measurement.
     chosen_solver = make_solver(solver)
     make_objective(objective)
-    check_shrinkage(shrinkage)
-    check_seconds(seconds)
-    check_example_weights(example_weights)
     if metric == "auto" and budget.harmful_flips is not None:
         metric = "gauss-newton"  # which counts them
-    refuse_unshrinkable(make_metric(metric), shrinkage)
-    reading = OutputReading(output, class_axis)
-    read, loss = settle(model, read_examples(batches, max_examples, batch_size, reading, "calibration"), loss)
-    if epochs:
-        refuse_missing_labels(objective, read)
-        refuse_unfit_objective(objective, loss)
-    refuse_uncounted_flips(budget, metric, read)
-    everything = with_example_weights(model, read, example_weights)
-    examples, held_out = _held_out(everything, validation, batch_size, reading)
-    judge, before = _judge(model, held_out, loss, "calibration" if validation is None else "validation")
-    held_out = judge.examples
-
-    def refuse_early(costs: Mapping[str, IntArray], fixed: Mapping[str, int], offsets: IntArray) -> None:
-        # A budget out of reach must not be noticed only after the measurement.
-        limits = budget.limits(layout.original_bytes, layout.parameters)
-        limits = {name: limit for name, limit in limits.items() if name in costs}  # flips are not counted yet
-        refuse_unreachable(
-            ChoiceProblem(
-                linear=np.zeros(int(offsets[-1])),
-                group_offsets=offsets,
-                costs=np.stack([costs[name] for name in limits]),
-                limits=np.array(list(limits.values()), dtype=np.int64),
-                fixed_costs=np.array([fixed.get(name, 0) for name in limits], dtype=np.int64),
-                budget_names=tuple(limits),
-            )
-        )
-
-    table = measure_around(
-        model, model, examples, menu, metric, loss, layout, cache, seed, progress,
-        shrinkage=shrinkage, priced=refuse_early, seconds=seconds,
+    everything = Specimen.of(
+        model, batches, Measurement(
+            menu, metric, loss, groups, max_examples, cache, seed, progress, shrinkage=shrinkage,
+            example_weights=example_weights, output=output, class_axis=class_axis, seconds=seconds,
+            process_group=False, batch_size=batch_size,
+        ), "calibration",
     )  # fmt: skip
-
+    if epochs:
+        refuse_missing_labels(objective, everything.examples)
+        refuse_unfit_objective(objective, everything.loss)
+    refuse_uncounted_flips(budget, everything)
+    specimen, held_out = _held_out(everything, validation)
+    judge, before = _judge(held_out, "calibration" if validation is None else "validation")
+    table = measure_specimen(specimen, priced=partial(_refuse_out_of_reach, budget, specimen.layout))
     tell = say if progress else logger.info
 
     def solve(problem: ChoiceProblem) -> Solution:
@@ -259,57 +156,52 @@ def compress(
         return solve_problem(problem, chosen_solver, time_limit=time_limit, seed=seed)
 
     if wants_close(metric, table.provenance.metric) and shrinkage in (None, 1):
-        table = closely_measured(model, table, budget, examples, loss, solve, tell)
+        table = closely_measured(specimen, table, budget, solve, tell)
     problem = table.problem(budget)
     solution = solve(problem)
     tell(f"measuring the best plans on {judge.examples.count:,} held-out examples")
-    first = Round.of(table, solution, *select(model, table, problem, solution, judge, seed=seed))
-    history = refine(
-        model, table, first, rounds=rounds, budget=budget, examples=examples, held_out=judge, menu=menu,
-        metric=metric, loss=loss, solve=solve, seed=seed, cache=cache, progress=progress, shrinkage=shrinkage,
-    )  # fmt: skip
+    first = Round.of(table, solution, *select(table, problem, solution, judge, seed=seed))
+    history = refine(specimen, table, first, judge, budget, solve, Refinement(rounds))
     last = max(number for number, found in enumerate(history) if found.accepted)
 
     def repair(applied: nn.Module, given: Examples, passes: int) -> nn.Module:
         return recover_model(
-            applied, given, teacher=model, epochs=passes, seed=seed, max_examples=max_examples, progress=progress,
-            objective=objective, loss=loss,
+            applied, given, teacher=judge.model, epochs=passes, seed=seed, max_examples=max_examples,
+            progress=progress, objective=objective, loss=judge.loss,
         )  # fmt: skip
 
     # Not with the held-out examples: the scores on them are to be believed.
     final = judged_repaired(
-        model, history[last], judge, (lambda a: repair(a, examples, epochs)) if recover else None, epochs
+        history[last], judge, (lambda applied: repair(applied, specimen.examples, epochs)) if recover else None, epochs
     )
     history[last] = final.round
-    chosen, applied, small = final.round, final.applied, final.applied
-    applied_comparison, recovered_comparison = chosen.chosen.comparison, chosen.chosen.repaired
-    recovered = None if final.repaired is None else score_examples(final.repaired, held_out, loss, judge.reference)
-    kept = recovered_comparison is not None and recovered_comparison.measure <= applied_comparison.measure + TIE
+    chosen, small = final.round.chosen, final.applied
+    kept = chosen.repaired is not None and chosen.repaired.measure <= chosen.comparison.measure + TIE
     if kept and final.repaired is not None:
         small = final.repaired
         if validation is None and not epochs:
             # What was judged had not seen the held-out examples. Few examples are too precious to leave them out now.
-            small = repair(applied, everything, 0)
+            small = repair(final.applied, everything.examples, 0)
     return CompressionResult(
         model=small,
-        original=model,
-        compressed_model=applied,
+        original=judge.model,
+        compressed_model=final.applied,
         plan=chosen.plan,
-        solution=chosen.solution,
+        solution=final.round.solution,
         table=table,
         rounds=tuple(history),
         before=before,
-        compressed=score_examples(applied, held_out, loss, judge.reference),
-        recovered=recovered,
-        applied_comparison=applied_comparison,
-        recovered_comparison=recovered_comparison,
+        compressed=judge.score(final.applied),
+        recovered=None if final.repaired is None else judge.score(final.repaired),
+        applied_comparison=chosen.comparison,
+        recovered_comparison=chosen.repaired,
         recovery_kept=kept,
         held_out_is_validation=validation is not None,
         budget=budget,
     )
 
 
-def refuse_uncounted_flips(budget: Budget, metric: str | Metric, examples: Examples) -> None:
+def refuse_uncounted_flips(budget: Budget, specimen: Specimen) -> None:
     """Refuse a limit on harmful flips that the measurement to come would not count.
 
     Raises:
@@ -317,39 +209,57 @@ def refuse_uncounted_flips(budget: Budget, metric: str | Metric, examples: Examp
     """
     if budget.harmful_flips is None:
         return
-    chosen = make_metric(metric)
+    chosen = specimen.settings.asked
     if not getattr(chosen, "counts_flips", False):
         raise InvalidBudget(
             f"harmful_flips was given, and the metric {chosen.metric_name!r} does not run every choice and so counts "
             "no flips; use 'gauss-newton' or 'pairwise', or measured_linear=True of 'jacobian' and 'fisher'"
         )
-    if any(part.targets is None or part.targets.is_floating_point() for part in examples.slices):
+    if any(part.targets is None or part.targets.is_floating_point() for part in specimen.examples.slices):
         raise InvalidBudget(
             "harmful_flips was given, and the batches have no class labels, so nobody knows which flips are harmful; "
             "give (inputs, labels) batches, or leave it out"
         )
 
 
-def _held_out(
-    examples: Examples, validation: Iterable[Any] | None, batch_size: int | None, reading: OutputReading
-) -> tuple[Examples, Examples]:
-    if validation is not None:
-        return examples, read_examples(validation, ALL_EXAMPLES, batch_size, reading, "validation")
-    return set_aside(examples)
+def _refuse_out_of_reach(
+    budget: Budget, layout: Layout, costs: Mapping[str, IntArray], fixed: Mapping[str, int], offsets: IntArray
+) -> None:
+    """A budget out of reach must not be noticed only after the measurement."""
+    limits = budget.limits(layout.original_bytes, layout.parameters)
+    limits = {name: limit for name, limit in limits.items() if name in costs}  # flips are not counted yet
+    refuse_unreachable(
+        ChoiceProblem(
+            linear=np.zeros(int(offsets[-1])),
+            group_offsets=offsets,
+            costs=np.stack([costs[name] for name in limits]),
+            limits=np.array(list(limits.values()), dtype=np.int64),
+            fixed_costs=np.array([fixed.get(name, 0) for name in limits], dtype=np.int64),
+            budget_names=tuple(limits),
+        )
+    )
 
 
-def _judge(model: nn.Module, held_out: Examples, loss: LossLike, whose: str) -> tuple[HeldOut, Score]:
+def _held_out(everything: Specimen, validation: Iterable[Any] | None) -> tuple[Specimen, Specimen]:
+    """What is measured, and what plans are judged on: the validation batches, or some of the examples."""
+    if validation is None:
+        measured, aside = set_aside(everything.examples)
+        return everything.on(measured), everything.on(aside)
+    settings = everything.settings
+    read = read_examples(validation, ALL_EXAMPLES, settings.batch_size, settings.reading, "validation")
+    return everything, everything.on(read)
+
+
+def _judge(held_out: Specimen, whose: str) -> tuple[HeldOut, Score]:
     """The original network run and scored on the held-out examples: what is wrong with them shows before measuring.
 
     Args:
-        model: the uncompressed network.
-        held_out: as they were read.
-        loss: resolved.
+        held_out: the uncompressed network on them.
         whose: batches they came in, for errors.
     """
     try:
-        examples = settle(model, held_out, loss)[0]
-        judge = HeldOut.of(model, examples, loss)
-        return judge, score_examples(model, examples, loss, judge.reference)
+        examples, loss = settle(held_out.model, held_out.examples, held_out.loss)
+        judge = HeldOut.of(held_out.model, examples, loss)
+        return judge, judge.score(judge.model)
     except (InvalidBatches, InvalidModel, ForwardFailed) as cause:
         raise type(cause)(f"{whose} batches: {cause}") from cause.__cause__

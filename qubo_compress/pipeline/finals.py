@@ -28,24 +28,23 @@ class Final:
 
 
 def judged_repaired(
-    model: nn.Module, found: Round, judge: HeldOut, repair: Callable[[nn.Module], nn.Module] | None, epochs: int
+    found: Round, judge: HeldOut, repair: Callable[[nn.Module], nn.Module] | None, epochs: int
 ) -> Final:
     """Of the round's finalists the one that does best repaired; under fine-tuning, which takes long, its winner.
 
     Args:
-        model: the uncompressed network.
         found: the round to take a plan from.
         judge: the held-out examples.
         repair: applied network -> recovered one; None for no recovery.
         epochs: of fine-tuning.
     """
     if repair is None:
-        return Final(found, found.plan.apply(model), None)
+        return Final(found, found.plan.apply(judge.model), None)
     running = (found.chosen,) if epochs else finalists(found.candidates, found.chosen)
     judged: dict[str, Candidate] = {}
     best: tuple[Candidate, nn.Module, nn.Module] | None = None
     for candidate in running:
-        applied = candidate.plan.apply(model)
+        applied = candidate.plan.apply(judge.model)
         repaired = repair(applied)
         known = replace(candidate, repaired=judge.compare(repaired))
         judged[candidate.name] = known

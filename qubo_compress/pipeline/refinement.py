@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from qubo_compress.budget import Budget
-from qubo_compress.calibration.examples import Examples
-from qubo_compress.menu.menu import Menu
-from qubo_compress.network.losses.classification import LossLike
 from qubo_compress.network.signature import weights_signature
 from qubo_compress.plan import Plan
 from qubo_compress.problem.choice_problem import ChoiceProblem
 from qubo_compress.selection.candidates import TIE, VERIFIED_PLANS, Candidate, select
 from qubo_compress.selection.comparison import HeldOut
-from qubo_compress.sensitivity.measure import measure_around
+from qubo_compress.sensitivity.measure import measure_specimen
+from qubo_compress.sensitivity.specimen import Specimen
+from qubo_compress.sensitivity.subject import Around
 from qubo_compress.sensitivity.table import SensitivityTable
-from qubo_compress.sensitivity.task import Metric
 from qubo_compress.solvers.solution import Solution
 
 logger = logging.getLogger(__name__)
@@ -81,70 +77,62 @@ class Round:
         return tuple((candidate.predicted, candidate.measured_loss) for candidate in self.candidates)
 
 
+@dataclass(frozen=True)
+class Refinement:
+    """How often and how widely to measure again.
+
+    Attributes:
+        rounds: a round that improves nothing is the last.
+        verify: how many plans of each pool are looked at; ``additive``, ``uniform`` and ``greedy`` always are.
+        neighbourhood: measure only choices whose bytes are within this factor of the incumbent's; None
+            measures all.
+    """
+
+    rounds: int
+    verify: int = VERIFIED_PLANS
+    neighbourhood: float | None = None
+
+
 def refine(
-    model: nn.Module,
+    specimen: Specimen,
     table: SensitivityTable,
     first: Round,
-    *,
-    rounds: int,
-    budget: Budget,
-    examples: Examples,
     held_out: HeldOut,
-    menu: Menu,
-    metric: str | Metric,
-    loss: LossLike,
+    budget: Budget,
     solve: Callable[[ChoiceProblem], Solution],
-    seed: int = 0,
-    cache: str | Path | None = None,
-    progress: bool = True,
-    verify: int = VERIFIED_PLANS,
-    neighbourhood: float | None = None,
-    max_rank: int | None = 1024,
-    shrinkage: float | str | None = None,
+    refinement: Refinement,
 ) -> list[Round]:
     """Re-measure every single swap from the incumbent plan, solve again, keep the better plan.
 
     Args:
-        model: the uncompressed network.
+        specimen: the uncompressed network, and how it was measured the first time. In its cache every round has a
+            folder of its own: a later call with the same arguments resumes the measurement it was in; solves and
+            checks on held-out examples are made again.
         table: the first table; its pins stay in force.
         first: the first solve.
-        rounds: how often to repeat; a round that improves nothing is the last.
-        budget: what may be stored.
-        examples: calibration examples, measured again in every round.
         held_out: what decides between plans, within a round and between rounds, by the same measure.
-        menu: what is offered.
-        metric: see :func:`qubo_compress.measure`.
-        loss: see :func:`qubo_compress.measure`.
+        budget: what may be stored.
         solve: problem -> solution.
-        verify: how many plans of each pool are looked at; ``additive``, ``uniform`` and ``greedy`` always are.
-        neighbourhood: measure only choices whose bytes are within this factor of the incumbent's; None
-            measures all.
-        seed: of everything drawn.
-        cache: folder in which every round has its own. A later call with the same arguments resumes the measurement
-            it was in; solves and checks on held-out examples are made again.
-        progress: show progress bars.
-        max_rank: largest number of columns of the factor.
-        shrinkage: see :func:`qubo_compress.measure`.
+        refinement: how often and how widely.
 
     Returns:
         All rounds, the first included; the incumbent is the last accepted one.
     """
     history = [first]
     incumbent = first
-    for number in range(1, rounds + 1):
-        base = incumbent.plan.apply(model)
-        around = measure_around(
-            base, model, examples, menu, metric, loss, table.layout,
-            # Two incumbents may be of the same size, so the folder is named by what they hold.
-            None if cache is None else Path(cache) / f"round_{number}_{weights_signature(base)[:12]}",
-            seed + number, progress, max_rank=max_rank, shrinkage=shrinkage,
-            restrict=_restriction(table, incumbent.plan, neighbourhood), payloads=table.payloads,
-        )  # fmt: skip
-        problem = around.problem(budget)
+    for number in range(1, refinement.rounds + 1):
+        base, settings = incumbent.plan.apply(specimen.model), specimen.settings
+        # Two incumbents may be of the same size, so the folder is named by what they hold.
+        folder = f"round_{number}_{weights_signature(base)[:12]}"
+        cache = None if settings.cache is None else Path(settings.cache) / folder
+        again = replace(settings, seed=settings.seed + number, cache=cache, seconds=None)
+        around = Around(base, _restriction(table, incumbent.plan, refinement.neighbourhood), table.payloads)
+        measured = measure_specimen(replace(specimen, settings=again), around)
+        problem = measured.problem(budget)
         solution = solve(problem)
-        candidates, winner = select(model, around, problem, solution, held_out, verify=verify, seed=seed + number)
+        candidates, winner = select(measured, problem, solution, held_out, refinement.verify, again.seed)
         better = winner.comparison.measure < incumbent.measure - TIE
-        found = Round.of(around, solution, candidates, winner, better)
+        found = Round.of(measured, solution, candidates, winner, better)
         history.append(found)
         logger.info("round %d: measured %.4g, before %.4g", number, winner.comparison.measure, incumbent.measure)
         if not better:

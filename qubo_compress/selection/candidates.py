@@ -12,8 +12,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import nn
-
 from qubo_compress.errors import NoFeasibleFound, ProblemTooLarge
 from qubo_compress.plan import Plan
 from qubo_compress.problem.choice_problem import ChoiceProblem
@@ -100,19 +98,16 @@ class Candidate:
 
 
 def select(
-    model: nn.Module,
     table: SensitivityTable,
     problem: ChoiceProblem,
     solution: Solution,
     held_out: HeldOut,
-    *,
     verify: int = VERIFIED_PLANS,
     seed: int = 0,
 ) -> tuple[tuple[Candidate, ...], Candidate]:
     """Measure every candidate and return all of them, and the one to take.
 
     Args:
-        model: the uncompressed network.
         table: that was solved.
         problem: of that table, under the budget.
         solution: the solver's answer to it.
@@ -135,7 +130,7 @@ def select(
     candidates = []
     for key, plan in plans.items():
         # One network at a time: there may be a dozen candidates.
-        comparison = held_out.compare(plan.apply(model))
+        comparison = held_out.compare(plan.apply(held_out.model))
         name, *also = names[key]
         candidates.append(Candidate(name, plan, plan.predicted_loss, comparison, tuple(also)))
         logger.info("%s: predicted %+.4g, measured %.4g", name, plan.predicted_loss, comparison.measure)

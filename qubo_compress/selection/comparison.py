@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.calibration.evaluation import outputs_of
+from qubo_compress.calibration.evaluation import Score, outputs_of, score_examples
 from qubo_compress.calibration.examples import Examples, Slice
 from qubo_compress.network.losses.classification import LossLike, make_loss, target_rows
 from qubo_compress.network.losses.regression import binary_labels
@@ -91,11 +91,13 @@ class HeldOut:
     """Examples to judge plans by, with the original network's outputs on them.
 
     Attributes:
+        model: the original network.
         examples: none of them measured or trained on, unless there is a single one.
         loss: resolved name, or a function.
         reference: output rows of the original network, slice by slice.
     """
 
+    model: nn.Module
     examples: Examples
     loss: LossLike
     reference: list[Tensor]
@@ -103,7 +105,11 @@ class HeldOut:
     @classmethod
     def of(cls, model: nn.Module, examples: Examples, loss: LossLike) -> HeldOut:
         """Run the original network once."""
-        return cls(examples, loss, outputs_of(model, examples))
+        return cls(model, examples, loss, outputs_of(model, examples))
+
+    def score(self, network: nn.Module) -> Score:
+        """Loss and accuracy of a network on the examples."""
+        return score_examples(network, self.examples, self.loss, self.reference)
 
     def compare(self, network: nn.Module) -> Comparison:
         """Run another network on the examples and compare its outputs with the original's."""

@@ -17,21 +17,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from qubo_compress.calibration.evaluation import settle
-from qubo_compress.calibration.examples import read_examples, set_aside
-from qubo_compress.errors import InvalidMenu
-from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
-from qubo_compress.network.discovery import GroupRule, discover
-from qubo_compress.network.losses.classification import AUTO, LossLike, make_loss
-from qubo_compress.network.private import private_copy
+from qubo_compress.calibration.examples import set_aside
+from qubo_compress.menu.menu import Menu
+from qubo_compress.network.discovery import GroupRule
+from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.network.replay import run_model
-from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.substitution import every_layer_runs
-from qubo_compress.network.wrappers import unwrapped
-from qubo_compress.sensitivity.metrics.auto import network_runs, resolved, runs_alone
+from qubo_compress.sensitivity.measurement import Measurement
+from qubo_compress.sensitivity.metrics.auto import Auto, network_runs, resolved, runs_alone
 from qubo_compress.sensitivity.metrics.products import Products
-from qubo_compress.sensitivity.subject import Subject, prepared, refuse_unfit
-from qubo_compress.sensitivity.task import MeasureTask, Metric, make_metric
+from qubo_compress.sensitivity.ranks import ALONE, Ranks
+from qubo_compress.sensitivity.specimen import Specimen
+from qubo_compress.sensitivity.subject import prepared
+from qubo_compress.sensitivity.task import MeasureTask, Metric
 
 TIMED_EXAMPLES = 16
 FEWEST_EXAMPLES = 16
@@ -92,12 +90,6 @@ class Forecast:
         return replace(self, examples=count, seconds=self.fixed_seconds + count * each, why=said)
 
 
-def check_seconds(seconds: float | None) -> None:
-    """Raise :class:`InvalidMenu` unless it is None or a positive number."""
-    if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
-        raise InvalidMenu(f"seconds must be a positive number or None; got {seconds!r}")
-
-
 @torch.inference_mode(False)  # in which no gradients can be taken, nor writes be noticed
 def estimate(
     model: nn.Module,
@@ -106,12 +98,9 @@ def estimate(
     metric: str | Metric = "auto",
     loss: LossLike = AUTO,
     groups: GroupRule = "layer",
-    max_examples: int = 2048,
     *,
-    output: OutputLike = None,
-    class_axis: int | None = None,
     held_out: bool = True,
-    batch_size: int | None = None,
+    **settings: Any,
 ) -> Forecast:
     """What measuring a table would take, without measuring it: the arguments are those of ``measure``.
 
@@ -125,12 +114,9 @@ def estimate(
         metric: a registered name or a metric object.
         loss: ``"auto"``, a name or a function.
         groups: see :func:`qubo_compress.menu.discover`.
-        max_examples: reading the batches stops there.
-        output: which part of what forward returns holds the outputs.
-        class_axis: of outputs with three or more axes.
         held_out: whether examples are set aside, as :func:`qubo_compress.compress` does without validation batches.
             False: all are measured, as by ``measure``, and by ``compress`` with validation batches.
-        batch_size: examples run at once; see :func:`qubo_compress.measure`.
+        settings: further keyword arguments of :func:`qubo_compress.measure`, such as ``max_examples``.
 
     Raises:
         InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, UnknownName.
@@ -143,21 +129,32 @@ def estimate(
         >>> estimate(model, [(torch.randn(16, 4), torch.randint(3, (16,)))], held_out=False).examples
         16
     """
-    refuse_other_than_a_menu(menu)
-    model = unwrapped(model)
-    layout = discover(model, groups)
-    refuse_unfit(model, layout)
-    model = private_copy(model)
-    read = read_examples(batches, max_examples, batch_size, OutputReading(output, class_axis))
-    examples, loss = settle(model, read, loss)
-    asked, count = make_metric(metric), examples.count
-    if held_out:
-        examples = set_aside(examples)[0]
-    subject = Subject(model, model, examples, menu or Menu(), layout, make_loss(loss))
+    whole = Specimen.of(model, batches, Measurement(menu, metric, loss, groups, **settings)).private()
+    measured = whole.on(set_aside(whole.examples)[0]) if held_out else whole
     with every_layer_runs(), torch.no_grad():
-        task, _ = prepared(subject, 0, True, False)
-        chosen, why = resolved(asked, task)
-        return replace(forecast_of(task, chosen, why), held_out=count - examples.count)
+        task, _ = prepared(measured)
+        _, forecast = forecast_within(task, whole.settings)
+    return replace(forecast, held_out=whole.examples.count - measured.examples.count)
+
+
+def forecast_within(task: MeasureTask, settings: Measurement, ranks: Ranks = ALONE) -> tuple[Metric, Forecast]:
+    """The metric to use, and the forecast for as many of the examples as the time allows."""
+    asked, seconds = settings.asked, settings.seconds
+    chosen, why = resolved(asked, task)
+    forecast = forecast_of(task, chosen, why)
+    if seconds is None:
+        return chosen, forecast
+    if isinstance(asked, Auto):
+        # Products of all examples say more than every choice run on a few of them. Every rank's clock says
+        # something else, so rank 0 decides.
+        other, reason = resolved(replace(asked, small=0.0), task)
+        cheaper = forecast_of(task, other, reason)
+        late = forecast.seconds > seconds and cheaper.seconds < forecast.seconds
+        if bool(ranks.first(lambda: {"late": np.array(late)})["late"]):
+            chosen, forecast = other, cheaper
+    if forecast.seconds > seconds:
+        forecast = forecast.within(seconds)
+    return chosen, replace(forecast, examples=int(ranks.first(lambda: {"count": np.array(forecast.examples)})["count"]))
 
 
 def forecast_of(task: MeasureTask, chosen: Metric, why: str) -> Forecast:

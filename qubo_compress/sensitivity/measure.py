@@ -2,64 +2,52 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from qubo_compress._internal.checks import whole
 from qubo_compress.budget import MILLION
-from qubo_compress.calibration.evaluation import settle
-from qubo_compress.calibration.examples import Examples, read_examples
-from qubo_compress.calibration.weights import ExampleWeights, check_example_weights, with_example_weights
+from qubo_compress.calibration.weights import ExampleWeights
 from qubo_compress.errors import CacheMismatch
-from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
+from qubo_compress.menu.menu import Menu
 from qubo_compress.menu.storage.file_format import fixed_bytes
-from qubo_compress.network.discovery import GroupRule, discover
-from qubo_compress.network.groups import Layout
-from qubo_compress.network.losses.classification import AUTO, LossLike, make_loss
+from qubo_compress.network.discovery import GroupRule
+from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.network.losses.signature import loss_signature
-from qubo_compress.network.private import private_copy
-from qubo_compress.network.scores import OutputLike, OutputReading
+from qubo_compress.network.scores import OutputLike
 from qubo_compress.network.signature import weights_signature
 from qubo_compress.network.substitution import every_layer_runs
-from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.costs import price_choices
-from qubo_compress.sensitivity.forecast import Forecast, check_seconds, forecast_of
+from qubo_compress.sensitivity.forecast import forecast_within
 from qubo_compress.sensitivity.forward_sweep import base_flips
 from qubo_compress.sensitivity.function_signature import function_signature, same_function
 from qubo_compress.sensitivity.infeasible import explained
-from qubo_compress.sensitivity.metrics.auto import Auto, multiplications, resolved
+from qubo_compress.sensitivity.measurement import Measurement
+from qubo_compress.sensitivity.metrics.auto import multiplications, resolved
 from qubo_compress.sensitivity.noise import noise_terms
-from qubo_compress.sensitivity.ranks import ALONE, Arrays, Ranks, ranks_of
+from qubo_compress.sensitivity.progress import progress_bar, say
+from qubo_compress.sensitivity.ranks import Arrays, ranks_of
 from qubo_compress.sensitivity.regularisation import regularised
-from qubo_compress.sensitivity.shrinkage import check_interactions, check_shrinkage, refuse_unshrinkable
-from qubo_compress.sensitivity.subject import (
-    MAX_COLUMNS,
-    Subject,
-    prepared,
-    refuse_unfit,
-)
+from qubo_compress.sensitivity.shrinkage import refuse_unshrinkable
+from qubo_compress.sensitivity.specimen import Specimen
+from qubo_compress.sensitivity.subject import MAX_COLUMNS, Around, prepared
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
-from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, make_metric
+from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-logger = logging.getLogger(__name__)
+Priced = Callable[[Mapping[str, IntArray], Mapping[str, int], IntArray], None]
+"""Called with costs, fixed costs and group offsets before anything is measured; it may refuse them."""
 
 
 @torch.inference_mode(False)  # in which no gradients can be taken, nor writes be noticed
@@ -143,116 +131,56 @@ def measure(
         >>> table.group_names
         ('0.weight', '0.bias', '2.weight', '2.bias')
     """
+    settings = Measurement(
+        menu, metric, loss, groups, max_examples, cache, seed, progress, max_rank, shrinkage, interactions,
+        example_weights, output, class_axis, seconds, process_group, batch_size,
+    )  # fmt: skip
     ranks = ranks_of(process_group, model)
     with ranks.together():
-        check_shrinkage(shrinkage)
-        refuse_unshrinkable(make_metric(metric), shrinkage)
-        check_interactions(interactions)
-        check_seconds(seconds)
-        check_example_weights(example_weights)
-        seed = whole("seed", seed)
-        refuse_other_than_a_menu(menu)
-        ranks.require_same({"shrinkage": f"{shrinkage}", "interactions": f"{interactions}", "seconds": f"{seconds}"})
-        model = unwrapped(model)
-        layout = discover(model, groups)
-        refuse_unfit(model, layout)
-        read = read_examples(batches, max_examples, batch_size, OutputReading(output, class_axis))
-        read, loss = settle(model, read, loss)
-        examples = with_example_weights(model, read, example_weights)
-        return measure_around(
-            model, model, examples, menu or Menu(), metric, loss, layout, cache, seed, progress and ranks.rank == 0,
-            max_rank=max_rank, shrinkage=shrinkage, interactions=interactions, seconds=seconds, ranks=ranks,
-        )  # fmt: skip
+        ranks.require_same({name: f"{getattr(settings, name)}" for name in ("shrinkage", "interactions", "seconds")})
+        return measure_specimen(Specimen.of(model, batches, settings))
 
 
-def measure_around(
-    base: nn.Module,
-    original: nn.Module,
-    examples: Examples,
-    menu: Menu,
-    metric: str | Metric,
-    loss: LossLike,
-    layout: Layout,
-    cache: str | Path | None,
-    seed: int,
-    progress: bool,
-    *,
-    max_rank: int | None = 1024,
-    shrinkage: float | str | None = None,
-    interactions: bool | float = True,
-    restrict: Callable[[int, dict[str, Any]], dict[str, Any]] | None = None,
-    priced: Callable[[Mapping[str, IntArray], Mapping[str, int], IntArray], None] | None = None,
-    payloads: Mapping[tuple[str, str], bytes] | None = None,
-    seconds: float | None = None,
-    ranks: Ranks = ALONE,
+def measure_specimen(
+    specimen: Specimen, around: Around | None = None, priced: Priced | None = None
 ) -> SensitivityTable:
-    """Measure every single choice from ``base``, which differs from ``original`` by a plan already applied.
-
-    ``restrict`` may shorten a group's choices: (group number, name -> operator) -> name -> operator.
-    ``priced`` is called with costs, fixed costs and group offsets before anything is measured, and may refuse them.
-    ``payloads`` are the stored bytes of choices that an earlier table made from data.
-    ``ranks`` share the work, if they are all here and want the same.
-    """
-    started = time.perf_counter()
-    asked = make_metric(metric)
+    """Measure every single choice, from the uncompressed network or around a plan already applied."""
+    started, settings = time.perf_counter(), specimen.settings
+    ranks = ranks_of(settings.process_group, specimen.model)
+    show = settings.progress and ranks.rank == 0
     # Before anything runs: a forward may write to buffers of the copies.
-    weights = weights_signature(original)
-    of_base = None if base is original else weights_signature(base)
-    original = private_copy(original)
-    base = original if of_base is None else private_copy(base)
-    examples, loss = settle(original, examples, loss)
-    subject = Subject(base, original, examples, menu, layout, make_loss(loss), restrict, payloads)
+    weights = weights_signature(specimen.model)
+    held = weights if around is None else f"{weights} around {weights_signature(around.base)}"
+    specimen, around = specimen.private(), None if around is None else around.private()
     with every_layer_runs(), torch.no_grad():
-        task, unreached = prepared(subject, seed, bool(interactions), shrinkage not in (None, 1))
-        chosen, why = resolved(asked, task)
-        if progress or seconds is not None:
-            forecast = forecast_of(task, chosen, why)
-            if seconds is not None and isinstance(asked, Auto):
-                # Products of all examples say more than every choice run on a few of them. Every rank's clock says
-                # something else, so rank 0 decides.
-                other, reason = resolved(replace(asked, small=0.0), task)
-                cheaper = forecast_of(task, other, reason)
-                late = forecast.seconds > seconds and cheaper.seconds < forecast.seconds
-                if bool(ranks.first(lambda: {"late": np.array(late)})["late"]):
-                    chosen, forecast = other, cheaper
-            if seconds is not None:
-                task = _within(subject, task, forecast, seconds, ranks)
-                forecast = forecast.within(seconds) if forecast.seconds > seconds else forecast
-            if progress:
-                say(str(forecast))
-        refuse_unshrinkable(chosen, shrinkage)
-        examples, reference = task.examples, task.reference
-        signature = {
-            "weights": weights if of_base is None else f"{weights} around {of_base}",
-            "data": examples.signature(),
-            "menu": "\n".join(",".join(offered) for offered in task.choices),
-            "groups": layout.rule,
-            "metric": repr(chosen),
-            "loss": loss if isinstance(loss, str) else loss_signature(loss),
-            "options": f"seed={seed} columns={MAX_COLUMNS} interactions={bool(interactions)} sketch=2 "
-            + _reading_text(examples),
-            "version": _version(),
-        }
-        ranks.require_same({**signature, "max_rank": f"{max_rank}"})
-        task.cache = UnitCache(cache, signature, ranks)
-        _refuse_other_function(task, cache)
-        with _progress(progress, "storing choices", len(layout.groups)) as advance:
+        task, unreached = prepared(specimen, around)
+        chosen, forecast = resolved(settings.asked, task)[0], None
+        if show or settings.seconds is not None:
+            chosen, forecast = forecast_within(task, settings, ranks)
+            if forecast.examples < task.examples.count:
+                task = prepared(specimen.on(specimen.examples.leading(forecast.examples)), around)[0]
+        if show:
+            say(str(forecast))
+        refuse_unshrinkable(chosen, settings.shrinkage)
+        signature = _signature(task, held, repr(chosen), specimen)
+        ranks.require_same({**signature, "max_rank": f"{settings.max_rank}"})
+        task.cache = UnitCache(settings.cache, signature, ranks)
+        _refuse_other_function(task, settings.cache)
+        with progress_bar(show, "storing choices", len(task.layout.groups)) as advance:
             costs = price_choices(task, advance)
-        fixed_costs = {"bytes": fixed_bytes(layout, menu.names)}
+        fixed_costs = {"bytes": fixed_bytes(task.layout, settings.offered.names)}
         if priced is not None:
-            with explained(layout, costs, fixed_costs, task.offsets, unreached):
+            with explained(task.layout, costs, fixed_costs, task.offsets, unreached):
                 priced(costs, fixed_costs, task.offsets)
-        with _progress(progress, f"measuring ({chosen.metric_name})", chosen.evaluations(task)) as task.advance:
+        with progress_bar(show, f"measuring ({chosen.metric_name})", chosen.evaluations(task)) as task.advance:
             result = chosen.measure(task)
         noise = ranks.first(lambda: {"noise": noise_terms(task, chosen.metric_name)})["noise"]
     _add_flips(task, result, costs, fixed_costs)
 
     def finished() -> Arrays:
-        baseline = _mean_loss(task, reference)
-        arrays = regularised(
-            task, result, chosen.metric_name, shrinkage, interactions, max_rank, baseline, base is not original
-        )
-        constant = 0.0 if base is original else _moved(task, float(arrays["numbers"][0]))
+        baseline = _mean_loss(task, task.reference)
+        arrays = regularised(task, result, chosen.metric_name, settings, baseline, around is not None)
+        constant = 0.0 if around is None else _moved(task, float(arrays["numbers"][0]))
         measured = [baseline, constant, time.perf_counter() - started, task.cache.loaded]
         return {**arrays, "linear": arrays["linear"] + noise, "numbers": np.array([*arrays["numbers"], *measured])}
 
@@ -260,14 +188,14 @@ def measure_around(
     found = ranks.first(finished)
     share, dropped, trust, baseline, constant, took, loaded = found["numbers"].tolist()
     return SensitivityTable(
-        layout=layout,
-        menu_names=menu.names,
+        layout=task.layout,
+        menu_names=settings.offered.names,
         choices=tuple(tuple(offered) for offered in task.choices),
         linear=found["linear"],
         costs=costs,
         fixed_costs=fixed_costs,
         provenance=Provenance(
-            chosen.metric_name, signature["loss"], examples.count, baseline, result.evaluations,
+            chosen.metric_name, signature["loss"], task.examples.count, baseline, result.evaluations,
             took, dropped, share, weights, int(loaded), trust, multiplications(task),
         ),
         factor=found.get("factor"),
@@ -278,6 +206,23 @@ def measure_around(
         fits=task.fits,
         kept_because=unreached,
     )  # fmt: skip
+
+
+def _signature(task: MeasureTask, weights: str, metric: str, specimen: Specimen) -> dict[str, str]:
+    """Everything that the parts of a measurement depend on."""
+    loss, reading = specimen.loss, task.examples.reading
+    output = loss_signature(reading.output) if callable(reading.output) else repr(reading.output)
+    return {
+        "weights": weights,
+        "data": task.examples.signature(),
+        "menu": "\n".join(",".join(offered) for offered in task.choices),
+        "groups": task.layout.rule,
+        "metric": metric,
+        "loss": loss if isinstance(loss, str) else loss_signature(loss),
+        "options": f"seed={task.seed} columns={MAX_COLUMNS} interactions={task.interactions} sketch=2 "
+        f"output={output} class_axis={reading.class_axis}",
+        "version": _version(),
+    }
 
 
 def _version() -> str:
@@ -296,21 +241,6 @@ def _refuse_other_function(task: MeasureTask, cache: str | Path | None) -> None:
             "returned something else on these examples: an activation, a stride, a constant or a buffer that is not "
             "stored has changed. Name another folder, or delete this one to measure again"
         )
-
-
-def _within(subject: Subject, task: MeasureTask, forecast: Forecast, seconds: float, ranks: Ranks) -> MeasureTask:
-    """The same task with as few of the first examples as the time allows on rank 0."""
-    fitting = task.examples.count if forecast.seconds <= seconds else forecast.examples_within(seconds)
-    count = int(ranks.first(lambda: {"examples": np.array(fitting)})["examples"])
-    if count >= task.examples.count:
-        return task
-    fewer = replace(subject, examples=subject.examples.leading(count))
-    return prepared(fewer, task.seed, task.interactions, task.first_order)[0]
-
-
-def _reading_text(examples: Examples) -> str:
-    output, axis = examples.reading.output, examples.reading.class_axis
-    return f"output={loss_signature(output) if callable(output) else repr(output)} class_axis={axis}"
 
 
 def _add_flips(
@@ -343,25 +273,3 @@ def _mean_loss(task: MeasureTask, outputs: list[Tensor]) -> float:
         values = task.loss.values(outputs[number], part.targets, task.reference[number]).double()
         total += float((values * task.row_weights(number)).sum())
     return total
-
-
-def say(line: str) -> None:
-    """Print one line beside the progress bars."""
-    Console().print(line, highlight=False)
-
-
-@contextlib.contextmanager
-def _progress(show: bool, name: str, total: float) -> Iterator[Callable[[float], None]]:
-    if not show or total == 0:
-        yield lambda _: None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda done: bar.advance(task, done)

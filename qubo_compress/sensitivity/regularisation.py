@@ -8,6 +8,7 @@ import numpy as np
 
 from qubo_compress.problem.choice_problem import FactorArray
 from qubo_compress.sensitivity.factor import reduce_features
+from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.shrinkage import agreement, floored, limited_rows, shrunk_linear
 from qubo_compress.sensitivity.task import MeasureTask, MetricResult
@@ -17,9 +18,7 @@ def regularised(
     task: MeasureTask,
     result: MetricResult,
     metric: str,
-    shrinkage: float | str | None,
-    interactions: bool | float,
-    max_rank: int | None,
+    settings: Measurement,
     baseline: float,
     around: bool,
 ) -> Arrays:
@@ -29,9 +28,7 @@ def regularised(
         task: the measurement.
         result: what the metric found.
         metric: its name.
-        shrinkage: share of the divergence in the linear terms.
-        interactions: share of the pair energies that is kept; True: what either half of the examples knows.
-        max_rank: largest number of columns of the factor.
+        settings: what was asked for.
         baseline: loss of the uncompressed network.
         around: whether it was measured around a plan, not at the uncompressed network.
 
@@ -42,18 +39,18 @@ def regularised(
     Raises:
         InvalidMenu: when the metric cannot be shrunk as asked.
     """
-    share, linear = shrunk_linear(result.linear, result.divergence, result.halves, shrinkage)
+    share, linear = shrunk_linear(result.linear, result.divergence, result.halves, settings.shrinkage)
     rows, trust, dropped = result.features, 1.0, 0.0
     # A share given as a number is the caller's own judgement of what was measured.
-    if not around and isinstance(interactions, bool):
+    if not around and isinstance(settings.interactions, bool):
         if rows is not None and result.divergence is not None:
             rows = limited_rows(rows, result.divergence)
         if metric != "magnitude":
             linear = floored(linear, rows, task.offsets, baseline)
     arrays: Arrays = {"linear": linear}
     if rows is not None:
-        trust = _trust(rows, result, task, interactions)
-        factor, dropped = reduce_features(rows, max_rank, task.seed)
+        trust = _trust(rows, result, task, settings.interactions)
+        factor, dropped = reduce_features(rows, settings.max_rank, task.seed)
         arrays["factor"] = np.asarray(factor * np.float32(math.sqrt(trust)), dtype=np.float32)
     if result.divergence is not None:
         arrays["divergence"] = result.divergence

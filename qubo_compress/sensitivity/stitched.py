@@ -12,21 +12,21 @@ import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.calibration.evaluation import outputs_of, score_examples, settle
+from qubo_compress.calibration.evaluation import OutputOptions, outputs_of, score_examples, settle
 from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.errors import InvalidAssignment, InvalidBatches, WrongModel
 from qubo_compress.menu.operator import stored_as
 from qubo_compress.network.groups import Group, state_entries
 from qubo_compress.network.losses.classification import AUTO, LossLike, make_loss
 from qubo_compress.network.private import private_copy
-from qubo_compress.network.scores import OutputLike, OutputReading
+from qubo_compress.network.scores import OutputReading
 from qubo_compress.network.signature import weights_signature
 from qubo_compress.network.substitution import swapped
 from qubo_compress.network.wrappers import unwrapped
@@ -64,8 +64,7 @@ class StitchedLoss:
         slice_size: examples forwarded at once; a CPU is often faster with few. None: see ``batch_size`` of
             :func:`qubo_compress.measure`.
         memory_limit: bytes of compressed tensors kept; see :data:`MEMORY_LIMIT`.
-        output: which part of what the network returns; see :func:`qubo_compress.measure`.
-        class_axis: see :func:`qubo_compress.measure`.
+        reading: ``output`` and ``class_axis``, how what the network returns is read; see :func:`qubo_compress.measure`.
 
     Raises:
         WrongModel: when the table was measured for other weights.
@@ -92,16 +91,14 @@ class StitchedLoss:
         max_examples: int = 2048,
         slice_size: int | None = None,
         memory_limit: int = MEMORY_LIMIT,
-        *,
-        output: OutputLike = None,
-        class_axis: int | None = None,
+        **reading: Unpack[OutputOptions],
     ) -> None:
         model = unwrapped(model)
         if weights_signature(model) != table.provenance.weights:
             raise WrongModel("the table was measured for other weights; measure this network, or give the one measured")
         model = private_copy(model)
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-        examples = read_examples(batches, max_examples, slice_size, OutputReading(output, class_axis)).to(device)
+        examples = read_examples(batches, max_examples, slice_size, OutputReading(**reading)).to(device)
         examples, loss = settle(model, examples, loss)
         self.model, self.loss = model, loss
         checked = make_loss(loss)

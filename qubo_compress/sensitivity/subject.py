@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from qubo_compress.calibration.examples import MOST_JOINED, Examples, Slice
 from qubo_compress.calibration.statistics.statistic import Calibration
 from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidModel, NonFiniteLoss, QuboCompressError
-from qubo_compress.menu.menu import Menu
 from qubo_compress.menu.operator import Operator
 from qubo_compress.network.calls import WeightCall, weight_calls, why_unseen
-from qubo_compress.network.groups import Group, Layout, kept_text, state_entries
+from qubo_compress.network.groups import Group, Layout, state_entries
 from qubo_compress.network.inputs import map_tensors
-from qubo_compress.network.losses.classification import Loss
+from qubo_compress.network.losses.classification import Loss, make_loss
 from qubo_compress.network.losses.custom import CallableLoss
+from qubo_compress.network.private import private_copy
 from qubo_compress.network.replay import CallTrace, run_model, trace_calls
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.reach import unreached_groups
+from qubo_compress.sensitivity.specimen import Specimen, refuse_nothing_to_compress
 from qubo_compress.sensitivity.task import PROBE_EXAMPLES, MeasureTask, base_outputs
 
 logger = logging.getLogger(__name__)
@@ -37,51 +38,41 @@ Restriction = Callable[[int, dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """What is measured.
+class Around:
+    """A plan already applied, around which is measured.
 
     Attributes:
-        base: the model around which is measured, in eval mode.
-        original: the uncompressed network, from which ``base`` differs by a plan already applied, or ``base`` itself.
-        examples: as they were read.
-        menu: what is offered.
-        layout: the groups.
-        loss: the loss.
+        base: the network with the plan.
         restrict: may shorten a group's choices.
         payloads: stored bytes of choices that an earlier table made from data.
     """
 
     base: nn.Module
-    original: nn.Module
-    examples: Examples
-    menu: Menu
-    layout: Layout
-    loss: Loss
     restrict: Restriction | None = None
     payloads: Mapping[tuple[str, str], bytes] | None = None
 
+    def private(self) -> Around:
+        """The same with a copy of the network that nobody else runs."""
+        return replace(self, base=private_copy(self.base))
 
-def prepared(subject: Subject, seed: int, interactions: bool, first_order: bool) -> tuple[MeasureTask, dict[str, str]]:
+
+def prepared(specimen: Specimen, around: Around | None = None) -> tuple[MeasureTask, dict[str, str]]:
     """The task that a metric is given, without a cache, and why some groups are offered ``keep`` only.
 
     Called with both networks in eval mode and without gradients.
 
-    Args:
-        subject: what is measured.
-        seed: of everything drawn.
-        interactions: whether features are wanted.
-        first_order: whether slopes of the loss are wanted.
-
     Raises:
         InvalidBatches, InvalidModel, NonFiniteLoss, ForwardFailed.
     """
-    base, original, layout, loss = subject.base, subject.original, subject.layout, subject.loss
-    if loss.needs_targets and not subject.examples.labelled:
+    original, layout, settings = specimen.model, specimen.layout, specimen.settings
+    base = original if around is None else around.base
+    loss = make_loss(settings.loss)
+    if loss.needs_targets and not specimen.examples.labelled:
         raise InvalidBatches("the loss needs targets; give (inputs, targets) batches or loss='kl'")
     originals = {name: entry.tensor.detach().cpu() for name, entry in state_entries(original)[0].items()}
     refuse_nothing_to_compress(layout)
     _refuse_bad_weights(original, layout)
-    examples = _placed(base, subject.examples)
+    examples = _placed(base, specimen.examples)
     reference = base_outputs(original, examples)
     outputs = reference if base is original else base_outputs(base, examples)
     _refuse_bad_outputs(reference, loss, examples)
@@ -93,20 +84,20 @@ def prepared(subject: Subject, seed: int, interactions: bool, first_order: bool)
 
     calls = _calls(base, examples, trace)
     unreached = unreached_groups(original, layout, examples, rows)
-    choices = []
+    choices, menu = [], settings.offered
     for number, group in enumerate(layout.groups):
         parts = [member.part(originals[member.name]) for member in group.members]
-        offered = _measurable(subject.menu.offered(group, parts), group, calls)
+        offered = _measurable(menu.offered(group, parts), group, calls)
         if group.name in unreached:
             offered = {"keep": offered["keep"]}
-        choices.append(offered if subject.restrict is None else subject.restrict(number, offered))
+        choices.append(offered if around is None or around.restrict is None else around.restrict(number, offered))
     task = MeasureTask(
         base=base, originals=originals, layout=layout, choices=choices, examples=examples, loss=loss,
-        reference=reference, outputs=outputs, seed=seed,
-        rows_per_pass=_rows_per_pass(outputs[0].device.type, examples), interactions=interactions,
-        max_columns=MAX_COLUMNS, first_order=first_order, cache=UnitCache(None, {}), advance=lambda _: None,
-        trace=trace, payloads=dict(subject.payloads or {}),
-        calibration=Calibration(original, examples, loss, rows, seed),
+        reference=reference, outputs=outputs, seed=settings.seed,
+        rows_per_pass=_rows_per_pass(outputs[0].device.type, examples), interactions=bool(settings.interactions),
+        max_columns=MAX_COLUMNS, first_order=settings.first_order, cache=UnitCache(None, {}), advance=lambda _: None,
+        trace=trace, payloads={} if around is None else dict(around.payloads or {}),
+        calibration=Calibration(original, examples, loss, rows, settings.seed),
     )  # fmt: skip
     return task, unreached
 
@@ -114,36 +105,6 @@ def prepared(subject: Subject, seed: int, interactions: bool, first_order: bool)
 def _rows_per_pass(kind: str, examples: Examples) -> int:
     """Examples that share a pass: no more than memory allows, and one slice where slices are not joined."""
     return 1 if examples.whole else min(ROWS_PER_PASS.get(kind, 512), examples.together or MOST_JOINED)
-
-
-def refuse_unfit(model: nn.Module, layout: Layout) -> None:
-    """Raise :class:`InvalidModel` for what no measurement can be made of, before the network runs."""
-    refuse_nothing_to_compress(layout)
-    _refuse_without_values(model)
-    for group in layout.groups:
-        for member in group.members:
-            if member.dtype.is_floating_point and member.dtype.itemsize < 2:
-                raise InvalidModel(
-                    f"{member.name} is stored as {str(member.dtype).removeprefix('torch.')}, in which nothing can be "
-                    "computed; convert the network first, such as by model.to(torch.bfloat16), or keep that layer out "
-                    "with groups=, a function that returns None for it"
-                )
-
-
-def refuse_nothing_to_compress(layout: Layout) -> None:
-    """Raise :class:`InvalidModel` for a network all of whose tensors are kept, with the reasons."""
-    if not layout.groups:
-        raise InvalidModel(f"nothing in this network can be compressed: {kept_text(layout.kept)}")
-
-
-def _refuse_without_values(model: nn.Module) -> None:
-    """Raise :class:`InvalidModel` for tensors on the meta device, which have shapes and no values."""
-    missing = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
-    if missing:
-        raise InvalidModel(
-            f"tensors without values, on the meta device: {', '.join(missing[:3])}"
-            f"{f' and {len(missing) - 3} more' * (len(missing) > 3)}; load the weights on a real device first"
-        )
 
 
 def _measurable(

@@ -112,7 +112,7 @@ def test_a_budget_below_the_smallest_names_it(digits: Any) -> None:
 
 def test_misspelt_names_are_noticed_before_anything_is_measured(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules["qubo_compress.pipeline.compress"]
-    monkeypatch.setattr(module, "measure_around", lambda *_, **__: pytest.fail("it was measured"))
+    monkeypatch.setattr(module, "measure_specimen", lambda *_, **__: pytest.fail("it was measured"))
     for wrong, said in (({"solver": "anealer"}, "did you mean 'annealer'"), ({"rounds": -1}, "rounds")):
         with pytest.raises(errors.QuboCompressError, match=said):
             qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), **{**OPTIONS, **wrong})
@@ -122,7 +122,7 @@ def test_wrong_validation_batches_are_called_that_before_anything_is_measured(
     digits: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = sys.modules["qubo_compress.pipeline.compress"]
-    monkeypatch.setattr(module, "measure_around", lambda *_, **__: pytest.fail("it was measured"))
+    monkeypatch.setattr(module, "measure_specimen", lambda *_, **__: pytest.fail("it was measured"))
     inputs, labels = digits.validation[0]
     wrong = {
         "validation batch 1: the inputs hold NaN": (inputs * torch.nan, labels),

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qubo_compress as qc
-from qubo_compress.calibration.examples import read_examples
+from qubo_compress.calibration.examples import read_examples, set_aside
 from qubo_compress.errors import NoFeasibleFound
-from qubo_compress.network.scores import OutputReading
 from qubo_compress.selection import candidates as selection
 from qubo_compress.selection.candidates import Candidate, expectations, finalists, select
 from qubo_compress.selection.comparison import Comparison, Estimate, HeldOut
@@ -37,7 +36,7 @@ def held_out(digits: Any) -> HeldOut:
 def running(digits: Any, table: qc.SensitivityTable, held_out: HeldOut, **options: Any) -> Any:
     problem = table.problem(BUDGET)
     solution = qc.solve(problem, "annealer", work_limit=20, time_limit=60.0)
-    return select(digits.model, table, problem, solution, held_out, **options)
+    return select(table, problem, solution, held_out, **options)
 
 
 def test_every_opponent_is_in_the_running_and_the_best_measured_wins(
@@ -168,9 +167,8 @@ def test_recovery_is_kept_only_where_held_out_examples_agree(
     ("given", "held"), [(1, 1), (2, 1), (3, 1), (10, 5), (40, 20), (100, 50), (128, 64), (200, 64), (400, 80)]
 )
 def test_at_least_64_examples_are_held_out_or_half(given: int, held: int) -> None:
-    module = sys.modules["qubo_compress.pipeline.compress"]
     examples = read_examples([(torch.randn(given, 2), torch.zeros(given).long())])
-    calibration, held_out = module._held_out(examples, None, None, OutputReading())
+    calibration, held_out = set_aside(examples)
     assert held_out.count == held
     assert calibration.count == (given if given == 1 else given - held)
     assert math.isclose(sum(float(part.weights.sum()) for part in held_out.slices), 1.0)

@@ -47,13 +47,13 @@ def test_the_defaults_are_those_of_compress(count: int, monkeypatch: pytest.Monk
     found = qc.estimate(net, batches(count), menu=MENU)
     module = sys.modules["qubo_compress.pipeline.compress"]
     seen: list[int] = []
-    real = module.measure_around
+    real = module.measure_specimen
 
-    def watched(base: nn.Module, original: nn.Module, examples: Any, *rest: Any, **options: Any) -> Any:
-        seen.append(examples.count)
-        return real(base, original, examples, *rest, **options)
+    def watched(specimen: Any, *rest: Any, **options: Any) -> Any:
+        seen.append(specimen.examples.count)
+        return real(specimen, *rest, **options)
 
-    monkeypatch.setattr(module, "measure_around", watched)
+    monkeypatch.setattr(module, "measure_specimen", watched)
     given: dict[str, Any] = {"menu": MENU, "progress": False, "time_limit": 0.3}
     result = qc.compress(net, batches(count), qc.Budget(ratio=2), **given)
     assert [found.examples] == seen and found.metric == result.table.provenance.metric

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qubo_compress as qc
-from qubo_compress.calibration.examples import read_examples
-from qubo_compress.network.discovery import discover
-from qubo_compress.sensitivity.measure import measure_around
+from qubo_compress.sensitivity.measure import measure_specimen
+from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.shrinkage import floored, limited_rows
+from qubo_compress.sensitivity.specimen import Specimen
+from qubo_compress.sensitivity.subject import Around
 
 MENU = qc.Menu(bits=(2, 4), sparsity=(0.0, 0.5))
 
@@ -54,10 +55,8 @@ def test_around_a_plan_what_the_plan_holds_costs_nothing_more(sample: Any) -> No
     table = measured(found)
     chosen = {group: names[1] for group, names in zip(table.group_names, table.choices, strict=True)}
     base = table.plan(chosen).apply(found.model)
-    around = measure_around(
-        base, found.model, read_examples(found.batches), MENU, "gauss-newton", "cross-entropy",
-        discover(found.model), None, 0, False,
-    )  # fmt: skip
+    settings = Measurement(MENU, "gauss-newton", "cross-entropy", progress=False)
+    around = measure_specimen(Specimen.of(found.model, found.batches, settings), Around(base))
     held = around.offsets[:-1] + around.assignment(chosen)
     assert np.abs(around.linear[held]).max() < 1e-9
 

@@ -17,7 +17,10 @@ from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.network.calls import WeightCalls
 from qubo_compress.network.discovery import discover
 from qubo_compress.network.tensors import NetworkTensors
-from qubo_compress.sensitivity.measure import measure_around
+from qubo_compress.sensitivity.measure import measure_specimen
+from qubo_compress.sensitivity.measurement import Measurement
+from qubo_compress.sensitivity.specimen import Specimen
+from qubo_compress.sensitivity.subject import Around
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.testing import check_metric, same_snapshot, snapshot
 
@@ -39,10 +42,11 @@ def measured(
     base: nn.Module | None = None, groups: Any = "layer", **options: Any,
 ) -> SensitivityTable:  # fmt: skip
     """Measured in slices of 10, 10 and 4, so that several choices share a pass; nothing is shrunk unless asked."""
-    return measure_around(
-        base or sample.model, sample.model, examples_of(sample), menu, metric, loss, discover(sample.model, groups),
-        None, 0, False, **{"shrinkage": 0.0, "interactions": 1.0, **options},
-    )  # fmt: skip
+    settings = Measurement(
+        menu, metric, loss, groups, progress=False, **{"shrinkage": 0.0, "interactions": 1.0, **options}
+    )
+    specimen = Specimen(sample.model, discover(sample.model, groups), examples_of(sample), settings)
+    return measure_specimen(specimen, None if base is None else Around(base))
 
 
 def singles(table: SensitivityTable) -> list[tuple[int, str, str]]:

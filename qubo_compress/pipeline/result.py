@@ -1,0 +1,94 @@
+"""What one call of ``compress`` found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from qubo_compress.artifact.writing import save
+from qubo_compress.audits import AuditReport
+from qubo_compress.budget import Budget
+from qubo_compress.calibration.evaluation import Score
+from qubo_compress.pipeline.refinement import Round
+from qubo_compress.plan import Plan
+from qubo_compress.report import print_summary, write_report
+from qubo_compress.selection.comparison import Comparison
+from qubo_compress.sensitivity.table import SensitivityTable
+from qubo_compress.solvers.solution import Solution
+
+
+@dataclass(frozen=True, eq=False)
+class CompressionResult:
+    """Everything that one call of :func:`compress` found.
+
+    Attributes:
+        model: the compressed network, recovered if that helped, in eval mode; it carries its plan.
+        original: the network given, untouched.
+        compressed_model: the plan applied, before any recovery.
+        plan: which choice every group got.
+        solution: the solver's answer behind the plan, with its bound.
+        table: the sensitivity table that was solved first.
+        rounds: the first solve and every refinement.
+        before, compressed, recovered: scores on the held-out examples: the original, the plan applied,
+            and the plan recovered (None when no recovery was asked for), whether it was kept or not.
+        applied_comparison, recovered_comparison: the same two networks against the original, example by example.
+        recovery_kept: whether ``model`` is the recovered network: it is when the held-out examples do not say that
+            recovery made it worse, by the measure that chose the plan.
+        held_out_is_validation: whether these examples are the caller's validation batches.
+        budget: what was asked for.
+    """
+
+    model: nn.Module
+    original: nn.Module
+    compressed_model: nn.Module
+    plan: Plan
+    solution: Solution
+    table: SensitivityTable
+    rounds: tuple[Round, ...]
+    before: Score
+    compressed: Score
+    recovered: Score | None
+    applied_comparison: Comparison
+    recovered_comparison: Comparison | None
+    recovery_kept: bool
+    held_out_is_validation: bool
+    budget: Budget
+
+    @property
+    def taken(self) -> Round:
+        """The round whose plan was taken: the last that was accepted."""
+        return [found for found in self.rounds if found.accepted][-1]
+
+    @property
+    def expected_loss(self) -> float:
+        """Predicted loss change of the plan, corrected by what was measured for another plan of its table.
+
+        ``plan.predicted_loss`` is the table's own. Both are of the plan applied, before any recovery; see
+        :func:`qubo_compress.selection.candidates.expectations`.
+        """
+        return self.taken.chosen.expected
+
+    @property
+    def final(self) -> Score:
+        """Score of ``model`` on the held-out examples."""
+        return self.recovered if self.recovered is not None and self.recovery_kept else self.compressed
+
+    @property
+    def comparison(self) -> Comparison:
+        """``model`` against the original on the held-out examples."""
+        kept = self.recovered_comparison if self.recovery_kept else None
+        return self.applied_comparison if kept is None else kept
+
+    def save(self, path: str | Path) -> int:
+        """Write the compressed network; returns the bytes written."""
+        return save(self.model, path)
+
+    def report(self, path: str | Path, audit: AuditReport | None = None) -> Path:
+        """Write one self-contained HTML file, with the sections of an audit if given, and return its path."""
+        return write_report(self, path, audit=audit)
+
+    def show(self) -> None:
+        """Print the summary tables on the terminal."""
+        print_summary(self)

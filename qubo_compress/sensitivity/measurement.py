@@ -1,0 +1,84 @@
+"""The settings of a measurement, passed whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qubo_compress._internal.checks import whole
+from qubo_compress.calibration.weights import ExampleWeights, check_example_weights
+from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
+from qubo_compress.network.discovery import GroupRule
+from qubo_compress.network.losses.classification import AUTO, LossLike
+from qubo_compress.network.scores import OutputLike, OutputReading
+from qubo_compress.sensitivity.shrinkage import check_interactions, check_shrinkage, refuse_unshrinkable
+from qubo_compress.sensitivity.task import Metric, make_metric
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """How a network is measured: the keyword arguments of :func:`qubo_compress.measure`, which explains each.
+
+    Example:
+        >>> Measurement(seed=3, class_axis=1).reading.class_axis
+        1
+    """
+
+    menu: Menu | None = None
+    metric: str | Metric = "auto"
+    loss: LossLike = AUTO
+    groups: GroupRule = "layer"
+    max_examples: int = 2048
+    cache: str | Path | None = None
+    seed: int = 0
+    progress: bool = True
+    max_rank: int | None = 1024
+    shrinkage: float | str | None = None
+    interactions: bool | float = True
+    example_weights: ExampleWeights | None = None
+    output: OutputLike = None
+    class_axis: int | None = None
+    seconds: float | None = None
+    process_group: ProcessGroup | bool = True
+    batch_size: int | None = None
+
+    @property
+    def offered(self) -> Menu:
+        """The menu, or the one that is offered where none was given."""
+        return self.menu or Menu()
+
+    @property
+    def asked(self) -> Metric:
+        """The metric, made of its name where that was given; ``auto`` is one, too."""
+        return make_metric(self.metric)
+
+    @property
+    def reading(self) -> OutputReading:
+        """How outputs are read, before a network has shown them."""
+        return OutputReading(self.output, self.class_axis)
+
+    @property
+    def first_order(self) -> bool:
+        """Whether the linear terms have a part for slopes of the loss."""
+        return self.shrinkage not in (None, 1)
+
+    def checked(self) -> Measurement:
+        """The same settings, none of which is out of range.
+
+        Raises:
+            InvalidMenu, InvalidBatches, UnknownName: before a network is looked at.
+        """
+        refuse_other_than_a_menu(self.menu)
+        check_shrinkage(self.shrinkage)
+        check_interactions(self.interactions)
+        refuse_unshrinkable(self.asked, self.shrinkage)
+        if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise InvalidMenu(f"seconds must be a positive number or None; got {self.seconds!r}")
+        check_example_weights(self.example_weights)
+        return replace(self, seed=whole("seed", self.seed))

@@ -1,0 +1,104 @@
+"""What is to be measured: a network with its groups and its calibration examples, read and checked at the door."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from qubo_compress.calibration.evaluation import settle
+from qubo_compress.calibration.examples import Examples, read_examples
+from qubo_compress.calibration.weights import with_example_weights
+from qubo_compress.errors import InvalidModel
+from qubo_compress.network.discovery import discover
+from qubo_compress.network.groups import Layout, kept_text
+from qubo_compress.network.losses.classification import LossLike
+from qubo_compress.network.private import private_copy
+from qubo_compress.network.wrappers import unwrapped
+from qubo_compress.sensitivity.measurement import Measurement
+
+
+@dataclass(frozen=True, eq=False)
+class Specimen:
+    """A network to be measured.
+
+    Attributes:
+        model: the uncompressed network, left as it is.
+        layout: its groups.
+        examples: that it is measured on.
+        settings: of the measurement, with the loss that fits the examples.
+    """
+
+    model: nn.Module
+    layout: Layout
+    examples: Examples
+    settings: Measurement
+
+    @classmethod
+    def of(cls, model: nn.Module, batches: Iterable[Any], settings: Measurement, whose: str = "") -> Specimen:
+        """Find the groups, read the batches, and see that the network, its examples and the loss fit each other.
+
+        Args:
+            model: as the caller gave it.
+            batches: see :func:`qubo_compress.calibration.examples.read_examples`.
+            settings: as the caller gave them.
+            whose: batches they are, for errors.
+
+        Raises:
+            InvalidBatches, InvalidModel, InvalidMenu, ForwardFailed, UnknownName.
+        """
+        settings = settings.checked()
+        model = unwrapped(model)
+        layout = discover(model, settings.groups)
+        refuse_unfit(model, layout)
+        read = read_examples(batches, settings.max_examples, settings.batch_size, settings.reading, whose)
+        read, loss = settle(model, read, settings.loss)
+        examples = with_example_weights(model, read, settings.example_weights)
+        return cls(model, layout, examples, replace(settings, loss=loss))
+
+    @property
+    def loss(self) -> LossLike:
+        """The loss by name, or the caller's function."""
+        return self.settings.loss
+
+    def private(self) -> Specimen:
+        """The same with a copy of the network that nobody else runs, whose outputs and loss are settled."""
+        model = private_copy(self.model)
+        examples, loss = settle(model, self.examples, self.loss)
+        return Specimen(model, self.layout, examples, replace(self.settings, loss=loss))
+
+    def on(self, examples: Examples) -> Specimen:
+        """The same network on other examples."""
+        return replace(self, examples=examples)
+
+
+def refuse_unfit(model: nn.Module, layout: Layout) -> None:
+    """Raise :class:`InvalidModel` for what no measurement can be made of, before the network runs."""
+    refuse_nothing_to_compress(layout)
+    _refuse_without_values(model)
+    for group in layout.groups:
+        for member in group.members:
+            if member.dtype.is_floating_point and member.dtype.itemsize < 2:
+                raise InvalidModel(
+                    f"{member.name} is stored as {str(member.dtype).removeprefix('torch.')}, in which nothing can be "
+                    "computed; convert the network first, such as by model.to(torch.bfloat16), or keep that layer out "
+                    "with groups=, a function that returns None for it"
+                )
+
+
+def refuse_nothing_to_compress(layout: Layout) -> None:
+    """Raise :class:`InvalidModel` for a network all of whose tensors are kept, with the reasons."""
+    if not layout.groups:
+        raise InvalidModel(f"nothing in this network can be compressed: {kept_text(layout.kept)}")
+
+
+def _refuse_without_values(model: nn.Module) -> None:
+    """Raise :class:`InvalidModel` for tensors on the meta device, which have shapes and no values."""
+    missing = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    if missing:
+        raise InvalidModel(
+            f"tensors without values, on the meta device: {', '.join(missing[:3])}"
+            f"{f' and {len(missing) - 3} more' * (len(missing) > 3)}; load the weights on a real device first"
+        )
