@@ -1,7 +1,7 @@
-"""What the solver API may answer to each call, so far as the client takes it for granted.
+"""Checks of the solver API's answers, for everything that the client takes for granted.
 
-The client's threads end or wait without end when a submission is answered with a number, a status request with an
-empty list, or an answer with a completed problem that has none.
+The client's threads die or wait forever when the answer to a submission is a number, when that to a status request is
+an empty list, or when a completed problem has no answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SHOWN = 80
 
 
 def misshapen(method: str, url: str, body: bytes) -> str | None:
-    """What is wrong with the answer to a call, in words; None when nothing is, or when the call is none of these.
+    """What is wrong with the answer to a call, as text; None if it is fine or the call is not checked.
 
     Args:
         method: of HTTP.
@@ -27,7 +27,7 @@ def misshapen(method: str, url: str, body: bytes) -> str | None:
         >>> misshapen("GET", "https://example.com/sapi/v2/solvers/remote/", b"{}")
         "the service's list of solvers is not a list: {}"
     """
-    import orjson  # as the client itself, which reads the answer after this
+    import orjson  # like the client, which parses the answer after this
 
     path = urlsplit(url).path
     for verb, pattern, what, check in _CALLS:
@@ -60,7 +60,7 @@ def _solver(content: Any, _: str) -> str | None:
 
 
 def _submitted(content: Any, _: str) -> str | None:
-    """The library submits problems one at a time."""
+    """Check the answer to a submission: the library submits problems one at a time."""
     if not isinstance(content, list) or len(content) != 1 or not isinstance(content[0], dict):
         return "is not a list with one problem"
     return None
@@ -101,6 +101,6 @@ _CALLS: tuple[tuple[str, str, str, _Check], ...] = (
 
 
 def _shown(body: bytes) -> str:
-    """The beginning of an answer, on one line."""
+    """The beginning of an answer, in one line."""
     text = " ".join(body[: 4 * _SHOWN].decode("utf-8", "replace").split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -1,7 +1,7 @@
-"""Ocean's client with its requests bounded, its retries on a clock, and an end that comes whatever hangs.
+"""Ocean's client with bounded requests, timed retries, and a shutdown that works whatever hangs.
 
-A client starts sixteen threads and four pools, and its own ``close`` waits for every request under way. Here, once
-problems that nobody waits for any more are cancelled, all connections are cut, so that the threads end by themselves.
+A client starts sixteen threads and four pools, and its own ``close`` waits for every pending request. Here, abandoned
+problems are cancelled first; then all connections are cut, so that the threads end by themselves.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from qubo_compress.solvers.dwave.transport import Transport, TransportFailed, or
 _logger = logging.getLogger(__name__)
 
 _UPLOAD_PAUSES = (2.0, 4.0)
-"""Seconds before each further try of a step of an upload, as in the client."""
+"""Seconds before each retry of an upload step, as in the client."""
 
 _GRACE = 2.0
-"""Seconds in which the service may take note of cancellations, before all connections are cut."""
+"""Seconds for the service to receive cancellations before all connections are cut."""
 
 _JOINED = 60.0
-"""Seconds for which the client's threads are waited for after the cut; only the closing thread waits."""
+"""Seconds to wait for the client's threads after the cut; only the closing thread waits."""
 
 
 class _Bounded:
-    """Mixed into a client class: everything that goes over the network goes through a transport."""
+    """Mixin for a client class that sends every request through a transport."""
 
     transport: Transport
     secrets: Secrets
     upload_failure: BaseException | None = None
-    """Why the last try of a step of an upload failed; None when none did."""
+    """Why the last try of an upload step failed; None if none did."""
 
     def create_session(self) -> Any:
-        """A session for one thread."""
+        """A session for one thread, guarded by the transport."""
         return self.transport.guard(super().create_session())  # type: ignore[misc]
 
     @property
@@ -58,15 +58,15 @@ class _Bounded:
         return self._tried(super()._combine_uploaded_parts, session, problem_id, checksum)  # type: ignore[misc]
 
     def _failsafe_get_multipart_upload_status(self, session: Any, problem_id: str) -> Any:
-        """The client takes a status that cannot be had for no part uploaded, which uploads it again at first."""
+        """Raise if the status is unavailable: the client would assume that nothing is uploaded, and start over."""
         try:
             return self._tried(super()._get_multipart_upload_status, session, problem_id)  # type: ignore[misc]
         except Exception:
             return {"status": "UNDEFINED", "parts": []}
 
     def _tried(self, step: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        """A step of an upload, again after a pause if it fails for a reason that may pass and the time allows it."""
-        once = getattr(step, "__wrapped__", step)  # without the client's own pauses, which know no time limit
+        """Run an upload step, and retry it after a pause if the failure may be temporary and time allows."""
+        once = getattr(step, "__wrapped__", step)  # without the client's own pauses, which ignore time limits
         for pause in (*_UPLOAD_PAUSES, None):
             try:
                 return once(*given, **named)
@@ -78,7 +78,7 @@ class _Bounded:
         raise AssertionError("the last try returns or raises")
 
     def end(self) -> None:
-        """End all threads and connections, whatever is under way; cancellations are sent first, if that is quick."""
+        """End all threads and connections, whatever is pending; cancellations are sent first, if that is quick."""
         ended = time.monotonic() + _GRACE
         with self._close_lock:  # type: ignore[attr-defined]
             if self._closed:  # type: ignore[has-type]
@@ -102,18 +102,18 @@ class _Bounded:
                 worker.join(max(0.0, joined - time.monotonic()))
 
     def _pools(self) -> Iterator[Any]:
-        """In an order in which nobody is left waiting: the pool for parts, told to end, drops those in its queue."""
+        """The pools, ordered so that nobody is left waiting: the pool for parts drops its queue when told to end."""
         for work in ("upload_problem", "upload_part", "download_answer", "encode_problem"):
             yield getattr(self, f"_{work}_executor")
 
     def _workers(self) -> Iterator[tuple[Any, list[Any], Any]]:
-        """Each queue, the threads that take from it, and what tells one of these to end."""
+        """Each queue, the threads that read it, and the item that tells one of them to end."""
         for work, last in (("submission", None), ("cancel", None), ("poll", (-1, None)), ("load", None)):
             yield getattr(self, f"_{work}_queue"), getattr(self, f"_{work}_workers"), last
 
 
 def _final(failure: Exception) -> bool:
-    """Whether a further try would fail alike: refused here, or refused by the service as it stands."""
+    """Whether a retry would fail in the same way: refused here, or refused by the service for good."""
     code = getattr(failure, "error_code", None)
     return isinstance(failure, TransportFailed) or (isinstance(code, int) and 400 <= code < 500 and code != 429)
 
@@ -126,17 +126,17 @@ def _bounded(client: type) -> type:
 def connect(
     sampler: Any, arguments: dict[str, Any], token: Token | None, transport: Transport, secrets: Secrets
 ) -> None:
-    """What the constructor of an Ocean sampler does, with a client whose requests are bounded.
+    """Do what the constructor of an Ocean sampler does, with a client whose requests are bounded.
 
     Args:
-        sampler: an object of a sampler's class, not yet initialised; it has its ``client`` as soon as there is one.
-        arguments: of the class, apart from the token.
-        token: the API token; None when Ocean's variables and files say.
-        transport: where all requests go through.
+        sampler: an uninitialised object of a sampler's class; its ``client`` is set as soon as there is one.
+        arguments: of the class, except the token.
+        token: the API token; None to use Ocean's variables and files.
+        transport: handles all requests.
         secrets: learns the token, and the password of a proxy.
 
     Raises:
-        Exception: what the client raises.
+        Exception: whatever the client raises.
     """
     from dwave.cloud.client import hybrid, qpu
     from dwave.system import DWaveSampler
@@ -144,7 +144,7 @@ def connect(
     chip = isinstance(sampler, DWaveSampler)
     preferred = {"order_by": "-num_active_qubits"} if chip else dict(sampler.default_solver)
     config = _configuration(arguments, token, transport, secrets)
-    # As in Ocean: uploads over connections that are kept alive are reset at times.
+    # As in Ocean: uploads over keep-alive connections are sometimes reset.
     config = {**({} if chip else {"connection_close": True}), **config, "defaults": {"solver": preferred}}
     kind: Any = _bounded(qpu.Client if chip else hybrid.Client)
     client = kind.__new__(kind)
@@ -160,7 +160,7 @@ def connect(
 
 
 def _check_kind(sampler: Any) -> None:
-    """That a solver that was named takes the models of the sampler."""
+    """Check that the named solver takes the models of the sampler."""
     wanted = sampler.default_solver["supported_problem_types__contains"]
     found = sampler.solver
     if sampler.properties.get("category") != "hybrid" or wanted not in found.supported_problem_types:
@@ -174,10 +174,10 @@ def _check_kind(sampler: Any) -> None:
 def _configuration(
     arguments: dict[str, Any], token: Token | None, transport: Transport, secrets: Secrets
 ) -> dict[str, Any]:
-    """Arguments of a client: those given, then Ocean's variables and files, the token checked and the region looked up.
+    """A client's arguments: as given, then from Ocean's variables and files; checks the token, resolves the region.
 
     Raises:
-        InvalidToken: for a token that cannot be one, wherever it came from.
+        InvalidToken: for a malformed token, wherever it came from.
     """
     from dwave.cloud.config import load_config, validate_config_v1
 
@@ -190,17 +190,17 @@ def _configuration(
         _logger.warning("the API token had white space around it, which was removed")
     for name in ("proxy", "endpoint"):
         secrets.add(_password(config.get(name), name))
-    validate_config_v1({**config, "token": None})  # before its faults could be taken for those of an answer
+    validate_config_v1({**config, "token": None})  # before a fault in it could look like a fault of an answer
     if config.get("region") and not config.get("endpoint") and not config.get("leap_api_endpoint"):
         config["endpoint"] = _endpoint_of(config, transport)
     return {**config, "token": None if found is None else found.reveal()}
 
 
 def _password(url: str | None, name: str) -> str | None:
-    """The password within an address, if there is one.
+    """The password in an address, or None.
 
     Raises:
-        TransportFailed: when it is no address; the client's threads would find out one by one.
+        TransportFailed: when it is not an address; otherwise each of the client's threads would fail on it.
     """
     try:
         return None if url is None or not origin_of(url)[1] else urlsplit(url).password
@@ -211,10 +211,10 @@ def _password(url: str | None, name: str) -> str | None:
 
 
 def _endpoint_of(config: dict[str, Any], transport: Transport) -> str | None:
-    """The address of a region, asked for without the token, which that service does not need.
+    """The address of a region, requested without the token, which that service does not need.
 
-    None where the client knows it. The client itself would send the token along, and go to another region when the
-    service that knows the addresses fails.
+    None if the client knows it. The client itself would send the token along, and use another region if the address
+    service fails.
     """
     from dwave.cloud import api
     from dwave.cloud.config import constants, validate_config_v1

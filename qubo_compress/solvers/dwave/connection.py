@@ -1,8 +1,8 @@
-"""The way to D-Wave's service and back: how to connect, wait with a deadline, cancel, and close everything.
+"""Connections to D-Wave's service: connect, wait with a deadline, cancel, and close everything.
 
-The Ocean client waits without end, retries ten times, leaves sixteen threads behind when a connection fails
-half way, and reports microseconds. What is here bounds each wait, asks the service to cancel what nobody waits
-for any more, ends every client whatever it is doing, and counts seconds.
+The Ocean client waits forever, retries ten times, leaves sixteen threads behind when a connection fails half way, and
+reports microseconds. This module bounds each wait, asks the service to cancel abandoned problems, ends every client
+whatever it is doing, and uses seconds.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ __all__ = [
 ]
 
 SIMULATED_NOTE = "the solver that answered is a stand-in on a classical computer: no D-Wave machine was involved"
-"""Goes with every answer of a solver that :func:`is_simulated`."""
+"""The note on every answer of a solver that :func:`is_simulated`."""
 
 _LONG_POLL_SECONDS = 2
-"""How long the service may hold a status request; closing a client waits for the one that is open."""
+"""Seconds that the service may hold a status request; closing a client waits for the open one."""
 
 _SHORTEST_REQUEST = 1.5
-"""Least seconds for a request, so that a status request that the service holds for one second is not cut off."""
+"""Least seconds for a request, so that a status request held for one second is not cut off."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """How to reach the service; what is left out comes from Ocean's environment variables and files, in this order.
+    """How to reach the service; defaults come from Ocean's environment variables, then its files.
 
     Args:
         endpoint: URL of the solver API, such as ``https://na-west-1.cloud.dwavesys.com/sapi/v2/``.
@@ -63,15 +63,15 @@ class Connection:
         region: instead of an endpoint, such as ``"eu-central-1"``.
         profile: section of Ocean's configuration file.
         config_file: path of that file.
-        request_timeout: most seconds that a request goes without a byte; the time limit bounds the whole of it.
-        polling_timeout: most seconds to wait for an answer; None leaves that to the time limit.
+        request_timeout: most seconds without a byte during a request; the time limit bounds the whole request.
+        polling_timeout: most seconds to wait for an answer; None: only the time limit counts.
         proxy: URL of a proxy.
-        retries: how often a request that can be repeated safely is repeated. Submissions are never repeated.
+        retries: how often to repeat a request that is safe to repeat. Submissions are never repeated.
         largest_answer: most bytes of an answer to a problem.
 
     Raises:
         InvalidSolverOption: for a time-out, a size or a number of retries out of range, or a password in the endpoint.
-        InvalidToken: for a token that cannot be one.
+        InvalidToken: for a malformed token.
 
     Example:
         >>> Connection(endpoint="https://example.com/sapi/v2/", token="secret")  # doctest: +ELLIPSIS
@@ -105,7 +105,7 @@ class Connection:
             _check_endpoint(self.endpoint)
 
     def arguments(self, time_left: float = float("inf")) -> dict[str, Any]:
-        """Keyword arguments for any of Ocean's samplers, apart from the token.
+        """Keyword arguments for any of Ocean's samplers, except the token.
 
         Args:
             time_left: seconds after which no request may still be waiting.
@@ -125,7 +125,7 @@ class Connection:
 
     @property
     def place(self) -> str:
-        """Endpoint, region or profile in words, for messages."""
+        """The endpoint, region or profile as text for messages."""
         if self.endpoint:
             return self.endpoint
         return f"region {self.region}" if self.region else f"profile {self.profile}" if self.profile else "D-Wave"
@@ -134,7 +134,7 @@ class Connection:
 def connection_of(
     connection: Connection | None, endpoint: str | None, token: str | Token | None, service_solver: str | None
 ) -> Connection:
-    """A connection, given as such or by its shorthands.
+    """A connection from the object given or from its shorthands.
 
     Raises:
         InvalidSolverOption: when both are given.
@@ -159,17 +159,17 @@ def _check_endpoint(endpoint: str) -> None:
 def opened(kind: Callable[..., Any], connection: Connection, deadline: float, **options: Any) -> Iterator[Any]:
     """One of Ocean's samplers, connected in time and closed whatever happens.
 
-    Nothing is left behind: what is under way when an exception leaves the block is cut off some seconds later, after
-    the service could take note of cancellations.
+    Nothing is left behind: requests that are pending when an exception leaves the block are cut off seconds later, once
+    the service has had time to receive cancellations.
 
     Args:
         kind: the sampler's class, such as ``LeapHybridCQMSampler`` or ``DWaveSampler``.
         connection: how to reach the service.
-        deadline: of ``time.perf_counter()``, for all that is done with the sampler.
+        deadline: of ``time.perf_counter()``, for everything done with the sampler.
         options: further keyword arguments of the client.
 
     Yields:
-        The sampler; ``sampler.client.secrets`` masks what must not be shown.
+        The sampler; ``sampler.client.secrets`` masks secrets in texts.
 
     Raises:
         RemoteSolverError: the subclass that says what went wrong with the connection.
@@ -184,7 +184,7 @@ def opened(kind: Callable[..., Any], connection: Connection, deadline: float, **
     def begin() -> None:
         try:
             connect(sampler, arguments, token, transport, secrets)
-        except BaseException:  # the client has started its threads before it fails
+        except BaseException:  # the client starts its threads before it fails
             _end(sampler)
             raise
 
@@ -196,7 +196,7 @@ def opened(kind: Callable[..., Any], connection: Connection, deadline: float, **
         raise
     try:
         yield sampler
-    except Exception as failure:  # such as one of ours that names a problem as the service does
+    except Exception as failure:  # such as one of ours that quotes the service
         secrets.clean(failure)
         raise
     finally:
@@ -206,18 +206,18 @@ def opened(kind: Callable[..., Any], connection: Connection, deadline: float, **
 
 
 def uploaded(sampler: Any, handle: Any, deadline: float, where: str) -> str:
-    """The identifier of a problem, uploaded in time.
+    """Upload a problem in time and return its identifier.
 
     Args:
-        sampler: as :func:`opened` gives it.
+        sampler: from :func:`opened`.
         handle: a file.
         deadline: of ``time.perf_counter()``.
         where: the solver and the service, for messages.
 
     Raises:
-        UploadFailed: when the service failed, also when the last try was still under way at the deadline.
+        UploadFailed: when the service failed, also if the last try was still running at the deadline.
         RemoteTimeout: when the deadline passed before any try had ended.
-        RemoteSolverError: another subclass, for what the service refused.
+        RemoteSolverError: another subclass, if the service refused it.
     """
     from dwave.cloud.exceptions import ProblemUploadError
 
@@ -253,7 +253,7 @@ def is_simulated(solver: Any) -> bool:
 
 
 def seconds(timing: Mapping[str, Any]) -> dict[str, float]:
-    """The service's timing fields, all of them that are numbers, from microseconds to seconds.
+    """The numeric timing fields of the service, converted from microseconds to seconds.
 
     Example:
         >>> seconds({"qpu_access_time": 32_000, "run_time": 5_000_000, "warnings": []})
@@ -263,16 +263,16 @@ def seconds(timing: Mapping[str, Any]) -> dict[str, float]:
 
 
 def stages(job: Any, wall: float, timing: Mapping[str, float]) -> dict[str, float]:
-    """Where the wall clock of one problem went, in seconds.
+    """The wall clock of one problem by stage, in seconds.
 
-    ``run`` is the solver's own figure, ``queue`` the rest of what passed at the service between receipt and
-    solution, ``network`` what is left of the wall clock. Where the service gives no such times, all that
-    is not ``run`` counts as ``network``.
+    ``run`` is the solver's own figure, ``queue`` the rest of the service's time between receipt and solution, and
+    ``network`` the rest of the wall clock. If the service reports no such times, everything but ``run`` counts as
+    ``network``.
 
     Args:
         job: the resolved future.
         wall: seconds from submission to result.
-        timing: the service's own fields, in seconds.
+        timing: the service's timing fields, in seconds.
     """
     run = timing.get("run_time", timing.get("qpu_access_time", 0.0))
     received, solved = getattr(job, "time_received", None), getattr(job, "time_solved", None)

@@ -1,4 +1,4 @@
-"""What the Ocean client raises, as this library's own exceptions: what happened, where, and what to do."""
+"""Translation of the Ocean client's exceptions to the library's own: what happened, where, and what to do."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LONGEST = 300
 
 @contextmanager
 def translated(where: str, secrets: Secrets | None = None) -> Iterator[None]:
-    """Turn every failure of the client in this block into one of :class:`RemoteSolverError`'s subclasses.
+    """Turn every failure of the client in this block into a subclass of :class:`RemoteSolverError`.
 
     Errors of this library and ``KeyboardInterrupt`` pass through unchanged.
 
@@ -64,12 +64,12 @@ def translated(where: str, secrets: Secrets | None = None) -> Iterator[None]:
         try:
             raise translation from clean
         finally:
-            translation.__context__ = clean  # Python has put the exception as it was
+            translation.__context__ = clean  # Python has set the unmasked exception
 
 
 @contextmanager
 def described(where: str, secrets: Secrets) -> Iterator[None]:
-    """For a block that computes with a solver's properties: what these lack is the fault of the service.
+    """For a block that computes with a solver's properties: missing or malformed ones are the service's fault.
 
     Args:
         where: the solver and the service, for the message.
@@ -91,19 +91,19 @@ def described(where: str, secrets: Secrets) -> Iterator[None]:
 
 
 def _release(cause: BaseException) -> None:
-    """Let go of the connections that exceptions hold, by their response or in the locals of the frames behind them.
+    """Release the connections that exceptions hold, by their response or in the locals of their frames.
 
-    Closing a session only drops its pools: each stays open as long as a response of its own is held.
+    Closing a session only drops its pools: each stays open while one of its responses is alive.
     """
     for error in _chain(cause):
         response: Any = getattr(error, "response", None)
-        if getattr(response, "raw", None) is not None:  # one from the client's cache has none
+        if getattr(response, "raw", None) is not None:  # a cached response has no connection
             response.close()
         traceback.clear_frames(error.__traceback__)
 
 
 def translate(cause: BaseException, where: str, secrets: Secrets | None = None) -> RemoteSolverError:
-    """The library's exception for one of the client's; programming errors become :class:`ServiceFailed`.
+    """The library's exception for one from the client; programming errors become :class:`ServiceFailed`.
 
     Args:
         cause: what the client raised.
@@ -118,7 +118,7 @@ def translate(cause: BaseException, where: str, secrets: Secrets | None = None) 
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and what caused it, outermost first."""
+    """An exception and its causes, outermost first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -136,12 +136,12 @@ def _kind(chain: list[BaseException]) -> tuple[type[RemoteSolverError], str, str
             if found is not None:
                 return _while_uploading(*found) if upload else found
     text = f"the client failed with {type(chain[0]).__name__}: {chain[0]}"
-    unknown = ServiceFailed, text, "try again, and report it if it stays"
+    unknown = ServiceFailed, text, "try again, and report it if it persists"
     return _while_uploading(*unknown) if upload else unknown
 
 
 def _while_uploading(kind: type[RemoteSolverError], text: str, advice: str) -> tuple[type[RemoteSolverError], str, str]:
-    """The service's own faults have a class of their own while nothing has been submitted yet."""
+    """Before the submission, the service's faults become :class:`UploadFailed`."""
     if issubclass(kind, (ServiceFailed, RemoteTimeout)):
         kind, advice = UploadFailed, "nothing was submitted; try again later"
     return kind, f"uploading the problem failed: {text}", advice
@@ -162,7 +162,7 @@ def _configuration(error: BaseException) -> _Rule:
     if isinstance(error, ConfigFileError):
         advice = "correct the path or the file (see `dwave config inspect`), or give endpoint and token yourself"
         return RequestRejected, f"the configuration file cannot be used ({text}), and nothing was sent", advice
-    if isinstance(error, ValidationError):  # its text repeats the values given, the token among them
+    if isinstance(error, ValidationError):  # its text quotes the given values, including the token
         fields = ", ".join(".".join(map(str, detail["loc"])) or "all" for detail in error.errors(include_input=False))
         if error.title != "ClientConfig":
             return ServiceFailed, f"the service's answer is not valid in {fields}", "report it to the service"
@@ -183,7 +183,7 @@ def _configuration(error: BaseException) -> _Rule:
 
 
 def _cloud(error: BaseException) -> _Rule:
-    """What the client has a class of its own for."""
+    """Translate the client's own exception classes."""
     from dwave.cloud import exceptions as cloud
     from dwave.cloud.api import exceptions as api
 
@@ -216,7 +216,7 @@ def _cloud(error: BaseException) -> _Rule:
 
 
 def _failure(text: str) -> tuple[type[RemoteSolverError], str, str]:
-    """A problem that the service refused or gave up on: only its words say which."""
+    """Translate a problem that the service refused or failed on: only its message says which."""
     if _QUOTA_WORDS.search(text):
         return QuotaExceeded, f"the service refused the problem ({text})", "see the Leap dashboard for what is left"
     if _INVALID_WORDS.search(text):
@@ -225,7 +225,7 @@ def _failure(text: str) -> tuple[type[RemoteSolverError], str, str]:
 
 
 def _status(error: BaseException) -> _Rule:
-    """What the client knows by its HTTP status only."""
+    """Translate failures that the client knows only by their HTTP status."""
     from dwave.cloud.api.exceptions import RequestError
 
     code = getattr(error, "error_code", None)
@@ -267,7 +267,7 @@ def _bad_addresses() -> tuple[type[BaseException], ...]:
 
 
 def _unreachable(error: BaseException) -> _Rule:
-    """When nothing was sent because nobody listens there, or the name is not known."""
+    """Translate connections that were refused, and names that cannot be resolved; nothing was sent."""
     causes = list(_chain(error))
     if any(isinstance(cause, ConnectionRefusedError) or "refused" in str(cause) for cause in causes):
         return RemoteTimeout, "the service cannot be reached (connection refused)", "check the endpoint and the network"
@@ -277,6 +277,6 @@ def _unreachable(error: BaseException) -> _Rule:
 
 
 def _short(text: str) -> str:
-    """One line of a message that may be a whole page, with nothing that a terminal would obey."""
+    """One printable line of a message that may be a whole page."""
     text = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

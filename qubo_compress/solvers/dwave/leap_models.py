@@ -1,4 +1,4 @@
-"""What each hybrid solver of Leap is sent, what it allows, and how its answer is read."""
+"""For each hybrid solver of Leap: the model to send, its limits, and how to read its answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HybridModel:
         variables: binary, discrete or integer variables.
         interactions: pairs of bits or cases with an energy; for a nonlinear model, which has none, its symbols.
         sizes: (what is counted, the solver's property that limits it, how many), in the order of the checks.
-        minimum: seconds that the solver needs at least, given the sampler.
+        minimum: least seconds that the sampler's solver needs.
         open_file: the bytes to upload.
         read: assignments from a resolved future.
     """
@@ -41,7 +41,7 @@ class HybridModel:
         """Compare every size with the solver's limits.
 
         Raises:
-            ProblemTooLarge: naming both numbers.
+            ProblemTooLarge: when one is exceeded; the message names both numbers.
         """
         for what, limit_name, size in self.sizes:
             limit = properties.get(limit_name)
@@ -139,7 +139,7 @@ def _rows(job: Any) -> npt.NDArray[Any]:
 
 
 def size_of(handle: Any) -> int:
-    """Bytes in an open file, which is rewound."""
+    """The size of an open file in bytes; rewinds the file."""
     handle.seek(0, os.SEEK_END)
     size = int(handle.tell())
     handle.seek(0)

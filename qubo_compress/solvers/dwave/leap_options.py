@@ -1,4 +1,4 @@
-"""Options of the hybrid solvers of Leap, and what a submission takes: seconds at the service, and quota."""
+"""Options of the hybrid solvers of Leap, and the price of a submission: seconds at the service, and quota."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _RESERVE_SHARE = 0.1
 
 @dataclass(frozen=True)
 class LeapOptions(ABC):
-    """What the four hybrid solvers have in common: options, and a model of the problem.
+    """The options that the four hybrid solvers share, and a model of the problem.
 
-    The time limit covers connecting, building, upload, queue, run and download. The service is asked for what is
-    left of it when the problem is built, less ``reserve``, and never less than the service's minimum for the
-    problem. When the time limit passes first, for example in a long queue, the problem is cancelled. Importing Ocean
-    and compiling, once each, are not counted; they are in ``timing["compile"]``.
+    The time limit covers connecting, building, upload, queue, run and download. The service is asked for the time left
+    once the problem is built, less ``reserve``, and never less than the service's minimum for the problem. If the time
+    limit passes first, for example in a long queue, the problem is cancelled. Importing Ocean and compiling, once each,
+    do not count; they are in ``timing["compile"]``.
 
     ``timing`` holds seconds by stage (``connect``, ``build``, ``upload``, ``queue``, ``network``, ``run``, ``decode``,
     ``fill``) and every field that the service reports, in seconds, summed over submissions; ``details`` has the
@@ -34,14 +34,14 @@ class LeapOptions(ABC):
     ``work`` counts submissions. The same seed and work need not give the same answer.
 
     Args:
-        connection: how to reach the service; by default, Ocean's configuration files and variables say.
+        connection: how to reach the service; default: Ocean's variables and configuration files.
         endpoint: shorthand for the connection's.
         token: shorthand for the connection's; never shown, logged or pickled.
-        service_solver: shorthand for the connection's ``solver``: the name of one at the service.
+        service_solver: shorthand for the connection's ``solver``: its name at the service.
         label: shown beside the problem in Leap's dashboard.
-        service_seconds: time limit at the service, which is what is charged; None derives it as above.
-        reserve: seconds of the time limit that the service is not given, for upload, queue and download; None
-            for 2 s or a tenth of the time limit, whichever is more.
+        service_seconds: time limit at the service, which is the time charged; None derives it as above.
+                reserve: seconds of the time limit set aside for upload, queue and download; None: 2 s or a tenth of the
+                    time limit, whichever is more.
         dry_run: submit nothing and raise :class:`~qubo_compress.errors.DryRun` with a preview.
 
     Raises:
@@ -52,7 +52,7 @@ class LeapOptions(ABC):
     sampler: ClassVar[str]
     """Name of the class in ``dwave.system``."""
     priced: ClassVar[bool] = False
-    """Whether budgets enter by a price each, and not as constraints."""
+    """Whether budgets enter as prices instead of constraints."""
 
     connection: Connection | None = None
     endpoint: str | None = None
@@ -73,7 +73,7 @@ class LeapOptions(ABC):
 
     @abstractmethod
     def build(self, problem: ChoiceProblem, prices: FloatArray) -> HybridModel:
-        """The model of a problem, at these prices of its budgets where it is priced."""
+        """The model of a problem; a priced one, at these prices of its budgets."""
 
     @property
     def most_submissions(self) -> int:
@@ -81,17 +81,17 @@ class LeapOptions(ABC):
         return 1
 
     def way(self) -> Connection:
-        """The connection, given as such or by its shorthands."""
+        """The connection, from the option or its shorthands."""
         return connection_of(self.connection, self.endpoint, self.token, self.service_solver)
 
     def reserved(self, limit: float) -> float:
-        """Seconds of a time limit that are kept for upload, queue and download."""
+        """Seconds of a time limit that are reserved for upload, queue and download."""
         return max(_SHORTEST_RESERVE, _RESERVE_SHARE * limit) if self.reserve is None else self.reserve
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What a submission would take; nothing was sent but the request for the solver's properties.
+    """What a submission would cost; nothing was sent except the request for the solver's properties.
 
     Attributes:
         solver: name of this library's solver.
@@ -99,12 +99,12 @@ class Preview:
         variables: binary, discrete or integer variables of the model.
         interactions: pairs of bits or cases with an energy; symbols of a nonlinear model.
         bytes_to_upload: for each submission.
-        minimum_seconds: the least time limit that the service takes for this model.
-        shortest_time_limit: the least ``time_limit`` with which :func:`~qubo_compress.solve` would submit it.
-        charged_seconds: most seconds that the service may charge, over all submissions.
-        quota_seconds: what that takes from the account's quota, in seconds of the quantum processor; None
-            when the service names no rate.
-        simulated: whether the service is a stand-in, and no D-Wave machine involved.
+        minimum_seconds: the least time limit that the service accepts for this model.
+                shortest_time_limit: the least ``time_limit`` with which :func:`~qubo_compress.solve` would submit it.
+                charged_seconds: most seconds that the service may charge, over all submissions.
+                quota_seconds: their share of the account's quota, in seconds of the quantum processor; None if the
+                    service names no rate.
+                simulated: whether the service is a stand-in without a D-Wave machine.
     """
 
     solver: str
@@ -130,14 +130,14 @@ class Preview:
 
 @dataclass(frozen=True)
 class Clock:
-    """What is known of the time when a problem is about to be submitted; all in seconds.
+    """The times known just before a submission, in seconds.
 
     Attributes:
         limit: the whole time limit.
-        left: of it.
-        minimum: that the service takes for this problem.
-        reserve: not to be given to the service.
-        submissions: still to come, this one included.
+        left: the time left of it.
+        minimum: the service's least time for this problem.
+        reserve: time not available to the service.
+        submissions: still to come, including this one.
     """
 
     limit: float
@@ -147,7 +147,7 @@ class Clock:
     submissions: int
 
     def wanted(self, options: LeapOptions, properties: Mapping[str, Any]) -> float:
-        """Seconds to ask of the service: what is left for this submission less the reserve, at least the minimum."""
+        """Seconds to request from the service: this submission's share of the time less the reserve, or the minimum."""
         if options.service_seconds is not None:
             return options.service_seconds
         longest = longest_seconds(properties)
@@ -155,17 +155,17 @@ class Clock:
 
     @property
     def shortest(self) -> float:
-        """The least time limit with which the service's minimum could be asked for."""
+        """The least time limit that leaves room for the service's minimum."""
         return self.limit - self.left + self.minimum + self.reserve
 
 
 def longest_seconds(properties: Mapping[str, Any]) -> float:
-    """The longest time limit that a hybrid solver takes."""
+    """The longest time limit that a hybrid solver accepts."""
     return 3600.0 * float(properties.get("maximum_time_limit_hrs", math.inf))
 
 
 def service_limit(options: LeapOptions, clock: Clock, properties: Mapping[str, Any], where: str) -> float:
-    """Seconds to ask of the service, checked before anything is sent.
+    """Seconds to request from the service, checked before anything is sent.
 
     Raises:
         TimeLimitTooShort: when the time limit, or ``service_seconds``, does not cover the minimum.
@@ -198,7 +198,7 @@ def service_limit(options: LeapOptions, clock: Clock, properties: Mapping[str, A
 
 
 def quota_seconds(properties: Mapping[str, Any], charged: float) -> float | None:
-    """Seconds of the account's quota that charged seconds take; None when no rate is given.
+    """Seconds of the account's quota for the seconds charged; None if no rate is given.
 
     Example:
         >>> quota_seconds({"quota_conversion_rate": 20}, 5.0)
@@ -209,6 +209,6 @@ def quota_seconds(properties: Mapping[str, Any], charged: float) -> float | None
 
 
 def quota_words(properties: Mapping[str, Any], charged: float) -> str:
-    """The same for a message."""
+    """The quota that charged seconds take, as text for a message."""
     quota = quota_seconds(properties, charged)
     return "quota at an unknown rate" if quota is None else f"{quota:.3g} s of quota"

@@ -1,4 +1,4 @@
-"""Prices of the budgets for hybrid solvers that know no constraints, where every further try costs quota."""
+"""Prices of the budgets for hybrid solvers without constraints, where every further try costs quota."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from qubo_compress.solvers.local_search.descent import LocalSearch, lagrangian_v
 from qubo_compress.solvers.samplers.prices import PriceSearch
 
 _FIRST_FACTOR = 1.3
-"""By which a price is first moved when another submission follows: the first one is already close."""
+"""Factor of the first change of a price, for a second submission: the first price is already close."""
 
 
 def price_search(problem: ChoiceProblem, start: FloatArray) -> PriceSearch:
-    """Prices that are moved towards the limits after each answer, from an estimate that is close already."""
+    """A price search that starts from a close estimate and corrects it after each answer."""
     starts = problem.group_offsets[:-1]
     spread = float(np.mean(np.maximum.reduceat(problem.linear, starts) - np.minimum.reduceat(problem.linear, starts)))
     return PriceSearch(problem, max(spread, 1e-12), start, _FIRST_FACTOR)
@@ -24,8 +24,8 @@ def price_search(problem: ChoiceProblem, start: FloatArray) -> PriceSearch:
 def starting_prices(problem: ChoiceProblem, local: LocalSearch, deadline: float) -> FloatArray:
     """(B,) prices per unit at which a problem linearised around a good assignment would meet its budgets.
 
-    The assignment is a local optimum from the prices of the linear terms alone. Its energies of single
-    changes take the place of the linear terms, so that what the interactions are worth is in the price.
+    The assignment is a local optimum from the prices of the linear terms alone. The energies of its single changes
+    replace the linear terms, so that the price accounts for the interactions.
     """
     prices = linear_prices(problem, problem.linear)
     if problem.structure == "separable" or not problem.num_budgets:
@@ -40,7 +40,7 @@ def starting_prices(problem: ChoiceProblem, local: LocalSearch, deadline: float)
 
 
 def linear_prices(problem: ChoiceProblem, slopes: FloatArray) -> FloatArray:
-    """(B,) prices that maximise the dual bound of a problem with these linear energies only."""
+    """(B,) prices that maximise the dual bound of the problem with only these linear energies."""
     costs, room, scales = scaled_costs(problem)
     prices = np.zeros(room.size)
     choices = np.arange(problem.num_choices)

@@ -1,4 +1,4 @@
-"""One search on a hybrid solver of Leap: connect, check, submit, wait, read, and spend what the budgets leave."""
+"""One search on a hybrid solver of Leap: connect, check, submit, wait, read, and spend the rest of the budgets."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from qubo_compress.solvers.solver import RawSolution, SearchLimits
 
 _PREVIEW_SECONDS = 30.0
 _FEW_GROUPS = 60
-"""Up to this many, filling tries double changes too."""
+"""With up to this many, filling also tries double changes."""
 
 _MOST_FILLED = 64
-"""Samples that are repaired and filled up, best first; hybrid solvers give back far fewer."""
+"""Samples to repair and fill, best first; hybrid solvers return far fewer."""
 
 
 @dataclass
 class LeapSearch:
-    """One search; every attribute is valid at any moment, so that Ctrl-C can be answered."""
+    """One search; its attributes are valid at any moment, so that Ctrl-C yields an answer."""
 
     options: LeapOptions
     problem: ChoiceProblem
@@ -61,7 +61,7 @@ class LeapSearch:
 
     @property
     def deadline(self) -> float:
-        """Of ``time.perf_counter()``."""
+        """The end of the time limit on ``time.perf_counter()``."""
         return self.start + self.limits.seconds
 
     def _clock(self, minimum: float, submissions: int) -> Clock:
@@ -69,10 +69,10 @@ class LeapSearch:
         return Clock(self.limits.seconds, left, minimum, self.options.reserved(self.limits.seconds), submissions)
 
     def run(self) -> RawSolution:
-        """Submit, until the submissions or the time are used up.
+        """Submit until the submissions or the time are used up.
 
         Raises:
-            DryRun: when nothing was to be submitted.
+            DryRun: for ``dry_run=True``, instead of submitting.
             RemoteSolverError, ProblemTooLarge, TimeLimitTooShort: see the solver.
         """
         if (self.problem.group_sizes == 1).all():
@@ -108,11 +108,11 @@ class LeapSearch:
                     break
 
     def _connected_until(self) -> float:
-        """A preview for a short time limit may take longer to come than that."""
+        """The deadline for connecting: a preview may take longer than a short time limit."""
         return max(self.deadline, self.start + _PREVIEW_SECONDS) if self.options.dry_run else self.deadline
 
     def _sampler_class(self) -> Any:
-        """Importing Ocean takes a second, once; it is reported, and not the search's time."""
+        """Import the sampler's class; importing Ocean takes a second, once, which does not count as search time."""
         begin = time.perf_counter()
         system = require("dwave.system")
         importing = time.perf_counter() - begin
@@ -121,7 +121,7 @@ class LeapSearch:
         return getattr(system, self.options.sampler)
 
     def _submission(self, sampler: Any, prices: PriceSearch, number: int) -> bool:
-        """One problem, from building to reading; False when the time does not allow for it any more."""
+        """One problem, from building to reading; False if there is no time left for it."""
         begin = time.perf_counter()
         model = self.options.build(self.problem, prices.prices)
         self._spent("build", begin)
@@ -134,7 +134,7 @@ class LeapSearch:
         return True
 
     def _seconds_to_ask(self, sampler: Any, model: HybridModel, number: int) -> float | None:
-        """The service's time limit for a submission, once the problem fits; None when there is no time for it."""
+        """The service's time limit for a submission, after the size check; None if there is no time for it."""
         model.check(sampler.properties, self.options.name, self._service_name)
         minimum = model.minimum(sampler)
         if self.options.dry_run:
@@ -169,7 +169,7 @@ class LeapSearch:
         return decoded
 
     def _record(self, job: Any, wall: float, asked: float, size: int, prices: FloatArray) -> None:
-        """Keep every timing field of a problem that was answered, in seconds."""
+        """Record every timing field of an answered problem, in seconds."""
         information = dict(job.timing)
         if "sampleset" in job.result():
             information = {**job.result()["sampleset"].info, **information}
@@ -188,7 +188,7 @@ class LeapSearch:
         )
 
     def _take(self, decoded: Decoded, prices: PriceSearch) -> None:
-        """Keep the samples that fit; fill up those of a priced model, and repair where nothing fits."""
+        """Keep the samples that fit; fill those of a priced model, and repair if none fits."""
         begin = time.perf_counter()
         problem = self.problem
         assignments = np.atleast_2d(decoded.assignments)
@@ -211,7 +211,7 @@ class LeapSearch:
         self._spent("fill", begin)
 
     def _fill(self, assignment: IntArray) -> None:
-        """Repair, then spend what is left by single changes, and keep the result."""
+        """Repair, spend the rest of the budget by single changes, and keep the result."""
         local = self._prepare_local_search()
         local.place(assignment)
         if not local.repair():
@@ -230,7 +230,7 @@ class LeapSearch:
         if self.local is None:
             compiling = warm_up()
             self.compile_seconds += compiling
-            self.start += compiling  # compiled code is cached, and its making is not the search's time
+            self.start += compiling  # compiled code is cached, and compiling does not count as the search's time
             self.local = LocalSearch(self.problem, self.rng)
         return self.local
 

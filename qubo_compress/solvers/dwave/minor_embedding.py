@@ -1,7 +1,7 @@
-"""The general search for minor embeddings, in a process of its own.
+"""The general search for minor embeddings, in a separate process.
 
-minorminer holds Python's lock while it searches, takes no notice of Ctrl-C and overruns its own time-out (6 s asked,
-13 s taken, on 300 variables). A process can be ended on time.
+minorminer holds Python's lock while it searches, ignores Ctrl-C and overruns its own time-out (13 s instead of 6 s on
+300 variables). A process can be ended on time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qubo_compress.errors import QuboCompressError
 _POLL_SECONDS = 0.05
 _SCRIPT = str(Path(__file__).resolve().with_name("minor_embedding_process.py"))
 _STARTING_SECONDS = 1.0
-"""About what the process needs to start and import; the search inside is given that much less."""
+"""Approximate seconds for the process to start and import, subtracted from the time of its search."""
 
 
 def find_minor(
@@ -30,7 +30,7 @@ def find_minor(
     seconds: float,
     stop: Callable[[], bool],
 ) -> list[list[int]] | None:
-    """Chains of qubits for variables 0, 1, ..., so that each coupling has a coupler; None when none was found in time.
+    """Chains of qubits for variables 0, 1, ..., with a coupler for each coupling; None if none was found in time.
 
     Args:
         couplings: pairs of variables.
@@ -38,7 +38,7 @@ def find_minor(
         edges: couplers of the chip.
         seed: of the search; the same seed finds the same embedding if given the time.
         seconds: wall clock, after which the process is ended.
-        stop: asked some times a second whether to give up.
+        stop: polled several times a second; True gives up.
 
     Raises:
         MissingDependency: when minorminer is not installed.
@@ -67,14 +67,14 @@ def find_minor(
                     answer, _ = process.communicate(pending, timeout=_POLL_SECONDS)
                     break
                 except subprocess.TimeoutExpired:
-                    pending = None  # what was begun to be written goes on being written
+                    pending = None  # output that was started must be read to its end
                     if stop() or time.perf_counter() >= end:
                         return None
         finally:
             process.kill()
     if process.returncode != 0:
         raise QuboCompressError(
-            f"the search for a minor embedding ended with code {process.returncode}; see above for its last words"
+            f"the search for a minor embedding ended with code {process.returncode}; see its output above"
         )
     found = json.loads(answer)
     return [found[str(v)] for v in range(variables)] if found else None

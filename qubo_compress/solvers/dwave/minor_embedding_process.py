@@ -1,6 +1,6 @@
 """A process that searches one minor embedding: a task on its standard input, chains on its standard output.
 
-It is run as a script, and imports nothing of the library, which would only take time.
+It runs as a script and imports nothing from the library, which would only take time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""D-Wave's annealers, asked directly: what fits a chip goes there whole, and what does not is refused at once."""
+"""D-Wave's annealers used directly: a problem that fits the chip is sent whole, any other is refused at once."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _UNCONNECTED: Mapping[str, Any] = {"connection": None, "endpoint": None, "token"
 class Qpu(QpuOptions):
     """Sample the encoded problem on a quantum annealer, searching for the budgets' prices.
 
-    Dominated choices and what roof duality proves go first. What is left must fit the chip's largest clique, or be
-    sparse enough for another embedding; otherwise the problem is refused before anything is searched or sent. Each
-    round of the price search is one submission. Samples over budget are repaired, and what is left of a budget
-    is spent, classically; ``details`` says how good the samples were before that.
+    Dominated choices and bits fixed by roof duality are removed first. The rest must fit the chip's largest clique, or
+    be sparse enough for another embedding; otherwise the problem is refused before anything is searched or sent. Each
+    round of the price search is one submission. Samples over budget are repaired, and the rest of a budget is spent,
+    both classically; ``details`` says how good the samples were before that.
 
-    Its options are those of :class:`~qubo_compress.solvers.dwave.qpu_options.QpuOptions`.
+    See its options in :class:`~qubo_compress.solvers.dwave.qpu_options.QpuOptions`.
 
     Example:
         >>> from dwave.system.testing import MockDWaveSampler
@@ -54,13 +54,13 @@ class Qpu(QpuOptions):
     remote: ClassVar[bool] = True
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        """Submit until the submissions, which are the work, or the time are used up.
+        """Submit until the submissions (the work) or the time are used up.
 
         Raises:
             DryRun: with ``dry_run=True``.
             ProblemTooLarge: the chip has no room for the problem; nothing was submitted.
-            RemoteSolverError: its subclass says what went wrong with the first submission; when a later one
-                fails, what had come back is returned, and a note says why the search ended.
+            RemoteSolverError: a subclass, if the first submission fails; if a later one fails, the earlier answers are
+                returned, and a note says why the search ended.
         """
         start = time.perf_counter()
         try:
@@ -80,7 +80,7 @@ class Qpu(QpuOptions):
 
         Raises:
             ProblemTooLarge: as a search would.
-            InvalidSolverOption: for reads or times that the chip does not take.
+            InvalidSolverOption: for reads or times that the chip does not accept.
             RemoteSolverError: when the service cannot be reached.
         """
         start = time.perf_counter()
@@ -92,7 +92,7 @@ class Qpu(QpuOptions):
         """The same solver, its connection held open and its embeddings kept, for several searches.
 
         Args:
-            seconds: most seconds that all of them take.
+            seconds: most seconds for all of them together.
         """
         if isinstance(self.sampler, Device):
             yield self
@@ -107,18 +107,18 @@ class Qpu(QpuOptions):
 
     @property
     def largest_bits(self) -> int | None:
-        """The most bits that surely fit; known while :meth:`opened`."""
+        """The most bits that are sure to fit; known while :meth:`opened`."""
         return self.sampler.largest_clique if isinstance(self.sampler, Device) else None
 
 
 def _secrets_of(sampler: Any) -> Secrets:
-    """The token of a sampler that is connected by itself."""
+    """The token of a sampler that the user connected."""
     token = getattr(getattr(getattr(sampler, "client", None), "config", None), "token", None)
     return Secrets(token if isinstance(token, str) else None)
 
 
 def _interrupted(problem: ChoiceProblem, rng: np.random.Generator) -> RawSolution:
-    """Ctrl-C before the first submission: the classical start is all there is."""
+    """The answer to Ctrl-C before the first submission: only the classical start."""
     assignment = classical_start(problem, rng)
     note = "interrupted before anything was submitted; the answer is the classical start"
     return RawSolution(assignments=(assignment,), interrupted=True, notes=(note,), details={"submissions": 0})

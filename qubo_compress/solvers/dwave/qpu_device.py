@@ -1,4 +1,4 @@
-"""A structured sampler as the library sees it: a working graph with a name, ranges, times, and a way to submit."""
+"""The library's view of a structured sampler: a working graph, its name, ranges and times, and a way to submit."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 _DEFAULT_ANNEALING_MICROSECONDS = 20.0
 _LONGEST_RUN_MICROSECONDS = 1e6
-"""What production chips allow per submission, where a solver does not say."""
+"""The limit of production chips per submission, for solvers that state none."""
 
 
 _LARGEST_SHAPE = 64
-"""Of a topology in any direction; the largest chips have 16. Graphs are built whole before parts are taken out."""
+"""Largest size of a topology; today's largest is 16. Graphs are built whole before broken parts are removed."""
 
 
 @dataclass(eq=False)
 class Device:
-    """A chip, or what stands in for one, with the embeddings of this session.
+    """A chip or its stand-in, with the embeddings of this session.
 
     Args:
         sampler: a structured dimod sampler whose properties name a topology: ``DWaveSampler``, or Ocean's mock.
-        cache: folder of embeddings found before; None for none, ``"user"`` for the user's.
+        cache: folder of known embeddings; None for none, ``"user"`` for the user's.
         secrets: removed from messages and names.
 
     Raises:
@@ -59,7 +59,7 @@ class Device:
     cache: str | None = USER_CACHE
     secrets: Secrets = field(default_factory=Secrets, repr=False)
     searches: int = 0
-    """Embeddings that were searched for, not remembered."""
+    """Number of embeddings that had to be searched, for lack of a cached one."""
 
     def __post_init__(self) -> None:
         self.graph = _graph_of(self.sampler)
@@ -72,23 +72,23 @@ class Device:
 
     @property
     def simulated(self) -> bool:
-        """Whether this is anything but D-Wave's own chip: a mock, a loopback server, a sampler of the user's."""
+        """Whether this is not D-Wave's own chip: a mock, a loopback server, or a user's sampler."""
         chip = require("dwave.system").DWaveSampler
         return not isinstance(self.sampler, chip) or is_simulated(self.sampler.solver)
 
     @property
     def remote(self) -> bool:
-        """Whether it is asked over a connection."""
+        """Whether it is reached over a connection."""
         return hasattr(self.sampler, "client")
 
     @property
     def name(self) -> str:
-        """How it is called in messages."""
+        """The solver's name for messages, without secrets."""
         return f"qpu {self.identity.partition(';')[0]}"
 
     @property
     def largest_clique(self) -> int:
-        """The most bits of a dense problem."""
+        """The most bits of a dense problem on this chip."""
         if self._largest is None:
             known = self.store.get("largest-clique")
             if type(known) is not int or not 0 <= known <= len(self.graph):
@@ -98,7 +98,7 @@ class Device:
         return self._largest
 
     def clique(self, size: int) -> Chains:
-        """Chains for a dense problem of at most ``largest_clique`` bits, remembered in the session and on disk."""
+        """Chains for a dense problem of at most ``largest_clique`` bits, cached in the session and on disk."""
         if size not in self._cliques:
             self._cliques[size] = self.remembered(
                 f"clique-{size}", size, None, lambda: self._all_cliques().chains(size)
@@ -117,7 +117,7 @@ class Device:
         couplings: list[tuple[int, int]] | None,
         search: Callable[[], Chains | None],
     ) -> Chains:
-        """Chains kept on disk if they still fit the graph, else those that a search finds; empty when it finds none."""
+        """Chains from the disk cache if they still fit the graph, else from a search; empty if it finds none."""
         kept = self.store.get(key)
         if is_chains(kept, size) and joins(self.graph, kept, couplings):
             return list(kept)
@@ -129,17 +129,17 @@ class Device:
         return found
 
     def access_seconds(self, qubits: int, parameters: Mapping[str, Any]) -> float | None:
-        """What one submission takes of the chip's time by its own timing model; None where it gives none."""
+        """Seconds of chip time for one submission, by the chip's own timing model; None without one."""
         estimate = getattr(getattr(self.sampler, "solver", None), "estimate_qpu_access_time", None)
         if estimate is None:
             return None
         try:
             return float(estimate(qubits, **parameters)) / 1e6
-        except (KeyError, ValueError):  # no timing data, or a model of times that this client does not know
+        except (KeyError, ValueError):  # no timing data, or a timing model that this client does not know
             return None
 
     def check(self, qubits: int, parameters: Mapping[str, Any]) -> None:
-        """Refuse what the chip would refuse, before anything is sent.
+        """Refuse parameters that the chip would refuse, before anything is sent.
 
         Raises:
             InvalidSolverOption: for reads, times or a duration out of the chip's range.
@@ -160,7 +160,7 @@ class Device:
             )
 
     def _run_seconds(self, qubits: int, parameters: Mapping[str, Any]) -> tuple[float, float]:
-        """Seconds per submission and per read; without a model of times, the anneals alone."""
+        """Seconds per submission and per read; without a timing model, only the anneals."""
         one = self.access_seconds(qubits, {**parameters, "num_reads": 1})
         two = self.access_seconds(qubits, {**parameters, "num_reads": 2})
         schedule = parameters.get("anneal_schedule")
@@ -173,17 +173,17 @@ class Device:
     def submit(
         self, bqm: dimod.BinaryQuadraticModel, parameters: Mapping[str, Any], deadline: float, stop: Callable[[], bool]
     ) -> dimod.SampleSet | None:
-        """Sample an embedded model; None when ``stop`` said so, in which case the problem was cancelled.
+        """Sample an embedded model; None if ``stop`` asked to end, and the problem was cancelled.
 
         Args:
             bqm: over qubits and couplers.
             parameters: of the submission.
             deadline: of ``time.perf_counter()``.
-            stop: asked some times a second.
+            stop: polled several times a second.
 
         Raises:
             RemoteTimeout: when the deadline passed first.
-            RemoteSolverError: another subclass, for what else went wrong.
+            RemoteSolverError: another subclass, for any other failure.
         """
         samples: dimod.SampleSet
         if not self.remote:
@@ -203,7 +203,7 @@ class Device:
         return samples
 
     def supported(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Those parameters that the sampler has."""
+        """The given parameters without those that the sampler does not know."""
         return {name: value for name, value in parameters.items() if name in self.sampler.parameters}
 
 
@@ -228,7 +228,7 @@ def _graph_of(sampler: Any) -> nx.Graph:
 
 
 def _identity_of(sampler: Any, graph: nx.Graph) -> str:
-    """``name;graph_id`` as the service gives it; for samplers without, a digest of the graph stands in."""
+    """``name;graph_id`` from the service; for samplers without an id, a digest of the graph replaces it."""
     identity = getattr(getattr(sampler, "solver", None), "identity", None)
     if identity is not None and getattr(identity, "version", None) is not None:
         return str(identity)

@@ -1,7 +1,7 @@
-"""How encoded problems fit onto a chip: the largest clique, chains for every size, and what is remembered on disk.
+"""How encoded problems fit onto a chip: the largest clique, chains for every size, and a cache on disk.
 
-A dense problem of n bits needs a clique of n chains, and today's chips have cliques of 130 to 185. That is looked
-up, and refused where it does not suffice, before any search is begun.
+A dense problem of n bits needs a clique of n chains, and today's chips have cliques of 130 to 185. This is checked, and
+problems that are too large are refused, before any search.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ Chains = list[list[int]]
 """One list of qubits for each variable 0, 1, ..."""
 
 USER_CACHE = "user"
-"""Stands for the user's cache folder."""
+"""Means the user's cache folder."""
 
 
 class Cliques:
     """Cliques of every size on a chip's graph, computed all at once by ``minorminer.busclique``.
 
-    Asked for one size alone, that library (0.2.22) takes all memory on some Zephyr graphs, such as 8 chains on Z2;
-    and its table of all sizes is kept on disk in pickled form, which is never read here.
+    For a single size, that library (0.2.22) takes all memory on some Zephyr graphs, such as 8 chains on Z2; and it
+    pickles its table of all sizes to disk, which is never read here.
 
     Args:
-        graph: of the chip's family (``graph.graph["family"]``), with the working qubits and couplers only.
+        graph: of the chip's family (``graph.graph["family"]``), with only the working qubits and couplers.
 
     Example:
         >>> import dwave.graphs
@@ -61,20 +61,20 @@ class Cliques:
 
     @property
     def largest(self) -> int:
-        """The most chains of a clique."""
+        """The number of chains in the largest clique."""
         return len(self._table.largest_clique())
 
     def chains(self, size: int) -> Chains | None:
-        """Chains of a clique, the longest as short as is known; None when the chip has none of that size."""
+        """Chains of a clique with the shortest known longest chain; None if the chip has none of that size."""
         found = self._table.find_clique_embedding(size)
         return [[int(qubit) for qubit in found[v]] for v in range(size)] if found else None
 
 
 def qubits_needed(degrees: npt.ArrayLike, couplers_per_qubit: int) -> int:
-    """A lower bound on the qubits that any minor embedding takes.
+    """A lower bound on the qubits of any minor embedding.
 
-    A chain of c qubits is a tree at least, which leaves c d - 2 (c - 1) couplers to the outside when a qubit has at
-    most d; a variable coupled to k others therefore needs c >= (k - 2) / (d - 2).
+    A chain of c qubits is at least a tree, which leaves c d - 2 (c - 1) couplers to the outside if a qubit has at most
+    d; so a variable coupled to k others needs c >= (k - 2) / (d - 2).
 
     Args:
         degrees: number of variables that each variable is coupled to.
@@ -89,9 +89,9 @@ def qubits_needed(degrees: npt.ArrayLike, couplers_per_qubit: int) -> int:
 
 
 def may_fit(graph: nx.Graph, degrees: npt.ArrayLike) -> bool:
-    """Whether a search for a minor embedding has any prospect: enough qubits, and not as dense as a clique.
+    """Whether a search for a minor embedding may succeed: enough qubits, and not as dense as a clique.
 
-    The first is necessary. The second is experience: where more than half of all pairs are coupled, no embedding
+    The first condition is necessary. The second is experience: if more than half of all pairs are coupled, no embedding
     is found that a clique of the same size would not give.
     """
     counts = np.asarray(degrees, dtype=np.int64)
@@ -101,7 +101,7 @@ def may_fit(graph: nx.Graph, degrees: npt.ArrayLike) -> bool:
 
 
 def joins(graph: nx.Graph, chains: Chains, couplings: Sequence[tuple[int, int]] | None) -> bool:
-    """Whether chains are an embedding: of working qubits, disjoint, connected, with a coupler for every coupling.
+    """Whether chains are an embedding: working qubits, disjoint, connected, with a coupler for every coupling.
 
     Args:
         graph: the chip's.
@@ -122,7 +122,7 @@ def joins(graph: nx.Graph, chains: Chains, couplings: Sequence[tuple[int, int]] 
 
 
 def pattern_of(variables: int, couplings: npt.ArrayLike) -> str:
-    """A short name for which variables are coupled, whatever the strengths."""
+    """A short name for a pattern of couplings, whatever their strengths."""
     pairs = np.sort(np.asarray(couplings, dtype=np.int64).reshape(-1, 2), axis=1)
     ordered = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     return f"minor-{variables}-{hashlib.sha256(ordered.tobytes()).hexdigest()[:24]}"
@@ -130,14 +130,13 @@ def pattern_of(variables: int, couplings: npt.ArrayLike) -> str:
 
 @dataclass(frozen=True)
 class EmbeddingCache:
-    """Embeddings found before, one JSON file with a checksum per working graph.
+    """A cache of embeddings: one JSON file with a checksum per working graph.
 
-    Working graphs change under the same solver name, some a dozen times a year, so that the key is
-    ``name;graph_id``. What is read is checked against the graph before it is used. Files of version 0.4 had no
-    checksum and are written anew.
+    Working graphs change under the same solver name, some a dozen times a year, so the key is ``name;graph_id``.
+    Embeddings are checked against the graph before use. Files of version 0.4 had no checksum and are replaced.
 
     Args:
-        folder: where the files are; None for nowhere, :data:`USER_CACHE` for the user's cache folder.
+        folder: where the files are; None for no cache, :data:`USER_CACHE` for the user's cache folder.
         identity: of the working graph.
 
     Example:
@@ -153,18 +152,18 @@ class EmbeddingCache:
 
     @property
     def path(self) -> Path | None:
-        """The file of this graph, or None when nothing is kept."""
+        """The file of this graph, or None without a cache."""
         if self.folder is None:
             return None
         folder = user_cache_folder() if self.folder == USER_CACHE else Path(self.folder)
         return folder / f"{hashlib.sha256(self.identity.encode()).hexdigest()[:32]}.json"
 
     def get(self, key: str) -> Any:
-        """What was kept under a key for this graph, or None."""
+        """The value cached under a key for this graph, or None."""
         return self._read().get(key)
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a value beside what is there; a folder that cannot be written is worth a warning, no more."""
+        """Add a value to the cache; if the folder cannot be written, only warn."""
         path = self.path
         if path is None:
             return
@@ -196,7 +195,7 @@ def user_cache_folder() -> Path:
 
 
 def is_chains(value: Any, size: int) -> bool:
-    """Whether something read from a file has the form of ``size`` chains."""
+    """Whether a value from a file has the form of ``size`` chains."""
     return (
         isinstance(value, list)
         and len(value) == size
@@ -205,7 +204,7 @@ def is_chains(value: Any, size: int) -> bool:
 
 
 def graph_digest(graph: nx.Graph) -> str:
-    """A name for a graph that has none, from its qubits and couplers."""
+    """A name for an unnamed graph, from its qubits and couplers."""
     edges = np.sort(np.array(list(graph.edges), dtype=np.int64).reshape(-1, 2), axis=1)
     ordered = edges[np.lexsort((edges[:, 1], edges[:, 0]))]
     nodes = np.sort(np.array(list(graph.nodes), dtype=np.int64))
@@ -213,5 +212,5 @@ def graph_digest(graph: nx.Graph) -> str:
 
 
 def longest(chains: Chains) -> int:
-    """Qubits of the longest chain."""
+    """The number of qubits in the longest chain."""
     return max((len(chain) for chain in chains), default=0)

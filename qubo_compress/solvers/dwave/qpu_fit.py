@@ -1,4 +1,4 @@
-"""The size gate: whether an encoded problem fits a chip, decided before any embedding is searched."""
+"""The size check: whether an encoded problem fits a chip, decided before any search for an embedding."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from qubo_compress.solvers.dwave.qpu_embedding import Chains, may_fit, pattern_o
 from qubo_compress.solvers.dwave.qpu_sampling import fixed_spins
 
 _WORTH_REDUCING = 8
-"""Dominated choices are looked for up to this many times the bits that fit; more never shrink enough."""
+"""Dominated choices are searched up to this many times the bits that fit; larger problems never shrink enough."""
 _WORTH_FIXING = 2
 """The same for roof duality, which fixes few spins of dense problems."""
 _COUPLINGS_PER_COUPLER = 4
-"""Domain walls take no fewer couplings than a quarter of the pair energies (two choices, one bit)."""
+"""Domain walls take at least a quarter of the pair energies as couplings (two choices, one bit)."""
 _SEARCH_SHARE = 0.5
-"""Most of the time left that a search for a minor embedding may take."""
+"""Largest share of the time left for a minor embedding search."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """How a problem goes onto a chip.
+    """How a problem is placed on a chip.
 
     Attributes:
-        reduction: the problem without dominated choices, which is what is encoded.
+        reduction: the problem without dominated choices, which is the one to encode.
         bits: of the encoded problem.
-        minor: chains of an embedding found by a general search; None where a clique is used.
+        minor: chains of an embedding found by a general search; None if a clique is used.
     """
 
     reduction: Reduction
@@ -43,7 +43,7 @@ class Fit:
 
 
 def shrink(problem: ChoiceProblem, encoding: Encoding, device: Device) -> Reduction:
-    """The problem without choices that others beat everywhere, where that may help."""
+    """The problem without dominated choices, if removing them may help."""
     if _bits(problem, encoding) <= _WORTH_REDUCING * device.largest_clique:
         return reduce_dominated(problem)
     return Reduction(problem, np.arange(problem.num_choices), problem.group_offsets)
@@ -59,22 +59,22 @@ def fit(
     deadline: float,
     stop: Callable[[], bool],
 ) -> Fit:
-    """Find room for a problem on a chip, or say that there is none.
+    """Find room for a problem on a chip, or raise.
 
-    A clique takes everything up to its size. Beyond it, problems with few couplings are searched an embedding for,
-    where counting qubits and couplers leaves the prospect of one; and dense ones are looked at after roof duality.
+    A clique takes any problem up to its size. Beyond, a problem with few couplings gets an embedding search if the
+    counts of qubits and couplers allow one, and a dense problem is checked again after roof duality.
 
     Args:
         reduction: of the problem, see :func:`shrink`.
         encoding: how it is encoded.
         device: the chip.
-        prices: estimates the budgets' prices, at which roof duality is tried; called where it is.
-        reduce: whether roof duality is used at all.
+        prices: estimates the budgets' prices for roof duality; called only if that is tried.
+        reduce: whether to use roof duality.
         deadline: of ``time.perf_counter()``, of the whole search.
-        stop: asked some times a second.
+        stop: polled several times a second.
 
     Raises:
-        ProblemTooLarge: naming the bits, the largest clique and what to use instead.
+        ProblemTooLarge: when there is no room; the message names the bits, the largest clique and an alternative.
     """
     problem, most = reduction.problem, device.largest_clique
     bits = _bits(problem, encoding)
@@ -106,7 +106,7 @@ def _bits(problem: ChoiceProblem, encoding: Encoding) -> int:
 
 
 def _too_many_pairs(problem: ChoiceProblem, device: Device) -> bool:
-    """Known without building the model, which for large dense problems takes seconds."""
+    """Whether there are too many pairs, without building the model, which takes seconds for large dense problems."""
     if problem.structure == "factor":
         return True
     stored = 0 if problem.pairs is None else problem.pairs.nnz // 2

@@ -1,4 +1,4 @@
-"""Options of the annealers that are asked directly, checked, and what they say to the chip."""
+"""Options of the directly used annealers, their checks, and the parameters for the chip."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Schedule = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class QpuOptions:
-    """How a quantum annealer is reached and asked.
+    """How to reach and use a quantum annealer.
 
     Args:
         sampler: a structured dimod sampler to use instead of a connection, such as Ocean's ``MockDWaveSampler``. One
-            that is connected makes its requests as Ocean does: nothing that a connection bounds holds for it.
-        connection: how to reach the service; by default, Ocean's configuration files and variables say.
+            that the user connected makes requests in Ocean's way, without the bounds of a connection.
+        connection: how to reach the service; default: Ocean's variables and configuration files.
         endpoint: shorthand for the connection's.
         token: shorthand for the connection's; never shown, logged or pickled.
         service_solver: shorthand for the connection's ``solver``: the name of a chip at the service.
@@ -38,12 +38,12 @@ class QpuOptions:
         submissions: most submissions; each is charged for.
         annealing_time: microseconds; None for the chip's own.
         chain_strength_factor: times uniform torque compensation, over spins.
-        roof_duality: whether spins that are proven are fixed before each submission.
-        cache: folder of embeddings found before, ``"user"`` for the user's cache folder, None for none.
+        roof_duality: whether to fix spins with a proven value before each submission.
+        cache: folder of known embeddings, ``"user"`` for the user's cache folder, None for none.
         reverse_from: a solver whose answer reverse annealing starts from, by name or as an object; later submissions
             start from the best so far.
-        anneal_schedule: (microseconds, s) points; for reverse annealing it begins and ends with s = 1, and None stands
-            for a pause of 20 microseconds at s = 0.45.
+        anneal_schedule: (microseconds, s) points; for reverse annealing it begins and ends with s = 1, and None means
+            a pause of 20 microseconds at s = 0.45.
         label: shown beside the problems in Leap's dashboard.
         dry_run: submit nothing and raise :class:`~qubo_compress.errors.DryRun` with a :class:`Preview`.
 
@@ -88,7 +88,7 @@ class QpuOptions:
         _check_schedule(self._schedule(), self.reverse_from is not None)
 
     def parameters(self) -> dict[str, Any]:
-        """Of every submission, apart from the state that reverse annealing starts from."""
+        """The parameters of every submission, except the initial state of reverse annealing."""
         schedule = self._schedule()
         given: Mapping[str, Any] = {
             "num_reads": self.num_reads,

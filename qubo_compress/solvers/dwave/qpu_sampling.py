@@ -1,4 +1,4 @@
-"""From a model over spins to a chip and back: reduce, embed, submit, read, and account for each of them."""
+"""From a model over spins to a chip and back: reduce, embed, submit, read, and account for each step."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from qubo_compress.solvers.dwave.qpu_options import QpuOptions
 from qubo_compress.solvers.samplers.loop import SampleRequest, Samples
 
 CONTROL_NOISE = 0.015
-"""About how exactly a chip sets a field or a coupling, as a share of its full range (0.01 to 0.02 are reported)."""
+"""Approximate error of a field or coupling on a chip, as a share of the full range (0.01 to 0.02 are reported)."""
 
 _IDLE_ROUNDS = 20
-"""Rounds per submission allowed, when reduction alone keeps fixing every bit."""
+"""Most rounds per submission while reduction alone fixes every bit."""
 
 
 def chain_strength(bqm: dimod.BinaryQuadraticModel, factor: float) -> float:
     """Uniform torque compensation, factor x root mean square coupling x sqrt(mean degree), over spins.
 
-    Over bits the couplings are four times as large, and chains of four times the strength push everything
-    else below the chip's noise; so a model over bits is converted first.
+    Over bits the couplings are four times as large, and chains four times as strong would push everything else below
+    the chip's noise; so a model over bits is converted first.
 
     Example:
         >>> bqm = dimod.BinaryQuadraticModel({0: 1.0, 1: 0.0, 2: 0.0}, {(0, 1): 4.0, (1, 2): -4.0}, 0.0, "BINARY")
@@ -47,7 +47,7 @@ def chain_strength(bqm: dimod.BinaryQuadraticModel, factor: float) -> float:
 
 
 def automatic_scale(bqm: dimod.BinaryQuadraticModel, properties: Mapping[str, Any]) -> float:
-    """By what a chip divides all fields and couplings so that each, and each qubit's sum, is within its range.
+    """The divisor that brings all fields, couplings and each qubit's sum of couplings into the chip's range.
 
     Args:
         bqm: over spins on qubits, chains included.
@@ -78,11 +78,11 @@ def automatic_scale(bqm: dimod.BinaryQuadraticModel, properties: Mapping[str, An
 
 @dataclass(frozen=True)
 class DynamicRange:
-    """How large the objective's terms are on the chip, as shares of the full range, chains and penalties left out.
+    """The size of the objective's terms on the chip, as shares of the full range, without chains and penalties.
 
     Attributes:
-        coupling: median over couplers that carry pair energies, against the largest ``j_range``.
-        field: median over qubits, against the largest ``h_range``.
+        coupling: median over couplers that carry pair energies, relative to the largest ``j_range``.
+        field: median over qubits, relative to the largest ``h_range``.
     """
 
     coupling: float
@@ -92,7 +92,7 @@ class DynamicRange:
 def dynamic_range(
     embedded: dimod.BinaryQuadraticModel, chains: Mapping[int, Any], owner: IntArray, properties: Mapping[str, Any]
 ) -> DynamicRange:
-    """Measure the objective on the chip.
+    """Measure the size of the objective's terms on the chip.
 
     Args:
         embedded: over spins on qubits, chains included.
@@ -117,14 +117,14 @@ def dynamic_range(
 
 
 def owners(problem: ChoiceProblem, bits: BitMap) -> IntArray:
-    """(n,) the group that each bit belongs to."""
+    """(n,) the group of each bit."""
     first = bits.matrix.tocsc()
     group = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
     return np.asarray(group[first.indices[first.indptr[:-1]]], dtype=np.int64)
 
 
 def bits_of_assignment(problem: ChoiceProblem, encoding: Encoding, assignment: npt.ArrayLike) -> npt.NDArray[np.int8]:
-    """(n,) the valid bit pattern that stands for an assignment: the inverse of decoding.
+    """(n,) the valid bit pattern of an assignment: the inverse of decoding.
 
     Example:
         >>> from qubo_compress.encodings import DomainWall
@@ -135,7 +135,7 @@ def bits_of_assignment(problem: ChoiceProblem, encoding: Encoding, assignment: n
     bits = encoding.bit_map(problem)
     selection = -bits.start.copy()
     selection[problem.selected(assignment)] += 1.0
-    # The map has full column rank and the selection lies in its image, so least squares is exact.
+    # The map has full column rank and the selection is in its image, so least squares is exact.
     normal = sparse.csc_array(bits.matrix.T @ bits.matrix)
     solved = spsolve(normal, bits.matrix.T @ selection) if normal.shape[0] else np.zeros(0)
     return np.asarray(np.rint(np.atleast_1d(solved)), dtype=np.int8)
@@ -143,7 +143,7 @@ def bits_of_assignment(problem: ChoiceProblem, encoding: Encoding, assignment: n
 
 @dataclass
 class Account:
-    """What the submissions of one search took and gave."""
+    """Costs and results of the submissions of one search."""
 
     submissions: int = 0
     samples: int = 0
@@ -162,7 +162,7 @@ class Account:
     failure: QuboCompressError | None = None
 
     def add_times(self, info: Mapping[str, Any], reads: int, wall: float) -> None:
-        """Split the wall clock of one submission by the chip's own figures; what they leave is queue and network."""
+        """Split the wall clock of one submission by the chip's own figures; the rest is queue and network."""
         timing = seconds(info.get("timing", {}))
         stages = self.stages
         access = timing.get("qpu_access_time", 0.0)
@@ -183,7 +183,7 @@ class EmbeddedSampler:
         options: of the solver.
         minor: chains of an embedding of the whole model; None for cliques.
         deadline: of ``time.perf_counter()``.
-        state: gives the assignment that the next submission starts from, for reverse annealing, or None.
+        state: returns the assignment that the next reverse anneal starts from, or None.
     """
 
     def __init__(
@@ -263,12 +263,12 @@ class EmbeddedSampler:
         return Samples(bits, 1)
 
     def _structure(self, variables: list[int]) -> Any | None:
-        """Where the free variables go: a clique of their number, or their part of the embedding of the whole model."""
+        """Chains for the free variables: a clique of their number, or their part of the whole model's embedding."""
         embedded = require("dwave.embedding").EmbeddedStructure
         if self.minor is not None:
             return embedded(self.device.graph.edges, {v: self.minor[v] for v in variables})
         size = len(variables)
-        if size > self.device.largest_clique:  # at another price, reduction left fewer
+        if size > self.device.largest_clique:  # at another price, reduction left fewer variables
             return None
         chains = self.device.clique(size)
         key = tuple(variables)
@@ -295,7 +295,7 @@ class EmbeddedSampler:
         return rows
 
     def _judge(self, bits: npt.NDArray[np.int8]) -> None:
-        """Count the samples as they came, before anything is repaired."""
+        """Count the raw samples, before any repair."""
         assignments, invalid = self.decode(bits)
         valid = np.asarray(invalid) == 0
         self.account.samples += len(bits)
@@ -306,7 +306,7 @@ class EmbeddedSampler:
 
 
 def fixed_spins(bqm: dimod.BinaryQuadraticModel) -> dict[int, int]:
-    """Values of the variables 0, 1, ... that all ground states share, as far as roof duality proves it."""
+    """Values of the variables 0, 1, ... that roof duality proves to be equal in all ground states."""
     if not bqm.num_variables:
         return {}
     _, fixed = require("dwave.preprocessing").roof_duality(bqm, strict=True)

@@ -1,4 +1,4 @@
-"""One search on a chip: fit, sample at one price after another, and tell what it took and gave."""
+"""One search on a chip: fit, sample at one price after another, and report costs and results."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from qubo_compress.solvers.samplers.loop import SamplingLoop
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, Solver, make_solver
 
 _RESERVE = 0.02
-"""Share of the time that no submission gets, for reading what the last one brought."""
+"""Share of the time that is reserved for reading the last submission."""
 _START_SHARE = 0.1
-"""Most of the time for the classical start of reverse annealing."""
+"""Largest share of the time for the classical start of reverse annealing."""
 
 
 @dataclass(frozen=True)
 class QpuPreview:
-    """What a search would take, found out without submitting anything.
+    """What a search would cost, determined without submitting anything.
 
     Attributes:
         bits: of the encoded problem, dominated choices removed.
@@ -38,7 +38,7 @@ class QpuPreview:
         qubits: of the embedding.
         longest_chain: qubits of its longest chain.
         submissions: at most.
-        seconds_per_submission: of chip time, by the solver's own model; None where it has none.
+        seconds_per_submission: of chip time, by the solver's own model; None without one.
         simulated: whether the solver is a stand-in.
     """
 
@@ -52,7 +52,7 @@ class QpuPreview:
 
     @property
     def seconds(self) -> float | None:
-        """Chip time of all submissions together, which is what the account is charged."""
+        """Chip time of all submissions together, which the account is charged."""
         return None if self.seconds_per_submission is None else self.submissions * self.seconds_per_submission
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ class QpuSearch:
         self._first: IntArray | None = None
 
     def fit(self) -> Fit:
-        """See :func:`qubo_compress.solvers.dwave.qpu_fit.fit`."""
+        """Place the problem on the chip: see :func:`qubo_compress.solvers.dwave.qpu_fit.fit`."""
         return fit(
             self.reduction,
             self.encoding,
@@ -99,13 +99,13 @@ class QpuSearch:
         )
 
     def first(self) -> IntArray:
-        """A classical assignment, near which prices are estimated and reverse annealing begins."""
+        """A classical assignment, from which prices are estimated and reverse annealing starts."""
         if self._first is None:
             self._first = classical_start(self.problem, self.rng.spawn(1)[0])
         return self._first
 
     def preview(self) -> QpuPreview:
-        """See :meth:`Qpu.preview`."""
+        """The cost of this search: see :meth:`Qpu.preview`."""
         found, device = self.fit(), self.device
         chains = found.minor if found.minor is not None else device.clique(min(found.bits, device.largest_clique))
         qubits = sum(map(len, chains))
@@ -121,10 +121,10 @@ class QpuSearch:
         )
 
     def run(self) -> RawSolution:
-        """Fit, sample, and tell."""
+        """Fit the problem to the chip, sample it, and report the result."""
         found = self.fit()
         fitting = time.perf_counter() - self.start
-        compiling = warm_up()  # after the gate, so that it refuses at once, and outside the time limit
+        compiling = warm_up()  # after the size check, which must refuse at once, and outside the time limit
         self.start, self.deadline = self.start + compiling, self.deadline + compiling
         if self.options.reverse_from is not None:
             self._first = self._classical_start(self.options.reverse_from)
@@ -157,7 +157,7 @@ class QpuSearch:
         return min(feasible, key=self.problem.energy)
 
     def _best(self, loop: SamplingLoop) -> IntArray:
-        """The least energy so far, the start included."""
+        """The least energy so far, including the start."""
         candidates = [*loop.found.values(), (self.problem.energy(self.first()), self.first())]
         return min(candidates, key=lambda pair: pair[0])[1]
 
@@ -185,7 +185,7 @@ class QpuSearch:
 
 
 def _figures(account: Account) -> dict[str, Any]:
-    """What is worth knowing of the submissions; medians and means over them."""
+    """Figures about the submissions, as medians and means."""
 
     def middle(values: list[float]) -> float | None:
         return float(np.median(values)) if values else None
@@ -207,7 +207,7 @@ def _figures(account: Account) -> dict[str, Any]:
 
 
 def _notes(device: Device, account: Account) -> tuple[str, ...]:
-    """In words: what was simulated, what the chip cannot resolve, and what went wrong."""
+    """Notes on what was simulated, what the chip cannot resolve, and what failed."""
     notes = []
     if device.simulated:
         notes.append(f"{SIMULATED_NOTE}; times of programming, annealing and readout are the stand-in's own figures")

@@ -1,4 +1,4 @@
-"""The API token: checked when it is given, never shown, never pickled, and taken out of whatever others wrote."""
+"""The API token: checked at once, never shown, never pickled, and masked in the texts of other libraries."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from qubo_compress.errors import InvalidToken
 MASK: Final = "<token>"
 
 _PART = 8
-"""This many characters of a secret in a row are masked; a shorter secret is masked where it stands by itself."""
+"""Any run of this many characters of a secret is masked; a shorter secret is masked only as a whole word."""
 
 _LONGEST_TEXT = 20_000
-"""Characters of a foreign text that are kept, so that masking a page of any length takes little time."""
+"""Longest foreign text that is kept, in characters, so that masking a long page takes little time."""
 
 _NAMED = re.compile(r"(token['\"]?\s*[:=]\s*['\"]?|X-Auth-Token['\"]?\s*[:=]\s*['\"]?)[^\s'\",}]+", re.IGNORECASE)
 _CARRIERS = ("request", "response", "pool", "conn")
-"""Attributes of the HTTP libraries' exceptions that lead to the headers that were sent."""
+"""Attributes of HTTP exceptions that lead to the headers sent."""
 
 
 class Token:
@@ -54,11 +54,11 @@ class Token:
 
     @classmethod
     def of(cls, value: str | Token | None) -> Token | None:
-        """The token of a text; a token or None stays what it is."""
+        """A token made from text; tokens and None are returned unchanged."""
         return value if value is None or isinstance(value, Token) else cls(value)
 
     def reveal(self) -> str:
-        """The token in clear, for the header of a request and nothing else."""
+        """The token in clear text, for request headers only."""
         return self._value
 
     def __repr__(self) -> str:
@@ -98,7 +98,7 @@ def _check(value: str) -> None:
 
 
 class Secrets:
-    """What must not be shown, and how it is found in texts of others, in whole or in part, plain or escaped.
+    """Secrets, and how to find them in foreign texts: whole or in part, plain or escaped.
 
     Example:
         >>> secrets = Secrets(Token("DEV-0123456789"))
@@ -115,7 +115,7 @@ class Secrets:
             self.add(value)
 
     def add(self, value: str | Token | None) -> None:
-        """One more to look for."""
+        """Mask one more secret from now on."""
         if isinstance(value, Token):
             self.stripped = self.stripped or value.stripped
             value = value.reveal()
@@ -127,7 +127,7 @@ class Secrets:
             self._parts.update(form[start : start + _PART] for start in range(len(form) - _PART + 1))
 
     def mask(self, text: str) -> str:
-        """The text without the secrets, and without what looks like a token by the word before it."""
+        """The text with masked secrets, and with anything masked that follows a word like "token"."""
         if len(text) > _LONGEST_TEXT:
             text = text[:_LONGEST_TEXT] + "..."
         lowered = _lowered(text)
@@ -141,7 +141,7 @@ class Secrets:
         return _NAMED.sub(rf"\1{MASK}", "".join(_masked_runs(text, covered)))
 
     def masked(self, value: Any) -> Any:
-        """The same for every text in a nest of mappings, lists and tuples; all else is left as it is."""
+        """The value with every text masked in nested mappings, lists and tuples; everything else unchanged."""
         if isinstance(value, str):
             return self.mask(value)
         if isinstance(value, bytes):
@@ -153,9 +153,9 @@ class Secrets:
         return value
 
     def clean(self, error: BaseException) -> BaseException:
-        """An exception and all that stands behind it, without the secrets; itself, or what stands in for it.
+        """An exception and its causes without the secrets: the exception itself, or a replacement.
 
-        Requests and responses, whose headers hold the token, are let go of.
+        Requests and responses, whose headers hold the token, are removed.
         """
         return self._cleaned(error, {})
 
@@ -178,7 +178,7 @@ class Secrets:
             elif self._told(value):
                 vars(error)[name] = self.masked(value)
         if isinstance(error, UnicodeError) or self._told(str(error)) or self._told(repr(error)):
-            # Its text is made of what cannot be changed.
+            # Its text comes from attributes that cannot be changed.
             return ClientError(self.mask(f"{type(error).__name__}: {error}")).with_traceback(error.__traceback__)
         return error
 
@@ -188,11 +188,11 @@ class Secrets:
 
 
 class ClientError(Exception):
-    """Stands in for an exception of the client that would have shown the API token."""
+    """Replaces a client's exception that would have shown the API token."""
 
 
 def _forms(value: str) -> Iterator[str]:
-    """A secret as it is, and as others may have written it."""
+    """A secret and its escaped forms."""
     escaped = json.dumps(value)[1:-1]
     yield from (value, escaped, escaped.replace("/", r"\/"), repr(value)[1:-1], html.escape(value))
     yield from (quote(value, safe=""), quote_plus(value), value.replace("-", "%2D"))
@@ -203,7 +203,7 @@ def _forms(value: str) -> Iterator[str]:
 
 
 def _lowered(text: str) -> str:
-    """In lower case, character by character, so that places stay where they are."""
+    """Lower case, character by character, so that positions do not shift."""
     return "".join(low if len(low := character.lower()) == 1 else character for character in text)
 
 

@@ -1,9 +1,8 @@
-"""Every request of Ocean's client goes through here: to one address only, with bounds, and cut off when told to.
+"""Handles every request of Ocean's client: to one address only, bounded, and cut off on demand.
 
-The client follows redirects with the API token in the header, sleeps for as long as a service asks it to, reads
-answers of any length, and leaves threads in the middle of requests that never end. A :class:`Transport` stands
-between its sessions and the network: it refuses to go anywhere else, bounds what is read and how long is waited,
-and closes all connections at once.
+The client follows redirects with the API token in the header, sleeps for as long as a service asks, reads answers of
+any length, and leaves threads in requests that never end. A :class:`Transport` between its sessions and the network
+refuses other addresses, bounds reads and waits, and closes all connections at once.
 """
 
 from __future__ import annotations
@@ -30,33 +29,33 @@ from qubo_compress.errors import (
 from qubo_compress.solvers.dwave.answers import misshapen
 
 LARGEST_ANSWER = 2**28
-"""Bytes of an answer to a problem, where nothing else is said."""
+"""Default limit on the bytes of an answer to a problem."""
 
 _LARGEST_REPLY = 2**25
-"""Bytes of anything else; the lists of solvers, with the graphs of some ten chips, take a few million."""
+"""Limit on the bytes of any other answer; solver lists with the graphs of about ten chips take a few million."""
 
 _PIECE = 2**16
 _LONGEST_CONNECT = 5.0
-"""Seconds for one attempt to connect, which is all that cannot be cut off."""
+"""Seconds for one attempt to connect, the only step that cannot be cut off."""
 
 _LONGEST_WAIT_DIGITS = 9
 _WAITING_ASKED = (413, 429, 503)
 _REPEATED = ("GET", "HEAD")
 _LATE = "DELETE"
-"""Cancellations are sent after the deadline too."""
+"""Cancellations may also be sent after the deadline."""
 
 _ANSWER = re.compile(r"/problems/[^/?]+/")
 _PORTS = {"http": 80, "https": 443}
 
 
 class TransportFailed(Exception):
-    """A request that was refused or broken off here.
+    """A request that the transport refused or cut off.
 
     Attributes:
-        kind: of the library's own exceptions.
+        kind: class of the library's own exceptions.
         said: what happened.
         advice: what to do.
-        passing: whether the same request may well be answered the next time.
+        passing: whether the same request may succeed later.
     """
 
     def __init__(self, kind: type[RemoteSolverError], said: str, advice: str, passing: bool = False) -> None:
@@ -66,13 +65,13 @@ class TransportFailed(Exception):
 
 @dataclass(eq=False)
 class Transport:
-    """What lies between the sessions of one client and the network.
+    """The layer between the sessions of one client and the network.
 
     Args:
-        deadline: of ``time.perf_counter()``; nothing is read or waited for beyond.
-        retries: how often a request is repeated when the service asks for it.
+        deadline: of ``time.perf_counter()``; no read or wait lasts longer.
+        retries: how often a request is repeated if the service asks for it.
         largest_answer: most bytes of an answer to a problem.
-        clock: seconds that go on.
+        clock: returns seconds.
     """
 
     deadline: float
@@ -84,10 +83,10 @@ class Transport:
     _sockets: weakref.WeakSet[socket.socket] = field(default_factory=weakref.WeakSet)
 
     def guard(self, session: Any) -> Any:
-        """The session, its requests from now on through here.
+        """Route the session's requests through this transport from now on.
 
         Args:
-            session: of ``requests``, with a base URL, which says where it may go.
+            session: of ``requests``, with a base URL, the only address it may use.
         """
         origin = origin_of(session.base_url)
         for prefix, adapter in list(session.adapters.items()):
@@ -97,14 +96,14 @@ class Transport:
 
     @property
     def left(self) -> float:
-        """Seconds to the deadline."""
+        """Seconds left until the deadline."""
         return self.deadline - self.clock()
 
     def check(self, late: bool = False) -> None:
-        """Whether a request may go on.
+        """Raise if a request may not continue.
 
         Args:
-            late: also after the deadline, as cancellations may.
+            late: allowed after the deadline too, as for cancellations.
 
         Raises:
             TransportFailed: after the cut, or the deadline.
@@ -117,16 +116,16 @@ class Transport:
             )
 
     def pause(self, seconds: float) -> None:
-        """Wait, but not beyond the cut.
+        """Wait, but only until the cut.
 
         Raises:
-            TransportFailed: when it was cut meanwhile.
+            TransportFailed: if the cut came meanwhile.
         """
         self._cut.wait(max(0.0, seconds))
         self.check()
 
     def watch(self, connection: Any) -> None:
-        """A socket that is to be closed by the cut."""
+        """Register a socket that the cut must close."""
         plain = connection if isinstance(connection, socket.socket) else connection.socket  # TLS within TLS
         with self._lock:
             self._sockets.add(plain)
@@ -143,13 +142,13 @@ class Transport:
 
 
 def _shut(one: socket.socket) -> None:
-    """End both directions, which wakes a thread that reads or writes; that thread closes the socket itself."""
+    """Shut down both directions, which wakes a reading or writing thread; that thread closes the socket."""
     with suppress(OSError):  # already closed, or never connected
         socket.socket.shutdown(one, socket.SHUT_RDWR)
 
 
 class _Adapter:
-    """Takes the place of a transport adapter of ``requests``, and passes on to it what may go on."""
+    """Replaces a transport adapter of ``requests``, and forwards allowed requests to it."""
 
     def __init__(self, transport: Transport, inner: Any, origin: tuple[str, str, int]) -> None:
         self.transport, self.inner, self.origin = transport, inner, origin
@@ -184,7 +183,7 @@ class _Adapter:
         try:
             response = self.inner.send(request, **options)
         except Exception:
-            self.transport.check(late)  # cut off here, which the libraries take for a fault of the network
+            self.transport.check(late)  # cut off here, which the libraries mistake for a network error
             raise
         if 300 <= response.status_code < 400 and response.status_code != 304:
             response.close()
@@ -197,7 +196,7 @@ class _Adapter:
         return response
 
     def _watch_pool(self, request: Any, options: dict[str, Any]) -> None:
-        """Let the pool that the request will take make connections that the cut reaches."""
+        """Make the request's pool create connections that the cut can close."""
         pool = self.inner.get_connection_with_tls_context(
             request, options.get("verify", True), proxies=options.get("proxies"), cert=options.get("cert")
         )
@@ -229,7 +228,7 @@ class _Adapter:
         )
 
     def _wait_asked(self, response: Any, method: str) -> float | None:
-        """Seconds that the service asks to wait before the next attempt; None when it does not."""
+        """Seconds that the service asks to wait before the next attempt; None if it does not ask."""
         asked = response.headers.get("Retry-After")
         if response.status_code not in _WAITING_ASKED or asked is None:
             return None
@@ -244,7 +243,7 @@ class _Adapter:
         )
 
     def _seconds(self, asked: str) -> float | None:
-        """Of a ``Retry-After`` header, a number or a date; None when it cannot be read."""
+        """Seconds from a ``Retry-After`` header, a number or a date; None if it cannot be parsed."""
         from urllib3.exceptions import InvalidHeader
 
         if asked.isdecimal() and len(asked) > _LONGEST_WAIT_DIGITS:
@@ -255,7 +254,7 @@ class _Adapter:
             return None
 
     def _read(self, request: Any, response: Any) -> Any:
-        """The response with its body read, as far as it is within bounds and of the shape that is due."""
+        """The response with its body read, if it is within bounds and has the expected shape."""
         answers = request.method == "GET" and _ANSWER.search(request.url) is not None
         most = self.transport.largest_answer if answers else _LARGEST_REPLY
         announced = response.headers.get("Content-Length", "")
@@ -273,7 +272,7 @@ class _Adapter:
         except Exception:
             self.transport.check(late)
             raise
-        self.transport.check(late)  # cut off, a body without a length looks complete
+        self.transport.check(late)  # a body without a length looks complete even when cut off
         response._content, response._content_consumed = bytes(body), True
         if response.status_code == 200:
             wrong = misshapen(request.method, request.url, response.content)
@@ -283,7 +282,7 @@ class _Adapter:
 
 
 class _Watched:
-    """Mixed into a connection class of urllib3: its sockets are closed by the cut, those of a handshake included."""
+    """Mixin for a connection class of urllib3 whose sockets the cut closes, even during a handshake."""
 
     transport: Transport
     sock: Any
@@ -305,7 +304,7 @@ class _Watched:
         return self._unless_cut(super().getresponse)  # type: ignore[misc]
 
     def _unless_cut(self, step: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        """What fails by the cut says so; urllib3 would take it for a fault of the network, warn, and try again."""
+        """Report failures from the cut as such; urllib3 would take them for network errors, warn, and retry."""
         try:
             return step(*given, **named)
         except Exception:
@@ -314,25 +313,25 @@ class _Watched:
 
     def _new_conn(self) -> Any:
         made = super()._new_conn()  # type: ignore[misc]
-        self._handshake = made.dup()  # TLS takes the socket itself away
+        self._handshake = made.dup()  # TLS detaches the socket
         self.transport.watch(self._handshake)
         return made
 
 
 def _too_long(most: int, answers: bool) -> TransportFailed:
-    advice = "raise largest_answer of the connection if the answer is rightly so long" if answers else "report it"
+    advice = "raise largest_answer of the connection if the answer should be so long" if answers else "report it"
     return TransportFailed(ServiceFailed, f"the service's answer is longer than {most:,} bytes", advice)
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port, which together are one service."""
+    """Scheme, host and port, which identify a service."""
     parts = urlsplit(url)
     port = parts.port
     return parts.scheme, (parts.hostname or "").rstrip("."), _PORTS.get(parts.scheme, 0) if port is None else port
 
 
 def _shown(url: str, base: str = "") -> str:
-    """An address without what may be secret: no user, password, query or fragment."""
+    """An address without its possibly secret parts: no user, password, query or fragment."""
     try:
         whole = urljoin(base, url)
         scheme, host, port = origin_of(whole)

@@ -1,4 +1,4 @@
-"""Waiting for D-Wave's service: never beyond a deadline, and not without cancelling what nobody waits for."""
+"""Waiting for D-Wave's service: never beyond a deadline, and abandoned problems are cancelled."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Result = TypeVar("Result")
 _logger = logging.getLogger(__name__)
 
 _PAUSES = (0.1, 0.3, 1.0)
-"""Seconds before each further attempt to get an answer whose problem is known to the service."""
+"""Seconds before each retry to get the answer to a problem that the service has accepted."""
 
 _UNDER_WAY = ("PENDING", "IN_PROGRESS")
 
 PATIENCE = 0.3
-"""Seconds that closing or cancelling may take beyond a deadline; what is left ends in a thread of its own."""
+"""Seconds that closing or cancelling may take beyond a deadline; the rest ends in a separate thread."""
 
 
 def within(deadline: float, work: Callable[[], Result], where: str, late: Callable[[], None] | None = None) -> Result:
-    """Do ``work`` in a thread and wait for it, but not beyond a deadline; Ctrl-C is answered at once.
+    """Run ``work`` in a thread and wait for it, but not beyond a deadline; Ctrl-C takes effect at once.
 
     Args:
         deadline: of ``time.perf_counter()``.
-        work: what to do; it cannot be stopped, only left alone.
+        work: the function to run; it cannot be stopped, only abandoned.
         where: the solver and the service, for the message.
-        late: called when work has ended after nobody waited for it any more.
+        late: called when abandoned work has ended.
 
     Raises:
         RemoteTimeout: when the deadline passed first.
@@ -58,7 +58,7 @@ def within(deadline: float, work: Callable[[], Result], where: str, late: Callab
 
 
 def outcome(future: Future[Result], deadline: float, where: str) -> Result:
-    """The result of work that is already under way, such as an upload.
+    """The result of work that has already started, such as an upload.
 
     Raises:
         RemoteTimeout: when the deadline passed first.
@@ -74,11 +74,11 @@ def outcome(future: Future[Result], deadline: float, where: str) -> Result:
 
 
 def resolve(future: Any, deadline: float, where: str, secrets: Secrets | None = None) -> Any:
-    """Wait for a problem that was submitted, until its answer is here.
+    """Wait for the answer to a submitted problem.
 
-    When the deadline passes, Ctrl-C is pressed or the wait fails, the service is asked to cancel the problem. When
-    the connection breaks or the service stumbles after the problem has got its number, the answer is asked for
-    again first, since it may have been paid for.
+    If the deadline passes, Ctrl-C is pressed or the wait fails, the service is asked to cancel the problem. If the
+    connection breaks or the service fails after the problem has its identifier, the answer is first requested again,
+    because it may have been paid for.
 
     Args:
         future: of dwave-cloud-client, or a sample set that waits for one.
@@ -87,11 +87,11 @@ def resolve(future: Any, deadline: float, where: str, secrets: Secrets | None = 
         secrets: removed from messages and from the client's exceptions.
 
     Returns:
-        The future that holds the answer: the one given, or one that asked again for the same problem.
+        The future that holds the answer: the one given, or one from another request for the same problem.
 
     Raises:
         RemoteTimeout: when the deadline passed first.
-        RemoteSolverError: another subclass, for what the service or the connection did.
+        RemoteSolverError: another subclass, for a failure of the service or the connection.
         KeyboardInterrupt: after the cancellation.
     """
     job = cloud_future(future)
@@ -124,14 +124,14 @@ def _wait(job: Any, deadline: float, where: str) -> None:
 
 
 def _passing(failure: RemoteSolverError) -> bool:
-    """Whether it lies with the connection or the service's front, and not with the problem."""
+    """Whether a failure is due to the connection or the service's front end, and not to the problem."""
     from dwave.cloud.exceptions import SolverFailureError
     from requests.exceptions import RequestException
 
     cause = failure.__cause__
     if isinstance(cause, TransportFailed):
         return cause.passing
-    kind = isinstance(failure, (ServiceFailed, RemoteTimeout, QuotaExceeded))  # HTTP 429: asked too often
+    kind = isinstance(failure, (ServiceFailed, RemoteTimeout, QuotaExceeded))  # HTTP 429: too many requests
     return kind and isinstance(cause, RequestException) and not isinstance(cause, SolverFailureError)
 
 
@@ -153,18 +153,18 @@ def _retrieved(job: Any) -> Any:
 def cancel(job: Any, patience: float = PATIENCE) -> None:
     """Ask the service to cancel a problem, which it does for those still in its queue.
 
-    A problem whose submission hangs so long that it has no number cannot be cancelled: it may still run.
+    A problem whose submission hangs so long that it has no identifier cannot be cancelled: it may still run.
 
     Args:
         job: a future of dwave-cloud-client, or a sample set that waits for one.
-        patience: seconds to wait for the problem's number, without which it cannot be cancelled.
+        patience: seconds to wait for the problem's identifier, without which it cannot be cancelled.
     """
     job = cloud_future(job)
     if job.id is None and not job.done():
         with suppress(WaitTimeout):
             job.wait_id(patience)
     if job.done() and job.id is not None and job.remote_status in _UNDER_WAY:
-        job = _retrieved(job)  # given up here, not there; and the client cancels nothing that it has given up
+        job = _retrieved(job)  # only abandoned here, and the client cancels nothing that it has abandoned
     job.cancel()
 
 
