@@ -1,4 +1,4 @@
-"""Sensitivity: what each choice and each pair of choices costs the network."""
+"""Sensitivity: measures what each choice and each pair of choices costs the network."""
 
 from __future__ import annotations
 

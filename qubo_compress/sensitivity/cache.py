@@ -1,4 +1,4 @@
-"""A folder of finished parts of a measurement, each written whole or not at all."""
+"""A folder of finished parts of a measurement, each written completely or not at all."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _CAUSES = {
 
 @dataclass(frozen=True)
 class Unit:
-    """A part of a measurement that can be computed apart from all others, on any rank.
+    """A part of a measurement that any rank can compute independently of all others.
 
     Attributes:
         name: of its file.
-        compute: makes its arrays; the same ones wherever and whenever it is called.
+        compute: returns its arrays, always the same ones.
         cost: expected work, in evaluations.
     """
 
@@ -41,10 +41,10 @@ class Unit:
 
 
 class UnitCache:
-    """Finished units on disk, or nowhere; shared out among the ranks where there are several.
+    """Finished units on disk, or nowhere; several ranks divide the units among themselves.
 
     Args:
-        folder: where the units are kept; None keeps nothing. Ranks may have one in common or each its own.
+        folder: where the units are kept; None keeps nothing. Ranks may share one or have one each.
         signature: everything the measurement depends on.
         ranks: the processes that share the work.
 
@@ -52,7 +52,7 @@ class UnitCache:
         loaded: number of units that were read back.
 
     Raises:
-        CacheMismatch: when the folder was written under another signature; nothing in it is changed.
+        CacheMismatch: when the folder was written under another signature; it is left unchanged.
     """
 
     def __init__(self, folder: str | Path | None, signature: Mapping[str, str], ranks: Ranks = ALONE) -> None:
@@ -90,12 +90,12 @@ class UnitCache:
     def gather(self, units: Sequence[Unit], advance: Callable[[float], None] = lambda _: None) -> list[Arrays]:
         """The arrays of all units, in order. Every rank computes its share and receives the rest, bit for bit.
 
-        All ranks must call with the same units. A unit that some rank has on disk is computed by none; of the others
-        each rank takes one in turn, the most expensive first, and writes what it computed itself.
+        All ranks must call with the same units. A unit that any rank has on disk is not computed again; the ranks take
+        turns with the others, the most expensive first, and write the ones they computed.
 
         Args:
-            units: what is wanted.
-            advance: called with the cost of what was finished.
+            units: all units of the measurement.
+            advance: called with the cost of finished units.
 
         Raises:
             RankFailed: when another rank could not compute its share.
@@ -116,7 +116,7 @@ class UnitCache:
         return self._folder is not None and (self._folder / f"{unit}.npz").exists()
 
     def get(self, unit: str, compute: Callable[[], Arrays]) -> Arrays:
-        """The arrays of a unit: read back where they are complete, else computed and written."""
+        """The arrays of a unit: read back if complete, otherwise computed and written."""
         if self._folder is None:
             return compute()
         path = self._folder / f"{unit}.npz"
@@ -129,17 +129,17 @@ class UnitCache:
         return arrays
 
     def agrees(self, unit: str, arrays: Arrays, same: Callable[[Arrays, Arrays], bool]) -> bool:
-        """Whether the folder holds the same under this name, or nothing yet: then it is written."""
+        """Whether the folder has the same arrays under this name, or nothing yet, in which case they are written."""
         if self._folder is None:
             return True
-        path = self._folder / f"{unit}.signature"  # no part of the measurement, so not named like one
+        path = self._folder / f"{unit}.signature"  # not a part of the measurement, so not named like one
         if path.exists():
             return same(self._read(path, unit), arrays)
         write_atomically(path, array_writer(arrays, self._said(unit), packed=False))
         return True
 
     def _said(self, unit: str) -> dict[str, str]:
-        """What the file of a unit says that it is."""
+        """The description in the file of a unit."""
         return {"format": "qubo_compress unit 1", "unit": unit, "signature": self._digest}
 
     def _read(self, path: Path, unit: str) -> Arrays:
@@ -158,8 +158,8 @@ def _turns(held: npt.NDArray[np.bool_], costs: Sequence[float]) -> Iterator[tupl
     """For every turn, the number of the unit that each rank takes, or None.
 
     Args:
-        held: (ranks, units) who has which on disk.
-        costs: of the units. Sorted by them, the units of one turn are alike, so that ranks seldom wait.
+        held: (ranks, units) which rank has which unit on disk.
+        costs: of the units. Sorted by cost, the units of a turn take about equally long, so ranks seldom wait.
     """
     ranks = len(held)
     if ranks == 1:

@@ -1,4 +1,4 @@
-"""Reducing wide feature rows to a factor of low rank, and saying what was dropped."""
+"""Reduces wide feature rows to a low-rank factor, and reports what was dropped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qubo_compress.problem.choice_problem import FactorArray
 LARGEST_EXACT = 3000
 """Up to this many choices, or columns, a Gram matrix is diagonalised exactly; beyond, a seeded sketch finds its range.
 
-The smaller of the two is taken: the one of the choices alone would make the time grow with the cube of the depth.
+The smaller of the two Gram matrices is used: always taking that of the choices would be cubic in the depth.
 """
 
 DROPPED_BELOW = 1e-10
@@ -20,8 +20,8 @@ def reduce_features(features: FactorArray, max_rank: int | None, seed: int) -> t
 
     Args:
         features: (V, columns) float32.
-        max_rank: largest number of columns of the factor; None for as many as it takes.
-        seed: of the sketch, where there are more than 3000 choices and columns.
+        max_rank: largest number of columns of the factor; None for no limit.
+        seed: of the sketch, for more than 3000 choices and columns.
 
     Returns:
         (V, r) float32 factor, and the share of the squared feature norm that was dropped.
@@ -45,13 +45,13 @@ def reduce_features(features: FactorArray, max_rank: int | None, seed: int) -> t
     else:
         factor = features
     kept = float(np.einsum("vr,vr->", factor, factor, dtype=np.float64))
-    # A choice without any effect must stay without any, not get a rounding error of one.
+    # A choice without effect must keep a row of zeros, without rounding errors.
     factor[~features.any(axis=1)] = 0.0
     return np.ascontiguousarray(factor, dtype=np.float32), max(0.0, 1.0 - kept / total)
 
 
 def _from_columns(features: FactorArray, rank: int) -> FactorArray:
-    """The rows turned onto the axes of their columns' Gram matrix: linear in the choices, where these are many."""
+    """The rows rotated onto the eigenvectors of their columns' Gram matrix: linear in the choices, for many choices."""
     gram = np.zeros((features.shape[1], features.shape[1]))
     for start in range(0, features.shape[0], 4096):
         block = features[start : start + 4096].astype(np.float64)

@@ -29,11 +29,11 @@ class ForwardSweep:
         linear: (V,) weighted mean loss change.
         divergence: (V,) change of the mean divergence from the uncompressed network in the loss's geometry, which is
             KL for class outputs; around a plan it is 0 for the plan's own choices.
-        halves: (2, V) the same loss change on either half of the examples.
+        halves: (2, V) the loss change on each half of the examples.
         features: (V, columns) float32, or None.
         flips: (V,) change of the weighted share of rows that the uncompressed network gets right and the network
-            with the choice gets wrong; None without class labels, or when a cached part does not have it.
-        second_half: (columns,) which columns of the features are those of odd examples.
+            with the choice gets wrong; None without class labels, or if a cached part lacks it.
+        second_half: (columns,) which columns of the features belong to odd examples.
     """
 
     linear: FloatArray
@@ -64,7 +64,7 @@ def forward_sweep(task: MeasureTask, unit: str, with_features: bool) -> ForwardS
 
 
 def _base_divergence(task: MeasureTask) -> FloatArray:
-    """(2,) what even and odd examples add to the divergence of the base model from the uncompressed one."""
+    """(2,) contributions of even and odd examples to the base model's divergence from the uncompressed one."""
     total = torch.zeros(2, dtype=torch.float64)
     for number, part in task.slices():
         apart = task.loss.divergence(task.outputs[number], part.targets, task.reference[number]).double()
@@ -87,8 +87,8 @@ def _by_half(rows: Tensor, examples: int) -> Tensor:
 
 def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays:
     every = task.variants(group)
-    # The choice that the base model already holds changes nothing and need not be run, and choices that store
-    # the same values in other bytes are run once.
+    # The base model's own choice changes nothing and need not run, and choices that store the same values in different
+    # bytes run once.
     same_as = _first_alike(every)
     changing = [k for k, variant in enumerate(every) if same_as[k] == k and not task.is_base(group, variant)]
     variants = [every[k] for k in changing]
@@ -132,7 +132,7 @@ def _measure_group(task: MeasureTask, group: int, with_features: bool) -> Arrays
 
 
 def class_labelled(task: MeasureTask) -> bool:
-    """Whether every example has class labels, so that right and wrong are known."""
+    """Whether every example has class labels, so that answers are right or wrong."""
     return class_targets(task.loss) and all(
         part.targets is not None
         and not part.targets.is_floating_point()
@@ -152,7 +152,7 @@ def base_flips(task: MeasureTask) -> float:
 
 
 def _right(task: MeasureTask, number: int) -> Tensor:
-    """(M,) whether the uncompressed network's answer is the label; nowhere without class labels."""
+    """(M,) whether the uncompressed network's answer is the label; False without class labels."""
     reference = task.reference[number]
     if not class_labelled(task):
         return torch.zeros(reference.shape[0], dtype=torch.bool, device=reference.device)
@@ -160,7 +160,7 @@ def _right(task: MeasureTask, number: int) -> Tensor:
 
 
 def _first_alike(variants: Sequence[tuple[Tensor, ...]]) -> list[int]:
-    """For every variant the number of the first one with the same values."""
+    """For every variant, the number of the first one with the same values."""
     first: dict[bytes, int] = {}
     found = []
     for number, tensors in enumerate(variants):
@@ -179,7 +179,7 @@ def _sketched(task: MeasureTask) -> bool:
 
 
 def compact(task: MeasureTask, number: int, rows: Tensor) -> Tensor:
-    """(K, columns) features, hashed with random signs into ``max_columns`` when there are more.
+    """(K, columns) features, hashed with random signs into ``max_columns`` if there are more.
 
     Inner products of sketched rows are unbiased; their relative error is about 1 / sqrt(max_columns).
     """
@@ -187,7 +187,7 @@ def compact(task: MeasureTask, number: int, rows: Tensor) -> Tensor:
         return rows
     generator = torch.Generator().manual_seed(task.seed * 1_000_003 + number)
     count = rows.shape[1]
-    # Odd examples go to odd columns, so that both halves of the examples can still be told apart.
+    # Odd examples go to odd columns, so that the two halves of the examples stay separate.
     half = task.max_columns // 2
     odd = torch.arange(count) // (count // len(task.examples.slices[number])) % 2
     buckets = (2 * torch.randint(half, (count,), generator=generator) + odd).to(rows.device)
@@ -197,7 +197,7 @@ def compact(task: MeasureTask, number: int, rows: Tensor) -> Tensor:
 
 
 def second_half(task: MeasureTask) -> npt.NDArray[np.bool_]:
-    """(columns,) which columns of the features, as :func:`compact` leaves them, are those of odd examples."""
+    """(columns,) which columns of the features from :func:`compact` belong to odd examples."""
     if _sketched(task):
         odd: npt.NDArray[np.bool_] = np.arange(2 * (task.max_columns // 2)) % 2 == 1
         return odd

@@ -1,7 +1,7 @@
-"""What a network and its loss return on the examples, in few numbers: a cache answers for that function alone.
+"""A few numbers that identify what a network and its loss compute, so that a cache is used for that function only.
 
 Two networks of the same weights may differ in an activation, a stride, a constant of a normalisation or a buffer that
-is not stored. Their outputs say so. They are compared within what other threads and machines change.
+is not stored. Their outputs show it. They are compared with a tolerance for other thread counts and machines.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.task import MeasureTask
 
 PROJECTIONS = 4
-"""Random projections of every example's outputs that are kept."""
+"""Number of random projections of each example's outputs."""
 
 TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""How far the numbers of one function may be apart, as a share of the largest, by the type of its outputs."""
+"""How far signatures of the same function may differ, as a share of the largest number, by output type."""
 
 
 def function_signature(task: MeasureTask) -> Arrays:
-    """Projections of the outputs and losses, per example, of the network around which is measured.
+    """Projections of the outputs and losses, per example, of the network that is measured.
 
     Returns:
         ``outputs``: (N, PROJECTIONS) float64, every example's outputs times random directions of unit length;
-        ``losses``: (N,) float64, the loss's own values; ``tolerance``: how far numbers of one function may be apart.
+        ``losses``: (N,) float64, the loss's own values; ``tolerance``: how far those of the same function may differ.
     """
     outputs, losses = [], []
     for number, part in task.slices():
@@ -42,7 +42,7 @@ def function_signature(task: MeasureTask) -> Arrays:
 
 
 def same_function(first: Arrays, second: Arrays) -> bool:
-    """Whether two signatures may be of one function; what is no signature is of none.
+    """Whether two signatures may belong to the same function; False for anything that is not a signature.
 
     Example:
         >>> one = {"outputs": np.ones((2, 4)), "losses": np.ones(2), "tolerance": np.array(1e-4)}
@@ -56,7 +56,7 @@ def same_function(first: Arrays, second: Arrays) -> bool:
 
 
 def _is_signature(found: Arrays) -> bool:
-    """Whether arrays from a file have the names and types of a signature; their lengths are compared."""
+    """Whether arrays from a file have the names, types and lengths of a signature."""
     if set(found) != {"outputs", "losses", "tolerance"} or any(array.dtype.kind != "f" for array in found.values()):
         return False
     return found["tolerance"].ndim == 0 and 0.0 <= float(found["tolerance"]) <= max(TOLERANCES.values())

@@ -1,4 +1,4 @@
-"""Why a size is out of reach: which tensors are kept as they are, how much they take, and why."""
+"""Why a size is out of reach: which tensors cannot be compressed, their size, and the reason."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def explained(
     offsets: IntArray,
     kept_because: Mapping[str, str],
 ) -> Iterator[None]:
-    """Adds to an :class:`InfeasibleBudget` for bytes which tensors are kept whatever is chosen, and why.
+    """Adds the tensors that are kept whatever is chosen, and the reason, to an :class:`InfeasibleBudget` for bytes.
 
     Args:
         layout: of the network.
         costs: budget name -> (V,) cost.
         fixed_costs: budget name -> cost that no choice changes.
         offsets: (G + 1,) first choice of each group.
-        kept_because: group name -> why it is offered ``keep`` only.
+        kept_because: group name -> why its menu has only ``keep``.
     """
     try:
         yield
@@ -43,11 +43,11 @@ def explained(
             f"{error}. Of the {smallest:,} bytes, {total:,} ({total / smallest:.0%}) are tensors kept as they are: "
             f"{kept_text(kept)}",
             smallest=error.smallest,
-        ) from None  # which says all that the first one said
+        ) from None  # the new error repeats the first one's text
 
 
 def _never_changed(layout: Layout, offsets: IntArray, kept_because: Mapping[str, str]) -> list[Kept]:
-    """Groups that have one choice only."""
+    """Groups with a single choice."""
     single = np.diff(offsets) == 1
     return [
         Kept(group.name, kept_because.get(group.name, ONLY_KEPT), group.nbytes)

@@ -1,4 +1,4 @@
-"""Joining tables that were measured on different examples; see :meth:`SensitivityTable.merge`."""
+"""Merges tables that were measured on different examples; see :meth:`SensitivityTable.merge`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 
 FLIPS = "harmful_flips"
-"""The one cost that is counted on the examples."""
+"""The only cost that depends on the examples."""
 
 
 def shares_of(tables: Sequence[SensitivityTable], weights: Sequence[float] | None) -> FloatArray:
-    """(tables,) shares that sum to one: of the examples, or of the weights given."""
+    """(tables,) shares that sum to one: of the examples, or of the given weights."""
     if not tables:
         raise TablesDiffer("merge was given no tables; give at least one")
     if weights is None:
@@ -37,7 +37,7 @@ def shares_of(tables: Sequence[SensitivityTable], weights: Sequence[float] | Non
 
 
 def refuse_different(tables: Sequence[SensitivityTable]) -> None:
-    """Raise :class:`TablesDiffer`, with what differs, unless all are tables of the same choices."""
+    """Raise :class:`TablesDiffer`, naming the difference, unless all tables have the same choices."""
     first = tables[0]
     if any(table.constant != 0.0 for table in tables):
         raise TablesDiffer(
@@ -61,12 +61,12 @@ def refuse_different(tables: Sequence[SensitivityTable]) -> None:
 _ADVICE = {
     "choices made from data": "; choices such as 'compensate' come out otherwise on other examples: give all examples "
     "to one measurement, which torch.distributed can share, or leave them off the menu",
-    "shrinkage": "; give measure a number for shrinkage in place of 'auto'",
+    "shrinkage": "; give measure a number for shrinkage instead of 'auto'",
 }
 
 
 def _what(table: SensitivityTable) -> dict[str, Any]:
-    """All that tables of the same choices have in common."""
+    """Everything that tables of the same choices have in common."""
     costs = {name: values for name, values in table.costs.items() if name != FLIPS}
     fixed = {name: value for name, value in table.fixed_costs.items() if name != FLIPS}
     fits = None if table.fits is None else (table.fits.data, table.fits.ends)
@@ -99,7 +99,7 @@ def _equal(one: Any, other: Any) -> bool:
 def tables_of_ranks(
     table: SensitivityTable, ranks: Ranks, weight: float | None
 ) -> tuple[list[SensitivityTable], list[float]]:
-    """The tables of all ranks, and what each counts, on every rank; only what was measured travels.
+    """The tables of all ranks and their weights, on every rank; only measured numbers are sent.
 
     Raises:
         RanksDisagree: unless all are tables of the same choices.
@@ -126,7 +126,7 @@ _SPARSE = ("data", "indices", "indptr")
 
 
 def _table_of(table: SensitivityTable, given: Arrays) -> SensitivityTable:
-    """A table of the same choices with another rank's numbers."""
+    """A table of the same choices with another rank's measurements."""
     numbers = dict(zip(_COUNTED, given["provenance"][1:].tolist(), strict=True))
     whole = {name: int(numbers[name]) for name in _COUNTED[:3]}
     fields: dict[str, Any] = {
@@ -158,7 +158,7 @@ def _described(value: Any) -> bytes:
 def merged_fields(
     tables: Sequence[SensitivityTable], shares: FloatArray, max_rank: int | None, seed: int
 ) -> dict[str, Any]:
-    """The fields of the joined table that are not those of the first one."""
+    """The fields of the merged table that differ from the first one."""
     first = tables[0]
     fields: dict[str, Any] = {"linear": _mean([table.linear for table in tables], shares)}
     fields["allowed"] = np.logical_and.reduce([table.allowed for table in tables])
@@ -187,9 +187,9 @@ def _mean(arrays: Sequence[FloatArray], shares: FloatArray) -> FloatArray:
 
 
 def _joined_rows(tables: Sequence[SensitivityTable], shares: FloatArray, seed: int) -> tuple[FactorArray, float, float]:
-    """(V, columns) rows beside each other, what they are trusted for, and what was lost of them before."""
+    """(V, columns) concatenated rows, their trust, and the share that was dropped before."""
     trusts = [table.provenance.trust for table in tables]
-    # Where nothing was trusted there are no rows left: those pairs count as zero, as that table says.
+    # A table with no trust has no rows left: its pairs count as zero.
     known = [number for number, trust in enumerate(trusts) if trust > 0]
     if not known:
         return np.zeros((tables[0].linear.size, 1), dtype=np.float32), 0.0, 0.0
@@ -213,7 +213,7 @@ def _joined_trust(
     tables: Sequence[SensitivityTable],
     seed: int,
 ) -> float:
-    # Measured trusts of different examples are never equal: equal ones were given to measure.
+    # Trusts measured on different examples are never equal: equal ones were set by the user.
     if len(set(trusts)) == 1:
         return trusts[0]
     return agreement_of_parts(rows, shares / shares.sum(), tables[0].offsets, np.random.default_rng(seed))
@@ -234,7 +234,7 @@ def _provenance(tables: Sequence[SensitivityTable], shares: FloatArray, trust: f
         every[0],
         examples=sum(one.examples for one in every),
         baseline_loss=float(np.dot(shares, [one.baseline_loss for one in every])),
-        # They count runs over all examples, and each table's went over its own only.
+        # Evaluations count runs over all examples, and each table ran only over its own.
         evaluations=round(float(np.dot(shares, [one.evaluations for one in every]))),
         seconds=sum(one.seconds for one in every),
         dropped=dropped,

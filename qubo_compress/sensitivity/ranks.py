@@ -1,7 +1,7 @@
-"""The ranks of ``torch.distributed`` that share one measurement, and what they tell each other.
+"""The ranks of ``torch.distributed`` that share one measurement, and their messages.
 
-Only numbers travel: shapes and types as text, values as bytes. Nothing is pickled. Every exchange begins with a word
-from every rank, so that an error on one is raised on all.
+Only numbers are sent: shapes and types as text, values as bytes. Nothing is pickled. Every exchange begins with a
+status message from every rank, so that an error on one is raised on all.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 Arrays = dict[str, npt.NDArray[Any]]
 
 CHUNK = 2**28
-"""Bytes sent at once: some backends count them in 32 bits."""
+"""Most bytes per message: some backends count them in 32 bits."""
 
 CPU = torch.device("cpu")
 
 DIFFERENT_DATA = (
     "The ranks share the work on the same examples: give every rank the same batches, in the same order, without a "
-    "DistributedSampler. Where every rank has examples of its own, measure a table on each with process_group=False "
+    "DistributedSampler. If every rank has its own examples, measure a table on each with process_group=False "
     "and join them by table.merge_ranks(), or by SensitivityTable.merge"
 )
 
@@ -44,12 +44,12 @@ DIFFERENT_ARGUMENTS = (
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that share a measurement; as it stands, this process alone.
+    """The processes that share a measurement; by default, only this process.
 
     Attributes:
         rank: number of this process, from 0.
         size: number of processes.
-        device: where the tensors lie that are sent.
+        device: of the tensors that are sent.
         group: the process group; None for the default one.
     """
 
@@ -60,21 +60,21 @@ class Ranks:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """What is done by all ranks: an error raised inside on one ends all of them, those with :class:`RankFailed`."""
+        """Context for work of all ranks: an error on one ends all of them, the others with :class:`RankFailed`."""
         try:
             yield
         except RankFailed:
-            raise  # all know already
+            raise  # all ranks know already
         except Exception as failure:
-            # Whatever the others do next begins with a word from every rank. This rank's own error counts more than
-            # that the others may not be there to hear of it.
+            # The next exchange of the others begins with every rank's status. This rank's own error matters more than a
+            # failure to send it.
             with contextlib.suppress(RankFailed):
                 self._words(f"{type(failure).__name__}: {failure}".encode(), failed=True)
             raise
         self._words(b"")
 
     def require_same(self, settings: Mapping[str, str]) -> None:
-        """Raise :class:`RanksDisagree` on every rank unless all were given equal settings."""
+        """Raise :class:`RanksDisagree` on every rank unless all have equal settings."""
         every = [dict(json.loads(word)) for word in self._words(json.dumps(dict(settings)).encode())]
         for rank, theirs in enumerate(every):
             different = sorted(name for name in {*theirs, *every[0]} if theirs.get(name) != every[0].get(name))
@@ -85,16 +85,16 @@ class Ranks:
                 )
 
     def flags(self, values: Sequence[bool]) -> npt.NDArray[np.bool_]:
-        """(ranks, n) the truth values of every rank."""
+        """(ranks, n) the flags of every rank."""
         words = self._words(np.array(values, dtype=bool).tobytes())
         return np.stack([np.frombuffer(word, dtype=bool) for word in words])
 
     def first(self, compute: Callable[[], Arrays]) -> Arrays:
-        """What rank 0 computes, on every rank; the others compute nothing."""
+        """Compute a value on rank 0 only, and return it on every rank."""
         return self.exchange(compute() if self.rank == 0 else None)[0] or {}
 
     def exchange(self, arrays: Arrays | None) -> list[Arrays | None]:
-        """What every rank gives, bit for bit, on every rank; None where one gives nothing.
+        """Every rank's arrays, bit for bit, on every rank; None for a rank without any.
 
         Raises:
             RankFailed: when a rank raised an error instead, or stopped answering.
@@ -112,18 +112,18 @@ class Ranks:
                 found.append(own if rank == self.rank else None)
             else:
                 found.append({name: np.empty(shape, dtype=np.dtype(kind)) for name, kind, shape in said})
-        self._words(b"")  # every rank has room for what comes
+        self._words(b"")  # every rank has allocated its buffers
         for rank, received in enumerate(found):
             for array in (received or {}).values():
                 self._send(array, rank)
         return found
 
     def _send(self, array: npt.NDArray[Any], source: int) -> None:
-        """Fill an array with that of the source."""
+        """Fill an array with the source rank's."""
         data = array.reshape(-1).view(np.uint8)
         for start in range(0, data.size, CHUNK):
             part = data[start : start + CHUNK]
-            # A copy where torch would complain of an array that must not be written.
+            # A copy of a read-only array, which torch would complain about.
             sent = torch.from_numpy(part if part.flags.writeable else part.copy()).to(self.device)
             with _answering():
                 dist.broadcast(sent, self._global(source), group=self.group)
@@ -131,7 +131,7 @@ class Ranks:
                 part[:] = sent.cpu().numpy()
 
     def _words(self, word: bytes, failed: bool = False) -> list[bytes]:
-        """The words of all ranks; :class:`RankFailed` when one of them says that it failed."""
+        """The status messages of all ranks; raises :class:`RankFailed` if one reports a failure."""
         if self.size == 1:
             return [word]
         sizes = [t.tolist() for t in self._gathered(torch.tensor([int(failed), len(word)]))]
@@ -160,15 +160,15 @@ class Ranks:
 
 
 ALONE = Ranks()
-"""This process, which shares nothing."""
+"""This process alone, which shares nothing."""
 
 
 def ranks_of(process_group: ProcessGroup | bool, model: nn.Module | None = None) -> Ranks:
     """The ranks that share a measurement of this model.
 
     Args:
-        process_group: True: the default group where ``torch.distributed`` is initialised; a group; False: none.
-        model: with a backend for GPUs only, what is sent lies on its device, or else on the current one.
+        process_group: True: the default group if ``torch.distributed`` is initialised; a group; False: none.
+        model: with a GPU-only backend, messages use its device, or the current GPU if it is on the CPU.
 
     Raises:
         RanksDisagree: when this process is not in the group.
@@ -189,14 +189,14 @@ def ranks_of(process_group: ProcessGroup | bool, model: nn.Module | None = None)
         return Ranks(rank, size, CPU, group)
     tensors = () if model is None else (*model.parameters(), *model.buffers())
     device = next((t.device for t in tensors), CPU)
-    if device.type == "cpu":  # a model on the CPU says nothing of the GPU that this rank has to itself
+    if device.type == "cpu":  # a model on the CPU does not tell which GPU belongs to this rank
         device = torch.device("cuda", torch.cuda.current_device())
     return Ranks(rank, size, device, group)
 
 
 @contextlib.contextmanager
 def _answering() -> Iterator[None]:
-    """Errors of the backend as our own."""
+    """Turn errors of the backend into :class:`RankFailed`."""
     try:
         yield
     except RuntimeError as cause:

@@ -1,20 +1,20 @@
-"""What a measured table is drawn towards, so that no optimiser can exploit what a few examples say by luck.
+"""Shrinkage of a measured table, so that no optimiser can exploit the luck of a few examples.
 
-- **Linear terms** are drawn towards the divergence from the original network. A cross-entropy measured on few
-  examples is negative for many choices by luck, and the sum of their luck over all groups is what an optimiser finds.
-- **Rows** of the factor are never longer than the divergence measured for their choice alone says, 1/2 |A|^2 <=
+- **Linear terms** shrink towards the divergence from the original network. A cross-entropy measured on few
+  examples is negative for many choices by luck, and an optimiser finds the sum of that luck over all groups.
+- **Rows** of the factor are never longer than the measured divergence of their choice alone allows, 1/2 |A|^2 <=
   divergence. The energy is then 1/2 |sum A|^2 plus terms that are not negative.
-- **Pair energies** are drawn towards zero by how well one half of the examples predicts the other half's, in the
+- **Pair energies** shrink towards zero by how well one half of the examples predicts the other half's, in the
   spirit of Ledoit & Wolf (2004), who shrink a sample covariance by its own sampling error. With a = A / |A| and P_1,
-  P_2 the matrices a a^T of even and of odd examples, off the groups' own blocks,
+  P_2 the matrices a a^T of even and of odd examples, outside the groups' own blocks,
 
       rho = <P_1, P_2> / (|P_1| |P_2|),     tau = 2 rho / (1 + rho),
 
-  where tau is the share of signal in the mean of both halves when rho is that in each (Spearman 1910, Brown 1910).
+  where tau is the share of signal in the mean of both halves if rho is that in each (Spearman 1910, Brown 1910).
 - **Slopes** of the loss, where they are kept, add up to no more than the loss that there is to lose.
 
-Pair energies asked for by a number, ``interactions=1.0``, are taken as measured, with neither of the limits; with
-``shrinkage=0.0`` beside it nothing of this is done.
+With a number, such as ``interactions=1.0``, pair energies are taken as measured, without either limit; together with
+``shrinkage=0.0``, none of this is done.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SHRINKAGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 COMPARED_CHOICES = 1500
-"""Most choices whose pair energies are compared between the halves: a sample says as much as millions of pairs."""
+"""Most choices whose pair energies are compared between the halves: a sample is as good as millions of pairs."""
 
 Half = npt.NDArray[np.bool_]
 
@@ -49,10 +49,10 @@ def check_shrinkage(shrinkage: float | str | None) -> None:
 
 
 def refuse_unshrinkable(metric: Metric, shrinkage: float | str | None) -> None:
-    """Refuse, before anything is measured, a shrinkage towards what a metric says that it does not know.
+    """Refuse, before the measurement, a shrinkage that needs what the metric does not measure.
 
     Args:
-        metric: which may have the attributes ``knows_divergence`` and ``knows_halves``.
+        metric: may have the attributes ``knows_divergence`` and ``knows_halves``.
         shrinkage: as checked by :func:`check_shrinkage`.
 
     Raises:
@@ -83,17 +83,17 @@ def check_interactions(interactions: bool | float) -> None:
 def shrunk_linear(
     linear: FloatArray, divergence: FloatArray | None, halves: FloatArray | None, shrinkage: float | str | None
 ) -> tuple[float, FloatArray]:
-    """Linear terms drawn towards the divergence, and the share by which they were.
+    """Linear terms shrunk towards the divergence, and the share used.
 
     Args:
         linear: (V,) loss changes.
-        divergence: (V,) divergences from the original network, or None where the metric knows none.
-        halves: (2, 2, V) both on either half of the examples, or None.
-        shrinkage: the share; ``"auto"``: the one by which either half of the examples predicts the other's loss best;
-            None: 1 where there are divergences.
+        divergence: (V,) divergences from the original network, or None if the metric measures none.
+        halves: (2, 2, V) both on each half of the examples, or None.
+        shrinkage: the share; ``"auto"``: the one with which each half of the examples predicts the other's loss best;
+            None: 1 if there are divergences.
 
     Raises:
-        InvalidMenu: when divergences or halves are needed and there are none.
+        InvalidMenu: when divergences or halves are needed and missing.
     """
     if shrinkage is None:
         shrinkage = 0.0 if divergence is None else 1.0
@@ -110,14 +110,14 @@ def shrunk_linear(
 
 
 def _held_out_error(halves: FloatArray, share: float) -> float:
-    """Squared error of either half's shrunk terms as a prediction of the other half's loss; halves are (2, 2, V)."""
+    """Squared error of each half's shrunk terms as a prediction of the other half's loss; halves are (2, 2, V)."""
     linear, divergence = halves
     predicted = (1 - share) * linear + share * divergence
     return float(((predicted - linear[::-1]) ** 2).sum())
 
 
 def limited_rows(features: FactorArray, divergence: FloatArray) -> FactorArray:
-    """(V, columns) rows whose half squares are at most the divergence of their choice.
+    """(V, columns) rows, shortened so that 1/2 |A|^2 is at most the divergence of their choice.
 
     Example:
         >>> limited_rows(np.array([[3.0, 4.0], [0.6, 0.8]], dtype=np.float32), np.array([2.0, 2.0])).tolist()
@@ -134,7 +134,7 @@ def limited_rows(features: FactorArray, divergence: FloatArray) -> FactorArray:
 
 
 def agreement(features: FactorArray, half: Half, offsets: IntArray, rng: np.random.Generator) -> float:
-    """tau: how far the pair energies of these examples can be trusted, from 0 to 1.
+    """tau: how much the pair energies from these examples can be trusted, from 0 to 1.
 
     Args:
         features: (V, columns) rows.
@@ -164,7 +164,7 @@ def agreement(features: FactorArray, half: Half, offsets: IntArray, rng: np.rand
 
 
 def _compared(norms: FloatArray, offsets: IntArray, rng: np.random.Generator) -> tuple[IntArray, npt.NDArray[np.bool_]]:
-    """Numbers of the choices that are compared, and which pairs of them are of different groups."""
+    """Numbers of the choices to compare, and which pairs of them belong to different groups."""
     changing = np.flatnonzero(norms > 0)
     if changing.size > COMPARED_CHOICES:
         changing = np.sort(rng.choice(changing, COMPARED_CHOICES, replace=False))
@@ -175,15 +175,15 @@ def _compared(norms: FloatArray, offsets: IntArray, rng: np.random.Generator) ->
 def agreement_of_parts(
     parts: Sequence[FactorArray], shares: FloatArray, offsets: IntArray, rng: np.random.Generator
 ) -> float:
-    """How far rows can be trusted that were measured on several parts of the examples: tau, from 0 to 1.
+    """tau, from 0 to 1: how much rows from several parts of the examples can be trusted.
 
-    With P_k the pair energies of part k, its share s_k of the examples included, off the groups' own blocks and
+    With P_k the pair energies of part k, weighted by its share s_k of the examples, outside the groups' own blocks and
     divided by the norms of the joined rows as in :func:`agreement`,
 
         rho = sum_jk <P_j, P_k> / sum_jk |P_j| |P_k|   over j != k,    n = 1 / sum_k s_k^2,
         tau = n rho / (1 + (n - 1) rho),
 
-    the Spearman-Brown formula for n parts; n is their number where they are of one size.
+    the Spearman-Brown formula for n parts; n is their number if they have equal sizes.
 
     Args:
         parts: for every part, (V, columns) rows.
@@ -219,16 +219,16 @@ def agreement_of_parts(
 
 
 def floored(linear: FloatArray, features: FactorArray | None, offsets: IntArray, most: float) -> FloatArray:
-    """(V,) linear terms whose energies are nowhere below ``-most``.
+    """(V,) linear terms such that no energy is below ``-most``.
 
-    The energy is 1/2 |sum A|^2 + sum (linear - 1/2 |A|^2), so it is the negative terms of the second sum that can
-    promise more than there is. They are scaled down together until the best of every group add up to ``-most``.
+    The energy is 1/2 |sum A|^2 + sum (linear - 1/2 |A|^2), so only negative terms of the second sum can promise too
+    much. They are scaled down together until the best of every group add up to ``-most``.
 
     Args:
         linear: (V,) loss changes.
         features: (V, columns) rows, or None.
         offsets: (G + 1,) first choice of each group.
-        most: loss of the original network, which is all that there is to lose.
+        most: loss of the original network: no plan can save more.
 
     Example:
         >>> floored(np.array([0.0, -3.0, 0.0, -1.0, 2.0]), None, np.array([0, 2, 5]), 2.0).tolist()

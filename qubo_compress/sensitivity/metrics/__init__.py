@@ -1,1 +1,1 @@
-"""Metrics: ways to say what each choice and each pair of choices costs the network, one file or folder each."""
+"""Metrics: ways to measure what each choice and each pair of choices costs the network, one file or folder each."""

@@ -1,4 +1,4 @@
-"""Auto: the exact way for small networks, products for all others."""
+"""Auto: exact runs for small networks, products for all others."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, ma
 logger = logging.getLogger(__name__)
 
 SMALL = 5e11
-"""Multiplications up to which every choice is run: about a minute of one core."""
+"""Every choice is run up to this many multiplications: about a minute on one core."""
 
 REPLAY_OVERHEAD = 1.15
-"""What remembering and checking replayed runs adds to the layers behind a group."""
+"""Overhead of caching and checking replayed runs, relative to the layers after a group."""
 
 GRADIENT_RUNS = 3.0
-"""Forward runs that a backward pass with its gradients per example takes: ResNet-20 2.6, EfficientNet-Lite0 3.4."""
+"""Cost of a backward pass with per-example gradients, in forward runs: ResNet-20 2.6, EfficientNet-Lite0 3.4."""
 
 
 BACKWARD_RUNS = 2.0
-"""Forward runs that a backward pass takes whose gradients by few parameters torch adds up itself."""
+"""Cost of a backward pass with torch's own summed gradients of few parameters, in forward runs."""
 
 
 @metrics.register
 @dataclass(frozen=True)
 class Auto:
-    """``gauss-newton`` where it takes up to ``small`` multiplications, else ``products``.
+    """``gauss-newton`` up to ``small`` multiplications, otherwise ``products``.
 
-    What is compared are counts, not times, so that the same network is measured alike on every machine. Networks
+    The comparison uses counts, not times, so that a network is measured by the same metric on every machine. Networks
     that products cannot follow, because their examples depend on each other or forward switches gradients off, and
-    losses without curvature, are measured by ``gauss-newton`` whatever their size. A caller's loss of so many outputs
-    that ``gauss-newton`` would refuse it is measured by ``products``.
+    losses without curvature, are measured by ``gauss-newton`` at any size. A caller's loss of so many outputs that
+    ``gauss-newton`` would refuse it is measured by ``products``.
 
     Args:
-        small: most multiplications of running every choice.
+        small: most multiplications for running every choice.
     """
 
     metric_name: ClassVar[str] = "auto"
     small: float = SMALL
 
     def resolve(self, task: MeasureTask) -> tuple[Metric, str]:
-        """The metric to use, and why."""
+        """The metric to use for these examples, and the reason."""
         products: Metric = Products(measured_linear=CLOSE)
         count = task.examples.count * multiplications(task) * network_runs(task, GaussNewton())
         small = count <= self.small
@@ -66,19 +66,19 @@ class Auto:
         return products, "this loss has too many outputs" if small else "running every choice would take too long"
 
     def evaluations(self, task: MeasureTask) -> float:
-        """Those of the metric chosen."""
+        """Evaluations of the metric that it chooses."""
         return self.resolve(task)[0].evaluations(task)
 
     def measure(self, task: MeasureTask) -> MetricResult:
-        """By the metric chosen."""
+        """Measure by the metric that it chooses."""
         return self.resolve(task)[0].measure(task)
 
 
 def resolved(metric: Metric, task: MeasureTask) -> tuple[Metric, str]:
-    """The metric that ``auto`` stands for, and why; others are themselves.
+    """The metric that ``auto`` stands for, and why; any other metric is returned unchanged.
 
     Raises:
-        InvalidMenu: when products were asked for under a loss without curvature.
+        InvalidMenu: for products under a loss without curvature.
     """
     if isinstance(metric, Auto):
         return metric.resolve(task)
@@ -91,11 +91,11 @@ def resolved(metric: Metric, task: MeasureTask) -> tuple[Metric, str]:
 
 
 def wants_close(asked: str | Metric, used: str) -> bool:
-    """Whether linear terms are to be measured for the choices that first plans touch.
+    """Whether to measure the linear terms of the choices that the first plans use.
 
     Args:
         asked: the metric as the caller gave it.
-        used: name of the one that measured.
+        used: name of the metric that measured.
     """
     metric = make_metric(asked)
     if isinstance(metric, Auto):
@@ -104,7 +104,7 @@ def wants_close(asked: str | Metric, used: str) -> bool:
 
 
 def has_features(task: MeasureTask) -> bool:
-    """Whether output changes can be turned into features, which a caller's loss needs much memory for."""
+    """Whether output changes can be turned into features, which takes much memory for a caller's loss."""
     loss = task.loss
     if not task.interactions or not isinstance(loss, CallableLoss):
         return True
@@ -112,9 +112,9 @@ def has_features(task: MeasureTask) -> bool:
 
 
 def has_curvature(task: MeasureTask) -> bool:
-    """Whether the loss bends, at the outputs of the first examples or where all outputs are zero.
+    """Whether the loss has curvature, at the outputs of the first examples or at zero outputs.
 
-    A network that is sure of its answers has next to none at its own outputs, which says nothing about the loss.
+    A network that is sure of its answers has almost no curvature at its own outputs, which says nothing about the loss.
     """
     part = task.examples.slices[0]
     drawn = torch.ones_like(task.outputs[0])
@@ -124,12 +124,12 @@ def has_curvature(task: MeasureTask) -> bool:
 
 
 def multiplications(task: MeasureTask) -> float:
-    """Of one example in one forward run; a weight of which no call is seen counts once."""
+    """Multiplications of one example in one forward run; a weight without a known call counts once."""
     return float(sum(_of_groups(task)))
 
 
 def network_runs(task: MeasureTask, metric: Metric) -> float:
-    """Forward runs over all examples that a metric amounts to, replayed parts counted by their multiplications."""
+    """The cost of a metric in forward runs over all examples, with replayed parts weighted by their multiplications."""
     if isinstance(metric, Products):
         swept = network_runs(task, GaussNewton()) if metric.measured_linear is True else 0.0
         return 1.0 + GRADIENT_RUNS * (metric.probes_of(task) + int(metric.has_slope(task))) + swept
@@ -137,17 +137,16 @@ def network_runs(task: MeasureTask, metric: Metric) -> float:
         return metric.evaluations(task)
     each = np.array(_of_groups(task))
     total = max(float(each.sum()), 1e-12)
-    # Groups come in the order of the state dict, which is nearly that in which they run.
+    # Groups are in the order of the state dict, which is nearly the order of execution.
     behind = 1.0 if task.trace is None else np.cumsum(each[::-1])[::-1] / total
     offered = np.array([len(names) - 1 for names in task.choices])
     return float(REPLAY_OVERHEAD * (offered * behind).sum()) + 1.0
 
 
 def runs_alone(task: MeasureTask, metric: Metric) -> float:
-    """Forward runs over all examples, one example at a time, that a metric amounts to beside :func:`network_runs`.
+    """The cost of single-example runs, in forward runs over all examples, in addition to :func:`network_runs`.
 
-    Products need them where a parameter is used in other ways than by known layers: one run with all its backward
-    passes for every example.
+    Products need them if a parameter is used outside known layers: one run with all its backward passes per example.
 
     Raises:
         InvalidModel: when products cannot follow the network.

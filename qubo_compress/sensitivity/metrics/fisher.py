@@ -21,5 +21,5 @@ class Fisher(GradientMetric):
         return 2.0 + (float(task.offsets[-1]) if self.measured_linear else 0.0)
 
     def measure(self, task: MeasureTask) -> MetricResult:
-        """One backward pass over every example."""
+        """Gradients of every example's loss from one backward pass, times the displacements."""
         return measured_by_gradients(task, "fisher", self.measured_linear, self.evaluations(task))

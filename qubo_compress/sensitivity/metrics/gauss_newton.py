@@ -1,4 +1,4 @@
-"""The default metric: measured output changes, whose Gram matrix gives every pair at no further cost."""
+"""The metric for small networks: measured output changes, whose Gram matrix gives all pairs for free."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class GaussNewton:
     counts_flips: ClassVar[bool] = True
 
     def evaluations(self, task: MeasureTask) -> float:
-        """One per choice."""
+        """One run over all examples per choice."""
         return float(task.offsets[-1])
 
     def measure(self, task: MeasureTask) -> MetricResult:
-        """Run every choice once."""
+        """Run every choice once and keep its loss and output changes."""
         found = forward_sweep(task, "forward" if task.interactions else "linear", task.interactions)
         return MetricResult(
             found.linear, found.features, None, int(task.offsets[-1]) + 1, found.divergence, found.halves, found.flips,

@@ -1,4 +1,4 @@
-"""The reference metric: every pair of choices measured, V^2 / 2 runs (CLADO, Deng et al. 2023)."""
+"""The reference metric: measures every pair of choices in V^2 / 2 runs (CLADO, Deng et al. 2023)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Pairwise:
         return float(sizes.sum() + (sizes.sum() ** 2 - (sizes**2).sum()) / 2)
 
     def measure(self, task: MeasureTask) -> MetricResult:
-        """Run every choice, then every pair; the later choices of one choice are one unit of the cache."""
+        """Run every choice, then every pair; one choice with all later ones is one unit of the cache."""
         singles = forward_sweep(task, "linear", with_features=False)
         offsets, total = task.offsets, int(task.offsets[-1])
         pairs = np.zeros((total, total))
@@ -42,7 +42,7 @@ class Pairwise:
             first, last = offsets[group], offsets[group + 1]
             joint = made["loss"].astype(np.float64)
             pairs[first:last, last:] = joint - singles.linear[first:last, None] - singles.linear[None, last:]
-        # What the network holds already goes with anything, except for rounding.
+        # The network's own choices do not interact, except for rounding.
         unchanged = task.cache.gather([Unit("unchanged", lambda: {"choices": _unchanged(task)})])[0]["choices"]
         pairs[unchanged] = 0.0
         pairs[:, unchanged] = 0.0
@@ -55,7 +55,7 @@ class Pairwise:
 
 
 def _unchanged(task: MeasureTask) -> np.ndarray:
-    """(V,) choices that are what the network holds already."""
+    """(V,) which choices the network already has."""
     groups = range(len(task.layout.groups))
     return np.array([task.is_base(group, v) for group in groups for v in task.variants(group)], dtype=bool)
 
@@ -69,7 +69,7 @@ def _pair_losses(task: MeasureTask, group: int) -> Arrays:
     for k, variant in enumerate(variants):
         with task.tensors.swapped(dict(zip(names, variant, strict=True))):
             for other in range(group + 1, len(task.layout.groups)):
-                # Made anew each time: two groups may be rows of one tensor, which then has to hold both.
+                # Built again each time: two groups may be rows of one tensor, which then has to hold both.
                 choices = task.variants(other)
                 start = int(task.offsets[other]) - stop
                 joint[k, start : start + len(choices)] = _losses(task, other, choices)

@@ -248,7 +248,7 @@ def test_attention_is_measured_in_batches(sample: Callable[[str], Any], caplog: 
     with caplog.at_level("INFO"):
         measured(net, Products())
     # Its output projection counts the examples fastest; positions have no axis of examples at all.
-    alone = [record.getMessage() for record in caplog.records if "ways of their own" in record.getMessage()]
+    alone = [record.getMessage() for record in caplog.records if "not used by known layers only" in record.getMessage()]
     assert len(alone) == 1 and alone[0].startswith("place.weight:")
 
 

@@ -1,4 +1,4 @@
-"""Products: all rows of the Gauss-Newton model from backward passes, no choice ever run through the network.
+"""Products: all rows of the Gauss-Newton model from backward passes, without running any choice.
 
 With probes q_ns = B_n e_ns, e of random signs and B_n a root of the output Hessian H_n, E[q q^T] = H_n, so
 
@@ -7,8 +7,8 @@ With probes q_ns = B_n e_ns, e of random signs and B_n a root of the output Hess
 has inner products whose mean over the signs is the Gauss-Newton pair energy sum_n weight_n dz_n(v)^T H_n dz_n(w), to
 first order in the displacements. A backward pass per probe gives the gradient delta of every layer's output; in that
 pass, layer by layer, G is formed per example and multiplied with the displacements of all choices, or the layer is
-called with the displacements as its weight, whichever takes fewer multiplications. The cost is 1 + S passes and what
-the layers' gradients take, whatever the depth and the number of groups.
+called with the displacements as its weight, whichever takes fewer multiplications. The cost is 1 + S passes plus the
+layers' gradients, whatever the depth and the number of groups.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
 
 SLICE_BYTES, JOINED_BYTES = 400_000_000, 200_000_000
-"""Bytes of layer inputs and outputs that one pass may hold: of one of the caller's batches, and of several joined.
+"""Most bytes of layer inputs and outputs in one pass: of one of the caller's batches, and of several joined.
 
-With a quarter as much a ResNet-110 sees five examples at a time, and handling its layers takes longer than their
-gradients; with twice as much passes spend more on fetching fresh pages from the operating system.
+With a quarter as much, a ResNet-110 sees five examples at a time, and the overhead per layer exceeds its gradients;
+with twice as much, passes spend more time on fresh pages from the operating system.
 """
 
 ROWS_WANTED, MOST_PROBES = 512, 16
-"""Fewer rows leave the signs' own noise in the pair energies: 32 images of a ResNet-20 with one probe said nothing."""
+"""With fewer rows the pair energies drown in the signs' noise: 32 images of a ResNet-20 with one probe were useless."""
 
 CLOSE = "close"
 MEASURED_LINEAR = (False, True, CLOSE)
@@ -51,17 +51,17 @@ MEASURED_LINEAR = (False, True, CLOSE)
 class Products:
     """Probes through the network's output Hessian, and products of displacements with gradients per example.
 
-    Linear terms are half the squared row, and where ``first_order`` asks for it and the loss has one, the mean slope
-    of the loss along the displacement. The cost grows with the network, the examples and the choices, not with depth.
+    Linear terms are half the squared row plus, with ``first_order`` and a loss that has a slope, the mean slope of the
+    loss along the displacement. The cost grows with the network, the examples and the choices, not with depth.
 
     Args:
-        probes: S, backward passes per example. More examples are worth more than more probes; None: one, and as many
-            more as few examples need for 512 rows, up to 16.
+        probes: S, backward passes per example. More examples help more than more probes; None: one, and with few
+            examples as many as give 512 rows, up to 16.
         measured_linear: True: linear terms by one run of the network per choice, as ``gauss-newton`` measures them;
-            ``"close"``: in :func:`qubo_compress.compress`, for the choices that the first solve or its pool touches.
+            ``"close"``: in :func:`qubo_compress.compress`, for the choices that the first solve or its pool uses.
         first_order: whether the linear terms of cross-entropy, and of other losses with a slope at the network's own
-            outputs, hold that slope. Without it they are divergences from the network as it is. None: where the
-            measurement's ``shrinkage`` leaves a part for it.
+            outputs, include that slope. Without it they are divergences from the given network. None: if the
+            measurement's ``shrinkage`` leaves a share for it.
 
     Raises:
         InvalidMenu: for settings out of range.
@@ -80,31 +80,31 @@ class Products:
 
     @property
     def counts_flips(self) -> bool:
-        """Only where every choice is run."""
+        """True if every choice is run, as ``measured_linear=True`` asks."""
         return self.measured_linear is True
 
     @property
     def knows_halves(self) -> bool:
-        """Whether linear terms are measured on two halves of the examples: where every choice is run."""
+        """Whether linear terms are measured on two halves of the examples: only if every choice is run."""
         return self.measured_linear is True
 
     def probes_of(self, task: MeasureTask) -> int:
-        """S for the examples of a task."""
+        """S, the number of probes, for the examples of a task."""
         if self.probes is not None:
             return self.probes
         return max(1, min(MOST_PROBES, round(ROWS_WANTED / max(1, task.examples.count))))
 
     def has_slope(self, task: MeasureTask) -> bool:
-        """Whether slopes of the loss are taken."""
+        """Whether the linear terms include slopes of the loss."""
         return task.first_order if self.first_order is None else self.first_order
 
     def evaluations(self, task: MeasureTask) -> float:
-        """A forward pass and about two more for every backward pass."""
+        """A forward pass, and about two more for each backward pass."""
         passes = self.probes_of(task) + int(self.has_slope(task))
         return 1.0 + 2.0 * passes + (float(task.offsets[-1]) if self.measured_linear is True else 0.0)
 
     def measure(self, task: MeasureTask) -> MetricResult:
-        """Rows and slopes, slice by slice; each slice is a unit of the cache."""
+        """Rows and slopes from one slice of examples after another; each slice is a unit of the cache."""
         collection = _Collection(task, self)
         rows, slope = collection.gathered()
         half_squares = 0.5 * np.einsum("vc,vc->v", rows, rows, dtype=np.float64)
@@ -139,7 +139,7 @@ class _Collection:
         share = (
             self.settings.evaluations(task) - (float(task.offsets[-1]) if self.settings.counts_flips else 0.0)
         ) / max(1, task.examples.count)
-        # A folder may hold both: slices without slopes say nothing of them.
+        # A folder may hold slices with and without slopes.
         kind = "products_slope" if self.settings.has_slope(task) else "products"
         start = 0
         for number, part in task.slices():
@@ -152,7 +152,7 @@ class _Collection:
         return np.concatenate(blocks, axis=1), slope
 
     def _slice(self, number: int, part: Slice, first: int) -> Arrays:
-        """The rows of one slice of examples, in as many passes as memory asks for."""
+        """The rows of one slice of examples, in as many passes as memory requires."""
         task = self.task
         structure, displacements = self._prepared()
         repeats = task.outputs[number].shape[0] // len(part)
@@ -172,19 +172,19 @@ class _Collection:
         return {"features": rows.flatten(1).numpy(), "slope": slope.numpy()}
 
     def _examples_at_once(self, each: int) -> int:
-        """As many as fit into ``JOINED_BYTES``, or up to one batch of the caller's as fit into ``SLICE_BYTES``."""
+        """As many as fit into ``JOINED_BYTES``, or of one of the caller's batches into ``SLICE_BYTES``."""
         unit = self.task.examples.unit
         return max(1, JOINED_BYTES // each, min(unit, SLICE_BYTES // each))
 
     def _prepared(self) -> tuple[Structure, Displacements]:
-        """Made at the first slice that is not in the cache."""
+        """Structure and displacements, prepared for the first slice that is not in the cache."""
         if self._structure is None or self._displacements is None:
             self._structure = inspect(self.task)
             self._displacements = Displacements(self.task, self._structure.captured | self._structure.single)
         return self._structure, self._displacements
 
     def _cotangents(self, number: int, part: Slice, rows: slice, first: int, repeats: int) -> list[Tensor]:
-        """S probes of some output rows and, where it is wanted, the gradient of the mean loss by them."""
+        """S probes of some output rows and, if wanted, the gradient of the mean loss with respect to them."""
         task = self.task
         outputs, reference = task.outputs[number][rows], task.reference[number][rows]
         examples = slice(rows.start // repeats, rows.stop // repeats)
@@ -209,9 +209,9 @@ class _Collection:
 
 
 def _signs(seed: int, first: int, examples: int, probes: int, count: int) -> np.ndarray:
-    """(probes, examples, count) float32 random signs that depend on the seed and an example's number alone.
+    """(probes, examples, count) float32 random signs that depend only on the seed and the example's number.
 
-    Any part of the examples can so be measured anywhere, with the rows that it has in the whole.
+    So any part of the examples can be measured anywhere, and gives the same rows as in a whole measurement.
     """
     drawn = np.empty((examples, probes, count), dtype=np.float32)
     for example in range(examples):

@@ -1,9 +1,9 @@
-"""The layer calls of one forward pass: which parameters were used, on what inputs, by which formula.
+"""The layer calls of one forward pass: which parameters were used, on which inputs, by which formula.
 
-What a network really calls is seen at torch's functions, not at its modules: a convolution that pads in its own
-``forward``, a packed attention projection and a tied output layer are all calls of a function with a parameter, or
-a view of one, as its weight. Parameters are recognised by their storage. A use that is not recognised is not
-guessed at: see :mod:`qubo_compress.sensitivity.metrics.products.inspection`.
+A network's real calls are visible at torch's functions, not at its modules: a convolution that pads in its own
+``forward``, a packed attention projection and a tied output layer all call a function with a parameter, or a view of
+one, as its weight. Parameters are recognised by their storage. Unrecognised uses are never guessed: see
+:mod:`qubo_compress.sensitivity.metrics.products.inspection`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 Bound = tuple[str, tuple[str, ...]]
-"""Kind of a layer, and the names of the function's arguments in their order."""
+"""The kind of a layer, and the names of the function's arguments in order."""
 
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
@@ -51,12 +51,12 @@ FUNCTIONS: dict[Callable[..., Any], Bound] = {
     torch.addmm: ("product", ("bias", "input", "weight")),
     Tensor.addmm: ("product", ("bias", "input", "weight")),
 }
-"""Functions whose output is linear in their weight and bias, and how their arguments are called."""
+"""Functions whose output is linear in their weight and bias, and the names of their arguments."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A parameter as a function was given it: the whole of it, or a strided view.
+    """A parameter as an argument of a function: all of it, or a strided view.
 
     Attributes:
         name: of the parameter.
@@ -78,10 +78,10 @@ class Call:
         kind: of the layer.
         views: role (``"weight"``, ``"bias"``) -> the parameter in that role.
         settings: the function's other arguments.
-        inputs: what the layer was given.
-        version: of the inputs when they were given, to notice changes in place.
+        inputs: of the layer.
+        version: of the inputs at the call, to notice changes in place.
         weight_shape: shape of the weight as the function saw it.
-        output_shape: of what it returned.
+        output_shape: shape of the output.
     """
 
     number: int
@@ -95,19 +95,19 @@ class Call:
 
     @property
     def signature(self) -> tuple[str, tuple[View, ...]]:
-        """What must be the same in every pass."""
+        """Everything that must be the same in every pass."""
         return self.kind, tuple(self.views.values())
 
 
 @dataclass(eq=False)
 class Recorder(TorchFunctionMode):
-    """Records the calls made inside a ``with`` block that use one of some parameters.
+    """Records the calls inside a ``with`` block that use one of the given parameters.
 
     Args:
-        parameters: name -> tensor that the network holds now; none of them requires a gradient.
+        parameters: name -> tensor that the network has now; none of them requires a gradient.
         watch: called with a call and the gradient of its output when a backward pass reaches it; None to record
             nothing.
-        copied: numbers of the calls whose inputs are changed in place later, so that a copy must be kept.
+        copied: numbers of the calls whose inputs are changed in place later, so a copy must be kept.
     """
 
     parameters: Mapping[str, Tensor]
@@ -125,7 +125,7 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types_: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run the function; keep what is needed for the gradients of its parameters."""
+        """Run the function, and record what its parameters' gradients need."""
         kwargs = dict(kwargs or {})
         if func is functional.multi_head_attention_forward:
             with self:
@@ -136,14 +136,14 @@ class Recorder(TorchFunctionMode):
         kind, names = bound
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         if kind == "embedding" and given.get("max_norm") is None:
-            # torch leaves the gradient of a padding row out; the network sees its values all the same.
+            # torch omits the gradient of a padding row, but the network does use its values.
             args, kwargs = (), {**given, "padding_idx": None}
         views = None if self.watch is None or not isinstance(given.get("input"), Tensor) else self._views(kind, given)
         output = func(*args, **kwargs)
         return output if views is None else self._record(kind, views, given, output)
 
     def _views(self, kind: str, given: Mapping[str, Any]) -> dict[str, View] | None:
-        """The parameters in the roles of weight and bias; None where there are none, or not in a known way."""
+        """The parameters in the roles of weight and bias; None if there are none, or the use is unknown."""
         views = {role: self._view(given[role]) for role in ("weight", "bias") if isinstance(given.get(role), Tensor)}
         found = {role: view for role, view in views.items() if view is not None}
         plain = set(given) <= set(next(names for k, names in FUNCTIONS.values() if k == kind)) | {"bias", "input"}
@@ -162,7 +162,7 @@ class Recorder(TorchFunctionMode):
             same = tensor.shape == whole.shape and tensor.stride() == whole.stride()
             if same and tensor.storage_offset() == whole.storage_offset():
                 return View(name)
-        # A view's strides are those of the dense layout; of parameters that share memory it may be a part of any.
+        # A view has the strides of the dense layout; if parameters share memory, it may be a part of any of them.
         if len(names) != 1 or not self.parameters[names[0]].is_contiguous() or 0 in tensor.stride():
             return None
         offset = int(tensor.storage_offset()) - int(self.parameters[names[0]].storage_offset())
@@ -170,7 +170,7 @@ class Recorder(TorchFunctionMode):
 
     def _record(self, kind: str, views: dict[str, View], settings: dict[str, Any], output: Tensor) -> Tensor:
         watch = self.watch
-        assert watch is not None  # noqa: S101 - nothing is recorded without one
+        assert watch is not None  # noqa: S101 - nothing is recorded without a watch
         number = len(self.calls)
         inputs = settings.pop("input").detach()
         weight = settings.pop("weight", None)
@@ -184,14 +184,14 @@ class Recorder(TorchFunctionMode):
         if first:
             self.roots.append(output.requires_grad_())
         output.register_hook(lambda gradient: watch(call, gradient.detach()))  # type: ignore[no-untyped-call]
-        # A leaf may not be changed in place, which an activation behind the first layer may want to do.
+        # A leaf cannot be changed in place, as an activation after the first layer may try to do.
         return output.clone() if first else output
 
 
 def _without_overrides(function: Any) -> Any:
-    """Torch's own Python code of a composite function, whose inner calls are seen by the active mode.
+    """Torch's own Python code of a composite function, whose inner calls the active mode sees.
 
-    Called as it is, it would first hand itself to that mode again.
+    Called directly, it would first pass itself to that mode again.
     """
     names = {**function.__globals__, "has_torch_function": lambda *_: False}
     copy = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)

@@ -1,4 +1,4 @@
-"""Displacements of all choices, parameter by parameter, as a layer's gradients meet them."""
+"""Displacements of all choices, parameter by parameter, in the layout of the layers' gradients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qubo_compress.sensitivity.costs import siblings
 from qubo_compress.sensitivity.task import MeasureTask, apart
 
 KEPT_BYTES = 600_000_000
-"""Displacements up to this many bytes stay in memory; those of the other layers are made again for every pass."""
+"""Displacements up to this many bytes stay in memory; those of other layers are rebuilt in every pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +26,8 @@ class Block:
 
     Attributes:
         choices: (K,) their numbers among all choices.
-        member: what they change of it.
-        values: (K, *shape) float32: the whole parameter as the network holds it, or the member's rows, outputs first.
+        member: the part of the parameter that they change.
+        values: (K, *shape) float32: the whole parameter in the network's layout, or the member's rows, outputs first.
     """
 
     choices: IntArray
@@ -49,7 +49,7 @@ class Block:
 class RowBlock:
     """The choices of many groups that are one row each of one parameter, such as the filters of a layer.
 
-    One product of matrices for all of them: thousands of small ones would take longer than the gradients.
+    One matrix product serves them all: thousands of small ones would take longer than the gradients.
 
     Attributes:
         choices: (R * K,) their numbers among all choices, group by group.
@@ -74,13 +74,13 @@ class RowBlock:
 
 
 class Displacements:
-    """What every choice adds to every parameter; choices that change nothing are left out, and so are twins.
+    """The displacement of every parameter by every choice, without choices that change nothing, and without twins.
 
-    A twin is another choice of its group, only coded: its rows are those of the other, see :meth:`with_twins`.
+    A twin is another choice of its group, only coded: it has the other's rows, see :meth:`with_twins`.
 
     Args:
         task: the measurement.
-        changeable: parameters whose gradients can be had; a choice that changes anything else is refused.
+        changeable: parameters whose gradients are available; a choice that changes any other one is refused.
     """
 
     def __init__(self, task: MeasureTask, changeable: frozenset[str]) -> None:
@@ -91,7 +91,7 @@ class Displacements:
                 self._owners.setdefault(name, []).append(number)
         self._kept: dict[str, tuple[Block | RowBlock, ...]] = {}
         self._kept_bytes = 0
-        # A layer's blocks are asked for several times in a row.
+        # A layer's blocks are requested several times in a row.
         self._latest: tuple[str, tuple[Block | RowBlock, ...]] = ("", ())
         pairs = [
             (first + number, first + other)
@@ -121,7 +121,7 @@ class Displacements:
         return made
 
     def with_twins(self, rows: Tensor) -> Tensor:
-        """(V, ...) rows of all choices, those of twins filled in."""
+        """(V, ...) rows of all choices, including the twins."""
         rows[self._twins[:, 0]] = rows[self._twins[:, 1]]
         return rows
 
@@ -145,7 +145,7 @@ class Displacements:
         return found
 
     def _rows(self, numbers: list[int], name: str) -> tuple[RowBlock, ...]:
-        """All groups of a parameter in one block; they are siblings."""
+        """All groups of a parameter in one block; they are rows of the same layer."""
         task = self._task
         members = [task.layout.groups[number].members[0] for number in numbers]
         if not members[0].dtype.is_floating_point:

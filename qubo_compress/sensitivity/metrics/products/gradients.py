@@ -1,14 +1,15 @@
-"""Gradients per example of layers that are linear in their parameters.
+"""Per-example gradients of layers that are linear in their parameters.
 
 Given the gradient delta of a scalar with respect to a layer's output, the gradient with respect to its weight is
 
     linear, x W^T          G_n = sum over rows of delta x^T
     convolution            G_n = sum over positions of delta (unfolded x)^T
-    transposed             the same with x and delta in each other's place
+    transposed             the same with x and delta exchanged
     normalisation          G_n = sum over positions of delta * normalised x
-    embedding              delta, added up at the rows that were looked up
+    embedding              delta, added at the rows that were looked up
 
-and that of a bias is the sum of delta over rows and positions. Everything is kept per example: (n, *parameter shape).
+and the gradient of a bias is the sum of delta over rows and positions. All gradients are per example: (n, *parameter
+shape).
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ NORMALISATIONS = ("batch-norm", "layer-norm", "rms-norm", "group-norm")
 
 
 def by_example(tensor: Tensor, axis: int, examples: int, inner: bool) -> Tensor:
-    """(n, r, ...): the axis that counts examples, n times r long, first and parted from the r rows of each.
+    """(n, r, ...): the example axis of length n r moved to the front and split into examples and their r rows.
 
-    ``inner``: the examples count fastest along it, as where attention joins its time and batch axes.
+    ``inner``: examples vary fastest along it, as when attention joins its time and batch axes.
     """
     moved = tensor.movedim(axis, 0)
     rows = moved.shape[0] // examples
@@ -39,7 +40,7 @@ def by_example(tensor: Tensor, axis: int, examples: int, inner: bool) -> Tensor:
 
 
 def parameter_gradients(call: Call, inputs: Tensor, delta: Tensor) -> dict[str, Tensor]:
-    """Role -> (n, *shape) float32 gradients of some examples.
+    """Role -> (n, *shape) float32 gradients of the given examples.
 
     Args:
         call: the layer.
@@ -66,7 +67,7 @@ def parameter_gradients(call: Call, inputs: Tensor, delta: Tensor) -> dict[str, 
 
 
 def _channel_axis(call: Call) -> int:
-    """Of a tensor (n, r, ...), counted from its end where the layer does."""
+    """The channel axis of a tensor (n, r, ...), counted from its end if the layer does so."""
     return 2 if call.kind in ("convolution", "transposed", "batch-norm", "group-norm") else -1
 
 
@@ -78,7 +79,7 @@ def _bias(call: Call, delta: Tensor) -> Tensor:
 
 
 def _scale(call: Call, inputs: Tensor, delta: Tensor) -> Tensor:
-    """Gradient of a normalisation's weight: delta times the normalised input, summed over what shares the weight."""
+    """Gradient of a normalisation's weight: delta times the normalised input, summed over where it is used."""
     flat = inputs.flatten(0, 1)
     settings = call.settings
     epsilon = settings.get("eps", 1e-5)
@@ -114,7 +115,7 @@ def _convolved(call: Call, inputs: Tensor, delta: Tensor) -> Tensor:
     if call.kind == "transposed":
         x, d = d, x
     padded = functional.pad(x, _padding(call.settings.get("padding", 0), kernel, dilation))
-    # Positions that the layer did not compute are cropped: strides may leave some inputs unread.
+    # Positions that the layer did not compute are cropped: with strides some inputs may be unread.
     sizes = d.shape[2:]
     offsets = torch.cartesian_prod(*(torch.arange(k) for k in kernel)).reshape(-1, len(kernel)).tolist()
     windows = [
@@ -147,13 +148,13 @@ def _window(at: int, dilation: int, stride: int, size: int) -> slice:
 
 
 def _each(value: Any, count: int) -> tuple[int, ...]:
-    """One number per spatial axis, as torch's functions take them."""
+    """One number per spatial axis, from torch's argument."""
     values = tuple(int(v) for v in value) if isinstance(value, Sequence) else (int(value),)
     return values * count if len(values) == 1 else values
 
 
 def _padding(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """Zeros before and after every spatial axis, the last axis first, as ``functional.pad`` takes them."""
+    """Padding before and after every spatial axis, the last axis first, as ``functional.pad`` expects."""
     if padding == "same":
         totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         sides = [(total // 2, total - total // 2) for total in totals]

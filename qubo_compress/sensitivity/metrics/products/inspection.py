@@ -1,9 +1,9 @@
-"""Finding out, on a few examples, how a network uses its parameters, and checking it against torch's own gradients.
+"""Determines from a few examples how a network uses its parameters, and checks that against torch's own gradients.
 
-Nothing is assumed of a network. On a few examples every parameter's gradient per example is taken by torch, with
-cotangents that are zero except on that example, and compared with the one put together from recorded layer calls. A
-parameter for which they differ is used in some other way too (multiplied elementwise, computed from, in a cell that
-is one function of its own) and is left to runs of single examples.
+Nothing is assumed about a network. On a few examples, torch computes every parameter's per-example gradient, with
+cotangents that are zero except on that example, and it is compared with the one from recorded layer calls. If they
+differ, the parameter is also used in some other way (elementwise, to compute another tensor, or in a fused cell), and
+its gradients are taken from runs of single examples.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from qubo_compress.sensitivity.task import MeasureTask
 logger = logging.getLogger(__name__)
 
 EXAMPLES = 3
-"""Enough to tell axes that count examples from others, and whether examples influence each other."""
+"""Enough examples to recognise example axes, and to see whether examples influence each other."""
 
 TOLERANCE = 1e-2
-"""Relative distance of two directional derivatives of a parameter that still agree in float32."""
+"""Largest relative distance of two directional derivatives that agree in float32."""
 
 LOW_PRECISION_TOLERANCE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
 class _Probe:
-    """A network with other tensors in it, and a few examples."""
+    """A network with substituted tensors, and a few examples."""
 
     tensors: NetworkTensors
     reading: OutputReading
@@ -94,7 +94,7 @@ def inspect(task: MeasureTask) -> Structure:
     single = wanted - captured
     checked = replace(structure, captured=captured, single=single)
     if single:
-        logger.info("%s: used in ways of their own; measured one example at a time", ", ".join(sorted(single)))
+        logger.info("%s: not used by known layers only; measured one example at a time", ", ".join(sorted(single)))
         alone = _recorded_products(probe, replace(checked, captured=frozenset()), directions, cotangent)
         wrong = sorted(name for name in single if not _agree(alone[name], true[name], tolerance))
         if wrong:
@@ -103,7 +103,7 @@ def inspect(task: MeasureTask) -> Structure:
 
 
 def _turned(structure: Structure, wrong: frozenset[str]) -> Structure:
-    """The structure with examples counted fastest in those calls of several rows an example that were wrong."""
+    """The structure with examples varying fastest in the calls of several rows per example that disagreed."""
     axes = tuple(
         replace(found, inner=True)
         if found is not None and found.rows > 1 and any(view.name in wrong for view in views)
@@ -114,7 +114,7 @@ def _turned(structure: Structure, wrong: frozenset[str]) -> Structure:
 
 
 def _state(task: MeasureTask) -> dict[str, Tensor]:
-    """Every tensor of the base network without gradient, groups in the parameters that their choices are written in."""
+    """Every tensor of the base network, without gradient, with the groups' values in their parameters."""
     state = {name: tensor.detach() for name, tensor in task.tensors.items()}
     for number, group in enumerate(task.layout.groups):
         if group.kind != "normalisation":
@@ -127,7 +127,7 @@ def _state(task: MeasureTask) -> dict[str, Tensor]:
 
 
 def _few(inputs: Inputs) -> Inputs:
-    """A few examples; fewer than there must be are repeated."""
+    """A few examples, repeated if there are not enough."""
     count = tensors_of(inputs)[0].shape[0]
     index = torch.arange(EXAMPLES) % count
     picked: Inputs = map_tensors(inputs, lambda t: t[index.to(t.device)])
@@ -149,7 +149,7 @@ def _recorded(probe: _Probe, wanted: frozenset[str]) -> Structure:
         _axes(a.kind, tuple(a.inputs.shape), tuple(b.inputs.shape), a.output_shape, b.output_shape)
         for a, b in zip(more, fewer, strict=True)
     )
-    # Views of buffers changed in place and activations that overwrite what a layer was given.
+    # Views of buffers that are changed in place, and activations that overwrite a layer's input.
     copied = frozenset(call.number for call in more if call.inputs._version != call.version)
     held = sum(
         call.inputs.numel() * call.inputs.element_size() + 4 * int(np.prod(call.output_shape, dtype=np.int64))
@@ -162,7 +162,7 @@ def _recorded(probe: _Probe, wanted: frozenset[str]) -> Structure:
 
 
 def _ignore(call: Call, gradient: Tensor) -> None:
-    """What is done with gradients where only the calls are of interest: nothing."""
+    """Ignore gradients, if only the calls matter."""
 
 
 def _axes(
@@ -192,7 +192,7 @@ def _cotangent(probe: _Probe, generator: torch.Generator) -> Tensor:
 
 
 def _true_products(probe: _Probe, directions: Mapping[str, Tensor], cotangent: Tensor) -> dict[str, Tensor]:
-    """Name -> (n,) product of a direction with every example's gradient, by torch alone."""
+    """Name -> (n,) product of a direction with every example's gradient, computed by torch alone."""
     leaves = {name: probe.state[name].clone().requires_grad_() for name in directions}
     with probe.tensors.swapped({**probe.state, **leaves}), torch.enable_grad():
         with Recorder({}, None):
@@ -222,7 +222,7 @@ def _true_products(probe: _Probe, directions: Mapping[str, Tensor], cotangent: T
 def _recorded_products(
     probe: _Probe, structure: Structure, directions: Mapping[str, Tensor], cotangent: Tensor
 ) -> dict[str, Tensor]:
-    """The same from recorded calls (captured parameters) and runs of single examples (single ones)."""
+    """These products from recorded calls (captured parameters) and from runs of single examples (all others)."""
     numbers = {name: number for number, name in enumerate(directions)}
     wanted = structure.captured | structure.single
     blocks = {

@@ -1,4 +1,4 @@
-"""One slice of examples: a forward pass, a backward pass per probe, and every choice's products on the way."""
+"""One slice of examples: a forward pass, then a backward pass per probe that forms every choice's products."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from qubo_compress.sensitivity.metrics.products.displacements import Block, RowB
 from qubo_compress.sensitivity.metrics.products.gradients import by_example, parameter_gradients
 
 GRADIENT_BYTES = 8_000_000
-"""Bytes that the gradients of the examples treated at once may take: about what the caches hold."""
+"""Most bytes of per-example gradients at a time: about the size of the CPU caches."""
 
 SAME_OUTPUTS = 0.05
-"""Relative distance of outputs up to which an example alone counts as the same as among others, in bfloat16 too."""
+"""Relative distance up to which an example's outputs alone and among others count as equal, even in bfloat16."""
 
 BlocksOf = Callable[[str], Sequence[Block | RowBlock]]
 """Parameter name -> the displacements of its choices."""
@@ -30,12 +30,12 @@ BlocksOf = Callable[[str], Sequence[Block | RowBlock]]
 
 @dataclass(frozen=True)
 class Axes:
-    """Which axis of a call's input and of its output counts the examples.
+    """The example axes of a call's input and output.
 
     Attributes:
         inputs, outputs: the axes.
-        rows: of an example along them.
-        inner: the examples count faster than their rows do.
+        rows: per example along them.
+        inner: examples vary faster than their rows.
     """
 
     inputs: int
@@ -46,14 +46,14 @@ class Axes:
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """What an inspection found out about a network, the same for every slice.
+    """The result of inspecting a network, the same for every slice.
 
     Attributes:
         reading: how the network's outputs are read.
-        state: name -> tensor that the network holds while it is measured; none requires a gradient.
+        state: name -> tensor of the network during the measurement; none requires a gradient.
         signatures: of every call, in order.
-        axes: of every call; None where an axis that counts the examples was not found.
-        captured: parameters whose every use is a call of a known layer.
+        axes: of every call; None if no example axis was found.
+        captured: parameters used only by calls of known layers.
         single: parameters with other uses, whose gradients are taken one example at a time.
         copied: calls whose inputs are changed in place afterwards.
         bytes_per_example: held by the calls of one pass.
@@ -80,15 +80,16 @@ def slice_products(
     """(choices, S, n) inner products of every choice's displacement with the gradients of every example.
 
     Args:
-        tensors: of a model in eval mode, which is left as it was found.
+        tensors: of a model in eval mode, which is unchanged afterwards.
         structure: see :class:`Structure`.
         part: n examples.
-        cotangents: S tensors (M, C), one for every backward pass: gradients of a scalar by the output rows.
+        cotangents: S tensors (M, C), one for every backward pass: gradients of a scalar with respect to the output
+            rows.
         blocks_of: the displacements.
         choices: number of all choices.
 
     Raises:
-        InvalidModel: when single examples have to be run, and their outputs are others than among the rest.
+        InvalidModel: when single examples have to run, and their outputs differ from those among others.
     """
     accumulator = _Accumulator(structure, len(part), len(cotangents), blocks_of, choices, cotangents[0].device)
     with tensors.swapped(structure.state), torch.enable_grad():
@@ -96,7 +97,7 @@ def slice_products(
         with recorder:
             outputs = structure.reading.rows(run_model(tensors.model, part.inputs))
         if tuple(call.signature for call in recorder.calls) != structure.signatures:
-            # These examples take another path than the first ones did: nothing is known of its calls.
+            # These examples take another path than the inspected ones: its calls are unknown.
             structure = replace(structure, captured=frozenset(), single=structure.captured | structure.single)
         elif recorder.roots and outputs.requires_grad:
             for number, cotangent in enumerate(cotangents):
@@ -116,7 +117,7 @@ def _add_singles(
     cotangents: Sequence[Tensor],
     accumulator: _Accumulator,
 ) -> None:
-    """Products of the parameters that have uses of their own kind: one run and S backward passes per example."""
+    """Products of parameters with other uses: one run and S backward passes per example."""
     names = sorted(structure.single)
     leaves = {name: structure.state[name].clone().requires_grad_() for name in names}
     rows = cotangents[0].shape[0] // len(part)
@@ -148,7 +149,7 @@ def _run_alone(model: nn.Module, reading: OutputReading, inputs: Inputs) -> Tens
 
 
 def depends_on_others(seen: str) -> InvalidModel:
-    """The error for networks in which no gradient belongs to one example alone."""
+    """The error for networks whose gradients do not belong to single examples."""
     return InvalidModel(
         f"what the network makes of an example depends on the others of its batch ({seen}); use "
         "metric='gauss-newton', which runs every choice"
@@ -156,7 +157,7 @@ def depends_on_others(seen: str) -> InvalidModel:
 
 
 def _alike(alone: Tensor, together: Tensor) -> bool:
-    """Whether outputs agree up to what low precision and another order of sums may change."""
+    """Whether outputs agree up to low precision and the order of summation."""
     if alone.shape != together.shape:
         return False
     scale = float(together.abs().max())
@@ -164,7 +165,7 @@ def _alike(alone: Tensor, together: Tensor) -> bool:
 
 
 class _Accumulator:
-    """Takes the gradients of one layer's outputs and adds what its parameters' choices make of them."""
+    """Receives the gradients of layers' outputs and adds the products of their parameters' choices."""
 
     def __init__(
         self,
@@ -228,7 +229,7 @@ class _Accumulator:
         return choices * values * positions <= values * positions + choices * values
 
     def _called(self, call: Call, view: View, inputs: Tensor, delta: Tensor, start: int) -> None:
-        """The layer called with every displacement as its weight, times the gradient of its output."""
+        """Products from calling the layer with every displacement as its weight, times the gradient of its output."""
         flat = delta.float().flatten(1, -2)
         for block in self.blocks_of(view.name):
             for k, choice in enumerate(block.choices.tolist()):
@@ -241,7 +242,7 @@ class _Accumulator:
                 self.products[choice, self.probe, start : start + len(flat)] += (change * flat).flatten(1).sum(1)
 
     def add(self, name: str, gradients: Tensor, start: int) -> None:
-        """Add <d(v), G_n> for some examples and all choices of a parameter."""
+        """Add <d(v), G_n> for the given examples and all choices of a parameter."""
         count = gradients.shape[0]
         for block in self.blocks_of(name):
             found = block.products(gradients)
