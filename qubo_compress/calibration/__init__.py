@@ -1,4 +1,4 @@
-"""Examples, what each of them counts, and the statistics that operators ask for."""
+"""Examples, their weights, and the statistics that operators ask for."""
 
 from __future__ import annotations
 

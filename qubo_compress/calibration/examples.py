@@ -1,4 +1,4 @@
-"""Batches of examples, read once into memory and handed out in slices: what a network is given at once."""
+"""Batches of examples, read once into memory and served in slices, the inputs of one network call."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MOST_JOINED = 250
 """Examples in a slice, unless the caller's own batches cannot be split."""
 
 HELD_OUT_SHARE = 0.2
-"""Share of the calibration examples that ``compress`` sets aside when no validation batches are given."""
+"""Share of the calibration examples that ``compress`` holds out without validation batches."""
 
 HELD_OUT_EXAMPLES = 64
-"""At least this many are set aside, or half of what there is: fewer cannot tell plans apart."""
+"""At least this many are held out, or half of all examples: fewer cannot tell plans apart."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class Slice:
         return self.weights.shape[0]
 
     def to(self, device: torch.device) -> Slice:
-        """The same examples on another device."""
+        """The examples with all their tensors on another device."""
         targets = None if self.targets is None else self.targets.to(device)
         return Slice(map_tensors(self.inputs, lambda t: t.to(device)), targets, self.weights.to(device))
 
     def rows(self, rows: slice) -> Slice:
-        """Some of the examples; their weights stay as they are."""
+        """Some of the examples, with unchanged weights."""
         return _rows(self, rows)
 
     @property
     def form(self) -> str:
-        """Shapes and types of one example: slices of one form can be joined."""
+        """Shapes and types of one example: slices of equal form can be joined."""
         every = (*tensors_of(self.inputs), *(() if self.targets is None else (self.targets,)))
         return str([(tuple(t.shape[1:]), t.dtype) for t in every])
 
@@ -72,12 +72,12 @@ class Examples:
         labelled: whether every batch had targets.
         reading: how a network's outputs on them are read as rows.
         batch_size: examples per slice that the caller asked for.
-        whole: why slices are never split or joined: what the network was seen to do otherwise. Empty where it gave
-            the same; None before it was looked at.
-        together: most examples in a run, by the memory that one takes; 0 before that is known.
-        cut: examples of the caller's last batch, where reading stopped inside it, else 0.
-        shown: examples that the network was run on to find out, each run counted.
-        largest: examples in the largest batch that was read.
+        whole: why slices are never split or joined: how the network's outputs changed. Empty if they did not change;
+            None before the check.
+                together: most examples in a run, limited by memory; 0 before that is known.
+                cut: examples of the caller's last batch if reading stopped inside it, otherwise 0.
+                shown: examples that the network was run on for these checks, every run counted.
+                largest: examples in the largest batch that was read.
     """
 
     slices: tuple[Slice, ...]
@@ -92,24 +92,24 @@ class Examples:
     largest: int = 0
 
     def most(self) -> int:
-        """Most examples in a slice."""
+        """The number of examples in the largest slice."""
         return min(self.together or MOST_JOINED, MOST_JOINED)
 
     @property
     def unit(self) -> int:
-        """Examples in the largest of the caller's batches, or as many as were asked for at once."""
+        """Examples in the largest of the caller's batches, or ``batch_size`` if given."""
         return self.batch_size or self.largest or max(len(part) for part in self.slices)
 
     def with_slices(self, slices: Sequence[Slice], **changes: Any) -> Examples:
-        """These slices instead, with weights that sum to one."""
+        """The same settings with other slices, whose weights are scaled to sum to one."""
         return _normalised(list(slices), replace(self, **changes))
 
     def first(self, count: int) -> Slice:
-        """The first examples, of the first slice: all of them where slices are not split."""
+        """The first examples of the first slice: all of them if slices must not be split."""
         return self.slices[0] if self.whole else self.slices[0].rows(slice(0, count))
 
     def spread(self, count: int) -> Examples:
-        """About this many examples, evenly spread; whole slices where they are not split, at least one."""
+        """About this many examples, evenly spread; whole slices if they must not be split, at least one."""
         if self.whole:
             numbers = np.arange(len(self.slices))
             ends = np.cumsum([len(part) for part in self.slices])
@@ -119,14 +119,14 @@ class Examples:
         return self.select(np.unique(np.linspace(0, self.count - 1, count).astype(np.int64)))
 
     def leading(self, count: int) -> Examples:
-        """The first examples, this many, or the whole slices among them, at least one."""
+        """The first this many examples, or the whole slices among them, at least one."""
         if self.whole:
             ends = np.cumsum([len(part) for part in self.slices])
             return self.with_slices(self.slices[: max(1, int(np.searchsorted(ends, count, side="right")))])
         return self.select(np.arange(count))
 
     def refuse_parts(self, what: str) -> None:
-        """Raise :class:`InvalidModel` where slices are not split, and ``what`` needs parts of them."""
+        """Raise :class:`InvalidModel` if slices must not be split, because ``what`` needs parts of them."""
         if self.whole:
             raise InvalidModel(
                 f"{what} runs the network on single examples or other parts of a batch, and this network takes its "
@@ -134,12 +134,12 @@ class Examples:
             )
 
     def to(self, device: torch.device) -> Examples:
-        """The same examples on another device."""
+        """The examples with all their tensors on another device."""
         return replace(self, slices=tuple(part.to(device) for part in self.slices))
 
     @cached_property
     def _labelled_rows(self) -> float | None:
-        """Weighted number of labels per example, where some are ignored or examples have unequally many."""
+        """Weighted number of labels per example, if some are ignored or examples have different numbers of labels."""
         known = [_known_labels(part) for part in self.slices]
         if any(labels is None for labels in known) or (
             len({labels.shape[1] for labels in known if labels is not None}) == 1
@@ -154,13 +154,13 @@ class Examples:
         return float(sum(float((part.weights * n).sum()) for part, n in zip(self.slices, counts, strict=True)))
 
     def row_shares(self, part: Slice, rows: int) -> Tensor:
-        """(n, rows / n) what each output row of some of these examples counts, in units of its example's weight.
+        """(n, rows / n) the weight of each output row of some of these examples, in units of its example's weight.
 
-        Rows of one example share its weight. Where class labels are ignored (-100), or examples have unequally many,
-        all rows with a label count alike, as in torch's ``CrossEntropyLoss``, and the others nothing.
+        Rows of one example share its weight. If class labels are ignored (-100), or examples have different numbers of
+        labels, all rows with a label count equally, as in torch's ``CrossEntropyLoss``, and the others count zero.
 
         Raises:
-            InvalidBatches: when every label is to be ignored.
+            InvalidBatches: when every label is ignored.
         """
         repeats = rows // len(part)
         known = _known_labels(part)
@@ -181,7 +181,7 @@ class Examples:
         """The first examples, and the last ``share`` of them, each with weights that sum to one.
 
         Raises:
-            InvalidBatches: for too few examples, or a single batch that is not to be split.
+            InvalidBatches: for too few examples, or a single batch that must not be split.
         """
         if self.whole:
             return self._split_between(share)
@@ -199,7 +199,7 @@ class Examples:
         return _normalised(first, self), _normalised(last, self)
 
     def _split_between(self, share: float) -> tuple[Examples, Examples]:
-        """The same, cut between two slices."""
+        """Split the examples between two slices."""
         if len(self.slices) < 2:
             raise InvalidBatches(
                 f"one batch of {self.count} examples cannot be split to hold out {share:.0%} of it, since this network "
@@ -210,10 +210,10 @@ class Examples:
         return self.with_slices(self.slices[:number]), self.with_slices(self.slices[number:])
 
     def select(self, index: npt.NDArray[np.int64]) -> Examples:
-        """The examples of these rising numbers, in even slices, with weights that sum to one.
+        """The examples with these rising numbers, in even slices, with weights that sum to one.
 
         Raises:
-            InvalidModel: where slices are not to be split.
+            InvalidModel: if slices must not be split.
         """
         if index.size < self.count:
             self.refuse_parts("a choice of examples")
@@ -227,7 +227,7 @@ class Examples:
         return _normalised(parts if self.whole else even_slices(parts, size), self)
 
     def pick(self, numbers: Tensor) -> Slice:
-        """The examples of these numbers, all of one form, as one slice; their weights stay. In the order of slices."""
+        """The examples with these numbers, all of one form, as one slice in the order of slices; weights stay."""
         parts, start = [], 0
         for part in self.slices:
             inside = numbers[(numbers >= start) & (numbers < start + len(part))] - start
@@ -237,7 +237,7 @@ class Examples:
         return parts[0] if len(parts) == 1 else _joined(parts)
 
     def signature(self) -> str:
-        """Digest of every value, in order."""
+        """A digest of all examples, targets and weights, in order."""
         digest = hashlib.sha256()
         for part in self.slices:
             for tensor in (*tensors_of(part.inputs), part.targets, part.weights):
@@ -260,11 +260,11 @@ def read_examples(
         batches: re-iterable of ``inputs``, ``(inputs, targets)`` or ``(inputs, targets, weights)``; a
             DataLoader is one. Inputs are a Tensor, a tuple or a dict of Tensors with examples along the
             first axis. A two-element *tuple* whose first element is a Tensor counts as (inputs, targets).
-            Examples already read are returned as they are, or the first of them.
+            Examples already read are returned unchanged, or only the first ``max_examples``.
         max_examples: reading stops there.
-        batch_size: examples per slice, joined and split where shapes allow; None: the batches as they come.
+        batch_size: examples per slice, joined and split if shapes allow; None: the batches as given.
         reading: how a network's outputs are read.
-        whose: what errors call the batches, such as ``"validation"``, where the caller was given several.
+        whose: the name of the batches in errors, such as ``"validation"``, if the caller got several.
 
     Raises:
         InvalidBatches: for one-shot iterators, no examples, values that are not finite, or batches of
@@ -313,7 +313,7 @@ def read_examples(
 
 
 def set_aside(examples: Examples) -> tuple[Examples, Examples]:
-    """The examples to measure on, and those held out to judge plans by; a single example is both.
+    """The examples to measure on, and those held out to judge plans; a single example is both.
 
     Example:
         >>> [part.count for part in set_aside(read_examples([torch.ones(100, 3)]))]
@@ -367,7 +367,7 @@ def _checked_slice(batch: Any) -> Slice:
 
 
 def _readable(tensor: Tensor) -> Tensor:
-    """The values without a gradient; a copy of those made in inference mode, which no gradient could pass."""
+    """The values without a gradient; copied if they were made in inference mode, which blocks gradients."""
     found = tensor.detach()
     return found.clone() if found.is_inference() else found
 
@@ -389,7 +389,7 @@ def _rows(part: Slice, rows: slice | Tensor) -> Slice:
 
 
 def even_slices(parts: Sequence[Slice], size: int) -> list[Slice]:
-    """The same examples in slices of one size, where all have one form; otherwise as they are."""
+    """The examples in slices of equal size if all have one form; otherwise unchanged."""
     sliced = all(len(part) == size for part in parts[:-1]) and len(parts[-1]) <= size
     if sliced or len({part.form for part in parts}) != 1:
         return list(parts)
@@ -399,7 +399,7 @@ def even_slices(parts: Sequence[Slice], size: int) -> list[Slice]:
 
 
 def _joined(parts: Sequence[Slice]) -> Slice:
-    """Slices of one form as one."""
+    """Join slices of one form into one."""
     targets = [part.targets for part in parts if part.targets is not None]
     return Slice(
         _concatenate([part.inputs for part in parts]),
@@ -418,7 +418,7 @@ def _concatenate(inputs: list[Any]) -> Any:
 
 
 def _known_labels(part: Slice) -> Tensor | None:
-    """(n, labels per example) which labels count, where targets are whole numbers."""
+    """(n, labels per example) which labels count, if targets are integers."""
     targets = part.targets
     if targets is None or targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         return None

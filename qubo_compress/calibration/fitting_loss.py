@@ -1,4 +1,4 @@
-"""Which loss fits a network's outputs and the targets of its examples, and which does not."""
+"""Chooses the loss that fits a network's outputs and targets, and refuses one that does not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def fitting_loss(loss: LossLike, examples: Examples, repeats: int, columns: int) -> LossLike:
-    """The loss given, or the one that ``"auto"`` stands for.
+    """The given loss, or the one that ``"auto"`` stands for.
 
     ========================= ===================================== ==========================
     outputs of a row          targets                               ``"auto"``
@@ -32,16 +32,15 @@ def fitting_loss(loss: LossLike, examples: Examples, repeats: int, columns: int)
     ========================= ===================================== ==========================
 
     Args:
-        loss: a name, ``"auto"`` or a function, which is returned as it is.
-        examples: with targets whose classes lie along axis 1.
+        loss: a name, ``"auto"`` or a function, which is returned unchanged.
+        examples: with targets whose classes are on axis 1.
         repeats: output rows of one example, of the first slice.
         columns: outputs in a row.
 
     Raises:
         UnknownName: for a name that no loss has.
         InvalidModel: for a loss between classes, and a single output.
-        InvalidBatches: for targets that are no probabilities, under the cross-entropy, and where all labels are
-            to be ignored.
+        InvalidBatches: for targets that are not probabilities under the cross-entropy, and if all labels are ignored.
     """
     if callable(loss):
         return loss
@@ -76,7 +75,7 @@ def _refuse_all_ignored(targets: list[Tensor]) -> None:
 
 
 def _as_many(examples: Examples, outputs: int) -> bool:
-    """Whether there is one target for every output of an example, rather than one for every row."""
+    """Whether there is one target for every output of an example, not one for every row."""
     part = examples.slices[0]
     return part.targets is not None and part.targets.numel() == outputs * len(part)
 

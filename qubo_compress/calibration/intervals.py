@@ -1,4 +1,4 @@
-"""Intervals, tests and corrections that the audit needs; distributions come from scipy."""
+"""Intervals, tests and corrections for the audit; distributions come from scipy."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def paired_change(lost: int, gained: int, total: int) -> tuple[float, float]:
 def mcnemar(lost: int, gained: int, mid: bool = True) -> float:
     """Two-sided exact McNemar test that losses and gains are equally likely.
 
-    Under that hypothesis the smaller of the two is binomial (lost + gained, 1/2). The mid-p value counts the
-    outcome seen by half: less conservative, and the one recommended by Fagerland et al. (2013), BMC Medical
-    Research Methodology 13:91.
+    Under that hypothesis the smaller of the two is binomial (lost + gained, 1/2). The mid-p value gives the observed
+    outcome half weight: less conservative, and recommended by Fagerland et al. (2013), BMC Medical Research Methodology
+    13:91.
 
     Example:
         >>> round(mcnemar(8, 1), 4), round(mcnemar(8, 1, mid=False), 4)
@@ -72,10 +72,10 @@ def mcnemar(lost: int, gained: int, mid: bool = True) -> float:
 
 
 def corrected(p_values: Sequence[float], method: Correction = "holm") -> tuple[float, ...]:
-    """P-values for several tests at once, each to be held against the level itself.
+    """P-values corrected for several tests, each to be compared with the level itself.
 
-    ``"holm"`` bounds the chance of any false alarm (Holm 1979); ``"benjamini-hochberg"`` bounds the expected share
-    of false alarms among the alarms (1995); ``"none"`` leaves them as they are.
+    ``"holm"`` bounds the chance of any false alarm (Holm 1979); ``"benjamini-hochberg"`` bounds the expected share of
+    false alarms among the alarms (1995); ``"none"`` changes nothing.
 
     Raises:
         UnknownName: for another method.
@@ -107,8 +107,8 @@ class Correlation:
     Attributes:
         value: Spearman's rho, -1 to 1; NaN when one side is constant.
         interval: 95 % interval, by Fisher's z with the variance of Bonett and Wright (2000).
-        p_value: that there is none, two-sided.
-        count: pairs.
+        p_value: two-sided, of no correlation.
+        count: number of pairs.
     """
 
     value: float
@@ -120,7 +120,7 @@ class Correlation:
 def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> Correlation:
     """Spearman's rank correlation with a 95 % interval: variance (1 + rho^2 / 2) / (n - 3) on Fisher's scale.
 
-    Pairs of which one is NaN, such as scores that could not be estimated, are left out and not counted.
+    Pairs with a NaN, such as scores that could not be estimated, are skipped and not counted.
 
     Raises:
         InvalidBatches: when the two differ in length or are shorter than four.

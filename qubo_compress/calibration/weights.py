@@ -1,4 +1,4 @@
-"""Which calibration examples count more, so that the long tail counts in the choice itself."""
+"""Example weights that make the long tail count when choices are measured."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from qubo_compress.network.losses.classification import target_rows
 from qubo_compress.network.scores import OutputLike, OutputReading, two_columns
 
 CLASS_RANGE = 4.0
-"""A class counts at most this many times more or less for its loss: few examples say little about a class."""
+"""A class's loss changes its weight by at most this factor: few examples say little about a class."""
 
 
 @dataclass(frozen=True)
 class TailWeights:
     """How much more the tail counts.
 
-    With m the margin (logit of the label minus the largest other one; without labels the largest minus the second),
-    an example of class c counts
+    With m the margin (logit of the label minus the largest other one; without labels the largest minus the second), an
+    example of class c has the weight
 
         (1 + margin exp(-max(m, 0) / s)) (L_c / L)^weak (N / (C n_c))^rare,   at most ``most`` times the mean
 
     with s the lower quartile of the positive margins, L_c the mean loss of the class, L the mean of these over the
-    classes (L_c / L kept between 1/4 and 4), and n_c of N examples in C classes. All of it is found on the examples
-    themselves. Margins stand in for memorization scores, which take very many trainings; they are a proxy.
+    classes (L_c / L kept between 1/4 and 4), and n_c of N examples in C classes. All of these are computed from the
+    examples. Margins are a proxy for memorization scores, which take very many trainings.
 
     Args:
-        margin: how much examples near the decision boundary gain; 0: nothing; None: nothing where there are labels,
-            1 where there are none and nothing else is known. On ResNet-20 at 12x a margin of 1 cost half a point to a
+        margin: how much examples near the decision boundary gain; None: 0 with labels, 1 without, when nothing else is
+            known. On ResNet-20 at 12x a margin of 1 cost half a point to a
             point of accuracy, and weak classes alone raised the worst class at little cost
             (``benchmarks.studies.long_tail``).
-        weak: exponent of the class's relative loss; 0: all classes alike.
-        rare: exponent of the class's inverse share; 1: every class counts the same in all.
+        weak: exponent of the class's relative loss; 0: it has no effect.
+        rare: exponent of the class's inverse share; 1: every class has the same total weight.
         most: largest weight, in multiples of the mean.
 
     Raises:
@@ -78,9 +78,9 @@ def tail_weights(
     """(N,) float64 weights with mean one: more for weak and rare classes, and for small margins if asked or unlabelled.
 
     Args:
-        model: the original network; left as it is.
+        model: the original network; unchanged.
         batches: see :func:`qubo_compress.calibration.examples.read_examples`. Without class labels only margins count.
-        settings: how much; ``TailWeights()`` when left out.
+        settings: how much the tail counts; default: ``TailWeights()``.
         max_examples: reading the batches stops there.
         output: which part of what forward returns holds the outputs; see :func:`qubo_compress.measure`.
         class_axis: of outputs with three or more axes; see :func:`qubo_compress.measure`.
@@ -97,17 +97,17 @@ def tail_weights(
 
 
 def check_example_weights(given: ExampleWeights | None) -> None:
-    """Raise :class:`UnknownName` for another name than ``"tail"``, before the network runs."""
+    """Raise :class:`UnknownName` for any name but ``"tail"``, before the network runs."""
     if isinstance(given, str) and given != "tail":
         raise unknown_name("example weights", given, ("tail",))
 
 
 def with_example_weights(model: nn.Module, examples: Examples, given: ExampleWeights | None) -> Examples:
-    """The same examples, their own weights multiplied by what was asked for.
+    """The examples with their weights multiplied by the given or computed ones.
 
     Raises:
-        InvalidBatches: when numbers are given that are no weights, or not one per example.
-        UnknownName: for another name than ``"tail"``.
+        InvalidBatches: when numbers are not valid weights, or not one per example.
+        UnknownName: for any name but ``"tail"``.
     """
     if given is None:
         return examples
@@ -146,7 +146,7 @@ def _tail(model: nn.Module, examples: Examples, settings: TailWeights) -> Tensor
     margins, losses, classes = [], [], []
     for part, rows in zip(examples.slices, outputs, strict=True):
         margin, loss, label = _rows_of_slice(part, two_columns(rows.double().cpu()))
-        # Outputs with further axes have several rows per example: the least sure one decides, and the first label.
+        # Outputs with further axes have several rows per example: the least sure row and the first label count.
         label = label.reshape(len(part), -1)
         known = label >= 0
         margins.append(margin.reshape(len(part), -1).amin(1))
@@ -169,7 +169,7 @@ def _tail(model: nn.Module, examples: Examples, settings: TailWeights) -> Tensor
 
 
 def _rows_of_slice(part: Slice, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(M,) margin, loss and class of every output row; ignored rows have class -1, no loss and an endless margin."""
+    """(M,) margin, loss and class of every output row; ignored rows have class -1, zero loss and an infinite margin."""
     goal = None
     if part.targets is not None and not (part.targets.is_floating_point() and part.targets.numel() == len(rows)):
         goal = target_rows(part.targets.cpu(), rows)
@@ -186,7 +186,7 @@ def _rows_of_slice(part: Slice, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _capped(weights: Tensor, most: float) -> Tensor:
-    """Weights with mean one and none above ``most``, as far as clipping a few times gets there."""
+    """Weights with mean one and none above ``most``, to the accuracy of a few rounds of clipping."""
     weights = weights / weights.mean()
     for _ in range(20):
         if float(weights.max()) <= most * (1 + 1e-9):

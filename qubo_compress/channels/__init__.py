@@ -1,4 +1,4 @@
-"""Unreliable memory as a communication channel: what is written, what is read, and what reliable bits cost.
+"""Unreliable memory as a communication channel: writing, reading, and the price of reliable bits.
 
 Isik, Choi, Zheng, Weissman, Ermon, Wong, Alaghi, "Neural network compression for noisy storage devices"
 (arXiv 2102.07725). Operators that store weights in such cells are in ``qubo_compress.menu``.

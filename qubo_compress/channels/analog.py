@@ -1,4 +1,4 @@
-"""Analog memory cells: a mean response and a noise that depends on what was written."""
+"""Analog memory cells: a mean response, and noise that depends on the written level."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ POINTS = 257
 
 @dataclass(frozen=True)
 class AnalogChannel:
-    """out = phi(in) + sigma(in) n with n standard normal; both functions are tables, linear in between.
+    """out = phi(in) + sigma(in) n with n standard normal; both functions are tables with linear interpolation.
 
-    Targets are shares of the response's range: 0 for the lowest mean response, 1 for the highest. A value
-    w = (out - b) / a of gain a is written as phi^-1(a w + b) and comes back with mean w and deviation sigma / a.
+    Targets are shares of the response's range: 0 for the lowest mean response, 1 for the highest. A value w = (out - b)
+    / a of gain a is written as phi^-1(a w + b) and read with mean w and deviation sigma / a.
 
     Args:
         inputs: (K,) increasing write levels.
@@ -61,22 +61,22 @@ class AnalogChannel:
     def parametric(
         cls, response: Callable[[FloatArray], FloatArray], deviation: Callable[[FloatArray], FloatArray]
     ) -> AnalogChannel:
-        """The table of two functions of the write level, 0 to 1."""
+        """A channel whose table samples two functions of the write level, 0 to 1."""
         inputs = np.linspace(0.0, 1.0, POINTS)
         columns = inputs, response(inputs), deviation(inputs)
         return cls(*(tuple(map(float, np.broadcast_to(column, inputs.shape))) for column in columns))
 
     @property
     def span(self) -> float:
-        """Largest minus smallest mean response."""
+        """The range of the response: largest minus smallest mean."""
         return self.responses[-1] - self.responses[0]
 
     def noisier(self, factor: float) -> AnalogChannel:
-        """The same response with deviations times a factor."""
+        """The same response with deviations multiplied by a factor."""
         return replace(self, deviations=tuple(factor * value for value in self.deviations))
 
     def write(self, targets: FloatArray) -> FloatArray:
-        """Write levels whose mean response is the share ``targets`` of the range: phi^-1."""
+        """Write levels with the mean response ``targets``, as a share of the range: phi^-1."""
         return np.interp(self.responses[0] + np.asarray(targets) * self.span, self.responses, self.inputs)
 
     def respond(self, levels: FloatArray) -> FloatArray:
@@ -84,7 +84,7 @@ class AnalogChannel:
         return (np.interp(levels, self.inputs, self.responses) - self.responses[0]) / self.span
 
     def deviation(self, targets: FloatArray) -> FloatArray:
-        """Standard deviation of what is read where ``targets`` was written, as a share of the range."""
+        """Standard deviation of reads of cells that hold ``targets``, as a share of the range."""
         return np.interp(self.write(targets), self.inputs, self.deviations) / self.span
 
     def read(self, targets: Tensor, generator: torch.Generator) -> Tensor:
@@ -97,7 +97,7 @@ class AnalogChannel:
 
     @property
     def cells_per_reliable_bit(self) -> float:
-        """Cells per error-free bit, the cells read as digits and protected by a code: see :func:`digital_price`."""
+        """Cells per error-free bit, with digital levels and an error-correcting code: see :func:`digital_price`."""
         return digital_price(self)
 
 
@@ -105,9 +105,9 @@ class AnalogChannel:
 def digital_price(channel: AnalogChannel) -> float:
     """Cells per error-free bit when analog cells hold 2^b levels, Gray-coded, under an error-correcting code.
 
-    Levels are spaced in proportion to the noise, so that a threshold lies k deviations from its neighbours with
-    k = integral dy / sigma(y) / (2 (2^b - 1)); a cell is misread with probability 2 Q(k), which flips one of its
-    b bits. The cheapest b under the best BCH code counts.
+    Levels are spaced in proportion to the noise, so that a threshold is k deviations from its neighbours with k =
+    integral dy / sigma(y) / (2 (2^b - 1)); a cell is misread with probability 2 Q(k), which flips one of its b bits.
+    The price is that of the cheapest b under the best BCH code.
     """
     middles = (np.arange(1024) + 0.5) / 1024
     spread = channel.deviation(middles)
@@ -118,7 +118,7 @@ def digital_price(channel: AnalogChannel) -> float:
         margin = distinct / (2 * ((1 << bits) - 1))
         flip_rate = min(0.5, float(2 * stats.norm.sf(margin)) / bits)
         if flip_rate < 0.5:
-            # Rounded up to four digits: a price does not hang on the last bit of an integral.
+            # Rounded up to four digits, so that the price does not depend on an integral's last bit.
             prices.append(cells_per_protected_bit(_rounded_up(flip_rate)) / bits)
     if not prices:
         raise InvalidChannel("the channel is too noisy to hold even one reliable bit per cell")
@@ -133,7 +133,7 @@ def _rounded_up(rate: float) -> float:
 
 
 channels: Registry[AnalogChannel] = Registry("channel")
-"""Name -> analog channel: names stand in the names of choices."""
+"""Name -> analog channel; the names appear in the names of choices."""
 
 channels.add(
     "pcm",
@@ -143,7 +143,7 @@ channels.add(
 )
 channels.add(
     "pcm-open-loop",
-    # Not measured: the shape of single-pulse writing, a saturating response that is noisiest where it is steep.
+    # Not measured: the typical shape of single-pulse writing, a saturating response that is noisiest where it is steep.
     AnalogChannel.parametric(
         lambda z: 1.0 / (1.0 + np.exp(-8.0 * (z - 0.5))),
         lambda z: 0.02 + 0.06 * np.exp(-(((z - 0.5) / 0.2) ** 2)),
@@ -153,10 +153,10 @@ channels.add("gaussian", AnalogChannel((0.0, 1.0), (0.0, 1.0), (0.02, 0.02)))
 
 
 def analog_channel(name: str, noise: float = 1.0) -> AnalogChannel:
-    """A registered channel, its deviations times a factor.
+    """A registered channel, with its deviations multiplied by a factor.
 
     Raises:
-        UnknownName: when no such channel is registered.
+        UnknownName: when the channel is not registered.
 
     Example:
         >>> round(float(analog_channel("pcm", noise=2.0).deviation(np.array([0.0]))[0]), 4)

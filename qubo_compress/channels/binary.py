@@ -1,4 +1,4 @@
-"""One-bit cells that flip."""
+"""One-bit memory cells with random flips."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["BinaryChannel", "majority_flip_rate"]
 
 @dataclass(frozen=True)
 class BinaryChannel:
-    """Binary symmetric channel: every stored bit comes back flipped with the same probability.
+    """Binary symmetric channel: every stored bit is read flipped with the same probability.
 
     Args:
         flip_rate: 0 to 0.5.
@@ -44,5 +44,5 @@ class BinaryChannel:
         return tuple(majority_flip_rate(self.flip_rate, number) if number else 0.0 for number in copies)
 
     def read(self, bits: Tensor, generator: torch.Generator) -> Tensor:
-        """Boolean cells as they come back."""
+        """One read of Boolean cells, with random flips."""
         return bits ^ (torch.rand(bits.shape, generator=generator) < self.flip_rate)

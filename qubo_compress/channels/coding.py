@@ -1,8 +1,8 @@
-"""What an error-free bit costs in cells that flip: the shortest published codes, not a bound.
+"""The price of an error-free bit in cells that flip: from real BCH codes, not a bound.
 
 A binary BCH code of length n = 2^m - 1 corrects t flips with at most m t check bits (Bose and Ray-Chaudhuri 1960;
-Hocquenghem 1959). It fails when more than t of its n bits flip, with a probability in closed form, so that the
-price of protected bits follows from the flip rate alone.
+Hocquenghem 1959). It fails if more than t of its n bits flip, with a probability in closed form, so the price of
+protected bits follows from the flip rate alone.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ FAILURE = 1e-9
 """Largest probability that a block of a code cannot be corrected."""
 
 DEGREES = range(5, 14)
-"""m of the codes that are looked at: blocks of 31 to 8191 bits, a page of a memory chip at most."""
+"""m of the codes considered: blocks of 31 to 8191 bits, at most a page of a memory chip."""
 
 MOST_COPIES = 31
 
 
 def majority_flip_rate(flip_rate: float, copies: int) -> float:
-    """Flip rate that is left after a majority vote of an odd number of cells.
+    """Flip rate after a majority vote of an odd number of cells.
 
     sum over k > copies / 2 of C(copies, k) p^k (1 - p)^(copies - k).
 
@@ -43,12 +43,12 @@ def majority_flip_rate(flip_rate: float, copies: int) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _majority_flip_rate(flip_rate: float, copies: int) -> float:
-    """Kept, for scipy takes a fifth of a millisecond and every row of every layer asks for the same few numbers."""
+    """Cached because scipy takes a fifth of a millisecond and every row of every layer needs the same few numbers."""
     return float(stats.binom.sf(copies // 2, copies, flip_rate))
 
 
 def code_rate(flip_rate: float, failure: float = FAILURE) -> float:
-    """Data bits per stored bit of the best BCH code that fails at most so often; 0 when there is none."""
+    """Data bits per stored bit of the best BCH code that fails rarely enough; 0 if there is none."""
     best = 0.0
     for degree in DEGREES:
         length = (1 << degree) - 1
@@ -59,10 +59,10 @@ def code_rate(flip_rate: float, failure: float = FAILURE) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def cells_per_protected_bit(flip_rate: float, failure: float = FAILURE) -> float:
-    """One-bit cells per error-free bit: the best BCH code, over majority votes where single cells flip too often.
+    """One-bit cells per error-free bit: the best BCH code, on top of majority votes if single cells flip too often.
 
     Raises:
-        InvalidChannel: when no code that is looked at protects so poor a cell.
+        InvalidChannel: when no code considered can protect such cells.
 
     Example:
         >>> cells_per_protected_bit(0.0), round(cells_per_protected_bit(0.01), 2)

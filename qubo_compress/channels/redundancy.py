@@ -1,4 +1,4 @@
-"""How many cells each block of weights gets so that noise hurts least."""
+"""How many cells each block of weights gets to minimise the damage by noise."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ BISECTIONS = 100
 def water_filling(damages: FloatArray, sizes: npt.NDArray[np.integer], budget: int, most: int) -> npt.NDArray[np.int64]:
     """Whole numbers of cells r that minimise sum damages / r with sum sizes r <= budget and 1 <= r <= most.
 
-    Without rounding r is in proportion to sqrt(damage / size), which for single weights is sqrt(h) sigma (Isik et
-    al.). One more cell for a block is worth damage / (r (r + 1)) and costs its size; as that falls with r, taking
-    cells by worth per cost above one common threshold is optimal up to the last block that does not fit.
+    Without rounding, r is proportional to sqrt(damage / size), which for single weights is sqrt(h) sigma (Isik et al.).
+    One more cell for a block gains damage / (r (r + 1)) and costs its size; since the gain falls with r, taking cells
+    by gain per cost above a common threshold is optimal up to the last block that does not fit.
 
     Args:
         damages: (B,) expected loss with one cell per weight: 1/2 sum of h sigma^2 over the block.
@@ -33,7 +33,7 @@ def water_filling(damages: FloatArray, sizes: npt.NDArray[np.integer], budget: i
     """
     if budget < int(sizes.sum()):
         raise InvalidChannel(f"{budget} cells are fewer than one for each of {int(sizes.sum())} weights")
-    # Blocks that do no damage at all still share what is left over.
+    # Blocks without any damage still share the rest of the budget.
     worth = np.maximum(damages, 1e-12 * max(float(damages.max(initial=0.0)), 1e-100)) / sizes
 
     def cells_at(threshold: float) -> npt.NDArray[np.int64]:

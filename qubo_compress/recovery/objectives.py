@@ -1,4 +1,4 @@
-"""What fine-tuning minimises: the labels alone, the original's outputs too, or above all its answers.
+"""Objectives of fine-tuning: the labels alone, also the original's outputs, or above all its answers.
 
 With logits z of the compressed network and r of the original, label y and a = argmax r, one output row costs
 
@@ -8,9 +8,9 @@ With logits z of the compressed network and r of the original, label y and a = a
 
 with D the KL divergence or the squared distance of the centred logits. The last is the multi-part loss of Joseph et
 al. (2020, "Going Beyond Classification Accuracy Metrics in Model Compression", arXiv 2012.01604): a network that is
-as accurate as the original may still answer differently, and what is not asked for is not preserved. Its weights are
-fixed, or adapt after the idea of SoftAdapt (Heydari et al. 2019, arXiv 1912.12355): parts that fall more slowly than
-the others get more weight.
+as accurate as the original may still answer differently, and answers are preserved only if the loss asks for it. Its
+weights are fixed, or adapt like those of SoftAdapt (Heydari et al. 2019, arXiv 1912.12355): parts that fall more slowly
+than the others get more weight.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class RecoveryObjective(Protocol):
 
     @property
     def needs_labels(self) -> bool:
-        """Whether it is nothing without class labels."""
+        """Whether the objective is void without class labels."""
         ...
 
     def start(self) -> RowLoss:
-        """A loss for one training: (rows (M, C), original's rows (M, C), labels or None) -> (M,)."""
+        """The loss of one training: (rows (M, C), original's rows (M, C), labels or None) -> (M,)."""
         ...
 
 
@@ -52,7 +52,7 @@ objectives: Registry[type[RecoveryObjective]] = Registry("objective")
 @objectives.register("plain")
 @dataclass(frozen=True)
 class Plain:
-    """Cross-entropy with the labels and nothing else: what fine-tuning without a teacher does."""
+    """Cross-entropy with the labels only, as in fine-tuning without a teacher."""
 
     needs_labels: ClassVar[bool] = True
 
@@ -64,7 +64,7 @@ class Plain:
 @objectives.register("distillation")
 @dataclass(frozen=True)
 class Distillation:
-    """Cross-entropy with the labels, where there are any, plus the KL divergence from the original."""
+    """Cross-entropy with the labels, if any, plus the KL divergence from the original."""
 
     needs_labels: ClassVar[bool] = False
 
@@ -83,14 +83,14 @@ class LabelPreserving:
     chosen among four settings on the same images). ``python -m benchmarks.studies.long_tail recovery`` compares them.
 
     Args:
-        labels: alpha, of the cross-entropy with the labels; not counted where there are none.
+        labels: alpha, of the cross-entropy with the labels; ignored without labels.
         outputs: beta, of the distance between the outputs.
         answers: gamma, of the cross-entropy with the class that the original predicts.
         distance: ``"logits"``: half the mean square over classes of the difference of the logits, each row centred,
             because a shift of all logits changes nothing; ``"kl"``: the KL divergence of the softmaxes.
-        emphasis: rows that the original gets right by a small margin count (1 + emphasis exp(-margin)) fold, the
-            margin being its largest logit minus the second. All rows, where there are no labels.
-        adaptive: let the three weights follow SoftAdapt; they keep their sum.
+        emphasis: rows that the original gets right (without labels, all rows) are weighted by
+            1 + emphasis exp(-margin), with the margin its largest logit minus the second.
+        adaptive: let the three weights follow SoftAdapt, with their sum fixed.
         softness: beta of SoftAdapt's softmax.
         window: steps over which SoftAdapt averages.
 
@@ -127,26 +127,26 @@ class LabelPreserving:
 
     @property
     def needs_labels(self) -> bool:
-        """Only where nothing but the labels counts."""
+        """True if only the labels have weight."""
         return self.outputs + self.answers == 0
 
     def start(self) -> RowLoss:
-        """A loss with SoftAdapt's state of its own."""
+        """The loss, with a fresh SoftAdapt state."""
         fixed = (self.labels, self.outputs, self.answers)
         return _Parts(self, SoftAdapt(fixed, self.softness, self.window) if self.adaptive else None)
 
 
 @dataclass
 class SoftAdapt:
-    """Weights of the parts of a loss, by how fast each of them falls, after Heydari et al. 2019.
+    """Weights of the parts of a loss by how fast each part falls, after Heydari et al. 2019.
 
     With m_k the mean of part k over a window and s_k = m_k / m_k' - 1 its relative change since the window before,
     the weights are fixed_k exp(softness s_k / max |s|) scaled to the sum of the fixed ones. Relative changes, window
-    means and the division by the largest change are ours: parts here are of very different size. Parts that are
-    absent, or zero, or of no weight take no part in it.
+    means and the division by the largest change are our additions, because the parts have very different sizes. Parts
+    that are absent, zero or without weight are ignored.
 
     Args:
-        fixed: weights of the parts when they fall alike.
+        fixed: weights of the parts if they fall equally fast.
         softness: 0: fixed weights.
         window: steps in each mean.
     """
@@ -165,11 +165,11 @@ class SoftAdapt:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The weights now."""
+        """The weights of the parts for the next step."""
         return tuple(self._weights.tolist())
 
     def seen(self, means: Tensor) -> None:
-        """Take in the mean of every part in one step."""
+        """Record the mean of every part in one step."""
         self._sums += means.detach().double().cpu()
         self._steps += 1
         if self._steps < self.window:
@@ -224,16 +224,16 @@ class _Parts:
 
 
 def make_objective(objective: str | RecoveryObjective | RowLoss, loss: Loss | None = None) -> RowLoss:
-    """The loss of one training, from a registered name, from settings, or from a function given as it is.
+    """The loss of one training, from a registered name, from settings, or a function as given.
 
     Args:
-        objective: which.
-        loss: of the network's task; cross-entropy when left out. Under another one ``"plain"`` is that loss,
-            ``"distillation"`` adds the divergence from the teacher, and labels are the targets as they came.
+        objective: the name, settings or function.
+        loss: of the network's task; default: cross-entropy. Under another loss, ``"plain"`` is that loss,
+            ``"distillation"`` adds the divergence from the teacher, and labels are the unchanged targets.
 
     Raises:
         UnknownName: when no objective has that name.
-        InvalidObjective: for an objective between classes, where the loss is another.
+        InvalidObjective: for an objective that compares classes, under a loss that does not.
     """
     chosen = objectives.get(objective)() if isinstance(objective, str) else objective
     if not isinstance(chosen, RecoveryObjective):
@@ -251,7 +251,7 @@ def make_objective(objective: str | RecoveryObjective | RowLoss, loss: Loss | No
 def apart(loss: Loss, rows: Tensor, targets: Tensor | None, goal: Tensor) -> Tensor:
     """(M,) distance of the rows from the original's: the loss's divergence, squared for a caller's own loss.
 
-    That of a caller's loss follows its curvature, which may be negative or vanish.
+    The divergence of a caller's loss follows its curvature, which may be negative or zero.
     """
     measure = SquaredError() if isinstance(loss, CallableLoss) else loss
     return measure.divergence(rows, targets, goal)
@@ -259,7 +259,7 @@ def apart(loss: Loss, rows: Tensor, targets: Tensor | None, goal: Tensor) -> Ten
 
 @dataclass(frozen=True)
 class _TaskLoss:
-    """The task's own loss, where there are targets, and if asked the distance from the teacher."""
+    """The task's own loss, if there are targets, plus the distance from the teacher if asked for."""
 
     loss: Loss
     teacher: bool
@@ -273,7 +273,7 @@ class _TaskLoss:
 
 
 def needs_labels(objective: str | RecoveryObjective | RowLoss) -> bool:
-    """Whether an objective is nothing without class labels."""
+    """Whether an objective is void without class labels."""
     chosen = objectives.get(objective)() if isinstance(objective, str) else objective
     return bool(getattr(chosen, "needs_labels", False))
 

@@ -1,4 +1,4 @@
-"""Statistics: what operators may ask of the calibration data, gathered group by group."""
+"""Statistics of the calibration data that operators may request, gathered group by group."""
 
 from __future__ import annotations
 

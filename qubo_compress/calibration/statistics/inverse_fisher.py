@@ -7,8 +7,8 @@ With gradients G (N, d) of one block of d consecutive weights and damping L,
     recursion:  F_0^-1 = I / L;   v = F^-1 g_i;   F^-1 <- F^-1 - v v^T / (N + g_i^T v)        N d^2 steps, d^2 numbers
     N x N form: F^-1 = (I - G^T (N L I + G G^T)^-1 G) / L                                     N^2 d steps, N d numbers
 
-The second is the first done at once (Woodbury) and is used where there are fewer gradients than weights: its
-d x d inverse is never formed. All in float64.
+The second does all steps at once (Woodbury), and is used for fewer gradients than weights: it never forms the d x d
+inverse. All in float64.
 """
 
 from __future__ import annotations
@@ -83,20 +83,20 @@ class InverseFisher:
         return self.root
 
     def times(self, vectors: Tensor) -> Tensor:
-        """F^-1 times (d,) or (d, k)."""
+        """F^-1 times a vector (d,) or the columns of (d, k)."""
         if self.inverse is not None:
             return self.inverse @ vectors
         return (vectors - self._root.T @ (self._root @ vectors)) / self.damping
 
     def dense(self) -> Tensor:
-        """(d, d) F^-1."""
+        """(d, d) F^-1 as a dense array."""
         return self.times(torch.eye(self.gradients.shape[1], dtype=torch.float64))
 
 
 def inverse_fisher_blocks(
     gradients: Tensor, damping: float, block: int = 2000, form: Form = "auto"
 ) -> Iterator[tuple[slice, InverseFisher]]:
-    """Blocks of consecutive weights and their inverses, made one after the other: one is in memory at a time.
+    """Blocks of consecutive weights and their inverses, computed one by one: only one is in memory at a time.
 
     Args:
         gradients: (N, n).
@@ -119,15 +119,15 @@ def block_slices(count: int, block: int) -> list[slice]:
 
 
 def survivors_answer(gradients: Tensor, damping: float, pruned: Tensor, target: Tensor) -> Tensor:
-    """What the survivors of a block do so that the change of the loss is least, exactly and jointly.
+    """The joint update of a block's survivors that minimises the change of the loss exactly.
 
     With survivors S the stationary point of 1/2 d^T F d over d_S is that of a ridge regression of the pruned
     weights' share in every gradient, t = G_Q w_Q, on the survivors' gradients:
 
         d_S = G_S^T (N L I + G_S G_S^T)^-1 t = (N L I + G_S^T G_S)^-1 G_S^T t
 
-    which equals -[F^-1]_SQ ([F^-1]_QQ)^-1 w_Q without an inverse of that size. With t less the roots of the example
-    weights the gradient itself is taken into account (WoodTaylor).
+    which equals -[F^-1]_SQ ([F^-1]_QQ)^-1 w_Q without an inverse of that size. Subtracting the roots of the example
+    weights from t takes the gradient itself into account (WoodTaylor).
 
     Args:
         gradients: (N, d) float64.
@@ -165,7 +165,7 @@ def survivors_answers(gradients: Tensor, dampings: Sequence[float], pruned: Tens
         return answers
     dual = count <= kept.shape[1]
     values, vectors = torch.linalg.eigh(kept @ kept.T if dual else kept.T @ kept)
-    # Eigenvalues below rounding are noise that a small damping would divide by.
+    # Eigenvalues at rounding level are noise that a small damping would amplify.
     least = torch.finfo(values.dtype).eps * values.abs().max().clamp(min=torch.finfo(values.dtype).tiny)
     ridges = count * torch.tensor(list(dampings), dtype=torch.float64).unsqueeze(1)
     shares = (vectors.T @ (target if dual else kept.T @ target)) / (values.clamp(min=0.0) + ridges.clamp(min=least))
@@ -187,7 +187,7 @@ def _cholesky(gram: Tensor, ridge: float) -> Tensor:
     """Lower factor of gram + ridge I; a ridge below rounding is raised until the factor exists.
 
     Raises:
-        InvalidMenu: for gradients that are NaN or infinite, of which there is no factor.
+        InvalidMenu: for gradients that are NaN or infinite, which have no factor.
     """
     if not bool(torch.isfinite(gram).all()):
         raise InvalidMenu("the gradients are NaN or infinite, so their Fisher has no inverse; give finite ones")
