@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from qubo_compress.errors import WrongModel
 from qubo_compress.menu.low_rank.factored import FactoredReport
 from qubo_compress.menu.low_rank.factored import factored as factored_layers
-from qubo_compress.menu.operator import Packed, stored_as
+from qubo_compress.menu.operator import stored_as
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.discovery import discover_stored
 from qubo_compress.network.groups import Group, Layout, assembled, state_entries
 from qubo_compress.network.older_groups import newer_names, older_layout
@@ -141,7 +142,7 @@ class Compression:
 
     plan: Plan
     layout: Layout
-    stored: Mapping[str, Packed]
+    stored: Mapping[str, Stored]
 
     def tensors(self) -> dict[str, Tensor]:
         """Name -> whole tensor, for every tensor that a choice sets; a shared tensor has its first name."""
@@ -151,7 +152,7 @@ class Compression:
             for member, value in zip(group.members, self.stored[group.name].tensors(), strict=True)
         )
 
-    def with_stored(self, stored: Mapping[str, Packed]) -> Compression:
+    def with_stored(self, stored: Mapping[str, Stored]) -> Compression:
         """The same plan with other codes for some groups."""
         return Compression(self.plan, self.layout, {**self.stored, **stored})
 

@@ -44,7 +44,7 @@ def given(settings: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", operators.names())
 @pytest.mark.parametrize("change", [of_numpy, lambda v: np.array(v) if isinstance(v, (int, float)) else v, of_torch])
 def test_every_operator_takes_numbers_of_numpy(name: str, change: Callable[[Any], Any]) -> None:
-    for sample in operators.get(name).samples():  # type: ignore[attr-defined]
+    for sample in operators.get(name).samples():
         again = type(sample)(**{key: change(value) for key, value in given(sample).items()})
         assert again == sample and choice_name(again) == choice_name(sample)
 

@@ -28,10 +28,10 @@ from benchmarks.networks import Network, accuracy_and_loss, channels_last, load
 from benchmarks.records import RESULTS, append, environment, markdown, read
 from qubo_compress.menu.coding.coded import Coded, CodedGroup
 from qubo_compress.menu.coding.parts import recorded
-from qubo_compress.menu.coding.rate import grids_of
-from qubo_compress.menu.operator import Packed, choice_name, parse
+from qubo_compress.menu.operator import choice_name, parse
 from qubo_compress.menu.prune import Prune
 from qubo_compress.menu.quantize import Quantize
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group
 from qubo_compress.plan import compression_of
 
@@ -97,7 +97,7 @@ def sizes_step(network: Network, options: argparse.Namespace) -> None:
         print(name, total, record["encode_seconds"], record["decode_seconds"], flush=True)
 
 
-def stored_network(model: nn.Module, operator: Any) -> tuple[nn.Module, list[Packed]]:
+def stored_network(model: nn.Module, operator: Any) -> tuple[nn.Module, list[Stored]]:
     """A network whose weights are stored by one choice, and the stored groups."""
     small = copy.deepcopy(model).eval()
     packed = [operator.encode(group, parts) for group, parts in weights_of(model)]
@@ -174,7 +174,7 @@ def _projected(packed: Sequence[CodedGroup], drift: float, seed: int) -> dict[st
     }  # fmt: skip
 
 
-def _differ(first: Packed, second: Packed) -> bool:
+def _differ(first: Stored, second: Stored) -> bool:
     return not all(torch.equal(a, b) for a, b in zip(first.tensors(), second.tensors(), strict=True))
 
 
@@ -187,7 +187,8 @@ def _moved_share(before: nn.Module, after: nn.Module) -> float:
 
 def _codes(model: nn.Module) -> list[Tensor]:
     stored = compression_of(model).stored.values()
-    return [grid.codes for packed in stored for grid in grids_of(getattr(packed, "inner", packed))]
+    plain = [item.inner if isinstance(item, CodedGroup) else item for item in stored]
+    return [grid.codes for item in plain for grid in item.grids()]
 
 
 class Watch:

@@ -28,9 +28,8 @@ from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.calibration.statistics import Calibration
 from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
 from qubo_compress.menu.low_rank.factored import FactoredLayer
-from qubo_compress.menu.low_rank.stages import staged
 from qubo_compress.menu.low_rank.svd import Svd
-from qubo_compress.menu.operator import DataDriven, Operator, Packed, parse
+from qubo_compress.menu.operator import parse
 from qubo_compress.network.discovery import discover
 from qubo_compress.network.groups import Group
 from qubo_compress.network.losses.classification import make_loss, rows_of
@@ -78,9 +77,7 @@ def _one_choice(
     if operator.refusal(group, [part]) is not None:
         return None
     started = time.perf_counter()
-    driven = isinstance(operator, DataDriven) and operator.whitened
-    evidence = {InputMoments(): (moments,)}
-    packed = operator.encode_with(group, [part], evidence) if driven else operator.encode(group, [part])
+    packed = operator.encode_with(group, [part], {InputMoments(): (moments,)})
     seconds = time.perf_counter() - started
     calls = layer_calls(network.model, group, trace_calls(network.model, examples.slices[0].inputs[:2]))
     dense = part.numel() * calls[0][0].positions
@@ -96,7 +93,7 @@ def _one_choice(
 
     return {
         "bytes": packed.nbytes / group.nbytes,
-        "macs": factored_multiplications(cast(Any, staged(packed)), packed, calls) / dense,
+        "macs": factored_multiplications(packed, calls) / dense,
         "weight_error": float(apart.norm() / flat.norm()),
         "output_error": _size(apart, moments) / _size(flat, moments),
         "seconds": seconds,
@@ -128,10 +125,8 @@ def measure_times(repeats: int) -> Iterator[dict[str, Any]]:
         group = next(group for group in discover(layer).groups if group.kind == "weight")
         part = cast(Tensor, layer.weight).detach()
         for choice in choices:
-            packed: Packed = cast(Operator, parse(choice)).encode(group, [part])
-            form = staged(packed)
-            assert form is not None
-            quick = FactoredLayer(layer, form.stages(0))
+            packed = parse(choice).encode(group, [part])
+            quick = FactoredLayer(layer, packed.stages(0))
             times: dict[str, list[float]] = {"whole": [], "factored": []}
             with torch.no_grad():
                 calls = layer_calls(layer, group, trace_calls(layer, inputs))
@@ -141,7 +136,7 @@ def measure_times(repeats: int) -> Iterator[dict[str, Any]]:
                         module(inputs)
                         times[name].append(1e3 * (time.perf_counter() - started))
             middle = {name: statistics.median(values[1:]) for name, values in times.items()}
-            macs = factored_multiplications(form, packed, calls) / (part.numel() * calls[0][0].positions)
+            macs = factored_multiplications(packed, calls) / (part.numel() * calls[0][0].positions)
             yield {"kind": "times", "layer": label, "choice": choice, "macs": macs, **middle, "repeats": repeats,
                    "threads": torch.get_num_threads()}  # fmt: skip
 

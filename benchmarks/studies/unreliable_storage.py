@@ -30,7 +30,7 @@ from benchmarks.records import RESULTS, append, environment, markdown, read
 from qubo_compress.calibration.examples import read_examples
 from qubo_compress.calibration.statistics import Calibration
 from qubo_compress.calibration.statistics.curvature import Curvature
-from qubo_compress.menu.operator import Unreliable, parse
+from qubo_compress.menu.operator import parse
 from qubo_compress.network.losses.classification import make_loss, rows_of
 from qubo_compress.plan import compression_of
 from qubo_compress.sensitivity.noise import expected_loss, priced_in_cells
@@ -188,9 +188,9 @@ def noise_of(calibration: Calibration, plan: qc.Plan) -> float:
     """The closed-form noise term of a plan: what its stored groups' variances cost."""
     compression = compression_of(plan.apply(calibration.model))
     return sum(
-        expected_loss(compression.stored[g.name].variances(), Curvature().collect(calibration, g))  # type: ignore[attr-defined]
+        expected_loss(compression.stored[g.name].variances(), Curvature().collect(calibration, g))
         for g in compression.layout.groups
-        if isinstance(compression.stored[g.name], Unreliable)
+        if compression.stored[g.name].unreliable
     )
 
 

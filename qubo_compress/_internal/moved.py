@@ -56,7 +56,7 @@ MOVED = {
     "menu.frequency_bands": "menu.frequency.bands",
     "menu.groups": "network.discovery",
     "menu.lattice": "menu.coding.lattice",
-    "menu.masked": "menu.storage.masked",
+    "menu.masked": "menu.storage.stored",
     "menu.older_groups": "network.older_groups",
     "menu.packing": "menu.storage.packing",
     "menu.patterns": "network.patterns",

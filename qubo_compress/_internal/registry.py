@@ -21,6 +21,7 @@ class Registry(Generic[Entry]):
     Args:
         kind: what messages call an entry.
         named_by: the attribute in which a class states its name.
+        adopt: brings a class up to date that was written for an older release.
 
     Example:
         >>> shapes: Registry[int] = Registry("shape")
@@ -29,8 +30,9 @@ class Registry(Generic[Entry]):
         (4, ('square',))
     """
 
-    def __init__(self, kind: str, named_by: str = "name") -> None:
+    def __init__(self, kind: str, named_by: str = "name", adopt: Callable[[type], object] = id) -> None:
         self._kind = kind
+        self._adopt = adopt
         self._named_by = named_by
         self._entries: dict[str, Entry] = {}
 
@@ -41,8 +43,10 @@ class Registry(Generic[Entry]):
         """
         if self._entries.get(name, entry) is not entry:
             raise QuboCompressError(f"{self._kind} {name!r} is already registered; choose another name")
-        if isinstance(entry, type) and dataclasses.is_dataclass(entry):
-            accepts_numbers(entry)
+        if isinstance(entry, type):
+            self._adopt(entry)
+            if dataclasses.is_dataclass(entry):
+                accepts_numbers(entry)
         self._entries[name] = entry
 
     @overload

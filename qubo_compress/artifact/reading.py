@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from qubo_compress._internal.reader import printable, refused_as
 from qubo_compress._internal.tensors import read_tensors
 from qubo_compress.errors import CorruptArtifact, InvalidMenu, WrongModel
-from qubo_compress.menu.operator import Packed, parse
+from qubo_compress.menu.operator import parse
 from qubo_compress.menu.storage.file_format import FORMAT, TENSOR, file_digest, unpack_names, without_extra
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.discovery import discover_stored
 from qubo_compress.network.extra_state import read_stored, restore
 from qubo_compress.network.groups import EXTRA, Layout, state_entries
@@ -139,9 +140,9 @@ def _read(path: str | Path) -> tuple[Mapping[str, str], memoryview, int]:
 
 def _parse(
     layout: Layout, names: tuple[str, ...], payload: memoryview, model: nn.Module
-) -> tuple[dict[str, Packed], dict[str, Tensor], dict[str, Any]]:
+) -> tuple[dict[str, Stored], dict[str, Tensor], dict[str, Any]]:
     used = len(layout.groups)
-    stored: dict[str, Packed] = {}
+    stored: dict[str, Stored] = {}
     for group, number in zip(layout.groups, payload[:used], strict=True):
         stored[group.name], read = parse(names[number]).decode(group, payload[used:])
         used += read

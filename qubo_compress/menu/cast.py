@@ -9,22 +9,19 @@ from typing import ClassVar
 from torch import Tensor
 
 from qubo_compress.menu.families import offer
-from qubo_compress.menu.operator import Quick, operators
+from qubo_compress.menu.operator import Operator, operators
+from qubo_compress.menu.storage.stored import Stored
+from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.menu.storage.vectors import StoredVector, check_vector_bits, fits_half
 from qubo_compress.network.groups import Group, Member
 
 
 @dataclass(frozen=True, eq=False)
-class CastTensors:
+class CastTensors(Stored):
     """One stored vector per member."""
 
     members: tuple[Member, ...]
     vectors: tuple[StoredVector, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all vectors."""
-        return sum(vector.nbytes for vector in self.vectors)
 
     @property
     def nonzeros(self) -> int:
@@ -36,9 +33,10 @@ class CastTensors:
         """Bits per value."""
         return self.vectors[0].bits
 
-    def to_bytes(self) -> bytes:
+    def write(self, writer: Writer) -> None:
         """Vectors one after the other."""
-        return b"".join(vector.to_bytes() for vector in self.vectors)
+        for vector in self.vectors:
+            vector.write(writer)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The vectors in the members' dtype and shape."""
@@ -55,7 +53,7 @@ class CastTensors:
 
 @operators.register
 @dataclass(frozen=True)
-class Cast(Quick):
+class Cast(Operator):
     """Store vectors as float32, float16, or 8-bit codes with one scale per vector.
 
     Args:
@@ -63,6 +61,8 @@ class Cast(Quick):
     """
 
     operator_name: ClassVar[str] = "cast"
+    quick: ClassVar[bool] = True
+    codable: ClassVar[bool] = False
     bits: int
 
     def __post_init__(self) -> None:
@@ -92,14 +92,9 @@ class Cast(Quick):
         """Round every vector."""
         return CastTensors(group.members, tuple(StoredVector.of(part, self.bits) for part in parts))
 
-    def decode(self, group: Group, data: memoryview) -> tuple[CastTensors, int]:
+    def read(self, group: Group, reader: Reader) -> CastTensors:
         """Read the vectors one after the other."""
-        vectors, used = [], 0
-        for member in group.members:
-            vector, read = StoredVector.from_bytes(data[used:], member.numel, self.bits)
-            vectors.append(vector)
-            used += read
-        return CastTensors(group.members, tuple(vectors)), used
+        return CastTensors(group.members, tuple(StoredVector.read(m.numel, self.bits, reader) for m in group.members))
 
 
 offer("vectors", "cast(bits=16)", "cast(bits=8)")

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from qubo_compress.menu.families import offer
-from qubo_compress.menu.operator import Quick, operators
+from qubo_compress.menu.operator import Operator, operators
+from qubo_compress.menu.storage.stored import Stored
+from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.menu.storage.vectors import StoredVector, check_vector_bits, fits_half
 from qubo_compress.network.groups import Group
 
@@ -35,17 +37,12 @@ def scale_and_shift(named: dict[str, Tensor], epsilon: float) -> tuple[Tensor, T
 
 
 @dataclass(frozen=True, eq=False)
-class FoldedNormalisation:
+class FoldedNormalisation(Stored):
     """Scale and shift of one batch normalisation."""
 
     group: Group
     scale: StoredVector
     shift: StoredVector
-
-    @property
-    def nbytes(self) -> int:
-        """Both vectors."""
-        return self.scale.nbytes + self.shift.nbytes
 
     @property
     def nonzeros(self) -> int:
@@ -57,9 +54,10 @@ class FoldedNormalisation:
         """Bits per value."""
         return self.scale.bits
 
-    def to_bytes(self) -> bytes:
+    def write(self, writer: Writer) -> None:
         """Scale, then shift."""
-        return self.scale.to_bytes() + self.shift.to_bytes()
+        self.scale.write(writer)
+        self.shift.write(writer)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Weight, bias, mean 0, variance 1 - epsilon, counter 0, in the members' order."""
@@ -87,7 +85,7 @@ class FoldedNormalisation:
 
 @operators.register
 @dataclass(frozen=True)
-class Fold(Quick):
+class Fold(Operator):
     """Store a batch normalisation as scale and shift.
 
     Args:
@@ -95,6 +93,8 @@ class Fold(Quick):
     """
 
     operator_name: ClassVar[str] = "fold"
+    quick: ClassVar[bool] = True
+    codable: ClassVar[bool] = False
     bits: int
 
     def __post_init__(self) -> None:
@@ -104,11 +104,6 @@ class Fold(Quick):
     def samples(cls) -> tuple[Fold, ...]:
         """Settings that the conformance suite tries."""
         return cls(8), cls(16), cls(32)
-
-    @classmethod
-    def faithful(cls) -> tuple[Fold, float] | None:
-        """A folded normalisation is the same function in other values, so its displacement says nothing."""
-        return None
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Suits batch normalisations with weight, bias and statistics."""
@@ -136,12 +131,11 @@ class Fold(Quick):
         """The fold without rounding, in eval mode the same function as the original."""
         return Fold(32).encode(group, parts).tensors()
 
-    def decode(self, group: Group, data: memoryview) -> tuple[FoldedNormalisation, int]:
+    def read(self, group: Group, reader: Reader) -> FoldedNormalisation:
         """Read scale and shift."""
         count = next(member.numel for member in group.members if attribute(member.name) == "weight")
-        scale, used = StoredVector.from_bytes(data, count, self.bits)
-        shift, read = StoredVector.from_bytes(data[used:], count, self.bits)
-        return FoldedNormalisation(group, scale, shift), used + read
+        scale, shift = (StoredVector.read(count, self.bits, reader) for _ in range(2))
+        return FoldedNormalisation(group, scale, shift)
 
 
 offer("vectors", "fold(bits=16)", "fold(bits=8)")

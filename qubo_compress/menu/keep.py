@@ -8,13 +8,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from qubo_compress.menu.operator import Quick, operators
-from qubo_compress.network.groups import Group, Member
+from qubo_compress.menu.operator import Operator, operators
+from qubo_compress.menu.storage.stored import Stored
+from qubo_compress.menu.storage.streams import Reader, Writer
+from qubo_compress.network.groups import Group
 from qubo_compress.network.tensor_bytes import from_raw_bytes, raw_bytes
 
 
 @dataclass(frozen=True, eq=False)
-class KeptTensors:
+class KeptTensors(Stored):
     """Tensors stored as they are."""
 
     values: tuple[Tensor, ...]
@@ -35,9 +37,10 @@ class KeptTensors:
         floating = [value for value in self.values if value.is_floating_point()]
         return max(8 * value.element_size() for value in floating or self.values)
 
-    def to_bytes(self) -> bytes:
+    def write(self, writer: Writer) -> None:
         """Members one after the other."""
-        return b"".join(raw_bytes(value) for value in self.values)
+        for value in self.values:
+            writer.raw(raw_bytes(value))
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The values themselves."""
@@ -55,10 +58,12 @@ class KeptTensors:
 
 @operators.register
 @dataclass(frozen=True)
-class Keep(Quick):
+class Keep(Operator):
     """Store a group as it is: zero displacement, full size. Always on the menu."""
 
     operator_name: ClassVar[str] = "keep"
+    quick: ClassVar[bool] = True
+    codable: ClassVar[bool] = False
 
     @classmethod
     def samples(cls) -> tuple[Keep, ...]:
@@ -78,14 +83,7 @@ class Keep(Quick):
         """Copy the values."""
         return KeptTensors(tuple(part.detach().cpu().clone() for part in parts))
 
-    def decode(self, group: Group, data: memoryview) -> tuple[KeptTensors, int]:
-        """Read the members one after the other."""
-        values, used = [], 0
-        for member in group.members:
-            values.append(self._read(member, data[used : used + member.nbytes]))
-            used += member.nbytes
-        return KeptTensors(tuple(values)), used
-
-    @staticmethod
-    def _read(member: Member, data: memoryview) -> Tensor:
-        return from_raw_bytes(data, member.part_shape, member.dtype)
+    def read(self, group: Group, reader: Reader) -> KeptTensors:
+        """Members one after the other."""
+        members = group.members
+        return KeptTensors(tuple(from_raw_bytes(reader.raw(m.nbytes), m.part_shape, m.dtype) for m in members))

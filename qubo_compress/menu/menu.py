@@ -15,7 +15,7 @@ from qubo_compress.menu.coding.coded import Coded, can_be_coded, coded_name
 from qubo_compress.menu.families import choices_of, family_names
 from qubo_compress.menu.fold import Fold
 from qubo_compress.menu.keep import Keep
-from qubo_compress.menu.operator import Operator, choice_name, parse
+from qubo_compress.menu.operator import Operator, adopt, choice_name, parse
 from qubo_compress.menu.prune import Prune
 from qubo_compress.menu.quantize import Quantize
 from qubo_compress.network.groups import Group
@@ -58,9 +58,10 @@ class Menu:
             if isinstance(operators, str):
                 raise InvalidMenu(f"give a list of choices, such as [{operators!r}]; got the one name {operators!r}")
             offered = [parse(item) if isinstance(item, str) else item for item in operators]
-            wrong = [item for item in offered if not isinstance(item, Operator)]
-            if wrong:
-                raise InvalidMenu(f"{wrong[0]!r} is not an operator; see qubo_compress.menu.names()")
+            for item in offered:
+                adopt(item)
+                if not isinstance(item, Operator):
+                    raise InvalidMenu(f"{item!r} is not an operator; see qubo_compress.menu.names()")
         else:
             offered = _product(
                 (2, 3, 4, 6, 8) if bits is None else _listed("bits", bits),

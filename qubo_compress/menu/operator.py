@@ -9,88 +9,82 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from qubo_compress._internal import older_plug_ins
 from qubo_compress._internal.registry import Registry
+from qubo_compress.calibration.statistics.statistic import Statistic
 from qubo_compress.errors import CorruptArtifact, InvalidMenu, MissingDependency
+from qubo_compress.menu.storage.stored import Stored
+from qubo_compress.menu.storage.streams import PlainReader, Reader
 from qubo_compress.network.groups import Group
 
 
-@runtime_checkable
-class Packed(Protocol):
-    """A group of tensors as one choice stores it."""
+class Operator(ABC):
+    """A frozen dataclass that turns a group into stored bytes and back.
 
-    @property
-    def nbytes(self) -> int:
-        """Exact length of :meth:`to_bytes`, computed without building the bytes where possible."""
-        ...
-
-    @property
-    def nonzeros(self) -> int:
-        """Number of stored values that may differ from zero: each multiplies once per position."""
-        ...
-
-    @property
-    def weight_bits(self) -> int:
-        """Bits of one stored value."""
-        ...
-
-    def to_bytes(self) -> bytes:
-        """The bytes that go into the file."""
-        ...
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The members' values on the CPU, in their own dtype and part shape."""
-        ...
-
-    def project(self, values: Sequence[Tensor], refit: bool = False) -> Packed:
-        """The nearest storable values with the same bytes: masks stay, codes move on the grid.
-
-        Args:
-            values: one tensor per member.
-            refit: also move the scales, which are stored in as many bytes as before.
-        """
-        ...
-
-
-@runtime_checkable
-class Operator(Protocol):
-    """A frozen dataclass that turns a group into stored bytes and back."""
+    The abstract methods are what every operator must say, and :meth:`read` or :meth:`decode`. The others are abilities,
+    and their defaults mean "none".
+    """
 
     operator_name: ClassVar[str]
 
-    def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Why this operator does not suit the group, or None when it does."""
-        ...
-
-    def encode(self, group: Group, parts: Sequence[Tensor]) -> Packed:
-        """Store the members' values, given on the CPU in their own dtype."""
-        ...
-
-    def decode(self, group: Group, data: memoryview) -> tuple[Packed, int]:
-        """Inverse of ``encode(...).to_bytes()``: what was stored, and how many bytes it took."""
-        ...
-
-
-class Quick:
-    """Base of operators whose stored form follows at once from the weights and a few numbers that were found before.
+    quick: ClassVar[bool] = False
+    """Whether the stored form follows at once from the weights and what :meth:`fit` found.
 
     Such a choice need not be kept in memory: it is made again wherever it is wanted.
     """
 
-    def fit(self, packed: Any) -> bytes:
-        """The numbers that ``encode`` had to search for; none by default."""
+    codable: ClassVar[bool] = True
+    """Whether ``coded(of=...)`` takes it."""
+
+    unreliable: ClassVar[bool] = False
+    """Whether it stores in cells that come back with random errors."""
+
+    @abstractmethod
+    def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
+        """Why this operator does not suit the group, or None when it does."""
+
+    @abstractmethod
+    def encode(self, group: Group, parts: Sequence[Tensor]) -> Stored:
+        """Store the members' values, given on the CPU in their own dtype.
+
+        Raises:
+            InvalidMenu: made by :func:`needs_data`, where it looks at data.
+        """
+
+    def read(self, group: Group, reader: Reader) -> Stored:
+        """Inverse of ``encode(...).write(writer)``."""
+        raise NotImplementedError(f"{type(self).__name__} has neither read() nor decode()")
+
+    def decode(self, group: Group, data: memoryview) -> tuple[Stored, int]:
+        """Inverse of ``encode(...).to_bytes()``: what was stored, and how many bytes it took."""
+        reader = PlainReader(data)
+        return self.read(group, reader), reader.used
+
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """The statistics of the calibration data that it asks for; none by default.
+
+        What it makes of them cannot be made again from the weights alone: the stored bytes travel with the plan.
+        """
+        return ()
+
+    def encode_with(self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, Any]) -> Stored:
+        """Store the members' values, given statistic -> one value per member for every statistic in ``needs``."""
+        return self.encode(group, parts)
+
+    def fit(self, stored: Any) -> bytes:
+        """The numbers that ``encode`` had to search for, found again in what it stored; none by default."""
         return b""
 
-    def encode(self, group: Group, parts: Sequence[Tensor]) -> Any:
-        """Store the members' values."""
-        raise NotImplementedError
-
-    def encode_at(self, group: Group, parts: Sequence[Tensor], fit: bytes) -> Packed:
+    def encode_at(self, group: Group, parts: Sequence[Tensor], fit: bytes) -> Stored:
         """The very group that ``encode`` stores, without its search.
 
         Args:
@@ -98,74 +92,32 @@ class Quick:
             parts: its members' values, those that were encoded.
             fit: what :meth:`fit` found in the stored group.
         """
-        packed: Packed = self.encode(group, parts)
-        return packed
+        return self.encode(group, parts)
 
+    def reference(self, group: Group, parts: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+        """The original function in the operator's own parameters, without rounding, where these are others.
 
-@runtime_checkable
-class Reparametrised(Protocol):
-    """An operator that writes the same function in other parameters, such as a folded normalisation.
-
-    Displacements of such a group are taken from the reference, not from the tensors as they were found.
-    """
-
-    def reference(self, group: Group, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The original function in the operator's own parameters, without rounding."""
-        ...
-
-
-@runtime_checkable
-class DataDriven(Protocol):
-    """An operator that looks at calibration data. What it made cannot be made again from the weights alone.
-
-    Where ``needs`` is not empty its ``encode`` raises :func:`needs_data`, and its stored bytes travel with
-    the plan as a payload.
-    """
-
-    operator_name: ClassVar[str]
+        Displacements of such a group are taken from the reference, not from the tensors as they were found.
+        """
+        return None
 
     @property
-    def needs(self) -> tuple[Any, ...]:
-        """The statistics it asks for: see :class:`qubo_compress.calibration.statistics.Statistic`."""
-        ...
+    def code_bits(self) -> int | None:
+        """Bits of its codes: its setting ``bits``, where it has one."""
+        return settings_of(self).get("bits")
 
-    def encode_with(self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]) -> Packed:
-        """Store the members' values, given statistic -> one value per member for every statistic in ``needs``."""
-        ...
+    @classmethod
+    def samples(cls) -> tuple[Operator, ...]:
+        """Settings that the conformance suite tries."""
+        return ()
 
+    @classmethod
+    def faithful(cls) -> tuple[Operator, float] | None:
+        """The settings of highest fidelity, and the largest relative displacement that they leave.
 
-@runtime_checkable
-class Parametrised(Protocol):
-    """A stored group whose values are made of other stored numbers: factors, coefficients.
-
-    Fine-tuning trains these numbers instead of the values.
-    """
-
-    def parameters(self) -> tuple[Tensor, ...]:
-        """The stored numbers, in float32 on the CPU."""
-        ...
-
-    def assemble(self, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The members' values as a differentiable function of the numbers, on the numbers' device."""
-        ...
-
-    def store(self, parameters: Sequence[Tensor], refit: bool = False) -> Packed:
-        """The nearest storable numbers in the same bytes, as ``project`` does for values."""
-        ...
-
-
-@runtime_checkable
-class Unreliable(Protocol):
-    """A stored group that comes back with random errors: ``tensors()`` is the mean of what is read."""
-
-    @property
-    def cells(self) -> int:
-        """Memory cells that it takes."""
-        ...
-
-    def variances(self) -> tuple[Tensor, ...]:
-        """Variance of every value that is read, one float32 tensor per member."""
-        ...
+        None where no settings come close, or where values of another function say nothing.
+        """
+        return None
 
 
 LONGEST_NAME = 1000
@@ -174,15 +126,56 @@ LONGEST_NAME = 1000
 ALREADY_STORED = "already stored"
 """Key of the evidence under which a group's choices that were stored before are found, by name."""
 
-operators: Registry[type[Operator]] = Registry("operator", "operator_name")
+
+class Quick:
+    """The base of quick operators in 0.4."""
+
+    quick: ClassVar[bool] = True
 
 
-def looks_at_data(operator: Any) -> bool:
+def adopt(operator: object) -> None:
+    """Bring an operator's class up to date that was written for 0.4, and those of its statistics."""
+    adopt_kind(type(operator))
+    for need in operator.needs if isinstance(operator, Operator) else ():
+        older_plug_ins.adopt(type(need), Statistic, older_plug_ins.names_in(type(need)), {})
+
+
+def adopt_kind(kind: type) -> None:
+    """Bring an operator up to date that was written for 0.4, and every form that it stores once that is seen."""
+    known = older_plug_ins.names_in(kind)
+    written = {"operator_name", "refusal", "encode", "decode"} <= known
+    if written and older_plug_ins.adopt(kind, Operator, known, {"codable": "read" in known}):
+        for name in ("encode", "encode_with", "encode_at", "decode"):
+            setattr(kind, name, _adopting(getattr(kind, name)))
+
+
+def _adopting(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of an older operator that returns a stored group, alone or with the bytes it took."""
+
+    @functools.wraps(method)
+    def called(*given: Any, **named: Any) -> Any:
+        found = method(*given, **named)
+        stored = found[0] if isinstance(found, tuple) else found
+        whole = {"write": lambda form, writer: writer.raw(form.to_bytes()), "unreliable": "variances" in dir(stored)}
+        older_plug_ins.adopt(type(stored), Stored, dir(stored), whole)
+        return found
+
+    return called
+
+
+def __getattr__(name: str) -> Any:
+    return older_plug_ins.renamed(__name__, {"Packed": Stored})(name)
+
+
+operators: Registry[type[Operator]] = Registry("operator", "operator_name", adopt_kind)
+
+
+def looks_at_data(operator: Operator) -> bool:
     """Whether an operator asks for statistics of the calibration data."""
-    return isinstance(operator, DataDriven) and bool(operator.needs)
+    return bool(operator.needs)
 
 
-def needs_data(operator: Any) -> InvalidMenu:
+def needs_data(operator: Operator) -> InvalidMenu:
     """The error for an operator that was asked to store weights without its statistics."""
     return InvalidMenu(
         f"{choice_name(operator)} looks at calibration data: measure a table with it on the menu, and make the plan "
@@ -192,7 +185,7 @@ def needs_data(operator: Any) -> InvalidMenu:
 
 def stored_as(
     name: str, group: Group, parts: Sequence[Tensor], payload: bytes | None = None, fit: bytes | None = None
-) -> Packed:
+) -> Stored:
     """A group as the choice of that name stores it.
 
     Args:
@@ -200,7 +193,7 @@ def stored_as(
         group: what is stored.
         parts: its members' values.
         payload: the stored bytes, where a choice was made from data.
-        fit: what a :class:`Quick` operator found in these very values before.
+        fit: what its operator found in these very values before.
 
     Raises:
         InvalidMenu: when the choice was made from data and there is no payload.
@@ -208,17 +201,22 @@ def stored_as(
     """
     operator = parse(name)
     if payload is None:
-        quick = isinstance(operator, Quick) and fit is not None
-        return operator.encode_at(group, parts, fit) if quick else operator.encode(group, parts)  # type: ignore
+        return operator.encode(group, parts) if fit is None else operator.encode_at(group, parts, fit)
     try:
-        packed, used = operator.decode(group, memoryview(payload))
+        stored, used = operator.decode(group, memoryview(payload))
     except (MissingDependency, MemoryError):
         raise
     except Exception as cause:  # the bytes may be anything, and operators may be anybody's
         raise CorruptArtifact(f"the stored bytes of {group.name} are not those of {name} ({cause})") from cause
     if used != len(payload):
         raise CorruptArtifact(f"the stored bytes of {group.name} are {len(payload)}, {name} takes {used}")
-    return packed
+    return stored
+
+
+def settings_of(operator: Operator) -> dict[str, Any]:
+    """An operator's settings, by name."""
+    fields = dataclasses.fields(operator)  # type: ignore[arg-type]
+    return {field.name: getattr(operator, field.name) for field in fields if field.init}
 
 
 def choice_name(operator: Operator) -> str:
@@ -229,11 +227,8 @@ def choice_name(operator: Operator) -> str:
         >>> choice_name(Quantize(bits=4)), choice_name(Quantize(bits=4, sparsity=0.5))
         ('quantize(bits=4)', 'quantize(bits=4,sparsity=0.5)')
     """
-    settings = [
-        f"{field.name}={getattr(operator, field.name)!r}"
-        for field in dataclasses.fields(operator)  # type: ignore[arg-type]
-        if field.init and getattr(operator, field.name) != field.default
-    ]
+    usual = {field.name: field.default for field in dataclasses.fields(operator)}  # type: ignore[arg-type]
+    settings = [f"{name}={value!r}" for name, value in settings_of(operator).items() if value != usual[name]]
     return f"{operator.operator_name}({','.join(settings)})" if settings else operator.operator_name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.menu.operator import Quick, operators
+from qubo_compress.menu.operator import Operator, operators
 from qubo_compress.menu.storage.packing import mask_size
 from qubo_compress.menu.storage.row_kernels import keep_largest
-from qubo_compress.menu.storage.streams import Reader, Writer, plain_bytes, plain_read
+from qubo_compress.menu.storage.stored import Stored
+from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.groups import Group
 from qubo_compress.network.tensor_bytes import from_raw_bytes, raw_bytes
 
@@ -66,7 +67,7 @@ def largest_of_rows(magnitudes: npt.NDArray[np.float32], sparsity: float) -> npt
 
 
 @dataclass(frozen=True, eq=False)
-class PrunedTensors:
+class PrunedTensors(Stored):
     """Masks and the surviving values, in their own dtype."""
 
     masks: tuple[Tensor, ...]
@@ -88,10 +89,6 @@ class PrunedTensors:
     def weight_bits(self) -> int:
         """Bits of the dtype."""
         return max(8 * values.element_size() for values in self.survivors)
-
-    def to_bytes(self) -> bytes:
-        """Mask, then survivors, member by member."""
-        return plain_bytes(self)
 
     def write(self, writer: Writer) -> None:
         """Mask, then survivors, member by member."""
@@ -119,7 +116,7 @@ class PrunedTensors:
 
 @operators.register
 @dataclass(frozen=True)
-class Prune(Quick):
+class Prune(Operator):
     """Zero the smallest magnitudes of each tensor; survivors keep their precision.
 
     Args:
@@ -127,6 +124,7 @@ class Prune(Quick):
     """
 
     operator_name: ClassVar[str] = "prune"
+    quick: ClassVar[bool] = True
     sparsity: float
 
     def __post_init__(self) -> None:
@@ -155,10 +153,6 @@ class Prune(Quick):
         """The survivors of flat masks."""
         survivors = tuple(part.detach().cpu().reshape(-1)[mask] for part, mask in zip(parts, masks, strict=True))
         return PrunedTensors(tuple(masks), survivors, tuple(tuple(part.shape) for part in parts))
-
-    def decode(self, group: Group, data: memoryview) -> tuple[PrunedTensors, int]:
-        """Read mask and survivors, member by member."""
-        return cast(tuple[PrunedTensors, int], plain_read(self, group, data))
 
     def read(self, group: Group, reader: Reader) -> PrunedTensors:
         """Read mask and survivors, member by member."""

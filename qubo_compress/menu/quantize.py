@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.families import offer
-from qubo_compress.menu.operator import Quick, operators, values_of
+from qubo_compress.menu.operator import Operator, operators, values_of
 from qubo_compress.menu.prune import check_sparsity, magnitude_mask
 from qubo_compress.menu.storage.packing import mask_size
-from qubo_compress.menu.storage.parts import StoredParts, as_member
+from qubo_compress.menu.storage.parts import StoredPart, StoredParts, as_member
 from qubo_compress.menu.storage.row_kernels import LARGEST_SCALE, SMALLEST_SCALE, fit_rows, round_rows
-from qubo_compress.menu.storage.streams import Reader, Writer, code_bytes, plain_read
+from qubo_compress.menu.storage.stored import Grid
+from qubo_compress.menu.storage.streams import Reader, Writer, code_bytes
 from qubo_compress.network.groups import Group, Member
 
 EVERY = np.ones((0, 0), dtype=bool)
@@ -87,7 +88,7 @@ def _arrays(values: Tensor, mask: Tensor | None) -> tuple[np.ndarray, np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
-class QuantizedTensor:
+class QuantizedTensor(StoredPart, Grid):
     """Codes and scales of one member.
 
     Attributes:
@@ -170,6 +171,15 @@ class QuantizedTensor:
             codes = round_to_codes(values, scale, self.bits, signs_only) * keep
         return QuantizedTensor(self.member, self.bits, scale, codes.to(code_dtype(self.bits)), self.mask)
 
+    def grids(self) -> tuple[Grid, ...]:
+        """Itself."""
+        return (self,)
+
+    def with_grids(self, grids: Iterator[Any]) -> Self:
+        """The next grid."""
+        found: Self = next(grids)
+        return found
+
     def steps(self) -> Tensor:
         """(R, 1) float32 distance between codes."""
         return self.scale.float()
@@ -209,14 +219,9 @@ class QuantizedTensors(StoredParts[QuantizedTensor]):
         """Bits per code."""
         return self.parts[0].bits
 
-    def masks(self) -> tuple[Tensor, ...] | None:
-        """Survivors per member in its own shape, or None when nothing is pruned."""
-        found = [p.mask.reshape(p.member.part_shape) for p in self.parts if p.mask is not None]
-        return tuple(found) if len(found) == len(self.parts) else None
-
-    def numbers(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The values themselves."""
-        return tuple(value.detach().to("cpu", torch.float32) for value in values)
+    def movable_masks(self) -> tuple[Tensor, ...]:
+        """Survivors per member in its own shape."""
+        return tuple(p.mask.reshape(p.member.part_shape) for p in self.parts if p.mask is not None)
 
     def remasked(self, masks: Sequence[Tensor], numbers: Sequence[Tensor]) -> QuantizedTensors:
         """Nearest codes under other masks, member by member."""
@@ -235,7 +240,7 @@ def scales_of(fit: bytes, rows: Sequence[int]) -> list[Tensor]:
 
 @operators.register
 @dataclass(frozen=True)
-class Quantize(Quick):
+class Quantize(Operator):
     """Symmetric codes with one float16 scale per output row, optionally after magnitude pruning.
 
     Levels are -(2^(bits-1) - 1) ... 2^(bits-1) - 1 times the scale; two bits are ternary and take 1.6 bits
@@ -258,6 +263,7 @@ class Quantize(Quick):
     """
 
     operator_name: ClassVar[str] = "quantize"
+    quick: ClassVar[bool] = True
     bits: int
     sparsity: float = 0.0
 
@@ -285,9 +291,9 @@ class Quantize(Quick):
         """Prune, fit the scales, round."""
         return QuantizedTensors(tuple(self._one(m, p) for m, p in zip(group.members, parts, strict=True)))
 
-    def fit(self, packed: QuantizedTensors) -> bytes:
+    def fit(self, stored: QuantizedTensors) -> bytes:
         """The scales."""
-        return b"".join(part.scale.numpy().tobytes() for part in packed.parts)
+        return b"".join(part.scale.numpy().tobytes() for part in stored.parts)
 
     def encode_at(self, group: Group, parts: Sequence[Tensor], fit: bytes) -> QuantizedTensors:
         """Prune and round on scales that are known."""
@@ -314,10 +320,6 @@ class Quantize(Quick):
         if scale is None:
             scale = fit_scale(values, mask, self.bits)
         return QuantizedTensor(member, self.bits, scale, nearest_codes(values, mask, scale, self.bits), mask)
-
-    def decode(self, group: Group, data: memoryview) -> tuple[QuantizedTensors, int]:
-        """Read the members one after the other."""
-        return cast(tuple[QuantizedTensors, int], plain_read(self, group, data))
 
     def read(self, group: Group, reader: Reader) -> QuantizedTensors:
         """Read the members one after the other."""

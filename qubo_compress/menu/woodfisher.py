@@ -30,10 +30,10 @@ from qubo_compress.calibration.statistics.inverse_fisher import (
 from qubo_compress.calibration.statistics.statistic import Statistic
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.families import offer
-from qubo_compress.menu.operator import needs_data, operators
+from qubo_compress.menu.operator import Operator, needs_data, operators
 from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity, survivor_count, survivors_of
 from qubo_compress.menu.quantize import QuantizedTensor, QuantizedTensors, fit_scale, round_to_codes
-from qubo_compress.menu.storage.streams import Reader, plain_read
+from qubo_compress.menu.storage.streams import Reader
 from qubo_compress.network.groups import Group, Member
 
 logger = logging.getLogger(__name__)
@@ -248,7 +248,7 @@ def largest(scores: Tensor, count: int) -> Tensor:
 
 @operators.register
 @dataclass(frozen=True)
-class WoodFisher:
+class WoodFisher(Operator):
     """Prune by second-order saliency and let the survivors make up for what is gone.
 
     Stored exactly as ``prune`` and ``quantize`` store theirs.
@@ -370,10 +370,6 @@ class WoodFisher:
         scale = fit_scale(values, kept, self.bits)
         codes = round_to_codes(values, scale, self.bits, signs_only=self.bits == 2) * kept
         return QuantizedTensor(member, self.bits, scale, codes.to(torch.int16), kept)
-
-    def decode(self, group: Group, data: memoryview) -> tuple[PrunedTensors | QuantizedTensors, int]:
-        """Read mask and survivors, member by member."""
-        return cast(tuple[PrunedTensors, int], plain_read(self, group, data))
 
     def read(self, group: Group, reader: Reader) -> PrunedTensors | QuantizedTensors:
         """Read mask and survivors, as ``prune`` and ``quantize`` store them."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qubo_compress.menu.fold import attribute
-from qubo_compress.menu.operator import Packed, Parametrised
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group, Member, assembled
 from qubo_compress.plan import Compression
 
@@ -18,7 +18,7 @@ STATISTICS = ("running_mean", "running_var")
 class Latent:
     """What is trained in place of codes: the members' values, or the numbers that they are made of.
 
-    A group whose stored form is :class:`Parametrised` trains its factors or coefficients.
+    A group whose stored form has parameters trains its factors or coefficients.
 
     Args:
         compression: what the compressed module carries.
@@ -29,12 +29,12 @@ class Latent:
         device = next(small.parameters()).device
         self._compression = compression
         #: Group name -> stored form that values are projected with; a mask that moves is moved here.
-        self.stored: dict[str, Packed] = dict(compression.stored)
+        self.stored: dict[str, Stored] = dict(compression.stored)
         self._values: dict[str, list[Tensor]] = {}
         for group in compression.layout.groups:
             packed = self.stored[group.name]
-            if isinstance(packed, Parametrised):
-                numbers = packed.parameters()
+            numbers = packed.parameters()
+            if numbers:
                 self._values[group.name] = [n.to(device, torch.float32).clone().requires_grad_() for n in numbers]
                 continue
             # Clones: some stored forms hand out the very tensors that they hold. Statistics are not trained.
@@ -58,18 +58,14 @@ class Latent:
         """The real-valued numbers of a group: its members' values, or its parameters."""
         return self._values[group]
 
-    def packed(self) -> dict[str, Packed]:
+    def packed(self) -> dict[str, Stored]:
         """Group name -> what would be stored now."""
-        found: dict[str, Packed] = {}
-        for name, values in self._values.items():
-            stored, numbers = self.stored[name], [v.detach() for v in values]
-            if isinstance(stored, Parametrised):
-                found[name] = stored.store([n.cpu() for n in numbers], refit=True)
-            else:
-                found[name] = stored.project(numbers, refit=True)
-        return found
+        return {
+            name: self.stored[name].store([value.detach().cpu() for value in values], refit=True)
+            for name, values in self._values.items()
+        }
 
-    def tensors(self, disturb: Callable[[Group, Packed], tuple[Tensor, ...] | None] | None = None) -> dict[str, Tensor]:
+    def tensors(self, disturb: Callable[[Group, Stored], tuple[Tensor, ...] | None] | None = None) -> dict[str, Tensor]:
         """First name -> whole tensor whose value is what is stored and whose gradient reaches the latent numbers.
 
         Args:
@@ -86,15 +82,17 @@ class Latent:
                 parts.append((member, value))
         return assembled(parts)
 
-    def _passed(self, group: Group, stored: Packed) -> list[Tensor]:
+    def _passed(self, group: Group, stored: Stored) -> list[Tensor]:
         """The members' values with straight-through gradients."""
         latent = self._values[group.name]
-        if isinstance(stored, Parametrised):
-            numbers = [
-                old + (new.to(old.device, torch.float32) - old).detach()
-                for old, new in zip(latent, stored.parameters(), strict=True)
-            ]
-            made = stored.assemble(numbers)
+        numbers = stored.parameters()
+        if numbers:
+            made = stored.assemble(
+                [
+                    old + (new.to(old.device, torch.float32) - old).detach()
+                    for old, new in zip(latent, numbers, strict=True)
+                ]
+            )
             return [value.to(member.dtype) for member, value in zip(group.members, made, strict=True)]
         rows = []
         for member, old, value in zip(group.members, latent, stored.tensors(), strict=True):

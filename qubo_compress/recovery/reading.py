@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.menu.operator import Packed, Unreliable
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group, assembled
 from qubo_compress.network.private import CARRIED, independent_copy
 from qubo_compress.plan import compression_of, fill
-
-
-@runtime_checkable
-class Drawn(Protocol):
-    """A stored group that can play its own channel."""
-
-    def drawn(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """The members' values as one read gives them."""
-        ...
-
-
-def drawn(packed: Packed, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """One read of a stored group: what its cells give, or its mean with normal errors of its variances."""
-    values = packed.tensors()
-    if isinstance(packed, Drawn):
-        return packed.drawn(generator)
-    if not isinstance(packed, Unreliable):
-        return values
-    spread = [variance.sqrt() for variance in packed.variances()]
-    return tuple(
-        (v.float() + torch.randn(v.shape, generator=generator) * s).to(v.dtype)
-        for v, s in zip(values, spread, strict=True)
-    )
 
 
 def corrupted(small: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -53,7 +29,7 @@ def corrupted(small: nn.Module, generator: torch.Generator) -> nn.Module:
         assembled(
             (member, value)
             for group in compression.layout.groups
-            for member, value in zip(group.members, drawn(compression.stored[group.name], generator), strict=True)
+            for member, value in zip(group.members, compression.stored[group.name].drawn(generator), strict=True)
         ),
     )
     return noisy.eval()
@@ -75,14 +51,14 @@ def read_unreliably(small: nn.Module, seed: int = 0) -> nn.Module:
     return corrupted(small, torch.Generator().manual_seed(seed))
 
 
-def disturbance(seed: int) -> Callable[[Group, Packed], tuple[Tensor, ...] | None]:
+def disturbance(seed: int) -> Callable[[Group, Stored], tuple[Tensor, ...] | None]:
     """Fresh read errors of every unreliable group at every call, for noise-aware fine-tuning."""
     generator = torch.Generator().manual_seed(seed)
 
-    def errors(_: Group, packed: Packed) -> tuple[Tensor, ...] | None:
-        if not isinstance(packed, Unreliable):
+    def errors(_: Group, packed: Stored) -> tuple[Tensor, ...] | None:
+        if not packed.unreliable:
             return None
-        read = drawn(packed, generator)
+        read = packed.drawn(generator)
         return tuple(r.float() - mean.float() for r, mean in zip(read, packed.tensors(), strict=True))
 
     return errors

@@ -13,7 +13,7 @@ from qubo_compress._internal.checks import whole
 from qubo_compress.calibration.evaluation import outputs_of, settle
 from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.errors import InvalidBudget, InvalidObjective, NonFiniteLoss, WrongModel
-from qubo_compress.menu.operator import Packed
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import state_entries
 from qubo_compress.network.losses.classification import AUTO, CrossEntropy, KullbackLeibler, Loss, LossLike, make_loss
 from qubo_compress.network.private import CARRIED, differentiable, independent_copy, private_copy
@@ -186,7 +186,7 @@ def _tuned(
     return tuned
 
 
-def _rebuilt(small: nn.Module, compression: Compression, stored: Mapping[str, Packed]) -> nn.Module:
+def _rebuilt(small: nn.Module, compression: Compression, stored: Mapping[str, Stored]) -> nn.Module:
     """A copy of ``small`` that holds other stored values and carries them."""
     changed = compression.with_stored(stored)
     made = independent_copy(small)

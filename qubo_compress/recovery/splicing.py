@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.menu.operator import Packed
-from qubo_compress.menu.storage.masked import Masked
 from qubo_compress.network.groups import Group, state_entries
 from qubo_compress.recovery.latent import Latent
 
@@ -71,11 +68,11 @@ class Splicing:
 
     def _wake(self, latent: Latent, group: Group) -> None:
         """Give pruned numbers their original values, never above the smallest survivor that is not zero."""
-        found = masked(latent.stored[group.name])
-        if found is None:
+        stored = latent.stored[group.name]
+        masks = stored.movable_masks()
+        if not masks:
             return
-        stored, masks = found
-        self._paid[group.name] = latent.stored[group.name].nbytes
+        self._paid[group.name] = stored.nbytes
         parts = [member.part(self._tensors[member.name]) for member in group.members]
         with torch.no_grad():
             for number, mask, original in zip(latent.values(group.name), masks, stored.numbers(parts), strict=True):
@@ -85,10 +82,8 @@ class Splicing:
                 number.copy_(torch.where(kept, number, original.to(number.device).clamp(-limit, limit)))
 
     def _splice(self, latent: Latent, name: str) -> None:
-        found = masked(latent.stored[name])
-        if found is None:
-            return
-        stored, masks = found
+        stored = latent.stored[name]
+        masks = stored.movable_masks()
         numbers = [number.detach().cpu() for number in latent.values(name)]
         exchanges = [exchange(number, mask) for number, mask in zip(numbers, masks, strict=True)]
         share = 1.0
@@ -132,9 +127,3 @@ def _exchanged(mask: Tensor, pair: tuple[Tensor, Tensor], share: float) -> Tenso
     moved[pair[0][:count]] = False
     moved[pair[1][:count]] = True
     return moved.reshape(mask.shape)
-
-
-def masked(stored: Packed) -> tuple[Masked, tuple[Tensor, ...]] | None:
-    """A stored group with its masks, or None where nothing is pruned."""
-    masks = stored.masks() if isinstance(stored, Masked) else None
-    return None if masks is None else (cast(Masked, stored), masks)

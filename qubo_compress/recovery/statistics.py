@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from qubo_compress.calibration.examples import Examples, Slice
 from qubo_compress.menu.fold import attribute
-from qubo_compress.menu.operator import Packed
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group, state_entries
 from qubo_compress.network.inputs import map_tensors, tensors_of
 from qubo_compress.network.replay import run_model
@@ -56,7 +56,7 @@ class _Target:
 
 def matched_statistics(
     small: nn.Module, compression: Compression, teacher: nn.Module, examples: Examples, method: str
-) -> dict[str, Packed]:
+) -> dict[str, Stored]:
     """Stored normalisations and biases after the repair; ``small`` is changed to hold them.
 
     Args:
@@ -145,9 +145,9 @@ def _repaired(
     targets: list[_Target],
     wanted: dict[str, Tensor],
     method: str,
-) -> dict[str, Packed]:
+) -> dict[str, Stored]:
     modules = dict(small.named_modules())
-    stored: dict[str, Packed] = {}
+    stored: dict[str, Stored] = {}
 
     def hook_for(target: _Target) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:

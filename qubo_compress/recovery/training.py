@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from qubo_compress.calibration.examples import Examples, Slice
 from qubo_compress.errors import ForwardFailed, NonFiniteLoss
-from qubo_compress.menu.operator import Packed
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group
 from qubo_compress.network.losses.classification import target_rows
 from qubo_compress.network.replay import run_model
@@ -33,7 +33,7 @@ Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Align = Callable[[Tensor | None, Tensor], Tensor | None]
 """(targets, rows) -> what the objective is given as labels."""
 
-Disturbance = Callable[[Group, Packed], tuple[Tensor, ...] | None]
+Disturbance = Callable[[Group, Stored], tuple[Tensor, ...] | None]
 """(group, stored) -> random errors of its members' values, drawn anew in every step, or None for none."""
 
 Afterwards = Callable[[Latent, int, int], None]
@@ -62,7 +62,7 @@ def fine_tuned(
     align: Align | None = None,
     disturb: Disturbance | None = None,
     afterwards: Afterwards | None = None,
-) -> dict[str, Packed]:
+) -> dict[str, Stored]:
     """Stored groups after training.
 
     Normalisations stay in eval mode: their folded scale and shift are trained instead.

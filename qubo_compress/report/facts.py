@@ -12,7 +12,8 @@ import numpy as np
 
 from qubo_compress._internal.text import printable
 from qubo_compress.budget import Budget
-from qubo_compress.menu.operator import Packed, parse
+from qubo_compress.menu.operator import parse
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group, state_entries
 from qubo_compress.network.private import CARRIED
 from qubo_compress.plan import Compression
@@ -112,7 +113,7 @@ def group_rows(result: CompressionResult) -> tuple[GroupRow, ...]:
     return tuple(rows)
 
 
-def _bits(group: Group, choice: str, packed: Packed) -> float:
+def _bits(group: Group, choice: str, packed: Stored) -> float:
     # A kept normalisation includes a 64-bit counter, which must not count as a vector's bits.
     return 8.0 * group.members[0].dtype.itemsize if choice == "keep" else float(packed.weight_bits)
 

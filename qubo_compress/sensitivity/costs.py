@@ -9,15 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from qubo_compress.menu.cast import CastTensors
-from qubo_compress.menu.fold import FoldedNormalisation
-from qubo_compress.menu.keep import KeptTensors
 from qubo_compress.menu.low_rank.factored import left_dense
-from qubo_compress.menu.low_rank.stages import Staged, stage_positions, staged
-from qubo_compress.menu.operator import Packed, Quick, Unreliable
-from qubo_compress.menu.prune import PrunedTensors
-from qubo_compress.menu.quantize import QuantizedTensors
+from qubo_compress.menu.low_rank.stages import stage_positions
 from qubo_compress.menu.storage.many import Fits, Rows, prices_rows
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group, Member, state_entries
 from qubo_compress.network.replay import CallTrace
 from qubo_compress.problem.choice_problem import IntArray
@@ -33,9 +28,6 @@ ACTIVATION_BITS = 32
 
 UNIT = "prices_1"
 """Name of the cached unit. The number rises whenever an operator stores its groups in another form."""
-
-PLAIN_FORMS = (KeptTensors, QuantizedTensors, PrunedTensors, CastTensors, FoldedNormalisation)
-"""Stored groups in reliable memory whose layers multiply as they are."""
 
 BUDGETS = ("bytes", "macs", "bit_operations", "cells")
 
@@ -95,21 +87,18 @@ def _group_priced(task: MeasureTask, number: int) -> _Priced:
     calls = layer_calls(task.base, task.layout.groups[number], task.trace)
     positions = [sum(call.positions for call in made) for made in calls]
     for packed, operator in zip(task.stored(number), task.choices[number].values(), strict=True):
-        # Asking a protocol of most choices would take longer than all else here.
-        plain = type(packed) in PLAIN_FORMS
-        form = None if plain else staged(packed)
-        if form is not None:
-            macs = factored_multiplications(form, packed, calls)
+        if packed.stages(0):
+            macs = factored_multiplications(packed, calls)
         elif len(set(positions)) == 1:
             macs = packed.nonzeros * positions[0]
         else:
             counts = [int(torch.count_nonzero(values)) for values in packed.tensors()]
             macs = sum(count * times for count, times in zip(counts, positions, strict=True))
         nbytes = packed.nbytes
-        cells = packed.cells if not plain and isinstance(packed, Unreliable) else 8 * nbytes
+        cells = packed.cells if packed.unreliable else 8 * nbytes  # counting bytes a second time would take as long
         costs.append((nbytes, macs, macs * packed.weight_bits * ACTIVATION_BITS, cells))
-        fits.append(operator.fit(packed) if isinstance(operator, Quick) else b"")
-        unreliable.append(not plain and isinstance(packed, Unreliable))
+        fits.append(operator.fit(packed))
+        unreliable.append(packed.unreliable)
     return _Priced(np.array(costs, dtype=np.int64), fits, unreliable)
 
 
@@ -203,15 +192,15 @@ def _calls_of_owners(owners: list[tuple[nn.Module, str]], member: Member, trace:
     ]
 
 
-def factored_multiplications(form: Staged, packed: Packed, calls: list[list[LayerCall]]) -> int:
+def factored_multiplications(stored: Stored, calls: Sequence[Sequence[LayerCall]]) -> int:
     """Multiplications per example of layers that compute in their factors; of whole weights where they cannot."""
     total = 0
     for number, made in enumerate(calls):
-        stages = form.stages(number)
+        stages = stored.stages(number)
         counts = [int(torch.count_nonzero(stage.weight)) for stage in stages]
         for call in made:
             if left_dense(call.module) is not None:
-                total += int(torch.count_nonzero(packed.tensors()[number])) * call.positions
+                total += int(torch.count_nonzero(stored.tensors()[number])) * call.positions
                 continue
             positions = stage_positions(stages, call.positions, call.inputs, call.outputs)
             total += sum(count * times for count, times in zip(counts, positions, strict=True))

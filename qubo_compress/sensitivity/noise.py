@@ -22,7 +22,7 @@ from torch import Tensor
 
 from qubo_compress.calibration.statistics.curvature import Curvature
 from qubo_compress.errors import InvalidChannel
-from qubo_compress.menu.operator import Unreliable, parse
+from qubo_compress.menu.operator import parse
 from qubo_compress.problem.choice_problem import FloatArray
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.sensitivity.task import MeasureTask
@@ -50,7 +50,7 @@ def noise_terms(task: MeasureTask, metric: str) -> FloatArray:
         # Once they are priced it is known which groups need not be stored again.
         if task.unreliable is not None and not task.unreliable[first : first + len(task.choices[number])].any():
             continue
-        noisy = {k: packed for k, packed in enumerate(task.packed(number)) if isinstance(packed, Unreliable)}
+        noisy = {k: packed for k, packed in enumerate(task.packed(number)) if packed.unreliable}
         if not noisy:
             continue
         curvature: tuple[Tensor, ...] | None = None
@@ -78,7 +78,7 @@ def priced_in_cells(table: SensitivityTable, medium: Medium) -> SensitivityTable
     """
     price = medium.cells_per_reliable_bit
     names = [name for group in table.choices for name in group]
-    unreliable = np.array([getattr(parse(name), "unreliable", False) for name in names])
+    unreliable = np.array([parse(name).unreliable for name in names])
     protected = np.ceil(8 * table.costs["bytes"] * price).astype(np.int64)
     costs = {**table.costs, "cells": np.where(unreliable, table.costs["cells"], protected)}
     fixed = {**table.fixed_costs, "cells": math.ceil(8 * table.fixed_costs["bytes"] * price)}

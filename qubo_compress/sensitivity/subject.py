@@ -111,11 +111,7 @@ def _measurable(
     offered: dict[str, Operator], group: Group, calls: Mapping[str, Sequence[WeightCall]]
 ) -> dict[str, Operator]:
     """The choices without those that must watch what a weight multiplies where this cannot be seen."""
-
-    def watches(operator: Operator) -> bool:
-        return any(getattr(need, "watches_inputs", False) for need in getattr(operator, "needs", ()))
-
-    unseen = [name for name, operator in offered.items() if watches(operator)]
+    unseen = [name for name, operator in offered.items() if any(need.watches_inputs for need in operator.needs)]
     reasons = [why_unseen(calls.get(member.name, ()), bool(member.inputs_first)) for member in group.members]
     reason = next((said for said in reasons if said is not None), None)
     if not unseen or reason is None:

@@ -139,7 +139,7 @@ class SensitivityTable:
         if not matching:
             raise unknown_name("group", group, self.group_names)
         for name in matching:
-            self._restrict(name, lambda choice: (getattr(parse(choice), "bits", None) or bits) >= bits, None)
+            self._restrict(name, lambda choice: (parse(choice).code_bits or bits) >= bits, None)
         return self
 
     def narrowed(self, names: Iterable[str]) -> SensitivityTable:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +20,14 @@ from qubo_compress.calibration.statistics.statistic import Calibration
 from qubo_compress.errors import NonFiniteLoss
 from qubo_compress.menu.operator import (
     ALREADY_STORED,
-    DataDriven,
     Operator,
-    Packed,
-    Quick,
-    Reparametrised,
     choice_name,
     looks_at_data,
     needs_data,
     stored_as,
 )
 from qubo_compress.menu.storage.many import Fits, encoded, of_equal_values
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Layout, Member
 from qubo_compress.network.losses.classification import Loss
 from qubo_compress.network.replay import CallTrace, GroupSweep, run_model
@@ -124,11 +121,9 @@ class MeasureTask:
     trace: CallTrace | None = None
     fits: Fits | None = None
     unreliable: np.ndarray | None = None
-    _kept: dict[tuple[int, str], Packed] = field(default_factory=dict)
+    _kept: dict[tuple[int, str], Stored] = field(default_factory=dict)
     _kept_bytes: int = 0
-    _driven: dict[int, bool] = field(default_factory=dict)
     _sweeps: dict[int, GroupSweep] = field(default_factory=dict)
-    _rewrites: dict[type, bool] = field(default_factory=dict)
     _references: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
     @functools.cached_property
@@ -150,7 +145,7 @@ class MeasureTask:
         """What a member owns of an original tensor, outputs first, on the CPU."""
         return member.part(self.originals[member.name])
 
-    def packed(self, group: int) -> list[Packed]:
+    def packed(self, group: int) -> list[Stored]:
         """Every choice of a group as it would be stored.
 
         A choice that follows at once from the weights is made again for every call. Of the others as many are kept as
@@ -158,7 +153,7 @@ class MeasureTask:
         """
         return list(self.stored(group))
 
-    def stored(self, group: int) -> Iterator[Packed]:
+    def stored(self, group: int) -> Iterator[Stored]:
         """The choices of :meth:`packed`, one after the other, so that only one need be in memory."""
         return (packed for _, packed in self._each(group, self.choices[group], self._fits_of(group)))
 
@@ -188,19 +183,19 @@ class MeasureTask:
         }
         for name, operator in list(operators.items()):
             plain = of_equal_values(operator)
-            if plain is not operator and not self._looks_at_data(operator) and (group, name) not in self._kept:
+            if plain is not operator and not looks_at_data(operator) and (group, name) not in self._kept:
                 operators[name] = plain
                 fits.pop(name, None)
                 if choice_name(plain) in fits:
                     fits[name] = fits[choice_name(plain)]
         return (packed.tensors() for _, packed in self._each(group, operators, fits))
 
-    def _each(self, group: int, offered: dict[str, Operator], fits: dict[str, bytes]) -> Iterator[tuple[str, Packed]]:
+    def _each(self, group: int, offered: dict[str, Operator], fits: dict[str, bytes]) -> Iterator[tuple[str, Stored]]:
         """Name and stored form of every choice of a group, or of an operator of equal values."""
         found = self.layout.groups[group]
         parts = [self.part(member) for member in found.members]
         made = {name: self._kept[group, name] for name in offered if (group, name) in self._kept}
-        driven = [name for name, operator in offered.items() if name not in made and self._looks_at_data(operator)]
+        driven = [name for name, operator in offered.items() if name not in made and looks_at_data(operator)]
         fresh = self.store_from_data(group) if driven else {}
         for name in driven:
             data = self.payloads[found.name, name]
@@ -208,7 +203,7 @@ class MeasureTask:
         left = encoded(found, parts, {name: o for name, o in offered.items() if name not in made}, fits)
         for name, operator in offered.items():
             packed = made.pop(name) if name in made else next(left)[1]
-            slow = self._looks_at_data(operator) or not isinstance(operator, Quick)
+            slow = looks_at_data(operator) or not operator.quick
             if slow and operator is self.choices[group][name]:
                 self._keep(group, name, packed)
             yield name, packed
@@ -219,7 +214,7 @@ class MeasureTask:
         first = int(self.offsets[group])
         return {name: self.fits.of(first + k) for k, name in enumerate(self.choices[group])}
 
-    def _keep(self, group: int, name: str, packed: Packed) -> None:
+    def _keep(self, group: int, name: str, packed: Stored) -> None:
         """Hold on to a stored choice that takes long to make, within the memory that is allowed."""
         size = VALUE_MEMORY * self.layout.groups[group].numel
         allowed = max(PACKED_MEMORY, self.layout.original_bytes)
@@ -227,15 +222,9 @@ class MeasureTask:
             self._kept[group, name] = packed
             self._kept_bytes += size
 
-    def _looks_at_data(self, operator: Operator) -> bool:
-        """Asked once per operator, since groups share them: there may be thousands of groups."""
-        if id(operator) not in self._driven:
-            self._driven[id(operator)] = looks_at_data(operator)
-        return self._driven[id(operator)]
-
-    def store_from_data(self, group: int) -> dict[str, Packed]:
+    def store_from_data(self, group: int) -> dict[str, Stored]:
         """Make a group's choices that look at data, unless their bytes are known; returns those made just now."""
-        driven, fresh = self._unmade(group), dict[str, Packed]()
+        driven, fresh = self._unmade(group), dict[str, Stored]()
         if driven:
             compute = partial(self._stored_from_data, group, driven, fresh)
             self._remember(group, driven, self.cache.get(f"payload_{group:05d}", compute))
@@ -244,7 +233,7 @@ class MeasureTask:
     def _unmade(self, group: int) -> dict[str, Operator]:
         """A group's choices that look at data, unless the bytes of all are known."""
         name = self.layout.groups[group].name
-        driven = {choice: o for choice, o in self.choices[group].items() if self._looks_at_data(o)}
+        driven = {choice: o for choice, o in self.choices[group].items() if looks_at_data(o)}
         return {} if all((name, choice) in self.payloads for choice in driven) else driven
 
     def share_from_data(self) -> None:
@@ -260,18 +249,18 @@ class MeasureTask:
             self._remember(number, driven, arrays)
 
     def _stored_from_data(
-        self, group: int, driven: dict[str, Operator], fresh: dict[str, Packed] | None = None
+        self, group: int, driven: dict[str, Operator], fresh: dict[str, Stored] | None = None
     ) -> Arrays:
         """Bytes of choices made from statistics that are gathered here and dropped again; ``fresh`` takes them too."""
         if self.calibration is None:
             raise needs_data(next(iter(driven.values())))
         found, made = self.layout.groups[group], {} if fresh is None else fresh
         parts = [self.part(member) for member in found.members]
-        needs = dict.fromkeys(need for o in driven.values() for need in cast(DataDriven, o).needs)
+        needs = dict.fromkeys(need for o in driven.values() for need in o.needs)
         evidence: dict[Any, Any] = {need: need.collect(self.calibration, found) for need in needs}
         evidence[ALREADY_STORED] = made
         for name, operator in driven.items():
-            made[name] = cast(DataDriven, operator).encode_with(found, parts, evidence)
+            made[name] = operator.encode_with(found, parts, evidence)
         stored = [packed.to_bytes() for packed in made.values()]
         return {str(number): np.frombuffer(data, dtype=np.uint8) for number, data in enumerate(stored)}
 
@@ -301,11 +290,9 @@ class MeasureTask:
     def _rewritten(self, group: int, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The same function in the parameters that the group's choices are written in."""
         for operator in self.choices[group].values():
-            # Asking a protocol looks at every attribute, and filters ask for tens of thousands of choices.
-            if type(operator) not in self._rewrites:
-                self._rewrites[type(operator)] = isinstance(operator, Reparametrised)
-            if self._rewrites[type(operator)]:
-                return cast(Reparametrised, operator).reference(self.layout.groups[group], parts)
+            reference = operator.reference(self.layout.groups[group], parts)
+            if reference is not None:
+                return reference
         return tuple(parts)
 
     def displacements(

@@ -9,23 +9,13 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.menu.operator import (
-    DataDriven,
-    Operator,
-    Packed,
-    Parametrised,
-    Unreliable,
-    choice_name,
-    looks_at_data,
-    operators,
-    parse,
-)
+from qubo_compress.menu.operator import Operator, adopt, choice_name, looks_at_data, operators, parse
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group, Member
 from qubo_compress.network.roles import Kind
 
@@ -55,6 +45,7 @@ def check_operator(operator: Operator, seed: int = 0) -> None:
     Raises:
         AssertionError: naming the group and what was wrong.
     """
+    adopt(operator)
     accepted = 0
     for label, group, parts in sample_groups(seed):
         reason = operator.refusal(group, parts)
@@ -117,16 +108,15 @@ def _group(
     return Group(members[0].name, kind, members, module.partition(",")[0], epsilon), tuple(tensors.values())
 
 
-def stored_by(operator: Operator, group: Group, parts: Sequence[Tensor], seed: int = 0) -> Packed:
+def stored_by(operator: Operator, group: Group, parts: Sequence[Tensor], seed: int = 0) -> Stored:
     """A group as an operator stores it; one that looks at data is given imagined statistics."""
     if not looks_at_data(operator):
         return operator.encode(group, parts)
     try:
         operator.encode(group, parts)
     except InvalidMenu:
-        driven = cast(DataDriven, operator)
-        evidence = {n: n.imagined(group, parts, torch.Generator().manual_seed(seed)) for n in driven.needs}
-        return driven.encode_with(group, parts, evidence)
+        evidence = {n: n.imagined(group, parts, torch.Generator().manual_seed(seed)) for n in operator.needs}
+        return operator.encode_with(group, parts, evidence)
     raise AssertionError("encode() of an operator that looks at data must raise needs_data(operator)")
 
 
@@ -134,10 +124,8 @@ def registered_samples() -> tuple[Operator, ...]:
     """The settings that every registered operator wants to be tried with: its ``samples()``."""
     found: list[Operator] = []
     for name in operators.names():
-        samples = getattr(operators.get(name), "samples", None)
-        assert samples is not None, f"operator {name!r} lacks samples(): settings to be tried with"
-        tried = samples()
-        assert tried, f"operator {name!r}: samples() is empty"
+        tried = operators.get(name).samples()
+        assert tried, f"operator {name!r} lacks samples(): settings to be tried with"
         found += tried
     return tuple(found)
 
@@ -148,9 +136,7 @@ def check_faithful(kind: type[Operator], seed: int = 0) -> None:
     Raises:
         AssertionError: naming the group whose displacement is larger.
     """
-    settings = getattr(kind, "faithful", None)
-    assert settings is not None, f"operator {kind.operator_name!r} lacks faithful(): settings and largest displacement"
-    found = settings()
+    found = kind.faithful()
     if found is None:
         return
     operator, largest = found
@@ -183,18 +169,17 @@ def _check_group(operator: Operator, group: Group, parts: Sequence[Tensor], seed
         settled = projected.project(projected.tensors())
         assert _equal(settled, projected), f"project() is not idempotent after refit={refit}"
     assert packed.to_bytes() == data, "project() changed what it was called on"
-    if isinstance(packed, Parametrised):
+    if packed.parameters():
         _check_parameters(operator, group, packed)
-    if isinstance(packed, Unreliable):
+    if packed.unreliable:
         _check_variances(group, packed)
 
 
-def _check_parameters(operator: Operator, group: Group, packed: Packed) -> None:
+def _check_parameters(operator: Operator, group: Group, packed: Stored) -> None:
     """Numbers that the values are made of: storing them again moves nothing, and others take the same bytes."""
-    made = cast(Parametrised, packed)
-    numbers = made.parameters()
-    assert _equal(made.store(numbers), packed), "store(parameters()) moves numbers that are stored already"
-    values = made.assemble(numbers)
+    numbers = packed.parameters()
+    assert _equal(packed.store(numbers), packed), "store(parameters()) moves numbers that are stored already"
+    values = packed.assemble(numbers)
     for value, stored in zip(values, packed.tensors(), strict=True):
         error = float((value.double() - stored.double()).norm())
         kind = torch.finfo(stored.dtype)
@@ -205,15 +190,14 @@ def _check_parameters(operator: Operator, group: Group, packed: Packed) -> None:
     generator = torch.Generator().manual_seed(1)
     moved = [n + 0.3 * float(n.abs().mean() + 1e-6) * torch.randn(n.shape, generator=generator) for n in numbers]
     for refit in (False, True):
-        other = made.store(moved, refit)
+        other = packed.store(moved, refit)
         _check_packed(operator, group, other)
         assert other.nbytes == packed.nbytes, f"store() changed {packed.nbytes} bytes to {other.nbytes}"
 
 
-def _check_variances(group: Group, packed: Packed) -> None:
-    noisy = cast(Unreliable, packed)
-    assert noisy.cells >= 0, f"cells is {noisy.cells}"
-    for member, variance in zip(group.members, noisy.variances(), strict=True):
+def _check_variances(group: Group, packed: Stored) -> None:
+    assert packed.cells >= 0, f"cells is {packed.cells}"
+    for member, variance in zip(group.members, packed.variances(), strict=True):
         assert tuple(variance.shape) == member.part_shape, f"{member.name}: variances of shape {tuple(variance.shape)}"
         assert bool(torch.isfinite(variance).all() and (variance >= 0).all()), f"{member.name}: variances {variance}"
 
@@ -227,8 +211,8 @@ def _moved(member: Member, part: Tensor, seed: int) -> Tensor:
     return (part.float().abs() + noise if member.name.endswith("running_var") else part.float() + noise).to(part.dtype)
 
 
-def _check_packed(operator: Operator, group: Group, packed: Packed) -> bytes:
-    assert isinstance(packed, Packed), f"{type(packed).__name__} lacks a part of the interface of Packed"
+def _check_packed(operator: Operator, group: Group, packed: Stored) -> bytes:
+    assert isinstance(packed, Stored), f"{type(packed).__name__} does not inherit from Stored"
     data = packed.to_bytes()
     assert isinstance(data, bytes), f"to_bytes() gave {type(data).__name__}"
     assert packed.nbytes == len(data), f"nbytes is {packed.nbytes}, to_bytes() gave {len(data)}"
@@ -247,5 +231,5 @@ def _check_packed(operator: Operator, group: Group, packed: Packed) -> bytes:
     return data
 
 
-def _equal(first: Packed, second: Packed) -> bool:
+def _equal(first: Stored, second: Stored) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first.tensors(), second.tensors(), strict=True))

@@ -14,7 +14,7 @@ from torch import nn
 import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress.artifact.writing import payload_of
-from qubo_compress.menu.operator import Packed
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.private import CARRIED
 from qubo_compress.plan import compression_of
 from qubo_compress.recovery.latent import Latent
@@ -113,7 +113,7 @@ def test_masks_that_would_cost_more_are_not_taken() -> None:
             for number in latent.values("5.weight"):
                 number.copy_(torch.randn(number.shape, generator=generator))
         splicing(latent, step, 100)
-        stored: Packed = latent.stored["5.weight"]
+        stored: Stored = latent.stored["5.weight"]
         assert stored.nbytes <= paid and len(stored.to_bytes()) == stored.nbytes
 
 

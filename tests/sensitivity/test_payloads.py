@@ -21,7 +21,7 @@ from qubo_compress.testing import check_operator
 
 
 @dataclass(frozen=True)
-class Count:
+class Count(Statistic):
     """How many examples there are: a stand-in for a statistic of the data."""
 
     statistic_name: ClassVar[str] = "count"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress.calibration.examples import Slice
-from qubo_compress.calibration.statistics.statistic import Calibration
+from qubo_compress.calibration.statistics.statistic import Calibration, Statistic
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.network.groups import Group, state_entries
 from qubo_compress.network.inputs import map_tensors
@@ -32,7 +32,7 @@ class _CurvedLoss(Protocol):
 
 
 @dataclass(frozen=True)
-class Curvature:
+class Curvature(Statistic):
     """(part shape) float32 per member: h_i = mean over examples of (J^T H J)_ii, J the outputs' Jacobian.
 
     H is the output Hessian of the loss; for cross-entropy H = diag(p) - p p^T, and h is also the diagonal of the

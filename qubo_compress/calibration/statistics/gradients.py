@@ -14,7 +14,7 @@ from torch.func import grad, vmap
 from torch.nn import functional
 
 from qubo_compress.calibration.examples import Slice
-from qubo_compress.calibration.statistics.statistic import Calibration
+from qubo_compress.calibration.statistics.statistic import Calibration, Statistic
 from qubo_compress.errors import InvalidMenu, NonFiniteLoss
 from qubo_compress.network.groups import Group, state_entries
 from qubo_compress.network.inputs import Inputs, map_tensors, tensors_of
@@ -48,7 +48,7 @@ class GradientRows:
 
 
 @dataclass(frozen=True)
-class Gradients:
+class Gradients(Statistic):
     """Gradients of the measurement's loss at the trained weights, on the CPU.
 
     Labels are those of the batches. Where these bring none, or the loss looks at none (``"kl"``), labels are

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qubo_compress.calibration.statistics.statistic import Calibration
+from qubo_compress.calibration.statistics.statistic import Calibration, Statistic
 from qubo_compress.errors import InvalidMenu, QuboCompressError
 from qubo_compress.network.calls import Sliding, WeightCall, WeightCalls
 from qubo_compress.network.groups import Group, Member, state_entries
@@ -127,12 +127,11 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class InputMoments:
+class InputMoments(Statistic):
     """Gathers :class:`Moments` of every member of a group, over all calibration examples with their weights."""
 
     statistic_name: ClassVar[str] = "input-moments"
     watches_inputs: ClassVar[bool] = True
-    """It looks at the function calls that the weight is given to; see :mod:`qubo_compress.network.calls`."""
 
     def collect(self, calibration: Calibration, group: Group) -> tuple[Moments, ...]:
         """Run the network up to the layers that own the members, and those behind them that fit into memory."""

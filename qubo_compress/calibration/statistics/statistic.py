@@ -6,9 +6,10 @@ its choices and dropped when these are stored. Beside one group's, only what a r
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -60,16 +61,18 @@ class Calibration:
         return self._last[name][1]
 
 
-@runtime_checkable
-class Statistic(Protocol):
+class Statistic(ABC):
     """A frozen dataclass of settings: equal settings are gathered once."""
 
     statistic_name: ClassVar[str]
 
+    watches_inputs: ClassVar[bool] = False
+    """Whether it looks at the function calls that a weight is given to; see :mod:`qubo_compress.network.calls`."""
+
+    @abstractmethod
     def collect(self, calibration: Calibration, group: Group) -> tuple[Any, ...]:
         """One value for every member of the group, for the rows that the group owns."""
-        ...
 
+    @abstractmethod
     def imagined(self, group: Group, parts: Sequence[Tensor], generator: torch.Generator) -> tuple[Any, ...]:
         """Values as real data could give them for made-up weights, for conformance tests."""
-        ...

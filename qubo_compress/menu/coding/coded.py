@@ -6,32 +6,23 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qubo_compress.calibration.statistics.statistic import Statistic
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.coding.contexts import Shape, shapes_of
 from qubo_compress.menu.coding.parts import Coding, Numbers, Part, Sized, fitted, recorded, sized
 from qubo_compress.menu.coding.rate import Moves, rate_aware
 from qubo_compress.menu.coding.writer import CodedReader, coded_bytes, varint
-from qubo_compress.menu.operator import (
-    ALREADY_STORED,
-    DataDriven,
-    Operator,
-    Packed,
-    Parametrised,
-    Unreliable,
-    choice_name,
-    looks_at_data,
-    needs_data,
-    operators,
-    parse,
-)
+from qubo_compress.menu.low_rank.stages import Stage
+from qubo_compress.menu.operator import ALREADY_STORED, Operator, choice_name, needs_data, operators, parse
 from qubo_compress.menu.quantize import Quantize, QuantizedTensors
-from qubo_compress.menu.storage.streams import Streamed, StreamReading
+from qubo_compress.menu.storage.stored import Stored
+from qubo_compress.menu.storage.streams import Writer
 from qubo_compress.network.groups import Group
 
 CODER_ENDS = 32.0
@@ -64,22 +55,19 @@ class _Numbers:
         stored: (form, numbers, refit) -> the nearest storable ones in that form.
     """
 
-    of: Callable[[Streamed], tuple[Tensor, ...]]
-    stored: Callable[[Streamed, Sequence[Tensor], bool], Streamed]
+    of: Callable[[Stored], tuple[Tensor, ...]]
+    stored: Callable[[Stored, Sequence[Tensor], bool], Stored]
 
 
-_VALUES = _Numbers(
-    lambda stored: stored.tensors(),
-    lambda form, values, refit: cast(Streamed, form.project(values, refit)),
-)
+_VALUES = _Numbers(lambda stored: stored.tensors(), lambda form, values, refit: form.project(values, refit))
 _PARAMETERS = _Numbers(
-    lambda stored: cast(Parametrised, stored).parameters(),
-    lambda form, numbers, refit: cast(Streamed, cast(Parametrised, form).store(numbers, refit)),
+    lambda stored: stored.parameters() or stored.tensors(),
+    lambda form, numbers, refit: form.store(numbers, refit),
 )
 
 
 @dataclass(frozen=True, eq=False)
-class CodedGroup:
+class CodedGroup(Stored):
     """A stored group behind an entropy coder, in a capacity that later changes must fit.
 
     Attributes:
@@ -89,7 +77,7 @@ class CodedGroup:
         capacity: bytes in the file; what the coder does not need is filled with zeros.
     """
 
-    inner: Streamed
+    inner: Stored
     shapes: Mapping[int, Shape]
     codings: tuple[Coding, ...]
     capacity: int
@@ -117,6 +105,10 @@ class CodedGroup:
         """What the coder makes of the parts."""
         return self._data
 
+    def write(self, writer: Writer) -> None:
+        """What the coder makes of the parts."""
+        writer.raw(self._data)
+
     def tensors(self) -> tuple[Tensor, ...]:
         """Those of the inner group."""
         return self.inner.tensors()
@@ -129,6 +121,22 @@ class CodedGroup:
         Values are compared in float32, also where the weights are float64.
         """
         return self._moved(values, _VALUES, refit)
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Those of the inner group."""
+        return self.inner.parameters()
+
+    def assemble(self, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """As the inner group does."""
+        return self.inner.assemble(parameters)
+
+    def store(self, parameters: Sequence[Tensor], refit: bool = False) -> CodedGroup:
+        """The nearest storable parameters whose coded bytes fit the capacity."""
+        return self._moved(parameters, _PARAMETERS, refit)
+
+    def stages(self, member: int) -> tuple[Stage, ...]:
+        """Those of the inner group."""
+        return self.inner.stages(member)
 
     def _moved(self, values: Sequence[Tensor], numbers: _Numbers, refit: bool) -> CodedGroup:
         before = [value.float() for value in numbers.of(self.inner)]
@@ -148,14 +156,14 @@ class CodedGroup:
         pairs = zip(recorded(self.inner, self.shapes), self.codings, strict=True)
         return [sized(part, coding) for part, coding in pairs]
 
-    def _sizes(self, packed: Streamed) -> list[Sized]:
+    def _sizes(self, packed: Stored) -> list[Sized]:
         found = []
         for part, own in zip(recorded(packed, self.shapes), self._own_sizes, strict=True):
             stays = isinstance(part, Numbers) and part.of_mask and _same(part, own.part)
             found.append(own if stays else sized(part, own.coding))
         return found
 
-    def _excess(self, packed: Streamed, sizes: Sequence[Sized]) -> float:
+    def _excess(self, packed: Stored, sizes: Sequence[Sized]) -> float:
         """Bits above the capacity: none or fewer fit for certain."""
         numbers = sum(len(s.part) if isinstance(s.part, bytes) else s.part.values.size for s in sizes)
         if numbers > FEW_NUMBERS:
@@ -167,7 +175,7 @@ class CodedGroup:
                 return excess + doubt
         return 8.0 * (len(coded_bytes(packed, self.shapes, self.codings)) - self.capacity)
 
-    def _fitting(self, near: Streamed, goal: Sequence[Tensor], numbers: _Numbers, refit: bool) -> Streamed | None:
+    def _fitting(self, near: Stored, goal: Sequence[Tensor], numbers: _Numbers, refit: bool) -> Stored | None:
         """Codes that fit and are near to the goal; None where they cannot be made to fit."""
         sizes = self._sizes(near)
         excess, asked = self._excess(near, sizes), MORE
@@ -191,7 +199,7 @@ class CodedGroup:
             near, excess = tried, left
         return near if excess <= 0 else None
 
-    def _furthest(self, before: Sequence[Tensor], goal: Sequence[Tensor], numbers: _Numbers, refit: bool) -> Streamed:
+    def _furthest(self, before: Sequence[Tensor], goal: Sequence[Tensor], numbers: _Numbers, refit: bool) -> Stored:
         """The largest share of the way from what is stored whose result fits; none of it always does."""
         low, high, best = 0.0, 1.0, self.inner
         for _ in range(BISECTIONS):
@@ -205,28 +213,11 @@ class CodedGroup:
         return best
 
 
-@dataclass(frozen=True, eq=False)
-class CodedParameters(CodedGroup):
-    """A coded group whose values are made of factors or coefficients."""
-
-    def parameters(self) -> tuple[Tensor, ...]:
-        """Those of the inner group."""
-        return cast(Parametrised, self.inner).parameters()
-
-    def assemble(self, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """As the inner group does."""
-        return cast(Parametrised, self.inner).assemble(parameters)
-
-    def store(self, parameters: Sequence[Tensor], refit: bool = False) -> CodedGroup:
-        """The nearest storable numbers whose coded bytes fit the capacity."""
-        return self._moved(parameters, _PARAMETERS, refit)
-
-
 def _squared(values: Sequence[Tensor], goal: Sequence[Tensor]) -> float:
     return sum(float((v.float() - g).square().sum()) for v, g in zip(values, goal, strict=True))
 
 
-def coded_group(inner: Packed, group: Group, name: str) -> CodedGroup:
+def coded_group(inner: Stored, group: Group, name: str) -> CodedGroup:
     """A stored group behind the coder, in as many bytes as it takes now.
 
     Args:
@@ -237,10 +228,8 @@ def coded_group(inner: Packed, group: Group, name: str) -> CodedGroup:
     Raises:
         InvalidMenu: when it cannot be coded.
     """
-    if isinstance(inner, Unreliable):
+    if inner.unreliable:
         raise InvalidMenu(f"{name} is stored in unreliable cells: one wrong bit would spoil all that is coded")
-    if not isinstance(inner, Streamed):
-        raise InvalidMenu(f"{name} does not write its parts as streams, so it cannot be coded; offer it plain")
     shapes = shapes_of(group)
     parts = recorded(inner, shapes)
     codings = tuple(fitted(part) for part in parts)
@@ -249,8 +238,7 @@ def coded_group(inner: Packed, group: Group, name: str) -> CodedGroup:
     capacity = len(data) + math.ceil(FLOAT_SLACK * slack / 8)
     # A longer length may need one byte more.
     capacity += len(varint(capacity)) - len(varint(len(data)))
-    kind = CodedParameters if isinstance(inner, Parametrised) else CodedGroup
-    return kind(inner, shapes, codings, capacity)
+    return CodedGroup(inner, shapes, codings, capacity)
 
 
 def _same(part: Numbers, other: Part) -> bool:
@@ -259,7 +247,7 @@ def _same(part: Numbers, other: Part) -> bool:
 
 @operators.register
 @dataclass(frozen=True)
-class Coded:
+class Coded(Operator):
     """Another choice behind an entropy coder: the same values in fewer bytes.
 
     Needs ``pip install 'qubo_compress[entropy]'``. Bytes are those that the coder really produces. Later changes
@@ -279,6 +267,7 @@ class Coded:
     """
 
     operator_name: ClassVar[str] = "coded"
+    codable: ClassVar[bool] = False
     of: str
     rate: float = 0.0
     inner: Operator = field(init=False, repr=False, compare=False)
@@ -311,14 +300,14 @@ class Coded:
         return cls("prune(sparsity=0.0)"), 0.0
 
     @property
-    def bits(self) -> int | None:
-        """Bits of the inner choice's codes, where it has any."""
-        return getattr(self.inner, "bits", None)
+    def code_bits(self) -> int | None:
+        """Those of the inner choice."""
+        return self.inner.code_bits
 
     @property
-    def needs(self) -> tuple[Any, ...]:
-        """The statistics of the inner choice; none where that does not look at data."""
-        return cast(DataDriven, self.inner).needs if looks_at_data(self.inner) else ()
+    def needs(self) -> tuple[Statistic, ...]:
+        """The statistics of the inner choice."""
+        return self.inner.needs
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Suits what the inner choice suits."""
@@ -329,8 +318,8 @@ class Coded:
         if self.needs:
             raise needs_data(self)
         stored = self.inner.encode(group, parts)
-        if self.rate > 0:
-            stored = rate_aware(cast(QuantizedTensors, stored), parts, self.rate, shapes_of(group))
+        if self.rate > 0 and isinstance(stored, QuantizedTensors):
+            stored = rate_aware(stored, parts, self.rate, shapes_of(group))
         return coded_group(stored, group, self.of)
 
     def encode_with(self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, Any]) -> CodedGroup:
@@ -339,19 +328,16 @@ class Coded:
             return self.encode(group, parts)
         stored = evidence.get(ALREADY_STORED, {}).get(self.of)
         if stored is None:
-            stored = cast(DataDriven, self.inner).encode_with(group, parts, evidence)
+            stored = self.inner.encode_with(group, parts, evidence)
         return coded_group(stored, group, self.of)
 
     def decode(self, group: Group, data: memoryview) -> tuple[CodedGroup, int]:
         """Read what the coder wrote."""
         shapes = shapes_of(group)
         reader = CodedReader(data, shapes)
-        inner = cast(StreamReading, self.inner).read(group, reader)
+        inner = self.inner.read(group, reader)
         reader.finish()
-        if not isinstance(inner, Streamed):
-            raise ValueError(f"{self.of} came back in a form that cannot be coded")
-        kind = CodedParameters if isinstance(inner, Parametrised) else CodedGroup
-        return kind(inner, shapes, tuple(reader.codings), reader.used), reader.used
+        return CodedGroup(inner, shapes, tuple(reader.codings), reader.used), reader.used
 
 
 def can_be_coded(operator: Operator) -> bool:
@@ -361,11 +347,7 @@ def can_be_coded(operator: Operator) -> bool:
         >>> can_be_coded(Quantize(4)), can_be_coded(Coded("quantize(bits=4)"))
         (True, False)
     """
-    return (
-        isinstance(operator, StreamReading)
-        and not isinstance(operator, Coded)
-        and not getattr(operator, "unreliable", False)
-    )
+    return operator.codable and not operator.unreliable
 
 
 def coded_name(choice: str) -> str:

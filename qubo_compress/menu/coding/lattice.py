@@ -8,9 +8,9 @@ ranges of their own: one step for all weights is optimal at high rates (Gish & P
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from qubo_compress.menu.compensation.moments import Codebook, descended, output_
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.operator import operators, values_of
 from qubo_compress.menu.quantize import half_scale
-from qubo_compress.menu.storage.parts import StoredParts, as_member
-from qubo_compress.menu.storage.streams import Reader, Writer, plain_read
+from qubo_compress.menu.storage.parts import StoredPart, StoredParts, as_member
+from qubo_compress.menu.storage.stored import Grid
+from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.groups import Group, Member
 
 LARGEST_CODE = 2000
@@ -33,7 +34,7 @@ WHOLE = Codebook(-LARGEST_CODE, LARGEST_CODE)
 
 
 @dataclass(frozen=True, eq=False)
-class LatticeTensor:
+class LatticeTensor(StoredPart, Grid):
     """Codes of one member on an even grid.
 
     Attributes:
@@ -73,6 +74,15 @@ class LatticeTensor:
     def project(self, value: Tensor, refit: bool = False) -> LatticeTensor:
         """Nearest codes on the same grid, also with ``refit``."""
         return self.with_codes(torch.round(values_of(value) / self.step.float()).clamp(self.low, self.high))
+
+    def grids(self) -> tuple[Grid, ...]:
+        """Itself."""
+        return (self,)
+
+    def with_grids(self, grids: Iterator[Any]) -> Self:
+        """The next grid."""
+        found: Self = next(grids)
+        return found
 
     def steps(self) -> Tensor:
         """(1, 1) float32 distance between codes."""
@@ -181,10 +191,6 @@ class Lattice(Compensating):
         for block, a, b in moments.spans(len(values)):
             damped = moments.damped(block, self.damping)
             codes[a:b] = descended(values[a:b], codes[a:b], steps[a:b], None, damped, book)
-
-    def decode(self, group: Group, data: memoryview) -> tuple[LatticeTensors, int]:
-        """Read the members one after the other."""
-        return cast(tuple[LatticeTensors, int], plain_read(self, group, data))
 
     def read(self, group: Group, reader: Reader) -> LatticeTensors:
         """Read the members one after the other."""

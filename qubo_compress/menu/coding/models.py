@@ -8,8 +8,8 @@ Logarithms only choose between models: what is chosen is stored.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,16 +27,16 @@ STEPS = 256
 """Parameters that fit one byte."""
 
 
-class Model(Protocol):
+class Model(ABC):
     """How likely each whole number from ``low`` to ``high`` is."""
 
+    @abstractmethod
     def header(self) -> bytes:
         """Tag and parameters as they are stored."""
-        ...
 
+    @abstractmethod
     def probabilities(self) -> Floats:
         """(high - low + 1,) positive shares that sum to one."""
-        ...
 
 
 def normalised(shares: Floats) -> Floats:
@@ -47,7 +47,7 @@ def normalised(shares: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class Even:
+class Even(Model):
     """All numbers alike: for contexts in which none occurred."""
 
     low: int
@@ -63,7 +63,7 @@ class Even:
 
 
 @dataclass(frozen=True)
-class Share:
+class Share(Model):
     """Two numbers; the second has the share (2 step + 1) / 512."""
 
     step: int
@@ -79,7 +79,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Decaying:
+class Decaying(Model):
     """Shares that fall off on both sides of zero: theta^|k| (geometric) or theta^(k^2) (Gaussian).
 
     Attributes:
@@ -120,7 +120,7 @@ SHARES = np.array([_share_of(byte) for byte in range(STEPS)])
 
 
 @dataclass(frozen=True)
-class Histogram:
+class Histogram(Model):
     """One byte per number from ``first`` on, an index into ``SHARES``.
 
     Attributes:
@@ -147,7 +147,7 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Symmetric:
+class Symmetric(Model):
     """One byte per magnitude: a number is as likely as its negative.
 
     Attributes:

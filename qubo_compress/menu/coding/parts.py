@@ -14,7 +14,8 @@ from qubo_compress.menu.coding.contexts import Shape, contexts, mean_byte, mean_
 from qubo_compress.menu.coding.kernels import CONTEXTS
 from qubo_compress.menu.coding.models import PLAIN, Floats, Model, best_model, bits_of
 from qubo_compress.menu.storage.packing import pack_mask, packed_size
-from qubo_compress.menu.storage.streams import Mask, PlainWriter, Streamed, Whole, code_bytes
+from qubo_compress.menu.storage.stored import Stored
+from qubo_compress.menu.storage.streams import Mask, PlainWriter, Whole, Writer, code_bytes
 
 Integers = npt.NDArray[np.int64]
 
@@ -144,7 +145,7 @@ def planes_of(data: bytes, count: int) -> list[Numbers]:
     return [Numbers(table[:, plane], 0, 255) for plane in range(count)]
 
 
-class Recorder:
+class Recorder(Writer):
     """A writer that keeps the parts of a group, with what is known of their layout.
 
     Args:
@@ -179,10 +180,10 @@ def placement(shapes: Mapping[int, Shape], survivors: Mask | None, count: int) -
     return shapes.get(count), None
 
 
-def recorded(packed: Streamed, shapes: Mapping[int, Shape]) -> list[Part]:
+def recorded(stored: Stored, shapes: Mapping[int, Shape]) -> list[Part]:
     """The parts of a stored group."""
     recorder = Recorder(shapes)
-    packed.write(recorder)
+    stored.write(recorder)
     return recorder.parts
 
 

@@ -7,10 +7,9 @@ up, the codes whose squared error rises least per bit move first, which is the s
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, Self, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +19,8 @@ from torch import Tensor
 from qubo_compress.menu.coding.contexts import Shape
 from qubo_compress.menu.coding.parts import Coding, Numbers, Sized, fitted, recorded
 from qubo_compress.menu.operator import values_of
-from qubo_compress.menu.quantize import QuantizedTensor, QuantizedTensors, half_scale, least_squares_scale
-from qubo_compress.menu.storage.streams import Streamed
+from qubo_compress.menu.quantize import QuantizedTensors, half_scale, least_squares_scale
+from qubo_compress.menu.storage.stored import Grid, Stored
 
 ROUNDS = 3
 SMALLEST_SAVING = 1e-3
@@ -38,60 +37,7 @@ ON_GRID = 1 / 24
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-
-
-class Gridded(Protocol):
-    """Stored whole numbers times steps."""
-
-    @property
-    def codes(self) -> Tensor:
-        """(R, D) whole numbers."""
-        ...
-
-    def steps(self) -> Tensor:
-        """(R, 1) or (1, 1) float32."""
-        ...
-
-    def stored_codes(self) -> Tensor:
-        """(n,) the codes that are written, row by row."""
-        ...
-
-    def with_codes(self, codes: Tensor) -> Self:
-        """Other codes of the same range and places."""
-        ...
-
-    def with_steps(self, steps: Tensor) -> Self:
-        """Other steps, rounded as they are stored; the codes stay."""
-        ...
-
-
-@functools.lru_cache(maxsize=256)
-def _is_grid(kind: Hashable) -> bool:
-    # isinstance with a protocol is too slow for something that is asked at every step of a training.
-    return all(callable(getattr(kind, name, None)) for name in ("steps", "stored_codes", "with_codes", "with_steps"))
-
-
-def grids_of(stored: Any) -> list[Gridded]:
-    """All grids in a stored group, in the order of its fields."""
-    if isinstance(stored, tuple):
-        return [grid for item in stored for grid in grids_of(item)]
-    if _is_grid(stored.__class__):
-        return [stored]
-    if not dataclasses.is_dataclass(stored):
-        return []
-    return [grid for item in dataclasses.fields(stored) for grid in grids_of(getattr(stored, item.name))]
-
-
-def with_grids(stored: Any, grids: Iterator[Gridded]) -> Any:
-    """A stored group with other grids in the same places."""
-    if isinstance(stored, tuple):
-        return tuple(with_grids(item, grids) for item in stored)
-    if _is_grid(stored.__class__):
-        return next(grids)
-    if not grids_of(stored):
-        return stored
-    values = {item.name: getattr(stored, item.name) for item in dataclasses.fields(stored)}
-    return dataclasses.replace(stored, **{name: with_grids(v, grids) for name, v in values.items() if grids_of(v)})
+Codes = TypeVar("Codes", bound=Grid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +73,12 @@ class Moves:
         steps: of every grid.
     """
 
-    stored: Streamed
-    grids: tuple[Gridded, ...]
+    stored: Stored
+    grids: tuple[Grid, ...]
     steps: tuple[Steps, ...]
 
     @classmethod
-    def of(cls, stored: Streamed, sizes: Sequence[Sized], goal: Sequence[Tensor]) -> Moves:
+    def of(cls, stored: Stored, sizes: Sequence[Sized], goal: Sequence[Tensor]) -> Moves:
         """The moves of a group.
 
         Args:
@@ -141,7 +87,7 @@ class Moves:
             goal: what the codes should be close to. Where the grids' values are something else, such as coefficients,
                 the error of a move is that from the middle between two codes.
         """
-        grids = grids_of(stored)
+        grids = stored.grids()
         streams = [(size, size.part) for size in sizes if isinstance(size.part, Numbers) and not size.part.of_mask]
         matched = len(goal) == len(grids)
         known = matched and all(g.numel() == grid.codes.numel() for g, grid in zip(goal, grids, strict=True))
@@ -154,7 +100,7 @@ class Moves:
                 found.append(Steps())
             else:
                 found.append(_steps(grid, part, size.coding.bits, size.where, goal[number] if known else None))
-        return cls(stored, tuple(grids), tuple(found))
+        return cls(stored, grids, tuple(found))
 
     @property
     def any(self) -> bool:
@@ -174,7 +120,7 @@ class Moves:
             for m in self.steps
         )
 
-    def widened(self, bits: float) -> Streamed | None:
+    def widened(self, bits: float) -> Stored | None:
         """Steps wider by about what saves a number of bits; codes must be found anew. None where there is no step."""
         coded = [grid.stored_codes().numel() for grid, moves in zip(self.grids, self.steps, strict=True) if moves.coded]
         if not coded:
@@ -182,9 +128,9 @@ class Moves:
         factor = max(2.0 ** min(bits / sum(coded), 1.0), SMALLEST_FACTOR)
         pairs = zip(self.grids, self.steps, strict=True)
         wider = iter([grid.with_steps(grid.steps() * factor) if moves.coded else grid for grid, moves in pairs])
-        return cast(Streamed, with_grids(self.stored, wider))
+        return self.stored.with_grids(wider)
 
-    def taken(self, bits: float) -> Streamed:
+    def taken(self, bits: float) -> Stored:
         """The moves of least error per bit that save a number of bits."""
         saving = np.concatenate([m.saving for m in self.steps])
         ratio = np.concatenate([m.error / m.saving for m in self.steps])
@@ -192,10 +138,10 @@ class Moves:
         enough = int(np.searchsorted(np.cumsum(saving[order]), bits))
         price = float(ratio[order[min(enough, order.size - 1)]])
         pairs = zip(self.grids, self.steps, strict=True)
-        return cast(Streamed, with_grids(self.stored, iter([_taken(grid, moves, price) for grid, moves in pairs])))
+        return self.stored.with_grids(iter([_taken(grid, moves, price) for grid, moves in pairs]))
 
 
-def _steps(grid: Gridded, part: Numbers, bits: Floats, where: Integers, goal: Tensor | None) -> Steps:
+def _steps(grid: Grid, part: Numbers, bits: Floats, where: Integers, goal: Tensor | None) -> Steps:
     size = _written(grid, grid.steps().float().expand(grid.codes.shape))
     apart, on_grid = np.zeros(part.values.size), False
     if goal is not None:
@@ -217,25 +163,23 @@ def _steps(grid: Gridded, part: Numbers, bits: Floats, where: Integers, goal: Te
     return Steps(places, way[places], saving[places], error, size, True, on_grid)
 
 
-def _written(grid: Gridded, values: Tensor) -> Floats:
+def _written(grid: Grid, values: Tensor) -> Floats:
     """Values at the places of the written codes."""
-    mask = getattr(grid, "mask", None)
     whole = values.numpy()
-    return (whole.reshape(-1) if mask is None else whole[mask.numpy()]).astype(np.float64)
+    return (whole.reshape(-1) if grid.mask is None else whole[grid.mask.numpy()]).astype(np.float64)
 
 
-def _placed(grid: Gridded, written: npt.NDArray[Any]) -> Gridded:
+def _placed(grid: Codes, written: npt.NDArray[Any]) -> Codes:
     """The grid with other written codes."""
-    mask = getattr(grid, "mask", None)
     codes = written.astype(grid.codes.numpy().dtype)
-    if mask is None:
+    if grid.mask is None:
         return grid.with_codes(torch.from_numpy(codes).reshape(grid.codes.shape))
     whole = np.zeros(grid.codes.shape, dtype=codes.dtype)
-    whole[mask.numpy()] = codes
+    whole[grid.mask.numpy()] = codes
     return grid.with_codes(torch.from_numpy(whole))
 
 
-def _taken(grid: Gridded, moves: Steps, price: float) -> Gridded:
+def _taken(grid: Grid, moves: Steps, price: float) -> Grid:
     codes = grid.stored_codes().numpy().copy()
     taken = moves.error <= price * moves.saving
     codes[moves.places[taken]] += moves.way[taken].astype(codes.dtype)
@@ -263,7 +207,7 @@ def rate_aware(
         streams = [p for p in recorded(stored, shapes) if isinstance(p, Numbers) and not p.of_mask]
         moved = []
         for grid, value, part in zip(stored.parts, values, streams, strict=True):
-            changed = cast(QuantizedTensor, _placed(grid, _weighed(grid, part, fitted(part), value, price)))
+            changed = _placed(grid, _weighed(grid, part, fitted(part), value, price))
             kept = value if grid.mask is None else value * grid.mask
             scale = half_scale(least_squares_scale(kept, changed.codes.float(), grid.scale.float()))
             moved.append(dataclasses.replace(changed, scale=scale))
@@ -271,7 +215,7 @@ def rate_aware(
     return stored
 
 
-def _weighed(grid: Gridded, part: Numbers, coding: Coding, value: Tensor, price: float) -> Integers:
+def _weighed(grid: Grid, part: Numbers, coding: Coding, value: Tensor, price: float) -> Integers:
     """Of the nearest code, one and two steps towards zero, and zero, the one of the least error plus price of bits."""
     target = _written(grid, value)
     steps = _written(grid, grid.steps().float().expand(grid.codes.shape))

@@ -37,7 +37,8 @@ from qubo_compress.menu.coding.parts import (
     planes_of,
 )
 from qubo_compress.menu.storage.packing import pack_codes, packed_size, unpack_codes, unpack_mask
-from qubo_compress.menu.storage.streams import Mask, PlainReader, Streamed, Whole, code_bytes
+from qubo_compress.menu.storage.stored import Stored
+from qubo_compress.menu.storage.streams import Mask, PlainReader, Reader, Whole, Writer, code_bytes
 
 Integers = npt.NDArray[np.int64]
 
@@ -72,7 +73,7 @@ def read_varint(data: memoryview, start: int) -> tuple[int, int]:
             return value, start
 
 
-class CodedWriter:
+class CodedWriter(Writer):
     """Codes the parts of a group.
 
     Args:
@@ -165,7 +166,7 @@ class CodedWriter:
             coder.encode_reverse(np.ascontiguousarray(symbols[here]), family, coding.probabilities[where[here]])
 
 
-class CodedReader:
+class CodedReader(Reader):
     """Inverse of :class:`CodedWriter`.
 
     Args:
@@ -281,7 +282,7 @@ class CodedReader:
 
 
 def coded_bytes(
-    packed: Streamed,
+    stored: Stored,
     shapes: Mapping[int, Shape] | None = None,
     codings: Sequence[Coding] | None = None,
     capacity: int | None = None,
@@ -289,11 +290,11 @@ def coded_bytes(
     """A group's parts, coded.
 
     Args:
-        packed: the group.
+        stored: the group.
         shapes: layouts of its members, or None: no contexts.
         codings: of every part, or None: each part's best.
         capacity: see :meth:`CodedWriter.data`.
     """
     writer = CodedWriter(shapes or {}, codings)
-    packed.write(writer)
+    stored.write(writer)
     return writer.data(capacity)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from qubo_compress.menu.quantize import (
     half_scale,
     highest_level,
 )
-from qubo_compress.menu.storage.streams import Reader, plain_read
+from qubo_compress.menu.storage.streams import Reader
 from qubo_compress.network.groups import Group, Member
 
 CLIPPING_SHARES = tuple(np.linspace(0.3, 1.0, 15))
@@ -192,10 +192,6 @@ class Compensate(Compensating):
             best_codes = annealed(values, best_codes, best_scale.double(), mask, damped, book)
             best_codes, best_scale = _alternated(values, best_codes, best_scale, mask, damped, book)
         return best_codes.float(), best_scale
-
-    def decode(self, group: Group, data: memoryview) -> tuple[QuantizedTensors | PrunedTensors, int]:
-        """Read the members one after the other."""
-        return cast(tuple[QuantizedTensors, int], plain_read(self, group, data))
 
     def read(self, group: Group, reader: Reader) -> QuantizedTensors | PrunedTensors:
         """Read the members one after the other, as ``quantize`` and ``prune`` store them."""

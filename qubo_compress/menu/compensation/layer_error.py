@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
 from qubo_compress.calibration.statistics.input_moments import InputMoments
 from qubo_compress.calibration.statistics.statistic import Statistic
-from qubo_compress.menu.operator import needs_data
+from qubo_compress.menu.operator import Operator, needs_data
 from qubo_compress.network.groups import Group
 
 
-class Compensating:
+class Compensating(Operator):
     """Base of operators whose errors are made up by the other weights of the same output."""
-
-    operator_name: ClassVar[str]
 
     @property
     def needs(self) -> tuple[Statistic, ...]:

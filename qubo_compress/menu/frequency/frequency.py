@@ -6,9 +6,9 @@ Source: Liu, Xu, Peng, Xiong, "Frequency-Domain Dynamic Pruning for Convolutiona
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -16,11 +16,12 @@ from torch import Tensor
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.frequency.bands import Spectrum, band_mask, kernel_bands
-from qubo_compress.menu.operator import operators
+from qubo_compress.menu.operator import Operator, operators
 from qubo_compress.menu.prune import check_sparsity, survivor_count
 from qubo_compress.menu.quantize import QuantizedTensor, fit_scale, round_to_codes
-from qubo_compress.menu.storage.parts import StoredParts, as_member
-from qubo_compress.menu.storage.streams import Reader, Writer, plain_read
+from qubo_compress.menu.storage.parts import StoredPart, StoredParts, as_member
+from qubo_compress.menu.storage.stored import Grid
+from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.groups import Group, Member
 
 Scales = Literal["fewest", "filter", "frequency"]
@@ -29,7 +30,7 @@ SMALLEST_KERNEL = 3
 
 
 @dataclass(frozen=True)
-class Grid:
+class CoefficientGrid:
     """How the coefficients of one member become a matrix of codes.
 
     Attributes:
@@ -72,10 +73,10 @@ class Grid:
 
 
 @dataclass(frozen=True, eq=False)
-class FrequencyTensor:
+class FrequencyTensor(StoredPart):
     """Codes of the coefficients of one member."""
 
-    grid: Grid
+    grid: CoefficientGrid
     codes: QuantizedTensor
 
     def coefficients(self) -> Tensor:
@@ -89,6 +90,14 @@ class FrequencyTensor:
     def write(self, writer: Writer) -> None:
         """Scales, mask, codes."""
         self.codes.write(writer)
+
+    def grids(self) -> tuple[Grid, ...]:
+        """That of the coefficients."""
+        return (self.codes,)
+
+    def with_grids(self, grids: Iterator[Any]) -> Self:
+        """Other codes of the coefficients."""
+        return replace(self, codes=next(grids))
 
     def project(self, value: Tensor, refit: bool) -> FrequencyTensor:
         """Nearest codes of the coefficients of other kernels."""
@@ -152,10 +161,9 @@ class FrequencyTensors(StoredParts[FrequencyTensor]):
         """Nearest codes, member by member."""
         return FrequencyTensors(tuple(p.quantized(n, refit) for p, n in zip(self.parts, parameters, strict=True)))
 
-    def masks(self) -> tuple[Tensor, ...] | None:
-        """(kernels, frequencies) survivors per member, or None."""
-        found = [mask for part in self.parts if (mask := part.survivors()) is not None]
-        return tuple(found) if len(found) == len(self.parts) else None
+    def movable_masks(self) -> tuple[Tensor, ...]:
+        """(kernels, frequencies) survivors per member."""
+        return tuple(mask for part in self.parts if (mask := part.survivors()) is not None)
 
     def numbers(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """(kernels, frequencies) coefficients of kernels, those of pruned ones too."""
@@ -168,7 +176,7 @@ class FrequencyTensors(StoredParts[FrequencyTensor]):
 
 @operators.register
 @dataclass(frozen=True, kw_only=True)
-class Frequency:
+class Frequency(Operator):
     """Quantized coefficients of the kernels' orthonormal cosine transform, for kernels of 3 or more along an axis.
 
     A kernel of shape (k_1, ..., k_n) is stored as the coefficients c_u of its n-dimensional DCT-II, u_i < k_i.
@@ -257,11 +265,11 @@ class Frequency:
         """Transform, prune, fit the scales, round."""
         return FrequencyTensors(tuple(self._one(m, p) for m, p in zip(group.members, parts, strict=True)))
 
-    def _grid(self, member: Member) -> Grid:
+    def _grid(self, member: Member) -> CoefficientGrid:
         spectrum = Spectrum(tuple(member.shape[2:]), self.bands)
         fewer = spectrum.frequencies <= member.part_shape[0]
         by_frequency = fewer if self.scales == "fewest" else self.scales == "frequency"
-        return Grid(member, spectrum, self.slope, by_frequency)
+        return CoefficientGrid(member, spectrum, self.slope, by_frequency)
 
     def _one(self, member: Member, part: Tensor) -> FrequencyTensor:
         grid = self._grid(member)
@@ -276,10 +284,6 @@ class Frequency:
         if mask is not None:
             codes = codes * mask
         return FrequencyTensor(grid, QuantizedTensor(grid.stored, self.bits, scale, codes.to(torch.int16), mask))
-
-    def decode(self, group: Group, data: memoryview) -> tuple[FrequencyTensors, int]:
-        """Read the members one after the other."""
-        return cast(tuple[FrequencyTensors, int], plain_read(self, group, data))
 
     def read(self, group: Group, reader: Reader) -> FrequencyTensors:
         """Read the members one after the other."""

@@ -76,10 +76,6 @@ class Canonical(LowRank):
         plain = (cls(rank=1), cls(rank=3, bits=4, iterations=5), cls(share=0.6, bits=None, iterations=5))
         return *plain, cls(rank=2, whitened=True)
 
-    @classmethod
-    def faithful(cls) -> None:
-        """None: at full rank the factors have more numbers than the weight, which is refused."""
-
     def unsuitable(self, shape: tuple[int, ...]) -> str | None:
         """Only convolutions have a kernel between two channel modes."""
         if len(shape) < 3 or torch.Size(shape[2:]).numel() == 1:

@@ -22,8 +22,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.menu.low_rank.stages import Stage, staged
-from qubo_compress.menu.operator import Packed
+from qubo_compress.menu.low_rank.stages import Stage
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Layout, Member, state_entries
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def left_dense(module: nn.Module) -> str | None:
     return None
 
 
-def factored(model: nn.Module, layout: Layout, stored: Mapping[str, Packed]) -> tuple[nn.Module, FactoredReport]:
+def factored(model: nn.Module, layout: Layout, stored: Mapping[str, Stored]) -> tuple[nn.Module, FactoredReport]:
     """Replace layers by their factors, in place.
 
     Args:
@@ -178,15 +178,15 @@ def factored(model: nn.Module, layout: Layout, stored: Mapping[str, Packed]) -> 
 
 
 def _staged_owners(
-    model: nn.Module, layout: Layout, stored: Mapping[str, Packed]
+    model: nn.Module, layout: Layout, stored: Mapping[str, Stored]
 ) -> list[tuple[nn.Module, Member, tuple[Stage, ...]]]:
     entries = state_entries(model)[0]
     found = []
     for group in layout.groups:
-        form = staged(stored[group.name])
-        if form is None:
-            continue
         for number, member in enumerate(group.members):
+            stages = stored[group.name].stages(number)
+            if not stages:
+                continue
             owners = {id(module): module for module, _ in entries[member.name].owners}
-            found += [(owner, member, form.stages(number)) for owner in owners.values()]
+            found += [(owner, member, stages) for owner in owners.values()]
     return found

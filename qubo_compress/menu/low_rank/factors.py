@@ -18,8 +18,8 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -31,10 +31,11 @@ from qubo_compress.calibration.statistics.statistic import Statistic
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.low_rank.forms import Form, Weighing, balanced, solved
 from qubo_compress.menu.low_rank.stages import Stage, stage_of
-from qubo_compress.menu.operator import needs_data
+from qubo_compress.menu.operator import Operator, needs_data
 from qubo_compress.menu.quantize import QuantizedTensor, fit_scale, round_to_codes
-from qubo_compress.menu.storage.parts import StoredParts, as_member
-from qubo_compress.menu.storage.streams import Reader, Writer, plain_read
+from qubo_compress.menu.storage.parts import StoredPart, StoredParts, as_member
+from qubo_compress.menu.storage.stored import Grid
+from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.groups import Group, Member
 from qubo_compress.network.tensor_bytes import from_raw_bytes, raw_bytes
 
@@ -128,7 +129,7 @@ def rank_within(matrix: Tensor, rank: int | None, share: float | None) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class RawFactor:
+class RawFactor(StoredPart):
     """A factor at the precision of its weight, float32 for float64."""
 
     values: Tensor
@@ -174,7 +175,7 @@ def _stored_nonzeros(factor: Factor) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class FactoredTensor:
+class FactoredTensor(StoredPart):
     """One weight as stored factors.
 
     Attributes:
@@ -212,6 +213,14 @@ class FactoredTensor:
         """Nearest storable factors in the same bytes."""
         kept = tuple(old.project(new, refit) for old, new in zip(self.factors, factors, strict=True))
         return FactoredTensor(self.member, self.form, self.ranks, kept)
+
+    def grids(self) -> tuple[Grid, ...]:
+        """Those of the factors."""
+        return tuple(grid for factor in self.factors for grid in factor.grids())
+
+    def with_grids(self, grids: Iterator[Any]) -> Self:
+        """Every factor takes its own."""
+        return replace(self, factors=tuple(factor.with_grids(grids) for factor in self.factors))
 
     def project(self, value: Tensor, refit: bool) -> FactoredTensor:
         """Every factor in turn is solved for the values and stored; a step that does not help is not taken."""
@@ -277,7 +286,7 @@ class FactoredTensors(StoredParts[FactoredTensor]):
         return found
 
 
-class LowRank:
+class LowRank(Operator):
     """Base of the low-rank operators, which say their ranks, their form and how factors are found first."""
 
     bits: int | None
@@ -379,10 +388,6 @@ class LowRank:
                 for number in range(len(factors)):
                     factors[number] = solved(form, factors, number, target, weigh)
         return factors
-
-    def decode(self, group: Group, data: memoryview) -> tuple[FactoredTensors, int]:
-        """Read the members one after the other."""
-        return cast(tuple[FactoredTensors, int], plain_read(self, group, data))
 
     def read(self, group: Group, reader: Reader) -> FactoredTensors:
         """Read ranks and factors, member by member."""

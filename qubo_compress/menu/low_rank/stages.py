@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from torch import Tensor
-
-from qubo_compress.menu.coding.coded import CodedGroup
-from qubo_compress.menu.operator import Packed
 
 
 @dataclass(frozen=True)
@@ -56,15 +52,6 @@ class Stage:
     step: Step
 
 
-@runtime_checkable
-class Staged(Protocol):
-    """A stored group whose layers can be run factor by factor, in fewer multiplications."""
-
-    def stages(self, member: int) -> tuple[Stage, ...]:
-        """The maps whose composition is the linear part of an ungrouped layer with that member for its weight."""
-        ...
-
-
 def stage_of(factor: Tensor, step: Step, dimensions: int, last: bool) -> Stage:
     """A factor, led by its rank, as the weight of a map.
 
@@ -84,14 +71,6 @@ def stage_of(factor: Tensor, step: Step, dimensions: int, last: bool) -> Stage:
         lengths[axis] = length
     turned = factor.T if last else factor
     return Stage(turned.reshape(turned.shape[0], -1, *lengths).contiguous(), step)
-
-
-def staged(packed: Packed) -> Staged | None:
-    """A stored group that can be run factor by factor, also where it stands behind an entropy coder."""
-    inner: object = packed
-    while isinstance(inner, CodedGroup):
-        inner = inner.inner
-    return inner if isinstance(inner, Staged) else None
 
 
 def stage_positions(

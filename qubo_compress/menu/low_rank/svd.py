@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -55,10 +54,6 @@ class Svd(LowRank):
         plain = (cls(rank=1), cls(rank=2, bits=4), cls(share=0.4, bits=None), cls(share=0.3, bits=6))
         return *plain, cls(rank=2, whitened=True)
 
-    @classmethod
-    def faithful(cls) -> None:
-        """None: at full rank the factors have more numbers than the weight, which is refused."""
-
     def unsuitable(self, shape: tuple[int, ...]) -> str | None:
         """Any weight is a matrix."""
         largest = min(shape[0], torch.Size(shape[1:]).numel())
@@ -84,11 +79,6 @@ class Svd(LowRank):
         left, values, right = torch.linalg.svd(target, full_matrices=False)
         root = values[: ranks[0]].sqrt()[:, None]
         return [root * right[: ranks[0]], root * left.T[: ranks[0]]]
-
-
-def svd_choices(ranks: Sequence[int], bits: int | None = 8) -> tuple[Svd, ...]:
-    """One choice per rank, such as those of :func:`qubo_compress.menu.low_rank.factors.rank_grid`."""
-    return tuple(Svd(rank=rank, bits=bits) for rank in ranks)
 
 
 # Least output error loses several times less than least weight error; an embedding has no inputs to whiten with.

@@ -59,10 +59,6 @@ class TensorTrain(LowRank):
         plain = (cls(ranks=(2, 3, 3)), cls(ranks=(2, 3, 3, 2), bits=4), cls(share=0.5, bits=None))
         return *plain, cls(share=0.4, whitened=True)
 
-    @classmethod
-    def faithful(cls) -> None:
-        """None: at full rank the factors have more numbers than the weight, which is refused."""
-
     def unsuitable(self, shape: tuple[int, ...]) -> str | None:
         """Only kernels along two axes or more are told apart from those of tucker."""
         modes = train_modes(shape)

@@ -51,10 +51,6 @@ class Tucker(LowRank):
         plain = (cls(ranks=(2, 1)), cls(ranks=(3, 2), bits=4), cls(share=0.5, bits=None), cls(share=0.4, bits=6))
         return *plain, cls(ranks=(3, 2), whitened=True)
 
-    @classmethod
-    def faithful(cls) -> None:
-        """None: at full rank the factors have more numbers than the weight, which is refused."""
-
     def unsuitable(self, shape: tuple[int, ...]) -> str | None:
         """Only convolutions have a kernel between two channel modes."""
         if len(shape) < 3 or torch.Size(shape[2:]).numel() == 1:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qubo_compress.menu.coding.coded import Coded, coded_group
 from qubo_compress.menu.keep import Keep
-from qubo_compress.menu.operator import Operator, Packed, Quick, values_of
+from qubo_compress.menu.operator import Operator, values_of
 from qubo_compress.menu.prune import Prune, largest_of_rows, magnitude_mask
 from qubo_compress.menu.quantize import (
     Quantize,
@@ -24,6 +24,7 @@ from qubo_compress.menu.quantize import (
 )
 from qubo_compress.menu.storage.parts import within_range
 from qubo_compress.menu.storage.row_kernels import mask_sizes
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.menu.storage.streams import code_bytes
 from qubo_compress.network.groups import Group
 
@@ -99,7 +100,7 @@ class _Shared:
 
 def encoded(
     group: Group, parts: Sequence[Tensor], offered: Mapping[str, Operator], fits: Mapping[str, bytes] | None = None
-) -> Iterator[tuple[str, Packed]]:
+) -> Iterator[tuple[str, Stored]]:
     """Every choice of a group by name, as its operator's own ``encode`` stores it, in the order given.
 
     Choices of one sparsity share their masks, and ``coded(of=...)`` codes a choice that is offered plain, too.
@@ -108,28 +109,26 @@ def encoded(
         group: what is stored.
         parts: its members' values on the CPU.
         offered: choice name -> operator; none of them looks at data.
-        fits: choice name -> what a :class:`Quick` operator found in these values before.
+        fits: choice name -> what its operator found in these values before.
     """
     shared, known = _Shared(group, parts), fits or {}
     wanted = {operator.of for operator in offered.values() if isinstance(operator, Coded) and operator.rate == 0}
-    plain: dict[str, Packed] = {}
+    plain: dict[str, Stored] = {}
     for name, operator in offered.items():
         fit = known.get(name)
-        packed: Packed
+        stored: Stored
         # A subclass may store its values in another way.
         if type(operator) is Quantize:
-            packed = shared.quantized(operator, fit)
+            stored = shared.quantized(operator, fit)
         elif type(operator) is Prune:
-            packed = operator.stored(parts, shared.kept(operator.sparsity))
+            stored = operator.stored(parts, shared.kept(operator.sparsity))
         elif type(operator) is Coded and operator.rate == 0 and operator.of in plain:
-            packed = coded_group(plain[operator.of], group, operator.of)
-        elif isinstance(operator, Quick) and fit is not None:
-            packed = operator.encode_at(group, parts, fit)
+            stored = coded_group(plain[operator.of], group, operator.of)
         else:
-            packed = operator.encode(group, parts)
+            stored = operator.encode(group, parts) if fit is None else operator.encode_at(group, parts, fit)
         if name in wanted:
-            plain[name] = packed
-        yield name, packed
+            plain[name] = stored
+        yield name, stored
 
 
 def of_equal_values(operator: Operator) -> Operator:

@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from qubo_compress.menu.storage.streams import Writer, plain_bytes, plain_size
+from qubo_compress.menu.storage.stored import Grid, Stored
+from qubo_compress.menu.storage.streams import Writer
 from qubo_compress.network.groups import Member
 
 
-class StoredPart(Protocol):
+class StoredPart(ABC):
     """One member of a group as it is stored."""
 
+    @abstractmethod
     def write(self, writer: Writer) -> None:
         """Everything that is stored, in a fixed order."""
-        ...
 
+    @abstractmethod
     def value(self) -> Tensor:
         """The member's values in its own dtype and part shape."""
-        ...
 
+    @abstractmethod
     def project(self, value: Tensor, refit: bool) -> Any:
         """The nearest storable values in the same bytes; scales move only with ``refit``."""
-        ...
+
+    def grids(self) -> tuple[Grid, ...]:
+        """Its grids of codes; none by default."""
+        return ()
+
+    def with_grids(self, grids: Iterator[Any]) -> Self:
+        """The same part with the next grids of an iterator in the places of its own."""
+        return self
 
 
-class UnreliablePart(StoredPart, Protocol):
+class UnreliablePart(StoredPart):
     """One member of a group in cells that come back with errors; ``value`` is the mean of what is read."""
 
+    @abstractmethod
     def variance(self) -> Tensor:
         """Variance of what is read, in the part's shape."""
-        ...
 
+    @abstractmethod
     def drawn(self, generator: torch.Generator) -> Tensor:
         """One read."""
-        ...
 
 
 Part = TypeVar("Part", bound=StoredPart)
@@ -46,7 +56,7 @@ Noisy = TypeVar("Noisy", bound=UnreliablePart)
 
 
 @dataclass(frozen=True, eq=False)
-class StoredParts(Generic[Part]):
+class StoredParts(Stored, Generic[Part]):
     """What all groups of stored parts share; a subclass says what its numbers are.
 
     Attributes:
@@ -54,25 +64,6 @@ class StoredParts(Generic[Part]):
     """
 
     parts: tuple[Part, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all members in plain fields."""
-        return plain_size(self)
-
-    @property
-    def nonzeros(self) -> int:
-        """Number of stored values that may differ from zero."""
-        raise NotImplementedError
-
-    @property
-    def weight_bits(self) -> int:
-        """Bits of one stored value."""
-        raise NotImplementedError
-
-    def to_bytes(self) -> bytes:
-        """Members one after the other."""
-        return plain_bytes(self)
 
     def write(self, writer: Writer) -> None:
         """Members one after the other."""
@@ -87,10 +78,20 @@ class StoredParts(Generic[Part]):
         """The nearest storable values in the same bytes, member by member."""
         return type(self)(tuple(p.project(v, refit) for p, v in zip(self.parts, values, strict=True)))
 
+    def grids(self) -> tuple[Grid, ...]:
+        """Those of all members."""
+        return tuple(grid for part in self.parts for grid in part.grids())
+
+    def with_grids(self, grids: Iterator[Any]) -> Self:
+        """Every member takes its own."""
+        return type(self)(tuple(part.with_grids(grids) for part in self.parts))
+
 
 @dataclass(frozen=True, eq=False)
 class UnreliableParts(StoredParts[Noisy]):
     """What all groups in unreliable cells share; a subclass counts its cells."""
+
+    unreliable: ClassVar[bool] = True
 
     def variances(self) -> tuple[Tensor, ...]:
         """Variance of what is read of all members."""

@@ -6,12 +6,12 @@ stored plainly, in fields of fixed width, or by an entropy coder, without knowin
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from qubo_compress.menu.operator import Packed
 from qubo_compress.menu.storage.packing import (
     TRITS_PER_BYTE,
     mask_size,
@@ -23,7 +23,6 @@ from qubo_compress.menu.storage.packing import (
     unpack_mask,
     unpack_ternary,
 )
-from qubo_compress.network.groups import Group
 
 Whole = npt.NDArray[np.integer[Any]]
 Mask = npt.NDArray[np.bool_]
@@ -31,54 +30,36 @@ Mask = npt.NDArray[np.bool_]
 TERNARY = 3
 
 
-class Writer(Protocol):
+class Writer(ABC):
     """Takes the parts of a stored group one after the other."""
 
+    @abstractmethod
     def raw(self, data: bytes) -> None:
         """Bytes that are stored as they are: scales, headers."""
-        ...
 
+    @abstractmethod
     def mask(self, survivors: Mask) -> None:
         """(n,) which values are not pruned."""
-        ...
 
+    @abstractmethod
     def codes(self, values: Whole, low: int, high: int) -> None:
         """(n,) whole numbers from low to high, both included."""
-        ...
 
 
-class Reader(Protocol):
+class Reader(ABC):
     """Gives back what a writer took, in the same order."""
 
+    @abstractmethod
     def raw(self, count: int) -> memoryview:
         """The next bytes."""
-        ...
 
+    @abstractmethod
     def mask(self, count: int) -> Mask:
         """The next mask of ``count`` values."""
-        ...
 
+    @abstractmethod
     def codes(self, count: int, low: int, high: int) -> npt.NDArray[np.int64]:
         """The next ``count`` whole numbers from low to high."""
-        ...
-
-
-@runtime_checkable
-class Streamed(Packed, Protocol):
-    """A stored group that writes its parts through a writer."""
-
-    def write(self, writer: Writer) -> None:
-        """Every part that is stored, in a fixed order."""
-        ...
-
-
-@runtime_checkable
-class StreamReading(Protocol):
-    """An operator that reads what its :class:`Streamed` groups wrote."""
-
-    def read(self, group: Group, reader: Reader) -> Packed:
-        """Inverse of ``encode(...).write(writer)``."""
-        ...
 
 
 def code_width(low: int, high: int) -> int:
@@ -98,7 +79,7 @@ def code_bytes(count: int, low: int, high: int) -> int:
     return packed_size(count, code_width(low, high))
 
 
-class PlainWriter:
+class PlainWriter(Writer):
     """Fields of fixed width; masks as bits or run lengths, whichever is shorter.
 
     Example:
@@ -132,7 +113,7 @@ class PlainWriter:
         return b"".join(self._parts)
 
 
-class PlainReader:
+class PlainReader(Reader):
     """Inverse of :class:`PlainWriter`.
 
     Args:
@@ -164,7 +145,7 @@ class PlainReader:
         return unpack_codes(stored, count, code_width(low, high)) + low
 
 
-class ByteCounter:
+class ByteCounter(Writer):
     """Counts what :class:`PlainWriter` would write, without writing it."""
 
     def __init__(self) -> None:
@@ -181,23 +162,3 @@ class ByteCounter:
     def codes(self, values: Whole, low: int, high: int) -> None:
         """The length of the fields."""
         self.total += code_bytes(values.size, low, high)
-
-
-def plain_bytes(packed: Streamed) -> bytes:
-    """A group's bytes in plain fields: what ``to_bytes`` of a streamed group returns."""
-    writer = PlainWriter()
-    packed.write(writer)
-    return writer.data()
-
-
-def plain_size(packed: Streamed) -> int:
-    """Length of :func:`plain_bytes`: what ``nbytes`` of a streamed group returns."""
-    counter = ByteCounter()
-    packed.write(counter)
-    return counter.total
-
-
-def plain_read(operator: StreamReading, group: Group, data: memoryview) -> tuple[Packed, int]:
-    """What ``decode`` of a stream-reading operator returns: the stored group, and the bytes it took."""
-    reader = PlainReader(data)
-    return operator.read(group, reader), reader.used

@@ -11,6 +11,7 @@ from torch import Tensor
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.quantize import fit_scale, half_scale, round_to_codes
 from qubo_compress.menu.storage.row_kernels import LARGEST_SCALE
+from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.tensor_bytes import from_raw_bytes, raw_bytes
 
 VECTOR_BITS = (8, 16, 32)
@@ -47,28 +48,24 @@ class StoredVector:
         scale = fit_scale(flat, None, bits) if scale is None else half_scale(scale.float())
         return cls(bits, round_to_codes(flat, scale, bits, signs_only=False).reshape(-1).to(torch.int8), scale)
 
-    @property
-    def nbytes(self) -> int:
-        """Values, and the scale where there is one."""
-        return self.values.numel() * self.values.element_size() + (0 if self.scale is None else 2)
-
     def value(self) -> Tensor:
         """The float32 vector that is stored."""
         return self.values.float() if self.scale is None else self.values.float() * self.scale.float().reshape(())
 
-    def to_bytes(self) -> bytes:
+    def write(self, writer: Writer) -> None:
         """Scale, then values."""
-        return (b"" if self.scale is None else self.scale.numpy().tobytes()) + raw_bytes(self.values)
+        if self.scale is not None:
+            writer.raw(self.scale.numpy().tobytes())
+        writer.raw(raw_bytes(self.values))
 
     @classmethod
-    def from_bytes(cls, data: memoryview, count: int, bits: int) -> tuple[StoredVector, int]:
-        """Inverse of :meth:`to_bytes`, with the number of bytes read."""
-        scale, used = None, 0
+    def read(cls, count: int, bits: int, reader: Reader) -> StoredVector:
+        """Inverse of :meth:`write`."""
+        scale = None
         if bits == 8:
-            scale, used = torch.from_numpy(np.frombuffer(data[:2], dtype=np.float16).copy()).reshape(1, 1), 2
+            scale = torch.from_numpy(np.frombuffer(reader.raw(2), dtype=np.float16).copy()).reshape(1, 1)
         dtype = {8: torch.int8, 16: torch.float16, 32: torch.float32}[bits]
-        size = count * dtype.itemsize
-        return cls(bits, from_raw_bytes(data[used : used + size], (count,), dtype), scale), used + size
+        return cls(bits, from_raw_bytes(reader.raw(count * dtype.itemsize), (count,), dtype), scale)
 
 
 def fits_half(vector: Tensor) -> bool:

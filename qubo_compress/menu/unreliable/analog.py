@@ -20,11 +20,11 @@ from qubo_compress.calibration.statistics.curvature import Curvature
 from qubo_compress.channels.analog import AnalogChannel, analog_channel
 from qubo_compress.channels.redundancy import water_filling
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.menu.operator import needs_data, operators, values_of
+from qubo_compress.menu.operator import Operator, needs_data, operators, values_of
 from qubo_compress.menu.prune import check_sparsity, magnitude_mask
 from qubo_compress.menu.quantize import half_scale
-from qubo_compress.menu.storage.parts import UnreliableParts, as_member
-from qubo_compress.menu.storage.streams import ByteCounter, Reader, Writer, plain_read
+from qubo_compress.menu.storage.parts import UnreliablePart, UnreliableParts, as_member
+from qubo_compress.menu.storage.streams import ByteCounter, Reader, Writer
 from qubo_compress.network.groups import Group, Member
 
 MOST_CELLS = 16
@@ -82,7 +82,7 @@ class AnalogCode:
 
 
 @dataclass(frozen=True, eq=False)
-class AnalogTensor:
+class AnalogTensor(UnreliablePart):
     """One member in analog cells.
 
     Attributes:
@@ -215,7 +215,7 @@ class AnalogTensors(UnreliableParts[AnalogTensor]):
 
 @operators.register
 @dataclass(frozen=True)
-class Analog:
+class Analog(Operator):
     """Write levels in analog cells, the range of every row fitted to the noise.
 
     Args:
@@ -380,10 +380,6 @@ class Analog:
             part._with(copies=torch.from_numpy(found), block=int(self.block))
             for part, found in zip(stored, cells, strict=True)
         )
-
-    def decode(self, group: Group, data: memoryview) -> tuple[AnalogTensors, int]:
-        """Read the members one after the other."""
-        return cast(tuple[AnalogTensors, int], plain_read(self, group, data))
 
     def read(self, group: Group, reader: Reader) -> AnalogTensors:
         """Read the members one after the other."""

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from qubo_compress.channels.binary import BinaryChannel
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.menu.operator import operators, values_of
+from qubo_compress.menu.operator import Operator, operators, values_of
 from qubo_compress.menu.prune import check_sparsity, magnitude_mask
 from qubo_compress.menu.quantize import half_scale, least_squares_scale
-from qubo_compress.menu.storage.parts import UnreliableParts, as_member
-from qubo_compress.menu.storage.streams import ByteCounter, Reader, Writer, plain_read
+from qubo_compress.menu.storage.parts import UnreliablePart, UnreliableParts, as_member
+from qubo_compress.menu.storage.streams import ByteCounter, Reader, Writer
 from qubo_compress.network.groups import Group, Member
 
 REPRESENTATIONS = ("sign-magnitude", "offset")
@@ -85,7 +85,7 @@ def bit_code(bits: int, representation: str, rates: tuple[float, ...]) -> BitCod
 
 
 @dataclass(frozen=True, eq=False)
-class DigitalTensor:
+class DigitalTensor(UnreliablePart):
     """One member in cells that flip.
 
     Attributes:
@@ -190,7 +190,7 @@ class DigitalTensors(UnreliableParts[DigitalTensor]):
 
 @operators.register
 @dataclass(frozen=True)
-class Digital:
+class Digital(Operator):
     """Codes in one-bit cells that flip, with one reliable float16 scale per output row.
 
     The pattern is stored whose *expected* reading is nearest to the weight, so that the bias of flips, which draw
@@ -303,10 +303,6 @@ class Digital:
                 best, least = scale, error
             best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
         return cast(Tensor, best)
-
-    def decode(self, group: Group, data: memoryview) -> tuple[DigitalTensors, int]:
-        """Read the members one after the other."""
-        return cast(tuple[DigitalTensors, int], plain_read(self, group, data))
 
     def read(self, group: Group, reader: Reader) -> DigitalTensors:
         """Read the members one after the other."""

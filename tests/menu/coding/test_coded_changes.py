@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import qubo_compress as qc
 from qubo_compress.calibration.statistics.input_moments import InputMoments
-from qubo_compress.menu.coding.coded import Coded, CodedGroup, CodedParameters, can_be_coded, coded_group, coded_name
+from qubo_compress.menu.coding.coded import Coded, CodedGroup, can_be_coded, coded_group, coded_name
 from qubo_compress.menu.coding.contexts import shapes_of
 from qubo_compress.menu.coding.lattice import Lattice
-from qubo_compress.menu.coding.rate import grids_of, rate_aware, with_grids
+from qubo_compress.menu.coding.rate import rate_aware
 from qubo_compress.menu.operator import ALREADY_STORED, choice_name, looks_at_data, parse
 from qubo_compress.menu.quantize import Quantize, QuantizedTensors
 from qubo_compress.network.groups import Group, Member
@@ -117,7 +117,7 @@ def test_choices_of_other_families_conform_when_they_are_coded(name: str) -> Non
 
 def test_choices_made_of_factors_stay_so() -> None:
     packed = Coded("frequency(sparsity=0.5,bits=4)").encode(GROUP, [WEIGHT])
-    assert isinstance(packed, CodedParameters)
+    assert packed.parameters()
     numbers = [n + 0.3 * n.std() * torch.randn(n.shape) for n in packed.parameters()]
     for refit in (False, True):
         moved = packed.store(numbers, refit)
@@ -187,9 +187,9 @@ def test_grids_are_found_in_stored_forms_and_put_back() -> None:
     two = Group("w", "weight", (Member("a", (4, 3), torch.float32), Member("b", (2, 5), torch.float32)), "Linear")
     parts = [_weight(4, 3), _weight(2, 5)]
     stored = Quantize(3).encode(two, parts)
-    grids = grids_of(stored)
+    grids = stored.grids()
     assert [g.codes.shape for g in grids] == [(4, 3), (2, 5)]
-    doubled = with_grids(stored, iter([g.with_steps(2 * g.steps()) for g in grids]))
+    doubled = stored.with_grids(iter([g.with_steps(2 * g.steps()) for g in grids]))
     assert isinstance(doubled, QuantizedTensors)
     for new, old in zip(doubled.tensors(), stored.tensors(), strict=True):
         assert torch.equal(new, 2 * old)

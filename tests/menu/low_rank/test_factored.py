@@ -15,7 +15,6 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress.menu.low_rank.factored import FactoredLayer
-from qubo_compress.menu.low_rank.stages import staged
 from qubo_compress.menu.operator import parse
 from qubo_compress.network.discovery import discover
 
@@ -44,9 +43,8 @@ def _layer_as(layer: nn.Module, name: str) -> FactoredLayer:
     packed = operator.encode(group, [part])
     with torch.no_grad():
         layer.weight.copy_(packed.tensors()[0])
-    form = staged(packed)
-    assert form is not None
-    return FactoredLayer(layer, form.stages(0))
+    assert packed.stages(0)
+    return FactoredLayer(layer, packed.stages(0))
 
 
 @settings(deadline=None, max_examples=60)

@@ -18,7 +18,7 @@ import qubo_compress as qc
 from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
 from qubo_compress.menu.compensation.compensate import FINALISTS, Compensate
 from qubo_compress.menu.compensation.moments import propagated
-from qubo_compress.menu.operator import Quick, operators, parse
+from qubo_compress.menu.operator import operators, parse
 from qubo_compress.menu.prune import magnitude_mask, survivors_of
 from qubo_compress.menu.quantize import Quantize, fit_scale, half_scale, highest_level, nearest_codes, round_to_codes
 from qubo_compress.menu.storage.many import Fits, Rows, encoded, of_equal_values
@@ -51,7 +51,7 @@ def test_choices_made_together_are_those_made_one_by_one(seed: int, rows: int, c
     together = dict(encoded(group, [weight], offered))
     assert list(together) == list(offered)
     for name, operator in offered.items():
-        assert isinstance(operator, Quick)
+        assert operator.quick
         alone = operator.encode(group, [weight])
         again = operator.encode_at(group, [weight], operator.fit(alone))
         assert together[name].to_bytes() == alone.to_bytes() == again.to_bytes(), name
@@ -72,7 +72,7 @@ def test_rows_priced_together_cost_what_each_costs(seed: int, rows: int, columns
             assert (prices.nbytes[row], prices.nonzeros[row]) == (packed.nbytes, packed.nonzeros), name
             assert prices.weight_bits == packed.weight_bits
             assert torch.equal(stored[row : row + 1].reshape(part.shape), packed.tensors()[0]), name
-            assert prices.fits[row] == operator.fit(packed)  # type: ignore[attr-defined]
+            assert prices.fits[row] == operator.fit(packed)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -91,9 +91,9 @@ def test_nbytes_of_every_operator_is_the_length_of_its_bytes() -> None:
     weight = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(3))
     checked = 0
     for name in operators.names():
-        for operator in getattr(operators.get(name), "samples", tuple)():
+        for operator in operators.get(name).samples():
             group = Group("w", "weight", (Member("w", tuple(weight.shape), weight.dtype),), "Conv2d")
-            if operator.refusal(group, [weight]) is None and not getattr(operator, "needs", ()):
+            if operator.refusal(group, [weight]) is None and not operator.needs:
                 packed = operator.encode(group, [weight])
                 assert packed.nbytes == len(packed.to_bytes()), operator
                 checked += 1

@@ -1,0 +1,157 @@
+"""A stored group of tensors: what every form of it has, and what only some have."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from qubo_compress.menu.low_rank.stages import Stage
+from qubo_compress.menu.storage.streams import ByteCounter, PlainWriter, Writer
+
+
+class Stored(ABC):
+    """A group of tensors as one choice stores it.
+
+    The abstract methods are what every form must say. The others are abilities, and their defaults mean "none": values
+    that are not made of other numbers, memory without errors, no mask that could move, no layer of several stages.
+    """
+
+    unreliable: ClassVar[bool] = False
+    """Whether it comes back with random errors: ``tensors()`` is then the mean of what is read."""
+
+    @property
+    @abstractmethod
+    def nonzeros(self) -> int:
+        """Number of stored values that may differ from zero: each multiplies once per position."""
+
+    @property
+    @abstractmethod
+    def weight_bits(self) -> int:
+        """Bits of one stored value."""
+
+    @abstractmethod
+    def write(self, writer: Writer) -> None:
+        """Everything that is stored, in a fixed order."""
+
+    @abstractmethod
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The members' values on the CPU, in their own dtype and part shape."""
+
+    @abstractmethod
+    def project(self, values: Sequence[Tensor], refit: bool = False) -> Stored:
+        """The nearest storable values with the same bytes: masks stay, codes move on the grid.
+
+        Args:
+            values: one tensor per member.
+            refit: also move the scales, which are stored in as many bytes as before.
+        """
+
+    def to_bytes(self) -> bytes:
+        """The bytes that go into the file: what is written, in plain fields."""
+        writer = PlainWriter()
+        self.write(writer)
+        return writer.data()
+
+    @property
+    def nbytes(self) -> int:
+        """Exact length of :meth:`to_bytes`, computed without building the bytes where possible."""
+        counter = ByteCounter()
+        self.write(counter)
+        return counter.total
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The numbers that the values are made of, such as factors, in float32 on the CPU; none by default.
+
+        Fine-tuning trains these numbers instead of the values.
+        """
+        return ()
+
+    def assemble(self, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The members' values as a differentiable function of the parameters, on the parameters' device."""
+        return tuple(parameters)
+
+    def store(self, parameters: Sequence[Tensor], refit: bool = False) -> Stored:
+        """The nearest storable parameters in the same bytes, as :meth:`project` does for values."""
+        return self.project(parameters, refit)
+
+    @property
+    def cells(self) -> int:
+        """Memory cells that it takes: one per bit by default."""
+        return 8 * self.nbytes
+
+    def variances(self) -> tuple[Tensor, ...]:
+        """Variance of every value that is read, one float32 tensor per member; none in reliable memory."""
+        return ()
+
+    def drawn(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """The members' values as one read gives them: their mean, by default with normal errors of its variances."""
+        values = self.tensors()
+        if not self.unreliable:
+            return values
+        spread = [variance.sqrt() for variance in self.variances()]
+        return tuple(
+            (v.float() + torch.randn(v.shape, generator=generator) * s).to(v.dtype)
+            for v, s in zip(values, spread, strict=True)
+        )
+
+    def movable_masks(self) -> tuple[Tensor, ...]:
+        """Which numbers survive pruning, in the shapes that training has them in; none where no mask may move.
+
+        The numbers are the members' values or, where there are any, the parameters.
+        """
+        return ()
+
+    def numbers(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The float32 numbers that stand for the members' values, those of pruned ones too."""
+        return tuple(value.detach().to("cpu", torch.float32) for value in values)
+
+    def remasked(self, masks: Sequence[Tensor], numbers: Sequence[Tensor]) -> Stored:
+        """The nearest storable numbers under other masks with as many survivors; scales move too."""
+        raise NotImplementedError(f"{type(self).__name__} has no masks that could move")
+
+    def stages(self, member: int) -> tuple[Stage, ...]:
+        """The maps whose composition is the linear part of an ungrouped layer with that member for its weight.
+
+        Empty where the layer can only be run with the whole weight.
+        """
+        return ()
+
+    def grids(self) -> tuple[Grid, ...]:
+        """Its grids of codes; none by default."""
+        return ()
+
+    def with_grids(self, grids: Iterator[Any]) -> Self:
+        """The same group with other grids in the places of its own, taken from an iterator in their order."""
+        return self
+
+
+class Grid(ABC):
+    """Stored whole numbers times steps.
+
+    Attributes:
+        codes: (R, D) whole numbers.
+        mask: (R, D) which of them are written, or None when all are.
+    """
+
+    codes: Tensor
+    mask: Tensor | None = None
+
+    @abstractmethod
+    def steps(self) -> Tensor:
+        """(R, 1) or (1, 1) float32 distance between codes."""
+
+    @abstractmethod
+    def stored_codes(self) -> Tensor:
+        """(n,) the codes that are written, row by row."""
+
+    @abstractmethod
+    def with_codes(self, codes: Tensor) -> Self:
+        """Other codes of the same range and places."""
+
+    @abstractmethod
+    def with_steps(self, steps: Tensor) -> Self:
+        """Other steps, rounded as they are stored; the codes stay."""
