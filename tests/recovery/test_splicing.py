@@ -18,7 +18,7 @@ from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.private import CARRIED
 from qubo_compress.plan import compression_of
 from qubo_compress.recovery.latent import Latent
-from qubo_compress.recovery.splicing import FROZEN_FROM, HIGH, LOW, Splicing, exchange, masked
+from qubo_compress.recovery.splicing import FROZEN_FROM, HIGH, LOW, Splicing, exchange
 from qubo_compress.testing import same_snapshot, snapshot
 
 CHOICES = ["quantize(bits=4,sparsity=0.5)", "quantize(bits=2,sparsity=0.9)", "frequency(sparsity=0.6,bits=4)"]
@@ -47,8 +47,8 @@ def compressed(choice: str, groups: Any = "layer") -> tuple[nn.Module, nn.Module
 
 
 def survivors(model: nn.Module) -> dict[str, list[torch.Tensor]]:
-    found = {name: masked(stored) for name, stored in compression_of(model).stored.items()}
-    return {name: list(pair[1]) for name, pair in found.items() if pair is not None}
+    found = {name: list(stored.movable_masks()) for name, stored in compression_of(model).stored.items()}
+    return {name: masks for name, masks in found.items() if masks}
 
 
 @pytest.mark.parametrize("groups", ["layer", "filter", r"^[03](\.weight)"])
@@ -77,11 +77,10 @@ def test_a_mask_that_takes_fewer_bytes_leaves_the_file_as_long(tmp_path: Path) -
     net, small = compressed("quantize(bits=2,sparsity=0.9)")
     compression = compression_of(small)
     packed = compression.stored["5.weight"]
-    pair = masked(packed)
-    assert pair is not None
-    front = torch.zeros_like(pair[1][0]).reshape(-1)
-    front[: int(pair[1][0].sum())] = True
-    shorter = pair[0].remasked([front.reshape(pair[1][0].shape)], packed.tensors())
+    (mask,) = packed.movable_masks()
+    front = torch.zeros_like(mask).reshape(-1)
+    front[: int(mask.sum())] = True
+    shorter = packed.remasked([front.reshape(mask.shape)], packed.tensors())
     assert shorter.nbytes < packed.nbytes
     moved = compression.with_stored({"5.weight": shorter})
     made = network()
@@ -97,12 +96,12 @@ def test_a_mask_that_takes_fewer_bytes_leaves_the_file_as_long(tmp_path: Path) -
 def test_masks_that_would_cost_more_are_not_taken() -> None:
     net, small = compressed("quantize(bits=2,sparsity=0.9)")
     compression = compression_of(small)
-    pair = masked(compression.stored["5.weight"])
-    assert pair is not None
+    packed = compression.stored["5.weight"]
+    (mask,) = packed.movable_masks()
     # All survivors side by side: any exchange splits a run and takes more bytes.
-    front = torch.zeros_like(pair[1][0]).reshape(-1)
-    front[: int(pair[1][0].sum())] = True
-    dense = pair[0].remasked([front.reshape(pair[1][0].shape)], compression.stored["5.weight"].tensors())
+    front = torch.zeros_like(mask).reshape(-1)
+    front[: int(mask.sum())] = True
+    dense = packed.remasked([front.reshape(mask.shape)], packed.tensors())
     latent = Latent(compression.with_stored({"5.weight": dense}), small)
     paid = latent.stored["5.weight"].nbytes
     splicing = Splicing(net, seed=0)
@@ -141,12 +140,11 @@ def test_masks_are_frozen_at_the_end_and_updated_ever_more_rarely() -> None:
 def test_pruned_numbers_wake_with_the_values_of_the_teacher() -> None:
     net, small = compressed("frequency(sparsity=0.6,bits=4)")
     latent = Latent(compression_of(small), small)
-    pair = masked(latent.stored["3.weight"])
-    assert pair is not None
+    packed = latent.stored["3.weight"]
     before = latent.values("3.weight")[0].detach().clone()
     Splicing(net, seed=0)(latent, 0, 10)
-    after, mask = latent.values("3.weight")[0].detach(), pair[1][0]
-    wanted = pair[0].numbers([net.state_dict()["3.weight"]])[0]
+    after, mask = latent.values("3.weight")[0].detach(), packed.movable_masks()[0]
+    wanted = packed.numbers([net.state_dict()["3.weight"]])[0]
     limit = before[mask].abs().min()
     assert torch.equal(after[mask], before[mask])
     assert torch.equal(after[~mask], wanted[~mask].clamp(-limit, limit)) and after[~mask].any()
@@ -195,9 +193,7 @@ def test_splicing_needs_epochs() -> None:
 def test_numbers_wake_although_a_survivor_is_stored_as_zero() -> None:
     net, small = compressed("quantize(bits=4,sparsity=0.5)")
     latent = Latent(compression_of(small), small)
-    pair = masked(latent.stored["3.weight"])
-    assert pair is not None
-    number, mask = latent.values("3.weight")[0], pair[1][0]
+    number, mask = latent.values("3.weight")[0], latent.stored["3.weight"].movable_masks()[0]
     with torch.no_grad():
         number.reshape(-1)[mask.reshape(-1).nonzero()[0]] = 0.0
     Splicing(net, seed=0)(latent, 0, 10)
