@@ -1,4 +1,4 @@
-"""Decomposition: one block of groups after the other, the rest held."""
+"""Decomposition: solves one block of groups after the other while the rest is fixed."""
 
 from __future__ import annotations
 

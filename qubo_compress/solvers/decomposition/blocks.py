@@ -10,7 +10,7 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntA
 from qubo_compress.solvers.local_search.local_model import LocalModel, local_model
 
 _MOST_MOVES = 1000
-"""Candidate changes whose pairs are all looked at: a million pairs."""
+"""Most candidate changes whose pairs are all computed: a million pairs."""
 _MOVES_PER_GROUP = 4
 _JITTER = 0.3
 """Random part of a score, as a share of the spread of all scores, so that blocks do not repeat."""
@@ -18,11 +18,11 @@ _JITTER = 0.3
 
 @dataclass
 class BlockPicker:
-    """Picks one block after another; groups that were tried in vain wait until something else has changed.
+    """Picks one block after another; groups tried without success wait until something else has changed.
 
     Args:
         problem: the whole problem.
-        sizes: (G,) what each group takes of a block's capacity, such as bits.
+        sizes: (G,) each group's share of a block's capacity, such as bits.
         capacity: largest sum of sizes of a block.
         rng: for the random part of the scores.
     """
@@ -38,9 +38,9 @@ class BlockPicker:
         self.tired = np.zeros(self.problem.num_groups)
 
     def pick(self, assignment: IntArray) -> IntArray:
-        """Group numbers, rising, of the block that promises most from this assignment.
+        """Rising group numbers of the most promising block from this assignment.
 
-        It grows from the most promising pair, always by the group with the best pair change with a member.
+        It grows from the most promising pair, always by the group with the best joint change with a member.
         """
         movable = np.flatnonzero(self.problem.group_sizes > 1)
         if self.sizes[movable].sum() <= self.capacity:
@@ -52,7 +52,7 @@ class BlockPicker:
         return np.sort(groups[self._grow(scores, self.sizes[groups])])
 
     def record(self, block: IntArray, improved: bool) -> None:
-        """Note what came of a block."""
+        """Record whether a block improved the assignment."""
         if improved:
             self.tired[:] = 0.0
         self.tired[block] += 1.0
@@ -77,9 +77,9 @@ class BlockPicker:
 def pair_gains(
     problem: ChoiceProblem, model: LocalModel, assignment: IntArray, movable: IntArray
 ) -> tuple[IntArray, FloatArray]:
-    """What the best joint change of each pair of groups gains, at the model's prices.
+    """The gain of the best joint change of each pair of groups, at the model's prices.
 
-    Of each group the few best single changes are looked at; of more than a thousand groups, those that gain most.
+    Only the few best single changes of each group count; of more than a thousand groups, only those that gain most.
 
     Returns:
         (n,) group numbers and (n, n) gains between them, of either sign; minus infinity on the diagonal.
@@ -99,7 +99,7 @@ def pair_gains(
     moves = int(np.clip(_MOST_MOVES // movable.size, 1, min(_MOVES_PER_GROUP, charged.shape[1])))
     picks = np.argsort(charged, axis=1, kind="stable")[:, :moves]
     prices = np.take_along_axis(charged, picks, axis=1)
-    picks = np.where(np.isfinite(prices), picks, assignment[movable][:, None])  # a filler changes nothing
+    picks = np.where(np.isfinite(prices), picks, assignment[movable][:, None])  # padding changes nothing
     joint = _interactions(problem, movable, picks, assignment[movable])
     joint = joint.reshape(movable.size, moves, movable.size, moves)
     gains = -(joint + prices[:, :, None, None] + prices[None, None, :, :]).min(axis=(1, 3))

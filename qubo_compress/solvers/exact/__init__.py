@@ -1,4 +1,4 @@
-"""Answers with proofs: branch and bound, dynamic programming, relaxations, and the checks of their bounds."""
+"""Exact solvers with proofs: branch and bound, dynamic programming, relaxations, and checks of their bounds."""
 
 from __future__ import annotations
 

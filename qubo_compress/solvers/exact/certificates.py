@@ -1,12 +1,12 @@
-"""A separate, slow and simple checker of bounds and proofs: numpy only, nothing shared with the code that made them.
+"""An independent, slow and simple checker of bounds and proofs: numpy only, no code shared with the solvers.
 
-Small problems are enumerated. A branch and bound that was asked to keep a certificate is replayed: at each node the
+Small problems are enumerated. A branch and bound that kept a certificate is replayed: at each node the
 mixture x and the prices p >= 0 that the solver found are put into the dual bound
 
     constant - 1/2 x.Gx - p . room + sum over groups of min_v (d[v] + (Gx)[v] + p . cost[v]),
 
-the choices that it excludes are worked out anew, and each choice of the group that was branched on must be
-excluded, out of reach of the budgets, or a node of its own. So the leaves cover everything.
+the choices that it excludes are computed again, and each choice of the branching group must be excluded, beyond the
+budgets, or a node. So the leaves cover everything.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from qubo_compress.solvers.exact.branch_nodes import Slots
 from qubo_compress.solvers.solution import Solution
 
 LARGEST_ENUMERATION = 2_000_000
-"""Most combinations that are enumerated."""
+"""Most combinations to enumerate for a check."""
 
 _LEAF_ENUMERATION = 4096
 _CHUNK = 100_000
 _ROUNDING = 1e-12
 _TOLERANCE = 5e-7
-"""How far below the answer, relative, a leaf may be bounded: half of what an optimal gap may be."""
+"""Relative distance below the answer that a leaf's bound may have: half of an optimal gap's tolerance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +54,13 @@ Certificate = Mapping[int, CertificateNode]
 
 @dataclass(frozen=True)
 class BoundCheck:
-    """What the checker found.
+    """The result of a check.
 
     Attributes:
         verified: whether the bound of the solution was confirmed.
         how: ``"enumeration"``, ``"dual certificate"`` or ``"not checked"``.
-        value: the bound that the checker itself arrived at, ``-inf`` when it did not.
-        leaves: leaves of the tree that were verified.
+        value: the checker's own bound, ``-inf`` without one.
+        leaves: number of verified leaves of the tree.
     """
 
     verified: bool
@@ -76,7 +76,7 @@ class CertificateRecord:
         self.nodes: dict[int, CertificateNode] = {}
 
     def write(self, number: int, slots: Slots, place: int) -> None:
-        """Take in the node at one place of the slots."""
+        """Record the node in one of the slots."""
         support = np.flatnonzero(slots.x[place])
         shares, price = slots.x[place, support].copy(), slots.price[place].copy()
         self.nodes[number] = CertificateNode(support, shares, price)
@@ -84,7 +84,7 @@ class CertificateRecord:
             self.nodes[int(slots.parent[place])].children[int(slots.choice[place])] = number
 
     def certificate(self) -> Certificate:
-        """The nodes so far."""
+        """The certificate of the nodes recorded so far."""
         return self.nodes
 
 
@@ -93,7 +93,7 @@ def check_bound(problem: ChoiceProblem, solution: Solution, most: int = LARGEST_
 
     Args:
         problem: the problem that was solved.
-        solution: the solution; ``details["certificate"]`` is used where it is there.
+        solution: the solution; uses ``details["certificate"]`` if present.
         most: most combinations to enumerate.
 
     Example:
@@ -104,7 +104,7 @@ def check_bound(problem: ChoiceProblem, solution: Solution, most: int = LARGEST_
     """
     if solution.bound is None:
         return BoundCheck(False, "not checked", -np.inf)
-    # All figures without the constant, whose digits would hide those of the energies.
+    # All figures without the constant, which would swamp the digits of the energies.
     problem, constant = problem.without_constant(), problem.constant
     claimed = solution.bound - constant
     if np.log(problem.group_sizes).sum() <= np.log(most):
@@ -121,7 +121,7 @@ def check_bound(problem: ChoiceProblem, solution: Solution, most: int = LARGEST_
 
 
 def least_energy(problem: ChoiceProblem) -> float:
-    """The least energy within the budgets by trying all combinations, vectorised; ``inf`` when nothing fits."""
+    """The least energy within the budgets by trying all combinations, vectorised; ``inf`` if nothing fits."""
     groups = [np.arange(a, b) for a, b in zip(problem.group_offsets[:-1], problem.group_offsets[1:], strict=True)]
     return _enumerate(problem, groups)
 
@@ -131,7 +131,7 @@ def _slack(problem: ChoiceProblem, value: float) -> float:
 
 
 def _enumerate(problem: ChoiceProblem, groups: list[IntArray]) -> float:
-    """The least energy over all combinations of the choices left in each group."""
+    """The least energy over all combinations of the remaining choices."""
     sizes = [group.size for group in groups]
     total = int(np.prod([float(size) for size in sizes]))
     least = np.inf
@@ -161,7 +161,7 @@ def _enumerate(problem: ChoiceProblem, groups: list[IntArray]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Box:
-    """Choices left in each group, the node that decides about them, and the bound that they inherit."""
+    """Remaining choices of each group, the node that decides about them, and the bound that they inherit."""
 
     number: int
     groups: list[IntArray]
@@ -200,7 +200,7 @@ class _Replay:
                           self.leaves)  # fmt: skip
 
     def _visit(self, box: _Box) -> list[_Box] | None:
-        """The children that have to be visited, or None where something is left uncovered."""
+        """The children to visit, or None if some choice is not covered."""
         if box.bound >= self.target:
             return self._close(box.bound)
         groups = self._affordable(box.groups)
@@ -209,7 +209,7 @@ class _Replay:
             return []
         if _combinations(groups) <= _LEAF_ENUMERATION:
             return self._close(_enumerate(self.problem, groups))
-        # Each node once, as in a tree: what leads back to itself would never end.
+        # Each node once, as in a tree: a cycle would never end.
         node = None if box.number in self.visited else self.certificate.get(box.number)
         if node is None or not self._is_mixture(node):
             return None
@@ -242,7 +242,7 @@ class _Replay:
         return []
 
     def _affordable(self, groups: list[IntArray]) -> list[IntArray]:
-        """Without the choices that cannot be paid for even if all others are the cheapest; exact integers."""
+        """Remove choices that do not fit even if all others are the cheapest; in exact integers."""
         costs = self.problem.costs
         while True:
             least = np.array([costs[:, group].min(axis=1) for group in groups]).T.reshape(costs.shape[0], len(groups))
@@ -267,7 +267,7 @@ class _Replay:
         return bool(inside and numbers and np.isfinite(shares).all() and (price >= 0.0).all())
 
     def _bound(self, node: CertificateNode, groups: list[IntArray]) -> tuple[float, list[FloatArray]]:
-        """The dual bound over the choices left, less rounding, and by how much each choice lies above it."""
+        """The dual bound over the remaining choices, less rounding, and how far each choice is above it."""
         total = node.shares @ self.factor[node.support]
         slopes = self.problem.diagonal + self.factor @ total + node.price @ self.costs
         lows = np.array([slopes[group].min() for group in groups])

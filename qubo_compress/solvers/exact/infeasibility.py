@@ -1,14 +1,14 @@
-"""Proofs that several budgets exclude everything: exact reductions, a linear programme, an integer programme.
+"""Proofs that several budgets exclude every assignment: exact reductions, a linear program, an integer program.
 
 One budget alone can always be met down to its smallest total. Several can exclude each other, and a search that finds
-nothing proves nothing. Costs are first made small in exact integers: what every choice of a group costs is paid,
-choices that no budget can afford go, and what is left is divided by its common divisor, which also settles parities. A
-linear programme then looks for prices p >= 0 with
+nothing proves nothing. Costs are first reduced in exact integers: each group's least cost is subtracted, choices that
+no budget can afford are removed, and the rest is divided by its common divisor, which also settles parities. A linear
+program then searches prices p >= 0 with
 
     sum over groups of min_v (p . cost[v])  >  p . room,
 
-which no assignment within the budgets could satisfy; they are rounded to integers and checked exactly. Where prices do
-not exist, HiGHS is asked for any solution in whole numbers.
+which no assignment within the budgets could satisfy; they are rounded to integers and checked exactly. If no such
+prices exist, HiGHS searches for any integer solution.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntA
 from qubo_compress.solvers.exact.integer_programming import Programme, run_programme
 
 _PRICE_UNITS = 2**30
-"""Prices are rounded to whole multiples of the largest one divided by this."""
+"""Prices are rounded to multiples of the largest price divided by this."""
 
 _LARGEST_COST = 10**6
-"""Largest reduced cost for which a programme in floating point is believed: one unit is well above its tolerance."""
+"""Largest reduced cost for which a floating-point program is trusted: one unit is well above its tolerance."""
 
 _LARGEST_PROGRAMME = 2_000_000
-"""Most entries of the cost matrix that are handed to a programme."""
+"""Most entries of the cost matrix of a program."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Budgets:
-    """What is left to decide: costs (B, V') of the choices left, the room, and where groups begin."""
+    """The reduced problem: costs (B, V') of the remaining choices, the room, and where groups begin."""
 
     costs: IntArray
     room: IntArray
@@ -43,12 +43,12 @@ class _Budgets:
 
 
 def proves_infeasible(problem: ChoiceProblem, deadline: float, integers: bool = True) -> bool:
-    """Whether it is proven that no assignment meets all budgets at once; False says nothing.
+    """Whether it is proven that no assignment meets all budgets; False proves nothing.
 
     Args:
         problem: the problem; its energies do not matter.
         deadline: value of ``time.perf_counter`` by which this function returns.
-        integers: whether an integer programme, in a process of its own, may follow the linear one.
+        integers: whether an integer program in a separate process may follow the linear one.
 
     Example:
         >>> costs = [[4, 1, 4, 1], [1, 4, 1, 4]]
@@ -72,7 +72,7 @@ def proves_infeasible(problem: ChoiceProblem, deadline: float, integers: bool = 
 
 
 def _reduced(problem: ChoiceProblem) -> _Budgets | None:
-    """The budgets in their smallest exact form; None when a group has no affordable choice left."""
+    """The budgets in their smallest exact form; None if a group has no affordable choice."""
     costs, room, offsets = problem.costs, problem.limits - problem.fixed_costs, problem.group_offsets
     while True:
         sizes = np.diff(offsets)
@@ -94,7 +94,7 @@ def _reduced(problem: ChoiceProblem) -> _Budgets | None:
 
 
 def _groups(budgets: _Budgets, beside: int = 0) -> sparse.csr_array:
-    """(G, V' + beside) rows that say: one choice of each group."""
+    """(G, V' + beside) constraint rows: one choice of each group."""
     total, sizes = int(budgets.offsets[-1]), np.diff(budgets.offsets)
     places = (np.repeat(np.arange(sizes.size), sizes), np.arange(total))
     return sparse.csr_array((np.ones(total), places), shape=(sizes.size, total + beside))
@@ -105,7 +105,7 @@ def _scales(budgets: _Budgets) -> FloatArray:
 
 
 def _prices(budgets: _Budgets, seconds: float) -> FloatArray:
-    """(B,) prices at which mixtures overspend the least: those of the programme with a slack for every budget."""
+    """(B,) prices at which mixtures overspend the least: duals of the program with a slack for every budget."""
     count, total = budgets.costs.shape
     scales = _scales(budgets)
     spending = sparse.hstack([sparse.csr_array(budgets.costs / scales[:, None]), -sparse.eye_array(count)])
@@ -121,7 +121,7 @@ def _prices(budgets: _Budgets, seconds: float) -> FloatArray:
 
 
 def _prices_exclude(budgets: _Budgets, prices: FloatArray) -> bool:
-    """Whether prices, rounded to integers, prove in exact arithmetic that the room does not suffice."""
+    """Whether prices, rounded to integers, prove in exact arithmetic that the room is too small."""
     largest = float(prices.max(initial=0.0))
     if largest <= 0.0:
         return False
@@ -133,7 +133,7 @@ def _prices_exclude(budgets: _Budgets, prices: FloatArray) -> bool:
 
 
 def _no_integers(budgets: _Budgets, deadline: float) -> bool:
-    """Whether HiGHS finds that no assignment fits. Half a unit is added to the room, so that rounding excludes none."""
+    """Whether HiGHS finds that no assignment fits. Half a unit more room, so that rounding excludes none."""
     total, groups = int(budgets.offsets[-1]), budgets.offsets.size - 1
     scales = _scales(budgets)
     matrix = sparse.vstack([_groups(budgets), sparse.csr_array(budgets.costs / scales[:, None])]).tocsr()

@@ -1,9 +1,9 @@
-"""Sparse pair energies as a mixed-integer linear programme, solved by HiGHS in a process of its own.
+"""Sparse pair energies as a mixed-integer linear program, solved by HiGHS in a separate process.
 
 Every coupled pair of groups gets a table y of continuous variables over their pairs of choices, with
 sum_j y_ij = x_i and sum_i y_ij = x_j (the local marginal polytope, the first level of the reformulation-linearisation
-technique): with x in {0, 1} then y_ij = x_i x_j. HiGHS' own word on its status is not used: the answer's energy is
-recomputed, and the dual bound, less what the solver's tolerances allow, is all that is claimed.
+technique): with x in {0, 1} then y_ij = x_i x_j. HiGHS' own status is not used: the answer's energy is recomputed, and
+only the dual bound, less the solver's tolerances, is claimed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from qubo_compress.solvers.exact import milp_process
 from qubo_compress.solvers.exact.convex_relaxation import scaled_costs
 
 MOST_TABLE_ENTRIES = 250_000
-"""Most entries of all coupled tables for which the programme is built."""
+"""Most entries of all coupled tables for which the program is built."""
 
 _RELATIVE_GAP = 2e-7
 _OBJECTIVE_SCALE = 1e3
-"""What choices of the standardised problem typically differ by in the programme: HiGHS' tolerances are absolute, and
-so matter a thousand times less."""
+"""Typical difference between choices in the program, larger than in the standardised problem: HiGHS' tolerances are
+absolute, and so matter a thousand times less."""
 
 _TOLERANCE = 1e-6
-"""By how much HiGHS may pass over a better node, or hold a reduced cost for none, in the programme's units."""
+"""HiGHS may miss a better node, or take a reduced cost for zero, by this much in the program's units."""
 
 _START_SECONDS = 1.0
 _GRACE_SECONDS = 0.3
@@ -42,13 +42,13 @@ _GRACE_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class MilpAnswer:
-    """What HiGHS found.
+    """The answer of HiGHS to a choice problem.
 
     Attributes:
         assignment: (G,) local choices, or None.
-        bound: lower bound on every feasible energy, ``-inf`` when the process was ended before it had one.
+        bound: lower bound on every feasible energy, ``-inf`` if the process ended without one.
         nodes: branch and bound nodes of HiGHS.
-        ended: whether the process had to be ended because it overran its limit.
+        ended: whether the process was killed because it overran its limit.
     """
 
     assignment: IntArray | None
@@ -69,14 +69,14 @@ class Programme:
 
 @dataclass(frozen=True, eq=False)
 class ProgrammeAnswer:
-    """What HiGHS says of a programme.
+    """The answer of HiGHS to a program.
 
     Attributes:
         x: the variables of the best solution; empty without one.
-        bound: dual bound, ``-inf`` when there is none.
+        bound: dual bound, ``-inf`` without one.
         nodes: branch and bound nodes.
         infeasible: whether HiGHS found that there is no solution.
-        ended: whether the process had to be ended because it overran its limit.
+        ended: whether the process was killed because it overran its limit.
     """
 
     x: FloatArray
@@ -118,9 +118,9 @@ def table_entries(problem: ChoiceProblem) -> int:
 
 
 def solve_milp(problem: ChoiceProblem, deadline: float, gap: float = _RELATIVE_GAP) -> MilpAnswer:
-    """Solve a problem with pair energies (or none) as a mixed-integer linear programme.
+    """Solve a problem with pair energies (or none) as a mixed-integer linear program.
 
-    The process is ended when the deadline has passed, and when this function is left by an exception.
+    The process is killed when the deadline passes, and when an exception leaves this function.
 
     Args:
         problem: the problem; any number of budgets.
@@ -145,11 +145,11 @@ def solve_milp(problem: ChoiceProblem, deadline: float, gap: float = _RELATIVE_G
 
 
 def run_programme(programme: Programme, integers: int, deadline: float, gap: float = _RELATIVE_GAP) -> ProgrammeAnswer:
-    """Hand a programme over variables from 0 to 1 to HiGHS in a process of its own.
+    """Solve a program over variables from 0 to 1 by HiGHS in a separate process.
 
     Args:
         programme: what to minimise.
-        integers: how many variables, from the first on, are 0 or 1.
+        integers: how many variables, starting from the first, are 0 or 1.
         deadline: value of ``time.perf_counter`` by which this function returns.
         gap: relative gap at which HiGHS stops.
     """
@@ -178,7 +178,7 @@ def run_programme(programme: Programme, integers: int, deadline: float, gap: flo
             return replace(nothing, ended=not finished)
         try:
             stored = milp_process.read_arrays(target)
-        except ValueError:  # nothing is claimed by a damaged answer
+        except ValueError:  # a damaged answer claims nothing
             return replace(nothing, ended=True)
         return ProgrammeAnswer(
             stored["x"], float(stored["bound"]), int(stored["nodes"]), bool(stored["infeasible"]), not finished
@@ -186,7 +186,7 @@ def run_programme(programme: Programme, integers: int, deadline: float, gap: flo
 
 
 def _certified(standard: StandardProblem, programme: Programme, bound: float) -> float:
-    """What remains of HiGHS' dual bound; a reduced cost counts once for every group and coupled pair of groups."""
+    """HiGHS' dual bound less its tolerances, once for every group and coupled pair of groups."""
     if not np.isfinite(bound):
         return -np.inf
     counted = 1 + standard.problem.num_groups + _coupled(standard.problem)[0].size
@@ -195,11 +195,11 @@ def _certified(standard: StandardProblem, programme: Programme, bound: float) ->
 
 
 def _run_script(arguments: list[str], deadline: float) -> bool:
-    """Run the solver's script until it ends or the deadline passes; whether it ended by itself."""
+    """Run the solver's script until it ends or the deadline passes; returns whether it ended by itself."""
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, str(milp_process.__file__), *arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C goes to us, and we end it
+        start_new_session=True,  # Ctrl-C reaches only us, and we end the process
     )  # fmt: skip
     try:
         process.wait(max(0.01, deadline - time.perf_counter()))
@@ -214,7 +214,7 @@ def _run_script(arguments: list[str], deadline: float) -> bool:
 
 
 def _coupled(problem: ChoiceProblem) -> tuple[IntArray, IntArray]:
-    """Lower and upper group of every coupled pair of groups."""
+    """The lower and the upper group of every coupled pair."""
     empty = np.zeros(0, dtype=np.int64)
     if problem.pairs is None or problem.pairs.nnz == 0:
         return empty, empty

@@ -1,7 +1,7 @@
-"""A mixed-integer linear programme solved by HiGHS in a process of its own: ``python milp_process.py INPUT OUTPUT``.
+"""A mixed-integer linear program solved by HiGHS in a separate process: ``python milp_process.py INPUT OUTPUT``.
 
-HiGHS looks at neither Ctrl-C nor, at all times, at its own time limit. As a process it can be ended. This file is
-run as a script and imports numpy and scipy only, so that it starts within a second.
+HiGHS ignores Ctrl-C and sometimes its own time limit, but a process can be killed. This file runs as a script and
+imports only numpy and scipy, so that it starts within a second.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DIGEST_LENGTH = hashlib.sha256().digest_size
 
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.ArrayLike]) -> None:
-    """Write a checksum and arrays in numpy's format, under another name first: the file is whole or not there."""
+    """Write a checksum and arrays in numpy's format, under another name first: the file is complete or absent."""
     body = io.BytesIO()
     named: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
     np.savez(body, **named)
@@ -31,21 +31,21 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.ArrayLike]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """What :func:`write_arrays` wrote.
+    """The arrays from :func:`write_arrays`.
 
     Raises:
-        ValueError: when the file is not as it was written; nothing in it was looked at then.
+        ValueError: when the file was altered; nothing in it is parsed then.
     """
     data = path.read_bytes()
     body = data[_DIGEST_LENGTH:]
     if hashlib.sha256(body).digest() != data[:_DIGEST_LENGTH]:
-        raise ValueError(f"{path} is damaged: its checksum is another")
+        raise ValueError(f"{path} is damaged: its checksum does not match")
     with np.load(io.BytesIO(body), allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
 
 def main(source: str, target: str) -> None:
-    """Solve the programme in one file and write solution, bound and nodes to another."""
+    """Solve the program in one file and write solution, bound and nodes to another."""
     stored = read_arrays(Path(source))
     matrix = sparse.csr_array(
         (stored["data"], stored["indices"], stored["indptr"]), shape=tuple(stored["shape"].tolist())

@@ -1,4 +1,4 @@
-"""A problem seen from one assignment: what each single change gains, and the price at which changes fit the budgets."""
+"""A problem around one assignment: the gain of each single change, and the prices at which changes fit the budgets."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class LocalModel:
     """All single changes from an assignment, padded to the largest group.
 
     Attributes:
-        changes: (G, K) energy(group g set to k) - energy(assignment); infinite where a group has fewer choices.
+        changes: (G, K) energy(group g set to k) - energy(assignment); infinite beyond a group's choices.
         prices: (B,) energy per unit of each budget: with single changes only and no interactions between
             them, the cheapest choices at these prices just fit.
-        charged: (G, K) changes plus the price of the change in costs; infinite where a group has fewer choices.
+        charged: (G, K) changes plus the price of the change in costs; infinite beyond a group's choices.
     """
 
     changes: FloatArray
@@ -30,14 +30,14 @@ class LocalModel:
 
     @property
     def gains(self) -> FloatArray:
-        """(G,) most that a single change of each group gains at the prices; never negative."""
+        """(G,) largest gain of a single change of each group at the prices; never negative."""
         return np.asarray(-self.charged.min(axis=1), dtype=np.float64)
 
 
 def local_model(problem: ChoiceProblem, assignment: npt.ArrayLike) -> LocalModel:
     """The changes around an assignment, and prices found by bisection.
 
-    Several budgets share one multiplier: the price of each is in proportion to one over its room.
+    Several budgets share one multiplier: each budget's price is inversely proportional to its room.
 
     Example:
         >>> problem = ChoiceProblem.random(kind="dense", groups=6, choices=4, seed=0)
@@ -67,14 +67,14 @@ def least_linear(problem: ChoiceProblem) -> IntArray:
 
 
 def fields(problem: ChoiceProblem, chosen: IntArray) -> FloatArray:
-    """(V,) pair energies of every choice with what the other groups have chosen.
+    """(V,) pair energies of every choice with the present choices of the other groups.
 
     Args:
         problem: the problem.
         chosen: (G,) global numbers of the choices at present.
     """
     if problem.pairs is not None:
-        # Nothing is stored within a group, so a group's own choice adds zero here.
+        # Pairs within a group are never stored, so a group's own choice adds zero here.
         return np.asarray(problem.pairs[:, chosen].sum(axis=1), dtype=np.float64).ravel()
     if problem.factor is None:
         return np.zeros(problem.num_choices)

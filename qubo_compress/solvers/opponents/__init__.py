@@ -1,3 +1,3 @@
-"""Methods of others, as published, to be compared with."""
+"""Published methods of other authors, for comparison."""
 
 from __future__ import annotations

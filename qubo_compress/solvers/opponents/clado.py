@@ -1,12 +1,12 @@
 """CLADO as published: clip the measured pairs to a convex quadratic form, and solve that to optimality.
 
-Deng et al. (arXiv 2307.05657) put single losses on the diagonal and pair losses beside it,
+Deng et al. (arXiv 2307.05657) put single losses on the diagonal and pair losses off it,
 
     loss(x) = 1/2 x . M x,    M[v, v] = 2 linear[v],    M[v, w] = pairs[v, w],
 
-which has the problem's energies, for x[v]^2 = x[v] on assignments. Measured pairs make M indefinite, which
-their integer quadratic programmes could not take, so the negative part of its spectrum is cut off. What
-is then optimal for the clipped form need not be for the measured one: this solver shows what that costs.
+which gives the problem's energies, because x[v]^2 = x[v] on assignments. Measured pairs make M indefinite, which their
+integer quadratic programs could not handle, so they clip the negative part of its spectrum. The optimum of the clipped
+form may not be that of the measured one: this solver shows the cost of that.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from qubo_compress.solvers.local_search.descent import LocalSearch
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
 LARGEST_SPECTRUM = 4000
-"""Most choices for which the spectrum of all pairs is computed (8 bytes for each pair, several times over)."""
+"""Most choices for which the spectrum of all pairs is computed (several arrays of 8 bytes per pair)."""
 
-_SECONDS_PER_CUBE = 1.5e-9  # of an eigendecomposition on one core, generously
+_SECONDS_PER_CUBE = 1.5e-9  # of an eigendecomposition on one core, a generous estimate
 _ROUNDING = 1e-9
 
 
 @solvers.register
 @dataclass(frozen=True)
 class Clado:
-    """Solve the problem with its pairs clipped to positive semidefinite, exactly; the energy told is the true one.
+    """Solve the problem with its pairs clipped to positive semidefinite, exactly; the reported energy is the true one.
 
-    With ``pairs``, the quadratic form of CLADO is clipped by its eigenvalues and handed to ``exact``; only the
-    clipped form's optimum is given back, as published, and no bound is claimed unless nothing was clipped. A
-    ``factor`` is positive semidefinite by construction and a separable problem has no pairs: nothing is
-    clipped there, and the answer is that of ``exact``. The work is the number of nodes.
+    With ``pairs``, the quadratic form of CLADO is clipped by its eigenvalues and solved by ``exact``; only the clipped
+    form's optimum is returned, as published, and no bound is claimed unless nothing was clipped. A ``factor`` is
+    positive semidefinite by construction and a separable problem has no pairs: then nothing is clipped, and the answer
+    is that of ``exact``. The work is the number of nodes.
 
     ``details`` holds ``clipped_share`` (of the sum of the eigenvalues' sizes), ``least_eigenvalue``,
     ``clipped_energy`` (of the answer in the clipped form) and ``clipped_bound``.
@@ -53,7 +53,7 @@ class Clado:
     name: ClassVar[str] = "clado"
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        """Clip, then branch and bound until proven, out of time, out of work (nodes) or interrupted."""
+        """Clip, then branch and bound until there is a proof, no time or work (nodes) left, or an interrupt."""
         compiling = exact.warm_up()
         start = time.perf_counter()
         if problem.structure != "pairs":
@@ -80,13 +80,13 @@ class Clado:
 
 @dataclass(frozen=True, eq=False)
 class Clipped:
-    """A problem with the negative part of its quadratic form cut off.
+    """A problem without the negative part of its quadratic form.
 
     Attributes:
         problem: energy constant + 1/2 |sum of the factor rows|^2, and the same budgets.
         share: sum of the sizes of the negative eigenvalues over that of all.
         least: the least eigenvalue.
-        slack: at most so much lies the true energy of any assignment below the clipped one.
+        slack: upper bound on how far the true energy of an assignment is below the clipped one.
     """
 
     problem: ChoiceProblem
@@ -116,7 +116,7 @@ def quadratic_form(problem: ChoiceProblem) -> FloatArray:
 
 
 def clip(problem: ChoiceProblem) -> Clipped:
-    """Cut the negative eigenvalues off a problem's quadratic form."""
+    """Set the negative eigenvalues of a problem's quadratic form to zero."""
     matrix = quadratic_form(problem)
     values, vectors = np.linalg.eigh(matrix)
     positive = values > 0.0
@@ -124,13 +124,13 @@ def clip(problem: ChoiceProblem) -> Clipped:
     size = float(np.abs(values).sum())
     rows = factor.astype(np.float64)
     starts = problem.group_offsets[:-1]
-    # Least difference of each pair of groups: they sum to a bound on what clipping and rounding took away.
+    # Least difference of each pair of groups: their sum bounds the error from clipping and rounding.
     difference = matrix - rows @ rows.T
     least = np.minimum.reduceat(np.minimum.reduceat(difference, starts, axis=0), starts, axis=1)
     own = np.minimum.reduceat(np.diag(difference), starts)
     slack = -0.5 * float(least.sum() - np.trace(least) + own.sum())
     convex = ChoiceProblem(
-        # So that the squared norm of the sum is all that is left: see the energy of a factor.
+        # So that only the squared norm of the sum is left: see the energy of a factor.
         linear=0.5 * np.einsum("vr,vr->v", rows, rows),
         group_offsets=problem.group_offsets,
         costs=problem.costs,
@@ -166,7 +166,7 @@ def _on_original(problem: ChoiceProblem, clipped: Clipped, answer: RawSolution) 
 def _unclipped(
     problem: ChoiceProblem, rng: np.random.Generator, compiling: float, start: float, seconds: float
 ) -> RawSolution:
-    """A local optimum where there is no time or no memory for the spectrum."""
+    """A local optimum, if there is no time or memory for the spectrum."""
     search = LocalSearch(problem, rng)
     search.place(np.array([int(np.argmin(part)) for part in np.split(problem.linear, problem.group_offsets[1:-1])]))
     answers: tuple[IntArray, ...] = ()

@@ -2,7 +2,7 @@
 
 Sieberling, Kuznedelev, Kurtic, Alistarh: EvoPress: towards optimal dynamic model compression via evolutionary
 search, 2024 (arXiv 2410.14649). The settings, the mutation and the selection are those of the authors' code for
-quantization; what had to be chosen, because their levels are bit widths of layers of one size, is said below.
+quantization. Their levels are bit widths of layers of one size; choices needed beyond that are described below.
 """
 
 from __future__ import annotations
@@ -22,39 +22,38 @@ from qubo_compress.solvers.opponents.network_loss import Objective, RealLoss
 from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
 
 MOST_SWITCHES = 10
-"""As published: offspring with more level changes are drawn again."""
+"""As published: offspring with more level changes are redrawn."""
 
 _MOST_FAILURES = 200
-"""Draws in a row that give no new offspring; then there are hardly any left."""
+"""After this many draws in a row without new offspring, hardly any are left."""
 
 
 @solvers.register
 @dataclass(frozen=True)
 class EvoPress:
-    """One parent; every generation its best offspring, if better, takes its place.
+    """One parent, replaced in every generation by its best offspring if that is better.
 
-    Offspring: the smaller of two draws from 1 to ``switches`` groups go up a level, then groups drawn at random go
-    down a level until the budgets hold. A group's levels are its choices ordered by cost (as shares of the
-    limits). All offspring are scored on a small sample, the best of them on a larger one, and so on; in the last
-    stage the parent competes. Every stage draws its sample anew where the loss can (``redraw``).
+    Offspring: as many groups as the smaller of two draws from 1 to ``switches`` go up a level, then random groups go
+    down a level until the budgets hold. A group's levels are its choices ordered by cost (as shares of the limits). All
+    offspring are scored on a small sample, the best of them on a larger one, and so on; the parent competes in the last
+    stage. Every stage draws a new sample if the loss supports it (``redraw``).
 
-    The start is the best of the uniform assignments that fit, scored on the last stage's sample: published is one
-    uniform level, and a menu of bits and sparsity has several of one size. Where none fits, levels go down at random.
-
+    The start is the best of the uniform assignments that fit, scored on the last stage's sample: the paper has one
+    uniform level, but a menu of bits and sparsity has several of one size. If none fits, levels go down at random.
     Without a loss the problem's energy decides, in one stage.
 
     Args:
         loss: (assignment, examples) -> mean loss of the network; ``table.stitched_loss(model, batches, "kl")``
-            is what is published. None: the problem's energy.
-        generations: the most there are; None: until the limits.
+            is the published one. None: the problem's energy.
+        generations: most generations; None: until the limits.
         offspring: per generation.
         survivors: of each stage; the last is 1.
-        samples: examples of each stage. Published are 2,048, 16,384 and 131,072 tokens: the same steps of eight.
+        samples: examples of each stage. The paper has 2,048, 16,384 and 131,072 tokens: the same factor of eight.
         switches: most groups that go up in one offspring.
-        reach: most levels that one switch passes, drawn evenly from 1; 1 is published.
-        least_traded: offspring that add less than this share of what they remove are drawn again. 0.8 is published;
-            where groups differ much in size it forbids many trades, such as a large group down and small ones up.
-        most_evaluations: a generation that would forward more examples in all than these is not begun; None: no limit.
+        reach: most levels per switch, drawn uniformly from 1; the paper has 1.
+        least_traded: offspring that add less than this share of what they remove are redrawn. The paper has 0.8;
+            if group sizes differ much it forbids many trades, such as a large group down and small ones up.
+        most_evaluations: no generation starts that would exceed this total of forwarded examples; None: no limit.
 
     Raises:
         InvalidSolverOption: for a number out of range.
@@ -115,11 +114,11 @@ class EvoPress:
 
 
 class _OutOfTime(Exception):
-    """Ends a generation that cannot be finished; it is as if it had not begun."""
+    """Ends a generation that cannot be finished; its results are discarded."""
 
 
 class _Evolution:
-    """One run: the parent, and what was spent."""
+    """One run: the parent, and the time and work spent."""
 
     def __init__(
         self, options: EvoPress, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator
@@ -142,7 +141,7 @@ class _Evolution:
         return list(zip(self.options.survivors, self.options.samples, strict=True))
 
     def begin(self) -> bool:
-        """Find a parent; False when nothing that fits was found."""
+        """Find a parent; False if no assignment that fits was found."""
         self.levels = Levels(self.problem, self.options.reach)
         starts = self.levels.uniform_starts() or self.levels.random_start(self.rng)
         if self.limits.work is not None:
@@ -152,7 +151,7 @@ class _Evolution:
         self.parent = starts[0]
         self.objective.redraw(int(self.rng.integers(2**31)))
         sample = self.stages[-1][1]
-        # The first is an answer, whatever the limits say.
+        # The first start is an answer even if the limits are reached.
         values = [self._scored(starts[0], sample, force=True)]
         try:
             for start in starts[1:]:
@@ -161,7 +160,7 @@ class _Evolution:
                 values.append(self._scored(start, sample))
         except _OutOfTime:
             values = values[:1]
-        # Starts that time did not suffice to compare are not counted, so that the work repeats the answer.
+        # Starts that were not compared for lack of time are not counted, so that the work repeats the answer.
         self.work = len(values)
         best = int(np.argmin(values))
         self._accept(starts[best], values[best])
@@ -190,7 +189,7 @@ class _Evolution:
         return sum(stages) + self.options.samples[-1]
 
     def generation(self) -> bool:
-        """Make and select one generation; False when there is nothing left to make, or time does not suffice."""
+        """Create and select one generation; False if no offspring are left or there is no time."""
         assert self.parent is not None  # noqa: S101 - begin() has set it
         seeds = self.rng.integers(2**31, size=len(self.stages)).tolist()
         most = self.options.offspring
@@ -204,7 +203,7 @@ class _Evolution:
         try:
             for number, (keep, sample) in enumerate(self.stages):
                 if number == len(self.stages) - 1:
-                    # In a tie the parent stays: it is first, and the order below is stable.
+                    # In a tie the parent stays: it comes first, and the sort below is stable.
                     candidates.insert(0, self.parent)
                 self.objective.redraw(seeds[number])
                 values = self._stage(candidates, sample)
@@ -221,13 +220,13 @@ class _Evolution:
         return True
 
     def _stage(self, candidates: list[IntArray], sample: int | None) -> FloatArray:
-        """Values of all candidates; of the first ones, where time runs out in the only stage."""
+        """Values of all candidates, or of the first ones if time runs out in a single stage."""
         values: list[float] = []
         try:
             for candidate in candidates:
                 values.append(self._scored(candidate, sample))
         except _OutOfTime:
-            # With several stages a generation that was cut off could not be repeated by its work.
+            # With several stages, a partial generation could not be repeated from its work.
             if len(self.stages) > 1 or len(values) < 2:
                 raise
         return np.array(values)
@@ -241,9 +240,9 @@ class _Evolution:
         return value
 
     def _offspring(self, most: int) -> list[IntArray]:
-        """Up to ``most`` distinct mutations of the parent; fewer where there are hardly any.
+        """Up to ``most`` distinct mutations of the parent; fewer if hardly any exist.
 
-        A small problem may have none that trades evenly: then trades of every kind are allowed.
+        A small problem may have no even trades: then all trades are allowed.
         """
         assert self.parent is not None  # noqa: S101
         known = {self.parent.tobytes()}
@@ -288,7 +287,7 @@ class Levels:
     def __init__(self, problem: ChoiceProblem, reach: int = 1) -> None:
         self.problem, self.reach = problem, reach
         self.room = problem.limits - problem.fixed_costs
-        # Budgets of different units are compared as shares of what they allow.
+        # Budgets in different units are compared as shares of their limits.
         self.shares = (problem.costs / np.maximum(1, self.room)[:, None]).sum(axis=0)
         self.sizes = problem.group_sizes
         self.starts = problem.group_offsets[:-1]
@@ -305,7 +304,7 @@ class Levels:
     def mutated(
         self, parent: IntArray, switches: int, rng: np.random.Generator, least_traded: float
     ) -> IntArray | None:
-        """One offspring within the budgets, or None where the draw is one that is drawn again."""
+        """One offspring within the budgets, or None if it must be redrawn."""
         child, level = parent.copy(), self.levels(parent)
         totals = self.problem.costs[:, self.starts + parent].sum(axis=1)
         added = removed = 0.0
@@ -346,9 +345,9 @@ class Levels:
         return float(self.shares[new] - self.shares[old])
 
     def uniform_starts(self) -> list[IntArray]:
-        """For every choice name one assignment that fits, if any: that name wherever it is offered.
+        """For every choice name, an assignment that fits, if any, with that name wherever it is offered.
 
-        Groups that lack it take their most expensive choice, or where that does not fit, their cheapest.
+        Groups that lack it take their most expensive choice, or their cheapest if that does not fit.
         """
         places: dict[str, list[tuple[int, int]]] = {}
         for group, (a, b) in enumerate(zip(self.starts.tolist(), self.problem.group_offsets[1:].tolist(), strict=True)):
@@ -366,7 +365,7 @@ class Levels:
         return list(found.values())
 
     def random_start(self, rng: np.random.Generator) -> list[IntArray]:
-        """The most expensive choices, lowered at random until they fit; empty when that failed."""
+        """The most expensive choices, lowered at random until they fit; empty if that fails."""
         offsets = self.problem.group_offsets.copy()
         chosen = offsets[:-1] + np.array([order[-1] for order in self.by_level])
         costs = np.ascontiguousarray(self.problem.costs.T)

@@ -1,4 +1,4 @@
-"""Reinforcement learning as in HAQ and AMC: an agent walks the groups, and its best episode is the answer."""
+"""Reinforcement learning as in HAQ and AMC: an agent walks through the groups; its best episode is the answer."""
 
 from __future__ import annotations
 
@@ -36,23 +36,22 @@ _POOL = 64
 class Reinforcement:
     """Train an agent that decides the groups one by one; the best of all its episodes is the answer.
 
-    Needs ``pip install 'qubo_compress[reinforcement]'``. The work is the number of episodes. The reward of an
-    episode is how much better it was than a moving average, in units of the moving deviation. The uniform plan that
-    fits is evaluated before anything is learnt. The time that the first import of stable-baselines3 takes counts
-    as compiling.
+    Needs ``pip install 'qubo_compress[reinforcement]'``. The work is the number of episodes. The reward of an episode
+    is its improvement over a moving average, in units of the moving deviation. The best uniform plan that fits is
+    evaluated before training. The first import of stable-baselines3 counts as compile time.
 
     Args:
         agent: ``"ddpg"`` (as published in HAQ and AMC, actions in [0, 1]) or ``"ppo"`` (actions are levels).
         episodes: walks over all groups after which training ends; published: 600.
         evaluate: assignment (G,) -> real loss, to be minimised instead of the energy; the answer is then the
             plan of least real loss.
-        ddpg: settings of that agent.
-        ppo: settings of that agent.
+        ddpg: settings of the ``"ddpg"`` agent.
+        ppo: settings of the ``"ppo"`` agent.
 
     Raises:
         InvalidSolverOption: for another agent or a number out of range.
         MissingDependency: when gymnasium or stable-baselines3 are not installed.
-        NonFiniteLoss: when ``evaluate`` gives NaN or infinity.
+        NonFiniteLoss: when ``evaluate`` returns NaN or infinity.
 
     Example:
         >>> from qubo_compress import ChoiceProblem, solve
@@ -99,7 +98,7 @@ class _Finished(Exception):
 
 
 class _Run:
-    """One search; valid at any moment, so that an interruption can be answered."""
+    """One search; valid at any moment, so that an interrupt yields an answer."""
 
     def __init__(
         self,
@@ -125,7 +124,7 @@ class _Run:
         self.interrupted = False
 
     def uniform_plan(self) -> None:
-        """The highest level, the same for all groups, that fits: the answer until an episode is better."""
+        """The highest common level of all groups that fits: the answer until an episode is better."""
         walk = GroupWalk(self.problem)
         for level in range(_UNIFORM_PLANS, -1, -1):
             walk.restart()
@@ -153,7 +152,7 @@ class _Run:
                 agent = make_ppo(environment, settings.ppo, length, seed, self._check)
             self.building = time.perf_counter() - self.start
             self._check()
-            # One step more, so that it is the last episode that ends the training.
+            # One more step, so that training ends by the last episode.
             agent.learn(self.most * length + 1)
 
     def _check(self) -> None:
@@ -177,7 +176,7 @@ class _Run:
         return float(np.clip(reward, -_CLIP, _CLIP))
 
     def _evaluate(self, assignment: IntArray) -> float | None:
-        """Energy or real loss of an assignment, brought within the budgets if it must be; None when it cannot."""
+        """Energy or real loss of an assignment, repaired to the budgets if necessary; None if that fails."""
         if not self.problem.is_feasible(assignment):
             self.repaired += 1
             self.local.place(assignment)
@@ -196,7 +195,7 @@ class _Run:
         return value
 
     def _real_loss(self, assignment: IntArray) -> float:
-        assert self.settings.evaluate is not None  # noqa: S101 - the caller looked
+        assert self.settings.evaluate is not None  # noqa: S101 - the caller checked
         loss = float(self.settings.evaluate(assignment.copy()))
         if not np.isfinite(loss):
             raise NonFiniteLoss(
@@ -205,7 +204,7 @@ class _Run:
         return loss
 
     def result(self) -> RawSolution:
-        """The best so far: of least energy, or the one of least real loss."""
+        """The best so far: of least energy, or of least real loss."""
         ranked = sorted(self.found.values(), key=lambda pair: pair[0])[: 1 if self.settings.evaluate else _POOL]
         details: dict[str, Any] = {
             "agent": self.settings.agent,

@@ -6,8 +6,8 @@ and actions drawn from a normal distribution around the actor's, truncated to [0
 0.5 and shrinks with every episode. They give every step the reward of its whole episode; here it comes
 with the last step, which without discount has the same optimum.
 
-The number of episodes and of warm-up episodes are confirmed; the other settings, and the small last layers that
-let the first actor say 0.5 to everything, are those of the released code from memory, not checked against it.
+The numbers of episodes and of warm-up episodes are confirmed; the other settings, and the small last layers that
+make the first actor answer 0.5 to everything, are those of the released code from memory, not checked against it.
 Nothing was tuned.
 """
 
@@ -28,7 +28,7 @@ _LAST_LAYER = 3e-3
 
 @dataclass(frozen=True)
 class DdpgSettings:
-    """As published in HAQ and AMC.
+    """Settings of DDPG as published in HAQ and AMC.
 
     Attributes:
         hidden: units of the two hidden layers of actor and critic.
@@ -37,7 +37,7 @@ class DdpgSettings:
         deviation: of the first truncated normal action, in [0, 1].
         decay: of the deviation per episode.
         batch: transitions of one gradient step.
-        memory: transitions remembered.
+        memory: transitions in the replay buffer.
         tau: share of a target network that is replaced per gradient step.
         updates: gradient steps per step of the walk.
     """
@@ -76,7 +76,7 @@ class PpoSettings:
 
 @functools.cache
 def load_torch() -> None:
-    """Make torch load what it only loads with the first optimizer, which takes seconds."""
+    """Make torch load now what it otherwise loads with the first optimizer, which takes seconds."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -88,7 +88,7 @@ def load_torch() -> None:
 
 @contextmanager
 def preserved_random_states() -> Iterator[None]:
-    """Put the global generators of Python, numpy and torch back: stable-baselines3 seeds all three."""
+    """Restore the global generators of Python, numpy and torch: stable-baselines3 seeds all three."""
     import torch
 
     python, legacy = random.getstate(), np.random.get_state()
@@ -101,7 +101,7 @@ def preserved_random_states() -> Iterator[None]:
 
 
 def truncated_normal(mean: float, deviation: float, part: float) -> float:
-    """The point of a normal distribution truncated to [0, 1] below which ``part`` of it lies.
+    """The ``part`` quantile of a normal distribution truncated to [0, 1].
 
     Example:
         >>> truncated_normal(0.5, 0.1, 0.5), 0.0 <= truncated_normal(1.0, 0.5, 0.999) <= 1.0
@@ -121,8 +121,8 @@ def make_ddpg(environment: Any, settings: DdpgSettings, length: int, seed: int, 
         environment: with actions in [0, 1].
         settings: of the agent.
         length: steps of one episode.
-        seed: of everything random in it.
-        check: called before every gradient step; what it raises ends the training.
+        seed: of the agent's random draws.
+        check: called before every gradient step; an exception from it ends the training.
     """
     from stable_baselines3 import DDPG
 
@@ -141,7 +141,7 @@ def make_ddpg(environment: Any, settings: DdpgSettings, length: int, seed: int, 
             return actions, self.policy.scale_action(actions)
 
         def _update_learning_rate(self, optimizers: Any) -> None:
-            # The library has one rate for both; it passes the actor's optimizer first.
+            # stable-baselines3 has one rate for both; it passes the actor's optimizer first.
             for optimizer, rate in zip(optimizers, settings.learning_rates, strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = rate
@@ -171,7 +171,7 @@ def make_ddpg(environment: Any, settings: DdpgSettings, length: int, seed: int, 
 
 
 def _start_undecided(agent: Any) -> None:
-    """Small weights in the last layers, as published: the first actor says 0.5 to everything instead of 0 or 1."""
+    """Small weights in the last layers, as published: the first actor answers 0.5 to everything instead of 0 or 1."""
     import torch
 
     for network, target in ((agent.actor, agent.actor_target), (agent.critic, agent.critic_target)):
@@ -193,7 +193,7 @@ def make_ppo(environment: Any, settings: PpoSettings, length: int, seed: int, ch
                 yield batch
 
     steps = max(2, settings.episodes * length)
-    # A divisor, so that no batch is cut short.
+    # A divisor, so that all batches are full.
     batch = max(size for size in range(1, min(settings.batch, steps) + 1) if steps % size == 0)
     agent = PPO(
         "MlpPolicy",
@@ -214,7 +214,7 @@ def make_ppo(environment: Any, settings: PpoSettings, length: int, seed: int, ch
 
 
 def _silent(agent: Any) -> Any:
-    """The agent with a logger that writes nowhere: its own makes a folder in the temporary directory and leaves it."""
+    """The agent with a silent logger: its own creates a folder in the temporary directory and leaves it."""
     from stable_baselines3.common.logger import Logger
 
     agent.set_logger(Logger(folder=None, output_formats=[]))

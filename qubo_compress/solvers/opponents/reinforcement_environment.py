@@ -1,9 +1,9 @@
-"""The walk over the groups that an agent of HAQ or AMC takes, and the gymnasium environment around it.
+"""The walk of a HAQ or AMC agent through the groups, and the gymnasium environment around it.
 
-One step decides one group: what the agent sees are features of the group, what is spent and left, and its
-last action; what it says is a number in [0, 1] that stands for a level, choices being ordered by cost. As in
-HAQ (Wang et al. 2019) and AMC (He et al. 2018) a level that would leave too little for the cheapest choices of
-the groups to come is lowered until it does not. The reward comes when all groups are decided.
+One step decides one group: the agent observes features of the group, the budget spent and left, and its last action;
+its action in [0, 1] selects a level among the choices ordered by cost. As in HAQ (Wang et al. 2019) and AMC (He et al.
+2018), a level that would leave too little for the cheapest choices of the remaining groups is lowered until it fits.
+The reward comes when all groups are decided.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ FEATURES = (
     "position", "choices", "largest cost", "cheapest cost", "spread of energies", "coupling",
     "largest cost still to come", "last action",
 )  # fmt: skip
-"""What the agent sees, each in [0, 1]; then, for each budget, the shares used and left."""
+"""The agent's observations, each in [0, 1]; followed by the shares used and left of each budget."""
 
 
 class GroupWalk:
     """Decides one group after another within the budgets.
 
-    With several budgets that exclude each other a walk can end over one of them; with one it cannot.
+    With several conflicting budgets a walk can end over one of them; with one budget it cannot.
 
     Args:
         problem: the problem.
@@ -52,7 +52,7 @@ class GroupWalk:
         self.num_features = len(FEATURES) + 2 * problem.num_budgets
         starts = problem.group_offsets[:-1]
         least = np.minimum.reduceat(self.levels.costs, starts, axis=0)
-        # What the groups from each one on cost at the least.
+        # The least cost of each group and all later ones.
         self._rest = np.vstack([np.cumsum(least[::-1], axis=0)[::-1], np.zeros((1, problem.num_budgets), np.int64)])
         self._unit = np.maximum(1.0, self.levels.room.astype(np.float64))
         self._static = _group_features(problem)
@@ -60,17 +60,17 @@ class GroupWalk:
 
     @property
     def done(self) -> bool:
-        """Whether every group is decided."""
+        """Whether the walk has decided every group."""
         return self.group == self.problem.num_groups
 
     @property
     def assignment(self) -> IntArray:
-        """(G,) local choices; groups still to come are at their cheapest."""
+        """(G,) local choices; undecided groups have their cheapest."""
         offsets = self.problem.group_offsets[:-1]
         return np.asarray(self.levels.order[offsets + self._genome] - offsets, dtype=np.int64)
 
     def restart(self) -> Observation:
-        """Go back to the first group; what is seen there."""
+        """Go back to the first group; returns the observation there."""
         self.group = 0
         self._genome = np.zeros(self.problem.num_groups, dtype=np.int64)
         self._used = np.zeros(self.problem.num_budgets, dtype=np.int64)
@@ -78,7 +78,7 @@ class GroupWalk:
         return self._observe()
 
     def step(self, action: float) -> Observation:
-        """Decide the present group by a number in [0, 1] and go to the next; what is seen there."""
+        """Decide the current group by a number in [0, 1] and go to the next; returns the observation there."""
         count = int(self.problem.group_sizes[self.group])
         wanted = min(count - 1, int(max(0.0, action) * count))
         level = self._affordable(wanted)
@@ -101,7 +101,7 @@ class GroupWalk:
     def _observe(self) -> Observation:
         used = self._used / self._unit
         free = (self.levels.room - self._used - self._rest[self.group]) / self._unit
-        # Behind the last group its features are seen once more: no decision depends on them.
+        # After the last group its features are repeated: no decision depends on them.
         group = min(self.group, self.problem.num_groups - 1)
         seen = np.concatenate([self._static[group], [self._last], used, free])
         return np.asarray(np.clip(seen, 0.0, 1.0), dtype=np.float32)
@@ -145,7 +145,7 @@ def make_environment(
     Args:
         problem: the problem.
         score: the reward at the end of an episode from the assignment (G,); minus the energy when None.
-        levels: when given, actions are integers below it instead of numbers in [0, 1].
+        levels: if given, actions are integers below it instead of numbers in [0, 1].
 
     Raises:
         MissingDependency: when gymnasium is not installed.
@@ -162,11 +162,11 @@ def make_environment(
 
 @functools.cache
 def _environment_class() -> Any:
-    """The class can only be made once gymnasium is there to be extended."""
+    """Create the class, which extends gymnasium, once that is imported."""
     gymnasium = require("gymnasium", "reinforcement")
 
     class ChoiceEnvironment(gymnasium.Env):  # type: ignore[misc,name-defined]
-        """See :func:`make_environment`."""
+        """The environment of :func:`make_environment`, for one problem."""
 
         def __init__(
             self, problem: ChoiceProblem, score: Callable[[IntArray], float] | None, levels: int | None

@@ -4,11 +4,11 @@ Every group holds a mixture of its choices with weights pi = softmax(alpha / tem
 
     energy(pi) + sum_b multiplier_b excess_b(pi) + stiffness_b / 2 max(0, excess_b(pi))^2
 
-is descended in alpha while the temperature falls and the mixtures harden (arXiv 2409.03555: a probability
-per rank tied to a learnable parameter, with a loss for the constraint added; its settings were not
-readable, so those here are ours). The energy of a mixture is the multilinear one, where no group interacts with
-itself, so that it equals the problem's energy wherever the mixtures are pure. The largest share of each
-group is then taken, repaired to the budgets, and filled up by single changes.
+is minimised over alpha while the temperature falls and the mixtures harden (arXiv 2409.03555: a probability per rank
+tied to a learnable parameter, plus a loss for the constraint; its settings were not readable, so these are ours). The
+energy of a mixture is multilinear, where no group interacts with itself, so it equals the problem's energy when the
+mixtures are pure. Finally the largest share of each group is taken, repaired to the budgets, and improved by single
+changes.
 
 The defaults were chosen among 16 settings (50 to 500 steps, rates 0.03 to 0.3, spreads 0.1 to 1, four ranges of
 temperatures) on random dense 20 x 16 problems of seeds 0 to 3 and layer tables of digits and ResNet-20, at
@@ -41,15 +41,14 @@ _TINY = 1e-12
 class SoftmaxRelaxation:
     """Descend a softmax over the choices of every group while its temperature falls, then round, repair and fill.
 
-    Starts again from other random parameters until the time or the work is used up. The work is the number of
-    gradient steps.
+    Restarts from new random parameters until the time or the work is used up. The work is the number of gradient steps.
 
     Args:
         steps: gradient steps of one descent.
         learning_rate: of Adam, in units of the parameters.
         temperatures: of the softmax at the start and at the end of a descent; falls geometrically.
         spread: standard deviation of the random parameters that a descent starts from.
-        fill: whether rounded answers are improved by single changes that fit.
+        fill: whether to improve rounded answers by single changes that fit.
 
     Raises:
         InvalidSolverOption: for a number out of range.
@@ -82,7 +81,7 @@ class SoftmaxRelaxation:
             )
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        """Descend, round and start again until the time or the work, counted in gradient steps, is used up."""
+        """Descend, round and restart until the time or the work, counted in gradient steps, is used up."""
         compiling = warm_up()
         run = _Run(problem, limits, rng, self)
         try:
@@ -132,7 +131,7 @@ class Mixtures:
         """Multilinear energy of mixtures and its gradient (V,)."""
         problem = self.problem
         if self.rows is not None:
-            # What a group's mixture would give itself is taken out again.
+            # A group's interaction with itself is subtracted again.
             pulls = self.rows @ (weights @ self.rows) - self.own @ weights
         elif problem.structure == "pairs":
             pulls = problem.pairs @ weights  # type: ignore[operator]
@@ -176,7 +175,7 @@ class _Run:
         problem = self.problem
         self.local = LocalSearch(problem, self.rng)
         self.mixtures = Mixtures(problem)
-        self._round(problem.linear * -1.0)  # an answer before the first step
+        self._round(problem.linear * -1.0)  # an answer even before the first step
         uniform = self.mixtures.softmax(np.zeros(problem.num_choices), 1.0)
         slopes = self.mixtures.energy(uniform)[1]
         starts, group = self.mixtures.starts, self.mixtures.group
@@ -184,7 +183,7 @@ class _Run:
         self.scale = max(float(spreads.mean()), _TINY)
         means = (np.add.reduceat(self.mixtures.shares, starts, axis=1) / problem.group_sizes)[:, group]
         variation = np.sqrt(((self.mixtures.shares - means) ** 2).mean(axis=1))
-        # A unit of overspending is to matter like as many typical choices as it takes to make up for it.
+        # A unit of overspending must cost as much as the typical choices that make up for it.
         self.stiffness = self.scale / np.maximum(variation, _TINY)
 
     def may_go_on(self) -> bool:
@@ -193,7 +192,7 @@ class _Run:
         return time.perf_counter() < self.start + self.limits.seconds
 
     def descent(self) -> None:
-        """One annealed descent of Adam from random parameters; the prices of the budgets are carried over."""
+        """One annealed descent by Adam from random parameters; the prices of the budgets carry over."""
         settings, mixtures = self.settings, self.mixtures
         parameters = settings.spread * self.rng.standard_normal(self.problem.num_choices)
         mean, square = np.zeros_like(parameters), np.zeros_like(parameters)
@@ -231,7 +230,7 @@ class _Run:
         if not self.local.repair():
             return
         if self.settings.fill:
-            # Not cut off by the clock, so that the same work gives the same answer; it takes milliseconds.
+            # Not limited by the clock, so that the same work gives the same answer; it takes milliseconds.
             self.local.descend(np.inf, pairs=False)
         assignment = self.local.assignment
         energy = self.problem.energy(assignment)

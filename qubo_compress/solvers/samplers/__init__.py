@@ -1,3 +1,3 @@
-"""Samplers of binary models by others, all on this machine and all classical."""
+"""Samplers of binary models from other packages, all local and classical."""
 
 from __future__ import annotations

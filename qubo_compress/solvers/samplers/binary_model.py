@@ -1,4 +1,4 @@
-"""The binary model that samplers draw from, and what building and sampling it will cost, told by a part of it."""
+"""The binary model that samplers draw from, and a forecast of its building and sampling time from a part of it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
 from qubo_compress.problem.conditioning import condition
 
 _PART = 100_000
-"""Terms of the part of a model that is tried before the whole: some hundredths of a second for most samplers."""
+"""Terms of the part of a model that is tried first: hundredths of a second for most samplers."""
 
 _CAUTION = 2.0
-"""A part fits into the processor's cache, the whole does not: it took up to 2.1 times as long as scaled up, measured
+"""A part fits into the processor's cache, the whole does not: it took up to 2.1 times the scaled time, measured
 with six samplers on 500 groups of 12 choices."""
 
 _WORTH_A_TRIAL = 5 * _PART
-"""Terms of a model from which on a part is tried first."""
+"""Models with at least this many terms are tried in part first."""
 
 
 class PenaltyTerms:
-    """Adds a multiple of the groups' penalties to a model, which is quicker than building it again."""
+    """Adds a multiple of the groups' penalties to a model, which is faster than building it again."""
 
     def __init__(self, worst: FloatArray, terms: tuple[FloatArray, Couplings, float]) -> None:
         linear, couplings, offset = terms
@@ -43,14 +43,14 @@ class PenaltyTerms:
 
 @dataclass(eq=False)
 class QuboModel:
-    """A problem's model over spins; prices and penalties can be changed without building it again.
+    """A problem's model over spins; prices and penalties can change without building it again.
 
     Attributes:
         problem: the problem.
         bqm: the model, whose variables are 0, 1, ...
-        bit_map: what each bit selects.
+        bit_map: the choice that each bit selects.
         penalty: of invalid groups, at their worst case.
-        share: of the worst case that is in the model.
+        share: of the worst case, at present in the model.
         decode: reads assignments from bits.
     """
 
@@ -62,9 +62,9 @@ class QuboModel:
     decode: Decoder
 
     def charge(self, prices: FloatArray) -> None:
-        """Add so much (of either sign) to the price per unit of each budget."""
+        """Add these amounts (of either sign) to the price per unit of each budget."""
         change = self.bit_map.of_choices(prices @ self.problem.costs)
-        # A bit is (1 + spin) / 2; the constant that this leaves out does not matter to a sampler.
+        # A bit is (1 + spin) / 2; the constant is omitted because it does not matter to a sampler.
         self.bqm.add_linear_from_array(0.5 * change)  # type: ignore[arg-type]
 
     def penalise(self, share: float) -> None:
@@ -88,7 +88,7 @@ def build_model(problem: ChoiceProblem, encoding: Encoding, prices: FloatArray) 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds that a large model will take at most, as far as a part of it tells.
+    """Upper estimates of a large model's seconds, from a part of it.
 
     Attributes:
         build: until it is built.
@@ -104,14 +104,14 @@ def forecast(
 ) -> Forecast:
     """Build the model of a part of the problem, draw from it once, and scale the seconds to the whole.
 
-    Neither can be interrupted, and both take time in proportion to the couplings. A model that is small enough to be
-    tried itself costs nothing.
+    Neither can be interrupted, and both take time proportional to the couplings. The forecast of a model that is small
+    enough to be tried itself is zero.
 
     Args:
         problem: the problem.
         encoding: of its choices.
         prices: (B,) of its budgets.
-        draw: calls the sampler as its first call does.
+        draw: calls the sampler like its first call.
     """
     whole = _terms(problem)
     if whole < _WORTH_A_TRIAL:
@@ -127,7 +127,7 @@ def forecast(
 
 
 def _terms(problem: ChoiceProblem) -> float:
-    """Choices, and pairs of them that interact."""
+    """The number of choices plus that of interacting pairs."""
     total = problem.num_choices
     if problem.structure == "factor":
         return total + 0.5 * total**2
@@ -135,7 +135,7 @@ def _terms(problem: ChoiceProblem) -> float:
 
 
 def _leading_part(problem: ChoiceProblem, whole: float) -> ChoiceProblem:
-    """As many of the first groups as have about :data:`_PART` terms; at least one."""
+    """The first groups with about :data:`_PART` terms; at least one."""
     choices = problem.num_choices * np.sqrt(_PART / whole)
     groups = max(1, int(np.searchsorted(problem.group_offsets, choices)) - 1)
     everything = np.zeros(problem.num_groups, dtype=np.int64)

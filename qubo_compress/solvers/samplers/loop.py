@@ -1,13 +1,13 @@
 """The loop around any sampler of binary quadratic models: prices for the budgets, penalties, exact fill.
 
-A sampler knows neither groups nor budgets. Rounds of samples are drawn at one price per budget; the price
-is bisected towards the limit, the penalty follows the share of valid samples, and every sample is kept if
-it fits and repaired and filled up if it does not.
+A sampler knows neither groups nor budgets. Each round draws samples at one price per budget; the price is bisected
+towards the limit, the penalty follows the share of valid samples, and every sample is kept if it fits, or else repaired
+and filled.
 
-The rule for penalties: every group has its own, because energies of layers differ by orders of magnitude. All start
-at a tenth of their group's worst case (at the worst case itself single flips freeze), and are scaled together
-after every round, between 0.02 and 1 of the worst case: by 1.25 when less than half of the samples were valid, by 0.9
-when more than 95 % were.
+The rule for penalties: every group has its own, because energies of layers differ by orders of magnitude. All start at
+a tenth of their group's worst case (at the worst case itself single flips freeze), and are scaled together after every
+round, between 0.02 and 1 of the worst case: by 1.25 if less than half of the samples were valid, by 0.9 if more than 95
+% were.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ _POOL = 64
 _POLISHED_PER_ROUND = 4
 _FIRST_FACTOR = 4.0
 _FACTOR_OF_ESTIMATE = 1.5
-"""By which prices are first moved, from zero and from an estimate."""
+"""Factors of the first price change, from zero and from an estimate."""
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What the loop asks a sampler for.
+    """The loop's request to a sampler.
 
     Attributes:
         bqm: the model to sample, over spins.
         round: number of the round, from 0.
-        scale: energy by which temperatures go: the typical difference between the choices of a group where single
-            flips lead from one to the next, and the mean penalty of an invalid group where they must climb over it.
-        most_work: work that is left, in the sampler's unit; None for no limit.
+        scale: energy unit of temperatures: the typical difference between the choices of a group if single flips lead
+            from one to the next, or the mean penalty of an invalid group if they must climb over it.
+        most_work: work left, in the sampler's unit; None for no limit.
         seed: for the sampler, below 2**31.
-        stop: says whether sampling must end now, for lack of time or because Ctrl-C was pressed.
+        stop: whether sampling must end now, for lack of time or because of Ctrl-C.
         seconds_left: wall clock until the loop must end.
     """
 
@@ -64,14 +64,14 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class Samples:
-    """What a sampler gives back: bits (N, n), in the order of the model's variables 0, 1, ..., and its work."""
+    """A sampler's result: bits (N, n), in the order of the model's variables 0, 1, ..., and its work."""
 
     bits: npt.NDArray[np.int8]
     work: int
 
 
 Sampler = Callable[[SampleRequest], Samples | None]
-"""Draws samples, or gives None when it cannot finish one in the time or the work left."""
+"""Draws samples, or returns None if it cannot finish one in the time or work left."""
 
 
 class SamplingLoop:
@@ -83,9 +83,9 @@ class SamplingLoop:
         sampler: draws the samples.
         limits: of time and work.
         rng: for seeds and repairs.
-        first_prices: (B,) prices to start from, for samplers that are asked a few times only.
-        trial: another sampler of the same kind, that draws from a part of a large problem first: where that shows
-            that building the whole model and drawing once would take more than the time limit, neither is begun.
+        first_prices: (B,) prices to start from, for samplers with only a few rounds.
+        trial: another sampler of the same kind, which first draws from a part of a large problem: if building the
+            whole model and drawing once would take more than the time limit, neither is started.
     """
 
     def __init__(
@@ -112,8 +112,8 @@ class SamplingLoop:
         self.expected = Forecast()
 
     def run(self) -> RawSolution:
-        """Search; on Ctrl-C, give back the best so far."""
-        # In a thread of its own, because samplers in C swallow the exception that Ctrl-C raises.
+        """Search; on Ctrl-C, return the best so far."""
+        # In a separate thread, because samplers in C swallow the exception that Ctrl-C raises.
         with ThreadPoolExecutor(max_workers=1) as executor:
             rounds = executor.submit(self._rounds)
             while not rounds.done():
@@ -157,7 +157,7 @@ class SamplingLoop:
         )
 
     def _rounds(self) -> float:
-        """Rounds until it is time to stop; returns when the model was built."""
+        """Run rounds until it is time to stop; returns the time when the model was built."""
         refuse_too_many(self.problem)
         self._begin()
         if not self._allows(self._expect()):
@@ -165,9 +165,9 @@ class SamplingLoop:
         begin = time.perf_counter()
         self.model = build_model(self.problem, self.encoding, self.prices.prices)
         built = time.perf_counter()
-        # What building took less or more than expected, sampling will too.
+        # Sampling will deviate from its forecast as building did.
         pace = (built - begin) / self.expected.build if self.expected.build > 0 else 1.0
-        # Where every group has one choice the only answer is kept already, and samplers refuse no variables.
+        # If every group has one choice, the only answer is already kept, and samplers refuse models without variables.
         if self.model.bqm.num_variables and self._allows(pace * self.expected.draw):
             for number in itertools.count():
                 if self._stop() or not self._round(self.model, number):
@@ -175,7 +175,7 @@ class SamplingLoop:
         return built
 
     def _begin(self) -> None:
-        """An answer before any sample, and the scale of energies and prices."""
+        """Find an answer before any sample, and the scale of energies and prices."""
         problem = self.problem
         self.local = LocalSearch(problem, self.rng)
         self.local.place(least_linear(problem))
@@ -185,7 +185,7 @@ class SamplingLoop:
         self.prices = PriceSearch(problem, self.spread, self.first_prices, factor)
 
     def _expect(self) -> float:
-        """Seconds until the first samples are drawn; 0 where that is best found out by doing it."""
+        """Forecast of the seconds until the first samples; 0 for models that are small enough to try."""
         trial = self.trial
         if trial is not None and not self._stop():
             self.expected = forecast(
@@ -234,7 +234,7 @@ class SamplingLoop:
         )
 
     def _take(self, model: QuboModel, bits: npt.NDArray[np.int8]) -> None:
-        """Keep what samples tell, all of it whatever the time: the same samples give the same answer."""
+        """Process all samples whatever the time, so that the same samples give the same answer."""
         problem = self.problem
         assignments, invalid = model.decode(bits)
         energies = problem.energies(assignments)
@@ -253,7 +253,7 @@ class SamplingLoop:
         self._adapt(model, totals[order[0]] - problem.limits, float((invalid == 0).mean()))
 
     def _keep_filled(self, deadline: float) -> None:
-        """Repair, then spend what is left by single changes, and keep the result."""
+        """Repair, spend the rest of the budget by single changes, and keep the result."""
         if self.local.repair():
             self.local.descend(deadline, pairs=False)
             self._keep(self.problem.energy(self.local.assignment), self.local.assignment)
@@ -271,7 +271,7 @@ class SamplingLoop:
         before = self.prices.prices.copy()
         self.prices.update(excess)
         model.charge(self.prices.prices - before)
-        # One-hot groups break below the right penalty and freeze above it: keep most samples valid, no more.
+        # One-hot groups break below the right penalty and freeze above it: keep just most samples valid.
         factor = 1.25 if valid < 0.5 else 0.9 if valid > 0.95 else 1.0
         model.penalise(min(1.0, max(0.02, model.share * factor)))
 

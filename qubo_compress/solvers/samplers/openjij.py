@@ -1,4 +1,4 @@
-"""OpenJij's samplers of the binary model, simulated annealing and simulated quantum annealing: both classical."""
+"""OpenJij's samplers of the binary model: simulated annealing and simulated quantum annealing, both classical."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _MOST_SWEEPS = 1024  # a read cannot be interrupted
 class OpenJij(BinarySampler):
     """Sample the encoded problem by OpenJij, in the same loop as ``simulated-annealing``.
 
-    OpenJij gives all reads of one seed the same result, so every read has a seed of its own; and its automatic
-    schedule is drawn at random and too hot, so temperatures are given.
+    OpenJij returns the same result for all reads of one seed, so every read has its own seed; and its automatic
+    schedule is random and too hot, so temperatures are set here.
 
     Eight settings per encoding were tried (sweeps, temperatures, reads, field, copies). At 1 s on four dense 20 x 16
     problems and two tables of networks, on a busy machine, the mean gap was 0.31 % of a random answer's with the domain
@@ -43,10 +43,10 @@ class OpenJij(BinarySampler):
             simulation).
         encoding: ``"domain-wall"`` or ``"one-hot"``.
         reads: samples per round, all at one price.
-        sweeps: per sample; when None, 64 at first and twice as many every six rounds.
+        sweeps: per sample; None: 64 at first, doubled every six rounds.
         hot: temperature at the start, as a multiple of the typical spread of a group's energies (domain wall) or of
-            the penalty (one-hot); chosen for the encoding when None.
-        cold: temperature at the end, likewise; the only one of the simulated quantum annealing.
+            the penalty (one-hot); None: chosen for the encoding.
+        cold: temperature at the end, in the same units; the only temperature of simulated quantum annealing.
         trotter: copies of the system in simulated quantum annealing.
         field: its transverse field at the start, as a multiple of the temperature per copy.
 
@@ -78,7 +78,7 @@ class OpenJij(BinarySampler):
 
     @property
     def effort(self) -> Effort:
-        """Sweeps, which are the work."""
+        """Reads per call and sweeps per read; sweeps are the work."""
         return Effort(self.reads, self.sweeps or _FIRST_SWEEPS, self.sweeps or _MOST_SWEEPS, counted=True)
 
     def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
@@ -100,7 +100,7 @@ class OpenJij(BinarySampler):
 
 
 def _model(package: Any, request: SampleRequest) -> Any:
-    """Once per round and from an array: from dictionaries it would cost more than many sweeps."""
+    """OpenJij's model, built once per round from an array: from dictionaries it would cost more than many sweeps."""
     couplings, fields = dense_spins(request.bqm)
     size = fields.size
     matrix = np.zeros((size + 1, size + 1))

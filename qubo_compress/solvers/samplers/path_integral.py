@@ -1,7 +1,7 @@
 """Simulated quantum annealing of the binary model by path-integral Monte Carlo: a classical computation.
 
-The sampler evolves world lines of every spin under a transverse field that is turned down while the
-problem is turned up. It runs on this machine; nothing about its results is quantum.
+The sampler evolves world lines of every spin under a transverse field that decreases while the problem's energies
+increase. It runs on this machine; its results are not quantum.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qubo_compress.solvers.solver import solvers
 # Final temperature, as a multiple of the typical spread of a group's energies (domain wall) or of the
 # penalty (one-hot).
 _COLD = {"domain-wall": 0.0005, "one-hot": 0.05}
-_FIRST_SWEEPS = 4  # a sweep costs some fifty times as much as one of simulated annealing
+_FIRST_SWEEPS = 4  # a sweep costs about fifty times as much as one of simulated annealing
 _MOST_SWEEPS = 512
 
 
@@ -28,8 +28,8 @@ _MOST_SWEEPS = 512
 class PathIntegral(BinarySampler):
     """Sample by D-Wave's path-integral (simulated quantum) annealing, in the same loop as ``simulated-annealing``.
 
-    At progress s of a read, the problem's energies are weighed by s / temperature and the transverse
-    field is ``field`` * (1 - s), both in units of the inverse temperature.
+    At progress s of a read, the problem's energies are weighted by s / temperature and the transverse field is
+    ``field`` * (1 - s), both in units of the inverse temperature.
 
     Six settings per encoding were tried (sweeps, field, temperature). At 1 s on four dense 20 x 16
     problems and two tables of networks, on a busy machine, the mean gap was 0.29 % of a random answer's with the domain
@@ -38,9 +38,9 @@ class PathIntegral(BinarySampler):
     Args:
         encoding: ``"domain-wall"`` or ``"one-hot"``.
         reads: samples per round, all at one price.
-        sweeps: per sample; when None, 4 at first and twice as many every six rounds.
+        sweeps: per sample; None: 4 at first, doubled every six rounds.
         cold: final temperature as a multiple of the typical spread of a group's energies (domain wall) or of the
-            penalty (one-hot); chosen for the encoding when None.
+            penalty (one-hot); None: chosen for the encoding.
         field: transverse field at the start, in units of the temperature.
 
     Raises:
@@ -69,7 +69,7 @@ class PathIntegral(BinarySampler):
 
     @property
     def effort(self) -> Effort:
-        """Sweeps, which are the work."""
+        """Reads per call and sweeps per read; sweeps are the work."""
         return Effort(self.reads, self.sweeps or _FIRST_SWEEPS, self.sweeps or _MOST_SWEEPS, counted=True)
 
     def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:

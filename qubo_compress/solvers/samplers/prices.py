@@ -1,4 +1,4 @@
-"""The price per unit of each budget, for solvers of models that know no budgets."""
+"""The price per unit of each budget, for solvers of models without budgets."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import numpy as np
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 
 _REACH = 1e9
-"""Prices stay within this factor of their unit: beyond it the price alone decides, and would only overflow."""
+"""Prices stay within this factor of their unit: beyond, the price alone decides and would only overflow."""
 
 
 class PriceSearch:
-    """One price per budget, raised or lowered until its limit is crossed, then bisected in the logarithm.
+    """One price per budget, raised or lowered until its limit is crossed, then bisected on a logarithmic scale.
 
     Args:
         problem: the problem.
         spread: typical energy difference between the choices of a group, which sets the first step from zero.
-        first: (B,) prices to start from, where an estimate is at hand; zero when left out.
-        factor: by which a price is first moved.
+        first: (B,) estimated prices to start from; default: zero.
+        factor: of the first change of a price.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class PriceSearch:
         self.last = np.zeros(problem.num_budgets)
 
     def update(self, excess: IntArray) -> None:
-        """Move after a round whose best sample missed the limits by ``excess``; zero is tried first."""
+        """Adjust prices after a round whose best sample missed the limits by ``excess``; zero is tried first."""
         over = excess > 0
         for b in range(self.prices.size):
             direction = 1.0 if over[b] else -1.0

@@ -1,4 +1,4 @@
-"""What the samplers of binary models have in common: the encoding, the effort of each call, and the loop around it."""
+"""The common part of the samplers of binary models: the encoding, the effort of each call, and the loop around it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Bits = npt.NDArray[np.int8]
 
 _ROUNDS_PER_DOUBLING = 6
 _NEARLY_A_SAMPLE = 0.9
-"""Share of the seconds of a sample that must be left for one more: times vary."""
+"""One more sample is drawn if this share of a sample's seconds is left: times vary."""
 
 TEMPERATURES = {"domain-wall": (0.05, 0.0005), "one-hot": (1.0, 0.02)}
 """At the start and the end of annealing, as multiples of :attr:`SampleRequest.scale`."""
@@ -30,13 +30,13 @@ TEMPERATURES = {"domain-wall": (0.05, 0.0005), "one-hot": (1.0, 0.02)}
 
 @dataclass(frozen=True)
 class Effort:
-    """What a sampler is asked for at a time.
+    """The effort of one call of a sampler.
 
     Attributes:
         reads: samples per call.
-        first: sweeps, steps or updates per sample in the first rounds; twice as many every six rounds.
-        most: the most of them; a sample cannot be interrupted.
-        counted: whether the work counts these, and not samples.
+        first: sweeps, steps or updates per sample in the first rounds; doubled every six rounds.
+        most: upper limit of these; a sample cannot be interrupted.
+        counted: whether the work counts these instead of samples.
         divisible: whether the sampler can end a call between two samples and keep those drawn.
     """
 
@@ -48,13 +48,13 @@ class Effort:
 
 
 class BinarySampler(ABC):
-    """A solver that draws samples of the encoded problem from somebody else's sampler, in rounds.
+    """A solver that draws samples of the encoded problem from another package's sampler, in rounds.
 
-    A class says its options, its effort and the one call that draws samples; all else is here and in
+    A class defines its options, its effort and the one call that draws samples; everything else is here and in
     :class:`~qubo_compress.solvers.samplers.loop.SamplingLoop`.
 
     Attributes:
-        name: as it is registered, and of the extra that brings what it requires.
+        name: the registered name, also that of the extra that installs what it requires.
         requires: import names of packages.
         encoding: ``"domain-wall"`` or ``"one-hot"``.
     """
@@ -70,7 +70,7 @@ class BinarySampler(ABC):
 
     @abstractmethod
     def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
-        """(reads, n) samples of the model, drawn with this effort each; fewer when ``request.stop`` said so."""
+        """(reads, n) samples of the model, each with this effort; fewer if ``request.stop`` ended the call."""
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
         """Sample until the time or the work is used up.
@@ -85,12 +85,11 @@ class BinarySampler(ABC):
 
 @dataclass
 class TimedCalls:
-    """Calls a sampler as far as time and work allow, and learns what a sample costs.
+    """Calls a sampler as far as time and work allow, and measures the cost of a sample.
 
-    A call that cannot be divided is finished and taken, or not begun, or dropped: nothing in it is cut short, and a
-    call with fewer reads for lack of time is the last. So the same reads are drawn again from the same work limit. The
-    first round of such a sampler is one read, since nothing is known of the machine before. Ctrl-C waits for
-    the call to end.
+    A call that cannot be divided is completed, or not started, or discarded: it is never cut short, and a call with
+    fewer reads for lack of time is the last. So the same work limit repeats the same reads. The first round of such a
+    sampler is one read, because the machine's speed is unknown. Ctrl-C waits for the call to end.
     """
 
     sampler: BinarySampler
@@ -98,7 +97,7 @@ class TimedCalls:
     last: bool = False
 
     def __call__(self, request: SampleRequest) -> Samples | None:
-        """One call; None when time and work do not allow for one sample."""
+        """One call; None if time and work do not allow a sample."""
         asked = self.sampler.effort
         effort = min(asked.most, asked.first * 2 ** (request.round // _ROUNDS_PER_DOUBLING))
         reads = asked.reads if asked.divisible or request.round else 1
@@ -116,7 +115,7 @@ class TimedCalls:
         return Samples(bits, len(bits) * (effort if asked.counted else 1))
 
     def _affordable(self, request: SampleRequest, reads: int, effort: int) -> int:
-        """The reads that the time left allows for."""
+        """The number of reads that fit in the time left."""
         if not self.seconds_per_effort:
             return reads
         affordable = int(request.seconds_left / (self.seconds_per_effort * effort))
@@ -128,13 +127,13 @@ class TimedCalls:
         return min(reads, affordable)
 
     def _divided(self, request: SampleRequest, effort: int, begin: float) -> SampleRequest:
-        """The request, to be stopped also when there is no time for one more sample."""
+        """The request, which also stops if there is no time for one more sample."""
         end, seconds = begin + request.seconds_left, _NEARLY_A_SAMPLE * self.seconds_per_effort * effort
         return replace(request, stop=lambda: request.stop() or time.perf_counter() + seconds > end)
 
 
 def check_sampler(encoding: str, at_least_one: dict[str, int | None], positive: dict[str, float | None]) -> None:
-    """Check the options of a sampler; None stands for its default.
+    """Check the options of a sampler; None means its default.
 
     Raises:
         UnknownName: for an encoding that is not registered.

@@ -1,7 +1,7 @@
 """Simulated annealing of the binary model with D-Wave's ``dwave.samplers``: classical, on this machine.
 
-It is what an annealer's user would run without an annealer, and the fair baseline for one. The library's
-own ``annealer``, which knows groups and budgets, is the better solver.
+It is what a quantum annealer's user would run without one, and its fair baseline. The library's own ``annealer``, which
+knows groups and budgets, is better.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class SimulatedAnnealing(BinarySampler):
     Args:
         encoding: ``"domain-wall"`` or ``"one-hot"``.
         reads: samples per round, all at one price.
-        sweeps: per sample; when None, 64 at first and twice as many every six rounds.
-        beta_range: inverse temperatures at the start and the end; measured from the problem when None, for
+        sweeps: per sample; None: 64 at first, doubled every six rounds.
+        beta_range: inverse temperatures at the start and the end; None: measured from the problem, because
             the sampler's own default ends at the inverse of the smallest bias and freezes real problems.
 
     Raises:
@@ -58,7 +58,7 @@ class SimulatedAnnealing(BinarySampler):
 
     @property
     def effort(self) -> Effort:
-        """Sweeps, which are the work; reads that are done are kept when time is up."""
+        """Reads per call and sweeps per read, which are the work; finished reads are kept when time is up."""
         return Effort(
             self.reads, self.sweeps or _FIRST_SWEEPS, self.sweeps or _MOST_SWEEPS, counted=True, divisible=True
         )

@@ -25,12 +25,12 @@ class SimulatedBifurcation(BinarySampler):
     Five settings per encoding were tried (steps, agents, heated or not, ballistic). At 1 s on four dense 20 x 16
     problems and two tables of networks, on a busy machine, the mean gap was 0.87 % of a random answer's with the domain
     wall and 0.53 % with one-hot, which one or two problems decide.
-    Hardly a heated sample had every group valid: its answers are mostly those of the repair.
+    Hardly any heated sample had all groups valid: the answers are mostly those of the repair.
 
     Args:
         encoding: ``"domain-wall"`` or ``"one-hot"``.
         agents: samples per round, all at one price, computed together.
-        steps: time steps per sample at first; twice as many every six rounds.
+        steps: time steps per sample at first, doubled every six rounds.
         mode: ``"discrete"`` or ``"ballistic"``.
         heated: whether to add the thermal term.
 
@@ -55,7 +55,7 @@ class SimulatedBifurcation(BinarySampler):
 
     @property
     def effort(self) -> Effort:
-        """Time steps; the work is samples."""
+        """Agents per call and time steps per sample; samples are the work."""
         return Effort(self.agents, self.steps, max(self.steps, _MOST_STEPS))
 
     def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
@@ -64,7 +64,7 @@ class SimulatedBifurcation(BinarySampler):
         import torch
 
         couplings, fields = dense_spins(request.bqm)
-        # The package draws from torch's global generator, which is put back as it was.
+        # The package draws from torch's global generator, which is restored.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(request.seed)
             spins, _ = package.minimize(

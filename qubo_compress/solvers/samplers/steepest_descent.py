@@ -1,4 +1,4 @@
-"""Steepest descent of the binary model from random bits, again and again: the least that any sampler must beat."""
+"""Repeated steepest descent of the binary model from random bits: the minimum that any sampler must beat."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SteepestDescent(BinarySampler):
 
     @property
     def effort(self) -> Effort:
-        """Restarts, which are samples."""
+        """Random restarts per call; each is a sample."""
         return Effort(self.reads)
 
     def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:

@@ -12,7 +12,7 @@ from qubo_compress.solvers.samplers.sampler import BinarySampler, Bits, Effort, 
 from qubo_compress.solvers.solver import solvers
 
 _MOST_UPDATES = 2000
-_NEVER = 2_000_000_000  # milliseconds; updates end a read, for a clock would not end it at the same place twice
+_NEVER = 2_000_000_000  # milliseconds; a count of updates ends a read, because a clock would not end it reproducibly
 
 
 @solvers.register
@@ -27,9 +27,9 @@ class Tabu(BinarySampler):
     Args:
         encoding: ``"domain-wall"`` or ``"one-hot"``.
         reads: samples per round, all at one price.
-        updates: variable updates per sample and variable at first; twice as many every six rounds.
-        tenure: rounds that a flipped variable stays tabu; the sampler's own rule (a quarter of the variables,
-            20 at most) when None.
+        updates: variable updates per sample and variable at first, doubled every six rounds.
+        tenure: rounds that a flipped variable stays tabu; None: the sampler's own rule (a quarter of the variables,
+            at most 20).
 
     Raises:
         InvalidSolverOption: for a number out of range.
@@ -56,7 +56,7 @@ class Tabu(BinarySampler):
 
     @property
     def effort(self) -> Effort:
-        """Updates per variable; the work is samples."""
+        """Reads per call and updates per variable; samples are the work."""
         return Effort(self.reads, self.updates, _MOST_UPDATES)
 
     def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
