@@ -10,7 +10,6 @@ network's report is written to ``out/report.html``, all figures to ``out/demo.js
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -25,6 +24,7 @@ from torch import nn
 
 import qubo_compress as qc
 from benchmarks.networks import accuracy_and_loss, float32_bytes, load, train_digits, train_small_digits
+from benchmarks.study import Option, command_line
 from qubo_compress.selection.front import FrontPoint, SolveSettings, try_ratios
 
 CALIBRATION_EXAMPLES = 600
@@ -128,13 +128,11 @@ def show(rows: list[Row], console: Console) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ratio", type=float, default=10.0)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--limit", action="store_true", help="also find the ratio at which the drop passes one point")
-    parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--jobs", type=int, default=1, help="processes for the seeds after the first, and for ratios")
-    options = parser.parse_args()
+    options = command_line(
+        __doc__, ratio=10.0, seeds=5, out=Path("out"),
+        limit=Option(False, "also find the ratio at which the drop passes one point"),
+        jobs=Option(1, "processes for the seeds after the first, and for ratios"),
+    )  # fmt: skip
     console = Console()
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

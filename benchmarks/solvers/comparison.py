@@ -18,11 +18,9 @@ Tiers:
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
-import resource
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -31,9 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.networks import NetworkUnavailable
+from benchmarks.processes import peak_memory, reset_peak_memory
 from benchmarks.records import RESULTS, append, environment, read
 from benchmarks.solvers.contestants import CONTESTANTS, available
 from benchmarks.solvers.instances import FIRST_SEED, generated_name, names, problem_of
+from benchmarks.study import Option, command_line
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress._internal.processors import usable_processors
 from qubo_compress.errors import QuboCompressError
@@ -108,7 +108,7 @@ def run_cell(cell: Cell) -> dict[str, Any] | None:
         return None
     solver = contestant.make()
     _warm_up(cell.solver)
-    _reset_peak_memory()
+    reset_peak_memory()
     resident = _peak_memory()
     record: dict[str, Any] = {**asdict(cell), "load": round(os.getloadavg()[0], 2)}
     start = time.perf_counter()
@@ -155,16 +155,9 @@ def _warm_up(solver: str) -> None:
                 continue  # it is the real solve that is recorded
 
 
-def _reset_peak_memory() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
 def _peak_memory() -> float:
     """Peak resident memory in MB since the last reset."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return round(int(line.split()[1]) / 1000, 1)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    return round(peak_memory() * 1.024**2, 1)
 
 
 def _pin(cores: Any) -> None:
@@ -221,11 +214,10 @@ def run(tier: str, workers: int, minutes: float) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tier", choices=("quick", "dense20", "large", "full"), default="quick")
-    parser.add_argument("--workers", type=int, default=min(2, usable_processors()))
-    parser.add_argument("--minutes", type=float, default=60.0, help="stop after so long; run again to go on")
-    options = parser.parse_args()
+    options = command_line(
+        __doc__, tier=Option("quick", choices=("quick", "dense20", "large", "full")),
+        workers=min(2, usable_processors()), minutes=Option(60.0, "stop after so long; run again to go on"),
+    )  # fmt: skip
     os.environ["OMP_NUM_THREADS"] = "1"  # for the workers, before they import anything
     run(options.tier, options.workers, options.minutes)
     total = len(list(cells(options.tier)))

@@ -10,8 +10,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.records import Record
 from benchmarks.solvers.contestants import CONTESTANTS
-from benchmarks.solvers.tables import OPTIMUM, Record, gap_of, grouped, longest, time_to_target
+from benchmarks.solvers.gaps import OPTIMUM, gap_of, grouped, longest, time_to_target
 
 _DASHES = {"ours": "-", "exact": "-", "binary sampler": "--", "learning": "-.", "simple": ":"}
 _FLOOR = 1e-3

@@ -10,7 +10,6 @@ shares of the largest there is, whether the plans are equal, losses and accuracy
 
 from __future__ import annotations
 
-import argparse
 import copy
 import tempfile
 import time
@@ -24,15 +23,21 @@ import torch
 from torch import nn
 
 import qubo_compress as qc
-from benchmarks.networks import Batches, load
-from benchmarks.records import RESULTS, append, environment, markdown, read
-from benchmarks.studies.robustness import first, score, warm_up
+from benchmarks.networks import Batches, first, load
+from benchmarks.networks.scores import score
+from benchmarks.processes import warm_up
+from benchmarks.records import Record, newest, table
+from benchmarks.study import Options, Study, grid
 
-PATH = RESULTS / "accelerator.jsonl"
 BUDGET = qc.Budget(ratio=8)
 METRICS = ("products", "gauss-newton", "jacobian", "fisher", "magnitude")
 Given = tuple[nn.Module, Batches, Batches]  # a network, calibration and test batches
 PLANS = 32  # random plans on which pair energies are compared
+
+STUDY = Study(
+    __doc__, "accelerator", networks=["digits", "fashion-mnist-vit", "text-gpt"], metrics=list(METRICS), examples=64,
+    test=500, device="cuda",
+)  # fmt: skip
 
 
 def on(device: str, batches: Batches) -> Batches:
@@ -118,62 +123,47 @@ def calls(
     yield "recover, 5 epochs", lambda device: recovered(model, batches, test, device)
 
 
-def compare(name: str, given: Given, device: str, metrics: Sequence[str] = METRICS) -> Iterator[dict[str, Any]]:
+def compare(name: str, given: Given, device: str, metrics: Sequence[str] = METRICS) -> Iterator[Record]:
     """A record for every call; a call that fails gives one with the end of its traceback."""
     model, batches, test = given
     for call, run in calls(model, batches, test, metrics):
-        record: dict[str, Any] = {"network": name, "call": call, "examples": sum(len(t) for _, t in batches)}
+        record: Record = {"network": name, "call": call, "examples": sum(len(t) for _, t in batches)}
         try:
             processor, accelerator = run("cpu"), run(device)
         except Exception:
             yield record | {"failed": traceback.format_exc()[-2_000:]}
             continue
-        tables = [found.pop("table", None) for found in (processor, accelerator)]
-        if tables[0] is not None:
-            record |= table_differences(*tables)
+        found = [answer.pop("table", None) for answer in (processor, accelerator)]
+        if found[0] is not None:
+            record |= table_differences(*found)
             record["same_plan"] = processor.pop("plan") == accelerator.pop("plan")
         record |= {f"cpu_{key}": value for key, value in processor.items()}
         yield record | {f"device_{key}": value for key, value in accelerator.items()}
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """One row per network and call, the newest of each."""
-    newest = {(r["network"], r["call"]): r for r in records}
-    rows = []
-    for found in newest.values():
-        if "failed" in found:
-            rows.append([found["network"], found["call"], *[""] * 6, found["failed"].splitlines()[-1]])
-            continue
-        same = {None: "", True: "yes", False: "no"}[found.get("same_plan")]
-        shares = [f"{found[key]:.1e}" if key in found else "" for key in ("linear_difference", "energy_difference")]
-        losses = [f"{found[key]:.4f}" if key in found else "" for key in ("cpu_loss", "device_loss")]
-        seconds = [f"{found[key]:.1f}" for key in ("cpu_seconds", "device_seconds")]
-        rows.append([found["network"], found["call"], *shares, same, *losses, *seconds])
-    header = ["network", "call", "linear", "energies", "same plan", "loss, CPU", "loss, GPU", "CPU s", "GPU s"]
-    return markdown(header, rows)
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=["digits", "fashion-mnist-vit", "text-gpt"])
-    parser.add_argument("--metrics", nargs="+", default=METRICS)
-    parser.add_argument("--examples", type=int, default=64)
-    parser.add_argument("--test", type=int, default=500)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--records", type=Path, default=PATH)
-    options = parser.parse_args()
+@STUDY.step(lambda o: grid(network=o.networks), again=True)
+def every_call(options: Options, network: str) -> Iterator[Record]:
+    """Everything on one network, on both."""
     torch.zeros(1, device=options.device)  # says at once where there is no such device
     warm_up()
-    for name in options.networks:
-        loaded = load(name, calibration_examples=options.examples)
-        test = first(loaded.test, options.test)
-        for record in compare(name, (loaded.model, loaded.calibration, test), options.device, options.metrics):
-            append(options.records, record | environment() | {"device": device_name(options.device)})
-    found = table(list(read(options.records)))
-    options.records.with_suffix(".md").write_text(found)
-    print(found)
+    loaded = load(network, calibration_examples=options.examples)
+    given = loaded.model, loaded.calibration, first(loaded.test, options.test)
+    for record in compare(network, given, options.device, options.metrics):
+        yield record | {"device": device_name(options.device)}
+
+
+@STUDY.table
+def tables(options: Options) -> str:
+    """One row per network and call, the newest of each."""
+    columns = {
+        "network": "{network}", "call": "{call}", "linear": "{linear_difference:.1e}",
+        "energies": "{energy_difference:.1e}",
+        "same plan": lambda r: {None: "", True: "yes", False: "no"}[r.get("same_plan")],
+        "loss, CPU": "{cpu_loss:.4f}", "loss, GPU": "{device_loss:.4f}", "CPU s": "{cpu_seconds:.1f}",
+        "GPU s": lambda r: f"{r['device_seconds']:.1f}" if "failed" not in r else r["failed"].splitlines()[-1],
+    }  # fmt: skip
+    return table(newest(STUDY.records(), "network", "call"), columns)
 
 
 if __name__ == "__main__":
-    main()
+    STUDY.main()

@@ -18,7 +18,6 @@ the tool prints geometric means over runs of the gap and of the time to target, 
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ import numpy as np
 from joblib import Parallel, delayed, parallel_config
 
 from benchmarks.records import RESULTS, markdown
+from benchmarks.study import Option, command_line
 from qubo_compress import ChoiceProblem, Solution, solve
 from qubo_compress._internal.files import write_atomically
 from qubo_compress.problem.generators import planted_problem, random_problem
@@ -132,13 +132,11 @@ def measure(instances: list[Instance], solver: Solver, seconds: float, seeds: in
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--families", default="real,dense20", help=f"of real, {', '.join(GENERATED)}")
-    parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tables", type=Path, default=Path("out/instances"), help="directory of measured problems")
-    parser.add_argument("--jobs", type=int, default=1, help="solves at once; more than one disturbs the times")
-    options = parser.parse_args()
+    options = command_line(
+        __doc__, families=Option("real,dense20", f"of real, {', '.join(GENERATED)}"), seconds=1.0, seeds=3,
+        tables=Option(Path("out/instances"), "folder of measured problems"),
+        jobs=Option(1, "solves at once; more than one disturbs the times"),
+    )  # fmt: skip
     warm_up()
     header = ["problem", "at best known", "mean gap %", "ms to best, median", "ms to best, worst", "sweeps"]
     for family in options.families.split(","):

@@ -13,8 +13,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from typing import Any
@@ -24,7 +22,8 @@ import torch
 
 import qubo_compress as qc
 from benchmarks.networks import load
-from benchmarks.records import RESULTS, environment
+from benchmarks.records import environment, write
+from benchmarks.study import command_line
 from qubo_compress.calibration.evaluation import score_examples
 from qubo_compress.calibration.examples import read_examples
 
@@ -44,13 +43,9 @@ def time_sweeps(network: Any, examples: int, repeats: int) -> dict[str, float]:
         for interactions in (True, False):
             started = time.perf_counter()
             table = qc.measure(
-                network.model,
-                network.calibration,
-                menu=weight_menu(),
-                max_examples=examples,
-                interactions=interactions,
-                progress=False,
-            )
+                network.model, network.calibration, menu=weight_menu(), max_examples=examples,
+                interactions=interactions, progress=False,
+            )  # fmt: skip
             seconds[interactions].append(time.perf_counter() - started)
             evaluations = table.provenance.evaluations
     sizes = np.diff(table.offsets)
@@ -101,26 +96,15 @@ def table_row_moves(table: qc.SensitivityTable, group: str, choice: str) -> bool
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="cifar10-resnet20")
-    parser.add_argument("--examples", type=int, default=250)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
+    options = command_line(__doc__, network="cifar10-resnet20", examples=250, repeats=3)
     network = load(options.network, calibration_examples=max(options.examples, 250))
     timing = time_sweeps(network, options.examples, options.repeats)
     table = qc.measure(
         network.model, network.calibration, menu=weight_menu(), max_examples=options.examples, progress=False
     )
-    content = {
-        "network": options.network,
-        "examples": options.examples,
-        "timing": timing,
-        "sanity": sanity(network, table),
-        "threads": torch.get_num_threads(),
-        **environment(),
-    }
-    (RESULTS / f"cross_terms_{options.network}.json").write_text(json.dumps(content, indent=1))
-    print(json.dumps(content, indent=1))
+    content = {"network": options.network, "examples": options.examples, "timing": timing}
+    content |= {"sanity": sanity(network, table), "threads": torch.get_num_threads()}
+    write(f"cross_terms_{options.network}.json", content | environment())
 
 
 if __name__ == "__main__":

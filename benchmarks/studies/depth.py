@@ -10,17 +10,16 @@ included.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 
 import qubo_compress as qc
 from benchmarks.networks.architectures import ResNet20
-from benchmarks.records import RESULTS, environment, markdown
+from benchmarks.records import RESULTS, environment, markdown, write
+from benchmarks.study import Option, command_line
 from qubo_compress.sensitivity.metrics.products import Products
 
 METRICS = ("products", "gauss-newton")
@@ -62,19 +61,12 @@ def exponent(depths: list[int], seconds: list[float]) -> float:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depths", type=int, nargs="+", default=[20, 32, 44, 56, 110])
-    parser.add_argument("--examples", type=int, default=160)
-    parser.add_argument("--metrics", nargs="+", default=METRICS, choices=METRICS, help="the other's figures are kept")
-    parser.add_argument("--deepest", type=int, default=56, help="deepest network that every choice is run for")
-    parser.add_argument("--gauss-newton-examples", type=int, default=16)
-    parser.add_argument("--tries", type=int, default=2)
-    parser.add_argument(
-        "--groups", type=int, default=56, help="depth at which filters are compared with layers; 0: none"
-    )
-    parser.add_argument("--group-examples", type=int, default=256)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options = command_line(
+        __doc__, depths=[20, 32, 44, 56, 110], examples=160, threads=1,
+        metrics=Option(METRICS, "the other's figures are kept", METRICS),
+        deepest=Option(56, "deepest network that every choice is run for"), gauss_newton_examples=16, tries=2,
+        groups=Option(56, "depth at which filters are compared with layers; 0: none"), group_examples=256,
+    )  # fmt: skip
     measured(8, "products", 8)  # compiles
     found: dict[str, dict[int, float]] = {}
     for metric in options.metrics:
@@ -106,9 +98,8 @@ def main() -> None:
             f"{options.group_examples} examples, {whole['layer'][1]:,} groups of layers {whole['layer'][0]:.1f}: "
             f"{whole['filter'][0] / whole['layer'][0]:.2f} times as much.\n"
         )
-    Path(RESULTS / "depth.md").write_text(text)
-    Path(RESULTS / "depth.json").write_text(json.dumps(content, indent=1))
-    print(text)
+    write("depth.json", content)
+    write("depth.md", text)
 
 
 if __name__ == "__main__":

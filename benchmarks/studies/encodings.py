@@ -9,14 +9,13 @@ A dense problem of 200 groups x 16 choices, given by its pair energies and by a 
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.records import RESULTS, environment, markdown
+from benchmarks.records import environment, markdown, write
+from benchmarks.study import Option, command_line
 from qubo_compress import ChoiceProblem
-from qubo_compress._internal.files import write_atomically
 
 TREATMENTS = ("multiplier", "slack", "unbalanced")
 
@@ -44,9 +43,7 @@ def size_of(model: Any) -> tuple[int, int | None]:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="40 groups instead of 200, one run each")
-    options = parser.parse_args()
+    options = command_line(__doc__, quick=Option(False, "40 groups instead of 200, one run each"))
     groups, wide, runs = (40, 200, 1) if options.quick else (200, 2000, 3)
     problems = {
         f"dense pairs {groups} x 16": (ChoiceProblem.random("dense", groups, 16, seed=0), True),
@@ -66,9 +63,7 @@ def main() -> None:
                          f"{min(seconds):.2f}"])  # fmt: skip
             print(rows[-1], flush=True)
     text = markdown(["problem", "model", "variables (nodes)", "couplings", "seconds"], rows)
-    stem = "encodings_quick" if options.quick else "encodings"
-    write_atomically(RESULTS / f"{stem}.md", lambda handle: handle.write(text.encode()))
-    print(text)
+    write("encodings_quick.md" if options.quick else "encodings.md", text)
     print(environment())
 
 

@@ -1,9 +1,10 @@
 """What entropy coding is worth: bytes against plain fields and against the entropy, speed, and what it costs recovery.
 
-    python -m benchmarks.studies.entropy_coding --sizes  # every layer under one choice after the other; seconds
-    python -m benchmarks.studies.entropy_coding --rates  # codes that weigh bits against error, at equal divergence
-    python -m benchmarks.studies.entropy_coding --steps  # projections during training, and recovery in the coded bytes
-    python -m benchmarks.studies.entropy_coding --table  # the tables, from the records
+    python -m benchmarks.studies.entropy_coding size     # every layer under one choice after the other; seconds
+    python -m benchmarks.studies.entropy_coding rate     # codes that weigh bits against error, at equal divergence
+    python -m benchmarks.studies.entropy_coding project  # projections of weights that training moved
+    python -m benchmarks.studies.entropy_coding recover  # recovery in the coded bytes
+    python -m benchmarks.studies.entropy_coding table    # the tables, from the records
 
 The entropy is that of each stream of codes and each mask by itself, sum of -log2 of how often its numbers occur, for
 which no model could be stored; scales count in full. The coder may come below it, since its contexts know more. Biases
@@ -12,11 +13,10 @@ and normalisations are left out of all sizes. Records are appended to ``benchmar
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 import qubo_compress as qc
 from benchmarks.networks import Network, accuracy_and_loss, channels_last, load
-from benchmarks.records import RESULTS, append, environment, markdown, read
+from benchmarks.records import Record, newest, table
+from benchmarks.study import Option, Options, Study, grid
 from qubo_compress.menu.coding.coded import Coded, CodedGroup
 from qubo_compress.menu.coding.parts import recorded
 from qubo_compress.menu.operator import choice_name, parse
@@ -35,7 +36,12 @@ from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group
 from qubo_compress.plan import compression_of
 
-PATH = RESULTS / "entropy_coding.jsonl"
+STUDY = Study(
+    __doc__, "entropy_coding", field="step", network="cifar10-resnet20",
+    images=Option(1000, "validation images of the divergence"),
+    choices=["quantize(bits=3)", "quantize(bits=3,sparsity=0.5)"], epochs=2, examples=2000,
+    learning_rate=Option(5e-3, "of recovery; at 1e-3 hardly a code moves"), seed=0,
+)  # fmt: skip
 
 BITS = (2, 3, 4, 6, 8)
 SPARSITY = (0.0, 0.5, 0.75)
@@ -64,11 +70,25 @@ def entropy_bytes(packed: Any) -> float:
     return total
 
 
-def size_record(groups: Sequence[tuple[Group, list[Tensor]]], name: str) -> dict[str, Any]:
+@lru_cache(maxsize=1)
+def network_of(name: str) -> Network:
+    """The network that everything is measured on."""
+    return channels_last(load(name))
+
+
+def sizes(options: Options) -> list[Record]:
+    """Every choice of a few bits and sparsities."""
+    names = [choice_name(Quantize(bits, share)) for bits in BITS for share in SPARSITY]
+    names += [choice_name(Prune(share)) for share in SPARSITY[1:]]
+    return list(grid(network=[options.network], choice=names))
+
+
+@STUDY.step(sizes, again=True)
+def size(options: Options, network: str, choice: str) -> Record:
     """Bytes and seconds of the whole network under one choice."""
-    inner, coded = parse(name), Coded(name)
+    inner, coded = parse(choice), Coded(choice)
     layers, seconds = [], {"encode": 0.0, "decode": 0.0}
-    for group, parts in groups:
+    for group, parts in weights_of(network_of(network).model):
         plain = inner.encode(group, parts)
         started = time.perf_counter()
         packed = coded.encode(group, parts)
@@ -82,19 +102,7 @@ def size_record(groups: Sequence[tuple[Group, list[Tensor]]], name: str) -> dict
             {"name": group.name, "weights": group.numel, "plain": plain.nbytes, "coded": packed.nbytes,
              "entropy": round(entropy_bytes(plain), 1)}
         )  # fmt: skip
-    return {"choice": name, "layers": layers, **{f"{k}_seconds": round(v, 3) for k, v in seconds.items()}}
-
-
-def sizes_step(network: Network, options: argparse.Namespace) -> None:
-    """Bytes of every choice."""
-    groups = weights_of(network.model)
-    names = [choice_name(Quantize(bits, share)) for bits in BITS for share in SPARSITY]
-    names += [choice_name(Prune(share)) for share in SPARSITY[1:]]
-    for name in names:
-        record = {"step": "size", "network": network.name, **size_record(groups, name), **environment()}
-        append(PATH, record)
-        total = {key: sum(layer[key] for layer in record["layers"]) for key in ("plain", "coded", "entropy")}
-        print(name, total, record["encode_seconds"], record["decode_seconds"], flush=True)
+    return {"layers": layers, **{f"{k}_seconds": round(v, 3) for k, v in seconds.items()}}
 
 
 def stored_network(model: nn.Module, operator: Any) -> tuple[nn.Module, list[Stored]]:
@@ -117,38 +125,32 @@ def divergence(small: nn.Module, model: nn.Module, images: Tensor) -> float:
     return float((goal.exp() * (goal - found)).sum(-1).mean())
 
 
-def rates_step(network: Network, options: argparse.Namespace) -> None:
+@STUDY.step(lambda o: grid(network=[o.network], images=[o.images], bits=RATE_BITS, rate=RATES), again=True)
+def rate(options: Options, network: str, images: int, bits: int, rate: float) -> Record:
     """Bytes, squared error and divergence of codes under a price of bits."""
-    images = torch.cat([x for x, _ in network.validation])[: options.images]
-    original = torch.cat([part.reshape(-1) for _, parts in weights_of(network.model) for part in parts])
-    for bits in RATE_BITS:
-        for rate in RATES:
-            operator = Coded(choice_name(Quantize(bits)), rate)
-            small, packed = stored_network(network.model, operator)
-            values = torch.cat([value.reshape(-1) for stored in packed for value in stored.tensors()])
-            record = {
-                "step": "rate", "network": network.name, "bits": bits, "rate": rate, "images": len(images),
-                "bytes": sum(p.nbytes for p in packed), "divergence": divergence(small, network.model, images),
-                "error": float((values - original).square().sum() / original.square().sum()), **environment(),
-            }  # fmt: skip
-            append(PATH, record)
-            print({k: record[k] for k in ("bits", "rate", "bytes", "error", "divergence")}, flush=True)
+    model = network_of(network).model
+    shown = torch.cat([x for x, _ in network_of(network).validation])[:images]
+    original = torch.cat([part.reshape(-1) for _, parts in weights_of(model) for part in parts])
+    small, packed = stored_network(model, Coded(choice_name(Quantize(bits)), rate))
+    values = torch.cat([value.reshape(-1) for stored in packed for value in stored.tensors()])
+    return {
+        "bytes": sum(p.nbytes for p in packed), "divergence": divergence(small, model, shown),
+        "error": float((values - original).square().sum() / original.square().sum()),
+    }  # fmt: skip
 
 
-def steps_step(network: Network, options: argparse.Namespace) -> None:
-    """Time and error of one projection of the whole network after training moved it, and recovery itself."""
-    for name in options.choices:
-        packed = [Coded(name).encode(group, parts) for group, parts in weights_of(network.model)]
-        for drift in DRIFTS:
-            record = {"step": "project", "network": network.name, "choice": name, "drift": drift}
-            record |= _projected(packed, drift, options.seed)
-            append(PATH, {**record, **environment()})
-            print(record, flush=True)
-        for operator in (parse(name), Coded(name)):
-            record = {"step": "recover", "network": network.name, "choice": choice_name(operator)}
-            record |= _recovered(network, operator, options)
-            append(PATH, {**record, **environment()})
-            print(record, flush=True)
+@STUDY.step(lambda o: grid(network=[o.network], choice=o.choices, drift=DRIFTS), again=True)
+def project(options: Options, network: str, choice: str, drift: float) -> Record:
+    """Time and error of one projection of the whole network after training moved it."""
+    packed = [Coded(choice).encode(group, parts) for group, parts in weights_of(network_of(network).model)]
+    return _projected(packed, drift, options.seed)
+
+
+def recoveries(options: Options) -> list[Record]:
+    """Every choice, plain and coded."""
+    names = [choice_name(operator) for name in options.choices for operator in (parse(name), Coded(name))]
+    settings = {"epochs": [options.epochs], "examples": [options.examples], "learning_rate": [options.learning_rate]}
+    return list(grid(network=[options.network], choice=names, **settings))
 
 
 def _projected(packed: Sequence[CodedGroup], drift: float, seed: int) -> dict[str, Any]:
@@ -213,87 +215,81 @@ class Watch:
         CodedGroup._fitting = self._fitting  # type: ignore[method-assign]
 
 
-def _recovered(network: Network, operator: Any, options: argparse.Namespace) -> dict[str, Any]:
-    table = qc.measure(
-        network.model, network.calibration, menu=qc.Menu([operator]), metric="magnitude", progress=False,
+@STUDY.step(recoveries, again=True)
+def recover(options: Options, network: str, choice: str, epochs: int, examples: int, learning_rate: float) -> Record:
+    """Recovery in the bytes of the choice."""
+    given = network_of(network)
+    found = qc.measure(
+        given.model, given.calibration, menu=qc.Menu([parse(choice)]), metric="magnitude", progress=False
     )  # fmt: skip
-    plan = table.plan({name: names[-1] for name, names in zip(table.group_names, table.choices, strict=True)})
-    small = plan.apply(network.model)
-    before = accuracy_and_loss(small, network.validation)
+    plan = found.plan({name: names[-1] for name, names in zip(found.group_names, found.choices, strict=True)})
+    small = plan.apply(given.model)
+    before = accuracy_and_loss(small, given.validation)
     started = time.perf_counter()
     with Watch() as watch:
         better = qc.recover(
-            small, network.train, network.model, epochs=options.epochs, max_examples=options.examples,
-            learning_rate=options.learning_rate, progress=False,
+            small, given.train, given.model, epochs=epochs, max_examples=examples, learning_rate=learning_rate,
+            progress=False,
         )  # fmt: skip
     seconds = time.perf_counter() - started
-    after = accuracy_and_loss(better, network.validation)
+    after = accuracy_and_loss(better, given.validation)
     return {
-        "epochs": options.epochs, "examples": options.examples, "learning_rate": options.learning_rate,
         "bytes": plan.bytes, "seconds": seconds, "moved_codes": _moved_share(small, better),
         "projections": watch.asked, "limited": watch.limited,
         "accuracy_before": 100 * before[0], "loss_before": before[1], "accuracy": 100 * after[0], "loss": after[1],
     }  # fmt: skip
 
 
-def _last(step: str, *keys: str) -> list[dict[str, Any]]:
-    """The last record of each setting."""
-    found = {tuple(r[k] for k in keys): r for r in read(PATH) if r["step"] == step}
-    return list(found.values())
+@STUDY.table
+def tables(options: Options) -> str:
+    """The last records of each setting."""
+    columns = {
+        "choice": "{choice}", "plain B": lambda r: f"{_total(r, 'plain'):.0f}",
+        "coded B": lambda r: f"{_total(r, 'coded'):.0f}", "entropy B": lambda r: f"{_total(r, 'entropy'):.0f}",
+        "saved %": lambda r: f"{100 * (1 - _total(r, 'coded') / _total(r, 'plain')):.1f}",
+        "smallest layer": lambda r: _layer(min(r["layers"], key=lambda x: x["weights"])),
+        "largest layer": lambda r: _layer(max(r["layers"], key=lambda x: x["weights"])),
+        "encode / decode s": "{encode_seconds:.2f} / {decode_seconds:.2f}",
+    }  # fmt: skip
+    said = ["## Bytes of all weights (layers: plain / coded / entropy)"]
+    said.append(table(newest(STUDY.records("size"), "network", "choice"), columns))
+    rates = newest(STUDY.records("rate"), "network", "bits", "rate")
+    columns = {
+        "bits": "{bits}", "rate": "{rate:g}", "bytes": "{bytes}", "relative squared error": "{error:.2e}",
+        "divergence": "{divergence:.2e}", "bytes saved at equal error %": lambda r: _saved(r, "error", rates),
+        "at equal divergence %": lambda r: _saved(r, "divergence", rates),
+    }  # fmt: skip
+    said += ["## Codes that weigh bits against error", table(rates, columns)]
+    columns = {
+        "choice": "{choice}", "drift": "{drift:g}", "ms": "{milliseconds:.0f}", "plain ms": "{plain_milliseconds:.0f}",
+        "groups that did not fit": "{limited_groups} of {groups}",
+        "squared error against nearest codes": "{error_ratio:.3f}",
+    }  # fmt: skip
+    said.append("## One projection of the whole network")
+    said.append(table(newest(STUDY.records("project"), "network", "choice", "drift"), columns))
+    columns = {
+        "choice": "{choice}", "file B": "{bytes}", "epochs": "{epochs}", "examples": "{examples}",
+        "learning rate": "{learning_rate:g}", "s": "{seconds:.0f}",
+        "codes that moved %": lambda r: f"{100 * r['moved_codes']:.1f}",
+        "projections that the capacity changed": "{limited} of {projections}",
+        "validation top-1 % / loss before": "{accuracy_before:.2f} / {loss_before:.4f}",
+        "after": "{accuracy:.2f} / {loss:.4f}",
+    }  # fmt: skip
+    recovered = newest(STUDY.records("recover"), "network", "choice", "epochs", "examples", "learning_rate")
+    return "\n\n".join([*said, "## Recovery", table(recovered, columns)]) + "\n"
 
 
-def tables() -> str:
-    """Markdown of all records."""
-    rows = []
-    for record in _last("size", "network", "choice"):
-        layers = record["layers"]
-        ends = (min(layers, key=lambda x: x["weights"]), max(layers, key=lambda x: x["weights"]))
-        total = {key: sum(layer[key] for layer in layers) for key in ("plain", "coded", "entropy")}
-        rows.append([
-            record["choice"], *(f"{total[k]:.0f}" for k in total), f"{100 * (1 - total['coded'] / total['plain']):.1f}",
-            *(f"{e['plain']} / {e['coded']} / {e['entropy']:.0f}" for e in ends),
-            f"{record['encode_seconds']:.2f} / {record['decode_seconds']:.2f}",
-        ])  # fmt: skip
-    header = [
-        "choice",
-        "plain B",
-        "coded B",
-        "entropy B",
-        "saved %",
-        "smallest layer",
-        "largest layer",
-        "encode / decode s",
-    ]
-    said = ["## Bytes of all weights (layers: plain / coded / entropy)", markdown(header, rows)]
-    rows = [
-        [str(r["bits"]), f"{r['rate']:g}", str(r["bytes"]), f"{r['error']:.2e}", f"{r['divergence']:.2e}",
-         _equal(r, "error"), _equal(r, "divergence")]
-        for r in _last("rate", "network", "bits", "rate")
-    ]  # fmt: skip
-    header = ["bits", "rate", "bytes", "relative squared error", "divergence"]
-    header += ["bytes saved at equal error %", "at equal divergence %"]
-    said += ["## Codes that weigh bits against error", markdown(header, rows)]
-    rows = [
-        [r["choice"], f"{r['drift']:g}", f"{r['milliseconds']:.0f}", f"{r['plain_milliseconds']:.0f}",
-         f"{r['limited_groups']} of {r['groups']}", f"{r['error_ratio']:.3f}"]
-        for r in _last("project", "network", "choice", "drift")
-    ]  # fmt: skip
-    header = ["choice", "drift", "ms", "plain ms", "groups that did not fit", "squared error against nearest codes"]
-    said += ["## One projection of the whole network", markdown(header, rows)]
-    rows = [
-        [r["choice"], str(r["bytes"]), str(r["epochs"]), str(r["examples"]), f"{r['learning_rate']:g}",
-         f"{r['seconds']:.0f}", f"{100 * r['moved_codes']:.1f}", f"{r['limited']} of {r['projections']}",
-         f"{r['accuracy_before']:.2f} / {r['loss_before']:.4f}", f"{r['accuracy']:.2f} / {r['loss']:.4f}"]
-        for r in _last("recover", "network", "choice", "epochs", "examples", "learning_rate")
-    ]  # fmt: skip
-    header = ["choice", "file B", "epochs", "examples", "learning rate", "s", "codes that moved %"]
-    header += ["projections that the capacity changed", "validation top-1 % / loss before", "after"]
-    return "\n\n".join([*said, "## Recovery", markdown(header, rows)]) + "\n"
+def _total(record: Record, key: str) -> float:
+    return float(sum(layer[key] for layer in record["layers"]))
 
 
-def _equal(record: dict[str, Any], key: str) -> str:
+def _layer(layer: Record) -> str:
+    return f"{layer['plain']} / {layer['coded']} / {layer['entropy']:.0f}"
+
+
+def _saved(record: Record, key: str, rates: list[Record]) -> str:
     """Bytes saved against what codes without a rate need for the same, interpolated between numbers of bits."""
-    curve = sorted((np.log(r[key]), r["bytes"]) for r in _last("rate", "network", "bits", "rate") if r["rate"] == 0)
+    curve = sorted((np.log(r[key]), r["bytes"]) for r in rates if r["rate"] == 0)
     at = np.log(record[key])
     if record["rate"] == 0 or not curve[0][0] <= at <= curve[-1][0]:
         return ""
@@ -301,28 +297,5 @@ def _equal(record: dict[str, Any], key: str) -> str:
     return f"{100 * (1 - record['bytes'] / plain):.1f}"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for step in ("sizes", "rates", "steps", "table"):
-        parser.add_argument(f"--{step}", action="store_true")
-    parser.add_argument("--network", default="cifar10-resnet20")
-    parser.add_argument("--images", type=int, default=1000, help="validation images of the divergence")
-    parser.add_argument("--choices", nargs="+", default=["quantize(bits=3)", "quantize(bits=3,sparsity=0.5)"])
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--examples", type=int, default=2000)
-    parser.add_argument("--learning-rate", type=float, default=5e-3, help="of recovery; at 1e-3 hardly a code moves")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    if options.sizes or options.rates or options.steps:
-        network = channels_last(load(options.network))
-        for wanted, step in ((options.sizes, sizes_step), (options.rates, rates_step), (options.steps, steps_step)):
-            if wanted:
-                step(network, options)
-    if options.table:
-        Path(PATH.with_suffix(".md")).write_text(tables())
-        print(tables())
-
-
 if __name__ == "__main__":
-    main()
+    STUDY.main()

@@ -9,7 +9,6 @@ Times exclude compiling, which happens once per machine.
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import time
@@ -20,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.study import Option, command_line
 from qubo_compress import ChoiceProblem, Solution, solve
 from qubo_compress.solvers.exact.exact import warm_up
 
@@ -144,13 +144,12 @@ def measured_table(records: list[dict[str, Any]], seconds: float) -> Table:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seconds", type=float, default=60.0, help="time limit of each solve")
-    parser.add_argument("--seeds", type=int, default=3, help="problems of each size")
-    parser.add_argument("--quick", action="store_true", help="2 seeds, 6 seconds")
-    parser.add_argument("--tables", type=Path, help="folder of problems measured on networks")
-    parser.add_argument("--record", type=Path, help="write the figures on those problems to this JSON file")
-    options = parser.parse_args()
+    options = command_line(
+        __doc__, seconds=Option(60.0, "time limit of each solve"), seeds=Option(3, "problems of each size"),
+        quick=Option(False, "2 seeds, 6 seconds"),
+        tables=Option(None, "folder of problems measured on networks", type=Path),
+        record=Option(None, "write the figures on those problems to this JSON file", type=Path),
+    )  # fmt: skip
     seconds, seeds = (6.0, 2) if options.quick else (options.seconds, options.seeds)
     console = Console(width=140)
     console.print(

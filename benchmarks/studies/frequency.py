@@ -1,10 +1,10 @@
 """Kernels pruned and quantized by their frequencies, against the same in space: error and loss at equal bytes.
 
-    python -m benchmarks.studies.frequency --uniform   # one choice for all 3 x 3 convolutions
-    python -m benchmarks.studies.frequency --layers    # every choice of single layers, and who is ahead at equal bytes
-    python -m benchmarks.studies.frequency --solve     # menus with and without frequencies, solved at some ratios
-    python -m benchmarks.studies.frequency --splicing  # masks that move in one epoch of recovery, against fixed ones
-    python -m benchmarks.studies.frequency --table
+    python -m benchmarks.studies.frequency uniform   # one choice for all 3 x 3 convolutions
+    python -m benchmarks.studies.frequency layers    # every choice of single layers, and who is ahead at equal bytes
+    python -m benchmarks.studies.frequency solve     # menus with and without frequencies, solved at some ratios
+    python -m benchmarks.studies.frequency splicing  # masks that move in one epoch of recovery, against fixed ones
+    python -m benchmarks.studies.frequency table
 
 Errors are shares of the squared norm of the weights, meant over layers; losses are KL divergences from the original
 network on validation images, accuracies those of test images. Records are appended to
@@ -13,9 +13,10 @@ network on validation images, accuracies those of test images. Records are appen
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,11 @@ import torch
 
 import qubo_compress as qc
 from benchmarks.networks import Network, accuracy_and_loss, channels_last, load
-from benchmarks.records import RESULTS, append, environment, markdown, read
+from benchmarks.records import Record, markdown, newest, table
+from benchmarks.study import Option, Options, Study, grid
 from qubo_compress.calibration.evaluation import outputs_of, score_examples
 from qubo_compress.calibration.examples import read_examples
 from qubo_compress.menu.operator import parse, stored_as
-
-PATH = RESULTS / "frequency.jsonl"
 
 BITS = (3, 4, 6)
 SHARES = (0.5, 0.65, 0.75, 0.85)
@@ -66,6 +66,20 @@ TUNED = (
 )  # fmt: skip
 
 
+STUDY = Study(
+    __doc__, "frequency", report="frequency_{network}", field="step", network="cifar10-resnet20",
+    examples=Option(1000, "calibration and validation images"), test_examples=10_000, ratios=[8.0, 12.0, 16.0],
+    time_limit=5.0, tuned=list(TUNED), tuning_examples=4000, learning_rates=[1e-3, 3e-3], seed=0,
+    threads=torch.get_num_threads(), cache="out/tables", progress=False,
+)  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def network_of(options: Options) -> Network:
+    """The network with its calibration images."""
+    return channels_last(load(options.network, calibration_examples=options.examples))
+
+
 def kernels_of(layout: qc.menu.Layout) -> list[qc.menu.Group]:
     """Groups of convolutions whose kernels have three values or more along an axis."""
     return [g for g in layout.groups if g.kind == "weight" and max(g.members[0].shape[2:], default=0) >= 3]
@@ -94,7 +108,7 @@ def error_of(network: Network, choice: str) -> float:
     return statistics.mean(shares)
 
 
-def figures(network: Network, model: Any, options: argparse.Namespace) -> dict[str, float]:
+def figures(network: Network, model: Any, options: Options) -> dict[str, float]:
     """Divergence from the original on validation images, and test accuracy."""
     examples = read_examples(network.validation, options.examples)
     divergence = score_examples(model, examples, "kl", outputs_of(network.model, examples)).loss
@@ -102,27 +116,26 @@ def figures(network: Network, model: Any, options: argparse.Namespace) -> dict[s
     return {"divergence": divergence, "accuracy": 100 * accuracy_and_loss(model, batches)[0]}
 
 
-def uniform_step(network: Network, options: argparse.Namespace) -> None:
+@STUDY.step(lambda o: grid(network=[o.network], choice=[*(n for names in MENUS.values() for n in names), *VARIANTS]))
+def uniform(options: Options, choice: str, **_: str) -> Record:
     """One choice for all kernels, with and without recovery of the statistics."""
-    done = {r["choice"] for r in read(PATH) if r["step"] == "uniform" and r["network"] == network.name}
-    for choice in (*(name for names in MENUS.values() for name in names), *VARIANTS):
-        if choice in done:
-            continue
-        plan, size = planned(network, choice)
-        small = plan.apply(network.model)
-        repaired = qc.recover(small, network.calibration, network.model, max_examples=options.examples, progress=False)
-        record = {
-            "step": "uniform", "network": network.name, "choice": choice, "kernel_bytes": size,
-            "error": error_of(network, choice), **figures(network, small, options),
-            **{f"recovered_{k}": v for k, v in figures(network, repaired, options).items()}, **environment(),
-        }  # fmt: skip
-        append(PATH, record)
-        shown = {k: round(v, 4) for k, v in record.items() if isinstance(v, float)}
-        print(choice, size, shown, flush=True)
+    network = network_of(options)
+    plan, size = planned(network, choice)
+    return {"kernel_bytes": size, "error": error_of(network, choice), **applied(network, plan, options)}
 
 
-def measured(network: Network, options: argparse.Namespace) -> qc.SensitivityTable:
+def applied(network: Network, plan: qc.Plan, options: Options) -> dict[str, float]:
+    """Figures of a plan, applied and recovered."""
+    small = plan.apply(network.model)
+    repaired = qc.recover(small, network.calibration, network.model, max_examples=options.examples, progress=False)
+    recovered = {f"recovered_{name}": value for name, value in figures(network, repaired, options).items()}
+    return figures(network, small, options) | recovered
+
+
+@lru_cache(maxsize=1)
+def measured(options: Options) -> qc.SensitivityTable:
     """The table of all four families."""
+    network = network_of(options)
     names = [name for family in MENUS.values() for name in family]
     vectors = [parse("fold(bits=16)"), parse("cast(bits=16)"), parse("fold(bits=8)"), parse("cast(bits=8)")]
     cache = options.cache and f"{options.cache}/frequency_{network.name}_{options.examples}"
@@ -149,147 +162,91 @@ def loss_at(points: list[tuple[int, float]], size: int) -> float:
     return float(np.exp(np.interp(size, sizes, np.log(np.maximum(losses, 1e-9)))))
 
 
-def layers_step(network: Network, options: argparse.Namespace) -> None:
-    """For every kernel layer: loss of each family's front at shares of the 32-bit bytes."""
-    table = measured(network, options)
-    offsets, sizes = table.offsets, table.costs["bytes"]
-    for number, group in enumerate(table.layout.groups):
-        if group not in kernels_of(table.layout):
-            continue
-        fronts: dict[str, list[tuple[int, float]]] = {}
-        for family, names in MENUS.items():
-            at = [offsets[number] + table.choices[number].index(name) for name in names]
-            fronts[family] = [(int(sizes[i]), float(table.linear[i])) for i in at]
-        fronts["space"] = fronts["quantized"] + fronts["pruned"]
-        for ratio in options.ratios:
-            losses = {family: loss_at(points, int(group.nbytes / ratio)) for family, points in fronts.items()}
-            append(PATH, {"step": "layers", "network": network.name, "group": group.name, "ratio": ratio, **losses})
-    print(layers_text(network.name))
+def layers_at(options: Options) -> Iterator[Record]:
+    """Every kernel layer at every ratio."""
+    names = [group.name for group in kernels_of(measured(options).layout)]
+    return grid(network=[options.network], group=names, ratio=options.ratios)
 
 
-def solve_step(network: Network, options: argparse.Namespace) -> None:
+@STUDY.step(layers_at, again=True)
+def layers(options: Options, group: str, ratio: float, **_: str) -> Record:
+    """Loss of each family's front at a share of the layer's 32-bit bytes."""
+    found = measured(options)
+    number = found.group_names.index(group)
+    offset, sizes = found.offsets[number], found.costs["bytes"]
+    fronts: dict[str, list[tuple[int, float]]] = {}
+    for family, names in MENUS.items():
+        at = [offset + found.choices[number].index(name) for name in names]
+        fronts[family] = [(int(sizes[i]), float(found.linear[i])) for i in at]
+    fronts["space"] = fronts["quantized"] + fronts["pruned"]
+    size = int(found.layout.groups[number].nbytes / ratio)
+    return {family: loss_at(points, size) for family, points in fronts.items()}
+
+
+@STUDY.step(lambda o: grid(network=[o.network], ratio=o.ratios, menu=JOINT), again=True)
+def solve(options: Options, ratio: float, menu: str, **_: str) -> Record:
     """Menus with and without frequencies, solved jointly."""
-    table = measured(network, options)
-    vectors = [name for name in table.menu_names if name.startswith(("fold", "cast"))]
-    for ratio in options.ratios:
-        for menu, families in JOINT.items():
-            narrow = table.narrowed([*(name for family in families for name in MENUS[family]), *vectors])
-            solution = qc.solve(narrow.problem(qc.Budget(ratio=ratio)), time_limit=options.time_limit)
-            plan = narrow.plan(solution)
-            small = plan.apply(network.model)
-            repaired = qc.recover(
-                small, network.calibration, network.model, max_examples=options.examples, progress=False
-            )
-            picked = {family: sum(c in names for c in plan.choices.values()) for family, names in MENUS.items()}
-            record = {
-                "step": "solve", "network": network.name, "ratio": ratio, "menu": menu, "bytes": plan.bytes,
-                "predicted": plan.predicted_loss, **figures(network, small, options), "picked": picked,
-                **{f"recovered_{k}": v for k, v in figures(network, repaired, options).items()}, **environment(),
-            }  # fmt: skip
-            append(PATH, record)
-            shown = {k: round(v, 4) for k, v in record.items() if isinstance(v, float)}
-            print(menu, plan.bytes, shown, picked, flush=True)
+    found = measured(options)
+    vectors = [name for name in found.menu_names if name.startswith(("fold", "cast"))]
+    narrow = found.narrowed([*(name for family in JOINT[menu] for name in MENUS[family]), *vectors])
+    plan = narrow.plan(qc.solve(narrow.problem(qc.Budget(ratio=ratio)), time_limit=options.time_limit))
+    picked = {family: sum(c in names for c in plan.choices.values()) for family, names in MENUS.items()}
+    said = {"bytes": plan.bytes, "predicted": plan.predicted_loss, "picked": picked}
+    return said | applied(network_of(options), plan, options)
 
 
-def splicing_step(network: Network, options: argparse.Namespace) -> None:
-    """One epoch with fixed masks, and one with masks that move."""
-    for choice in options.tuned:
-        small = planned(network, choice)[0].apply(network.model)
-        for rate in options.learning_rates:
-            for moving in (False, True):
-                started = time.perf_counter()
-                tuned = qc.recover(
-                    small, network.train, network.model, epochs=1, learning_rate=rate, splicing=moving,
-                    seed=options.seed, max_examples=options.tuning_examples, progress=options.progress,
-                )  # fmt: skip
-                record = {
-                    "step": "splicing", "network": network.name, "choice": choice, "learning_rate": rate,
-                    "moving": moving, "seed": options.seed, "examples": options.tuning_examples,
-                    "seconds": time.perf_counter() - started, **figures(network, tuned, options), **environment(),
-                }  # fmt: skip
-                append(PATH, record)
-                print(
-                    choice,
-                    rate,
-                    moving,
-                    {k: round(v, 4) for k, v in record.items() if isinstance(v, float)},
-                    flush=True,
-                )
+def tunings(options: Options) -> Iterator[Record]:
+    """Every choice and learning rate, with fixed masks and with masks that move."""
+    return grid(
+        network=[options.network], choice=options.tuned, learning_rate=options.learning_rates, moving=[False, True],
+        seed=[options.seed], examples=[options.tuning_examples],
+    )  # fmt: skip
 
 
-def layers_text(network: str) -> str:
+@STUDY.step(tunings, again=True)
+def splicing(options: Options, choice: str, learning_rate: float, moving: bool, seed: int, **_: Any) -> Record:
+    """One epoch with fixed masks, or with masks that move."""
+    network = network_of(options)
+    small = planned(network, choice)[0].apply(network.model)
+    started = time.perf_counter()
+    tuned = qc.recover(
+        small, network.train, network.model, epochs=1, learning_rate=learning_rate, splicing=moving, seed=seed,
+        max_examples=options.tuning_examples, progress=options.progress,
+    )  # fmt: skip
+    return {"seconds": time.perf_counter() - started, **figures(network, tuned, options)}
+
+
+@STUDY.table
+def tables(options: Options) -> str:
+    """All records of a network."""
+    scores = {"divergence": "{divergence:.4f}", "top-1 %": "{accuracy:.2f}"}
+    recovered = {"recovered top-1 %": "{recovered_accuracy:.2f}"}
+    columns = {"kernels as": "{choice}", "bytes": "{kernel_bytes}", "error": "{error:.4f}", **scores}
+    columns |= {"recovered divergence": "{recovered_divergence:.4f}", **recovered}
+    found = sorted(STUDY.records("uniform", network=options.network), key=lambda r: r["kernel_bytes"])
+    text = table(found, columns) + "\n" + _layers_text(options.network)
+    columns = {"ratio": "{ratio:g}x", "menu": "{menu}", "predicted": "{predicted:.4f}", **scores, **recovered}
+    columns["picked"] = lambda r: ", ".join(f"{family} {count}" for family, count in r["picked"].items() if count)
+    solved = newest(STUDY.records("solve", network=options.network), "ratio", "menu")
+    text += "\n" + table(sorted(solved, key=lambda r: (r["ratio"], list(JOINT).index(r["menu"]))), columns)
+    columns = {"kernels as": "{choice}", "learning rate": "{learning_rate:g}", "seed": "{seed}", "images": "{examples}"}
+    columns |= {"masks": lambda r: "move" if r["moving"] else "fixed", **scores}
+    return text + "\n" + table(STUDY.records("splicing", network=options.network), columns)
+
+
+def _layers_text(network: str) -> str:
     """Per ratio: geometric mean of each family's loss relative to the best in space, and layers where it is ahead."""
-    records = [r for r in read(PATH) if r["step"] == "layers" and r["network"] == network]
-    latest = {(r["group"], r["ratio"]): r for r in records}
+    records = newest(STUDY.records("layers", network=network), "group", "ratio")
     rows = []
-    for ratio in sorted({ratio for _, ratio in latest}):
-        found = [r for (_, other), r in latest.items() if other == ratio]
-        for family in ("pruned", "bands", "frequencies"):
-            both = [(r[family], r["space"]) for r in found if np.isfinite([r[family], r["space"]]).all()]
-            if both:
-                mean = float(np.exp(np.mean([np.log(max(a, 1e-9) / max(b, 1e-9)) for a, b in both])))
-                ahead = sum(a < b for a, b in both)
-                rows.append([f"{ratio:g}x", family, f"{mean:.2f}", f"{ahead} of {len(both)}"])
+    for cell in grid(ratio=sorted({r["ratio"] for r in records}), family=("pruned", "bands", "frequencies")):
+        ratio, family = cell.values()
+        both = [(r[family], r["space"]) for r in records if r["ratio"] == ratio]
+        both = [pair for pair in both if np.isfinite(pair).all()]
+        if both:
+            mean = float(np.exp(np.mean([np.log(max(a, 1e-9) / max(b, 1e-9)) for a, b in both])))
+            rows.append([f"{ratio:g}x", family, f"{mean:.2f}", f"{sum(a < b for a, b in both)} of {len(both)}"])
     return markdown(["layer at", "family", "loss, of best in space", "layers ahead"], rows)
 
 
-def table_text(network: str) -> str:
-    """All records of a network as markdown."""
-    records = [r for r in read(PATH) if r["network"] == network]
-    uniform = sorted((r for r in records if r["step"] == "uniform"), key=lambda r: r["kernel_bytes"])
-    header = ["kernels as", "bytes", "error", "divergence", "top-1 %", "recovered divergence", "recovered top-1 %"]
-    rows = [
-        [r["choice"], str(r["kernel_bytes"]), f"{r['error']:.4f}", f"{r['divergence']:.4f}", f"{r['accuracy']:.2f}",
-         f"{r['recovered_divergence']:.4f}", f"{r['recovered_accuracy']:.2f}"]
-        for r in uniform
-    ]  # fmt: skip
-    text = markdown(header, rows) + "\n" + layers_text(network)
-    solved = {(r["ratio"], r["menu"]): r for r in records if r["step"] == "solve"}
-    header = ["ratio", "menu", "predicted", "divergence", "top-1 %", "recovered top-1 %", "picked"]
-    rows = [
-        [f"{r['ratio']:g}x", r["menu"], f"{r['predicted']:.4f}", f"{r['divergence']:.4f}", f"{r['accuracy']:.2f}",
-         f"{r['recovered_accuracy']:.2f}", ", ".join(f"{f} {n}" for f, n in r["picked"].items() if n)]
-        for _, r in sorted(solved.items(), key=lambda item: (item[0][0], list(JOINT).index(item[0][1])))
-    ]  # fmt: skip
-    text += "\n" + markdown(header, rows)
-    header = ["kernels as", "learning rate", "seed", "images", "masks", "divergence", "top-1 %"]
-    rows = [
-        [r["choice"], f"{r['learning_rate']:g}", str(r["seed"]), str(r["examples"]),
-         "move" if r["moving"] else "fixed", f"{r['divergence']:.4f}", f"{r['accuracy']:.2f}"]
-        for r in records if r["step"] == "splicing"
-    ]  # fmt: skip
-    return text + "\n" + markdown(header, rows)
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="cifar10-resnet20")
-    parser.add_argument("--examples", type=int, default=1000, help="calibration and validation images")
-    parser.add_argument("--test-examples", type=int, default=10_000)
-    parser.add_argument("--ratios", type=float, nargs="+", default=[8.0, 12.0, 16.0])
-    parser.add_argument("--time-limit", type=float, default=5.0)
-    parser.add_argument("--tuned", nargs="+", default=list(TUNED))
-    parser.add_argument("--tuning-examples", type=int, default=4000)
-    parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 3e-3])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cache", default="out/tables")
-    parser.add_argument("--progress", action="store_true")
-    steps = {"uniform": uniform_step, "layers": layers_step, "solve": solve_step, "splicing": splicing_step}
-    for step in (*steps, "table"):
-        parser.add_argument(f"--{step}", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    chosen = [step for name, step in steps.items() if getattr(options, name)]
-    if chosen:
-        network = channels_last(load(options.network, calibration_examples=options.examples))
-        for step in chosen:
-            step(network, options)
-    text = table_text(options.network)
-    (RESULTS / f"frequency_{options.network}.md").write_text(text)
-    print(text)
-
-
 if __name__ == "__main__":
-    main()
+    STUDY.main()

@@ -13,11 +13,11 @@ looked at for the figures alone.
 
 from __future__ import annotations
 
-import argparse
 import re
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,15 @@ from benchmarks.networks.architectures import digits_of_width
 from benchmarks.networks.datasets import digits
 from benchmarks.networks.loading import channels_last_batches
 from benchmarks.networks.train import DIGITS_RECIPE, Recipe, train
-from benchmarks.records import RESULTS, append, environment, markdown, read
+from benchmarks.records import Record, markdown, matching, means, table
 from benchmarks.studies import choices
-from qubo_compress.audits import memorization, population, spearman
+from benchmarks.study import Option, Options, Study, grid
+from qubo_compress.audits import memorization as memorization_scores
+from qubo_compress.audits import population, spearman
 from qubo_compress.audits.churn import churn_of
 from qubo_compress.audits.exemplars import exemplars_of
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
 from qubo_compress.recovery import LabelPreserving, RecoveryObjective
-
-PATH = RESULTS / "long_tail.jsonl"
 
 OBJECTIVES: dict[str, str | RecoveryObjective] = {
     "plain": "plain",
@@ -52,55 +52,33 @@ OBJECTIVES: dict[str, str | RecoveryObjective] = {
 }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run one step, or print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.long_tail", description=__doc__)
-    parser.add_argument("step", choices=("recovery", "tail", "flips", "memorization", "table"))
-    parser.add_argument("--network", default="cifar10-resnet20")
-    parser.add_argument("--menu", default="plain", choices=("plain", "best"), help="whose plans recovery starts from")
-    parser.add_argument("--ratios", type=float, nargs="+", default=[12.0])
-    parser.add_argument("--objectives", nargs="+", choices=tuple(OBJECTIVES), default=list(OBJECTIVES)[:3])
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
-    parser.add_argument("--examples", type=int, default=1000, help="calibration examples of each table")
-    parser.add_argument("--test", type=int, default=10_000, help="test images that tail and flips look at")
-    parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 6, 8])
-    parser.add_argument("--sparsity", type=float, nargs="+", default=[0.0, 0.5])
-    parser.add_argument(
-        "--emphasis", type=float, nargs=3, action="append", help="margin, weak, rare; may be given several times"
-    )
-    parser.add_argument("--networks", type=int, default=60, help="subset trainings")
-    parser.add_argument("--width", type=int, default=4, help="of the digits network that is trained on subsets")
-    parser.add_argument("--training-epochs", type=int, default=12, help="of each subset training")
-    parser.add_argument("--cache", type=Path, default=Path("out/long_tail"))
-    options = parser.parse_args(arguments)
-    steps = {
-        "recovery": recovery_step, "tail": tail_step, "flips": flips_step, "memorization": memorization_step,
-        "table": table_step,
-    }  # fmt: skip
-    steps[options.step](options)
+STUDY = Study(
+    __doc__, "long_tail", field="step", network="cifar10-resnet20",
+    menu=Option("plain", "whose plans recovery starts from", ("plain", "best")), ratios=[12.0],
+    objectives=Option(list(OBJECTIVES)[:3], choices=OBJECTIVES), epochs=3, seeds=[0, 1, 2, 3],
+    examples=Option(1000, "calibration examples of each table"),
+    test=Option(10_000, "test images that tail and flips look at"), bits=[2, 3, 4, 6, 8], sparsity=[0.0, 0.5],
+    emphasis=Option(["1,1,0.5"], "margin,weak,rare; several may be given"),
+    networks=Option(60, "subset trainings"), width=Option(4, "of the digits network that is trained on subsets"),
+    training_epochs=Option(12, "of each subset training"), cache=Path("out/long_tail"), threads=1,
+)  # fmt: skip
 
 
-def plan_at(network: Network, ratio: float, seed: int, options: argparse.Namespace, weights: Any = None) -> qc.Plan:
+def plan_at(network: Network, ratio: float, seed: int, options: Options, weights: Any = None) -> qc.Plan:
     """The best plan of one table."""
     table = table_of(network, seed, options, weights)
     return table.plan(qc.solve(table.problem(qc.Budget(ratio=ratio)), time_limit=5.0))
 
 
 def best_plan(network: Network, ratio: float) -> qc.Plan:
-    """The plan of the lowest validation loss that ``benchmarks.studies.choices --measure --solve`` found."""
-    solved = [r for r in read(choices.PATH) if r["step"] == "solve" and r["network"] == network.name and r["seed"] == 0]
-    best = choices.best_of(solved, ratio)
-    settings = argparse.Namespace(
-        cache=Path("out/tables"), network=network.name, examples=best["examples"], seed=0, loss=best["loss"],
-        progress=False,
-    )  # fmt: skip
+    """The plan of the lowest validation loss that ``benchmarks.studies.choices measure solve`` found."""
+    best = choices.best_plan(ratio, network=network.name, seed=0)
     drawn = channels_last(load(network.name, calibration_examples=best["examples"], seed=0))
-    chosen = best["choices"]
-    return choices.measured(drawn, settings).narrowed(sorted(set(chosen.values()))).plan(chosen)
+    found = choices.measured(drawn, best["examples"], 0, best["loss"], Path("out/tables"), progress=False)
+    return found.narrowed(sorted(set(best["choices"].values()))).plan(best["choices"])
 
 
-def table_of(network: Network, seed: int, options: argparse.Namespace, weights: Any = None) -> qc.SensitivityTable:
+def table_of(network: Network, seed: int, options: Options, weights: Any = None) -> qc.SensitivityTable:
     """A table of one calibration draw, from the cache where it is complete."""
     menu = qc.Menu(bits=tuple(options.bits), sparsity=tuple(options.sparsity))
     name = f"{network.name}_{options.examples}_{seed}_{len(menu.names)}_{'plain' if weights is None else weights}"
@@ -125,85 +103,105 @@ def figures(model: nn.Module, small: nn.Module, batches: Batches) -> dict[str, A
     }  # fmt: skip
 
 
-def recovery_step(options: argparse.Namespace) -> None:
-    """Every objective from the same plan: same bytes, same images, same epochs, same order."""
-    network = channels_last(load(options.network))
-    # All images of the training side; nothing here is chosen by the validation images.
-    images = [*channels_last_batches(network.train), *network.validation]
-    done = {_key(record) for record in read(PATH) if record["step"] == "recovery"}
+@lru_cache(maxsize=1)
+def network_of(name: str) -> Network:
+    """The network with its usual calibration images."""
+    return channels_last(load(name))
+
+
+@lru_cache(maxsize=1)
+def start_of(options: Options, menu: str, ratio: float) -> tuple[qc.Plan, nn.Module]:
+    """The plan at a ratio, and its network with repaired statistics."""
+    network = network_of(options.network)
+    plan = plan_at(network, ratio, 0, options) if menu == "plain" else best_plan(network, ratio)
+    return plan, qc.recover(plan.apply(network.model), network.calibration, network.model, progress=False)
+
+
+def recoveries(options: Options) -> Iterator[Record]:
+    """No fine-tuning and every objective, from every plan."""
     for ratio in options.ratios:
-        plan = plan_at(network, ratio, 0, options) if options.menu == "plain" else best_plan(network, ratio)
-        start = qc.recover(plan.apply(network.model), network.calibration, network.model, progress=False)
         for name in ("none", *options.objectives):
-            key = (network.name, options.menu, ratio, name, 0 if name == "none" else options.epochs)
-            if key in done:
-                continue
-            began = time.perf_counter()
-            tuned = start if name == "none" else qc.recover(
-                start, images, network.model, epochs=options.epochs, objective=OBJECTIVES[name],
-                max_examples=1 << 40, progress=False,
-            )  # fmt: skip
-            record = {
-                "step": "recovery", **dict(zip(_KEYS, key, strict=True)), "bytes": plan.bytes,
-                "settings": str(OBJECTIVES.get(name)), **figures(network.model, tuned, network.test),
-                "seconds": time.perf_counter() - began, **environment(),
-            }  # fmt: skip
-            append(PATH, record)
-            print(
-                f"{ratio:g}x {name:20} accuracy {record['accuracy']:.2f} mismatches {record['mismatches']} "
-                f"harmful {record['harmful']}, {record['seconds']:.0f} s", flush=True,
-            )  # fmt: skip
+            yield {"network": options.network, "menu": options.menu, "ratio": ratio, "objective": name,
+                   "epochs": 0 if name == "none" else options.epochs}  # fmt: skip
 
 
-_KEYS = ("network", "menu", "ratio", "objective", "epochs")
+@STUDY.step(recoveries)
+def recovery(options: Options, network: str, menu: str, ratio: float, objective: str, epochs: int) -> Record:
+    """Every objective from the same plan: same bytes, same images, same epochs, same order."""
+    given = network_of(network)
+    plan, tuned = start_of(options, menu, ratio)
+    began = time.perf_counter()
+    if epochs:
+        # All images of the training side; nothing here is chosen by the validation images.
+        images = [*channels_last_batches(given.train), *given.validation]
+        tuned = qc.recover(
+            tuned, images, given.model, epochs=epochs, objective=OBJECTIVES[objective], max_examples=1 << 40,
+            progress=False,
+        )  # fmt: skip
+    return {
+        "bytes": plan.bytes, "settings": str(OBJECTIVES.get(objective)), **figures(given.model, tuned, given.test),
+        "seconds": time.perf_counter() - began,
+    }  # fmt: skip
 
 
-def _key(record: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(record[name] for name in _KEYS)
+EVEN = "None"
+"""Settings of a choice in which all examples weigh the same."""
 
 
-def tail_step(options: argparse.Namespace) -> None:
-    """Plans of several calibration seeds, weighted and not: worst class, exemplars, churn, additivity of flips."""
-    emphasised = [qc.TailWeights(*given) for given in options.emphasis or [[1.0, 1.0, 0.5]]]
-    network = channels_last(load(options.network))
-    done = {_tail_key(record) for record in read(PATH) if record["step"] == "tail"}
+def emphases(options: Options) -> dict[str, qc.TailWeights | None]:
+    """What is recorded as the settings -> the settings."""
+    given = [qc.TailWeights(*map(float, text.split(","))) for text in options.emphasis]
+    return {str(weights): weights for weights in (None, *given)}
+
+
+@lru_cache(maxsize=1)
+def tested(options: Options) -> tuple[Batches, Tensor, Tensor]:
+    """Test images that tail and population look at, with the network's own answers (1, M) and the labels (M,)."""
+    network = network_of(options.network)
     test = network.test[: max(1, options.test // BATCH_SIZE)]
     originals, labels = population([network.model], test)
     assert labels is not None
-    for ratio in options.ratios:
-        even: list[Tensor] = []
-        for seed in options.seeds:
-            drawn = channels_last(load(options.network, seed=seed, calibration_examples=options.examples))
-            for asked in (None, *emphasised):
-                key = (network.name, ratio, seed, options.examples, len(labels), str(asked))
-                if key in done and asked is not None:
-                    continue
-                table = table_of(drawn, seed, options, asked)
-                plan = table.plan(qc.solve(table.problem(qc.Budget(ratio=ratio)), time_limit=5.0))
-                small = plan.apply(drawn.model)
-                given = drawn.calibration if asked is None else _with_weights(drawn.model, drawn.calibration, asked)
-                repaired = qc.recover(small, given, drawn.model, progress=False)
-                predicted, _ = population([repaired], test)
-                if asked is None:
-                    even.append(predicted[0])
-                if key in done:
-                    continue
-                flips = additivity(table, plan, drawn.model, small, drawn.calibration) if asked is None else None
-                record = {
-                    "step": "tail", "network": network.name, "ratio": ratio, "seed": seed,
-                    "weights": "even" if asked is None else "tail",
-                    "settings": str(asked), "bytes": plan.bytes, "test": len(labels), "calibration": options.examples,
-                    **counted(originals[0], predicted[0], labels), "flips": flips, **environment(),
-                }  # fmt: skip
-                append(PATH, record)
-                shown = ("seed", "weights", "accuracy", "worst_recall", "harmful", "flips")
-                print({key: record[key] for key in shown}, flush=True)
-        if len(even) > 1:
-            population_record(network, ratio, originals, torch.stack(even), labels)
+    return test, originals, labels
 
 
-def _tail_key(record: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(record[name] for name in ("network", "ratio", "seed", "calibration", "test", "settings"))
+@lru_cache(maxsize=1)
+def tail_plan(options: Options, ratio: float, seed: int, settings: str) -> tuple[Network, qc.SensitivityTable, qc.Plan]:
+    """The network with the calibration images of a seed, its table and plan."""
+    drawn = channels_last(load(options.network, seed=seed, calibration_examples=options.examples))
+    asked = emphases(options)[settings]
+    found = table_of(drawn, seed, options, asked)
+    return drawn, found, found.plan(qc.solve(found.problem(qc.Budget(ratio=ratio)), time_limit=5.0))
+
+
+@cache
+def answers(options: Options, ratio: float, seed: int, settings: str) -> Tensor:
+    """(M,) answers of a plan, repaired, on the test images."""
+    drawn, _, plan = tail_plan(options, ratio, seed, settings)
+    asked = emphases(options)[settings]
+    given = drawn.calibration if asked is None else _with_weights(drawn.model, drawn.calibration, asked)
+    repaired = qc.recover(plan.apply(drawn.model), given, drawn.model, progress=False)
+    return population([repaired], tested(options)[0])[0][0]
+
+
+def tails(options: Options) -> Iterator[Record]:
+    """Every seed with and without emphasis."""
+    return grid(
+        network=[options.network], ratio=options.ratios, seed=options.seeds, calibration=[options.examples],
+        test=[len(tested(options)[2])], settings=emphases(options),
+    )  # fmt: skip
+
+
+@STUDY.step(tails)
+def tail(options: Options, ratio: float, seed: int, settings: str, **_: Any) -> Record:
+    """Plans of several calibration seeds, weighted and not: worst class, and additivity of flips."""
+    _, originals, labels = tested(options)
+    drawn, found, plan = tail_plan(options, ratio, seed, settings)
+    predicted, even = answers(options, ratio, seed, settings), settings == EVEN
+    flips = additivity(found, plan, drawn.model, plan.apply(drawn.model), drawn.calibration) if even else None
+    return {
+        "weights": "even" if even else "tail", "bytes": plan.bytes, **counted(originals[0], predicted, labels),
+        "flips": flips,
+    }  # fmt: skip
 
 
 def counted(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -225,18 +223,20 @@ def _with_weights(model: nn.Module, batches: Batches, settings: qc.TailWeights) 
     return [(x, y, w) for (x, y), w in zip(batches, torch.split(weights, sizes), strict=True)]
 
 
-def population_record(network: Network, ratio: float, originals: Tensor, compressed: Tensor, labels: Tensor) -> None:
-    """Exemplars and churn of the plans of several seeds, from (K, M) predictions."""
-    exemplars, apart = exemplars_of(originals, compressed, labels), churn_of(compressed, labels)
-    record = {
-        "step": "population", "network": network.name, "ratio": ratio, "test": len(labels), **exemplars.to_dict(),
-        "churn": apart.to_dict(), "mean_mismatch": float(exemplars.mismatch_counts.double().mean()) / len(compressed),
+@STUDY.step(lambda o: grid(network=[o.network], ratio=o.ratios), again=True, name="population")
+def population_of_plans(options: Options, ratio: float, **_: str) -> Record | None:
+    """Exemplars and churn of the even plans of several seeds."""
+    if len(options.seeds) < 2:
+        return None
+    _, originals, labels = tested(options)
+    compressed = torch.stack([answers(options, ratio, seed, EVEN) for seed in options.seeds])
+    exemplars = exemplars_of(originals, compressed, labels)
+    return {
+        "test": len(labels), **exemplars.to_dict(), "churn": churn_of(compressed, labels).to_dict(),
+        "mean_mismatch": float(exemplars.mismatch_counts.double().mean()) / len(compressed),
         "always": int((exemplars.mismatch_counts == exemplars.compressed).sum()),
-        "ever": int((exemplars.mismatch_counts > 0).sum()), **environment(),
+        "ever": int((exemplars.mismatch_counts > 0).sum()),
     }  # fmt: skip
-    append(PATH, record)
-    shown = ("ratio", "share", "mean_mismatch", "always", "ever", "classes")
-    print({name: record[name] for name in shown}, len(exemplars.rows), apart.mean, flush=True)
 
 
 def additivity(
@@ -261,34 +261,28 @@ FLIP_SHARES = (1.0, 0.9, 0.8)
 """Budgets of harmful flips, as shares of the flips that the plan of the bytes alone adds up to."""
 
 
-def flips_step(options: argparse.Namespace) -> None:
+@STUDY.step(lambda o: grid(network=[o.network], ratio=o.ratios, seed=o.seeds), again=True)
+def flips(options: Options, ratio: float, seed: int, **_: str) -> Iterator[Record]:
     """Plans under ever tighter budgets of harmful flips: added up, real on the calibration images, real on the test."""
-    for ratio in options.ratios:
-        for seed in options.seeds:
-            network = channels_last(load(options.network, seed=seed, calibration_examples=options.examples))
-            table, test = table_of(network, seed, options), network.test[: max(1, options.test // BATCH_SIZE)]
-            free: dict[str, float] | None = None
-            for share in FLIP_SHARES:
-                limit = None if free is None else share * free["sum"]
-                budget = qc.Budget(ratio=ratio, harmful_flips=limit)
-                try:
-                    solution = qc.solve(table.problem(budget), time_limit=5.0)
-                except (InfeasibleBudget, NoFeasibleFound) as cause:
-                    print(f"{ratio:g}x seed {seed} share {share}: {type(cause).__name__}", flush=True)
-                    continue
-                plan = table.plan(solution)
-                found = additivity(table, plan, network.model, plan.apply(network.model), network.calibration, test)
-                free = free or found
-                record = {
-                    "step": "flips", "network": network.name, "ratio": ratio, "seed": seed, "share": share,
-                    "predicted": plan.predicted_loss, **found, **environment(),
-                }  # fmt: skip
-                append(PATH, record)
-                print({name: record[name] for name in ("ratio", "seed", "share", "predicted", *found)}, flush=True)
+    network = channels_last(load(options.network, seed=seed, calibration_examples=options.examples))
+    found, test = table_of(network, seed, options), network.test[: max(1, options.test // BATCH_SIZE)]
+    free: dict[str, float] | None = None
+    for share in FLIP_SHARES:
+        limit = None if free is None else share * free["sum"]
+        try:
+            solution = qc.solve(found.problem(qc.Budget(ratio=ratio, harmful_flips=limit)), time_limit=5.0)
+        except (InfeasibleBudget, NoFeasibleFound) as cause:
+            print(f"{ratio:g}x seed {seed} share {share}: {type(cause).__name__}", flush=True)
+            continue
+        plan = found.plan(solution)
+        added = additivity(found, plan, network.model, plan.apply(network.model), network.calibration, test)
+        free = free or added
+        yield {"share": share, "predicted": plan.predicted_loss, **added}
 
 
-def memorization_step(options: argparse.Namespace) -> None:
-    """Memorization scores of the digits, and how often compressed networks change their answer to each of them."""
+@lru_cache(maxsize=1)
+def memorized(options: Options) -> tuple[Any, Any, nn.Module, float]:
+    """The digits, their memorization scores, a network trained on all of them, and the seconds of the scores."""
     data = digits().train
     recipe = Recipe(**{**vars(DIGITS_RECIPE), "epochs": options.training_epochs})
 
@@ -296,80 +290,81 @@ def memorization_step(options: argparse.Namespace) -> None:
         return train(lambda: digits_of_width(options.width), data.select(torch.from_numpy(chosen)), recipe, seed)
 
     began = time.perf_counter()
-    found = memorization(trained, data.inputs, data.targets, networks=options.networks, progress=False)
+    found = memorization_scores(trained, data.inputs, data.targets, networks=options.networks, progress=False)
     seconds = time.perf_counter() - began
-    whole = trained(np.arange(len(data)), 0)
-    batches = data.batches(250)
-    for ratio in options.ratios:
-        counts = torch.zeros(len(data))
-        for seed in options.seeds:
-            order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: options.examples]
-            table = qc.measure(whole, data.select(order).batches(250), progress=False, seed=seed)
-            plan = table.plan(qc.solve(table.problem(qc.Budget(ratio=ratio)), time_limit=2.0, seed=seed))
-            predicted, _ = population([whole, plan.apply(whole)], batches)
-            counts += (predicted[0] != predicted[1]).float()
-        link = spearman(found.scores, counts.numpy())
-        loss = nn.functional.cross_entropy(torch.cat([whole(x) for x, _ in batches]), data.targets, reduction="none")
-        by_loss = spearman(loss.detach().numpy(), counts.numpy())
-        mismatched, high = counts.numpy() > 0, found.scores >= 0.25
-        record = {
-            "step": "memorization", "network": f"digits, width {options.width}", "ratio": ratio,
-            "networks": options.networks, "examples": len(data), "seeds": len(options.seeds), "seconds": seconds,
-            "spearman": link.value, "interval": list(link.interval), "p_value": link.p_value,
-            "spearman_of_loss": by_loss.value, "mismatched": int(mismatched.sum()), "above_0.25": int(high.sum()),
-            "mismatched_if_above": float(mismatched[high].mean()) if high.any() else None,
-            "mismatched_if_below": float(mismatched[~high].mean()), "mean_score": float(np.nanmean(found.scores)),
-            "mean_error": float(np.nanmean(found.errors)), **environment(),
-        }  # fmt: skip
-        append(PATH, record)
-        print({k: record[k] for k in list(record)[2:18]}, flush=True)
+    return data, found, trained(np.arange(len(data)), 0), seconds
 
 
-def table_step(options: argparse.Namespace) -> None:
-    """All tables, in markdown, to the terminal and to a file beside the records."""
-    records = list(read(PATH))
-    tables = (_recovery_table, _tail_table, _flips_table, _population_table, _memorization_table)
-    parts = [table(records) for table in tables]
-    text = "\n".join(part for part in parts if part)
-    (RESULTS / "long_tail.md").write_text(text)
-    print(text)
+@STUDY.step(lambda o: grid(network=[f"digits, width {o.width}"], ratio=o.ratios, networks=[o.networks]), again=True)
+def memorization(options: Options, ratio: float, **_: Any) -> Record:
+    """Memorization scores of the digits, and how often compressed networks change their answer to each of them."""
+    data, found, whole, seconds = memorized(options)
+    batches, counts = data.batches(250), torch.zeros(len(data))
+    for seed in options.seeds:
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: options.examples]
+        measured = qc.measure(whole, data.select(order).batches(250), progress=False, seed=seed)
+        plan = measured.plan(qc.solve(measured.problem(qc.Budget(ratio=ratio)), time_limit=2.0, seed=seed))
+        predicted, _ = population([whole, plan.apply(whole)], batches)
+        counts += (predicted[0] != predicted[1]).float()
+    link = spearman(found.scores, counts.numpy())
+    loss = nn.functional.cross_entropy(torch.cat([whole(x) for x, _ in batches]), data.targets, reduction="none")
+    by_loss = spearman(loss.detach().numpy(), counts.numpy())
+    mismatched, high = counts.numpy() > 0, found.scores >= 0.25
+    return {
+        "examples": len(data), "seeds": len(options.seeds), "seconds": seconds,
+        "spearman": link.value, "interval": list(link.interval), "p_value": link.p_value,
+        "spearman_of_loss": by_loss.value, "mismatched": int(mismatched.sum()), "above_0.25": int(high.sum()),
+        "mismatched_if_above": float(mismatched[high].mean()) if high.any() else None,
+        "mismatched_if_below": float(mismatched[~high].mean()), "mean_score": float(np.nanmean(found.scores)),
+        "mean_error": float(np.nanmean(found.errors)),
+    }  # fmt: skip
 
 
-def _recovery_table(records: Iterable[dict[str, Any]]) -> str:
-    chosen = [r for r in records if r["step"] == "recovery"]
-    rows = []
-    for r in sorted(chosen, key=lambda r: (r["network"], r["menu"], r["ratio"], r["epochs"])):
-        same = [o for o in chosen if _key(o) == (r["network"], r["menu"], r["ratio"], "plain", r["epochs"])]
-        share = f"{same[0]['mismatches'] / r['mismatches']:.2f}" if same else ""
-        rows.append([
-            f"{r['ratio']:g}", r["menu"], f"{r['bytes']:,}", r["objective"], str(r["epochs"]), f"{r['accuracy']:.2f}",
-            f"{r['mismatches']:,}", f"{r['harmful']:,}", f"{r['repaired']:,}", share, f"{r['worst_recall']:.1f}",
-        ])  # fmt: skip
-    head = ["ratio", "menu", "bytes", "objective", "epochs", "accuracy", "mismatches", "harmful", "repaired"]
-    return markdown([*head, "times fewer than plain", "worst class"], rows) if rows else ""
+@STUDY.table
+def tables(options: Options) -> str:
+    """The tables of all steps that have records."""
+    parts = (_recovery_table, _tail_table, _flips_table, _population_table, _memorization_table)
+    return "\n".join(part for part in (make() for make in parts) if part)
 
 
-def _tail_table(records: Iterable[dict[str, Any]]) -> str:
-    chosen = [r for r in records if r["step"] == "tail"]
-    rows = []
-    for ratio, count, test, settings in sorted({_tail_setting(r) for r in chosen}):
-        same = [r for r in chosen if _tail_setting(r) == (ratio, count, test, settings)]
+def _recovery_table() -> str:
+    records = STUDY.records("recovery")
+
+    def fewer(r: Record) -> str:
+        plain = matching(
+            records, objective="plain", **{name: r[name] for name in ("network", "menu", "ratio", "epochs")}
+        )
+        return f"{plain[0]['mismatches'] / r['mismatches']:.2f}" if plain else ""
+
+    columns = {
+        "ratio": "{ratio:g}", "menu": "{menu}", "bytes": "{bytes:,}", "objective": "{objective}", "epochs": "{epochs}",
+        "accuracy": "{accuracy:.2f}", "mismatches": "{mismatches:,}", "harmful": "{harmful:,}",
+        "repaired": "{repaired:,}", "times fewer than plain": fewer, "worst class": "{worst_recall:.1f}",
+    }  # fmt: skip
+    records.sort(key=lambda r: (r["network"], r["menu"], r["ratio"], r["epochs"]))
+    return table(records, columns) if records else ""
+
+
+def _tail_table() -> str:
+    chosen, rows = STUDY.records("tail"), []
+    for key in sorted({tuple(r[name] for name in _TAIL) for r in chosen}):
+        ratio, count, test, settings = key
+        same = matching(chosen, **dict(zip(_TAIL, key, strict=True)))
         row = [f"{ratio:g}", f"{count:,}", f"{test:,}", _short(settings), str(len(same))]
         for figure in ("accuracy", "worst_recall", "mismatches", "harmful"):
             values = [float(r[figure]) for r in same]
             spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
             row.append(f"{statistics.fmean(values):.2f}{spread}")
-        flips = [r["flips"] for r in same if r["flips"]]
+        found = [r["flips"] for r in same if r["flips"]]
         for figure in ("sum", "root_of_squares", "measured"):
-            row.append(f"{100 * statistics.fmean(f[figure] for f in flips):.2f} %" if flips else "")
+            row.append(f"{100 * statistics.fmean(f[figure] for f in found):.2f} %" if found else "")
         rows.append(row)
     head = ["ratio", "calibration", "test", "margin, weak, rare", "seeds", "accuracy", "worst class", "mismatches"]
     more = ["harmful", "flips of the plan without repair: sum", "root of squares", "measured"]
     return markdown([*head, *more], rows) if rows else ""
 
 
-def _tail_setting(record: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(record[name] for name in ("ratio", "calibration", "test", "settings"))
+_TAIL = ("ratio", "calibration", "test", "settings")
 
 
 def _short(settings: str) -> str:
@@ -377,49 +372,50 @@ def _short(settings: str) -> str:
     return ", ".join(re.findall(r"=([0-9.]+)", settings)[:3]) or "even"
 
 
-def _flips_table(records: Iterable[dict[str, Any]]) -> str:
-    chosen = [r for r in records if r["step"] == "flips"]
-    rows = []
-    for ratio, share in sorted({(r["ratio"], r["share"]) for r in chosen}, key=lambda pair: (pair[0], -pair[1])):
-        same = [r for r in chosen if (r["ratio"], r["share"]) == (ratio, share)]
-        mean = {name: statistics.fmean(r[name] for r in same) for name in ("predicted", "sum", "measured", "test")}
-        shown = [f"{100 * mean[name]:.2f} %" for name in ("sum", "measured", "test")]
-        rows.append([f"{ratio:g}", f"{share:g}", str(len(same)), f"{mean['predicted']:.4f}", *shown])
-    head = ["ratio", "flips allowed, share of the free plan's", "plans found", "predicted loss", "flips added up"]
-    return markdown([*head, "real, calibration", "real, test"], rows) if rows else ""
+def _per_cent(name: str, digits: int = 2) -> Callable[[Record], str]:
+    return lambda r: f"{100 * (r[name] or 0):.{digits}f} %"
 
 
-def _population_table(records: Iterable[dict[str, Any]]) -> str:
-    rows = [
-        [
-            f"{r['ratio']:g}", str(r["compressed"]), f"{100 * r['mean_mismatch']:.2f} %",
-            f"{100 * r['churn']['mean']:.2f} %", f"{len(r['exemplars']):,}", f"{r['always']:,}", f"{r['ever']:,}",
-            f"{100 * (r['accuracy_before_on_exemplars'] or 0):.1f} %",
-            f"{100 * (r['accuracy_after_on_exemplars'] or 0):.1f} %",
-            ", ".join(f"{c['label']} ({100 * c['shift']:+.1f})" for c in r["classes"] if c["corrected_p_value"] < 0.05),
-        ]
-        for r in records if r["step"] == "population"
-    ]  # fmt: skip
-    head = ["ratio", "plans", "mismatch with the original", "mismatch between seeds", "exemplars", "changed by all"]
-    more = ["changed by any", "accuracy on exemplars before", "after", "classes moved beside the mean (points)"]
-    return markdown([*head, *more], rows) if rows else ""
+def _flips_table() -> str:
+    found = sorted(means(STUDY.records("flips"), "ratio", "share"), key=lambda r: (r["ratio"], -r["share"]))
+    columns = {
+        "ratio": "{ratio:g}", "flips allowed, share of the free plan's": "{share:g}", "plans found": "{count}",
+        "predicted loss": "{predicted:.4f}", "flips added up": _per_cent("sum"),
+        "real, calibration": _per_cent("measured"), "real, test": _per_cent("test"),
+    }  # fmt: skip
+    return table(found, columns) if found else ""
 
 
-def _memorization_table(records: Iterable[dict[str, Any]]) -> str:
-    rows = [
-        [
-            r["network"], f"{r['ratio']:g}", str(r["networks"]), str(r["seeds"]),
-            f"{r['spearman']:.3f} ({r['interval'][0]:.3f} to {r['interval'][1]:.3f})", f"{r['spearman_of_loss']:.3f}",
-            f"{r['mismatched']:,} of {r['examples']:,}", f"{r['above_0.25']:,}",
-            "" if r["mismatched_if_above"] is None else f"{100 * r['mismatched_if_above']:.1f} %",
-            f"{100 * r['mismatched_if_below']:.1f} %",
-        ]
-        for r in records if r["step"] == "memorization"
-    ]  # fmt: skip
-    head = ["network", "ratio", "subset trainings", "plans", "Spearman (95 %)", "of the loss", "mismatched"]
-    return markdown([*head, "memorized (≥ 0.25)", "of these mismatched", "of the others"], rows) if rows else ""
+def _population_table() -> str:
+    moved = lambda r: [c for c in r["classes"] if c["corrected_p_value"] < 0.05]  # noqa: E731
+    columns = {
+        "ratio": "{ratio:g}", "plans": "{compressed}", "mismatch with the original": _per_cent("mean_mismatch"),
+        "mismatch between seeds": lambda r: f"{100 * r['churn']['mean']:.2f} %",
+        "exemplars": lambda r: f"{len(r['exemplars']):,}", "changed by all": "{always:,}",
+        "changed by any": "{ever:,}", "accuracy on exemplars before": _per_cent("accuracy_before_on_exemplars", 1),
+        "after": _per_cent("accuracy_after_on_exemplars", 1),
+        "classes moved beside the mean (points)": lambda r: ", ".join(
+            f"{c['label']} ({100 * c['shift']:+.1f})" for c in moved(r)
+        ),
+    }  # fmt: skip
+    found = STUDY.records("population")
+    return table(found, columns) if found else ""
+
+
+def _memorization_table() -> str:
+    columns = {
+        "network": "{network}", "ratio": "{ratio:g}", "subset trainings": "{networks}", "plans": "{seeds}",
+        "Spearman (95 %)": "{spearman:.3f} ({interval[0]:.3f} to {interval[1]:.3f})",
+        "of the loss": "{spearman_of_loss:.3f}", "mismatched": "{mismatched:,} of {examples:,}",
+        "memorized (≥ 0.25)": lambda r: f"{r['above_0.25']:,}",
+        "of these mismatched": lambda r: (
+            "" if r["mismatched_if_above"] is None else f"{100 * r['mismatched_if_above']:.1f} %"
+        ),
+        "of the others": _per_cent("mismatched_if_below", 1),
+    }  # fmt: skip
+    found = STUDY.records("memorization")
+    return table(found, columns) if found else ""
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    STUDY.main()

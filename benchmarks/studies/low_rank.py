@@ -1,29 +1,29 @@
 """Low-rank choices on ``cifar10-resnet20``: what they cost, what they lose, and what running in factors saves.
 
-    python -m benchmarks.studies.low_rank --layers  # single layers of each stage replaced; about a minute
-    python -m benchmarks.studies.low_rank --times   # milliseconds, factors against the whole weight, wide layers
-    python -m benchmarks.studies.low_rank --ranks   # ranks of all layers without data: `relaxation` against `exact`
-    python -m benchmarks.studies.low_rank --table   # the tables, from the records
+    python -m benchmarks.studies.low_rank layer  # single layers of each stage replaced; about a minute
+    python -m benchmarks.studies.low_rank times   # milliseconds, factors against the whole weight, wide layers
+    python -m benchmarks.studies.low_rank ranks   # ranks of all layers without data: `relaxation` against `exact`
+    python -m benchmarks.studies.low_rank table   # the tables, from the records
 
 Records are appended to ``benchmarks/results/low_rank.jsonl``; the tables are of the last run of each kind.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 import qubo_compress as qc
-from benchmarks.networks import Network, accuracy_and_loss, load
-from benchmarks.records import RESULTS, append, environment, markdown, read
+from benchmarks.networks import Batches, Network, accuracy_and_loss, load
+from benchmarks.records import Record, markdown, matching, mean_of, newest, table
+from benchmarks.study import Option, Options, Study, grid
 from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.calibration.statistics import Calibration
 from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
@@ -37,8 +37,6 @@ from qubo_compress.network.replay import trace_calls
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.costs import factored_multiplications, layer_calls
 
-PATH = RESULTS / "low_rank.jsonl"
-TABLES = RESULTS / "low_rank.md"
 LAYERS = tuple(f"layer{stage}.{block}.conv2.weight" for stage in (1, 2, 3) for block in (0, 2))
 CHOICES = (
     "svd(share=0.25)", "svd(share=0.4)", "svd(share=0.55)", "tucker(share=0.4)", "tucker(share=0.55)",
@@ -46,27 +44,51 @@ CHOICES = (
 )  # fmt: skip
 SHARES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 
+STUDY = Study(
+    __doc__, "low_rank", field="kind", names=Option(list(LAYERS), "weights of step layer"),
+    examples=Option(250, "calibration and held-out images of step layer"), repeats=9,
+    macs=Option([0.8, 0.65, 0.5], "budgets of step ranks"), time_limit=5.0,
+)  # fmt: skip
 
-def measure_layers(network: Network, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """For every layer and choice: shares of bytes and multiplications, errors, and loss with only it replaced."""
-    batches = network.calibration[: max(1, options.examples // 250)]
-    examples = read_examples(batches, options.examples)
+
+@lru_cache(maxsize=1)
+def network_of(examples: int) -> Network:
+    """The network with that many calibration images."""
+    return load("cifar10-resnet20", calibration_examples=examples)
+
+
+@lru_cache(maxsize=1)
+def evidence(name: str, count: int) -> tuple[Group, Moments, Examples]:
+    """A layer, its inputs' moments, and the images that they are of."""
+    network = network_of(count)
+    examples = read_examples(network.calibration[: max(1, count // 250)], count)
     run = lambda inputs: rows_of(network.model(inputs))  # noqa: E731
     calibration = Calibration(network.model, examples, make_loss("cross-entropy"), run, seed=0)
-    held_out = network.validation[: max(1, options.examples // 250)]
-    base = accuracy_and_loss(network.model, held_out)[1]
-    groups = {group.name: group for group in discover(network.model).groups}
-    for name in options.names:
-        group = groups[name]
-        moments = InputMoments().collect(calibration, group)
-        for choice in CHOICES:
-            for whitened in (False, True):
-                operator = replace(cast(Any, parse(choice)), whitened=whitened)
-                record = _one_choice(network, group, operator, moments[0], examples)
-                if record is not None:
-                    loss = record.pop("loss")(held_out) - base
-                    yield {"kind": "layer", "layer": name, "choice": choice, "whitened": whitened, **record,
-                           "loss": loss, "base": base, "examples": options.examples}  # fmt: skip
+    group = next(group for group in discover(network.model).groups if group.name == name)
+    return group, InputMoments().collect(calibration, group)[0], examples
+
+
+@lru_cache(maxsize=1)
+def base_of(count: int) -> float:
+    """Loss of the network itself on the held-out images."""
+    return accuracy_and_loss(network_of(count).model, held_out(count))[1]
+
+
+def held_out(count: int) -> Batches:
+    """Batches of validation images."""
+    return network_of(count).validation[: max(1, count // 250)]
+
+
+@STUDY.step(lambda o: grid(layer=o.names, choice=CHOICES, whitened=[False, True]), again=True)
+def layer(options: Options, layer: str, choice: str, whitened: bool) -> Record | None:
+    """Shares of bytes and multiplications, errors, and the loss with this layer alone replaced."""
+    network, (group, moments, examples) = network_of(options.examples), evidence(layer, options.examples)
+    record = _one_choice(network, group, replace(cast(Any, parse(choice)), whitened=whitened), moments, examples)
+    if record is None:
+        return None
+    base = base_of(options.examples)
+    loss = record.pop("loss")(held_out(options.examples)) - base
+    return record | {"loss": loss, "base": base, "examples": options.examples}
 
 
 def _one_choice(
@@ -119,132 +141,88 @@ def wide_layers() -> list[tuple[str, nn.Module, Tensor, Sequence[str]]]:
     ]
 
 
-def measure_times(repeats: int) -> Iterator[dict[str, Any]]:
+@STUDY.step(lambda o: grid(repeats=[o.repeats]), again=True)
+def times(options: Options, repeats: int) -> Iterator[Record]:
     """Median milliseconds of whole and factored layers of random weights, run alternately."""
-    for label, layer, inputs, choices in wide_layers():
-        group = next(group for group in discover(layer).groups if group.kind == "weight")
-        part = cast(Tensor, layer.weight).detach()
+    for label, module, inputs, choices in wide_layers():
+        group = next(group for group in discover(module).groups if group.kind == "weight")
+        part = cast(Tensor, module.weight).detach()
         for choice in choices:
             packed = parse(choice).encode(group, [part])
-            quick = FactoredLayer(layer, packed.stages(0))
+            quick = FactoredLayer(module, packed.stages(0))
             times: dict[str, list[float]] = {"whole": [], "factored": []}
             with torch.no_grad():
-                calls = layer_calls(layer, group, trace_calls(layer, inputs))
+                calls = layer_calls(module, group, trace_calls(module, inputs))
                 for _ in range(repeats + 1):
-                    for name, module in (("whole", layer), ("factored", quick)):
+                    for name, form_of in (("whole", module), ("factored", quick)):
                         started = time.perf_counter()
-                        module(inputs)
+                        form_of(inputs)
                         times[name].append(1e3 * (time.perf_counter() - started))
             middle = {name: statistics.median(values[1:]) for name, values in times.items()}
             macs = factored_multiplications(packed, calls) / (part.numel() * calls[0][0].positions)
-            yield {"kind": "times", "layer": label, "choice": choice, "macs": macs, **middle, "repeats": repeats,
+            yield {"layer": label, "choice": choice, "macs": macs, **middle,
                    "threads": torch.get_num_threads()}  # fmt: skip
 
 
-def solve_ranks(network: Network, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+@lru_cache(maxsize=1)
+def ranks_table(examples: int) -> qc.SensitivityTable:
+    """Every rank of every layer, priced by the weights alone."""
+    network, menu = network_of(examples), qc.Menu([Svd(share=share) for share in SHARES])
+    return qc.measure(network.model, network.calibration[:1], menu=menu, metric="magnitude", progress=False)
+
+
+SOLVERS = ("relaxation", "exact", "greedy", "uniform")
+
+
+@STUDY.step(lambda o: grid(macs=o.macs, solver=SOLVERS), again=True)
+def ranks(options: Options, macs: float, solver: str) -> Record:
     """Ranks of all layers from the weights alone, by the continuous search and exactly."""
-    menu = qc.Menu([Svd(share=share) for share in SHARES])
-    table = qc.measure(network.model, network.calibration[:1], menu=menu, metric="magnitude", progress=False)
-    whole = int(table.costs["macs"][table.offsets[:-1]].sum())
-    for share in options.macs:
-        problem = table.problem(qc.Budget(ratio=1.0, macs=int(share * whole)))
-        for solver in ("relaxation", "exact", "greedy", "uniform"):
-            try:
-                found = qc.solve(problem, solver, time_limit=options.time_limit)
-            except qc.errors.QuboCompressError as cause:
-                yield {"kind": "ranks", "macs": share, "solver": solver, "refused": str(cause)}
-                continue
-            plan = table.plan(found)
-            accuracy = accuracy_and_loss(plan.apply(network.model), network.validation[:2])[0]
-            yield {
-                "kind": "ranks", "macs": share, "solver": solver, "energy": found.energy, "bound": found.bound,
-                "seconds": found.timing["total"], "accuracy": accuracy,
-                "factored": sum(name != "keep" for name in plan.choices.values()),
-            }  # fmt: skip
+    network, found = network_of(options.examples), ranks_table(options.examples)
+    whole = int(found.costs["macs"][found.offsets[:-1]].sum())
+    problem = found.problem(qc.Budget(ratio=1.0, macs=int(macs * whole)))
+    try:
+        solution = qc.solve(problem, solver, time_limit=options.time_limit)
+    except qc.errors.QuboCompressError as cause:
+        return {"refused": str(cause)}
+    plan = found.plan(solution)
+    return {
+        "energy": solution.energy, "bound": solution.bound, "seconds": solution.timing["total"],
+        "accuracy": accuracy_and_loss(plan.apply(network.model), network.validation[:2])[0],
+        "factored": sum(name != "keep" for name in plan.choices.values()),
+    }  # fmt: skip
 
 
-def tables(path: Path = PATH) -> str:
-    """Markdown of the last records of each kind."""
-    records = list(read(path))
-    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for record in records:
-        key = tuple(record.get(name) for name in ("kind", "layer", "choice", "whitened", "macs_budget", "solver"))
-        latest[(*key, record["macs"] if record["kind"] == "ranks" else None)] = record
-    found = list(latest.values())
-    return "\n".join([_layer_table(found), _times_table(found), _ranks_table(found)])
+@STUDY.table
+def tables(options: Options) -> str:
+    """The last records of each kind."""
+    timed = newest(STUDY.records("times"), "layer", "choice")
+    columns = {
+        "layer": "{layer}", "choice": "{choice}", "macs": "{macs:.3f}", "ms whole": "{whole:.1f}",
+        "ms factored": "{factored:.1f}", "ratio": lambda r: f"{r['factored'] / r['whole']:.2f}",
+    }  # fmt: skip
+    ranked = [r for r in newest(STUDY.records("ranks"), "solver", "macs") if "energy" in r]
+    ranks_of = {
+        "macs left": "{macs:.2f}", "solver": "{solver}", "energy": "{energy:.5f}", "seconds": "{seconds:.2f}",
+        "layers factored": "{factored}", "accuracy": lambda r: f"{100 * r['accuracy']:.1f}",
+    }  # fmt: skip
+    return "\n".join([_layer_table(), table(timed, columns), table(ranked, ranks_of)])
 
 
-def _layer_table(records: list[dict[str, Any]]) -> str:
-    rows = []
+def _layer_table() -> str:
+    records, rows = newest(STUDY.records("layer"), "layer", "choice", "whitened"), []
     for stage in ("layer1", "layer2", "layer3"):
         for choice in CHOICES:
-            pair = []
-            for whitened in (False, True):
-                own = [
-                    r for r in records
-                    if r["kind"] == "layer" and r["layer"].startswith(stage) and r["choice"] == choice
-                    and r["whitened"] is whitened
-                ]  # fmt: skip
-                pair.append(own)
-            if not all(pair):
-                continue
-            plain, fitted = pair
-            rows.append([
-                stage, choice, _mean(plain, "bytes"), _mean(plain, "macs"),
-                *(f"{_mean(plain, name)} / {_mean(fitted, name)}" for name in ("weight_error", "output_error", "loss")),
-            ])  # fmt: skip
+            own = [r for r in matching(records, choice=choice) if r["layer"].startswith(stage)]
+            pair = [matching(own, whitened=whitened) for whitened in (False, True)]
+            if all(pair):
+                plain, fitted = map(mean_of, pair)
+                rows.append([
+                    stage, choice, *(f"{plain[name]:.3f}" for name in ("bytes", "macs")),
+                    *(f"{plain[n]:.3f} / {fitted[n]:.3f}" for n in ("weight_error", "output_error", "loss")),
+                ])  # fmt: skip
     header = ["stage", "choice", "bytes", "macs", "weight error", "output error", "loss change"]
     return "Shares of the float32 layer; errors and loss data-free / whitened.\n\n" + markdown(header, rows)
 
 
-def _mean(records: list[dict[str, Any]], name: str) -> str:
-    return f"{statistics.mean(record[name] for record in records):.3f}"
-
-
-def _times_table(records: list[dict[str, Any]]) -> str:
-    rows = [
-        [r["layer"], r["choice"], f"{r['macs']:.3f}", f"{r['whole']:.1f}", f"{r['factored']:.1f}",
-         f"{r['factored'] / r['whole']:.2f}"]
-        for r in records if r["kind"] == "times"
-    ]  # fmt: skip
-    return markdown(["layer", "choice", "macs", "ms whole", "ms factored", "ratio"], rows)
-
-
-def _ranks_table(records: list[dict[str, Any]]) -> str:
-    rows = [
-        [f"{r['macs']:.2f}", r["solver"], f"{r['energy']:.5f}", f"{r['seconds']:.2f}", str(r["factored"]),
-         f"{100 * r['accuracy']:.1f}"]
-        for r in records if r["kind"] == "ranks" and "energy" in r
-    ]  # fmt: skip
-    return markdown(["macs left", "solver", "energy", "seconds", "layers factored", "accuracy"], rows)
-
-
-def main() -> None:
-    """Run what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for flag in ("layers", "times", "ranks", "table"):
-        parser.add_argument(f"--{flag}", action="store_true")
-    parser.add_argument("--names", nargs="*", default=list(LAYERS), help="weights for --layers")
-    parser.add_argument("--examples", type=int, default=250, help="calibration and held-out images for --layers")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--macs", type=float, nargs="*", default=[0.8, 0.65, 0.5], help="budgets for --ranks")
-    parser.add_argument("--time-limit", type=float, default=5.0)
-    options = parser.parse_args()
-    made: list[Iterator[dict[str, Any]]] = []
-    if options.times:
-        made.append(measure_times(options.repeats))
-    if options.layers or options.ranks:
-        network = load("cifar10-resnet20", calibration_examples=options.examples)
-        made += [measure_layers(network, options)] if options.layers else []
-        made += [solve_ranks(network, options)] if options.ranks else []
-    for records in made:
-        for record in records:
-            append(PATH, {**record, "environment": environment()})
-            print({name: round(v, 4) if isinstance(v, float) else v for name, v in record.items()}, flush=True)
-    if options.table:
-        TABLES.write_text(tables())
-        print(TABLES.read_text())
-
-
 if __name__ == "__main__":
-    main()
+    STUDY.main()

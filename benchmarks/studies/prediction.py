@@ -11,8 +11,6 @@ defaults; ``products`` has one probe.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,8 @@ from scipy.stats import spearmanr
 
 import qubo_compress as qc
 from benchmarks.networks import load
-from benchmarks.records import RESULTS, environment, markdown
+from benchmarks.records import environment, markdown, write
+from benchmarks.study import Option, command_line
 from qubo_compress.calibration.evaluation import score_examples
 from qubo_compress.calibration.examples import read_examples
 from qubo_compress.sensitivity.metrics.products import Products
@@ -76,26 +75,15 @@ def correlations(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="cifar10-resnet20")
-    parser.add_argument("--metrics", nargs="+", default=["gauss-newton", "products", "jacobian", "fisher", "magnitude"])
-    parser.add_argument("--examples", type=int, default=2000)
-    parser.add_argument("--backward-examples", type=int, default=500, help="examples for jacobian and fisher")
-    parser.add_argument("--pairwise-examples", type=int, default=64)
-    parser.add_argument("--held-out", type=int, default=1000)
-    parser.add_argument("--plans", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", type=Path, default=Path("out/tables"))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = command_line(
+        __doc__, network="cifar10-resnet20", metrics=["gauss-newton", "products", "jacobian", "fisher", "magnitude"],
+        examples=2000, backward_examples=Option(500, "examples for jacobian and fisher"), pairwise_examples=64,
+        held_out=1000, plans=50, seed=0, cache=Path("out/tables"), threads=torch.get_num_threads(),
+    )  # fmt: skip
     network = load(options.network, calibration_examples=options.examples, seed=options.seed)
     held_out = read_examples(network.test, options.held_out)
-    few = {
-        "jacobian": options.backward_examples,
-        "fisher": options.backward_examples,
-        "pairwise": options.pairwise_examples,
-    }
+    backward = options.backward_examples
+    few = {"jacobian": backward, "fisher": backward, "pairwise": options.pairwise_examples}
     plans: list[tuple[str, dict[str, str]]] = []
     measured: list[float] = []
     found: dict[str, dict[str, Any]] = {}
@@ -103,14 +91,11 @@ def main() -> None:
         examples = few.get(metric, options.examples)
         folder = f"{options.network}_{examples}_{options.seed}" + ("" if metric == "gauss-newton" else f"_{metric}")
         started, cpu = time.perf_counter(), time.process_time()
+        chosen = Products(probes=1) if metric == "products" else metric
         table = qc.measure(
-            network.model,
-            network.calibration,
-            metric=Products(probes=1) if metric == "products" else metric,
-            max_examples=examples,
-            cache=options.cache / folder,
+            network.model, network.calibration, metric=chosen, max_examples=examples, cache=options.cache / folder,
             progress=False,
-        )
+        )  # fmt: skip
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         if not plans:
             plans = draw_plans(table, options.plans, options.seed)
@@ -119,11 +104,8 @@ def main() -> None:
             found["bytes alone"] = correlations(plans, sizes, measured)
         predicted = [table.predict(plan) for _, plan in plans]
         found[metric] = correlations(plans, predicted, measured) | {
-            "examples": examples,
-            "evaluations": table.provenance.evaluations,
-            "seconds": seconds,
-            "cpu_seconds": cpu,
-        }
+            "examples": examples, "evaluations": table.provenance.evaluations, "seconds": seconds, "cpu_seconds": cpu,
+        }  # fmt: skip
         if table.factor is not None or table.pairs is not None:
             additive = [table.predict(plan, interactions=False) for _, plan in plans]
             found[f"{metric}, additive"] = correlations(plans, additive, measured)
@@ -135,17 +117,9 @@ def main() -> None:
         print(metric, found[metric], found.get(f"{metric}, additive"), flush=True)
     columns = list(next(iter(found.values())))
     rows = [[name, *(f"{values[c]:.3f}" for c in columns)] for name, values in found.items()]
-    text = markdown(["predictor", *columns], rows)
-    content = {
-        "network": options.network,
-        "found": found,
-        "plans": len(plans),
-        "held_out": options.held_out,
-        **environment(),
-    }
-    (RESULTS / f"prediction_{options.network}.json").write_text(json.dumps(content, indent=1))
-    (RESULTS / f"prediction_{options.network}.md").write_text(text)
-    print(text)
+    content = {"network": options.network, "found": found, "plans": len(plans), "held_out": options.held_out}
+    write(f"prediction_{options.network}.json", content | environment())
+    write(f"prediction_{options.network}.md", markdown(["predictor", *columns], rows))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ run it in a process of its own. One thread; what is compiled once is not counted
 
 from __future__ import annotations
 
-import argparse
 import resource
 import statistics
 import time
@@ -19,6 +18,7 @@ from torch import nn
 
 import qubo_compress as qc
 from benchmarks.networks.architectures import ResNet20
+from benchmarks.study import Option, command_line
 from qubo_compress.network.discovery import GroupRule, discover
 from qubo_compress.network.replay import trace_calls
 from qubo_compress.network.tensors import NetworkTensors
@@ -80,11 +80,7 @@ def seconds(model: nn.Module, groups: GroupRule, inputs: torch.Tensor, menu: qc.
 
 def main() -> None:
     """Print the figures of one case."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--case", choices=sorted(CASES), default="convolutions")
-    parser.add_argument("--repeats", type=int, default=3)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = command_line(__doc__, case=Option("convolutions", choices=sorted(CASES)), repeats=3, threads=1)
     torch.manual_seed(0)
     make, groups, inputs = CASES[given.case]
     model, menu = make().eval(), qc.Menu()

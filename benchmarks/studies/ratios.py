@@ -14,8 +14,8 @@ were loss changes, lie in ``ratios_0.3.jsonl``.
 
 from __future__ import annotations
 
-import argparse
-import statistics
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ import torch
 
 import qubo_compress as qc
 from benchmarks.networks import Network, accuracy_and_loss, channels_last, load
-from benchmarks.records import RESULTS, append, environment, markdown, read
+from benchmarks.records import Record, means, table
+from benchmarks.study import Option, Options, Study
 from qubo_compress.calibration.examples import read_examples
 from qubo_compress.pipeline.close import closely_measured
 from qubo_compress.pipeline.refinement import Refinement, Round, refine
@@ -38,7 +39,25 @@ METHODS = ("uniform", "greedy", "linear", "full", "close", "full+1", "full+2")
 RECOVERED = ("uniform", "full", "close", "full+2")
 """Methods whose plans are also scored after ``recover(epochs=0)``."""
 
-PATH = RESULTS / "ratios.jsonl"
+STUDY = Study(
+    __doc__, "ratios", report="ratios_{network}", network="cifar10-resnet20", seeds=[0, 1, 2],
+    ratios=[6.0, 8.0, 10.0, 12.0], examples=2000, metric="auto", methods=Option(METHODS, "what is scored", METHODS),
+    rounds=2, refine_examples=800, neighbourhood=2.0, time_limit=5.0, threads=torch.get_num_threads(),
+    cache=Path("out/tables"),
+)  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def measured(options: Options, seed: int) -> tuple[Network, qc.SensitivityTable, Record]:
+    """The network of a calibration seed, its table and its own test figures."""
+    network = channels_last(load(options.network, calibration_examples=options.examples, seed=seed))
+    # The folders of `benchmarks.studies.prediction`, which measures the same tables.
+    folder = f"{options.network}_{options.examples}_{seed}"
+    cache = options.cache / (folder if options.metric == "gauss-newton" else f"{folder}_{options.metric}")
+    metric = Products(probes=1) if options.metric == "products" else options.metric
+    found = qc.measure(network.model, network.calibration, metric=metric, cache=cache, progress=False)
+    accuracy, loss = accuracy_and_loss(network.model, network.test)
+    return network, found, {"original_accuracy": 100 * accuracy, "original_loss": loss}
 
 
 def evaluate(network: Network, plan: Plan, recover: bool) -> dict[str, float]:
@@ -53,7 +72,7 @@ def evaluate(network: Network, plan: Plan, recover: bool) -> dict[str, float]:
     return figures
 
 
-def plans_of(network: Network, table: qc.SensitivityTable, budget: qc.Budget, options: argparse.Namespace) -> Any:
+def plans_of(network: Network, table: qc.SensitivityTable, budget: qc.Budget, options: Options) -> Any:
     """Yield (method, plan) from the cheapest to the most expensive."""
     problem, linear = table.problem(budget), table.problem(budget, interactions=False)
     limit = options.time_limit
@@ -88,95 +107,54 @@ def plans_of(network: Network, table: qc.SensitivityTable, budget: qc.Budget, op
         yield f"full+{number}", incumbent
 
 
-def run(options: argparse.Namespace) -> None:
-    """Measure what is missing."""
-    done = {(r["network"], r["metric"], r["seed"], r["ratio"], r["method"]) for r in read(PATH)}
+@lru_cache(maxsize=1)
+def plans_at(options: Options, seed: int, ratio: float) -> dict[str, Plan]:
+    """Method -> plan."""
+    network, found, _ = measured(options, seed)
+    return dict(plans_of(network, found, qc.Budget(ratio=ratio), options))
+
+
+def cells(options: Options) -> Iterator[Record]:
+    """Every method that is asked for, at every ratio."""
+    wanted = [method for method in METHODS[: 5 + options.rounds] if method in options.methods]
     for seed in options.seeds:
-        network = channels_last(load(options.network, calibration_examples=options.examples, seed=seed))
-        # The folders of `benchmarks.studies.prediction`, which measures the same tables.
-        folder = f"{options.network}_{options.examples}_{seed}"
-        cache = options.cache / (folder if options.metric == "gauss-newton" else f"{folder}_{options.metric}")
-        metric = Products(probes=1) if options.metric == "products" else options.metric
-        table = qc.measure(network.model, network.calibration, metric=metric, cache=cache, progress=False)
-        before, loss_before = accuracy_and_loss(network.model, network.test)
         for ratio in options.ratios:
-            wanted = [method for method in METHODS[: 5 + options.rounds] if method in options.methods]
-            if all((options.network, options.metric, seed, ratio, method) in done for method in wanted):
-                continue
-            known: dict[str, dict[str, float]] = {}
-            for method, plan in plans_of(network, table, qc.Budget(ratio=ratio), options):
-                key = str(sorted(plan.choices.items()))
-                if method not in wanted or (options.network, options.metric, seed, ratio, method) in done:
-                    continue
-                if key not in known or (method in RECOVERED and "recovered_loss" not in known[key]):
-                    known[key] = evaluate(network, plan, recover=method in RECOVERED)
-                record = {
-                    "network": options.network, "metric": options.metric, "seed": seed, "ratio": ratio,
-                    "method": method, "bytes": plan.bytes,
-                    "predicted": plan.predicted_loss, "original_accuracy": 100 * before, "original_loss": loss_before,
-                    **known[key], "examples": options.examples,
-                    "refine_examples": options.refine_examples, "neighbourhood": options.neighbourhood, **environment(),
-                }  # fmt: skip
-                append(PATH, record)
-                print(
-                    seed, ratio, method, {k: round(v, 4) for k, v in record.items() if isinstance(v, float)}, flush=True
-                )
+            for method in wanted:
+                yield {"network": options.network, "metric": options.metric, "seed": seed, "ratio": ratio,
+                       "method": method}  # fmt: skip
 
 
-def table_text(network: str) -> str:
-    """All records of a network as markdown, means over seeds."""
-    records = [r for r in read(PATH) if r["network"] == network]
-    rows = []
-    for ratio, metric in sorted({(r["ratio"], r["metric"]) for r in records}):
-        for method in METHODS:
-            found = [r for r in records if (r["ratio"], r["metric"], r["method"]) == (ratio, metric, method)]
-            if not found:
-                continue
-            cells = [f"{ratio:g}x", metric, method, str(len(found))]
-            for name, digits in (("loss", 3), ("accuracy", 2), ("recovered_loss", 3), ("recovered_accuracy", 2)):
-                values = [r[name] for r in found if name in r]
-                cells.append(f"{statistics.mean(values):.{digits}f}" if values else "")
-            repaired = [r["original_accuracy"] - r["recovered_accuracy"] for r in found if "recovered_accuracy" in r]
-            cells.append(f"{statistics.mean(repaired):+.2f}" if repaired else "")
-            rows.append(cells)
-    header = [
-        "ratio",
-        "metric",
-        "method",
-        "seeds",
-        "test loss",
-        "top-1 %",
-        "recovered loss",
-        "recovered top-1 %",
-        "drop",
+@STUDY.step(cells)
+def score(options: Options, seed: int, ratio: float, method: str, **_: str) -> Record | None:
+    """Test figures of a method's plan, of those that there are."""
+    network, _, before = measured(options, seed)
+    plan = plans_at(options, seed, ratio).get(method)
+    if plan is None:
+        return None
+    return {
+        "bytes": plan.bytes, "predicted": plan.predicted_loss, **before,
+        **evaluate(network, plan, recover=method in RECOVERED), "examples": options.examples,
+        "refine_examples": options.refine_examples, "neighbourhood": options.neighbourhood,
+    }  # fmt: skip
+
+
+@STUDY.table
+def tables(options: Options) -> str:
+    """All records of a network, means over seeds."""
+    records = STUDY.records(network=options.network)
+    repaired = [
+        r | {"drop": r["original_accuracy"] - r["recovered_accuracy"]} for r in records if "recovered_loss" in r
     ]
-    return markdown(header, rows)
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="cifar10-resnet20")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--ratios", type=float, nargs="+", default=[6.0, 8.0, 10.0, 12.0])
-    parser.add_argument("--examples", type=int, default=2000)
-    parser.add_argument("--metric", default="auto")
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, help="what is scored")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--refine-examples", type=int, default=800)
-    parser.add_argument("--neighbourhood", type=float, default=2.0)
-    parser.add_argument("--time-limit", type=float, default=5.0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cache", type=Path, default=Path("out/tables"))
-    parser.add_argument("--table", action="store_true", help="only print the table")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if not options.table:
-        run(options)
-    text = table_text(options.network)
-    (RESULTS / f"ratios_{options.network}.md").write_text(text)
-    print(text)
+    rest = [r for r in records if "recovered_loss" not in r]
+    found = means(repaired + rest, "ratio", "metric", "method")
+    columns = {
+        "ratio": "{ratio:g}x", "metric": "{metric}", "method": "{method}", "seeds": "{count}",
+        "test loss": "{loss:.3f}", "top-1 %": "{accuracy:.2f}", "recovered loss": "{recovered_loss:.3f}",
+        "recovered top-1 %": "{recovered_accuracy:.2f}", "drop": "{drop:+.2f}",
+    }  # fmt: skip
+    order = lambda r: (r["ratio"], r["metric"], METHODS.index(r["method"]))  # noqa: E731
+    return table(sorted(found, key=order), columns)
 
 
 if __name__ == "__main__":
-    main()
+    STUDY.main()

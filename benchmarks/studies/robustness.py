@@ -24,34 +24,26 @@ or alone by ``python -m benchmarks.studies.robustness_tables``.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
-import os
-import resource
 import shutil
-import subprocess
-import sys
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 import qubo_compress as qc
 from benchmarks.networks import Batches, first, load
+from benchmarks.networks.scores import score
+from benchmarks.processes import in_new_process, peak_memory, reset_peak_memory, warm_up
 from benchmarks.records import append, environment
 from benchmarks.studies.robustness_tables import METHODS, OPPONENTS, PATH, newest, write_tables
+from benchmarks.study import Option, Options, command_line, shown
 from qubo_compress.plan import Plan
 from qubo_compress.selection.candidates import Candidate
-
-PROJECT = Path(__file__).resolve().parents[2]
-MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ class Cell:
         return f"{self.network}_{self.examples}_{self.ratio:g}x_{self.seed}_{self.test_examples}"
 
 
-def cells_of(options: argparse.Namespace) -> Iterator[Cell]:
+def cells_of(options: Options) -> Iterator[Cell]:
     """Every cell asked for; the ratios of one measurement follow each other."""
     for network in options.networks:
         grid = NETWORKS[network]
@@ -108,7 +100,7 @@ def cells_of(options: argparse.Namespace) -> Iterator[Cell]:
                     yield Cell(network, examples, ratio, seed, options.test_examples or grid.test_examples)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Run what is missing, each method in a process of its own."""
     measured: Path | None = None
     commit = environment()["commit"]
@@ -143,18 +135,14 @@ def losses_path(work: Path, cell: Cell, method: str) -> Path:
     return work / "losses" / f"{cell.name}_{method}.npy"
 
 
-def in_own_process(cell: Cell, method: str, tables: Path, options: argparse.Namespace) -> dict[str, Any]:
+def in_own_process(cell: Cell, method: str, tables: Path, options: Options) -> dict[str, Any]:
     """The record of one method of one cell; where it failed, with the last line of its error."""
-    work = {"method": method, "tables": str(tables), "losses": str(losses_path(options.work, cell, method))}
-    command = [sys.executable, "-m", "benchmarks.studies.robustness", "--threads", str(options.threads)]
-    command += ["--cell", json.dumps(asdict(cell) | work)]
-    threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    done = subprocess.run(command, cwd=PROJECT, env=os.environ | threads, capture_output=True, text=True, check=False)
-    lines = done.stdout.splitlines()
-    answer = json.loads(lines[-1]) if done.returncode == 0 and lines else {}
-    if not answer:
-        answer = {"error": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
-    print(cell.name, method, {k: round(v, 4) for k, v in answer.items() if isinstance(v, float)} or answer, flush=True)
+    losses = losses_path(options.work, cell, method)
+    try:
+        answer = in_new_process(measure_cell, cell, method, tables, losses, threads=options.threads)
+    except Exception as error:
+        answer = {"error": traceback.format_exception_only(error)[-1].strip()}
+    print(cell.name, method, shown(answer), flush=True)
     return {"kind": "cell", "method": method, **asdict(cell), **answer, "threads": options.threads, **environment()}
 
 
@@ -256,95 +244,17 @@ def candidate_facts(candidate: Candidate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class TestScore:
-    """How a network does on each test example; for text an example is a window, and its figures are means over tokens.
-
-    Attributes:
-        losses: (N,) float64 cross-entropy.
-        correct: (N,) float64, share of right answers.
-        divergences: (N,) float64 KL divergence from the original's answers, zeros for the original itself.
-        logits: (rows, classes) of all examples one below the other.
-    """
-
-    losses: Tensor
-    correct: Tensor
-    divergences: Tensor
-    logits: Tensor
-
-    def means(self) -> dict[str, float]:
-        """Means over the examples; the accuracy in per cent."""
-        accuracy = 100 * self.correct.mean().item()
-        return {"loss": self.losses.mean().item(), "accuracy": accuracy, "divergence": self.divergences.mean().item()}
-
-
-@torch.no_grad()
-def score(model: nn.Module, test: Batches, reference: Tensor | None = None) -> TestScore:
-    """Score a network in eval mode on test examples; `reference` are the original's logits."""
-    logits = torch.cat([model(inputs).flatten(0, -2) for inputs, _ in test])
-    targets = torch.cat([answers for _, answers in test])
-
-    def per_example(rows: Tensor) -> Tensor:
-        return rows.double().view(len(targets), -1).mean(1)
-
-    ours = logits.log_softmax(1)
-    theirs = ours if reference is None else reference.log_softmax(1)
-    return TestScore(
-        losses=per_example(functional.nll_loss(ours, targets.flatten(), reduction="none")),
-        correct=per_example(logits.argmax(1) == targets.flatten()),
-        divergences=per_example((theirs.exp() * (theirs - ours)).sum(1)),
-        logits=logits,
-    )
-
-
-def warm_up() -> None:
-    """Load what is compiled, or compile it where nobody has yet, so that it counts in no method's seconds."""
-    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8))
-    generator = torch.Generator().manual_seed(0)
-    batches = [(torch.randn(16, 32, generator=generator), torch.randint(8, (16,), generator=generator))]
-    budget = qc.Budget(ratio=3)
-    table = qc.compress(model, batches, budget, solver="exact", progress=False).table
-    for solver in ("auto", "annealer", "greedy", "uniform"):
-        qc.solve(table.problem(budget), solver, time_limit=1.0)
-
-
-def reset_peak_memory() -> None:
-    """Let the peak of this process's memory start at what it holds now; does nothing where Linux does not allow it."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory() -> float:
-    """The most memory this process held since the last reset, in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / MEBIBYTE if sys.platform == "darwin" else peak / 1024
-
-
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--examples", type=int, nargs="+", help="calibration examples; by default the network's own")
-    parser.add_argument("--ratios", type=float, nargs="+", help="by default the network's own")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--test-examples", type=int, help="by default the network's own")
-    parser.add_argument("--again", nargs="+", choices=METHODS, default=[], help="run these even where they are there")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=Path("out/robustness"), help="folder of caches and losses")
-    parser.add_argument("--records", type=Path, default=PATH)
-    parser.add_argument("--cell", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = command_line(
+        __doc__, networks=Option(list(NETWORKS), choices=NETWORKS), seeds=[0, 1, 2], threads=1, records=PATH,
+        examples=Option((), "calibration examples; by default the network's own", type=int),
+        ratios=Option((), "by default the network's own", type=float),
+        test_examples=Option(None, "by default the network's own", type=int),
+        again=Option((), "run these even where they are there", METHODS, str),
+        work=Option(Path("out/robustness"), "folder of caches and losses"),
+    )  # fmt: skip
     options.work = options.work.absolute()
-    torch.set_num_threads(options.threads)
-    if options.cell:
-        given = options.cell
-        method, tables, losses = (given.pop(name) for name in ("method", "tables", "losses"))
-        print(json.dumps(measure_cell(Cell(**given), method, Path(tables), Path(losses))))
-        return
     run(options)
     print(write_tables(options.records))
 

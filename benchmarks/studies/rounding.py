@@ -12,18 +12,19 @@ so are loss and accuracy. Records go to ``results/rounding.jsonl``; the table is
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.networks import Batches, Network, accuracy_and_loss, load
-from benchmarks.records import RESULTS, append, environment, markdown, read
+from benchmarks.records import Record, markdown, newest, table
+from benchmarks.study import Options, Study, grid
 from qubo_compress.calibration.examples import read_examples
 from qubo_compress.calibration.statistics import Calibration
 from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
@@ -35,7 +36,9 @@ from qubo_compress.network.discovery import discover
 from qubo_compress.network.groups import Group
 from qubo_compress.network.losses.classification import make_loss, rows_of
 
-PATH = RESULTS / "rounding.jsonl"
+STUDY = Study(
+    __doc__, "rounding", field="part", network="cifar10-resnet20", bits=[2, 3, 4], examples=500, threads=1
+)  # fmt: skip
 Way = Callable[[Group, Tensor, Moments], Tensor]
 
 
@@ -132,105 +135,86 @@ def calibration(network: Network, batches: Batches, count: int) -> Calibration:
     return Calibration(network.model, examples, make_loss("cross-entropy"), lambda x: rows_of(network.model(x)), 0)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Store the network every way and record errors, losses and seconds."""
+@lru_cache(maxsize=1)
+def prepared(options: Options) -> tuple[Network, list[Group], dict[str, tuple[Moments, Moments]]]:
+    """The network, its weights, and their inputs' moments on calibration and on validation images."""
     network = load(options.network, calibration_examples=options.examples)
     groups = [g for g in discover(network.model).groups if g.kind == "weight"]
     seen, unseen = (calibration(network, b, options.examples) for b in (network.calibration, network.validation))
+    return network, groups, {g.name: tuple(InputMoments().collect(c, g)[0] for c in (seen, unseen)) for g in groups}
+
+
+@STUDY.step(lambda o: grid(network=[o.network], examples=[o.examples]), again=True)
+def original(options: Options, **_: Any) -> Record:
+    """Figures of the network itself."""
+    network = prepared(options)[0]
+    accuracy, loss = accuracy_and_loss(network.model, network.validation)
+    return {"accuracy": 100 * accuracy, "loss": loss}
+
+
+@STUDY.step(lambda o: grid(network=[o.network], examples=[o.examples], bits=o.bits), again=True)
+def way(options: Options, bits: int, **_: Any) -> Iterator[Record]:
+    """Store the network every way: errors, loss and seconds."""
+    network, groups, evidence = prepared(options)
     parts = {g.name: dict(network.model.named_parameters())[g.name].detach() for g in groups}
-    evidence = {g.name: tuple(InputMoments().collect(c, g)[0] for c in (seen, unseen)) for g in groups}
-    base = accuracy_and_loss(network.model, network.validation)
-    common = {"network": options.network, "examples": options.examples, **environment()}
-    append(PATH, {"part": "original", "accuracy": 100 * base[0], "loss": base[1], **common})
-    for bits in options.bits:
-        taken: dict[str, float] = {}
-        for name, way in ways(bits, taken).items():
-            small = copy.deepcopy(network.model)
-            places, layers = dict(small.named_parameters()), []
-            for group in groups:
-                part, (near, far) = parts[group.name], evidence[group.name]
-                start = time.perf_counter()
-                stored = way(group, part, near)
-                layers.append(
-                    {
-                        "layer": group.name, "seconds": time.perf_counter() - start, "rows": len(part),
-                        "error": relative_error(part, stored, near), "unseen": relative_error(part, stored, far),
-                    }
-                )  # fmt: skip
-                places[group.name].data.copy_(stored)
-                if name == "qubo":
-                    taken[group.name] = layers[-1]["seconds"]
-            accuracy, loss = accuracy_and_loss(small, network.validation)
-            record = {"part": "way", "bits": bits, "way": name, "layers": layers, "accuracy": 100 * accuracy,
-                      "loss": loss, **common}  # fmt: skip
-            append(PATH, record)
-            print(
-                f"{bits} bits {name:10} {summary(record)} loss {loss:.4f} accuracy {100 * accuracy:.2f} %", flush=True
-            )
+    taken: dict[str, float] = {}
+    for name, store in ways(bits, taken).items():
+        small = copy.deepcopy(network.model)
+        places, layers = dict(small.named_parameters()), []
+        for group in groups:
+            part, (near, far) = parts[group.name], evidence[group.name]
+            start = time.perf_counter()
+            stored = store(group, part, near)
+            seconds = time.perf_counter() - start
+            layers.append({
+                "layer": group.name, "seconds": seconds, "rows": len(part),
+                "error": relative_error(part, stored, near), "unseen": relative_error(part, stored, far),
+            })  # fmt: skip
+            places[group.name].data.copy_(stored)
+            if name == "qubo":
+                taken[group.name] = seconds
+        accuracy, loss = accuracy_and_loss(small, network.validation)
+        yield {"way": name, "layers": layers, "accuracy": 100 * accuracy, "loss": loss}
 
 
-def summary(record: dict[str, Any]) -> str:
-    """Mean errors over layers and seconds."""
-    mean = {key: sum(layer[key] for layer in record["layers"]) / len(record["layers"]) for key in ("error", "unseen")}
-    seconds = [layer["seconds"] for layer in record["layers"]]
-    return f"error {mean['error']:.5f} unseen {mean['unseen']:.5f} {sum(seconds) / len(seconds):.2f} s per layer"
-
-
-def table_text() -> str:
+@STUDY.table
+def tables(options: Options) -> str:
     """The last record of every way, and how far qubo rounding is from the descent, layer by layer."""
-    found = {(r["network"], r["bits"], r["way"]): r for r in read(PATH) if r["part"] == "way"}
-    original = {r["network"]: r for r in read(PATH) if r["part"] == "original"}
-    rows, gains = [], []
-    for (network, bits, way), record in sorted(found.items(), key=lambda item: (item[0][:2], -mean_of(item[1]))):
-        layers = record["layers"]
-        rows.append([
-            network, str(bits), way, f"{mean_of(record):.5f}", f"{mean_of(record, 'unseen'):.5f}",
-            f"{record['loss']:.4f}", f"{record['accuracy']:.2f}",
-            f"{mean_of(record, 'seconds'):.2f}", f"{max(layer['seconds'] for layer in layers):.2f}",
-        ])  # fmt: skip
-        if way not in ("qubo", "kicked") or (network, bits, "descent") not in found:
-            continue
-        before = {layer["layer"]: layer for layer in found[network, bits, "descent"]["layers"]}
-        shares = {
-            key: sorted(layer[key] / before[layer["layer"]][key] for layer in layers) for key in ("error", "unseen")
-        }
-        middle = len(layers) // 2
-        gains.append([
-            network, str(bits), way, *(f"{100 * (1 - shares['error'][i]):.1f}" for i in (0, middle, -1)),
-            *(f"{100 * (1 - shares['unseen'][i]):.1f}" for i in (0, middle, -1)),
-        ])  # fmt: skip
     text = "".join(
-        f"{name}: original loss {r['loss']:.4f}, accuracy {r['accuracy']:.2f} % on the validation images; moments of "
-        f"{r['examples']} calibration images.\n\n"
-        for name, r in original.items()
+        f"{r['network']}: original loss {r['loss']:.4f}, accuracy {r['accuracy']:.2f} % on the validation images; "
+        f"moments of {r['examples']} calibration images.\n\n"
+        for r in newest(STUDY.records("original"), "network")
     )
-    header = ["network", "bits", "way", "error", "unseen error", "loss", "top-1 %", "s per layer", "slowest layer"]
-    text += markdown(header, rows)
-    text += "\nOutput error taken off the descent's, over layers, per cent:\n\n"
+    found = newest(STUDY.records("way"), "network", "bits", "way")
+    columns = {
+        "network": "{network}", "bits": "{bits}", "way": "{way}", "error": lambda r: f"{mean_of(r):.5f}",
+        "unseen error": lambda r: f"{mean_of(r, 'unseen'):.5f}", "loss": "{loss:.4f}", "top-1 %": "{accuracy:.2f}",
+        "s per layer": lambda r: f"{mean_of(r, 'seconds'):.2f}",
+        "slowest layer": lambda r: f"{max(layer['seconds'] for layer in r['layers']):.2f}",
+    }  # fmt: skip
+    found = sorted(found, key=lambda r: (r["network"], r["bits"], -mean_of(r)))
+    text += table(found, columns) + "\nOutput error taken off the descent's, over layers, per cent:\n\n"
+    descents = {(r["network"], r["bits"]): r for r in found if r["way"] == "descent"}
+    gains = [
+        [r["network"], str(r["bits"]), r["way"], *_gains(r, descents[r["network"], r["bits"]])]
+        for r in found if r["way"] in ("qubo", "kicked") and (r["network"], r["bits"]) in descents
+    ]  # fmt: skip
     header = ["network", "bits", "way", "most", "median", "least", "most, unseen", "median, unseen", "least, unseen"]
     return text + markdown(header, gains)
 
 
-def mean_of(record: dict[str, Any], key: str = "error") -> float:
+def _gains(record: Record, descent: Record) -> Iterator[str]:
+    """The most, the median and the least taken off the errors of the descent, on images seen and unseen."""
+    before = {layer["layer"]: layer for layer in descent["layers"]}
+    for key in ("error", "unseen"):
+        shares = sorted(layer[key] / before[layer["layer"]][key] for layer in record["layers"])
+        yield from (f"{100 * (1 - shares[place]):.1f}" for place in (0, len(shares) // 2, -1))
+
+
+def mean_of(record: Record, key: str = "error") -> float:
     """Mean of a figure over layers."""
     return float(sum(layer[key] for layer in record["layers"]) / len(record["layers"]))
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="cifar10-resnet20")
-    parser.add_argument("--bits", type=int, nargs="*", default=[2, 3, 4])
-    parser.add_argument("--examples", type=int, default=500)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.bits:
-        run(options)
-    text = table_text()
-    (RESULTS / "rounding.md").write_text(text)
-    print(text)
-
-
 if __name__ == "__main__":
-    main()
+    STUDY.main()

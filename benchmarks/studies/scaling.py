@@ -5,8 +5,6 @@ python -m benchmarks.studies.scaling [--seconds 60] [--quick]
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import resource
 import time
@@ -14,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.records import RESULTS, environment, markdown
+from benchmarks.records import environment, table, write
+from benchmarks.study import Option, command_line
 from qubo_compress import solve
-from qubo_compress._internal.files import write_atomically
 from qubo_compress.problem.generators import planted_problem, random_problem
 from qubo_compress.solvers.annealer import moves
 from qubo_compress.solvers.annealer.annealer import warm_up
@@ -69,41 +67,29 @@ def sweep_times(shapes: tuple[tuple[int, int], ...]) -> list[dict[str, Any]]:
             moves.anneal(tables, state, 0, 1, 1, 0.05, 0.05, 0.5, 1.5, 0.0, 0)
             seconds = min(seconds, time.perf_counter() - start)
         products = problem.num_choices * rank
-        records.append(
-            {
-                "groups": groups,
-                "rank": rank,
-                "V r": products,
-                "ms per sweep": 1e3 * seconds,
-                "ns per V r": 1e9 * seconds / products,
-                "GB/s read": 4 * products / seconds / 1e9,
-            }
-        )
+        records.append({
+            "groups": groups, "rank": rank, "V r": products, "ms per sweep": 1e3 * seconds,
+            "ns per V r": 1e9 * seconds / products, "GB/s read": 4 * products / seconds / 1e9,
+        })  # fmt: skip
     return records
 
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seconds", type=float, default=60.0, help="time limit of the planted problem")
-    parser.add_argument("--quick", action="store_true", help="300 groups, rank 64, 5 s")
-    options = parser.parse_args()
+    options = command_line(
+        __doc__, seconds=Option(60.0, "time limit of the planted problem"),
+        quick=Option(False, "300 groups, rank 64, 5 s"),
+    )  # fmt: skip
     warm_up()
     load = os.getloadavg()[0]
     solved = planted(5.0, 300, 64) if options.quick else planted(options.seconds)
     sweeps = sweep_times(SHAPES[:2] if options.quick else SHAPES)
-    rows = [
-        [
-            f"{r['groups']} x {CHOICES}",
-            str(r["rank"]),
-            f"{r['V r'] / 1e6:.2f}",
-            f"{r['ms per sweep']:.2f}",
-            f"{r['ns per V r']:.2f}",
-            f"{r['GB/s read']:.1f}",
-        ]
-        for r in sweeps
-    ]
-    text = markdown(["groups x choices", "rank r", "V r (millions)", "ms per sweep", "ns per V r", "GB/s read"], rows)
+    columns = {
+        "groups x choices": f"{{groups}} x {CHOICES}", "rank r": "{rank}",
+        "V r (millions)": lambda r: f"{r['V r'] / 1e6:.2f}", "ms per sweep": "{ms per sweep:.2f}",
+        "ns per V r": "{ns per V r:.2f}", "GB/s read": "{GB/s read:.1f}",
+    }  # fmt: skip
+    text = table(sweeps, columns)
     for name in ("greedy", "annealer"):
         figures = solved[name]
         text += (
@@ -115,10 +101,8 @@ def main() -> None:
     text += f"\nPeak memory of the process: {solved['peak memory GB']:.2f} GB.\n"
     stem = "scaling_quick" if options.quick else "scaling"
     about = {**environment(), "load before": load, "load after": os.getloadavg()[0]}
-    data = json.dumps({"environment": about, "planted": solved, "sweeps": sweeps}, indent=1).encode()
-    write_atomically(RESULTS / f"{stem}.json", lambda handle: handle.write(data))
-    write_atomically(RESULTS / f"{stem}.md", lambda handle: handle.write(text.encode()))
-    print(text)
+    write(f"{stem}.json", {"environment": about, "planted": solved, "sweeps": sweeps})
+    write(f"{stem}.md", text)
 
 
 if __name__ == "__main__":

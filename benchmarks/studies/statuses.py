@@ -9,7 +9,6 @@ the optimum (claims that `solve` dropped included), and proofs that one scale ha
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import sparse
 
+from benchmarks.study import command_line
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
 from qubo_compress.solvers import Solution, names
@@ -161,12 +161,8 @@ def _one(
 
 def main() -> None:
     """Print the counts, and every fault."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problems", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--time-limit", type=float, default=20.0)
-    parser.add_argument("--solvers", nargs="*", default=[name for name in SOLVERS if name in names()])
-    given = parser.parse_args()
+    known = [name for name in SOLVERS if name in names()]
+    given = command_line(__doc__, problems=100, seed=0, time_limit=20.0, solvers=known)
     tally = run(given.problems, given.seed, given.time_limit, tuple(given.solvers))
     for fault in tally.faults:
         print(fault)

@@ -25,7 +25,6 @@ published, once. Test images are looked at for the figures alone. Records are ap
 
 from __future__ import annotations
 
-import argparse
 import functools
 import multiprocessing
 import time
@@ -40,8 +39,9 @@ import torch
 
 import qubo_compress as qc
 from benchmarks.networks import Network, channels_last, load
-from benchmarks.records import RESULTS, append, environment, read
+from benchmarks.records import RESULTS, Record, append, environment, matching, read, write
 from benchmarks.studies.true_loss_figures import draw, table_text
+from benchmarks.study import Option, Options, command_line
 from qubo_compress.calibration.evaluation import score_examples
 from qubo_compress.calibration.examples import read_examples
 from qubo_compress.pipeline.refinement import Refinement, Round, refine
@@ -108,7 +108,7 @@ class Cell:
         ratio: original bytes over stored bytes.
     """
 
-    def __init__(self, options: argparse.Namespace, seed: int, ratio: float) -> None:
+    def __init__(self, options: Options, seed: int, ratio: float) -> None:
         self.options, self.seed, self.budget = options, seed, qc.Budget(ratio=ratio)
         pool = max(options.pool, options.examples)
         self.network: Network = channels_last(load(options.network, calibration_examples=pool, seed=seed))
@@ -242,7 +242,7 @@ class Cell:
         return [(count, value, test(np.array(assignment))) for count, value, assignment in sorted(entries)]
 
 
-def measured(options: argparse.Namespace, network: Network, seed: int, shrinkage: float) -> qc.SensitivityTable:
+def measured(options: Options, network: Network, seed: int, shrinkage: float) -> qc.SensitivityTable:
     """The table of one seed; the sweep is read back from the cache where it was made before."""
     cache = options.cache / f"true_loss_{options.network}_{options.examples}_{seed}"
     return qc.measure(
@@ -251,7 +251,7 @@ def measured(options: argparse.Namespace, network: Network, seed: int, shrinkage
     )  # fmt: skip
 
 
-def run_cell(options: argparse.Namespace, seed: int, ratio: float, methods: tuple[str, ...]) -> None:
+def run_cell(options: Options, seed: int, ratio: float, methods: tuple[str, ...]) -> None:
     """Run what is missing of one cell and append its records."""
     torch.set_num_threads(1)
     cell = Cell(options, seed, ratio)
@@ -266,7 +266,7 @@ def run_cell(options: argparse.Namespace, seed: int, ratio: float, methods: tupl
             score = score_examples(found.plan.apply(cell.network.model), test)
             known[key] = score.loss, 100 * score.accuracy
         loss, accuracy = known[key]
-        entry: dict[str, Any] = {
+        entry: Record = {
             "network": options.network, "seed": seed, "ratio": ratio, "method": found.method, "loss": loss,
             "accuracy": accuracy, "bytes": found.plan.bytes, "evaluations": found.evaluations, "sweep": cell.sweep,
             "seconds": round(found.seconds, 2), "examples": options.examples, "pool": options.pool,
@@ -300,7 +300,7 @@ def run_cell(options: argparse.Namespace, seed: int, ratio: float, methods: tupl
             record(found)
 
 
-def searches(options: argparse.Namespace, cell: Cell, second: int) -> list[tuple[Callable[[], Found], str]]:
+def searches(options: Options, cell: Cell, second: int) -> list[tuple[Callable[[], Found], str]]:
     """The searches on the real loss, each with its name."""
     few = EVOPRESS | {"generations": None}
     episodes = cell.sweep // options.examples - 2  # the uncompressed outputs and the uniform start cost one each
@@ -314,13 +314,13 @@ def searches(options: argparse.Namespace, cell: Cell, second: int) -> list[tuple
     ]
 
 
-def records_of(options: argparse.Namespace, seed: int, ratio: float) -> list[dict[str, Any]]:
+def records_of(options: Options, seed: int, ratio: float) -> list[Record]:
     """What was done of one cell, with these numbers of images."""
-    wanted = (options.network, seed, ratio, options.examples, options.pool)
-    return [r for r in read(PATH) if (r["network"], r["seed"], r["ratio"], r["examples"], r["pool"]) == wanted]
+    said = {"network": options.network, "examples": options.examples, "pool": options.pool}
+    return matching(read(PATH), seed=seed, ratio=ratio, **said)
 
 
-def missing(options: argparse.Namespace) -> list[tuple[int, float, tuple[str, ...]]]:
+def missing(options: Options) -> list[tuple[int, float, tuple[str, ...]]]:
     """(seed, ratio, methods) still to be run."""
     usual = (*TABLE_METHODS, *CHECKED_METHODS, *REFINED_METHODS, *SEARCHES, AT_E2)
     later = tuple(method for method in usual if method not in FIRST_SEED_ONLY)
@@ -347,7 +347,7 @@ def available(method: str) -> bool:
     return method.partition(",")[0] in qc.solvers.names()
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Measure the tables, then run all cells that are not done, several at a time."""
     todo = missing(options)
     total = sum(len(methods) for _, _, methods in todo)
@@ -367,7 +367,7 @@ def run(options: argparse.Namespace) -> None:
             print(f"{100 * done / total:.0f} % done", flush=True)
 
 
-def prepare(options: argparse.Namespace, seed: int) -> float:
+def prepare(options: Options, seed: int) -> float:
     """Measure one seed's table; returns the seconds."""
     torch.set_num_threads(1)
     begin = time.perf_counter()
@@ -378,27 +378,19 @@ def prepare(options: argparse.Namespace, seed: int) -> float:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tier", choices=("quick", "full"), default="quick", help="quick: seed 0 at 12x alone")
-    parser.add_argument("--network", default="cifar10-resnet20")
-    parser.add_argument("--seeds", type=int, nargs="+")
-    parser.add_argument("--ratios", type=float, nargs="+")
-    parser.add_argument("--examples", type=int, default=192)
-    parser.add_argument("--pool", type=int, default=2048)
-    parser.add_argument("--published", type=float, help="also run the published settings at this ratio")
-    parser.add_argument("--time-limit", type=float, default=3.0, help="of every solve on a table, seconds")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--cache", type=Path, default=Path("out/tables"))
-    parser.add_argument("--table", action="store_true", help="only write the table and the pictures")
-    options = parser.parse_args()
+    options = command_line(
+        __doc__, tier=Option("quick", "quick: seed 0 at 12x alone", ("quick", "full")), network="cifar10-resnet20",
+        seeds=Option((), type=int), ratios=Option((), type=float), examples=192, pool=2048,
+        published=Option(None, "also run the published settings at this ratio", type=float),
+        time_limit=Option(3.0, "of every solve on a table, seconds"), workers=2, cache=Path("out/tables"),
+        table=Option(False, "only write the table and the pictures"),
+    )  # fmt: skip
     options.seeds = options.seeds or ([0] if options.tier == "quick" else [0, 1, 2])
     options.ratios = options.ratios or ([12.0] if options.tier == "quick" else [8.0, 10.0, 12.0])
     if not options.table:
         run(options)
-    records = [r for r in read(PATH) if (r["network"], r["examples"]) == (options.network, options.examples)]
-    text = table_text(records)
-    (RESULTS / f"true_loss_{options.network}.md").write_text(text)
-    print(text)
+    records = matching(read(PATH), network=options.network, examples=options.examples)
+    write(f"true_loss_{options.network}.md", table_text(records))
     for path in draw(records, RESULTS):
         print(path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from benchmarks.records import markdown
+from benchmarks.records import matching, means, table
 
 Records = list[dict[str, Any]]
 
@@ -28,21 +27,15 @@ COLOURS = {
 
 def table_text(records: Records) -> str:
     """All records as markdown, means and ranges over seeds."""
-    rows = []
-    for ratio in sorted({r["ratio"] for r in records}):
-        for method in ORDER:
-            found = [r for r in records if (r["ratio"], r["method"]) == (ratio, method)]
-            if not found:
-                continue
-            losses = [r["loss"] for r in found]
-            spread = f"{min(losses):.3f} to {max(losses):.3f}" if len(losses) > 1 else ""
-            cells = [f"{ratio:g}x", method, str(len(found)), f"{statistics.mean(losses):.3f}", spread]
-            cells.append(f"{statistics.mean(r['accuracy'] for r in found):.2f}")
-            cells.append(f"{statistics.mean(r['evaluations'] for r in found) / 1000:.0f}")
-            cells.append(f"{statistics.mean(r['seconds'] for r in found):.0f}")
-            rows.append(cells)
-    header = ["ratio", "method", "seeds", "test loss", "range", "top-1 %", "evaluations, thousands", "seconds"]
-    return markdown(header, rows)
+    losses = lambda r: [o["loss"] for o in matching(records, ratio=r["ratio"], method=r["method"])]  # noqa: E731
+    columns = {
+        "ratio": "{ratio:g}x", "method": "{method}", "seeds": "{count}", "test loss": "{loss:.3f}",
+        "range": lambda r: f"{min(losses(r)):.3f} to {max(losses(r)):.3f}" if r["count"] > 1 else "",
+        "top-1 %": "{accuracy:.2f}", "evaluations, thousands": lambda r: f"{r['evaluations'] / 1000:.0f}",
+        "seconds": "{seconds:.0f}",
+    }  # fmt: skip
+    found = means(records, "ratio", "method")
+    return table(sorted(found, key=lambda r: (r["ratio"], ORDER.index(r["method"]))), columns)
 
 
 def draw(records: Records, folder: Path) -> list[Path]:

@@ -1,8 +1,8 @@
 """Weights in phase-change cells: is the expected loss right, and how many cells does a joint choice save?
 
-    python -m benchmarks.studies.unreliable_storage --part expected
-    python -m benchmarks.studies.unreliable_storage --part cells
-    python -m benchmarks.studies.unreliable_storage --part training
+    python -m benchmarks.studies.unreliable_storage expected
+    python -m benchmarks.studies.unreliable_storage cells
+    python -m benchmarks.studies.unreliable_storage training
 
 ``expected``: the closed-form cost of noise, 1/2 sum h v, and the whole predicted loss change against the mean over
 noisy reads, on the calibration images, over plans and noise levels, as KL divergence and as cross-entropy.
@@ -16,8 +16,10 @@ an error-free bit costs what the best BCH code over multi-level cells takes. Rec
 
 from __future__ import annotations
 
-import argparse
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,8 @@ from torch import nn
 
 import qubo_compress as qc
 from benchmarks.networks import Batches, Network, accuracy_and_loss, load
-from benchmarks.records import RESULTS, append, environment, markdown, read
+from benchmarks.records import Record, table
+from benchmarks.study import Option, Options, Study, grid
 from qubo_compress.calibration.examples import read_examples
 from qubo_compress.calibration.statistics import Calibration
 from qubo_compress.calibration.statistics.curvature import Curvature
@@ -35,7 +38,6 @@ from qubo_compress.network.losses.classification import make_loss, rows_of
 from qubo_compress.plan import compression_of
 from qubo_compress.sensitivity.noise import expected_loss, priced_in_cells
 
-PATH = RESULTS / "unreliable_storage.jsonl"
 VECTORS = ("fold(bits=16)", "cast(bits=16)")
 RELIABLE = tuple(f"quantize(bits={bits})" for bits in (2, 3, 4, 5, 6, 8))
 NOISY = (
@@ -47,6 +49,20 @@ NOISY = (
     "analog(cells=3,redundancy='curvature')", "analog(cells=4,redundancy='curvature')",
     "analog(cells=2,sparsity=0.5,redundancy='curvature')",
 )  # fmt: skip
+
+STUDY = Study(
+    __doc__, "unreliable_storage", field="part", examples=1000, test=2000, train=3000, reads=20,
+    noise=[0.25, 0.5, 1.0, 2.0], level=Option(1.0, "noise factor of step cells"),
+    plans=["analog", "analog(cells=4)", "analog(sign=False)"], budgets=[1.25, 1.5, 1.75, 2.0, 2.5, 3.0],
+    time_limit=3.0, learning_rate=1e-3, threads=1,
+    whole=Option(False, "step expected: the table's prediction too, which takes minutes"),
+)  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def network_of(examples: int) -> Network:
+    """The network with that many calibration images."""
+    return load("cifar10-resnet20", calibration_examples=examples)
 
 
 def named(name: str, noise: float) -> str:
@@ -64,13 +80,11 @@ def first(batches: Batches, examples: int) -> Batches:
     return list(zip(moved.split(250), targets.split(250), strict=True))
 
 
-def measured(
-    network: Network, names: list[str], options: argparse.Namespace, noise: float, **metric: str
-) -> qc.SensitivityTable:
+def measured(network: Network, names: list[str], options: Options, noise: float, **metric: str) -> qc.SensitivityTable:
     """Table of the choices, cells priced for the channel."""
     menu = qc.Menu([parse(name) for name in dict.fromkeys([*names, *VECTORS])])
-    table = qc.measure(network.model, first(network.calibration, options.examples), menu=menu, progress=False, **metric)
-    return priced_in_cells(table, qc.channels.AnalogChannel.noisier(qc.channels.channels.get("pcm"), noise))
+    found = qc.measure(network.model, first(network.calibration, options.examples), menu=menu, progress=False, **metric)
+    return priced_in_cells(found, qc.channels.AnalogChannel.noisier(qc.channels.channels.get("pcm"), noise))
 
 
 def everywhere(table: qc.SensitivityTable, name: str) -> qc.Plan:
@@ -145,43 +159,27 @@ class Reads:
         return np.array(found)
 
 
-def expected(network: Network, options: argparse.Namespace) -> None:
+@STUDY.step(lambda o: grid(noise=o.noise, plan=o.plans), again=True)
+def expected(options: Options, noise: float, plan: str) -> Iterator[Record]:
     """Predicted against Monte-Carlo loss on the calibration images."""
+    network, name = network_of(options.examples), named(plan, noise)
     batches = first(network.calibration, options.examples)
     run = lambda inputs: rows_of(network.model(inputs))  # noqa: E731
     examples = read_examples(batches, options.examples)
     calibration = Calibration(network.model, examples, make_loss("kl"), run, seed=0)
     played = Reads(network.model, batches)
-    for noise in options.noise:
-        for name in (named(n, noise) for n in options.plans):
-            metrics: Any = [{"loss": loss} for loss in LOSSES] if options.whole else [{"metric": "magnitude"}]
-            plans = [everywhere(measured(network, [name], options, noise, **metric), name) for metric in metrics]
-            small = plans[0].apply(network.model)
-            losses = played.without_slope(small, options.reads, first_seed=10_000)
-            means = played.losses(small)
-            term = noise_of(calibration, plans[0])
-            for k, loss in enumerate(LOSSES):
-                record = {
-                    "part": "expected", "noise": noise, "plan": name, "loss": loss, "noise_term": term,
-                    "mean_network": means[k], "monte_carlo": losses[:, k].mean(),
-                    "standard_error": losses[:, k].std(ddof=1) / len(losses) ** 0.5,
-                    "predicted": plans[k].predicted_loss if options.whole else None,
-                    "reads": options.reads, "examples": options.examples, **environment(),
-                }  # fmt: skip
-                append(PATH, record)
-                print(" | ".join(expected_row(record)), flush=True)
-
-
-def expected_row(record: dict[str, Any]) -> list[str]:
-    """One line of the table: the noise term and the whole change, each with predicted / measured."""
-    paid = record["monte_carlo"] - record["mean_network"]
-    error, term, whole = record["standard_error"], record["noise_term"], record["predicted"]
-    return [
-        f"{record['noise']:g}", record["plan"], record["loss"], f"{term:.4f}", f"{paid:.4f} +- {error:.4f}",
-        f"{term / paid:.2f} +- {error * term / paid**2:.2f}",
-        f"{whole:.4f}" if whole else "-", f"{record['monte_carlo']:.4f}",
-        f"{whole / record['monte_carlo']:.2f}" if whole else "-", str(record["reads"]), str(record["examples"]),
-    ]  # fmt: skip
+    metrics: Any = [{"loss": loss} for loss in LOSSES] if options.whole else [{"metric": "magnitude"}]
+    plans = [everywhere(measured(network, [name], options, noise, **metric), name) for metric in metrics]
+    small = plans[0].apply(network.model)
+    losses = played.without_slope(small, options.reads, first_seed=10_000)
+    means, term = played.losses(small), noise_of(calibration, plans[0])
+    for k, loss in enumerate(LOSSES):
+        yield {
+            "plan": name, "loss": loss, "noise_term": term, "mean_network": means[k],
+            "monte_carlo": losses[:, k].mean(), "standard_error": losses[:, k].std(ddof=1) / len(losses) ** 0.5,
+            "predicted": plans[k].predicted_loss if options.whole else None,
+            "reads": options.reads, "examples": options.examples,
+        }  # fmt: skip
 
 
 def noise_of(calibration: Calibration, plan: qc.Plan) -> float:
@@ -194,155 +192,114 @@ def noise_of(calibration: Calibration, plan: qc.Plan) -> float:
     )
 
 
-def cells(network: Network, options: argparse.Namespace) -> None:
-    """Cells against accuracy."""
-    test = first(network.test, options.test)
-    table = measured(network, [*RELIABLE, *(named(n, options.level) for n in NOISY)], options, options.level)
-    accuracy, loss = accuracy_and_loss(network.model, test)
-    say(options, "original", "float32", table.layout.original_bytes * 8, accuracy, loss, 0.0, 0.0)
-    for name in (*RELIABLE[2:], *(named(n, options.level) for n in NOISY)):
-        family = "uniform reliable" if name.startswith("quantize") else "uniform analog"
-        score_plan(network, table, everywhere(table, name), family, name, test, options)
-    families = {
-        "joint": table,
-        "reliable only": table.narrowed([*RELIABLE, *VECTORS]),
-        "analog only": table.narrowed([*(named(n, options.level) for n in NOISY), *VECTORS]),
-    }
-    for per_weight in options.budgets:
-        limit = int(per_weight * table.layout.parameters)
-        for family, offered in families.items():
-            problem = offered.problem(qc.Budget(ratio=0.5, cells=limit))
-            try:
-                solution = qc.solve(problem, "annealer", time_limit=options.time_limit)
-            except qc.errors.InfeasibleBudget:
-                print(family, per_weight, "does not fit")
-                continue
-            score_plan(network, offered, offered.plan(solution), family, f"{per_weight:g} cells", test, options)
+RELIABLE_FAMILY, NOISY_FAMILY, JOINT = "uniform reliable", "uniform analog", "joint"
 
 
-def score_plan(
-    network: Network, table: qc.SensitivityTable, plan: qc.Plan, family: str, name: str, test: Batches, options: Any
-) -> None:
-    """Accuracy and loss of noisy reads, recorded."""
-    small = plan.apply(network.model)
-    noisy = any(c.startswith("analog") for c in plan.choices.values())
-    accuracy, loss = reads(small, test, options.reads if noisy else 1)
-    counts = {c: list(plan.choices.values()).count(c) for c in sorted(set(plan.choices.values()))}
-    say(
-        options, family, name, cells_of(table, plan), float(accuracy.mean()), float(loss.mean()),
-        float(accuracy.std()), plan.predicted_loss, table.layout.parameters, counts,
-    )  # fmt: skip
+def families(options: Options) -> dict[str, tuple[str, ...]]:
+    """Family -> what it may choose from."""
+    noisy = tuple(named(name, options.level) for name in NOISY)
+    return {JOINT: (*RELIABLE, *noisy), "reliable only": RELIABLE, "analog only": noisy}
 
 
-def say(
-    options: Any, family: str, name: str, used: int, accuracy: float, loss: float, spread: float, predicted: float,
-    parameters: int = 1, counts: dict[str, int] | None = None,
-) -> None:  # fmt: skip
-    """Record and print one plan."""
-    record = {
-        "part": "cells", "family": family, "plan": name, "level": options.level, "cells": used,
-        "cells_per_weight": used / parameters, "accuracy": 100 * accuracy, "spread": 100 * spread, "loss": loss,
-        "predicted": predicted, "test": options.test, "reads": options.reads, "choices": counts, **environment(),
+def cells_at(options: Options) -> Iterator[Record]:
+    """The network itself, one choice everywhere, and the best plan of every family within every budget."""
+    said = {"level": options.level, "test": options.test, "reads": options.reads}
+    yield {"family": "original", "plan": "float32"} | said
+    for name in (*RELIABLE[2:], *families(options)["analog only"]):
+        yield {"family": RELIABLE_FAMILY if name.startswith("quantize") else NOISY_FAMILY, "plan": name} | said
+    for budget in options.budgets:
+        for family in families(options):
+            yield {"family": family, "plan": f"{budget:g} cells"} | said
+
+
+@lru_cache(maxsize=1)
+def whole_table(options: Options) -> qc.SensitivityTable:
+    """The table of everything that may be chosen."""
+    return measured(network_of(options.examples), list(families(options)[JOINT]), options, options.level)
+
+
+@STUDY.step(cells_at, again=True)
+def cells(options: Options, family: str, plan: str, **_: float) -> Record | None:
+    """Cells against accuracy: means over noisy reads."""
+    network, found = network_of(options.examples), whole_table(options)
+    test, parameters = first(network.test, options.test), found.layout.parameters
+    if family == "original":
+        accuracy, loss = accuracy_and_loss(network.model, test)
+        used = found.layout.original_bytes * 8
+        return _cells(used, 1, np.array([accuracy]), loss, 0.0) | {"choices": None}
+    if family in families(options):
+        found = found.narrowed([*families(options)[family], *VECTORS])
+        limit = int(float(plan.partition(" ")[0]) * parameters)
+        problem = found.problem(qc.Budget(ratio=0.5, cells=limit))
+        try:
+            chosen = found.plan(qc.solve(problem, "annealer", time_limit=options.time_limit))
+        except qc.errors.InfeasibleBudget:
+            print(family, plan, "does not fit")
+            return None
+    else:
+        chosen = everywhere(found, plan)
+    noisy = any(c.startswith("analog") for c in chosen.choices.values())
+    accuracies, losses = reads(chosen.apply(network.model), test, options.reads if noisy else 1)
+    figures = _cells(cells_of(found, chosen), parameters, accuracies, float(losses.mean()), chosen.predicted_loss)
+    return figures | {"choices": dict(sorted(Counter(chosen.choices.values()).items()))}
+
+
+def _cells(used: int, parameters: int, accuracies: np.ndarray, loss: float, predicted: float) -> Record:
+    return {
+        "cells": used, "cells_per_weight": used / parameters, "accuracy": 100 * float(accuracies.mean()),
+        "spread": 100 * float(accuracies.std()), "loss": loss, "predicted": predicted,
     }  # fmt: skip
-    append(PATH, record)
-    print(
-        f"{family:17} {name:55} {used / parameters:6.3f} cells/weight {100 * accuracy:6.2f} % loss {loss:.4f}",
-        flush=True,
-    )
 
 
-def training(network: Network, options: argparse.Namespace) -> None:
+@STUDY.step(lambda o: grid(noise=o.noise, plan=o.plans), again=True)
+def training(options: Options, noise: float, plan: str) -> Iterator[Record]:
     """Fine-tuning with and without noise."""
-    test = first(network.test, options.test)
-    data = first(network.train, options.train)
-    for noise in options.noise:
-        for plan_name in options.plans:
-            name = named(plan_name, noise)
-            table = measured(network, [name], options, noise)
-            small = everywhere(table, name).apply(network.model)
-            nets = {"none": small}
-            for kind, flag in (("plain", False), ("noisy", True)):
-                nets[kind] = qc.recover(
-                    small, data, network.model, epochs=1, max_examples=options.train, noise=flag, progress=False,
-                    learning_rate=options.learning_rate,
-                )  # fmt: skip
-            for kind, net in nets.items():
-                accuracy, loss = reads(net, test, options.reads)
-                record = {
-                    "part": "training", "noise": noise, "plan": name, "tuning": kind, "accuracy": 100 * accuracy.mean(),
-                    "spread": 100 * accuracy.std(), "loss": loss.mean(), "train": options.train,
-                    "learning_rate": options.learning_rate,
-                    "mean_network_accuracy": 100 * accuracy_and_loss(net, test)[0], **environment(),
-                }  # fmt: skip
-                append(PATH, record)
-                print(
-                    f"x{noise:g} {name} {kind:6} {record['accuracy']:.2f} % (+-{record['spread']:.2f}) "
-                    f"loss {record['loss']:.4f} mean network {record['mean_network_accuracy']:.2f} %",
-                    flush=True,
-                )
+    network, name = network_of(options.examples), named(plan, noise)
+    test, data = first(network.test, options.test), first(network.train, options.train)
+    small = everywhere(measured(network, [name], options, noise), name).apply(network.model)
+    nets = {"none": small}
+    for kind, flag in (("plain", False), ("noisy", True)):
+        nets[kind] = qc.recover(
+            small, data, network.model, epochs=1, max_examples=options.train, noise=flag, progress=False,
+            learning_rate=options.learning_rate,
+        )  # fmt: skip
+    for kind, net in nets.items():
+        accuracy, loss = reads(net, test, options.reads)
+        yield {
+            "plan": name, "tuning": kind, "accuracy": 100 * accuracy.mean(), "spread": 100 * accuracy.std(),
+            "loss": loss.mean(), "train": options.train, "learning_rate": options.learning_rate,
+            "mean_network_accuracy": 100 * accuracy_and_loss(net, test)[0],
+        }  # fmt: skip
 
 
-def table_text() -> str:
-    """The records as markdown."""
-    parts = []
-    found = [r for r in read(PATH) if r["part"] == "expected"]
-    heads = ["noise", "plan", "loss", "1/2 sum h v", "measured", "ratio", "predicted, all", "measured, all", "ratio"]
-    parts.append(markdown([*heads, "reads", "images"], [expected_row(r) for r in found]))
-    found = [r for r in read(PATH) if r["part"] == "cells"]
-    rows = [
-        [r["family"], r["plan"], f"{r['cells_per_weight']:.3f}", f"{r['accuracy']:.2f}", f"{r['loss']:.4f}"]
-        for r in sorted(found, key=lambda r: (r["family"], r["cells"]))
-    ]
-    parts.append(markdown(["family", "plan", "cells per weight", "top-1 %", "test loss"], rows))
-    found = [r for r in read(PATH) if r["part"] == "training"]
-    rows = [
-        [
-            f"{r['noise']:g}",
-            r["plan"],
-            r["tuning"],
-            f"{r['train']:,}",
-            f"{r.get('learning_rate', 1e-3):g}",
-            f"{r['accuracy']:.2f}",
-            f"{r['spread']:.2f}",
-            f"{r['loss']:.4f}",
-        ]
-        for r in found
-    ]
-    parts.append(
-        markdown(
-            ["noise", "plan", "tuning", "images", "learning rate", "top-1 %", "s.d. over reads", "test loss"], rows
-        )
-    )
-    return "\n".join(parts)
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("expected", "cells", "training", "table"), default="table")
-    parser.add_argument("--examples", type=int, default=1000)
-    parser.add_argument("--test", type=int, default=2000)
-    parser.add_argument("--train", type=int, default=3000)
-    parser.add_argument("--reads", type=int, default=20)
-    parser.add_argument("--noise", type=float, nargs="+", default=[0.25, 0.5, 1.0, 2.0])
-    parser.add_argument("--level", type=float, default=1.0, help="noise factor of part cells")
-    parser.add_argument("--plans", nargs="+", default=["analog", "analog(cells=4)", "analog(sign=False)"])
-    parser.add_argument("--budgets", type=float, nargs="+", default=[1.25, 1.5, 1.75, 2.0, 2.5, 3.0])
-    parser.add_argument("--time-limit", type=float, default=3.0)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument(
-        "--whole", action="store_true", help="part expected: the table's prediction too, which takes minutes"
-    )
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.part != "table":
-        network = load("cifar10-resnet20", calibration_examples=options.examples)
-        {"expected": expected, "cells": cells, "training": training}[options.part](network, options)
-    text = table_text()
-    (RESULTS / "unreliable_storage.md").write_text(text)
-    print(text)
+@STUDY.table
+def tables(options: Options) -> str:
+    """All records; the noise term and the whole change stand beside what was measured, and their quotients."""
+    paid = lambda r: r["monte_carlo"] - r["mean_network"]  # noqa: E731
+    columns = {
+        "noise": "{noise:g}", "plan": "{plan}", "loss": "{loss}", "1/2 sum h v": "{noise_term:.4f}",
+        "measured": lambda r: f"{paid(r):.4f} +- {r['standard_error']:.4f}",
+        "ratio": lambda r: (
+            f"{r['noise_term'] / paid(r):.2f} +- {r['standard_error'] * r['noise_term'] / paid(r) ** 2:.2f}"
+        ),
+        "predicted, all": lambda r: f"{r['predicted']:.4f}" if r["predicted"] else "-",
+        "measured, all": "{monte_carlo:.4f}",
+        "ratio ": lambda r: f"{r['predicted'] / r['monte_carlo']:.2f}" if r["predicted"] else "-",
+        "reads": "{reads}", "images": "{examples}",
+    }  # fmt: skip
+    parts = [table(STUDY.records("expected"), columns).replace("| ratio  |", "| ratio |")]
+    columns = {
+        "family": "{family}", "plan": "{plan}", "cells per weight": "{cells_per_weight:.3f}",
+        "top-1 %": "{accuracy:.2f}", "test loss": "{loss:.4f}",
+    }  # fmt: skip
+    parts.append(table(sorted(STUDY.records("cells"), key=lambda r: (r["family"], r["cells"])), columns))
+    columns = {
+        "noise": "{noise:g}", "plan": "{plan}", "tuning": "{tuning}", "images": "{train:,}",
+        "learning rate": lambda r: f"{r.get('learning_rate', 1e-3):g}", "top-1 %": "{accuracy:.2f}",
+        "s.d. over reads": "{spread:.2f}", "test loss": "{loss:.4f}",
+    }  # fmt: skip
+    return "\n".join([*parts, table(STUDY.records("training"), columns)])
 
 
 if __name__ == "__main__":
-    main()
+    STUDY.main()

@@ -12,11 +12,6 @@ ratio's seconds are those of a user; the others say that their table came from t
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,11 +20,11 @@ from typing import Any
 import torch
 
 import qubo_compress as qc
-from benchmarks.networks import load
-from benchmarks.records import RESULTS, append, environment, markdown, read
-from benchmarks.studies.robustness import PROJECT, first, peak_memory, reset_peak_memory, score, warm_up
-
-PATH = RESULTS / "whole.jsonl"
+from benchmarks.networks import first, load
+from benchmarks.networks.scores import score
+from benchmarks.processes import in_new_process, peak_memory, reset_peak_memory, warm_up
+from benchmarks.records import Record, environment, newest, table
+from benchmarks.study import Option, Options, Study, grid
 
 MENUS: Mapping[str, tuple[str, ...]] = {"default": (), "best": ("quantize", "prune", "compensate")}
 """Families of choices; the default menu is the library's own."""
@@ -51,9 +46,8 @@ def measure(network: str, examples: int, ratio: float, menu: str, seed: int, tab
     seconds, cpu, peak = time.perf_counter() - started, time.process_time() - cpu, peak_memory()
     plan = result.table.plan(qc.solve(result.table.problem(qc.Budget(ratio=ratio)), "uniform", seed=seed))
     uniform = qc.recover(plan.apply(model), calibration, model, seed=seed, progress=False)
-    common = {"network": network, "examples": examples, "ratio": ratio, "menu": menu, "seed": seed}
-    common |= {f"original_{name}": value for name, value in original.means().items() if name != "divergence"}
-    common |= {"scored": len(original.losses), **environment()}
+    common = {f"original_{name}": value for name, value in original.means().items() if name != "divergence"}
+    common["scored"] = len(original.losses)
     timing = {
         "seconds": seconds, "cpu_seconds": cpu, "peak_memory": peak, "memory_before": before,
         "from_cache": result.table.provenance.resumed > 0, "metric": result.table.provenance.metric,
@@ -64,58 +58,42 @@ def measure(network: str, examples: int, ratio: float, menu: str, seed: int, tab
     return [ours, common | {"method": "uniform", **score(uniform, test, original.logits).means(), "bytes": plan.bytes}]
 
 
-def table(records: list[dict[str, Any]]) -> str:
+STUDY = Study(
+    __doc__, "whole", network="imagenet-efficientnet-lite0", examples=200, ratios=[4.0, 6.0, 8.0],
+    menu=Option("default", choices=MENUS), seed=0, threads=2,
+    work=Option(Path("out/whole"), "folder of the measurements"),
+)  # fmt: skip
+
+
+def cells(options: Options) -> list[Record]:
+    """One call for every ratio."""
+    said = {"network": [options.network], "examples": [options.examples], "menu": [options.menu]}
+    return list(grid(**said, seed=[options.seed], ratio=options.ratios))
+
+
+@STUDY.step(cells, again=True)
+def call(options: Options, network: str, examples: int, menu: str, seed: int, ratio: float) -> list[Record]:
+    """One ``compress`` call and ``uniform`` on its table, in a process of their own."""
+    folder = f"{network}_{examples}_{menu}_{seed}_{environment()['commit']}"
+    given = network, examples, ratio, menu, seed, options.work.absolute() / folder
+    found: list[Record] = in_new_process(measure, *given, threads=options.threads)
+    return found
+
+
+@STUDY.table
+def tables(options: Options) -> str:
     """One row per call, the newest of each."""
-    newest = {(r["network"], r["examples"], r["menu"], r["ratio"], r["method"]): r for r in records}
-    rows = []
-    for key in sorted(newest):
-        found = newest[key]
-        row = [found["network"], str(found["examples"]), found["menu"], f"{found['ratio']:g}x", found["method"]]
-        row += [f"{found['original_accuracy']:.2f}", f"{found['accuracy'] - found['original_accuracy']:+.2f}"]
-        row += [f"{found['original_loss']:.4f}", f"{found['loss']:.4f}", f"{found['divergence']:.4f}"]
-        timed = "seconds" in found and not found["from_cache"]
-        row += [f"{found[name]:,.0f}" if timed else "" for name in ("seconds", "cpu_seconds", "peak_memory")]
-        rows.append(row)
-    header = ["network", "examples", "menu", "ratio", "method", "top-1 before", "change", "loss before", "loss", "KL"]
-    return markdown([*header, "s", "CPU s", "peak MiB"], rows)
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="imagenet-efficientnet-lite0")
-    parser.add_argument("--examples", type=int, default=200)
-    parser.add_argument("--ratios", type=float, nargs="+", default=[4, 6, 8])
-    parser.add_argument("--menu", choices=tuple(MENUS), default="default")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("out/whole"), help="folder of the measurements")
-    parser.add_argument("--records", type=Path, default=PATH)
-    parser.add_argument("--call", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    name = f"{options.network}_{options.examples}_{options.menu}_{options.seed}_{environment()['commit']}"
-    if options.call:
-        found = measure(
-            options.network, options.examples, options.ratios[0], options.menu, options.seed,
-            options.work.absolute() / name,
-        )  # fmt: skip
-        print(json.dumps(found))
-        return
-    for ratio in options.ratios:
-        command = [sys.executable, "-m", "benchmarks.studies.whole", "--call", "--ratios", str(ratio)]
-        for option in ("network", "examples", "menu", "seed", "threads", "work"):
-            command += [f"--{option}", str(getattr(options, option))]
-        threads = {variable: str(options.threads) for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
-        done = subprocess.run(
-            command, cwd=PROJECT, env=os.environ | threads, stdout=subprocess.PIPE, text=True, check=True
-        )
-        for record in json.loads(done.stdout.splitlines()[-1]):
-            append(options.records, record)
-    found = table(read(options.records))
-    options.records.with_suffix(".md").write_text(found)
-    print(found)
+    key = ("network", "examples", "menu", "ratio", "method")
+    found = sorted(newest(STUDY.records(), *key), key=lambda r: [r[name] for name in key])
+    timed = lambda name: lambda r: f"{r[name]:,.0f}" if name in r and not r["from_cache"] else ""  # noqa: E731
+    columns = {
+        "network": "{network}", "examples": "{examples}", "menu": "{menu}", "ratio": "{ratio:g}x", "method": "{method}",
+        "top-1 before": "{original_accuracy:.2f}", "change": lambda r: f"{r['accuracy'] - r['original_accuracy']:+.2f}",
+        "loss before": "{original_loss:.4f}", "loss": "{loss:.4f}", "KL": "{divergence:.4f}",
+        "s": timed("seconds"), "CPU s": timed("cpu_seconds"), "peak MiB": timed("peak_memory"),
+    }  # fmt: skip
+    return table(found, columns)
 
 
 if __name__ == "__main__":
-    main()
+    STUDY.main()

@@ -1,7 +1,7 @@
 """One-shot pruning of ResNet-20: second-order saliency and joint updates against what is cheaper.
 
-    python -m benchmarks.studies.woodfisher             # runs what is missing, then prints the table
-    python -m benchmarks.studies.woodfisher --table     # the table, from the records
+    python -m benchmarks.studies.woodfisher         # runs what is missing, then prints the table
+    python -m benchmarks.studies.woodfisher table   # the table, from the records
 
 The convolutions of the three stages are pruned, as in the paper (Singh & Alistarh, NeurIPS 2020); accuracy is on all
 test images, without any repair of the normalisations.
@@ -9,18 +9,20 @@ test images, without any repair of the normalisations.
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import time
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
-import torch
-
-from benchmarks.networks import accuracy_and_loss, channels_last, load
-from benchmarks.records import RESULTS, append, environment, markdown, read
+from benchmarks.networks import Network, accuracy_and_loss, channels_last, load
+from benchmarks.records import Record, markdown, matching, mean_of
+from benchmarks.study import Options, Study
 from qubo_compress.pruning.pruning import Pruning, gradients_of, prune, pruned_layers
 
-PATH = RESULTS / "woodfisher.jsonl"
+STUDY = Study(
+    __doc__, "woodfisher", report="woodfisher_cifar10-resnet20", seeds=[0], sparsities=[0.5, 0.6, 0.7, 0.8, 0.9],
+    examples=2000, threads=1,
+)  # fmt: skip
 LAYERS = r"^layer[123]\..*conv\d\.weight$"
 
 SHARED = Pruning()
@@ -41,67 +43,50 @@ CONTESTANTS: dict[str, Pruning] = {
 }
 
 
-def run(options: argparse.Namespace) -> None:
-    """Measure what is missing."""
-    done = {(r["method"], r["sparsity"], r["seed"], r["gradients"]) for r in read(PATH)}
+@lru_cache(maxsize=1)
+def prepared(options: Options, seed: int) -> tuple[Network, dict[str, Any], Any, float]:
+    """The network, what is pruned of it on which images, the gradients, and its accuracy."""
+    network = channels_last(load("cifar10-resnet20", calibration_examples=options.examples, seed=seed))
+    wanted = {"layers": LAYERS, "seed": seed, "max_examples": options.examples}
+    gradients = gradients_of(network.model, network.calibration, SHARED, **wanted)
+    return network, wanted, gradients, 100 * accuracy_and_loss(network.model, network.test)[0]
+
+
+def cells(options: Options) -> Iterator[Record]:
+    """Every contestant at every sparsity."""
     for seed in options.seeds:
-        network = channels_last(load("cifar10-resnet20", calibration_examples=options.examples, seed=seed))
-        before = accuracy_and_loss(network.model, network.test)
-        wanted = {"layers": LAYERS, "seed": seed, "max_examples": options.examples}
-        gradients = gradients_of(network.model, network.calibration, SHARED, **wanted)
         for sparsity in options.sparsities:
             for name, how in CONTESTANTS.items():
-                if (name, sparsity, seed, how.gradients) in done:
-                    continue
-                started = time.perf_counter()
-                small = prune(network.model, network.calibration, sparsity, how, gradients=gradients, **wanted)
-                seconds = time.perf_counter() - started
-                accuracy, loss = accuracy_and_loss(small, network.test)
-                record: dict[str, Any] = {
-                    "method": name, "sparsity": sparsity, "seed": seed, "gradients": how.gradients,
-                    "accuracy": 100 * accuracy, "loss": loss, "original_accuracy": 100 * before[0],
-                    "seconds": seconds, "damping": pruned_layers(small)[0].damping,
-                    "held_out_error": pruned_layers(small)[0].held_out_error,
-                    "held_out_loss": pruned_layers(small)[0].held_out_loss, **environment(),
-                }  # fmt: skip
-                append(PATH, record)
-                print(
-                    f"{name:40} {sparsity:.0%} accuracy {100 * accuracy:.2f} loss {loss:.3f} {seconds:.0f} s",
-                    flush=True,
-                )
+                yield {"method": name, "sparsity": sparsity, "seed": seed, "gradients": how.gradients}
 
 
-def table_text() -> str:
+@STUDY.step(cells)
+def score(options: Options, method: str, sparsity: float, seed: int, gradients: int) -> Record:
+    """Test figures of the pruned network."""
+    network, wanted, gathered, before = prepared(options, seed)
+    started = time.perf_counter()
+    small = prune(network.model, network.calibration, sparsity, CONTESTANTS[method], gradients=gathered, **wanted)
+    seconds = time.perf_counter() - started
+    accuracy, loss = accuracy_and_loss(small, network.test)
+    layer = pruned_layers(small)[0]
+    return {
+        "accuracy": 100 * accuracy, "loss": loss, "original_accuracy": before, "seconds": seconds,
+        "damping": layer.damping, "held_out_error": layer.held_out_error, "held_out_loss": layer.held_out_loss,
+    }  # fmt: skip
+
+
+@STUDY.table
+def tables(options: Options) -> str:
     """Accuracy per method and sparsity, means over seeds."""
-    records = list(read(PATH))
+    records = STUDY.records()
     sparsities = sorted({r["sparsity"] for r in records})
-    original = statistics.mean(r["original_accuracy"] for r in records)
+    original = mean_of(records)["original_accuracy"]
     rows = [["not pruned", *(f"{original:.2f}" for _ in sparsities)]]
     for name in CONTESTANTS:
-        cells = [name]
-        for sparsity in sparsities:
-            found = [r["accuracy"] for r in records if (r["method"], r["sparsity"]) == (name, sparsity)]
-            cells.append(f"{statistics.mean(found):.2f}" if found else "")
-        rows.append(cells)
+        found = [matching(records, method=name, sparsity=sparsity) for sparsity in sparsities]
+        rows.append([name, *(f"{mean_of(part)['accuracy']:.2f}" if part else "" for part in found)])
     return markdown(["test accuracy at sparsity", *(f"{share:.0%}" for share in sparsities)], rows)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.5, 0.6, 0.7, 0.8, 0.9])
-    parser.add_argument("--examples", type=int, default=2000)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--table", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if not options.table:
-        run(options)
-    text = table_text()
-    (RESULTS / "woodfisher_cifar10-resnet20.md").write_text(text)
-    print(text)
-
-
 if __name__ == "__main__":
-    main()
+    STUDY.main()

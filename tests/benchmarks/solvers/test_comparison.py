@@ -7,7 +7,7 @@ import math
 import pytest
 
 from benchmarks.solvers import comparison as solvers
-from benchmarks.solvers import instances, plan_scores
+from benchmarks.solvers import gaps, instances, plan_scores
 from benchmarks.solvers import tables as solver_tables
 from benchmarks.solvers.contestants import CONTESTANTS, available
 from benchmarks.solvers.pictures import anytime_curves, performance_profile
@@ -19,15 +19,15 @@ INSTANCE = "dense/20x16/100"
 @pytest.fixture
 def small_instances(monkeypatch, tmp_path):
     monkeypatch.setattr(solvers, "PATH", tmp_path / "solvers.jsonl")
-    monkeypatch.setattr(solver_tables, "BEST", tmp_path / "best.json")
+    monkeypatch.setattr(gaps, "BEST", tmp_path / "best.json")
     monkeypatch.setattr(plan_scores, "PATH", tmp_path / "scores.jsonl")
-    for module in (solvers, solver_tables):
+    for module in (solvers, gaps):
         monkeypatch.setattr(module, "problem_of", lambda name: random_problem("low-rank", 5, 4, int(name[-1])))
     solvers._problem.cache_clear()
-    solver_tables.random_energy.cache_clear()
+    gaps.random_energy.cache_clear()
     yield
     solvers._problem.cache_clear()
-    solver_tables.random_energy.cache_clear()
+    gaps.random_energy.cache_clear()
 
 
 def record(energy, trace, seconds=1.0, solver="greedy", bound=None):
@@ -70,26 +70,26 @@ def test_a_solve_is_recorded_verified_and_within_its_time(small_instances):
 
 def test_gaps_are_measured_from_best_to_random(small_instances):
     best = {INSTANCE: {"energy": 0.0, "proven": True}}
-    scale = solver_tables.random_energy(INSTANCE)
+    scale = gaps.random_energy(INSTANCE)
     assert scale > 0
-    assert solver_tables.gap_of(record(0.5 * scale, []), best) == pytest.approx(50.0)
-    assert solver_tables.gap_of({"instance": INSTANCE}, best) == 100.0
+    assert gaps.gap_of(record(0.5 * scale, []), best) == pytest.approx(50.0)
+    assert gaps.gap_of({"instance": INSTANCE}, best) == 100.0
 
 
 def test_time_to_target_counts_restarts(small_instances):
     best = {INSTANCE: {"energy": 0.0, "proven": True}}
-    scale = solver_tables.random_energy(INSTANCE)
+    scale = gaps.random_energy(INSTANCE)
     hit = record(0.0, [[0.1, scale], [0.4, 0.005 * scale]])
     miss = record(scale, [[0.1, scale]])
-    assert solver_tables.time_to_target([hit, hit], best) == pytest.approx(0.4)
-    assert solver_tables.time_to_target([hit, miss], best) == pytest.approx(0.4 * math.log(0.01) / math.log(0.5))
-    assert math.isinf(solver_tables.time_to_target([miss], best))
+    assert gaps.time_to_target([hit, hit], best) == pytest.approx(0.4)
+    assert gaps.time_to_target([hit, miss], best) == pytest.approx(0.4 * math.log(0.01) / math.log(0.5))
+    assert math.isinf(gaps.time_to_target([miss], best))
 
 
 def test_best_is_proven_only_by_a_bound(small_instances):
-    found = solver_tables.best_known([record(1.0, []), record(0.8, [], solver="annealer", bound=0.5)])
+    found = gaps.best_known([record(1.0, []), record(0.8, [], solver="annealer", bound=0.5)])
     assert found[INSTANCE]["energy"] == 0.8 and found[INSTANCE]["by"] == "annealer" and not found[INSTANCE]["proven"]
-    assert solver_tables.best_known([record(0.8, [], solver="exact", bound=0.8)])[INSTANCE]["proven"]
+    assert gaps.best_known([record(0.8, [], solver="exact", bound=0.8)])[INSTANCE]["proven"]
 
 
 def test_tables_and_pictures_are_made_from_records(small_instances, tmp_path):
@@ -98,11 +98,11 @@ def test_tables_and_pictures_are_made_from_records(small_instances, tmp_path):
         for i in (0, 1)
         for solver in ("greedy", "exact", "simulated-annealing")
     ]
-    best = solver_tables.best_known(records)
+    best = gaps.best_known(records)
     table = solver_tables.gap_table(records, best)
     assert "`simulated-annealing`" in table and "100 %" in table and "0.00" in table
     assert all(entry["proven"] for entry in best.values())
-    assert "`greedy`" in solver_tables.target_table(records, best, solver_tables.OPTIMUM)
+    assert "`greedy`" in solver_tables.target_table(records, best, gaps.OPTIMUM)
     anytime_curves(records, best, tmp_path / "anytime.png")
     performance_profile(records, best, tmp_path / "profile.png")
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("anytime.png", "profile.png"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.networks import first
 from benchmarks.records import read
 from benchmarks.studies import robustness
 from benchmarks.studies.robustness import Cell
@@ -26,13 +26,14 @@ from benchmarks.studies.robustness_tables import (
     within,
     write_tables,
 )
+from benchmarks.study import Options
 
 CELL = Cell("digits", 16, 8.0, 0, 4)
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> argparse.Namespace:
-    return argparse.Namespace(
+def options(tmp_path: Path) -> Options:
+    return Options(
         networks=["digits"], examples=[16, 64], ratios=[4.0, 8.0], seeds=[0, 1], test_examples=4, again=[], threads=1,
         work=tmp_path / "work", records=tmp_path / "robustness.jsonl",
     )  # fmt: skip
@@ -61,7 +62,7 @@ class Fake:
         self.calls: list[tuple[Cell, str]] = []
         self.broken: set[str] = set()
 
-    def __call__(self, cell: Cell, method: str, tables: Path, options: argparse.Namespace) -> dict[str, Any]:
+    def __call__(self, cell: Cell, method: str, tables: Path, options: Options) -> dict[str, Any]:
         self.calls.append((cell, method))
         head = {"kind": "cell", "method": method, **vars(cell)}
         if method in self.broken:
@@ -86,7 +87,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     return stand_in
 
 
-def test_ratios_of_one_measurement_follow_each_other(options: argparse.Namespace) -> None:
+def test_ratios_of_one_measurement_follow_each_other(options: Options) -> None:
     cells = list(robustness.cells_of(options))
     assert len(cells) == len(set(cells)) == 8
     assert [cell.ratio for cell in cells] == [4.0, 8.0] * 4
@@ -95,7 +96,7 @@ def test_ratios_of_one_measurement_follow_each_other(options: argparse.Namespace
     assert len(list(robustness.cells_of(options))) == len(grid.examples) * len(grid.ratios) * 2
 
 
-def test_what_is_there_is_not_run_again(options: argparse.Namespace, fake: Fake) -> None:
+def test_what_is_there_is_not_run_again(options: Options, fake: Fake) -> None:
     robustness.run(options)
     assert len(fake.calls) == 8 * len(METHODS) == len(set(fake.calls))
     robustness.run(options)
@@ -106,7 +107,7 @@ def test_what_is_there_is_not_run_again(options: argparse.Namespace, fake: Fake)
     assert len(fake.calls) == 8 * len(METHODS) + 8
 
 
-def test_what_failed_is_run_again_and_listed_until_then(options: argparse.Namespace, fake: Fake) -> None:
+def test_what_failed_is_run_again_and_listed_until_then(options: Options, fake: Fake) -> None:
     options.examples, options.ratios, options.seeds = [16], [8.0], [0]
     fake.broken = {"greedy"}
     robustness.run(options)
@@ -119,7 +120,7 @@ def test_what_failed_is_run_again_and_listed_until_then(options: argparse.Namesp
     assert error_list(records) == "" and summary(comparisons_of(records)).startswith("1 cells")
 
 
-def test_comparisons_are_paired_per_example(options: argparse.Namespace, fake: Fake) -> None:
+def test_comparisons_are_paired_per_example(options: Options, fake: Fake) -> None:
     options.examples, options.ratios, options.seeds = [16], [8.0], [0]
     robustness.run(options)
     found = {r["method"]: r for r in read(options.records) if r["kind"] == "comparison"}
@@ -128,7 +129,7 @@ def test_comparisons_are_paired_per_example(options: argparse.Namespace, fake: F
     assert found["uniform"]["standard_error"] == pytest.approx(np.std([0.3, 0.4, 0.2, 0.3], ddof=1) / 2)
 
 
-def test_only_what_is_worse_by_two_standard_errors_fails(options: argparse.Namespace, fake: Fake) -> None:
+def test_only_what_is_worse_by_two_standard_errors_fails(options: Options, fake: Fake) -> None:
     options.examples, options.ratios, options.seeds = [16], [8.0], [0]
     robustness.run(options)
     (cell,) = comparisons_of(newest(options.records))
@@ -182,9 +183,9 @@ def test_windows_of_text_are_one_example_each() -> None:
 
 def test_first_examples_are_taken_over_batches() -> None:
     batches = [(torch.arange(3.0), torch.arange(3)), (torch.arange(3.0, 6), torch.arange(3, 6))]
-    assert [targets.tolist() for _, targets in robustness.first(batches, 4)] == [[0, 1, 2], [3]]
-    assert [targets.tolist() for _, targets in robustness.first(batches, 3)] == [[0, 1, 2]]
-    assert len(robustness.first(batches, 100)) == 2
+    assert [targets.tolist() for _, targets in first(batches, 4)] == [[0, 1, 2], [3]]
+    assert [targets.tolist() for _, targets in first(batches, 3)] == [[0, 1, 2]]
+    assert len(first(batches, 100)) == 2
 
 
 def test_a_real_method_leaves_its_losses_and_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

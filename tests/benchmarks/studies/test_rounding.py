@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks.studies import rounding
+from benchmarks.study import Options
 from qubo_compress.calibration.statistics.input_moments import Moments
 from qubo_compress.network.groups import Group, Member
 
@@ -36,7 +37,7 @@ def test_every_way_improves_on_the_one_before() -> None:
 
 def test_tables_are_of_the_last_records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
-    monkeypatch.setattr(rounding, "PATH", path)
+    monkeypatch.setattr(rounding.STUDY, "path", path)
     common = {"network": "net", "examples": 9}
     layer = {"layer": "a", "rows": 2, "seconds": 1.0}
     records: list[dict[str, Any]] = [{"part": "original", "accuracy": 90.0, "loss": 0.25, **common}]
@@ -45,6 +46,6 @@ def test_tables_are_of_the_last_records(monkeypatch: pytest.MonkeyPatch, tmp_pat
         way_record = {"part": "way", "bits": 3, "way": way, "layers": layers, "accuracy": 1.0, "loss": 2.0}
         records.append({**way_record, **common})
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    text = rounding.table_text()
+    text = rounding.tables(Options())
     assert all(f" {figure} " in text for figure in ("3.00000", "4.00000", "25.0", "20.0"))
     assert "9.00000" not in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ from torch import nn
 
 from benchmarks.studies import true_loss
 from benchmarks.studies.true_loss_figures import ORDER, draw, table_text
+from benchmarks.study import Options
 
 
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory: pytest.TempPathFactory) -> true_loss.Cell:
     cache = tmp_path_factory.mktemp("tables")
-    options = argparse.Namespace(network="digits", examples=8, pool=48, cache=cache, time_limit=0.5)
+    options = Options(network="digits", examples=8, pool=48, cache=cache, time_limit=0.5)
     return true_loss.Cell(options, seed=0, ratio=10.0)
 
 
