@@ -8,15 +8,18 @@ from __future__ import annotations
 from qubo_compress._internal.registry import import_plug_ins
 from qubo_compress.solvers.dwave.connection import Connection
 from qubo_compress.solvers.dwave.leap import Preview, preview
-from qubo_compress.solvers.solution import Solution
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, Solver, make_solver, solve
+from qubo_compress.solvers.search import Search, SearchLimits, SearchOver
+from qubo_compress.solvers.solution import RawSolution, Solution
+from qubo_compress.solvers.solver import Solver, make_solver, solve
 from qubo_compress.solvers.solver import solvers as registry
 
 __all__ = [
     "Connection",
     "Preview",
     "RawSolution",
+    "Search",
     "SearchLimits",
+    "SearchOver",
     "Solution",
     "Solver",
     "make_solver",

@@ -9,15 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
-from qubo_compress.problem.energy_scale import OPTIMAL_GAP, energy_scale, standardise
+from qubo_compress.problem.energy_scale import OPTIMAL_GAP, energy_scale
 from qubo_compress.solvers.exact.bounds import LARGEST_EIGENPROBLEM
 from qubo_compress.solvers.exact.convex_relaxation import LARGEST_GRAM
 from qubo_compress.solvers.exact.exact import Exact
 from qubo_compress.solvers.exact.exact import warm_up as warm_up_exact
 from qubo_compress.solvers.exact.infeasibility import proves_infeasible
-from qubo_compress.solvers.exact.standard_scale import on_original
 from qubo_compress.solvers.greedy import Greedy
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, Solver, make_solver, solvers
+from qubo_compress.solvers.solver import Search, SearchLimits, Solver, make_solver, solvers
 
 _SMALL_GROUPS = 12
 _SMALL_COMBINATIONS = 2e6
@@ -49,7 +48,7 @@ _HEURISTIC_SHARE = 0.5
 
 @solvers.register
 @dataclass(frozen=True)
-class Auto:
+class Auto(Solver):
     """Choose solvers by the structure of the problem.
 
     Without interactions, or where a small problem can be searched to the end: ``exact``. Otherwise the
@@ -83,98 +82,83 @@ class Auto:
         self._exact()
         self._heuristic()
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def with_threads(self, threads: int | None) -> Auto:
+        """The same for each solver that it uses."""
+        return replace(self, threads=threads)
+
+    def run(self, search: Search) -> None:
         """Run what suits the problem; the work is the sum over the solvers run."""
-        standard = standardise(problem)
-        return on_original(standard, self._search(standard.problem, limits, rng))
+        with search.standardised() as standard:
+            self._choose(standard)
 
     def _exact(self, first: IntArray | None = None) -> Exact:
         return Exact(first=None if first is None else tuple(first.tolist()), threads=self.threads)
 
     def _heuristic(self) -> Solver:
         heuristic = make_solver(self.heuristic)
-        if self.threads is not None and hasattr(heuristic, "threads"):
-            return make_solver(self.heuristic, threads=self.threads)
-        return heuristic
+        return heuristic if self.threads is None else heuristic.with_threads(self.threads)
 
-    def _search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def _choose(self, search: Search) -> None:
+        problem, say = search.problem, search.notes.append
         reason = _exact_suits(problem)
         if reason is not None:
-            return _with_note(self._exact().search(problem, limits, rng), f"auto chose exact: {reason}")
-        heuristic = self._heuristic()
+            say(f"auto chose exact: {reason}")
+            self._exact().run(search)
+            return
         most = _MODEST_GROUPS if problem.structure == "factor" else _SMALL_GROUPS
         narrow = problem.structure == "pairs" and problem.num_budgets <= 1 and _band(problem) <= _NARROW_BAND
+        kind = f"{problem.structure} interactions, {problem.num_groups} groups"
         if not narrow and (problem.num_groups > most or problem.num_choices > LARGEST_EIGENPROBLEM):
-            size = f"{problem.structure} interactions, {problem.num_groups} groups, too many to be searched to the end"
-            return self._heuristic_only(heuristic, problem, limits, rng, f"auto chose {self.heuristic}: {size}")
-        reason = f"{problem.num_groups} groups, " + (
-            "each coupled to near ones only" if narrow else "few enough to try for a proof"
-        )
-        return self._both(heuristic, problem, limits, rng, f"{problem.structure} interactions, {reason}")
+            say(f"auto chose {self.heuristic}: {kind}, too many to be searched to the end")
+            self._heuristic_only(search)
+        else:
+            reason = "each coupled to near ones only" if narrow else "few enough to try for a proof"
+            say(f"auto chose {self.heuristic}, then exact: {kind}, {reason}")
+            self._both(search)
 
-    def _heuristic_only(
-        self, heuristic: Solver, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator, note: str
-    ) -> RawSolution:
+    def _heuristic_only(self, search: Search) -> None:
         """The heuristic, with greedy's answer as a floor: on very large problems little else fits into seconds."""
-        first_rng, second_rng = rng.spawn(2)
-        start = time.perf_counter()
-        quick = Greedy().search(problem, SearchLimits(_GREEDY_SHARE * limits.seconds), first_rng)
-        spent = time.perf_counter() - start - quick.timing["compile"]
+        limit = _GREEDY_SHARE * search.limits.seconds
+        quick = search.part(limits=SearchLimits(limit))
+        quick.run(Greedy())
         # A walk cut short by the clock would make the answer depend on the clock: it serves only as a last resort.
-        cut = spent >= _GREEDY_SHARE * limits.seconds
+        cut = search.elapsed >= limit
         if quick.interrupted:
-            return _with_note(quick, note)
-        if not any(problem.is_feasible(assignment) for assignment in quick.assignments):
-            soon = time.perf_counter() + _INFEASIBLE_SHARE * limits.seconds
-            if proves_infeasible(problem, soon, integers=limits.work is None):
-                return _with_note(replace(quick, infeasible=True), note)
-            spent = time.perf_counter() - start - quick.timing["compile"]
-        left = SearchLimits(max(0.01, limits.seconds - spent), limits.work)
-        main = heuristic.search(problem, left, second_rng)
-        found = main.assignments if cut and main.assignments else (*main.assignments, *quick.assignments)
-        timing = {**main.timing, "greedy": spent}
-        trace = quick.trace + tuple((seconds + spent, energy, bound) for seconds, energy, bound in main.trace)
-        ranked = sorted(found, key=problem.energy)
-        merged = {
-            **vars(main),
-            "assignments": tuple(ranked),
-            "claimed_energy": None,
-            "timing": timing,
-            "trace": trace,
-        }
-        return _with_note(RawSolution(**merged), note)
+            search.take(quick)
+        if quick.best is None:
+            soon = time.perf_counter() + _INFEASIBLE_SHARE * search.limits.seconds
+            search.infeasible = proves_infeasible(search.problem, soon, integers=search.limits.work is None)
+            if search.infeasible:
+                return
+        search.spend("greedy", search.elapsed)
+        main = search.part()
+        main.run(self._heuristic())
+        if not cut or main.best is None:
+            search.take_pool(quick)  # but not its work: that of the heuristic repeats the answer
+        search.take(main)
 
-    def _both(
-        self, heuristic: Solver, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator, reason: str
-    ) -> RawSolution:
+    def _both(self, search: Search) -> None:
         """The heuristic for a fixed amount of work, exact from its answer, and the heuristic again if time is left."""
-        note = f"auto chose {self.heuristic}, then exact: {reason}"
-        first_rng, second_rng, third_rng = rng.spawn(3)
-        compiling = warm_up_exact()
-        start = time.perf_counter()
-        sweeps = _sweeps(problem)
-        sweeps = sweeps if limits.work is None else min(sweeps, limits.work)
-        first = heuristic.search(problem, SearchLimits(_HEURISTIC_SHARE * limits.seconds, sweeps), first_rng)
-        compiling += first.timing.get("compile", 0.0)
-        spent = time.perf_counter() - start - first.timing.get("compile", 0.0)
-        feasible = [assignment for assignment in first.assignments if problem.is_feasible(assignment)]
-        left = limits.seconds - spent
-        work = None if limits.work is None else limits.work - first.work
-        stopped = first.interrupted or first.infeasible or left <= 0.0 or (work is not None and work < 1)
-        if stopped or _proven(problem, first):
-            return _with_note(first, note)
-        if first.work < sweeps and spent > 0.9 * _HEURISTIC_SHARE * limits.seconds:
-            first = replace(first, details={**first.details, "repeats": False})
-        begun = min(feasible, key=problem.energy) if feasible else None
-        second = self._exact(begun).search(problem, SearchLimits(left, work), second_rng)
-        both = _joined(problem, first, second, spent, compiling, note)
-        left = limits.seconds - (time.perf_counter() - start - first.timing.get("compile", 0.0))
-        work = None if limits.work is None else limits.work - both.work
-        if _proven(problem, both) or both.interrupted or left < _WORTHWHILE * limits.seconds or work == 0:
-            return both
-        # Exact gave up early: the structure suited it, the size did not.
-        third = heuristic.search(problem, SearchLimits(left, work), third_rng)
-        return _joined(problem, both, third, limits.seconds - left, compiling, note)
+        with search.compiling():
+            warm_up_exact()
+        heuristic, problem, share = self._heuristic(), search.problem, _HEURISTIC_SHARE * search.limits.seconds
+        first = search.part(limits=search.left(share, _sweeps(problem)))
+        first.run(heuristic)
+        search.take(first)
+        if search.infeasible or search.over() or _proven(search):
+            return
+        if first.work < (first.limits.work or 0) and search.elapsed > 0.9 * share:
+            search.details["repeats"] = False
+        search.spend("heuristic", search.elapsed)
+        second = search.part()
+        second.run(self._exact(search.best))
+        search.spend("exact", second.elapsed)
+        search.take(second)
+        if not (search.over(_WORTHWHILE * search.limits.seconds) or _proven(search)):
+            # Exact gave up early: the structure suited it, the size did not.
+            third = search.part()
+            third.run(heuristic)
+            search.take(third)
 
 
 def _sweeps(problem: ChoiceProblem) -> int:
@@ -209,48 +193,8 @@ def _band(problem: ChoiceProblem) -> int:
     return int(np.abs(group[rows] - group[problem.pairs.indices]).max(initial=0))
 
 
-def _proven(problem: ChoiceProblem, raw: RawSolution) -> bool:
+def _proven(search: Search) -> bool:
     """Whether the best assignment meets the bound."""
-    if raw.bound is None:
+    if search.bound is None or search.best is None:
         return False
-    energies = [problem.energy(x) for x in raw.assignments if problem.is_feasible(x)]
-    if not energies:
-        return False
-    energy = min(energies)
-    return energy_scale(problem).gap(energy, raw.bound) <= OPTIMAL_GAP
-
-
-def _with_note(raw: RawSolution, note: str) -> RawSolution:
-    return RawSolution(**{**vars(raw), "notes": (note, *raw.notes)})
-
-
-def _joined(
-    problem: ChoiceProblem, first: RawSolution, second: RawSolution, spent: float, compiling: float, note: str
-) -> RawSolution:
-    """The second search's answer with the first one's candidates, work and trace."""
-    candidates: dict[bytes, IntArray] = {
-        assignment.tobytes(): assignment
-        for assignment in (*second.assignments, *first.assignments)
-        if problem.is_feasible(assignment)
-    }
-    ranked = sorted(candidates.values(), key=problem.energy)
-    bounds = [bound for bound in (first.bound, second.bound) if bound is not None]
-    later = tuple((seconds + spent, energy, bound) for seconds, energy, bound in second.trace)
-    return RawSolution(
-        assignments=tuple(ranked),
-        claimed_energy=problem.energy(ranked[0]) if ranked else None,
-        bound=max(bounds, default=None),
-        timing={
-            "exact": second.timing["solve"],
-            **first.timing,
-            "compile": compiling,
-            "heuristic": first.timing.get("heuristic", spent),
-            "solve": spent + second.timing["solve"],
-        },
-        trace=first.trace + later,
-        work=first.work + second.work,
-        interrupted=second.interrupted,
-        infeasible=(first.infeasible or second.infeasible) and not ranked,
-        notes=tuple(dict.fromkeys((note, *first.notes, *second.notes))),
-        details={**second.details, **first.details},
-    )
+    return energy_scale(search.problem).gap(search.energy, search.bound) <= OPTIMAL_GAP

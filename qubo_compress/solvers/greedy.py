@@ -9,22 +9,20 @@ from typing import ClassVar
 import numpy as np
 
 from qubo_compress._internal.compiling import compiled
-from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
-from qubo_compress.problem.energy_scale import standardise
+from qubo_compress.problem.choice_problem import FloatArray
 from qubo_compress.problem.generators import random_problem
 from qubo_compress.solvers.annealer.kernels import State, change, group_energies
 from qubo_compress.solvers.annealer.polish import fits
 from qubo_compress.solvers.annealer.tables import Tables
-from qubo_compress.solvers.exact.standard_scale import on_original
 from qubo_compress.solvers.local_search.descent import LocalSearch, lagrangian_vertex
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.solver import Search, SearchLimits, Solver, solvers
 
 _STEPS_PER_CALL = 64
 
 
 @solvers.register
 @dataclass(frozen=True)
-class Greedy:
+class Greedy(Solver):
     """Walk from the choices of least energy to the budget, cheapest step first, then fill the room left.
 
     Every step is the change of one group with the least rise of the energy per unit of overspending removed,
@@ -44,67 +42,52 @@ class Greedy:
     name: ClassVar[str] = "greedy"
     fill: bool = True
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def run(self, search: Search) -> None:
         """One deterministic walk; the work is the number of changes made."""
-        compiling = warm_up()
-        start = time.perf_counter()
-        standard = standardise(problem)
-        walk = _Walk(standard.problem, limits, rng, start)
-        interrupted = False
-        try:
-            walk.to_budget()
-            if self.fill and walk.search.feasible:
-                walk.fill()
-        except KeyboardInterrupt:
-            interrupted = True
-        notes = []
-        if not walk.search.feasible:
-            notes.append("the walk ended before the budget was met; the rest was forced")
-            walk.search.repair()
-        seconds = time.perf_counter() - start
-        raw = RawSolution(
-            assignments=(walk.search.assignment,),
-            claimed_energy=walk.search.energy,
-            timing={"compile": compiling, "solve": seconds},
-            trace=((seconds, walk.search.energy, None),),
-            work=walk.steps,
-            interrupted=interrupted,
-            notes=tuple(notes),
-        )
-        return on_original(standard, raw)
+        with search.compiling():
+            warm_up()
+        with search.standardised() as standard:
+            walk = _Walk(standard)
+            try:
+                walk.to_budget()
+                if self.fill and walk.local.feasible:
+                    walk.fill()
+            finally:
+                walk.finish()
 
 
 class _Walk:
-    def __init__(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator, start: float) -> None:
-        self.problem, self.limits, self.start = problem, limits, start
-        self.steps = 0
-        self.search = LocalSearch(problem, rng)
-        self.search.place(lagrangian_vertex(problem, np.zeros(problem.num_budgets)))
+    def __init__(self, search: Search) -> None:
+        problem = search.problem
+        self.search, self.groups = search, problem.num_groups
+        self.local = LocalSearch(problem, search.rng)
+        self.local.place(lagrangian_vertex(problem, np.zeros(problem.num_budgets)))
         # Budgets of different units are compared as shares of what they allow.
         self.weights = 1.0 / np.maximum(1.0, (problem.limits - problem.fixed_costs).astype(np.float64))
 
     def to_budget(self) -> None:
-        groups = self.problem.num_groups
-        self._advance(np.full(groups, -np.inf), False)
+        self._advance(filling=False)
 
     def fill(self) -> None:
-        self._advance(np.full(self.problem.num_groups, -np.inf), True)
+        self._advance(filling=True)
 
-    def _advance(self, scores: FloatArray, filling: bool) -> None:
-        """``scores`` holds what was last known of each group's best step; -inf forces a first look."""
-        while self._may_go_on():
-            most = _STEPS_PER_CALL
-            if self.limits.work is not None:
-                most = min(most, self.limits.work - self.steps)
-            made = walk_steps(self.search.tables, self.search.state, self.weights, scores, filling, most)
-            self.steps += made
+    def finish(self) -> None:
+        """Keep where the walk has arrived, forced within the budgets if it must be."""
+        if not self.local.feasible:
+            self.search.notes.append("the walk ended before the budget was met; the rest was forced")
+            self.local.repair()
+        if self.local.feasible:
+            self.search.keep(self.local.assignment, self.local.energy)
+
+    def _advance(self, filling: bool) -> None:
+        # What was last known of each group's best step; -inf forces a first look.
+        scores = np.full(self.groups, -np.inf)
+        while not self.search.over():
+            most = self.search.most_work(_STEPS_PER_CALL)
+            made = walk_steps(self.local.tables, self.local.state, self.weights, scores, filling, most)
+            self.search.work += made
             if made < most:
                 return
-
-    def _may_go_on(self) -> bool:
-        if self.limits.work is not None and self.steps >= self.limits.work:
-            return False
-        return time.perf_counter() - self.start < self.limits.seconds
 
 
 @compiled
@@ -184,8 +167,8 @@ def warm_up() -> float:
         return 0.0
     for kind in ("dense", "low-rank"):
         problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
-        walk = _Walk(problem, SearchLimits(60.0, 2), np.random.default_rng(0), start)
+        walk = _Walk(Search(problem, SearchLimits(60.0, 2), np.random.default_rng(0)))
         walk.to_budget()
-        walk.search.repair()
+        walk.local.repair()
         walk.fill()
     return time.perf_counter() - start

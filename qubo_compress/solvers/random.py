@@ -9,14 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from qubo_compress._internal.compiling import compiled
-from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
+from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.problem.generators import random_problem
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.solver import Search, Solver, solvers
 
 
 @solvers.register
 @dataclass(frozen=True)
-class RandomSearch:
+class RandomSearch(Solver):
     """Draw a choice for every group at random, repair to the budgets at random, keep the best.
 
     The repair does not look at energies: it makes random changes that reduce the overspending, so that
@@ -35,44 +35,20 @@ class RandomSearch:
     name: ClassVar[str] = "random"
     pool_size: int = 16
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def run(self, search: Search) -> None:
         """Draw until the time or the work (draws) is used up."""
-        compiling = warm_up()
-        start = time.perf_counter()
-        found: dict[bytes, tuple[float, IntArray]] = {}
-        trace: list[tuple[float, float, float | None]] = []
-        best, done, longest, interrupted = np.inf, 0, 0.0, False
-        try:
-            costs = np.ascontiguousarray(problem.costs.T)
-            room = problem.limits - problem.fixed_costs
-            offsets = problem.group_offsets.copy()
-            while limits.work is None or done < limits.work:
-                begin = time.perf_counter()
-                if done and begin - start + longest >= limits.seconds:
-                    break
-                chosen = offsets[:-1] + rng.integers(problem.group_sizes)
-                done += 1
-                if repair_at_random(offsets, costs, room, chosen, int(rng.integers(2**62))):
-                    assignment = chosen - offsets[:-1]
-                    energy = problem.energy(assignment)
-                    found[assignment.tobytes()] = (energy, assignment)
-                    if energy < best:
-                        best = energy
-                        trace.append((time.perf_counter() - start, best, None))
-                if len(found) > 8 * self.pool_size:
-                    found = dict(sorted(found.items(), key=lambda item: item[1][0])[: self.pool_size])
-                longest = max(0.9 * longest, time.perf_counter() - begin)
-        except KeyboardInterrupt:
-            interrupted = True
-        ranked = sorted(found.values(), key=lambda pair: pair[0])[: self.pool_size]
-        return RawSolution(
-            assignments=tuple(assignment for _, assignment in ranked),
-            claimed_energy=ranked[0][0] if ranked else None,
-            timing={"compile": compiling, "solve": time.perf_counter() - start},
-            trace=tuple(trace),
-            work=done,
-            interrupted=interrupted,
-        )
+        with search.compiling():
+            warm_up()
+        search.pool_size = self.pool_size
+        problem, rng = search.problem, search.rng
+        costs = np.ascontiguousarray(problem.costs.T)
+        room = problem.limits - problem.fixed_costs
+        offsets = problem.group_offsets.copy()
+        for _ in search.rounds():
+            chosen = offsets[:-1] + rng.integers(problem.group_sizes)
+            search.work += 1
+            if repair_at_random(offsets, costs, room, chosen, int(rng.integers(2**62))):
+                search.keep(chosen - offsets[:-1])
 
 
 @compiled

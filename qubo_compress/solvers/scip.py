@@ -14,7 +14,7 @@ from qubo_compress.errors import ProblemTooLarge
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.problem.energy_scale import standardise
 from qubo_compress.solvers.exact.integer_programming import coupled_tables
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.solver import Search, Solver, solvers
 
 _MOST_ENTRIES = 2_000_000
 """Most nonzero coefficients that are handed over one by one."""
@@ -32,7 +32,7 @@ and every coupled pair of groups."""
 
 @solvers.register
 @dataclass(frozen=True)
-class Scip:
+class Scip(Solver):
     """Branch and cut by SCIP; needs ``pip install 'qubo_compress[scip]'``.
 
     The factor becomes auxiliary variables s = sum of the chosen rows, and 1/2 |s|^2 a convex quadratic constraint; pair
@@ -56,38 +56,30 @@ class Scip:
     optimises: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("pyscipopt",)
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def run(self, search: Search) -> None:
         """Solve until proven, out of time or nodes, or interrupted."""
         scip = require("pyscipopt", "scip")
-        start = time.perf_counter()
+        problem = search.problem
         _check_size(problem)
         standard = standardise(problem)
-        try:
-            built = _model(scip, standard.problem, start + 0.8 * limits.seconds)
-        except KeyboardInterrupt:
-            return RawSolution(assignments=(), interrupted=True, notes=("interrupted while the model was built",))
+        with search.stage("build"):
+            built = _model(scip, standard.problem, search.start + 0.8 * search.limits.seconds)
         if built is None:
-            return RawSolution(assignments=(), notes=("the time was used up while the model was built",))
+            search.notes.append("the time was used up while the model was built")
+            return
         model, x = built
-        seconds = time.perf_counter() - start
-        model.setParam("limits/time", max(0.01, limits.seconds - seconds))
-        if limits.work is not None:
-            model.setParam("limits/totalnodes", limits.work)
-        interrupted = _optimize(model)
-        assignments = _assignments(problem, model, x)
-        bound, known = float(model.getDualbound()), None
+        model.setParam("limits/time", max(0.01, search.seconds_left))
+        if search.limits.work is not None:
+            model.setParam("limits/totalnodes", search.limits.work)
+        search.interrupted = _optimize(model)
+        bound = float(model.getDualbound())
         if abs(bound) < 1e19:
-            known = standard.energy((bound - _TOLERANCE * _counted(problem)) / _OBJECTIVE_SCALE)
-        return RawSolution(
-            assignments=assignments,
-            claimed_energy=problem.energy(assignments[0]) if assignments else None,
-            bound=known,
-            timing={"build": seconds, "solve": time.perf_counter() - start - seconds},
-            work=min(_finished_nodes(model), limits.work or 2**62),
-            interrupted=interrupted,
-            infeasible=model.getStatus() == "infeasible",
-            details={"repeats": not _was_cut(model)},
-        )
+            search.bound = standard.energy((bound - _TOLERANCE * _counted(problem)) / _OBJECTIVE_SCALE)
+        search.work = search.most_work(_finished_nodes(model))
+        search.infeasible = model.getStatus() == "infeasible"
+        search.details["repeats"] = not _was_cut(model)
+        for assignment in _assignments(problem, model, x):
+            search.add(assignment)
 
 
 def _counted(problem: ChoiceProblem) -> int:

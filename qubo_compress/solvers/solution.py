@@ -11,6 +11,35 @@ from qubo_compress.problem.energy_scale import OPTIMAL_GAP
 
 
 @dataclass(frozen=True, eq=False)
+class RawSolution:
+    """What a solver claims, in energies of the problem it was given; ``solve`` checks it.
+
+    Attributes:
+        assignments: candidate assignments, best first; the first feasible one becomes the answer.
+        claimed_energy: the solver's own figure for the first one, or None.
+        bound: a valid lower bound on the energy of every feasible assignment, or None.
+        timing: seconds by stage, beside the total that ``solve`` measures.
+        trace: (seconds since the start, best energy, bound or None).
+        work: units of work done.
+        interrupted: whether Ctrl-C ended the search.
+        infeasible: the solver proved that no assignment is feasible.
+        notes: remarks in plain words.
+        details: named figures of the solver's own, such as evaluations, samples or chain breaks.
+    """
+
+    assignments: tuple[IntArray, ...]
+    claimed_energy: float | None = None
+    bound: float | None = None
+    timing: Mapping[str, float] = field(default_factory=dict)
+    trace: tuple[tuple[float, float, float | None], ...] = ()
+    work: int = 0
+    interrupted: bool = False
+    infeasible: bool = False
+    notes: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class Solution:
     """A verified answer to a :class:`~qubo_compress.problem.choice_problem.ChoiceProblem`.
 

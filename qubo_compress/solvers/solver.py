@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,72 +21,124 @@ from qubo_compress.errors import InfeasibleBudget, InvalidSolverOption, NoFeasib
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.problem.energy_scale import EnergyScale, energy_scale
 from qubo_compress.solvers.exact.infeasibility import proves_infeasible
-from qubo_compress.solvers.solution import Solution
+from qubo_compress.solvers.older_interface import ABILITIES, search_as_in_04, warn_of
+from qubo_compress.solvers.search import Search, SearchLimits, SearchOver
+from qubo_compress.solvers.solution import RawSolution, Solution
+
+__all__ = [
+    "RawSolution",
+    "Search",
+    "SearchLimits",
+    "SearchOver",
+    "Solver",
+    "make_solver",
+    "solve",
+    "solvers",
+    "verify",
+]
 
 
-@dataclass(frozen=True)
-class SearchLimits:
-    """When a solver must stop, whichever comes first.
-
-    Attributes:
-        seconds: wall clock for all that the solver does, building and embedding included.
-        work: sweeps, iterations or nodes, in the solver's own unit; None for no limit.
-    """
-
-    seconds: float
-    work: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class RawSolution:
-    """What a solver claims, in energies of the problem it was given; :func:`solve` checks it.
-
-    Attributes:
-        assignments: candidate assignments, best first; the first feasible one becomes the answer.
-        claimed_energy: the solver's own figure for the first one, or None.
-        bound: a valid lower bound on the energy of every feasible assignment, or None.
-        timing: seconds by stage, beside the total that :func:`solve` measures.
-        trace: (seconds since the start, best energy, bound or None).
-        work: units of work done.
-        interrupted: whether Ctrl-C ended the search.
-        infeasible: the solver proved that no assignment is feasible.
-        notes: remarks in plain words.
-        details: named figures of the solver's own, such as evaluations, samples or chain breaks.
-    """
-
-    assignments: tuple[IntArray, ...]
-    claimed_energy: float | None = None
-    bound: float | None = None
-    timing: Mapping[str, float] = field(default_factory=dict)
-    trace: tuple[tuple[float, float, float | None], ...] = ()
-    work: int = 0
-    interrupted: bool = False
-    infeasible: bool = False
-    notes: tuple[str, ...] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-@runtime_checkable
-class Solver(Protocol):
+class Solver(ABC):
     """A way to solve choice problems: a frozen dataclass whose fields are its options.
 
-    :func:`solve` hands it the problem without its ``constant``, and adds that to all energies again.
+    :func:`solve` gives it the problem without its ``constant``, and adds that to all energies again. Energies and
+    budgets are checked afterwards; a bound must be proven.
 
-    ``search`` must respect ``limits``, draw all randomness from ``rng``, return the best so far on
-    ``KeyboardInterrupt``, and never claim a bound that it cannot prove.
+    Attributes:
+        name: in the registry and in solutions.
+        optimises: whether it finds obvious optima; see ``testing.check_solver``.
+        requires: import names of the optional packages that it needs.
+        repeats: whether the same seed and work give the same answer; nothing in a cloud does. Where a single answer
+            does not, its ``details["repeats"]`` is False.
+        remote: whether it needs a connection.
 
-    Class attributes that a solver may have besides: ``optimises`` (finds obvious optima; see
-    ``testing.check_solver``), ``requires`` (import names of optional packages), ``repeats`` (False when
-    the same seed and work need not give the same answer, as with anything in a cloud) and ``remote``
-    (True when it needs a connection). A single answer whose recorded work need not give it again says
-    ``details["repeats"]`` is False.
+    Example:
+        >>> from qubo_compress import ChoiceProblem
+        >>> @dataclass(frozen=True)
+        ... class Draws(Solver):
+        ...     name = "draws"
+        ...
+        ...     def run(self, search: Search) -> None:
+        ...         for _ in search.rounds():
+        ...             search.work += 1
+        ...             drawn = search.rng.integers(search.problem.group_sizes)
+        ...             if search.problem.is_feasible(drawn):
+        ...                 search.keep(drawn)
+        >>> solve(ChoiceProblem.random(groups=6, choices=4, seed=0), Draws(), work_limit=50).work
+        50
     """
 
     name: ClassVar[str]
+    optimises: ClassVar[bool] = False
+    requires: ClassVar[tuple[str, ...]] = ()
+    repeats: ClassVar[bool] = True
+    remote: ClassVar[bool] = False
+
+    @abstractmethod
+    def run(self, search: Search) -> None:
+        """Search until the limits are reached or nothing better can be found, and keep what is found in the search."""
+
+    @property
+    def threads(self) -> int | None:
+        """Threads that one search uses; None for one per processor."""
+        return None
+
+    def with_threads(self, threads: int | None) -> Solver:
+        """The same solver with so many threads, where it can use several."""
+        return self
+
+    @property
+    def encoding(self) -> str:
+        """How it writes a problem in bits, where it does."""
+        return "domain-wall"
+
+    @property
+    def largest_bits(self) -> int | None:
+        """The most bits of a problem that surely fit; None where there is no such limit."""
+        return None
+
+    def opened(self, seconds: float) -> AbstractContextManager[Solver]:
+        """The same solver for several searches, its connection held open for at most so many seconds."""
+        return nullcontext(self)
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        """Look for a feasible assignment of low energy."""
-        ...
+        """What 0.4 had in the place of ``run``; goes with the next release."""
+        warnings.warn(
+            "solver.search(problem, limits, rng) goes with the next release: give the solver to search.part().run",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        search = Search(problem, limits, rng)
+        search.run(self)
+        return search.result()
+
+
+@dataclass(frozen=True)
+class _Older(Solver):
+    """A solver with the interface of 0.4."""
+
+    solver: Any
+
+    def run(self, search: Search) -> None:
+        search_as_in_04(self.solver, search)
+
+    @contextmanager
+    def opened(self, seconds: float) -> Iterator[Solver]:
+        if hasattr(self.solver, "opened"):
+            with self.solver.opened(seconds) as ready:
+                yield _adapted(ready)
+        else:
+            yield self
+
+
+def _adapted(solver: Any) -> Solver:
+    """A solver as it is, or one of the interface of 0.4 with ``run`` and with the abilities that it says it has."""
+    if isinstance(solver, Solver):
+        return solver
+    warn_of(solver)
+    abilities = {name: getattr(solver, name) for name in ABILITIES if hasattr(solver, name)}
+    kind: type[_Older] = type(_Older.__name__, (_Older,), abilities)
+    return kind(solver)
 
 
 solvers: Registry[type[Solver]] = Registry("solver")
@@ -99,7 +154,7 @@ def make_solver(solver: str | Solver, **options: Any) -> Solver:
     if not isinstance(solver, str):
         if options:
             raise InvalidSolverOption("give options either to the solver object or by name, not both")
-        return solver
+        return _adapted(solver)
     kind = solvers.get(solver)
     allowed = list(inspect.signature(kind).parameters)
     unknown = sorted(set(options) - set(allowed))
@@ -108,7 +163,7 @@ def make_solver(solver: str | Solver, **options: Any) -> Solver:
             f"solver {solver!r} has no option {unknown[0]!r}{nearest(unknown[0], allowed) or '.'} It has: "
             f"{', '.join(allowed) or 'none'}"
         )
-    return kind(**options)
+    return _adapted(kind(**options))
 
 
 def solve(
@@ -150,8 +205,10 @@ def solve(
     refuse_unreachable(problem)
     start = time.perf_counter()
     time_limit = float(time_limit)
-    limits = SearchLimits(time_limit, work_limit)
-    raw = chosen.search(problem.without_constant(), limits, np.random.default_rng(whole("seed", seed)))
+    rng = np.random.default_rng(whole("seed", seed))
+    search = Search(problem.without_constant(), SearchLimits(time_limit, work_limit), rng)
+    search.run(chosen)
+    raw = search.result()
     if not raw.infeasible and not any(problem.is_feasible(assignment) for assignment in raw.assignments):
         deadline = max(start + time_limit, time.perf_counter() + _PROOF_SECONDS)
         raw = replace(raw, infeasible=proves_infeasible(problem, deadline, integers=work_limit is None))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.problem.choice_problem import FloatArray, IntArray
+from qubo_compress.solvers.solver import Search, Solver, solvers
 
 
 @solvers.register
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Solver):
     """Apply the largest choice that fits, by its name, in every group; then spend the rest in a fixed order.
 
     The rule is what a practitioner does without a table of interactions:
@@ -50,37 +49,24 @@ class Uniform:
     choice: str | None = None
     fill: bool = True
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def run(self, search: Search) -> None:
         """Try every name once, then go up; the work is the number of names tried and of groups raised."""
-        start = time.perf_counter()
-        walk = _Walk(problem, limits, start)
-        names = list(dict.fromkeys(problem.choice_names)) if self.choice is None else [self.choice]
-        interrupted = False
+        walk = _Walk(search)
+        names = list(dict.fromkeys(search.problem.choice_names)) if self.choice is None else [self.choice]
         try:
             walk.find_base(names)
             if self.fill and self.choice is None:
                 walk.fill()
-        except KeyboardInterrupt:
-            interrupted = True
-        seconds = time.perf_counter() - start
-        energy = None if walk.assignment is None else problem.energy(walk.assignment)
-        return RawSolution(
-            assignments=() if walk.assignment is None else (walk.assignment,),
-            claimed_energy=energy,
-            timing={"solve": seconds},
-            trace=() if energy is None else ((seconds, energy, None),),
-            work=walk.done,
-            interrupted=interrupted,
-            notes=() if walk.assignment is None else (walk.note(),),
-        )
+        finally:
+            walk.finish()
 
 
 class _Walk:
     """The base, and the way up from it."""
 
-    def __init__(self, problem: ChoiceProblem, limits: SearchLimits, start: float) -> None:
-        self.problem, self.limits, self.start = problem, limits, start
-        self.done, self.raised = 0, 0
+    def __init__(self, search: Search) -> None:
+        problem = search.problem
+        self.search, self.problem, self.raised = search, problem, 0
         self.assignment: IntArray | None = None
         self.base = ""
         self.spans = list(zip(problem.group_offsets[:-1].tolist(), problem.group_offsets[1:].tolist(), strict=True))
@@ -99,9 +85,9 @@ class _Walk:
         """Take the best name that fits; of equal ones the largest."""
         best = (np.inf, 0.0)
         for name in names:
-            if self.done > 0 and not self._may_go_on():
+            if self.search.work and self.search.over():
                 return
-            self.done += 1
+            self.search.work += 1
             for others in (self.largest, self.cheapest):
                 plan = self._applied(name, others)
                 if self.problem.is_feasible(plan):
@@ -122,7 +108,7 @@ class _Walk:
         while going:
             left = []
             for group in going:
-                if not self._may_go_on():
+                if self.search.over():
                     return
                 first = offsets[group]
                 extra = problem.costs[:, first + steps[group][0]] - problem.costs[:, first + self.assignment[group]]
@@ -132,16 +118,19 @@ class _Walk:
                 room = room - extra
                 self.assignment[group] = steps[group].pop(0)
                 self.raised += 1
-                self.done += 1
+                self.search.work += 1
                 if steps[group]:
                     left.append(group)
             going = left
 
-    def note(self) -> str:
-        """What was done, in words."""
+    def finish(self) -> None:
+        """Keep where the walk has arrived, and say how."""
+        if self.assignment is None:
+            return
+        self.search.keep(self.assignment)
         places = len(self.places.get(self.base, []))
         said = f"uniform choice: {self.base!r} in {places} of {self.problem.num_groups} groups"
-        return said + (f", then {self.raised} step{'s' * (self.raised != 1)} up" if self.raised else "")
+        self.search.notes.append(said + f", then {self.raised} step{'s' * (self.raised != 1)} up" * (self.raised > 0))
 
     def _ladder(self) -> list[str]:
         """Names above the base, from cheap to expensive, each better than all below it."""
@@ -178,8 +167,3 @@ class _Walk:
 
     def _sum(self, values: FloatArray, plan: IntArray) -> float:
         return float(values[self.problem.group_offsets[:-1] + plan].sum())
-
-    def _may_go_on(self) -> bool:
-        if self.limits.work is not None and self.done >= self.limits.work:
-            return False
-        return time.perf_counter() - self.start < self.limits.seconds

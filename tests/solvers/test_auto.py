@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from qubo_compress import ChoiceProblem
 from qubo_compress.solvers.auto import Auto
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.solver import Search, SearchLimits, Solver, solvers
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ def helpless(monkeypatch: pytest.MonkeyPatch) -> str:
     """A heuristic that knows a bound and finds nothing that fits."""
 
     @dataclass(frozen=True)
-    class Helpless:
+    class Helpless(Solver):
         name: ClassVar[str] = "helpless"
         optimises: ClassVar[bool] = True
 
-        def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: Any) -> RawSolution:
-            return RawSolution(assignments=(), bound=-1e3, timing={"solve": 0.0, "compile": 0.0}, work=1)
+        def run(self, search: Search) -> None:
+            search.bound, search.work = -1e3, 1
 
     monkeypatch.setitem(solvers._entries, "helpless", Helpless)
     return "helpless"
@@ -38,5 +38,6 @@ def test_a_bound_without_an_assignment_proves_nothing(helpless: str) -> None:
         linear=rng.normal(size=groups * choices), group_offsets=np.arange(0, groups * choices + 1, choices),
         costs=costs, limits=limits, factor=rng.normal(size=(groups * choices, 3)),
     )  # fmt: skip
-    raw = Auto(heuristic=helpless).search(problem, SearchLimits(2.0), rng)
-    assert any(problem.is_feasible(assignment) for assignment in raw.assignments)
+    search = Search(problem, SearchLimits(2.0), rng)
+    search.run(Auto(heuristic=helpless))
+    assert search.best is not None and problem.is_feasible(search.best)

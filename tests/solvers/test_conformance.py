@@ -13,8 +13,7 @@ import pytest
 
 from qubo_compress import solvers
 from qubo_compress.errors import ProblemTooLarge
-from qubo_compress.problem.choice_problem import ChoiceProblem
-from qubo_compress.solvers import RawSolution, SearchLimits, make_solver
+from qubo_compress.solvers import Search, Solver, make_solver
 from qubo_compress.testing import solvers as testing
 
 OPTIMISERS = ("annealer", "auto", "exact")
@@ -23,13 +22,13 @@ TIME_LIMIT = 0.15
 
 def local_names():
     """Solvers that need a connection have tests of their own, which bring a server."""
-    return [name for name in solvers.names() if not getattr(solvers.registry.get(name), "remote", False)]
+    return [name for name in solvers.names() if not solvers.registry.get(name).remote]
 
 
 @pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", local_names())
 def test_conformance(name, check):
-    for package in getattr(solvers.registry.get(name), "requires", ()):
+    for package in solvers.registry.get(name).requires:
         # Looked for without importing it: importing torch or a solver's library takes seconds.
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{name} needs {package}, which is not installed")
@@ -47,17 +46,18 @@ def cheapest(problem):
 
 
 @dataclass(frozen=True)
-class Liar:
+class Liar(Solver):
     """Claims a bound above what can be reached."""
 
     name: ClassVar[str] = "liar"
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        return RawSolution(assignments=(cheapest(problem),), bound=1e6, work=1)
+    def run(self, search: Search) -> None:
+        search.keep(cheapest(search.problem))
+        search.bound, search.work = 1e6, 1
 
 
 @dataclass(frozen=True)
-class Deaf:
+class Deaf(Solver):
     """Tries random choices as often as it was made to, or up to the time limit where it keeps that."""
 
     name: ClassVar[str] = "deaf"
@@ -67,20 +67,20 @@ class Deaf:
     counts: bool = True
     threads: int = 1
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        deadline = time.perf_counter() + limits.seconds
-        best = cheapest(problem)
+    def run(self, search: Search) -> None:
+        problem, rng = search.problem, search.rng
+        search.keep(cheapest(problem))
         work = 0
-        for work in range(1, min(self.tries, limits.work or self.tries) + 1):
-            tried = best.copy()
+        for work in range(1, search.most_work(self.tries) + 1):
+            tried = search.best.copy()
             group = int(rng.integers(problem.num_groups))
             tried[group] = rng.integers(problem.group_sizes[group])
-            if problem.is_feasible(tried) and problem.energy(tried) < problem.energy(best):
-                best = tried
-            if self.keeps_time and time.perf_counter() >= deadline:
+            if problem.is_feasible(tried):
+                search.keep(tried)
+            if self.keeps_time and search.over():
                 break
         self.total.append(work)
-        return RawSolution(assignments=(best,), work=work if self.counts else 0)
+        search.work = work if self.counts else 0
 
 
 @pytest.fixture
@@ -117,27 +117,27 @@ def test_an_overrun_on_a_large_problem_is_caught(a_try_takes_a_hundredth):
 
 
 @dataclass(frozen=True)
-class Hasty:
+class Hasty(Solver):
     """Takes the last of its tries only where its clock still has time for it, and counts it or not."""
 
     name: ClassVar[str] = "hasty"
     honest: bool
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        deadline, best, work = time.perf_counter() + limits.seconds, cheapest(problem), 0
-        for _ in range(limits.work or 1000):
+    def run(self, search: Search) -> None:
+        problem, rng, best = search.problem, search.rng, cheapest(search.problem)
+        for _ in range(search.most_work(1000)):
             tried = best.copy()
             group = int(rng.integers(problem.num_groups))
             tried[group] = rng.integers(problem.group_sizes[group])
-            late = time.perf_counter() >= deadline
+            late = search.seconds_left <= 0.0
             if late and self.honest:
                 break
-            work += 1
+            search.work += 1
             if not late and problem.is_feasible(tried):
                 best = tried
             if late:
                 break
-        return RawSolution(assignments=(best,), work=work)
+        search.settle(best)
 
 
 def test_an_answer_that_the_clock_decides_is_caught():
@@ -147,17 +147,19 @@ def test_an_answer_that_the_clock_decides_is_caught():
 
 
 @dataclass(frozen=True)
-class Restless:
+class Restless(Solver):
     """Makes as many tries as its clock allows for, whatever it is told."""
 
     name: ClassVar[str] = "restless"
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        begin = time.perf_counter()
-        tried = rng.integers(problem.group_sizes, size=(500, problem.num_groups))
-        tries = min(500, max(1, int(2e-3 / (time.perf_counter() - begin))))
-        fitting = [row for row in tried[:tries] if problem.is_feasible(row)]
-        return RawSolution(assignments=(min(fitting, key=problem.energy, default=cheapest(problem)),), work=1)
+    def run(self, search: Search) -> None:
+        problem, begin = search.problem, search.elapsed
+        tried = search.rng.integers(problem.group_sizes, size=(500, problem.num_groups))
+        tries = min(500, max(1, int(2e-3 / (search.elapsed - begin))))
+        for row in (cheapest(problem), *tried[:tries]):
+            if problem.is_feasible(row):
+                search.keep(row)
+        search.work = 1
 
 
 def test_an_effort_that_the_clock_decides_is_caught():
@@ -166,20 +168,21 @@ def test_an_effort_that_the_clock_decides_is_caught():
 
 
 @dataclass(frozen=True)
-class Enumeration:
+class Enumeration(Solver):
     """Tries all assignments, without a look at the clock, and refuses what would take long."""
 
     name: ClassVar[str] = "enumeration"
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def run(self, search: Search) -> None:
+        problem = search.problem
         if np.prod(problem.group_sizes.astype(float)) > 20_000:
             raise ProblemTooLarge("more than 20,000 assignments")
         grid = np.meshgrid(*map(np.arange, problem.group_sizes))
-        picks = np.stack(grid, axis=-1).reshape(-1, problem.num_groups)[: limits.work]
+        picks = np.stack(grid, axis=-1).reshape(-1, problem.num_groups)[: search.limits.work]
         totals = problem.costs[:, picks + problem.group_offsets[:-1]].sum(axis=2)
         fitting = picks[(totals.T + problem.fixed_costs <= problem.limits).all(axis=1)]
-        best = fitting[np.argmin(problem.energies(fitting))] if len(fitting) else cheapest(problem)
-        return RawSolution(assignments=(best,), work=len(picks))
+        search.keep(fitting[np.argmin(problem.energies(fitting))] if len(fitting) else cheapest(problem))
+        search.work = len(picks)
 
 
 def test_a_solver_of_small_problems_conforms():
@@ -187,32 +190,29 @@ def test_a_solver_of_small_problems_conforms():
 
 
 @dataclass(frozen=True)
-class Interruptible:
-    """Waits for the time limit or for Ctrl-C, which it lets through, hides or admits."""
+class Interruptible(Solver):
+    """Waits for the time limit or for Ctrl-C, which it leaves to the search, hides or admits."""
 
     name: ClassVar[str] = "interruptible"
     manner: str
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        deadline, interrupted = time.perf_counter() + limits.seconds, False
+    def run(self, search: Search) -> None:
+        search.keep(cheapest(search.problem))
         try:
-            while self.manner != "ends before" and time.perf_counter() < deadline:
+            while self.manner != "ends before" and not search.over():
                 time.sleep(0.001)
         except KeyboardInterrupt:
-            if self.manner == "lets through":
+            if self.manner == "leaves":
                 raise
-            interrupted = self.manner == "admits"
-        return RawSolution(assignments=(cheapest(problem),), interrupted=interrupted)
+            search.interrupted = self.manner == "admits"
 
 
 def test_what_becomes_of_ctrl_c_is_checked(monkeypatch):
     monkeypatch.setattr(testing, "_CTRL_C_AFTER", 0.05)
-    for fine in ("admits", "ends before"):
+    for fine in ("leaves", "admits", "ends before"):
         testing.interruption_returns_the_best(Interruptible(fine), 0.3)
     with pytest.raises(AssertionError, match="does not say that it was interrupted"):
         testing.interruption_returns_the_best(Interruptible("hides"), 0.3)
-    with pytest.raises(AssertionError, match="escaped instead of ending the search"):
-        testing.interruption_returns_the_best(Interruptible("lets through"), 0.3)
 
 
 def test_a_false_bound_is_caught():

@@ -7,7 +7,7 @@ import pytest
 
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import ProblemTooLarge
-from qubo_compress.solvers import SearchLimits
+from qubo_compress.solvers import Search, SearchLimits
 from qubo_compress.solvers.scip import Scip
 
 pyscipopt = pytest.importorskip("pyscipopt")
@@ -52,5 +52,6 @@ def test_the_same_nodes_give_the_same_answer():
 def test_a_search_that_the_clock_ended_does_not_claim_to_repeat(clock):
     problem = ChoiceProblem.random(kind="low-rank", groups=40, choices=10, seed=0, rank=40)
     with clock(1e-9):  # SCIP has a clock of its own; building the model takes no time of ours
-        raw = Scip().search(problem, SearchLimits(0.5), np.random.default_rng(0))
-    assert raw.details["repeats"] is False
+        search = Search(problem, SearchLimits(0.5), np.random.default_rng(0))
+        search.run(Scip())
+    assert search.details["repeats"] is False

@@ -182,7 +182,7 @@ def preview(
         ProblemTooLarge: the service would not take it.
         RemoteSolverError: its subclass says what went wrong with the connection.
     """
-    chosen = make_solver(solver, **options)
+    chosen = make_solver(solver, **options)  # type: ignore[arg-type]
     if not isinstance(chosen, LeapSolver):
         raise InvalidSolverOption(f"there is a preview for Leap's solvers only; got {chosen.name!r}")
     try:

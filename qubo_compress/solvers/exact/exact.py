@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from qubo_compress._internal import compiling
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
-from qubo_compress.problem.energy_scale import StandardProblem, energy_scale, standardise
+from qubo_compress.problem.energy_scale import energy_scale
 from qubo_compress.problem.generators import random_problem
 from qubo_compress.problem.reductions import Reduction, restrict
 from qubo_compress.solvers.exact import bounds, branch_nodes, price_kernels
@@ -25,11 +24,10 @@ from qubo_compress.solvers.exact.dynamic_programming import TableAnswer, solve_t
 from qubo_compress.solvers.exact.infeasibility import proves_infeasible
 from qubo_compress.solvers.exact.integer_programming import MOST_TABLE_ENTRIES, solve_milp, table_entries
 from qubo_compress.solvers.exact.message_passing import fits_in_blocks, message_bound
-from qubo_compress.solvers.exact.standard_scale import on_original
 from qubo_compress.solvers.exact.strengthening import LARGEST_STRENGTHENED, strengthen
 from qubo_compress.solvers.local_search import descent as local_search
 from qubo_compress.solvers.local_search.descent import LocalSearch, lagrangian_vertex
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.solver import Search, SearchLimits, Solver, solvers
 
 _KICKS = 60
 """Restarts of the local search for the first answer, where double changes are cheap."""
@@ -61,7 +59,7 @@ _MOST_PARTNERS = 8.0
 
 @solvers.register
 @dataclass(frozen=True)
-class Exact:
+class Exact(Solver):
     """Find the optimum and prove it, by the method that suits the structure; a note says which.
 
     Without interactions and with at most one budget: dynamic programming over exact integer costs. Pair
@@ -97,124 +95,123 @@ class Exact:
         if self.threads is not None and self.threads < 1:
             raise InvalidSolverOption(f"threads must be at least 1; got {self.threads}")
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def with_threads(self, threads: int | None) -> Exact:
+        """Nodes are bounded in so many."""
+        return replace(self, threads=threads)
+
+    def run(self, search: Search) -> None:
         """Search until proven, out of time, out of work (nodes or states) or interrupted."""
-        compiling = warm_up()
-        standard = standardise(problem)
-        run = _Run(standard.problem, limits, rng, self)
-        interrupted = False
-        try:
-            run.solve()
-        except KeyboardInterrupt:
-            interrupted = True
-        raw = run.result(compiling, interrupted)
-        return on_original(standard, raw, _original_details(standard, raw.details))
+        with search.compiling():
+            warm_up()
+        with search.standardised() as standard:
+            proof = _Proof(standard, self)
+            try:
+                proof.solve()
+            finally:
+                proof.tell()
 
 
 @dataclass
-class _Run:
+class _Proof:
     """One search; every attribute is valid at any moment, so that an interruption can be answered."""
 
-    problem: ChoiceProblem
-    limits: SearchLimits
-    rng: np.random.Generator
+    search: Search
     options: Exact
     best: IntArray | None = None
     bound: float = -np.inf
-    work: int = 0
-    infeasible: bool = False
     tree: Tree | None = None
     reduction: Reduction | None = None
     record: CertificateRecord | None = None
     pool: list[IntArray] = field(default_factory=list)
-    trace: list[tuple[float, float, float | None]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    details: dict[str, Any] = field(default_factory=dict)
-    start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def problem(self) -> ChoiceProblem:
+        return self.search.problem
 
     @property
     def deadline(self) -> float:
-        return self.start + self.limits.seconds
+        return self.search.deadline
 
     def solve(self) -> None:
         """Find a first answer, then hand the problem to the method that suits it."""
         problem = self.problem
-        search = LocalSearch(problem, self.rng)
-        self._first_answer(search)
+        local = LocalSearch(problem, self.search.rng)
+        self._first_answer(local)
         if self.best is None and self._nothing_fits():
             return
         # One budget within reach can always be repaired to; that it is within reach was checked before.
         if problem.structure == "separable" and problem.num_budgets <= 1 and self.best is not None:
             self._say("dynamic programming")
-            self._take_table(solve_table(problem, self.best, self.deadline, self.limits.work))
+            self._take_table(solve_table(problem, self.best, self.deadline, self.search.limits.work))
             return
         if problem.structure == "pairs" and self.best is not None and self._solve_sparse():
             return
         most = LARGEST_EIGENPROBLEM if problem.structure == "pairs" else LARGEST_GRAM
         if problem.num_choices > most:
             self._say("bound only")
-            self.notes.append(
+            self.search.notes.append(
                 f"{problem.num_choices} choices are more than the {most} that exact can branch on: bound only"
             )
-            self.bound = lower_bound(problem, self.deadline - time.perf_counter()) or -np.inf
+            self.bound = lower_bound(problem, self.search.seconds_left) or -np.inf
             return
         self._say("branch and bound")
-        self._branch(search)
+        self._branch(local)
 
     def _nothing_fits(self) -> bool:
         """Whether the budgets were proven to exclude everything. A process of its own would not repeat its work."""
-        share = time.perf_counter() + _INFEASIBLE_SHARE * self.limits.seconds
-        self.infeasible = proves_infeasible(self.problem, share, integers=self.limits.work is None)
-        return self.infeasible
+        limits = self.search.limits
+        soon = time.perf_counter() + _INFEASIBLE_SHARE * limits.seconds
+        self.search.infeasible = proves_infeasible(self.problem, soon, integers=limits.work is None)
+        return self.search.infeasible
 
     def _say(self, method: str) -> None:
-        self.details["method"] = method
+        self.search.details["method"] = method
         if method != "bound only":
-            self.notes.append(f"method: {method}")
+            self.search.notes.append(f"method: {method}")
 
     def _take_table(self, answer: TableAnswer) -> None:
-        self.best, self.bound, self.work = answer.assignment, answer.bound, answer.states
+        self.best, self.bound, self.search.work = answer.assignment, answer.bound, answer.states
 
     def _solve_sparse(self) -> bool:
         """Band programming or mixed-integer programming where they suit; False where they do not."""
-        problem = self.problem
+        problem, limits = self.problem, self.search.limits
         if np.log(problem.group_sizes).sum() <= np.log(_FEW_COMBINATIONS) or self.best is None:
             return False
         band = find_band(problem)
         if band is not None:
             self._say(f"dynamic programming over a band of width {band.width}")
-            self._take_table(solve_band(problem, band, self.best, self.deadline, self.limits.work))
+            self._take_table(solve_band(problem, band, self.best, self.deadline, limits.work))
             return True
         # Programmes cannot be stopped after a given amount of work, and would not repeat.
-        if self.limits.work is not None or self.limits.seconds < _LEAST_MILP_SECONDS or not _is_sparse(problem):
+        if limits.work is not None or limits.seconds < _LEAST_MILP_SECONDS or not _is_sparse(problem):
             return False
         self._say("mixed-integer programming")
         if fits_in_blocks(problem):
-            self.bound = message_bound(problem, _MESSAGE_SHARE * (self.deadline - time.perf_counter()))
+            self.bound = message_bound(problem, _MESSAGE_SHARE * self.search.seconds_left)
         answer = solve_milp(problem, self.deadline)
-        self.bound, self.work = max(self.bound, answer.bound), answer.nodes
+        self.bound, self.search.work = max(self.bound, answer.bound), answer.nodes
         if answer.ended:
-            self.notes.append("HiGHS overran its time limit and was ended")
+            self.search.notes.append("HiGHS overran its time limit and was ended")
         found = answer.assignment
         if found is not None and problem.is_feasible(found) and problem.energy(found) < problem.energy(self.best):
             self.best = found
         return True
 
-    def _branch(self, search: LocalSearch) -> None:
+    def _branch(self, local: LocalSearch) -> None:
         """A tree; while it is not done, fewer choices as the answer and the root improve, and a new tree on those."""
-        problem, work = self.problem, self.limits.work
+        problem, work = self.problem, self.search.limits.work
         record = self.record = CertificateRecord() if self.options.certificate else None
         threads = self.options.threads
         if record is None and self._messages_prove():
             return
         tree = Tree(
-            problem, convex_form(problem), search, self.best, start=self.start, threads=threads, record=record,
+            problem, convex_form(problem), local, self.best, start=self.search.start, threads=threads, record=record,
             root_bound=self.bound,
         )  # fmt: skip
         self.tree = tree
         quota = _plain_nodes(problem)
         while record is None:
-            left = quota if work is None else min(quota, work - self.work - tree.nodes)
+            left = min(quota, self.search.most_work(quota + tree.nodes) - tree.nodes)
             wanted = tree.nodes + left
             tree.run(self.deadline, wanted)
             if tree.finished or tree.nodes < wanted or left < quota:
@@ -230,10 +227,10 @@ class _Run:
         problem = self.problem
         if problem.structure != "pairs" or not fits_in_blocks(problem):
             return False
-        self.bound = message_bound(problem, _MESSAGE_SHARE * (self.deadline - time.perf_counter()))
-        self.infeasible = self.bound == np.inf
-        if self.infeasible or self.best is None:
-            return self.infeasible
+        self.bound = message_bound(problem, _MESSAGE_SHARE * self.search.seconds_left)
+        self.search.infeasible = self.bound == np.inf
+        if self.search.infeasible or self.best is None:
+            return self.search.infeasible
         energy = problem.energy(self.best)
         return energy - self.bound <= energy_scale(problem).tolerance(energy, PRUNE)
 
@@ -242,13 +239,14 @@ class _Run:
         small = reduction.problem
         answers = self._lifted(tree)
         again = Tree(
-            small, convex_form(small), LocalSearch(small, self.rng), reduction.lower(answers[0]), start=self.start,
-            threads=self.options.threads, root_bound=tree.bound, closed=tree.cutoff,
+            small, convex_form(small), LocalSearch(small, self.search.rng), reduction.lower(answers[0]),
+            start=self.search.start, threads=self.options.threads, root_bound=tree.bound, closed=tree.cutoff,
         )  # fmt: skip
-        self.pool, self.trace = [*answers, *self.pool], [*self.trace, *tree.trace]
-        self.work += tree.nodes
+        self.pool = [*answers, *self.pool]
+        self.search.trace += tree.trace
+        self.search.work += tree.nodes
         self.tree, self.reduction = again, reduction
-        self.details["choices left"] = small.num_choices
+        self.search.details["choices left"] = small.num_choices
         return again
 
     def _lifted(self, tree: Tree) -> list[IntArray]:
@@ -263,7 +261,7 @@ class _Run:
         """
         before = np.arange(self.problem.num_choices) if self.reduction is None else self.reduction.kept
         left = choices_left(tree.form, tree.problem.selected(incumbent), tree.cutoff)
-        if left.size <= LARGEST_STRENGTHENED and "strengthening iterations" not in self.details:
+        if left.size <= LARGEST_STRENGTHENED and "strengthening iterations" not in self.search.details:
             part = restrict(tree.problem, left)
             vertex = part.problem.selected(part.lower(incumbent))
             left = left[self._strengthen(tree, convex_form(part.problem), vertex)]
@@ -272,21 +270,20 @@ class _Run:
 
     def _strengthen(self, tree: Tree, form: ConvexForm, vertex: IntArray) -> IntArray:
         """The choices of a form that its strengthened root cannot exclude; raises the tree's bound."""
-        now = time.perf_counter()
-        most = STRENGTHENING_ITERATIONS
-        if self.limits.work is not None:
-            most = min(most, self.limits.work - self.work - tree.nodes)
-        result = strengthen(form, vertex, now + _STRENGTHENING_SHARE * (self.deadline - now), most)
-        self.work += result.iterations
-        self.details.update({"strengthening iterations": result.iterations, "strengthened root bound": result.bound})
+        search, now = self.search, time.perf_counter()
+        most = search.most_work(STRENGTHENING_ITERATIONS + tree.nodes) - tree.nodes
+        result = strengthen(form, vertex, now + _STRENGTHENING_SHARE * search.seconds_left, most)
+        search.work += result.iterations
+        bound = result.bound if search.standard is None else search.standard.energy(result.bound)
+        search.details |= {"strengthening iterations": result.iterations, "strengthened root bound": bound}
         # What was excluded before is no better than the cutoff.
         tree.root_bound = max(tree.root_bound, min(result.bound, tree.cutoff))
         return choices_left(result.form, vertex, tree.cutoff)
 
-    def _first_answer(self, search: LocalSearch) -> None:
+    def _first_answer(self, local: LocalSearch) -> None:
         """A local optimum from the least energies and from the least priced energies, then kicks."""
-        problem = self.problem
-        deadline = self.start + _FIRST_SHARE * self.limits.seconds
+        problem, rng = self.problem, self.search.rng
+        deadline = self.search.start + _FIRST_SHARE * self.search.limits.seconds
         starts = [lagrangian_vertex(problem, np.zeros(problem.num_budgets))]
         if self.options.first is not None:
             starts.insert(0, np.array(self.options.first, dtype=np.int64))
@@ -295,70 +292,47 @@ class _Run:
             starts += [lagrangian_vertex(problem, prices), lagrangian_vertex(problem, prices, most_expensive=True)]
         few = problem.num_groups <= _FEW_GROUPS
         for vertex in starts:
-            self._try(search, vertex, deadline, few)
+            self._try(local, vertex, deadline, few)
         for _ in range(_KICKS if few and problem.structure != "separable" else 0):
             if self.best is None or time.perf_counter() >= deadline:
                 break
             kicked = self.best.copy()
-            groups = self.rng.integers(problem.num_groups, size=_KICKED_GROUPS)
-            kicked[groups] = self.rng.integers(problem.group_sizes[groups])
-            self._try(search, kicked, deadline, few)
+            groups = rng.integers(problem.num_groups, size=_KICKED_GROUPS)
+            kicked[groups] = rng.integers(problem.group_sizes[groups])
+            self._try(local, kicked, deadline, few)
 
-    def _try(self, search: LocalSearch, vertex: IntArray, deadline: float, pairs: bool) -> None:
-        search.place(vertex)
-        if not search.repair():
+    def _try(self, local: LocalSearch, vertex: IntArray, deadline: float, pairs: bool) -> None:
+        local.place(vertex)
+        if not local.repair():
             return
-        found = search.assignment
-        search.descend(deadline, pairs)
-        for assignment in (found, search.assignment):
-            if self.best is None or self.problem.energy(assignment) < self.problem.energy(self.best):
+        found = local.assignment
+        local.descend(deadline, pairs)
+        for assignment in (found, local.assignment):
+            energy = self.problem.energy(assignment)
+            if self.best is None or energy < self.problem.energy(self.best):
                 self.best = assignment
-                self.trace.append((time.perf_counter() - self.start, self.problem.energy(assignment), None))
+                self.search.trace.append((self.search.elapsed, energy, None))
 
-    def result(self, compiling: float, interrupted: bool) -> RawSolution:
-        bound, work, trace = self.bound, self.work, list(self.trace)
-        pool = list(self.pool)
-        infeasible = self.infeasible
-        tree = self.tree
+    def tell(self) -> None:
+        """Hand over what was found; of a tree also the proof."""
+        search, pool, tree = self.search, self.pool, self.tree
         if tree is not None:
-            bound, work = max(bound, tree.bound), work + tree.nodes
-            trace += tree.trace
+            self.bound = max(self.bound, tree.bound)
+            search.work += tree.nodes
+            search.trace += tree.trace
             distinct = {answer.tobytes(): answer for answer in [*self._lifted(tree), *pool]}
             pool = list(distinct.values())
-            infeasible = tree.finished and not pool
+            search.infeasible = tree.finished and not pool
             if self.record is not None:
-                self.details["certificate"] = self.record.certificate()
+                unit = 1.0 if search.standard is None else search.standard.unit
+                nodes = self.record.certificate()
+                search.details["certificate"] = {n: replace(node, price=unit * node.price) for n, node in nodes.items()}
         if not pool and self.best is not None:
             pool = [self.best]
-        pool.sort(key=self.problem.energy)
-        energy = self.problem.energy(pool[0]) if pool else None
-        seconds = time.perf_counter() - self.start
-        known = bound if np.isfinite(bound) else None
-        if energy is not None:
-            trace.append((seconds, energy, known))
-        return RawSolution(
-            assignments=tuple(pool),
-            claimed_energy=energy,
-            bound=known,
-            timing={"compile": compiling, "solve": seconds},
-            trace=tuple(trace),
-            work=work,
-            interrupted=interrupted,
-            infeasible=infeasible,
-            notes=tuple(self.notes),
-            details=self.details,
-        )
-
-
-def _original_details(standard: StandardProblem, details: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands in the details as energies, in those of the original problem."""
-    changed: dict[str, Any] = {}
-    if "strengthened root bound" in details:
-        changed["strengthened root bound"] = standard.energy(details["strengthened root bound"])
-    if "certificate" in details:
-        nodes = details["certificate"].items()
-        changed["certificate"] = {number: replace(node, price=standard.unit * node.price) for number, node in nodes}
-    return changed
+        search.bound = self.bound if np.isfinite(self.bound) else None
+        search.pool_size = max(1, len(pool))
+        for answer in sorted(pool, key=self.problem.energy):
+            search.keep(answer)
 
 
 def _prices(problem: ChoiceProblem) -> FloatArray:
@@ -393,7 +367,7 @@ def warm_up() -> float:
         bounds.warm_up()
         rng = np.random.default_rng(0)
         for kind in ("separable", "sparse"):
-            _Run(random_problem(kind, groups=3, choices=3, seed=0), SearchLimits(60.0), rng, Exact()).solve()
+            _Proof(Search(random_problem(kind, groups=3, choices=3, seed=0), SearchLimits(60.0), rng), Exact()).solve()
         # Too many combinations to be enumerated, so that nodes are bounded and taken up, and one that is enumerated.
         for groups, work in ((13, 4), (3, 1)):
             problem = random_problem("low-rank", groups=groups, choices=2, seed=0, rank=2)

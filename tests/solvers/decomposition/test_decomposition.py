@@ -15,7 +15,7 @@ from qubo_compress import errors as e
 from qubo_compress import solve
 from qubo_compress.problem.choice_problem import ChoiceProblem
 from qubo_compress.problem.generators import random_problem
-from qubo_compress.solvers import RawSolution, SearchLimits
+from qubo_compress.solvers import Search, Solver
 from qubo_compress.solvers.decomposition.blocks import BlockPicker, pair_gains
 from qubo_compress.solvers.decomposition.decomposition import Decomposition, QpuDecomposition
 from qubo_compress.solvers.dwave.qpu import Qpu
@@ -25,19 +25,21 @@ from qubo_compress.testing.loopback_leap import Chip, LoopbackLeap
 
 
 @dataclass(frozen=True)
-class Careless:
+class Careless(Solver):
     """Answers every block with its most expensive choices, and fails when asked too often."""
 
     name: ClassVar[str] = "careless"
     fail_after: int = 1000
     calls: ClassVar[list[ChoiceProblem]] = []
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def run(self, search: Search) -> None:
+        problem = search.problem
         self.calls.append(problem)
         if len(self.calls) > self.fail_after:
             raise e.ServiceFailed("careless: broken")
         spans = itertools.pairwise(problem.group_offsets)
-        return RawSolution(assignments=(np.array([int(np.argmax(problem.costs[0, a:b])) for a, b in spans]),), work=1)
+        search.keep(np.array([int(np.argmax(problem.costs[0, a:b])) for a, b in spans]))
+        search.work = 1
 
 
 @pytest.mark.parametrize(

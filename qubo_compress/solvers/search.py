@@ -1,0 +1,313 @@
+"""A search in progress: what a solver is given, and what becomes its answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
+from qubo_compress.problem.energy_scale import StandardProblem, standardise
+from qubo_compress.solvers.solution import RawSolution
+
+if TYPE_CHECKING:
+    from qubo_compress.solvers.solver import Solver
+
+_SPARE = 8
+"""Once the pool holds so many times what is given back, the worst go: sorting at every find would take longer."""
+
+_LEAST_SECONDS = 1e-3
+"""A part that begins when the time is over gets so much: every solver must find some answer."""
+
+
+@dataclass(frozen=True)
+class SearchLimits:
+    """When a solver must stop, whichever comes first.
+
+    Attributes:
+        seconds: wall clock for all that the solver does, building and embedding included.
+        work: sweeps, iterations or nodes, in the solver's own unit; None for no limit.
+    """
+
+    seconds: float
+    work: int | None = None
+
+
+class SearchOver(Exception):
+    """Raised by a solver to end its search from wherever it is; what was kept so far is the answer."""
+
+
+def _now() -> float:
+    # Looked up at every call, so that `testing.clocks.under` can put another clock in its place.
+    return time.perf_counter()
+
+
+@dataclass(eq=False, repr=False)
+class Search:
+    """One search: the problem, the limits and the generator, and all that was found so far.
+
+    A solver keeps every good assignment, counts its work, and looks at the limits before it goes on. Everything here
+    is valid at any moment, so that Ctrl-C, which a solver does not catch, leaves an answer. The clock is
+    ``time.perf_counter``.
+
+    Attributes:
+        problem: what to solve, without a constant.
+        limits: of time and work.
+        rng: what all randomness is drawn from.
+        pool_size: how many distinct good assignments are given back.
+        work: done so far, in the solver's own unit.
+        bound: the greatest proven lower bound on the energy of every feasible assignment, or None.
+        infeasible: whether it is proven that no assignment is feasible.
+        interrupted: whether Ctrl-C ended the search; a solver sets it only where it had to catch that itself.
+        energy: the least one kept; infinite at first.
+        best: (G,) the assignment of that energy, or None.
+        trace: (seconds, best energy, bound or None), as in the solution.
+        notes: remarks in plain words.
+        details: named figures of the solver's own.
+        timing: seconds by stage.
+        start: when the time began to count, of ``time.perf_counter``.
+        standard: the scale of ``problem``, where that is a standardised one: see :meth:`standardised`.
+
+    Example:
+        >>> problem = ChoiceProblem.random(kind="dense", groups=6, choices=4, seed=0)
+        >>> search = Search(problem, SearchLimits(seconds=10.0, work=50), np.random.default_rng(0))
+        >>> for _ in search.rounds():
+        ...     search.work += 1
+        ...     drawn = search.rng.integers(problem.group_sizes)
+        ...     if problem.is_feasible(drawn):
+        ...         _ = search.keep(drawn)
+        >>> search.work, len(search.result().assignments) > 1
+        (50, True)
+    """
+
+    problem: ChoiceProblem
+    limits: SearchLimits
+    rng: np.random.Generator
+    pool_size: int = 64
+    work: int = 0
+    bound: float | None = None
+    infeasible: bool = False
+    interrupted: bool = False
+    energy: float = np.inf
+    best: IntArray | None = None
+    trace: list[tuple[float, float, float | None]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)
+    start: float = field(default_factory=_now)
+    standard: StandardProblem | None = None
+    _parent: Search | None = None
+    _pool: dict[bytes, tuple[float, IntArray]] = field(default_factory=dict)
+
+    def run(self, solver: Solver) -> None:
+        """Let a solver search until it returns, ends the search or is interrupted."""
+        try:
+            solver.run(self)
+        except SearchOver:
+            pass
+        except KeyboardInterrupt:
+            self.interrupted = True
+
+    # Time and work.
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start, compiling left out."""
+        return time.perf_counter() - self.start
+
+    @property
+    def deadline(self) -> float:
+        """When the time is over, of ``time.perf_counter``."""
+        return self.start + self.limits.seconds
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the time is over; negative afterwards."""
+        return self.deadline - time.perf_counter()
+
+    def most_work(self, wanted: int) -> int:
+        """So much of the wanted work as the limit leaves."""
+        return wanted if self.limits.work is None else min(wanted, self.limits.work - self.work)
+
+    def over(self, ahead: float = 0.0) -> bool:
+        """Whether the work is used up, or the time will be in so many seconds."""
+        return self.most_work(1) < 1 or self.elapsed + ahead >= self.limits.seconds
+
+    def rounds(self) -> Iterator[None]:
+        """One round after the other, each of at least one unit of work, while there is time for one as long as before.
+
+        The first one begins whatever the time, so that there is an answer.
+        """
+        longest = 0.0
+        while self.most_work(1) > 0:
+            begin = self.elapsed
+            if self.work and begin + longest >= self.limits.seconds:
+                return
+            yield
+            longest = max(0.9 * longest, self.elapsed - begin)
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """What is done in there is done once per machine or process, and does not count as time of the search."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.exclude(time.perf_counter() - begin)
+
+    def exclude(self, seconds: float) -> None:
+        """Count so many seconds as compiling, here and in the searches that this one is a part of."""
+        self.start += seconds
+        self.spend("compile", seconds)
+        if self._parent is not None:
+            self._parent.exclude(seconds)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """What is done in there counts under that name in the timing, and in the time of the search."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spend(name, time.perf_counter() - begin)
+
+    def spend(self, name: str, seconds: float) -> None:
+        """Add seconds to a stage of the timing."""
+        self.timing[name] = self.timing.get(name, 0.0) + seconds
+
+    # What is found.
+
+    def keep(self, assignment: IntArray, energy: float | None = None) -> bool:
+        """Take in an assignment that is within the budgets; whether it is the best so far.
+
+        Args:
+            assignment: (G,) local choices; copied.
+            energy: of it, where that is known already.
+        """
+        better = self.add(assignment, energy)
+        if better:
+            self.trace.append((self.elapsed, self.energy, self.bound))
+        return better
+
+    def add(self, assignment: IntArray, energy: float | None = None) -> bool:
+        """The same without an entry in the trace, for what was found at another time than now."""
+        energy = self.problem.energy(assignment) if energy is None else float(energy)
+        chosen = np.array(assignment, dtype=np.int64)
+        self._pool.setdefault(chosen.tobytes(), (energy, chosen))
+        if len(self._pool) > _SPARE * self.pool_size:
+            self._pool = {found[1].tobytes(): found for found in self.ranked()}
+        better = energy < self.energy
+        if better:
+            self.energy, self.best = energy, chosen
+        return better
+
+    def settle(self, assignment: IntArray) -> None:
+        """Make an assignment the only answer, whatever its energy: for searches that minimise something else."""
+        self.best, self.energy = np.array(assignment, dtype=np.int64), self.problem.energy(assignment)
+        self._pool = {self.best.tobytes(): (self.energy, self.best)}
+
+    def ranked(self) -> list[tuple[float, IntArray]]:
+        """Energies and assignments of the pool, best first."""
+        return sorted(self._pool.values(), key=lambda pair: pair[0])[: self.pool_size]
+
+    def result(self) -> RawSolution:
+        """The best so far, and what was done for it."""
+        ranked = self.ranked()
+        return RawSolution(
+            assignments=tuple(assignment for _, assignment in ranked),
+            claimed_energy=ranked[0][0] if ranked and np.isfinite(ranked[0][0]) else None,
+            bound=self.bound,
+            timing={**self.timing, "solve": self.elapsed - self.timing.get("build", 0.0)},
+            trace=tuple(self.trace),
+            work=self.work,
+            interrupted=self.interrupted,
+            infeasible=self.infeasible and not ranked,
+            notes=tuple(dict.fromkeys(self.notes)),
+            details=self.details,
+        )
+
+    # Parts.
+
+    def left(self, seconds: float = np.inf, work: int | None = None) -> SearchLimits:
+        """What remains of time and work, and at most so much of it."""
+        if self.limits.work is not None:
+            work = self.most_work(self.limits.work if work is None else work)
+        return SearchLimits(max(_LEAST_SECONDS, min(self.seconds_left, seconds)), work)
+
+    def part(
+        self,
+        problem: ChoiceProblem | None = None,
+        limits: SearchLimits | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Search:
+        """A search within this one; what it finds is this one's once it is taken.
+
+        Args:
+            problem: what to solve in it; None: the same.
+            limits: of time and work; None: what is left.
+            rng: what it draws from; None: a generator of its own, spawned from this one's.
+        """
+        return Search(
+            self.problem if problem is None else problem,
+            self.left() if limits is None else limits,
+            self.rng.spawn(1)[0] if rng is None else rng,
+            _parent=self,
+        )
+
+    @contextmanager
+    def standardised(self) -> Iterator[Search]:
+        """This search on the standardised problem: what is found there is told in this problem's energies."""
+        standard = standardise(self.problem)
+        part = self.part(standard.problem, self.limits, self.rng)
+        part.standard, part.start = standard, self.start
+        try:
+            yield part
+        finally:
+            self._merge(part)
+        self._go_on(part)
+
+    def take(self, part: Search) -> None:
+        """Take in all that a part found, and all that it did for that.
+
+        Raises:
+            KeyboardInterrupt: when that is what ended the part.
+        """
+        self._merge(part)
+        self._go_on(part)
+
+    def take_pool(self, part: Search) -> None:
+        """Take in what a part found, but neither its work nor its notes."""
+        found = {chosen.tobytes(): (part._outside(energy), chosen) for energy, chosen in part.ranked()}
+        self._pool = {**found, **self._pool}
+        self.pool_size = max(self.pool_size, len(self._pool))
+        if part.best is not None and part._outside(part.energy) < self.energy:
+            self.energy, self.best = part._outside(part.energy), part.best
+        before = part.start - self.start
+        self.trace += [
+            (before + seconds, part._outside(energy), None if bound is None else part._outside(bound))
+            for seconds, energy, bound in part.trace
+        ]
+
+    def _merge(self, part: Search) -> None:
+        self.take_pool(part)
+        self.work += part.work
+        bounds = [self.bound, None if part.bound is None else part._outside(part.bound)]
+        self.bound = max((bound for bound in bounds if bound is not None), default=None)
+        self.infeasible = self.infeasible or part.infeasible
+        self.notes += part.notes
+        self.details = {**part.details, **self.details}
+        for stage, seconds in part.timing.items():
+            if stage != "compile":  # counted when it was done
+                self.spend(stage, seconds)
+
+    def _go_on(self, part: Search) -> None:
+        if part.interrupted:
+            raise KeyboardInterrupt
+
+    def _outside(self, energy: float) -> float:
+        """An energy of this part as one of the search that it belongs to."""
+        return energy if self.standard is None else self.standard.energy(energy)
