@@ -156,7 +156,6 @@ MOVED = {
     "solvers.simulated_bifurcation": "solvers.samplers.simulated_bifurcation",
     "solvers.softmax_relaxation": "solvers.opponents.relaxation",
     "solvers.spdy": "solvers.opponents.spdy",
-    "solvers.standard_scale": "solvers.exact.standard_scale",
     "solvers.steepest_descent": "solvers.samplers.steepest_descent",
     "solvers.strengthening": "solvers.exact.strengthening",
     "solvers.tabu": "solvers.samplers.tabu",

@@ -37,7 +37,7 @@ def search_as_in_04(solver: Any, search: Search) -> None:
     for stage, seconds in raw.timing.items():
         if stage not in ("compile", "solve"):
             search.spend(stage, seconds)
-    search.pool_size = max(search.pool_size, len(raw.assignments))
+    search.pool.size = max(search.pool.size, len(raw.assignments))
     for number, assignment in enumerate(raw.assignments):
         claimed = raw.claimed_energy if number == 0 else None
         search.add(assignment, _energy(search.problem, assignment, claimed))

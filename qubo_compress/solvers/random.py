@@ -39,7 +39,7 @@ class RandomSearch(Solver):
         """Draw until the time or the work (draws) is used up."""
         with search.compiling():
             warm_up()
-        search.pool_size = self.pool_size
+        search.pool.size = self.pool_size
         problem, rng = search.problem, search.rng
         costs = np.ascontiguousarray(problem.costs.T)
         room = problem.limits - problem.fixed_costs

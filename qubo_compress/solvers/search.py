@@ -12,13 +12,11 @@ import numpy as np
 
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.problem.energy_scale import StandardProblem, standardise
+from qubo_compress.solvers.pool import Pool
 from qubo_compress.solvers.solution import RawSolution
 
 if TYPE_CHECKING:
     from qubo_compress.solvers.solver import Solver
-
-_SPARE = 8
-"""Once the pool holds so many times what is given back, the worst go: sorting at every find would take longer."""
 
 _LEAST_SECONDS = 1e-3
 """A part that begins when the time is over gets so much: every solver must find some answer."""
@@ -58,13 +56,11 @@ class Search:
         problem: what to solve, without a constant.
         limits: of time and work.
         rng: what all randomness is drawn from.
-        pool_size: how many distinct good assignments are given back.
+        pool: the distinct good assignments; ``pool.size`` of them are given back.
         work: done so far, in the solver's own unit.
         bound: the greatest proven lower bound on the energy of every feasible assignment, or None.
         infeasible: whether it is proven that no assignment is feasible.
         interrupted: whether Ctrl-C ended the search; a solver sets it only where it had to catch that itself.
-        energy: the least one kept; infinite at first.
-        best: (G,) the assignment of that energy, or None.
         trace: (seconds, best energy, bound or None), as in the solution.
         notes: remarks in plain words.
         details: named figures of the solver's own.
@@ -87,13 +83,11 @@ class Search:
     problem: ChoiceProblem
     limits: SearchLimits
     rng: np.random.Generator
-    pool_size: int = 64
+    pool: Pool = field(default_factory=Pool)
     work: int = 0
     bound: float | None = None
     infeasible: bool = False
     interrupted: bool = False
-    energy: float = np.inf
-    best: IntArray | None = None
     trace: list[tuple[float, float, float | None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
@@ -101,7 +95,6 @@ class Search:
     start: float = field(default_factory=_now)
     standard: StandardProblem | None = None
     _parent: Search | None = None
-    _pool: dict[bytes, tuple[float, IntArray]] = field(default_factory=dict)
 
     def run(self, solver: Solver) -> None:
         """Let a solver search until it returns, ends the search or is interrupted."""
@@ -181,6 +174,16 @@ class Search:
 
     # What is found.
 
+    @property
+    def energy(self) -> float:
+        """The least one kept; infinite at first."""
+        return self.pool.energy
+
+    @property
+    def best(self) -> IntArray | None:
+        """(G,) the assignment of that energy."""
+        return self.pool.best
+
     def keep(self, assignment: IntArray, energy: float | None = None) -> bool:
         """Take in an assignment that is within the budgets; whether it is the best so far.
 
@@ -195,28 +198,16 @@ class Search:
 
     def add(self, assignment: IntArray, energy: float | None = None) -> bool:
         """The same without an entry in the trace, for what was found at another time than now."""
-        energy = self.problem.energy(assignment) if energy is None else float(energy)
-        chosen = np.array(assignment, dtype=np.int64)
-        self._pool.setdefault(chosen.tobytes(), (energy, chosen))
-        if len(self._pool) > _SPARE * self.pool_size:
-            self._pool = {found[1].tobytes(): found for found in self.ranked()}
-        better = energy < self.energy
-        if better:
-            self.energy, self.best = energy, chosen
-        return better
+        return self.pool.add(assignment, self.problem.energy(assignment) if energy is None else float(energy))
 
     def settle(self, assignment: IntArray) -> None:
         """Make an assignment the only answer, whatever its energy: for searches that minimise something else."""
-        self.best, self.energy = np.array(assignment, dtype=np.int64), self.problem.energy(assignment)
-        self._pool = {self.best.tobytes(): (self.energy, self.best)}
-
-    def ranked(self) -> list[tuple[float, IntArray]]:
-        """Energies and assignments of the pool, best first."""
-        return sorted(self._pool.values(), key=lambda pair: pair[0])[: self.pool_size]
+        self.pool = Pool(self.pool.size)
+        self.add(assignment)
 
     def result(self) -> RawSolution:
         """The best so far, and what was done for it."""
-        ranked = self.ranked()
+        ranked = self.pool.ranked()
         return RawSolution(
             assignments=tuple(assignment for _, assignment in ranked),
             claimed_energy=ranked[0][0] if ranked and np.isfinite(ranked[0][0]) else None,
@@ -281,11 +272,7 @@ class Search:
 
     def take_pool(self, part: Search) -> None:
         """Take in what a part found, but neither its work nor its notes."""
-        found = {chosen.tobytes(): (part._outside(energy), chosen) for energy, chosen in part.ranked()}
-        self._pool = {**found, **self._pool}
-        self.pool_size = max(self.pool_size, len(self._pool))
-        if part.best is not None and part._outside(part.energy) < self.energy:
-            self.energy, self.best = part._outside(part.energy), part.best
+        self.pool.join([(part._outside(energy), chosen) for energy, chosen in part.pool.ranked()])
         before = part.start - self.start
         self.trace += [
             (before + seconds, part._outside(energy), None if bound is None else part._outside(bound))

@@ -26,7 +26,7 @@ def begun(problem: ChoiceProblem = PROBLEM, seconds: float = 100.0, work: int | 
 @given(numbers=st.lists(st.integers(0, 4**6 - 1), max_size=60), size=st.integers(1, 5))
 def test_the_pool_holds_the_best_distinct_assignments(numbers, size):
     search = begun()
-    search.pool_size = size
+    search.pool.size = size
     improved = [search.keep(EVERY[number]) for number in numbers]
     energies = [PROBLEM.energy(EVERY[number]) for number in numbers]
     assert improved == [all(energy < other for other in energies[:i]) for i, energy in enumerate(energies)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,8 +17,8 @@ import numpy as np
 from qubo_compress._internal import compiling
 from qubo_compress._internal.processors import usable_processors
 from qubo_compress.errors import InvalidSolverOption
-from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
-from qubo_compress.problem.energy_scale import energy_scale, standardise
+from qubo_compress.problem.choice_problem import IntArray
+from qubo_compress.problem.energy_scale import energy_scale
 from qubo_compress.problem.generators import random_problem
 from qubo_compress.solvers.annealer.jobs import (
     OPENING,
@@ -37,8 +37,8 @@ from qubo_compress.solvers.annealer.polish import descend, improve_random_pairs
 from qubo_compress.solvers.annealer.tables import DENSE, Tables, make_tables
 from qubo_compress.solvers.exact.bounds import lower_bound
 from qubo_compress.solvers.exact.bounds import warm_up as warm_up_bounds
-from qubo_compress.solvers.exact.standard_scale import on_original
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.pool import Pool
+from qubo_compress.solvers.solver import Search, Solver, solvers
 
 _RESERVE = 0.02
 """Share of the time kept for the last polish, at least what the longest one so far took."""
@@ -55,7 +55,7 @@ _PATIENT_SECONDS = 5.0
 
 @solvers.register
 @dataclass(frozen=True)
-class Annealer:
+class Annealer(Solver):
     """Anneal one choice per group by heat-bath visits and budget-trading pair moves.
 
     Args:
@@ -85,11 +85,16 @@ class Annealer:
             if value is not None and value < 1:
                 raise InvalidSolverOption(f"{option} must be at least 1; got {value}")
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def with_threads(self, threads: int | None) -> Annealer:
+        """Runs go to so many."""
+        return replace(self, threads=threads)
+
+    def run(self, search: Search) -> None:
         """Anneal until the time or the work is used up, or the bound is met."""
-        compile_seconds = warm_up()
-        standard = standardise(problem)
-        return on_original(standard, _Search(self, standard.problem, limits, rng).run(compile_seconds))
+        with search.compiling():
+            warm_up()
+        with search.standardised() as standard:
+            _Runs(self, standard).all()
 
 
 def warm_up() -> float:
@@ -118,69 +123,61 @@ def _always(seconds: float) -> bool:
     return seconds >= 0.0
 
 
-class _Search:
-    """One call of the solver: hands runs to threads in order and takes in what they find in order."""
+class _Runs:
+    """Hands runs to threads in order and takes in what they find in order."""
 
-    def __init__(
-        self, options: Annealer, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator
-    ) -> None:
-        self.start = time.perf_counter()
-        self.problem = problem
-        self.scale = energy_scale(problem)
-        self.limits = limits
+    def __init__(self, options: Annealer, search: Search) -> None:
+        self.search, self.problem = search, search.problem
+        self.scale = energy_scale(search.problem)
         self.threads = options.threads or usable_processors()
         self.pool_size = options.pool_size
         self.most_runs = options.restarts
-        self.seed, self.bound_rng = int(rng.integers(2**63)), rng.spawn(1)[0]
+        self.seed, self.bound_rng = int(search.rng.integers(2**63)), search.rng.spawn(1)[0]
         self.stop = threading.Event()
         self.bounder = ThreadPoolExecutor(max_workers=1)
         self.longest_polish = 0.0
         self.bound: float | None = None
-        self.found: dict[bytes, tuple[float, IntArray]] = {}
-        self.best = np.inf
+        self.found = Pool(max(_ELITE, options.pool_size))
+        """Choices by their numbers in the problem, and the walkers' own sums of energies."""
         self.improvements: list[tuple[float, float, IntArray]] = []
         self.bound_seconds = np.inf
-        self.work = 0
         self.waiting: dict[int, JobResult] = {}
         self.taken = 0
         self.relaxations: list[Relaxation] = []
         self.elites: dict[int, tuple[tuple[float, IntArray], ...]] = {}
         self.running: dict[Future[JobResult], int] = {}
 
-    def run(self, compile_seconds: float) -> RawSolution:
+    def all(self) -> None:
+        """Run until it is over; what is found by then becomes the search's, however it ends."""
         executor = ThreadPoolExecutor(max_workers=self.threads)
-        built, interrupted = self.start, False
         try:
-            tables = make_tables(self.problem)
-            built = time.perf_counter()
+            with self.search.stage("build"):
+                tables = make_tables(self.problem)
             self._drive(tables, executor)
-        except KeyboardInterrupt:
-            interrupted = True
         finally:
             self.stop.set()
             # Late bounds are not waited for: they would break the time limit and change no answer.
             self.bounder.shutdown(wait=False, cancel_futures=True)
             executor.shutdown(wait=True, cancel_futures=True)
-        for future, number in self.running.items():
-            if not future.cancelled():
-                self.waiting[number] = future.result()
-        self._take_in_order()
-        ranked = sorted(self.found.values(), key=lambda pair: pair[0])[: self.pool_size]
-        timing = {"compile": compile_seconds, "build": built - self.start, "solve": time.perf_counter() - built}
-        return RawSolution(
-            assignments=tuple(chosen - self.problem.group_offsets[:-1] for _, chosen in ranked),
-            bound=self.bound if self.bound is not None and np.isfinite(self.bound) else None,
-            timing=timing,
-            trace=self._trace(),
-            work=self.work,
-            infeasible=self.bound == np.inf,
-            interrupted=interrupted,
-        )
+            for future, number in self.running.items():
+                if not future.cancelled():
+                    self.waiting[number] = future.result()
+            self._take_in_order()
+            self._tell()
+
+    def _tell(self) -> None:
+        search = self.search
+        search.pool.size = self.pool_size
+        for _, chosen in self.found.ranked()[: self.pool_size]:
+            search.add(chosen - self.problem.group_offsets[:-1])
+        search.bound = self.bound if self.bound is not None and np.isfinite(self.bound) else None
+        search.infeasible = self.bound == np.inf
+        search.trace += self._trace()
 
     def _drive(self, tables: Tables, executor: ThreadPoolExecutor) -> None:
         self._take(first_candidate(tables, self.seed))
         if tables.num_groups == 1:
-            if self.found:  # the descent has looked at every choice
+            if self.found.best is not None:  # the descent has looked at every choice
                 self.bound = self._best_energy()
             return
         running = self.running
@@ -190,7 +187,7 @@ class _Search:
             running[executor.submit(self._run, tables, PILOT, None)] = PILOT
         bounding: Future[float | None] = Future()
         if self._worth_bounding(tables):
-            seconds = _BOUND_SHARE * self.limits.seconds
+            seconds = _BOUND_SHARE * self.search.limits.seconds
             bounding = self.bounder.submit(lower_bound, self.problem, seconds, self.bound_rng)
         scales: Scales | None = None
         opened = False
@@ -232,8 +229,9 @@ class _Search:
         return result
 
     def _keep_going(self, seconds: float) -> bool:
-        reserve = max(_RESERVE * self.limits.seconds, 1.5 * self.longest_polish)
-        return not self.stop.is_set() and self._elapsed() + seconds + reserve < self.limits.seconds
+        search = self.search
+        reserve = max(_RESERVE * search.limits.seconds, 1.5 * self.longest_polish)
+        return not self.stop.is_set() and search.elapsed + seconds + reserve < search.limits.seconds
 
     def _may_start(self, number: int) -> bool:
         if self.most_runs is not None and number >= self.most_runs:
@@ -242,10 +240,10 @@ class _Search:
 
     def _allowed(self, number: int) -> int:
         """Sweeps that the work limit leaves to a run once all earlier ones are complete."""
-        length = run_length(number)
-        if self.limits.work is None:
+        length, most = run_length(number), self.search.limits.work
+        if most is None:
             return length
-        return min(length, self.limits.work - sum(run_length(earlier) for earlier in range(number)))
+        return min(length, most - sum(run_length(earlier) for earlier in range(number)))
 
     def _take_in_order(self) -> None:
         """Take in finished runs by number, up to the first incomplete one, and drop what lies beyond it.
@@ -256,34 +254,30 @@ class _Search:
             result = self.waiting.pop(self.taken)
             if result.sweeps:  # a run that had no time for a single sweep would not be started again
                 self._take(result)
-            self.work += result.sweeps
+            self.search.work += result.sweeps
             if not result.complete:
                 self.taken = -1
                 break
             self.taken += 1
             if self.taken == round_start(self.taken):
-                self.elites[self.taken] = tuple(sorted(self.found.values(), key=lambda pair: pair[0])[:_ELITE])
+                self.elites[self.taken] = tuple(self.found.ranked()[:_ELITE])
 
     def _take(self, result: JobResult) -> None:
         if result.bound is not None and (self.bound is None or result.bound > self.bound):
             self._take_bound(result.bound)
         for energy, chosen in result.found:
-            self.found.setdefault(chosen.tobytes(), (energy, chosen))
-            self.best = min(self.best, energy)
+            self.found.add(chosen, energy)
         self.improvements += result.improvements
-        if len(self.found) > 8 * self.pool_size:
-            ranked = sorted(self.found.items(), key=lambda item: item[1][0])
-            self.found = dict(ranked[: self.pool_size])
 
     def _worth_bounding(self, tables: Tables) -> bool:
         """Dense pair energies of both signs take an eigenvalue problem for a bound that is never met."""
-        return self.problem.factor is not None or tables.form != DENSE or self.limits.seconds >= _PATIENT_SECONDS
+        return self.problem.factor is not None or tables.form != DENSE or self.search.limits.seconds >= _PATIENT_SECONDS
 
     def _take_bound(self, bound: float | None) -> None:
         self.bound = -np.inf if bound is None else bound
-        self.bound_seconds = self._elapsed()
+        self.bound_seconds = self.search.elapsed
 
-    def _trace(self) -> tuple[tuple[float, float, float | None], ...]:
+    def _trace(self) -> list[tuple[float, float, float | None]]:
         """Improvements of all runs in the order of time, and the arrival of the bound.
 
         Walkers sum changes in single precision, so that what stands in the trace is computed afresh.
@@ -297,7 +291,7 @@ class _Search:
                 steps.append(step)
         offsets = self.problem.group_offsets[:-1]
         energies = self.problem.energies(np.array([step[2] - offsets for step in steps])) if steps else np.zeros(0)
-        events = [(step[0] - self.start, float(energy)) for step, energy in zip(steps, energies, strict=True)]
+        events = [(step[0] - self.search.start, float(energy)) for step, energy in zip(steps, energies, strict=True)]
         if known:
             events = sorted([*events, (self.bound_seconds, np.inf)])
         for seconds, energy in events:
@@ -308,22 +302,20 @@ class _Search:
             best = min(best, energy)
             if best < np.inf:
                 trace.append((seconds, best, bound))
-        return tuple(trace)
+        return trace
 
     def _proven(self) -> bool:
         if self.bound is None or np.isneginf(self.bound):
             return False
         if np.isposinf(self.bound):
             return True  # the budgets exclude everything
-        within = self.bound + self.scale.tolerance(self.best, _GAP_CLOSED)
-        if self.best > within + self.scale.reach(self.best) * _SINGLE_PRECISION or not self.found:
+        least = self.found.energy
+        within = self.bound + self.scale.tolerance(least, _GAP_CLOSED)
+        if least > within + self.scale.reach(least) * _SINGLE_PRECISION or self.found.best is None:
             return False
         # What the walkers summed up in single precision does not decide about ending: the assignment does.
         return self._best_energy() <= within
 
     def _best_energy(self) -> float:
-        _, chosen = min(self.found.values(), key=lambda pair: pair[0])
-        return self.problem.energy(chosen - self.problem.group_offsets[:-1])
-
-    def _elapsed(self) -> float:
-        return time.perf_counter() - self.start
+        assert self.found.best is not None  # noqa: S101 - the callers looked
+        return self.problem.energy(self.found.best - self.problem.group_offsets[:-1])

@@ -199,7 +199,7 @@ class _Blocks:
             return False  # cut off by the clock halfway: keeping it would make the answer depend on the clock
         before = search.energy
         search.work += max(1, part.work)
-        for _, assignment in part.ranked()[:_LIFTED_PER_BLOCK]:
+        for _, assignment in part.pool.ranked()[:_LIFTED_PER_BLOCK]:
             self._keep(block.lift(assignment))
         if search.energy < before:
             self.local.place(search.best)

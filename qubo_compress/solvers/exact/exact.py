@@ -330,7 +330,7 @@ class _Proof:
         if not pool and self.best is not None:
             pool = [self.best]
         search.bound = self.bound if np.isfinite(self.bound) else None
-        search.pool_size = max(1, len(pool))
+        search.pool.size = max(1, len(pool))
         for answer in sorted(pool, key=self.problem.energy):
             search.keep(answer)
 
