@@ -9,7 +9,7 @@ import numpy as np
 from qubo_compress.problem.choice_problem import IntArray
 
 _SPARE = 8
-"""Once the pool holds so many times its size, the worst go: sorting at every find would take longer."""
+"""The worst go once the pool holds this many times its size: sorting at every find would take longer."""
 
 
 class Pool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qubo_compress.solvers.solver import Solver
 
 _LEAST_SECONDS = 1e-3
-"""A part that begins when the time is over gets so much: every solver must find some answer."""
+"""What a part gets that begins when the time is over: every solver must find some answer."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Search:
         return wanted if self.limits.work is None else min(wanted, self.limits.work - self.work)
 
     def over(self, ahead: float = 0.0) -> bool:
-        """Whether the work is used up, or the time will be in so many seconds."""
+        """Whether the work is used up, or the time will be ``ahead`` seconds from now."""
         return self.most_work(1) < 1 or self.elapsed + ahead >= self.limits.seconds
 
     def rounds(self) -> Iterator[None]:
@@ -153,7 +153,7 @@ class Search:
             self.exclude(time.perf_counter() - begin)
 
     def exclude(self, seconds: float) -> None:
-        """Count so many seconds as compiling, here and in the searches that this one is a part of."""
+        """Count these seconds as compiling, here and in the searches that this one is a part of."""
         self.start += seconds
         self.spend("compile", seconds)
         if self._parent is not None:
@@ -224,7 +224,7 @@ class Search:
     # Parts.
 
     def left(self, seconds: float = np.inf, work: int | None = None) -> SearchLimits:
-        """What remains of time and work, and at most so much of it."""
+        """What remains of time and work, cut to ``seconds`` and ``work``."""
         if self.limits.work is not None:
             work = self.most_work(self.limits.work if work is None else work)
         return SearchLimits(max(_LEAST_SECONDS, min(self.seconds_left, seconds)), work)

@@ -84,7 +84,7 @@ class Solver(ABC):
         return None
 
     def with_threads(self, threads: int | None) -> Solver:
-        """The same solver with so many threads, where it can use several."""
+        """The same solver with this number of threads, where it can use several."""
         return self
 
     @property
@@ -98,7 +98,7 @@ class Solver(ABC):
         return None
 
     def opened(self, seconds: float) -> AbstractContextManager[Solver]:
-        """The same solver for several searches, its connection held open for at most so many seconds."""
+        """The same solver for several searches, its connection held open for at most ``seconds``."""
         return nullcontext(self)
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:

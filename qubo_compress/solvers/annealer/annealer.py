@@ -86,7 +86,7 @@ class Annealer(Solver):
                 raise InvalidSolverOption(f"{option} must be at least 1; got {value}")
 
     def with_threads(self, threads: int | None) -> Annealer:
-        """Runs go to so many."""
+        """As many runs at a time."""
         return replace(self, threads=threads)
 
     def run(self, search: Search) -> None:

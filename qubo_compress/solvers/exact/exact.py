@@ -96,7 +96,7 @@ class Exact(Solver):
             raise InvalidSolverOption(f"threads must be at least 1; got {self.threads}")
 
     def with_threads(self, threads: int | None) -> Exact:
-        """Nodes are bounded in so many."""
+        """As many nodes are bounded at a time."""
         return replace(self, threads=threads)
 
     def run(self, search: Search) -> None:
