@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import itertools
+import pkgutil
 import re
 from pathlib import Path
+
+import qubo_compress
 
 ROOT = Path(__file__).parents[1]
 REPLACEMENTS = {
@@ -44,3 +49,21 @@ def test_rows_of_tables_are_whole() -> None:
             if line.startswith("|") and not whole:
                 broken.append(f"{path.relative_to(ROOT)}:{number}")
     assert len(pages) > 10 and not broken, broken
+
+
+def test_public_methods_say_what_they_do_or_fulfil_one_that_does() -> None:
+    found = []
+    for module in pkgutil.walk_packages(qubo_compress.__path__, "qubo_compress."):
+        if module.name.endswith(("__main__", "_process")):  # scripts
+            continue
+        for kind in vars(importlib.import_module(module.name)).values():
+            if not inspect.isclass(kind) or kind.__module__ != module.name or kind.__name__.startswith("_"):
+                continue
+            found += [
+                f"{kind.__module__}.{kind.__qualname__}.{name}"
+                for name, value in vars(kind).items()
+                if not name.startswith("_")
+                and (inspect.isroutine(value) or isinstance(value, property))
+                and not inspect.getdoc(getattr(kind, name))
+            ]
+    assert not found, "\n".join(found)

@@ -25,16 +25,13 @@ class CastTensors(Stored):
 
     @property
     def nonzeros(self) -> int:
-        """All values count."""
         return sum(member.numel for member in self.members)
 
     @property
     def weight_bits(self) -> int:
-        """Bits per value."""
         return self.vectors[0].bits
 
     def write(self, writer: Writer) -> None:
-        """Vectors one after the other."""
         for vector in self.vectors:
             vector.write(writer)
 
@@ -70,12 +67,10 @@ class Cast(Operator):
 
     @classmethod
     def samples(cls) -> tuple[Cast, ...]:
-        """Settings that the conformance suite tries."""
         return cls(8), cls(16), cls(32)
 
     @classmethod
     def faithful(cls) -> tuple[Cast, float] | None:
-        """Highest fidelity, and the largest relative displacement that it leaves."""
         return cls(16), 1e-3
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
@@ -89,7 +84,6 @@ class Cast(Operator):
         return None
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> CastTensors:
-        """Round every vector."""
         return CastTensors(group.members, tuple(StoredVector.of(part, self.bits) for part in parts))
 
     def read(self, group: Group, reader: Reader) -> CastTensors:

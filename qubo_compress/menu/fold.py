@@ -46,16 +46,13 @@ class FoldedNormalisation(Stored):
 
     @property
     def nonzeros(self) -> int:
-        """One multiplication per channel."""
         return self.scale.values.numel()
 
     @property
     def weight_bits(self) -> int:
-        """Bits per value."""
         return self.scale.bits
 
     def write(self, writer: Writer) -> None:
-        """Scale, then shift."""
         self.scale.write(writer)
         self.shift.write(writer)
 
@@ -102,7 +99,6 @@ class Fold(Operator):
 
     @classmethod
     def samples(cls) -> tuple[Fold, ...]:
-        """Settings that the conformance suite tries."""
         return cls(8), cls(16), cls(32)
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
@@ -122,7 +118,6 @@ class Fold(Operator):
         return None
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> FoldedNormalisation:
-        """Fold and round."""
         named = {attribute(m.name): p for m, p in zip(group.members, parts, strict=True)}
         scale, shift = scale_and_shift(named, group.epsilon or 0.0)
         return FoldedNormalisation(group, StoredVector.of(scale, self.bits), StoredVector.of(shift, self.bits))
@@ -132,7 +127,6 @@ class Fold(Operator):
         return Fold(32).encode(group, parts).tensors()
 
     def read(self, group: Group, reader: Reader) -> FoldedNormalisation:
-        """Read scale and shift."""
         count = next(member.numel for member in group.members if attribute(member.name) == "weight")
         scale, shift = (StoredVector.read(count, self.bits, reader) for _ in range(2))
         return FoldedNormalisation(group, scale, shift)

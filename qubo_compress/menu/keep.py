@@ -23,12 +23,10 @@ class KeptTensors(Stored):
 
     @property
     def nbytes(self) -> int:
-        """Bytes as they are in memory."""
         return sum(value.numel() * value.element_size() for value in self.values)
 
     @property
     def nonzeros(self) -> int:
-        """All values count."""
         return sum(value.numel() for value in self.values)
 
     @property
@@ -38,16 +36,13 @@ class KeptTensors(Stored):
         return max(8 * value.element_size() for value in floating or self.values)
 
     def write(self, writer: Writer) -> None:
-        """Members one after the other."""
         for value in self.values:
             writer.raw(raw_bytes(value))
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The values themselves."""
         return self.values
 
     def project(self, values: Sequence[Tensor], refit: bool = False) -> KeptTensors:
-        """Any values can be stored."""
         return KeptTensors(
             tuple(
                 new.detach().to("cpu", old.dtype).reshape(old.shape)
@@ -67,23 +62,18 @@ class Keep(Operator):
 
     @classmethod
     def samples(cls) -> tuple[Keep, ...]:
-        """Settings that the conformance suite tries."""
         return (cls(),)
 
     @classmethod
     def faithful(cls) -> tuple[Keep, float] | None:
-        """Highest fidelity, and the largest relative displacement that it leaves."""
         return cls(), 0.0
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Suits every group."""
         return None
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> KeptTensors:
-        """Copy the values."""
         return KeptTensors(tuple(part.detach().cpu().clone() for part in parts))
 
     def read(self, group: Group, reader: Reader) -> KeptTensors:
-        """Members one after the other."""
         members = group.members
         return KeptTensors(tuple(from_raw_bytes(reader.raw(m.nbytes), m.part_shape, m.dtype) for m in members))

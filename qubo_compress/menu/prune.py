@@ -76,28 +76,23 @@ class PrunedTensors(Stored):
 
     @property
     def nbytes(self) -> int:
-        """Packed masks and survivors."""
         masks = sum(mask_size(mask.numpy()) for mask in self.masks)
         return masks + sum(values.numel() * values.element_size() for values in self.survivors)
 
     @property
     def nonzeros(self) -> int:
-        """Number of survivors."""
         return sum(values.numel() for values in self.survivors)
 
     @property
     def weight_bits(self) -> int:
-        """Bits of the dtype."""
         return max(8 * values.element_size() for values in self.survivors)
 
     def write(self, writer: Writer) -> None:
-        """Mask, then survivors, member by member."""
         for mask, values in zip(self.masks, self.survivors, strict=True):
             writer.mask(mask.numpy())
             writer.raw(raw_bytes(values))
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Survivors in their places, zeros elsewhere."""
         out = []
         for mask, values, shape in zip(self.masks, self.survivors, self.shapes, strict=True):
             dense = torch.zeros(mask.numel(), dtype=values.dtype)
@@ -133,16 +128,13 @@ class Prune(Operator):
 
     @classmethod
     def samples(cls) -> tuple[Prune, ...]:
-        """Settings that the conformance suite tries."""
         return cls(0.0), cls(0.5), cls(0.97)
 
     @classmethod
     def faithful(cls) -> tuple[Prune, float] | None:
-        """Highest fidelity, and the largest relative displacement that it leaves."""
         return cls(0.0), 0.0
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Suits weights only."""
         return None if group.kind == "weight" else f"{group.kind} vectors are not pruned"
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> PrunedTensors:

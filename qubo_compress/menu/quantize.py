@@ -116,7 +116,6 @@ class QuantizedTensor(StoredPart, Grid):
         return torch.from_numpy(self.codes.numpy()[self.mask.numpy()])  # several times faster than torch's own
 
     def write(self, writer: Writer) -> None:
-        """Scales, mask, codes, in this order."""
         writer.raw(self.scale.numpy().tobytes())
         if self.mask is not None:
             writer.mask(self.mask.reshape(-1).numpy())
@@ -172,16 +171,13 @@ class QuantizedTensor(StoredPart, Grid):
         return QuantizedTensor(self.member, self.bits, scale, codes.to(code_dtype(self.bits)), self.mask)
 
     def grids(self) -> tuple[Grid, ...]:
-        """Itself."""
         return (self,)
 
     def with_grids(self, grids: Iterator[Any]) -> Self:
-        """The next grid."""
         found: Self = next(grids)
         return found
 
     def steps(self) -> Tensor:
-        """(R, 1) float32 distance between codes."""
         return self.scale.float()
 
     def with_codes(self, codes: Tensor) -> QuantizedTensor:
@@ -189,7 +185,6 @@ class QuantizedTensor(StoredPart, Grid):
         return replace(self, codes=codes)
 
     def with_steps(self, steps: Tensor) -> QuantizedTensor:
-        """The same codes on another grid."""
         return replace(self, scale=half_scale(steps))
 
 
@@ -211,12 +206,10 @@ class QuantizedTensors(StoredParts[QuantizedTensor]):
 
     @property
     def nonzeros(self) -> int:
-        """Weights whose code is not zero."""
         return sum(int(np.count_nonzero(part.codes.numpy())) for part in self.parts)
 
     @property
     def weight_bits(self) -> int:
-        """Bits per code."""
         return self.parts[0].bits
 
     def movable_masks(self) -> tuple[Tensor, ...]:
@@ -275,24 +268,19 @@ class Quantize(Operator):
 
     @classmethod
     def samples(cls) -> tuple[Quantize, ...]:
-        """Settings that the conformance suite tries."""
         return tuple(cls(*s) for s in ((2,), (2, 0.5), (3, 0.3), (4,), (8, 0.9), (16,)))
 
     @classmethod
     def faithful(cls) -> tuple[Quantize, float] | None:
-        """Highest fidelity, and the largest relative displacement that it leaves."""
         return cls(16), 1e-3
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Suits weights only."""
         return None if group.kind == "weight" else f"{group.kind} vectors are cast or folded, not quantized by rows"
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> QuantizedTensors:
-        """Prune, fit the scales, round."""
         return QuantizedTensors(tuple(self._one(m, p) for m, p in zip(group.members, parts, strict=True)))
 
     def fit(self, stored: QuantizedTensors) -> bytes:
-        """The scales."""
         return b"".join(part.scale.numpy().tobytes() for part in stored.parts)
 
     def encode_at(self, group: Group, parts: Sequence[Tensor], fit: bytes) -> QuantizedTensors:
@@ -322,7 +310,6 @@ class Quantize(Operator):
         return QuantizedTensor(member, self.bits, scale, nearest_codes(values, mask, scale, self.bits), mask)
 
     def read(self, group: Group, reader: Reader) -> QuantizedTensors:
-        """Read the members one after the other."""
         sparse = self.sparsity > 0
         return QuantizedTensors(tuple(QuantizedTensor.read(m, self.bits, sparse, reader) for m in group.members))
 

@@ -299,7 +299,6 @@ class WoodFisher(Operator):
 
     @classmethod
     def samples(cls) -> tuple[WoodFisher, ...]:
-        """Settings that the conformance suite tries."""
         return (
             cls(0.5),
             cls(0.7, bits=3, block=16),
@@ -309,20 +308,16 @@ class WoodFisher(Operator):
 
     @classmethod
     def faithful(cls) -> tuple[WoodFisher, float] | None:
-        """Highest fidelity, and the largest relative displacement that it leaves."""
         return cls(0.0), 0.0
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """Gradients of the loss."""
         return (Gradients(self.gradients, self.batch),)
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Suits weights only."""
         return None if group.kind == "weight" else f"{group.kind} vectors are not pruned"
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> PrunedTensors:
-        """Refused: needs data."""
         raise needs_data(self)
 
     def encode_with(

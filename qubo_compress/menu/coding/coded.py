@@ -84,12 +84,10 @@ class CodedGroup(Stored):
 
     @property
     def nbytes(self) -> int:
-        """The capacity."""
         return self.capacity
 
     @property
     def nonzeros(self) -> int:
-        """Those of the inner group."""
         return self.inner.nonzeros
 
     @property
@@ -110,7 +108,6 @@ class CodedGroup(Stored):
         writer.raw(self._data)
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Those of the inner group."""
         return self.inner.tensors()
 
     def project(self, values: Sequence[Tensor], refit: bool = False) -> CodedGroup:
@@ -123,11 +120,9 @@ class CodedGroup(Stored):
         return self._moved(values, _VALUES, refit)
 
     def parameters(self) -> tuple[Tensor, ...]:
-        """Those of the inner group."""
         return self.inner.parameters()
 
     def assemble(self, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """As the inner group does."""
         return self.inner.assemble(parameters)
 
     def store(self, parameters: Sequence[Tensor], refit: bool = False) -> CodedGroup:
@@ -135,7 +130,6 @@ class CodedGroup(Stored):
         return self._moved(parameters, _PARAMETERS, refit)
 
     def stages(self, member: int) -> tuple[Stage, ...]:
-        """Those of the inner group."""
         return self.inner.stages(member)
 
     def _moved(self, values: Sequence[Tensor], numbers: _Numbers, refit: bool) -> CodedGroup:
@@ -289,28 +283,23 @@ class Coded(Operator):
 
     @classmethod
     def samples(cls) -> tuple[Coded, ...]:
-        """Settings that the conformance suite tries."""
         names = ("quantize(bits=3)", "quantize(bits=2,sparsity=0.5)", "quantize(bits=12,sparsity=0.3)")
         rated = cls("quantize(bits=4)", 0.5)
         return (*map(cls, names), rated, cls("prune(sparsity=0.5)"))
 
     @classmethod
     def faithful(cls) -> tuple[Coded, float] | None:
-        """Highest fidelity, and the largest relative displacement that it leaves."""
         return cls("prune(sparsity=0.0)"), 0.0
 
     @property
     def code_bits(self) -> int | None:
-        """Those of the inner choice."""
         return self.inner.code_bits
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """The statistics of the inner choice."""
         return self.inner.needs
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Suits what the inner choice suits."""
         return self.inner.refusal(group, parts)
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> CodedGroup:
@@ -332,7 +321,6 @@ class Coded(Operator):
         return coded_group(stored, group, self.of)
 
     def decode(self, group: Group, data: memoryview) -> tuple[CodedGroup, int]:
-        """Read what the coder wrote."""
         shapes = shapes_of(group)
         reader = CodedReader(data, shapes)
         inner = self.inner.read(group, reader)

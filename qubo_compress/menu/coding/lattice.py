@@ -55,7 +55,6 @@ class LatticeTensor(StoredPart, Grid):
         return as_member(self.codes.float() * self.step.float(), self.member)
 
     def write(self, writer: Writer) -> None:
-        """Step, range, codes."""
         writer.raw(self.step.reshape(1).numpy().tobytes())
         writer.raw(np.array([self.low, self.high], dtype="<i2").tobytes())
         writer.codes(self.codes.reshape(-1).numpy().astype(np.int64), self.low, self.high)
@@ -76,28 +75,22 @@ class LatticeTensor(StoredPart, Grid):
         return self.with_codes(torch.round(values_of(value) / self.step.float()).clamp(self.low, self.high))
 
     def grids(self) -> tuple[Grid, ...]:
-        """Itself."""
         return (self,)
 
     def with_grids(self, grids: Iterator[Any]) -> Self:
-        """The next grid."""
         found: Self = next(grids)
         return found
 
     def steps(self) -> Tensor:
-        """(1, 1) float32 distance between codes."""
         return self.step.float().reshape(1, 1)
 
     def stored_codes(self) -> Tensor:
-        """All codes, row by row."""
         return self.codes.reshape(-1)
 
     def with_codes(self, codes: Tensor) -> LatticeTensor:
-        """Other codes on the same grid."""
         return replace(self, codes=codes.to(torch.int16))
 
     def with_steps(self, steps: Tensor) -> LatticeTensor:
-        """The same codes on another grid."""
         return replace(self, step=half_scale(steps).reshape(()))
 
 
@@ -107,12 +100,10 @@ class LatticeTensors(StoredParts[LatticeTensor]):
 
     @property
     def nonzeros(self) -> int:
-        """Weights whose code is not zero."""
         return sum(int((part.codes != 0).sum()) for part in self.parts)
 
     @property
     def weight_bits(self) -> int:
-        """Bits of a plain code."""
         return max(1, *((part.high - part.low).bit_length() for part in self.parts))
 
 
@@ -149,18 +140,15 @@ class Lattice(Compensating):
 
     @classmethod
     def samples(cls) -> tuple[Lattice, ...]:
-        """Settings that the conformance suite tries."""
         return cls(0.3), cls(1.0, rate=0.5), cls(2.0)
 
     @classmethod
     def faithful(cls) -> tuple[Lattice, float] | None:
-        """Highest fidelity, and the largest relative displacement that it leaves."""
         return cls(0.01), 0.03
 
     def encode_with(
         self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]
     ) -> LatticeTensors:
-        """Codes by propagation and descent."""
         found = zip(group.members, parts, evidence[InputMoments()], strict=True)
         return LatticeTensors(tuple(self._one(*item) for item in found))
 
@@ -193,7 +181,6 @@ class Lattice(Compensating):
             codes[a:b] = descended(values[a:b], codes[a:b], steps[a:b], None, damped, book)
 
     def read(self, group: Group, reader: Reader) -> LatticeTensors:
-        """Read the members one after the other."""
         return LatticeTensors(tuple(LatticeTensor.read(member, reader) for member in group.members))
 
 

@@ -54,11 +54,9 @@ class Even(Model):
     high: int
 
     def header(self) -> bytes:
-        """The tag."""
         return bytes([EMPTY])
 
     def probabilities(self) -> Floats:
-        """All alike."""
         return normalised(np.ones(self.high - self.low + 1))
 
 
@@ -69,11 +67,9 @@ class Share(Model):
     step: int
 
     def header(self) -> bytes:
-        """Two bytes."""
         return bytes([SHARE, self.step])
 
     def probabilities(self) -> Floats:
-        """Of both."""
         second = (2 * self.step + 1) / 512
         return normalised(np.array([1.0 - second, second]))
 
@@ -95,11 +91,9 @@ class Decaying(Model):
     high: int
 
     def header(self) -> bytes:
-        """Two bytes."""
         return bytes([self.tag, self.step])
 
     def probabilities(self) -> Floats:
-        """By repeated multiplication."""
         theta = 1.0 - (16 + self.step % 16) / 2.0 ** (5 + self.step // 16)
         reach = max(abs(self.low), abs(self.high), 1)
         factors = np.full(reach, theta)
@@ -136,7 +130,6 @@ class Histogram(Model):
     high: int
 
     def header(self) -> bytes:
-        """Tag, first, length, shares."""
         return bytes([HISTOGRAM]) + self.first.to_bytes(2, "little") + bytes([len(self.shares)]) + self.shares
 
     def probabilities(self) -> Floats:
@@ -161,7 +154,6 @@ class Symmetric(Model):
     high: int
 
     def header(self) -> bytes:
-        """Tag, length, shares."""
         return bytes([SYMMETRIC, len(self.shares)]) + self.shares
 
     def probabilities(self) -> Floats:

@@ -158,7 +158,6 @@ class Recorder(Writer):
         self._survivors: Mask | None = None
 
     def raw(self, data: bytes) -> None:
-        """Keep the bytes."""
         self.parts.append(data)
 
     def mask(self, survivors: Mask) -> None:
@@ -168,7 +167,6 @@ class Recorder(Writer):
         self.parts.append(Numbers(survivors.astype(np.int64), 0, 1, shape, of_mask=True))
 
     def codes(self, values: Whole, low: int, high: int) -> None:
-        """Keep the numbers."""
         shape, present = placement(self._shapes, self._survivors, values.size)
         self.parts.append(Numbers(values.astype(np.int64), low, high, shape, present))
 

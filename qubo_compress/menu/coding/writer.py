@@ -94,7 +94,6 @@ class CodedWriter(Writer):
         self._codings = codings
 
     def raw(self, data: bytes) -> None:
-        """Plainly, or by planes."""
         self._recorder.raw(data)
 
     def mask(self, survivors: Mask) -> None:
@@ -102,7 +101,6 @@ class CodedWriter(Writer):
         self._recorder.mask(survivors)
 
     def codes(self, values: Whole, low: int, high: int) -> None:
-        """As plain fields, or coded."""
         self._recorder.codes(values, low, high)
 
     def codings(self) -> tuple[Coding, ...]:
@@ -206,7 +204,6 @@ class CodedReader(Reader):
             raise ValueError("the coded bytes hold more than their parts")
 
     def raw(self, count: int) -> memoryview:
-        """The next bytes."""
         planes = self._take(1)[0] if count >= SHORTEST_IN_PLANES else 0
         if not planes:
             self.codings.append(Coding())
@@ -218,7 +215,6 @@ class CodedReader(Reader):
         return memoryview(np.stack([values for values, _ in found], 1).astype(np.uint8).tobytes())
 
     def mask(self, count: int) -> Mask:
-        """The next mask."""
         shape = self._shapes.get(count)
         values, coding = self._numbers(count, 0, 1, shape, None, True)
         self.codings.append(coding)
@@ -227,7 +223,6 @@ class CodedReader(Reader):
         return survivors
 
     def codes(self, count: int, low: int, high: int) -> Integers:
-        """The next numbers."""
         shape, present = placement(self._shapes, self._survivors, count)
         values, coding = self._numbers(count, low, high, shape, present, False)
         self.codings.append(coding)

@@ -90,12 +90,10 @@ class Compensate(Compensating):
 
     @classmethod
     def samples(cls) -> tuple[Compensate, ...]:
-        """Settings that the conformance suite tries."""
         return cls(2), cls(3, 0.4), cls(2, 0.5), cls(None, 0.6), cls(8)
 
     @classmethod
     def faithful(cls) -> tuple[Compensate, float] | None:
-        """Highest fidelity, and the largest relative displacement that it leaves."""
         return cls(16), 1e-3
 
     def encode_with(

@@ -18,7 +18,6 @@ class Compensating(Operator):
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """Second moments of the layer's inputs."""
         return (InputMoments(),)
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
@@ -30,5 +29,4 @@ class Compensating(Operator):
         return None
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> Any:
-        """Refused: needs data."""
         raise needs_data(self)

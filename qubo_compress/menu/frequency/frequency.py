@@ -88,15 +88,12 @@ class FrequencyTensor(StoredPart):
         return as_member(self.grid.spectrum.synthesise(self.coefficients()).float(), self.grid.member)
 
     def write(self, writer: Writer) -> None:
-        """Scales, mask, codes."""
         self.codes.write(writer)
 
     def grids(self) -> tuple[Grid, ...]:
-        """That of the coefficients."""
         return (self.codes,)
 
     def with_grids(self, grids: Iterator[Any]) -> Self:
-        """Other codes of the coefficients."""
         return replace(self, codes=next(grids))
 
     def project(self, value: Tensor, refit: bool) -> FrequencyTensor:
@@ -146,7 +143,6 @@ class FrequencyTensors(StoredParts[FrequencyTensor]):
 
     @property
     def weight_bits(self) -> int:
-        """Bits per code."""
         return self.parts[0].codes.bits
 
     def parameters(self) -> tuple[Tensor, ...]:
@@ -154,15 +150,12 @@ class FrequencyTensors(StoredParts[FrequencyTensor]):
         return tuple(part.coefficients().float() for part in self.parts)
 
     def assemble(self, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Inverse transforms of other coefficients."""
         return tuple(part.assembled(numbers) for part, numbers in zip(self.parts, parameters, strict=True))
 
     def store(self, parameters: Sequence[Tensor], refit: bool = False) -> FrequencyTensors:
-        """Nearest codes, member by member."""
         return FrequencyTensors(tuple(p.quantized(n, refit) for p, n in zip(self.parts, parameters, strict=True)))
 
     def movable_masks(self) -> tuple[Tensor, ...]:
-        """(kernels, frequencies) survivors per member."""
         return tuple(mask for part in self.parts if (mask := part.survivors()) is not None)
 
     def numbers(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -231,7 +224,6 @@ class Frequency(Operator):
 
     @classmethod
     def samples(cls) -> tuple[Frequency, ...]:
-        """Settings for the conformance suite."""
         return (
             cls(bands=2, bits=4),
             cls(bands=3, bits=3, slope=0.5, scales="frequency"),
@@ -242,7 +234,6 @@ class Frequency(Operator):
 
     @classmethod
     def faithful(cls) -> tuple[Frequency, float] | None:
-        """Highest fidelity, and the largest relative displacement that it leaves."""
         return cls(bits=16), 1e-3
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
@@ -262,7 +253,6 @@ class Frequency(Operator):
         return None
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> FrequencyTensors:
-        """Transform, prune, fit the scales, round."""
         return FrequencyTensors(tuple(self._one(m, p) for m, p in zip(group.members, parts, strict=True)))
 
     def _grid(self, member: Member) -> CoefficientGrid:
@@ -286,7 +276,6 @@ class Frequency(Operator):
         return FrequencyTensor(grid, QuantizedTensor(grid.stored, self.bits, scale, codes.to(torch.int16), mask))
 
     def read(self, group: Group, reader: Reader) -> FrequencyTensors:
-        """Read the members one after the other."""
         grids = [self._grid(member) for member in group.members]
         sparse = self.sparsity > 0
         return FrequencyTensors(

@@ -72,7 +72,6 @@ class Canonical(LowRank):
 
     @classmethod
     def samples(cls) -> tuple[Canonical, ...]:
-        """Settings that the conformance suite tries."""
         plain = (cls(rank=1), cls(rank=3, bits=4, iterations=5), cls(share=0.6, bits=None, iterations=5))
         return *plain, cls(rank=2, whitened=True)
 
@@ -91,7 +90,6 @@ class Canonical(LowRank):
         return (max(1, round(self.share * effective_rank(part.detach().flatten(1)))),)
 
     def rank_count(self, shape: tuple[int, ...]) -> int:
-        """One."""
         return 1
 
     def form(self, shape: tuple[int, ...], ranks: tuple[int, ...]) -> Form:
@@ -104,7 +102,6 @@ class Canonical(LowRank):
         return Form(equation, (shape[0], shape[1], *lengths), tuple((ranks[0], mode) for mode in modes), steps)
 
     def decomposed(self, target: Tensor, ranks: tuple[int, ...]) -> list[Tensor]:
-        """Alternating least squares from singular vectors."""
         with tensorly_decompositions() as decomposition:
             scales, (outputs, *others) = decomposition.parafac(
                 target.numpy(), rank=ranks[0], n_iter_max=self.iterations, init="svd", tol=0,

@@ -140,7 +140,6 @@ class RawFactor(StoredPart):
         return int(torch.count_nonzero(self.values))
 
     def value(self) -> Tensor:
-        """The numbers in float32."""
         return self.values.float()
 
     def write(self, writer: Writer) -> None:
@@ -200,7 +199,6 @@ class FactoredTensor(StoredPart):
         return as_member(self.form.assembled([f.double() for f in factors]), self.member)
 
     def value(self) -> Tensor:
-        """The weight's part."""
         return self.assembled(self.parameters())
 
     def stages(self) -> tuple[Stage, ...]:
@@ -215,11 +213,9 @@ class FactoredTensor(StoredPart):
         return FactoredTensor(self.member, self.form, self.ranks, kept)
 
     def grids(self) -> tuple[Grid, ...]:
-        """Those of the factors."""
         return tuple(grid for factor in self.factors for grid in factor.grids())
 
     def with_grids(self, grids: Iterator[Any]) -> Self:
-        """Every factor takes its own."""
         return replace(self, factors=tuple(factor.with_grids(grids) for factor in self.factors))
 
     def project(self, value: Tensor, refit: bool) -> FactoredTensor:
@@ -241,7 +237,6 @@ class FactoredTensor(StoredPart):
         return float((self.value().double().reshape(self.form.view) - target).square().sum())
 
     def write(self, writer: Writer) -> None:
-        """Ranks, then factors."""
         writer.raw(np.array(self.ranks, dtype="<u2").tobytes())
         for factor in self.factors:
             factor.write(writer)
@@ -267,11 +262,9 @@ class FactoredTensors(StoredParts[FactoredTensor]):
         return self.parts[member].stages()
 
     def parameters(self) -> tuple[Tensor, ...]:
-        """All factors of all members."""
         return tuple(factor for part in self.parts for factor in part.parameters())
 
     def assemble(self, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Products of other factors, differentiable."""
         return tuple(part.assembled(own) for part, own in self._split(parameters))
 
     def store(self, parameters: Sequence[Tensor], refit: bool = False) -> FactoredTensors:

@@ -50,12 +50,10 @@ class Svd(LowRank):
 
     @classmethod
     def samples(cls) -> tuple[Svd, ...]:
-        """Settings that the conformance suite tries."""
         plain = (cls(rank=1), cls(rank=2, bits=4), cls(share=0.4, bits=None), cls(share=0.3, bits=6))
         return *plain, cls(rank=2, whitened=True)
 
     def unsuitable(self, shape: tuple[int, ...]) -> str | None:
-        """Any weight is a matrix."""
         largest = min(shape[0], torch.Size(shape[1:]).numel())
         too_high = self.rank is not None and self.rank > largest
         return f"rank {self.rank} is above the full rank, {largest}" if too_high else None
@@ -65,11 +63,9 @@ class Svd(LowRank):
         return (rank_within(part.detach().reshape(part.shape[0], -1), self.rank, self.share),)
 
     def rank_count(self, shape: tuple[int, ...]) -> int:
-        """One."""
         return 1
 
     def form(self, shape: tuple[int, ...], ranks: tuple[int, ...]) -> Form:
-        """Input side, then output side."""
         view = (shape[0], torch.Size(shape[1:]).numel())
         steps = (Step(tuple(range(len(shape) - 2)), tuple(shape[2:])), Step())
         return Form("ri,ro->oi", view, ((ranks[0], view[1]), (ranks[0], view[0])), steps)

@@ -55,7 +55,6 @@ class TensorTrain(LowRank):
 
     @classmethod
     def samples(cls) -> tuple[TensorTrain, ...]:
-        """Settings that the conformance suite tries."""
         plain = (cls(ranks=(2, 3, 3)), cls(ranks=(2, 3, 3, 2), bits=4), cls(share=0.5, bits=None))
         return *plain, cls(share=0.4, whitened=True)
 
@@ -84,7 +83,6 @@ class TensorTrain(LowRank):
         return _reachable(tuple(rank_within(matrix, None, self.share) for matrix in unfolded), modes)
 
     def rank_count(self, shape: tuple[int, ...]) -> int:
-        """One fewer than modes."""
         return len(train_modes(shape)) - 1
 
     def form(self, shape: tuple[int, ...], ranks: tuple[int, ...]) -> Form:

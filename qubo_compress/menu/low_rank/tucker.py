@@ -47,7 +47,6 @@ class Tucker(LowRank):
 
     @classmethod
     def samples(cls) -> tuple[Tucker, ...]:
-        """Settings that the conformance suite tries."""
         plain = (cls(ranks=(2, 1)), cls(ranks=(3, 2), bits=4), cls(share=0.5, bits=None), cls(share=0.4, bits=6))
         return *plain, cls(ranks=(3, 2), whitened=True)
 
@@ -68,11 +67,9 @@ class Tucker(LowRank):
         return tuple(rank_within(matrix, rank, self.share) for matrix, rank in zip(unfolded, given, strict=True))
 
     def rank_count(self, shape: tuple[int, ...]) -> int:
-        """Two."""
         return 2
 
     def form(self, shape: tuple[int, ...], ranks: tuple[int, ...]) -> Form:
-        """Input side, core, output side."""
         kernel = torch.Size(shape[2:]).numel()
         shapes = ((ranks[1], shape[1]), (ranks[0], ranks[1], kernel), (ranks[0], shape[0]))
         steps = (Step(), Step(tuple(range(len(shape) - 2)), tuple(shape[2:])), Step())

@@ -66,12 +66,10 @@ class StoredParts(Stored, Generic[Part]):
     parts: tuple[Part, ...]
 
     def write(self, writer: Writer) -> None:
-        """Members one after the other."""
         for part in self.parts:
             part.write(writer)
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Values of all members."""
         return tuple(part.value() for part in self.parts)
 
     def project(self, values: Sequence[Tensor], refit: bool = False) -> Self:
@@ -79,11 +77,9 @@ class StoredParts(Stored, Generic[Part]):
         return type(self)(tuple(p.project(v, refit) for p, v in zip(self.parts, values, strict=True)))
 
     def grids(self) -> tuple[Grid, ...]:
-        """Those of all members."""
         return tuple(grid for part in self.parts for grid in part.grids())
 
     def with_grids(self, grids: Iterator[Any]) -> Self:
-        """Every member takes its own."""
         return type(self)(tuple(part.with_grids(grids) for part in self.parts))
 
 
@@ -98,7 +94,6 @@ class UnreliableParts(StoredParts[Noisy]):
         return tuple(part.variance() for part in self.parts)
 
     def drawn(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """One read of all members."""
         return tuple(part.drawn(generator) for part in self.parts)
 
 

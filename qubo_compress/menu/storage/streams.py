@@ -93,15 +93,12 @@ class PlainWriter(Writer):
         self._parts: list[bytes] = []
 
     def raw(self, data: bytes) -> None:
-        """Append the bytes."""
         self._parts.append(data)
 
     def mask(self, survivors: Mask) -> None:
-        """Append the packed mask."""
         self._parts.append(pack_mask(survivors))
 
     def codes(self, values: Whole, low: int, high: int) -> None:
-        """Append fields, or ternary digits."""
         shifted = values.astype(np.int64) - low
         if high - low + 1 == TERNARY:
             self._parts.append(pack_ternary(shifted).tobytes())
@@ -125,20 +122,17 @@ class PlainReader(Reader):
         self.used = 0
 
     def raw(self, count: int) -> memoryview:
-        """The next bytes."""
         if count > len(self._data) - self.used:
             raise ValueError(f"{count} bytes are wanted where {max(0, len(self._data) - self.used)} are left")
         self.used += count
         return self._data[self.used - count : self.used]
 
     def mask(self, count: int) -> Mask:
-        """The next packed mask."""
         survivors, read = unpack_mask(self._data[self.used :], count)
         self.used += read
         return survivors
 
     def codes(self, count: int, low: int, high: int) -> npt.NDArray[np.int64]:
-        """The next fields, or ternary digits."""
         stored = np.frombuffer(self.raw(code_bytes(count, low, high)), dtype=np.uint8)
         if high - low + 1 == TERNARY:
             return unpack_ternary(stored, count) + low
@@ -152,13 +146,10 @@ class ByteCounter(Writer):
         self.total = 0
 
     def raw(self, data: bytes) -> None:
-        """Their length."""
         self.total += len(data)
 
     def mask(self, survivors: Mask) -> None:
-        """The length of the packed mask."""
         self.total += mask_size(survivors)
 
     def codes(self, values: Whole, low: int, high: int) -> None:
-        """The length of the fields."""
         self.total += code_bytes(values.size, low, high)

@@ -119,11 +119,9 @@ class AnalogTensor(UnreliablePart):
         return self.code.gains(self.ranges, self.small)
 
     def value(self) -> Tensor:
-        """Mean of what is read."""
         return as_member(self.codes.float() / self.code.highest * self._gains(), self.member)
 
     def variance(self) -> Tensor:
-        """Variance of what is read."""
         single = self.code.variances(self.codes, self._gains())
         found = torch.zeros_like(single)
         found[self.survivors] = single[self.survivors] / self.copies_of_survivors()
@@ -200,7 +198,6 @@ class AnalogTensors(UnreliableParts[AnalogTensor]):
 
     @property
     def weight_bits(self) -> int:
-        """Resolution of the write levels."""
         return self.parts[0].code.bits
 
     @property
@@ -275,7 +272,6 @@ class Analog(Operator):
 
     @classmethod
     def samples(cls) -> tuple[Analog, ...]:
-        """Settings that the conformance suite tries."""
         return (
             cls(),
             cls(cells=3, sign=False, channel="pcm-open-loop"),
@@ -298,7 +294,6 @@ class Analog(Operator):
 
     @property
     def needs(self) -> tuple[Any, ...]:
-        """The curvature, where redundancy follows it."""
         return (Curvature(),) if self.redundancy == "curvature" else ()
 
     @property
@@ -312,7 +307,6 @@ class Analog(Operator):
         return int(self.cells)
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Suits weights only."""
         return None if group.kind == "weight" else f"{group.kind} vectors are kept in reliable memory"
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> AnalogTensors:
@@ -382,5 +376,4 @@ class Analog(Operator):
         )
 
     def read(self, group: Group, reader: Reader) -> AnalogTensors:
-        """Read the members one after the other."""
         return AnalogTensors(tuple(AnalogTensor.read(member, self, reader) for member in group.members))

@@ -111,20 +111,16 @@ class DigitalTensor(UnreliablePart):
         return as_member(numbers * self.scale.float() * self.survivors, self.member)
 
     def value(self) -> Tensor:
-        """Mean of what is read."""
         return self._weights(self.settings.code.means[self.patterns])
 
     def variance(self) -> Tensor:
-        """Variance of what is read."""
         spread = self.settings.code.variances[self.patterns] * self.scale.float() ** 2 * self.survivors
         return spread.reshape(self.member.part_shape)
 
     def drawn(self, generator: torch.Generator) -> Tensor:
-        """One read with random flips."""
         return self._weights(self.settings.code.values[self.settings.code.flipped(self.patterns, generator)])
 
     def write(self, writer: Writer) -> None:
-        """Scales, mask, patterns."""
         self.write_reliable(writer)
         patterns = self.patterns[self.survivors].numpy()
         writer.codes(patterns, 0, (1 << self.settings.bits) - 1)
@@ -173,7 +169,6 @@ class DigitalTensors(UnreliableParts[DigitalTensor]):
 
     @property
     def weight_bits(self) -> int:
-        """Bits per code."""
         return self.parts[0].settings.bits
 
     @property
@@ -241,7 +236,6 @@ class Digital(Operator):
 
     @classmethod
     def samples(cls) -> tuple[Digital, ...]:
-        """Settings that the conformance suite tries."""
         return (
             cls(4),
             cls(2, copies=(0, 1)),
@@ -271,7 +265,6 @@ class Digital(Operator):
         return bit_code(self.bits, self.representation, self.medium.residual_rates(self.protection))
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Suits weights only."""
         return None if group.kind == "weight" else f"{group.kind} vectors are kept in reliable memory"
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> DigitalTensors:
@@ -305,5 +298,4 @@ class Digital(Operator):
         return cast(Tensor, best)
 
     def read(self, group: Group, reader: Reader) -> DigitalTensors:
-        """Read the members one after the other."""
         return DigitalTensors(tuple(DigitalTensor.read(member, self, reader) for member in group.members))

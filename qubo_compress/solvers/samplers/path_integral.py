@@ -73,7 +73,6 @@ class PathIntegral(BinarySampler):
         return Effort(self.reads, self.sweeps or _FIRST_SWEEPS, self.sweeps or _MOST_SWEEPS, counted=True)
 
     def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
-        """Samples of ``PathIntegralAnnealingSampler``."""
         progress = (np.arange(effort) + 0.5) / effort
         temperature = request.scale * (self.cold or _COLD.get(self.encoding, _COLD["one-hot"]))
         samples = (

@@ -64,7 +64,6 @@ class SimulatedAnnealing(BinarySampler):
         )
 
     def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
-        """Samples of ``SimulatedAnnealingSampler``."""
         hot, cold = TEMPERATURES.get(self.encoding, TEMPERATURES["one-hot"])
         samples = (
             require("dwave.samplers")

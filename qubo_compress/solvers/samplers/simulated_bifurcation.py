@@ -59,7 +59,6 @@ class SimulatedBifurcation(BinarySampler):
         return Effort(self.agents, self.steps, max(self.steps, _MOST_STEPS))
 
     def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
-        """Samples of ``minimize``, one per agent."""
         package = require("simulated_bifurcation", self.name)
         import torch
 

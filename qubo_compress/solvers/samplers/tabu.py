@@ -60,7 +60,6 @@ class Tabu(BinarySampler):
         return Effort(self.reads, self.updates, _MOST_UPDATES)
 
     def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
-        """Samples of ``TabuSampler``."""
         tenure = None if self.tenure is None else min(self.tenure, request.bqm.num_variables - 1)
         samples = (
             require("dwave.samplers")
