@@ -36,6 +36,8 @@ lint: $(VENV)/.installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports --no-cache
+	$(VENV)/bin/codespell
+	$(VENV)/bin/towncrier build --draft --version next > /dev/null
 
 types: $(VENV)/.installed
 	$(RUN) -m mypy

@@ -26,7 +26,7 @@ REPLACEMENTS = {
 
 def test_words_that_are_not_the_fields_stay_out() -> None:
     texts = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
-    for folder in ("qubo_compress", "benchmarks", "notebooks"):
+    for folder in ("qubo_compress", "benchmarks", "notebooks", "changelog.d"):
         texts += [path for ending in ("py", "md", "ipynb") for path in (ROOT / folder).rglob(f"*.{ending}")]
     found = [
         f"{path.relative_to(ROOT)}:{number}: {match.group()!r}, write {better!r}"
