@@ -1,4 +1,4 @@
-"""Menus: what can be done to each group of weights, at exactly how many stored bytes."""
+"""Menus: the choices for each group of weights, with their exact stored bytes."""
 
 from __future__ import annotations
 

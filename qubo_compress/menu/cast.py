@@ -74,7 +74,7 @@ class Cast(Operator):
         return cls(16), 1e-3
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Suits biases, and normalisations that keep no statistics."""
+        """Suits biases, and normalisations without running statistics."""
         if group.kind == "weight" or group.epsilon is not None:
             return "only biases and normalisations without statistics are cast"
         if any(8 * member.dtype.itemsize <= self.bits for member in group.members):

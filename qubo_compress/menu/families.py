@@ -1,7 +1,7 @@
 """Families of choices: settings of each kind of operator that are worth offering together.
 
-An operator's file says what it offers under which family, so that a menu can be asked for by family:
-``Menu.of("quantize", "low-rank")``.
+An operator's file says what it offers in which family, so that a menu can be built by family: ``Menu.of("quantize",
+"low-rank")``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def choices_of(family: str) -> tuple[str, ...]:
 
 
 def family_of(choice: str) -> str:
-    """The first family that offers a choice; else the name of its operator.
+    """The first family that offers a choice, or else the name of its operator.
 
     Example:
         >>> family_of("quantize(bits=4,sparsity=0.5)"), family_of("quantize(bits=4,sparsity=0.9)"), family_of("keep")

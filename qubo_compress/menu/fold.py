@@ -3,8 +3,8 @@
     (x - mean) / sqrt(variance + epsilon) * weight + bias  =  x * scale + shift
     scale = weight / sqrt(variance + epsilon),   shift = bias - mean * scale
 
-The module stays where it is: scale and shift become its weight and bias, its mean becomes 0 and its
-variance 1 - epsilon. Two vectors are stored instead of four and a counter.
+The module stays: scale and shift become its weight and bias, its mean becomes 0 and its variance 1 - epsilon. Two
+vectors are stored instead of four and a counter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qubo_compress.network.groups import Group
 
 
 def attribute(name: str) -> str:
-    """Last part of a dotted name."""
+    """The attribute: the last part of a dotted name."""
     return name.rpartition(".")[2]
 
 

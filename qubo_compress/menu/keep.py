@@ -17,7 +17,7 @@ from qubo_compress.network.tensor_bytes import from_raw_bytes, raw_bytes
 
 @dataclass(frozen=True, eq=False)
 class KeptTensors(Stored):
-    """Tensors stored as they are."""
+    """Unchanged tensors, stored in their own dtype."""
 
     values: tuple[Tensor, ...]
 
@@ -54,7 +54,7 @@ class KeptTensors(Stored):
 @operators.register
 @dataclass(frozen=True)
 class Keep(Operator):
-    """Store a group as it is: zero displacement, full size. Always on the menu."""
+    """Store a group unchanged: zero displacement, full size. Always on the menu."""
 
     operator_name: ClassVar[str] = "keep"
     quick: ClassVar[bool] = True

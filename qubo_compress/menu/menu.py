@@ -1,4 +1,4 @@
-"""The menu: what may be done to each group."""
+"""The menu: the choices offered to each group."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ class Menu:
         """The choices of some families, and vectors at lower precision.
 
         Args:
-            families: see :func:`qubo_compress.menu.family_names`; none: a selection of every one.
-            coded: offer every choice of weights behind the entropy coder too, and those that are made for it.
+            families: see :func:`qubo_compress.menu.family_names`; none: a selection from every family.
+            coded: also offer every choice of weights behind the entropy coder, and choices that are made for it.
 
         Raises:
             UnknownName: for an unknown family.
@@ -106,14 +106,14 @@ class Menu:
         return cls([parse(name) for name in dict.fromkeys([*names, *choices_of("vectors")])])
 
     def coded(self, instead: bool = False) -> Menu:
-        """This menu with every choice that can be entropy-coded offered coded too.
+        """This menu with the coded form of every choice that can be entropy-coded.
 
-        Vectors, and choices in unreliable cells, stay as they are. Coded values are the same, so that measuring them
+        Vectors and choices in unreliable cells are not coded. Coded values are equal to plain ones, so measuring them
         takes no more runs of the network; needs ``pip install 'qubo_compress[entropy]'``.
 
         Args:
-            instead: leave the plain form out where there is a coded one. The coded form of a few weights may be
-                larger by some bytes.
+            instead: omit the plain form if there is a coded one. For a few weights the coded form may be larger by some
+                bytes.
 
         Raises:
             InvalidMenu: when that makes more than 255 choices.
@@ -149,7 +149,7 @@ class Menu:
 
 
 def _listed(name: str, values: Sequence[Any]) -> list[Any]:
-    """Numbers of numpy and torch as Python's own.
+    """A list of numbers, with those of numpy and torch as Python numbers.
 
     Raises:
         InvalidMenu: for a single number, or arrays among the numbers.
@@ -165,7 +165,7 @@ def _listed(name: str, values: Sequence[Any]) -> list[Any]:
 
 
 def refuse_other_than_a_menu(menu: object) -> None:
-    """Raise :class:`InvalidMenu` for a list of names or anything else in the place of a menu."""
+    """Raise :class:`InvalidMenu` for anything but a menu, such as a list of names."""
     if menu is not None and not isinstance(menu, Menu):
         raise InvalidMenu(
             f"a menu is a qc.Menu, such as qc.Menu(bits=(2, 4, 8)) or qc.Menu.of('quantize'); got {menu!r}"

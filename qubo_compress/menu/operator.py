@@ -29,8 +29,8 @@ from qubo_compress.network.groups import Group
 class Operator(ABC):
     """A frozen dataclass that turns a group into stored bytes and back.
 
-    The abstract methods are what every operator must say, and :meth:`read` or :meth:`decode`. The others are abilities,
-    and their defaults mean "none".
+    Every operator must define the abstract methods, and :meth:`read` or :meth:`decode`. The others are abilities, and
+    their defaults mean "none".
     """
 
     operator_name: ClassVar[str]
@@ -38,7 +38,7 @@ class Operator(ABC):
     quick: ClassVar[bool] = False
     """Whether the stored form follows at once from the weights and what :meth:`fit` found.
 
-    Such a choice need not be kept in memory: it is made again wherever it is wanted.
+    Such a choice need not stay in memory: it is encoded again wherever it is needed.
     """
 
     codable: ClassVar[bool] = True
@@ -49,14 +49,14 @@ class Operator(ABC):
 
     @abstractmethod
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Why this operator does not suit the group, or None when it does."""
+        """Why this operator does not suit the group, or None if it does."""
 
     @abstractmethod
     def encode(self, group: Group, parts: Sequence[Tensor]) -> Stored:
         """Store the members' values, given on the CPU in their own dtype.
 
         Raises:
-            InvalidMenu: made by :func:`needs_data`, where it looks at data.
+            InvalidMenu: from :func:`needs_data`, if it needs data.
         """
 
     def read(self, group: Group, reader: Reader) -> Stored:
@@ -64,67 +64,67 @@ class Operator(ABC):
         raise NotImplementedError(f"{type(self).__name__} has neither read() nor decode()")
 
     def decode(self, group: Group, data: memoryview) -> tuple[Stored, int]:
-        """Inverse of ``encode(...).to_bytes()``: what was stored, and how many bytes it took."""
+        """Inverse of ``encode(...).to_bytes()``: the stored group, and the number of bytes read."""
         reader = PlainReader(data)
         return self.read(group, reader), reader.used
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """The statistics of the calibration data that it asks for; none by default.
+        """The statistics of the calibration data that it needs; none by default.
 
-        What it makes of them cannot be made again from the weights alone: the stored bytes travel with the plan.
+        Its choices cannot be encoded again from the weights alone, so their stored bytes travel with the plan.
         """
         return ()
 
     def encode_with(self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, Any]) -> Stored:
-        """Store the members' values, given statistic -> one value per member for every statistic in ``needs``."""
+        """Store the members' values, using statistic -> one value per member for every statistic in ``needs``."""
         return self.encode(group, parts)
 
     def fit(self, stored: Any) -> bytes:
-        """The numbers that ``encode`` had to search for, found again in what it stored; none by default."""
+        """The numbers that ``encode`` searched for, recovered from the stored group; none by default."""
         return b""
 
     def encode_at(self, group: Group, parts: Sequence[Tensor], fit: bytes) -> Stored:
-        """The very group that ``encode`` stores, without its search.
+        """Exactly the group that ``encode`` stores, without its search.
 
         Args:
             group: what is stored.
-            parts: its members' values, those that were encoded.
-            fit: what :meth:`fit` found in the stored group.
+            parts: its members' values, which were encoded.
+            fit: the result of :meth:`fit` on the stored group.
         """
         return self.encode(group, parts)
 
     def reference(self, group: Group, parts: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-        """The original function in the operator's own parameters, without rounding, where these are others.
+        """The original function in the operator's own parameters, without rounding, if these differ from the network's.
 
-        Displacements of such a group are taken from the reference, not from the tensors as they were found.
+        Displacements of such a group are relative to the reference, not to the original tensors.
         """
         return None
 
     @property
     def code_bits(self) -> int | None:
-        """Bits of its codes: its setting ``bits``, where it has one."""
+        """Bits of its codes: its setting ``bits``, if it has one."""
         return settings_of(self).get("bits")
 
     @classmethod
     def samples(cls) -> tuple[Operator, ...]:
-        """Settings that the conformance suite tries."""
+        """Instances with the settings that the conformance suite must test."""
         return ()
 
     @classmethod
     def faithful(cls) -> tuple[Operator, float] | None:
         """The settings of highest fidelity, and the largest relative displacement that they leave.
 
-        None where no settings come close, or where values of another function say nothing.
+        None if no settings come close, or if displacements mean nothing because the function changes.
         """
         return None
 
 
 LONGEST_NAME = 1000
-"""Letters of a choice's name: a name from a file is parsed, which takes time and memory with its length."""
+"""Most letters of a choice's name: parsing a name from a file takes time and memory that grow with its length."""
 
 ALREADY_STORED = "already stored"
-"""Key of the evidence under which a group's choices that were stored before are found, by name."""
+"""Key of the evidence that holds a group's choices stored before, by name."""
 
 
 class Quick:
@@ -134,14 +134,14 @@ class Quick:
 
 
 def adopt(operator: object) -> None:
-    """Bring an operator's class up to date that was written for 0.4, and those of its statistics."""
+    """Adapt an operator's class that was written for 0.4, and the classes of its statistics."""
     adopt_kind(type(operator))
     for need in operator.needs if isinstance(operator, Operator) else ():
         older_plug_ins.adopt(type(need), Statistic, older_plug_ins.names_in(type(need)), {})
 
 
 def adopt_kind(kind: type) -> None:
-    """Bring an operator up to date that was written for 0.4, and every form that it stores once that is seen."""
+    """Adapt an operator that was written for 0.4, and each of its stored forms when it first appears."""
     known = older_plug_ins.names_in(kind)
     written = {"operator_name", "refusal", "encode", "decode"} <= known
     if written and older_plug_ins.adopt(kind, Operator, known, {"codable": "read" in known}):
@@ -150,7 +150,7 @@ def adopt_kind(kind: type) -> None:
 
 
 def _adopting(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of an older operator that returns a stored group, alone or with the bytes it took."""
+    """Wrap a method of an older operator that returns a stored group, alone or with the bytes read."""
 
     @functools.wraps(method)
     def called(*given: Any, **named: Any) -> Any:
@@ -171,12 +171,12 @@ operators: Registry[type[Operator]] = Registry("operator", "operator_name", adop
 
 
 def looks_at_data(operator: Operator) -> bool:
-    """Whether an operator asks for statistics of the calibration data."""
+    """Whether an operator needs statistics of the calibration data."""
     return bool(operator.needs)
 
 
 def needs_data(operator: Operator) -> InvalidMenu:
-    """The error for an operator that was asked to store weights without its statistics."""
+    """The error for an operator that must store weights without its statistics."""
     return InvalidMenu(
         f"{choice_name(operator)} looks at calibration data: measure a table with it on the menu, and make the plan "
         "with table.plan; it cannot be made from the weights alone"
@@ -192,8 +192,8 @@ def stored_as(
         name: of the choice.
         group: what is stored.
         parts: its members' values.
-        payload: the stored bytes, where a choice was made from data.
-        fit: what its operator found in these very values before.
+        payload: the stored bytes of a choice made from data.
+        fit: the result of its operator's search on these values.
 
     Raises:
         InvalidMenu: when the choice was made from data and there is no payload.
@@ -206,7 +206,7 @@ def stored_as(
         stored, used = operator.decode(group, memoryview(payload))
     except (MissingDependency, MemoryError):
         raise
-    except Exception as cause:  # the bytes may be anything, and operators may be anybody's
+    except Exception as cause:  # the bytes may be anything, and so may operators of other authors
         raise CorruptArtifact(f"the stored bytes of {group.name} are not those of {name} ({cause})") from cause
     if used != len(payload):
         raise CorruptArtifact(f"the stored bytes of {group.name} are {len(payload)}, {name} takes {used}")
@@ -214,7 +214,7 @@ def stored_as(
 
 
 def settings_of(operator: Operator) -> dict[str, Any]:
-    """An operator's settings, by name."""
+    """An operator's settings: name -> value."""
     fields = dataclasses.fields(operator)  # type: ignore[arg-type]
     return {field.name: getattr(operator, field.name) for field in fields if field.init}
 

@@ -30,12 +30,12 @@ def check_sparsity(sparsity: float) -> None:
 
 def survivor_count(numel: int, sparsity: float) -> int:
     """Number of weights that remain: at least one."""
-    # 0.29 * 100 is a little below 29.
+    # in floating point, 0.29 * 100 is a little below 29
     return max(1, numel - math.floor(sparsity * numel + 1e-9 * numel))
 
 
 def survivors_of(weight: Tensor, sparsity: float) -> int:
-    """Number of weights of a tensor that remain: none of those that are zero already, and at least one.
+    """Number of weights of a tensor that remain: at least one, and none that is already zero.
 
     Example:
         >>> survivors_of(torch.tensor([3.0, 0.0, 0.0, 0.5]), 0.25), survivors_of(torch.zeros(4), 0.25)
@@ -56,7 +56,7 @@ def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
 
 
 def largest_of_rows(magnitudes: npt.NDArray[np.float32], sparsity: float) -> npt.NDArray[np.bool_]:
-    """(R, D) mask of the largest of every row of (R, D) magnitudes, each row on its own; ties go to the earlier."""
+    """(R, D) mask of the largest magnitudes of each row of (R, D); ties go to the earlier weight."""
     count = survivor_count(magnitudes.shape[1], sparsity)
     place = magnitudes.shape[1] - count
     least = np.ascontiguousarray(np.partition(magnitudes, place, axis=1)[:, place])

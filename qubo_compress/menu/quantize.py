@@ -22,14 +22,14 @@ from qubo_compress.menu.storage.streams import Reader, Writer, code_bytes
 from qubo_compress.network.groups import Group, Member
 
 EVERY = np.ones((0, 0), dtype=bool)
-"""Stands for the mask where nothing is pruned."""
+"""Replaces the mask if nothing is pruned."""
 
 SIGNS = (0, 1)
-"""How signs are written."""
+"""The codes of the two signs in the file."""
 
 
 def highest_level(bits: int) -> int:
-    """2^(bits - 1) - 1: codes run from minus this to plus this."""
+    """2^(bits - 1) - 1: codes range from minus this to plus this."""
     return (1 << (bits - 1)) - 1
 
 
@@ -39,7 +39,7 @@ def code_dtype(bits: int) -> torch.dtype:
 
 
 def half_scale(scale: Tensor) -> Tensor:
-    """Scales as they are stored: float16, never zero or infinite."""
+    """Scales in their stored form: float16, never zero or infinite."""
     return scale.clamp(SMALLEST_SCALE, LARGEST_SCALE).to(torch.float16)
 
 
@@ -96,7 +96,7 @@ class QuantizedTensor(StoredPart, Grid):
         bits: bits per code.
         scale: (rows, 1) float16.
         codes: (rows, columns) int8 or int16, zero where pruned.
-        mask: (rows, columns) survivors, or None when nothing is pruned.
+        mask: (rows, columns) survivors, or None if nothing is pruned.
     """
 
     member: Member
@@ -106,11 +106,11 @@ class QuantizedTensor(StoredPart, Grid):
     mask: Tensor | None
 
     def value(self) -> Tensor:
-        """The weights that the codes stand for, never beyond the range of their dtype."""
+        """The decoded weights, clamped to the range of their dtype."""
         return as_member(self.codes.float() * self.scale.float(), self.member)
 
     def stored_codes(self) -> Tensor:
-        """Codes that are written: those of the survivors."""
+        """The codes that are written: only the survivors'."""
         if self.mask is None:
             return self.codes.reshape(-1)
         return torch.from_numpy(self.codes.numpy()[self.mask.numpy()])  # several times faster than torch's own
@@ -121,7 +121,7 @@ class QuantizedTensor(StoredPart, Grid):
             writer.mask(self.mask.reshape(-1).numpy())
         low, high = code_range(self.bits, self.mask is not None)
         codes = self.stored_codes().numpy()
-        # Where zeros are masked out, two bits hold a sign only: one bit is enough.
+        # If zeros are masked out, two bits hold only a sign: one bit is enough.
         writer.codes((codes > 0).view(np.int8) if (low, high) == SIGNS else codes, low, high)
 
     @property
@@ -197,7 +197,7 @@ def code_range(bits: int, sparse: bool) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedTensors(StoredParts[QuantizedTensor]):
-    """All members of a group, quantized."""
+    """All members of a group as codes and scales."""
 
     @property
     def nbytes(self) -> int:
@@ -226,7 +226,7 @@ class QuantizedTensors(StoredParts[QuantizedTensor]):
 
 
 def scales_of(fit: bytes, rows: Sequence[int]) -> list[Tensor]:
-    """(rows, 1) float16 scales of every member, one after the other in bytes."""
+    """(rows, 1) float16 scales of every member, concatenated as bytes."""
     flat = torch.from_numpy(np.frombuffer(fit, dtype=np.float16).copy())
     return [scale.reshape(-1, 1) for scale in torch.split(flat, list(rows))]
 
@@ -284,7 +284,7 @@ class Quantize(Operator):
         return b"".join(part.scale.numpy().tobytes() for part in stored.parts)
 
     def encode_at(self, group: Group, parts: Sequence[Tensor], fit: bytes) -> QuantizedTensors:
-        """Prune and round on scales that are known."""
+        """Prune and round with known scales."""
         scales = scales_of(fit, [values_of(part).shape[0] for part in parts])
         found = zip(group.members, parts, scales, strict=True)
         return QuantizedTensors(tuple(self._one(m, p, s) for m, p, s in found))
@@ -303,7 +303,7 @@ class Quantize(Operator):
             member: what is stored.
             values: (rows, columns) float32.
             mask: (rows, columns) survivors, or None.
-            scale: (rows, 1) float16, where it was fitted before.
+            scale: (rows, 1) float16, if already fitted.
         """
         if scale is None:
             scale = fit_scale(values, mask, self.bits)

@@ -43,20 +43,20 @@ UPDATES = ("joint", "independent", "none")
 ORDERS = ("second", "first")
 
 DECADES = range(-6, 5)
-"""Dampings that are tried, as powers of ten of the mean Fisher diagonal."""
+"""Dampings to try, as powers of ten of the mean Fisher diagonal."""
 
 FLAT = 1.05
-"""Dampings whose held-out error is within this factor of the least count as equally good."""
+"""Dampings with a held-out error within this factor of the least are equally good."""
 
 FEWEST = 4
-"""Fewer gradients are not split in halves."""
+"""With fewer gradients there is no split in halves."""
 
 PUBLISHED_DAMPING = 1e-5
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the Fisher is used.
+    """Settings of second-order pruning.
 
     Attributes:
         damping: added to its diagonal.
@@ -72,7 +72,7 @@ class Settings:
 
 
 def check_damping(damping: float | None) -> None:
-    """Raise :class:`InvalidMenu` unless a damping is a finite number above zero, or None."""
+    """Raise :class:`InvalidMenu` unless the damping is a finite number above zero, or None."""
     fits = damping is None or (isinstance(damping, (int, float)) and 0 < damping < math.inf)
     if not fits:
         raise InvalidMenu(f"damping must be a finite number above zero, or None to have it chosen; got {damping!r}")
@@ -98,7 +98,7 @@ def saliencies(values: Tensor, rows: GradientRows, settings: Settings) -> Tensor
 
 
 def compensated(values: Tensor, mask: Tensor, rows: GradientRows, settings: Settings) -> Tensor:
-    """(n,) float64 weights after pruning: zero where the mask is False, the survivors moved as asked.
+    """(n,) float64 weights after pruning: zero where the mask is False, survivors updated as the settings say.
 
     Args:
         values: (n,) weights.
@@ -126,7 +126,7 @@ def compensated(values: Tensor, mask: Tensor, rows: GradientRows, settings: Sett
 
 
 def damping_candidates(mean_diagonal: float) -> tuple[float, ...]:
-    """Powers of ten around a mean Fisher diagonal, from 10^-6 to 10^4 of it; without a signal, the published 1e-5.
+    """Powers of ten around the mean Fisher diagonal, from 10^-6 to 10^4 of it; if that is zero, the published 1e-5.
 
     Example:
         >>> damping_candidates(2e-3)[0], damping_candidates(2e-3)[-1]
@@ -141,16 +141,16 @@ def damping_candidates(mean_diagonal: float) -> tuple[float, ...]:
 def unseen_changes(
     values: Tensor, rows: GradientRows, sparsity: float, dampings: Sequence[float], settings: Settings
 ) -> Tensor:
-    """(dampings + 1, N) float64: g_n . d for updates d that have not seen example n; the last row without any update.
+    """(dampings + 1, N) float64: g_n . d for updates d computed without example n; the last row is without update.
 
-    Each half of the gradients gives the joint update of the survivors of magnitude pruning, block by block, and the
-    other half says how it changes the loss of its own examples to first order.
+    Each half of the gradients gives the joint update of the survivors of magnitude pruning, block by block; the other
+    half gives the first-order change of its own examples' loss.
 
     Args:
         values: (n,) weights.
         rows: their gradients.
         sparsity: share of weights pruned.
-        dampings: to be tried.
+        dampings: to try.
         settings: block, and whether the mean gradient counts; its damping is not used.
     """
     flat = values.double().reshape(-1)
@@ -172,13 +172,13 @@ def unseen_changes(
 
 
 def held_out_errors(changes: Tensor, roots: Tensor, with_gradient: bool = False) -> Tensor:
-    """(dampings,) error of each damping's updates on unseen gradients, as a share of what no update at all gives.
+    """(dampings,) error of each damping's updates on unseen gradients, relative to that of no update.
 
     The quadratic model of the loss on unseen examples is mean_n (g_n . d)^2 / 2, with the mean gradient
     mean_n [(1 + g_n . d)^2 - 1] / 2.
 
     Args:
-        changes: of :func:`unseen_changes`; those of several tensors are added.
+        changes: of :func:`unseen_changes`; of several tensors, their sum.
         roots: (N,) of the gradients.
         with_gradient: whether the mean gradient counts.
     """
@@ -188,7 +188,7 @@ def held_out_errors(changes: Tensor, roots: Tensor, with_gradient: bool = False)
 
 
 def best_damping(dampings: Sequence[float], errors: Tensor) -> tuple[float, float]:
-    """The damping of least held-out error, and that error; where the minimum is flat the largest within 5 % of it.
+    """The damping of least held-out error, and that error; in a flat minimum, the largest within 5 % of it.
 
     Example:
         >>> best_damping((1e-6, 1e-5, 1e-4), torch.tensor([0.31, 0.30, 0.50]))[0]
@@ -202,7 +202,7 @@ def best_damping(dampings: Sequence[float], errors: Tensor) -> tuple[float, floa
 def chosen_damping(
     values: Tensor, rows: GradientRows, sparsity: float, block: int = 2000, with_gradient: bool = False
 ) -> tuple[float, float]:
-    """The damping for one tensor on its own, and its relative held-out error: see :func:`best_damping`.
+    """The damping for a single tensor, and its relative held-out error: see :func:`best_damping`.
 
     Args:
         values: (n,) weights.
@@ -219,22 +219,21 @@ def chosen_damping(
 
 
 def squared_norm(values: Tensor) -> float:
-    """Sum of squares in float64, without a copy in it."""
+    """Sum of squares in float64, without a float64 copy."""
     return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
 
 
 def without_zeros(values: Tensor, rows: GradientRows) -> GradientRows:
-    """The gradients with those of weights that are zero already taken out.
+    """The gradients, set to zero for weights that are already zero.
 
-    A weight that was pruned before is not there to make up for others, and with a gradient of its own WoodTaylor
-    would bring it back.
+    A pruned weight cannot make up for others, and with its gradient WoodTaylor would revive it.
     """
     there = values.reshape(-1) != 0
     return rows if bool(there.all()) else GradientRows(rows.values * there, rows.roots)
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
-    """(n,) mask of the largest scores; ties go to the earlier.
+    """(n,) mask of the largest scores; ties go to the earlier weight.
 
     Example:
         >>> largest(torch.tensor([1.0, 3.0, 3.0]), 1).tolist()
@@ -249,9 +248,9 @@ def largest(scores: Tensor, count: int) -> Tensor:
 @operators.register
 @dataclass(frozen=True)
 class WoodFisher(Operator):
-    """Prune by second-order saliency and let the survivors make up for what is gone.
+    """Prune by second-order saliency, and let the survivors make up for the pruned weights.
 
-    Stored exactly as ``prune`` and ``quantize`` store theirs.
+    Stored exactly like ``prune`` and ``quantize``.
 
     Args:
         sparsity: share of weights set to zero, per tensor.
@@ -260,9 +259,9 @@ class WoodFisher(Operator):
         block: weights per block.
         gradients: how many per-example gradients.
         update: ``"joint"``, ``"independent"`` or ``"none"``.
-        order: ``"second"`` (WoodFisher) or ``"first"`` (WoodTaylor: the mean gradient counts too, in the saliency
-            and in the joint update; the sum of single updates knows no gradient).
-        batch: examples that each gradient is the mean of.
+        order: ``"second"`` (WoodFisher) or ``"first"`` (WoodTaylor: the mean gradient also counts, in the saliency
+            and in the joint update; the sum of single updates ignores it).
+        batch: number of examples averaged in each gradient.
 
     Raises:
         InvalidMenu: for settings out of range.
@@ -323,7 +322,7 @@ class WoodFisher(Operator):
     def encode_with(
         self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]
     ) -> PrunedTensors | QuantizedTensors:
-        """Mask by saliency, then move the survivors."""
+        """Mask by saliency, then update the survivors."""
         found = [
             (member, part, *self._pruned(part, rows))
             for member, part, rows in zip(group.members, parts, evidence[self.needs[0]], strict=True)
@@ -337,7 +336,7 @@ class WoodFisher(Operator):
         )
 
     def settings(self, values: Tensor, rows: GradientRows) -> Settings:
-        """These settings with the damping that is used for a tensor."""
+        """The settings, with the damping chosen for a tensor."""
         damping = self.damping
         if damping is None:
             damping, error = chosen_damping(values, rows, self.sparsity, self.block, self.order == "first")
@@ -354,7 +353,7 @@ class WoodFisher(Operator):
         mask = largest(saliencies(values, rows, settings), count)
         left = compensated(values, mask, rows, settings)
         limit = torch.finfo(part.dtype).max
-        # A Fisher without signal may leave an update that no dtype holds: then the survivors stay as they were.
+        # A Fisher without signal may give an update beyond the dtype's range: then the survivors keep their values.
         sound = bool(torch.isfinite(left).all())
         return mask, (left if sound else values.double() * mask).clamp(-limit, limit)
 

@@ -1,3 +1,3 @@
-"""Stored numbers through an entropy coder."""
+"""Entropy coding of stored numbers."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Any choice whose parts are streams, stored by an entropy coder."""
+"""An entropy coder behind any choice whose parts are streams."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from qubo_compress.menu.storage.streams import Writer
 from qubo_compress.network.groups import Group
 
 CODER_ENDS = 32.0
-"""Bits above the sum of its models' that the coder may need, with its last byte: -2 to 22 were measured."""
+"""Bits that the coder may need beyond its models' sum, including its last byte: -2 to 22 were measured."""
 
 CODER_LOSS = 3e-4
-"""Allowance per number besides: none was measured up to 400,000 numbers, but the coder's own bound is 6e-3."""
+"""Extra bits allowed per number: none were measured up to 400,000 numbers, but the coder's own bound is 6e-3."""
 
 FEW_NUMBERS = 2048
-"""Up to this many values, a group is coded to know its size: those bits would count."""
+"""Up to this many values, a group is coded to know its size, because those bits matter."""
 
 FLOAT_SLACK = 0.02
-"""Share of coded raw bytes that is left free: floats have no codes that could be made shorter when they change."""
+"""Spare share of coded raw bytes: changed floats have no codes that could be shortened."""
 
 MORE = 1.05
-"""More bits are asked for than are missing, since other codes have other contexts."""
+"""Factor on the bits to save: moved codes change the contexts, so more are requested than are missing."""
 
 COARSE = 0.03
-"""Bits per code that are still missing for which steps become wider a second time."""
+"""Steps become wider a second time if this many bits per code are still missing."""
 ATTEMPTS = 12
 BISECTIONS = 7
 
 
 @dataclass(frozen=True)
 class _Numbers:
-    """What of a stored group is given and moved: its values, or the numbers that they are made of.
+    """The numbers of a stored group that are set and moved: its values, or its parameters.
 
     Attributes:
         of: the numbers of a stored group.
@@ -73,8 +73,8 @@ class CodedGroup(Stored):
     Attributes:
         inner: the group as its own operator stores it.
         shapes: number of values -> layout, of the group's members.
-        codings: the model of every part; it stays when the values change.
-        capacity: bytes in the file; what the coder does not need is filled with zeros.
+        codings: the model of every part; it is fixed when the values change.
+        capacity: bytes in the file; unused ones are zeros.
     """
 
     inner: Stored
@@ -113,9 +113,9 @@ class CodedGroup(Stored):
     def project(self, values: Sequence[Tensor], refit: bool = False) -> CodedGroup:
         """The nearest storable values whose coded bytes fit the capacity.
 
-        Where the nearest codes do not fit, codes move towards zero that save most bits for the least squared error;
-        with ``refit`` only as far as a bit costs less error than wider steps do, and then steps become wider.
-        Values are compared in float32, also where the weights are float64.
+        If the nearest codes do not fit, the codes that save most bits for the least squared error move towards zero;
+        with ``refit`` only while a bit costs less error than by wider steps, and then steps become wider. Values are
+        compared in float32, even for float64 weights.
         """
         return self._moved(values, _VALUES, refit)
 
@@ -141,7 +141,7 @@ class CodedGroup(Stored):
         found = self._fitting(nearest, goal, numbers, refit)
         if found is None:
             found = self._furthest(before, goal, numbers, refit)
-        # Of what fits, what is stored already may be the nearest.
+        # Among the codes that fit, the stored ones may be the nearest.
         stays = found is not nearest and _squared(before, goal) < _squared(numbers.of(found), goal)
         return self if stays else replace(self, inner=found)
 
@@ -158,7 +158,7 @@ class CodedGroup(Stored):
         return found
 
     def _excess(self, packed: Stored, sizes: Sequence[Sized]) -> float:
-        """Bits above the capacity: none or fewer fit for certain."""
+        """Bits above the capacity: zero or fewer certainly fit."""
         numbers = sum(len(s.part) if isinstance(s.part, bytes) else s.part.values.size for s in sizes)
         if numbers > FEW_NUMBERS:
             side = sum(s.side for s in sizes)
@@ -170,7 +170,7 @@ class CodedGroup(Stored):
         return 8.0 * (len(coded_bytes(packed, self.shapes, self.codings)) - self.capacity)
 
     def _fitting(self, near: Stored, goal: Sequence[Tensor], numbers: _Numbers, refit: bool) -> Stored | None:
-        """Codes that fit and are near to the goal; None where they cannot be made to fit."""
+        """Codes that fit and are near the goal; None if they cannot be made to fit."""
         sizes = self._sizes(near)
         excess, asked = self._excess(near, sizes), MORE
         for attempt in range(ATTEMPTS):
@@ -185,7 +185,7 @@ class CodedGroup(Stored):
             sizes = self._sizes(tried)
             left = self._excess(tried, sizes)
             if wider is None:
-                # Other codes have other contexts: what was not had is asked for beforehand next time.
+                # Moved codes change the contexts: the shortfall is added to the next request.
                 asked *= float(np.clip(excess / max(excess - left, 1.0), 1.0, 2.0))
             elif left >= excess:
                 refit, sizes = False, self._sizes(near)
@@ -194,7 +194,7 @@ class CodedGroup(Stored):
         return near if excess <= 0 else None
 
     def _furthest(self, before: Sequence[Tensor], goal: Sequence[Tensor], numbers: _Numbers, refit: bool) -> Stored:
-        """The largest share of the way from what is stored whose result fits; none of it always does."""
+        """The largest step from the stored values towards the goal that fits; a zero step always does."""
         low, high, best = 0.0, 1.0, self.inner
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
@@ -212,10 +212,10 @@ def _squared(values: Sequence[Tensor], goal: Sequence[Tensor]) -> float:
 
 
 def coded_group(inner: Stored, group: Group, name: str) -> CodedGroup:
-    """A stored group behind the coder, in as many bytes as it takes now.
+    """A stored group behind the coder, with its present size as capacity.
 
     Args:
-        inner: as its own operator stores it.
+        inner: the group stored by its own operator.
         group: what is stored.
         name: of that choice, for messages.
 
@@ -230,7 +230,7 @@ def coded_group(inner: Stored, group: Group, name: str) -> CodedGroup:
     slack = sum(sized(part, coding).coded for part, coding in zip(parts, codings, strict=True) if coding.planes)
     data = coded_bytes(inner, shapes, codings)
     capacity = len(data) + math.ceil(FLOAT_SLACK * slack / 8)
-    # A longer length may need one byte more.
+    # A larger length may need one more byte.
     capacity += len(varint(capacity)) - len(varint(len(data)))
     return CodedGroup(inner, shapes, codings, capacity)
 
@@ -244,8 +244,8 @@ def _same(part: Numbers, other: Part) -> bool:
 class Coded(Operator):
     """Another choice behind an entropy coder: the same values in fewer bytes.
 
-    Needs ``pip install 'qubo_compress[entropy]'``. Bytes are those that the coder really produces. Later changes
-    (recovery) keep to these bytes: values whose codes would need more are moved towards zero.
+    Needs ``pip install 'qubo_compress[entropy]'``. The price is the exact size of the coded stream. Later changes
+    (recovery) keep that size: values whose codes would need more bytes move towards zero.
 
     Args:
         of: name of the choice that is coded.
@@ -278,7 +278,7 @@ class Coded(Operator):
         if self.rate > 0 and not (isinstance(inner, Quantize) and not (inner.bits == 2 and inner.sparsity > 0)):
             raise InvalidMenu(f"rate moves the codes of quantize, which {self.of} has not; leave it out")
         object.__setattr__(self, "rate", float(self.rate))
-        object.__setattr__(self, "of", choice_name(inner))  # one name per choice, however it was written
+        object.__setattr__(self, "of", choice_name(inner))  # one name per choice, however the user wrote it
         object.__setattr__(self, "inner", inner)
 
     @classmethod
@@ -312,7 +312,7 @@ class Coded(Operator):
         return coded_group(stored, group, self.of)
 
     def encode_with(self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, Any]) -> CodedGroup:
-        """Store as the inner choice does, or take it where it is stored already, then code."""
+        """Store as the inner choice does, or take its stored form if available, then code."""
         if not self.needs:
             return self.encode(group, parts)
         stored = evidence.get(ALREADY_STORED, {}).get(self.of)

@@ -1,10 +1,10 @@
-"""Contexts of coded numbers: how large a weight may be expected from those that were coded before it.
+"""Contexts of coded numbers: the expected size of a weight, from those coded before it.
 
-A tensor is read as (rows, channels, positions): for a convolution the outputs, its inputs and the places of the
-kernel. Rows are coded one after the other, in a row all channels at the first position, then at the next. What is
-known of a weight then is how large the weights of its channel were in the rows before, and how large those of its
-own kernel were at the positions before. For masks, the row's survivors so far count too.
-Sums are whole numbers and what is made of them uses only + - * /, so that the reader finds the same contexts.
+A tensor is read as (rows, channels, positions): for a convolution, its outputs, inputs and kernel positions. Rows are
+coded one after the other; within a row, all channels at the first position, then at the next. The expected size of a
+weight comes from its channel's weights in earlier rows and its own kernel's weights at earlier positions. For masks,
+the row's survivors so far also count. Sums are integers, and contexts are computed from them with + - * / only, so that
+the reader finds the same contexts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def shapes_of(group: Group) -> dict[int, Shape]:
-    """Number of values -> how they are laid out, for the group's members of two axes or more."""
+    """Number of values -> their layout, for the group's members of two or more axes."""
     found: dict[int, Shape] = {}
     for member in group.members:
         shape = member.part_shape
@@ -43,7 +43,7 @@ def shapes_of(group: Group) -> dict[int, Shape]:
 
 
 def mean_size(byte: int) -> float:
-    """The mean size that a byte stands for, from 1/32 to 1984."""
+    """The mean size that a byte encodes, from 1/32 to 1984."""
     return float((16 + byte % 16) * 2.0 ** (byte // 16 - 9))
 
 
@@ -65,7 +65,7 @@ def contexts(sizes: Integers, mean: float, of_mask: bool) -> Integers:
     channel = np.cumsum(channel, 0) - channel
     row = sizes.sum(1)
     row = np.cumsum(row, 1) - row
-    # As a reader knows them: sums over what was coded before.
+    # Only what a reader knows: sums over earlier numbers.
     total, kernel, position = channel.sum(1)[:, None, None], np.cumsum(sizes, 2) - sizes, np.arange(positions)
     channel, row_number, in_row = channel[:, :, None], np.arange(rows)[:, None, None], row[:, None, :]
     usual = (total + mean * (channels * positions)) / ((row_number + 1.0) * (channels * positions))
@@ -89,7 +89,7 @@ def in_order(values: npt.NDArray[Any], present: Mask | None) -> npt.NDArray[Any]
 def drawn(
     shape: Shape, present: Mask | None, mean: float, of_mask: bool, draw: Callable[[Integers], Integers]
 ) -> Integers:
-    """Inverse of :func:`contexts`: numbers drawn one position of one row after the other.
+    """Inverse of :func:`contexts`: draws the numbers of one position of one row after the other.
 
     Args:
         shape: of the tensor.
@@ -99,7 +99,7 @@ def drawn(
         draw: (n,) contexts -> the next n numbers, whose magnitudes are the sizes.
 
     Returns:
-        Numbers in the tensor's own order, as many as are present.
+        The present numbers, in the tensor's own order.
     """
     rows, channels, positions = shape
     found = np.zeros(shape, dtype=np.int64)

@@ -1,8 +1,8 @@
 """Codes of any size on one even grid, made for the entropy coder.
 
-A coder makes rare codes expensive and frequent ones cheap, so a grid need not end where its fields do, and rows need no
-ranges of their own: one step for all weights is optimal at high rates (Gish & Pierce, IEEE Trans. Information Theory
-1968). Codes are compensated as in ``compensate``; a rate term may weigh their bits against the error.
+A coder makes rare codes expensive and frequent ones cheap, so a grid need not end at a fixed number of bits, and rows
+need no separate ranges: one step for all weights is optimal at high rates (Gish & Pierce, IEEE Trans. Information
+Theory 1968). Codes are compensated as in ``compensate``; a rate term may weigh their bits against the error.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class LatticeTensor(StoredPart, Grid):
     high: int
 
     def value(self) -> Tensor:
-        """The weights that the codes stand for."""
+        """The decoded weights: code times step."""
         return as_member(self.codes.float() * self.step.float(), self.member)
 
     def write(self, writer: Writer) -> None:
@@ -71,7 +71,7 @@ class LatticeTensor(StoredPart, Grid):
         return cls(member, step, codes.reshape(rows, -1), low, high)
 
     def project(self, value: Tensor, refit: bool = False) -> LatticeTensor:
-        """Nearest codes on the same grid, also with ``refit``."""
+        """Nearest codes on the same grid, even with ``refit``."""
         return self.with_codes(torch.round(values_of(value) / self.step.float()).clamp(self.low, self.high))
 
     def grids(self) -> tuple[Grid, ...]:
@@ -114,7 +114,7 @@ class Lattice(Compensating):
 
     Args:
         step: in units of the root mean square of the tensor.
-        rate: weight of a bit, relative to what a bit is worth at the error reached without it (2 ln 2 times the
+        rate: weight of a bit, relative to a bit's worth at the error reached without it (2 ln 2 times the
             mean squared error of a weight); 0: bits do not count.
         damping: share of the mean input moment that is added to every input's.
 

@@ -1,8 +1,8 @@
-"""Probability models of coded streams: a few bytes of integers from which reader and writer make the same numbers.
+"""Probability models of coded streams: a few bytes of integers that give reader and writer the same probabilities.
 
-Every probability is made of the stored integers by additions, multiplications and divisions alone, which
-IEEE arithmetic rounds alike everywhere; exponentials are not used, since libraries differ in their last digit.
-Logarithms only choose between models: what is chosen is stored.
+Probabilities are computed from the stored integers only by additions, multiplications and divisions, which IEEE
+arithmetic rounds identically everywhere; exponentials are not used, because libraries differ in the last digit.
+Logarithms only choose between models, and the choice is stored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 RESOLUTION = 2.0**20
-"""The likeliest number has this weight, the least likely 1: the coder works with 24-bit probabilities."""
+"""Weight of the most likely number, relative to the least likely: the coder has 24-bit probabilities."""
 
 PLAIN, EMPTY, SHARE, HISTOGRAM, SYMMETRIC, GEOMETRIC, GAUSSIAN = range(7)
 """Tags of the models, one byte in the file."""
@@ -28,11 +28,11 @@ STEPS = 256
 
 
 class Model(ABC):
-    """How likely each whole number from ``low`` to ``high`` is."""
+    """A probability for each integer from ``low`` to ``high``."""
 
     @abstractmethod
     def header(self) -> bytes:
-        """Tag and parameters as they are stored."""
+        """The tag and the parameters, as bytes of the file."""
 
     @abstractmethod
     def probabilities(self) -> Floats:
@@ -40,7 +40,7 @@ class Model(ABC):
 
 
 def normalised(shares: Floats) -> Floats:
-    """Shares that sum to one, as multiples of a small one: whole numbers add up alike in every order."""
+    """Shares that sum to one, as multiples of a small one: sums of integers do not depend on the order."""
     whole = np.floor(shares * (RESOLUTION / shares.max())) + 1.0
     found: Floats = whole / whole.sum()
     return found
@@ -48,7 +48,7 @@ def normalised(shares: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Even(Model):
-    """All numbers alike: for contexts in which none occurred."""
+    """Equal probabilities, for contexts without any number."""
 
     low: int
     high: int
@@ -110,7 +110,7 @@ def _share_of(byte: int) -> float:
 
 
 SHARES = np.array([_share_of(byte) for byte in range(STEPS)])
-"""What one byte of a histogram stands for: a float of four bits behind the point, so that rare numbers count too."""
+"""The values of a histogram's byte: floats with four fractional bits, which also resolve rare numbers."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Histogram(Model):
         return bytes([HISTOGRAM]) + self.first.to_bytes(2, "little") + bytes([len(self.shares)]) + self.shares
 
     def probabilities(self) -> Floats:
-        """The stored shares; what did not occur gets the floor."""
+        """The stored shares; numbers that did not occur get the floor."""
         whole = np.zeros(self.high - self.low + 1)
         whole[self.first : self.first + len(self.shares)] = SHARES[list(self.shares)]
         return normalised(whole)
@@ -176,7 +176,7 @@ def bits_of(model: Model) -> Floats:
 
 
 def best_model(counts: Counts, low: int, high: int) -> tuple[Model, float]:
-    """The model of the shortest header and codes together, and their bits.
+    """The model with the shortest header and codes together, and their bits.
 
     Args:
         counts: (high - low + 1,) how often each number occurs.
@@ -209,14 +209,14 @@ def _histograms(counts: Counts, seen: Counts, low: int, high: int) -> list[Model
         found.append(Histogram(int(seen[0]), _relative(part), low, high))
     numbers = np.arange(low, high + 1)
     if low < 0 < high and int(np.abs(numbers[seen]).max()) < 255:
-        # A range may hold a magnitude with one sign only.
+        # A range may contain a magnitude with only one sign.
         both: Floats = np.bincount(np.abs(numbers), weights=counts) / np.bincount(np.abs(numbers)).clip(min=1)
         found.append(Symmetric(_relative(both[: int(np.abs(numbers[seen]).max()) + 1]), low, high))
     return found
 
 
 def _relative(counts: npt.NDArray[np.generic]) -> bytes:
-    """The nearest shares, the largest of which is the last."""
+    """The nearest entries of ``SHARES``, with the largest scaled to the last."""
     scaled = np.asarray(counts, dtype=np.float64) * (SHARES[-1] / float(np.max(counts)))
     above = np.searchsorted(SHARES, scaled).clip(1, STEPS - 1)
     nearest = np.where(scaled * scaled < SHARES[above - 1] * SHARES[above], above - 1, above)
@@ -227,7 +227,7 @@ def read_model(header: memoryview, low: int, high: int) -> tuple[Model, int]:
     """A model, and the bytes read.
 
     Raises:
-        ValueError: when the bytes are no model of these numbers.
+        ValueError: when the bytes are not a model of these numbers.
     """
     found, used = _read_model(header, low, high)
     if len(header) < used:

@@ -1,4 +1,4 @@
-"""The parts of a stored group as a coder sees them: what each one is, how it is coded, and what that takes."""
+"""The parts of a stored group as a coder sees them: their content, their coding, and their size."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ CODED, IN_CONTEXT = 1, 2
 """Tags of streams: one model, or one per context. ``PLAIN`` is 0."""
 
 MOST_NUMBERS = 1024
-"""Of wider ranges the low bits are stored plainly."""
+"""In wider ranges the low bits are stored uncoded."""
 
 MOST_IN_CONTEXT = 255
-"""Numbers of a range for which contexts are tried: beyond, a model per context costs more than it saves."""
+"""Contexts are tried for ranges of up to this many numbers: beyond, a model per context costs more than it saves."""
 
 FEWEST_IN_CONTEXT = 512
 SHORTEST_IN_PLANES = 32
 PLANES = (2, 4, 8)
-"""Bytes of a float: raw bytes are coded plane by plane, since exponents resemble each other."""
+"""Bytes of a float: raw bytes are coded plane by plane, because exponents are similar."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Coding:
     """How one stream is coded.
 
     Attributes:
-        models: none: plainly; one; or one per context.
-        mean: byte of the mean size, where there are contexts.
-        planes: of raw bytes; none: plainly.
+        models: none for uncoded; one; or one per context.
+        mean: byte of the mean size, if there are contexts.
+        planes: of raw bytes; none for uncoded.
     """
 
     models: tuple[Model, ...] = ()
@@ -49,7 +49,7 @@ class Coding:
     planes: tuple[Coding, ...] = ()
 
     def header(self) -> bytes:
-        """Tag and models as they are stored."""
+        """The tag and the models, as bytes of the file."""
         if not self.models:
             return bytes([PLAIN])
         made = b"".join(model.header() for model in self.models)
@@ -57,7 +57,7 @@ class Coding:
 
     @cached_property
     def probabilities(self) -> Floats:
-        """(models, numbers) as the coder takes them."""
+        """(models, numbers) probabilities for the coder."""
         return np.stack([model.probabilities() for model in self.models])
 
     @cached_property
@@ -88,12 +88,12 @@ class Numbers:
 
     @property
     def shift(self) -> int:
-        """Low bits that are stored plainly."""
+        """Number of low bits that are stored uncoded."""
         return low_bits(self.low, self.high)
 
     @property
     def symbols(self) -> Integers:
-        """(n,) what is coded, from 0 on."""
+        """(n,) the coded symbols, starting at 0."""
         return (self.values - self.low) >> self.shift
 
     @property
@@ -102,8 +102,8 @@ class Numbers:
         return ((self.high - self.low) >> self.shift) + 1
 
     def placed(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """(rows, channels, positions) of values, zero where there are none."""
-        assert self.shape is not None  # noqa: S101 - asked for streams with contexts only
+        """(rows, channels, positions) of values, zero where none are present."""
+        assert self.shape is not None  # noqa: S101 - called only for streams with contexts
         if self.present is None:
             return values.reshape(self.shape)
         whole = np.zeros(self.shape, dtype=values.dtype)
@@ -114,12 +114,12 @@ class Numbers:
         """(n,) number of the model of every value."""
         if len(coding.models) == 1:
             return np.zeros(self.values.size, dtype=np.int64)
-        assert self.shape is not None  # noqa: S101 - asked for streams with contexts only
+        assert self.shape is not None  # noqa: S101 - called only for streams with contexts
         found = contexts(self.placed(np.abs(self.values)), mean_size(coding.mean), self.of_mask)
         return found.reshape(-1) if self.present is None else found[self.present]
 
     def plain(self) -> bytes:
-        """In plain fields."""
+        """The numbers in fixed-width fields, uncoded."""
         if self.of_mask:
             return pack_mask(self.values.astype(bool))
         writer = PlainWriter()
@@ -127,7 +127,7 @@ class Numbers:
         return writer.data()
 
     def plain_size(self) -> int:
-        """Length of :meth:`plain`."""
+        """Length of :meth:`plain`, computed without building it."""
         return len(self.plain()) if self.of_mask else code_bytes(self.values.size, self.low, self.high)
 
 
@@ -135,7 +135,7 @@ Part = bytes | Numbers
 
 
 def low_bits(low: int, high: int) -> int:
-    """Bits of a range that are stored plainly, so that what is left has few numbers."""
+    """Number of low bits of a range to store uncoded, so that few symbols are left."""
     return max(0, int(high - low).bit_length() - MOST_NUMBERS.bit_length() + 1)
 
 
@@ -146,7 +146,7 @@ def planes_of(data: bytes, count: int) -> list[Numbers]:
 
 
 class Recorder(Writer):
-    """A writer that keeps the parts of a group, with what is known of their layout.
+    """A writer that collects the parts of a group and their layout.
 
     Args:
         shapes: see :func:`~qubo_compress.menu.coding.contexts.shapes_of`.
@@ -172,25 +172,25 @@ class Recorder(Writer):
 
 
 def placement(shapes: Mapping[int, Shape], survivors: Mask | None, count: int) -> tuple[Shape | None, Mask | None]:
-    """Shape and places of a number of values: a whole tensor, or the survivors of the last mask."""
+    """Shape and positions of the given number of values: a whole tensor, or the survivors of the last mask."""
     if survivors is not None and int(survivors.sum()) == count:
         return (survivors.shape[0], survivors.shape[1], survivors.shape[2]), survivors
     return shapes.get(count), None
 
 
 def recorded(stored: Stored, shapes: Mapping[int, Shape]) -> list[Part]:
-    """The parts of a stored group."""
+    """The parts that a stored group writes."""
     recorder = Recorder(shapes)
     stored.write(recorder)
     return recorder.parts
 
 
 def fitted(part: Part) -> Coding:
-    """The coding of the fewest bytes, header included."""
+    """The coding with the fewest bytes, header included."""
     if isinstance(part, bytes):
         return _fitted_raw(part)
     plain = part.plain_size()
-    # Signs cannot be made shorter when they change: they stay as they are.
+    # Changed signs cannot be shortened, so they stay uncoded.
     if part.values.size == 0 or (part.count == 2 and not part.of_mask) or part.count < 2:
         return Coding()
     best, least = Coding(), 8.0 * plain
@@ -235,7 +235,7 @@ def _fitted_raw(data: bytes) -> Coding:
 
 @dataclass(frozen=True, eq=False)
 class Sized:
-    """A part, how it is coded, and what that takes.
+    """A part, its coding, and the resulting size.
 
     Attributes:
         part: the part.
@@ -253,7 +253,7 @@ class Sized:
 
 
 def sized(part: Part, coding: Coding) -> Sized:
-    """What a part takes, without coding it."""
+    """The size of a part, without coding it."""
     if isinstance(part, bytes):
         if not coding.planes:
             return Sized(part, coding, None, 8.0 * (len(part) + (len(part) >= SHORTEST_IN_PLANES)), 0.0)

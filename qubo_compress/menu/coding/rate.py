@@ -1,7 +1,7 @@
-"""Codes that weigh bits against error, under the models that a coder uses.
+"""Codes that trade bits against error, under the models that a coder uses.
 
-The least of  sum (w - code x step)^2 + price x bits(code)  is found code by code. When a number of bits has to be given
-up, the codes whose squared error rises least per bit move first, which is the same minimum at the price that fits.
+The minimum of  sum (w - code x step)^2 + price x bits(code)  is found code by code. If a number of bits must be saved,
+the codes whose squared error rises least per bit move first, which is the same minimum at the price that fits.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from qubo_compress.menu.storage.stored import Grid, Stored
 
 ROUNDS = 3
 SMALLEST_SAVING = 1e-3
-"""Bits: below, a step is not worth its error."""
+"""A step that saves fewer bits is not worth its error."""
 
 SMALLEST_FACTOR = 1.0 + 2.0**-9
-"""By which steps in float16 become wider for certain."""
+"""The least factor that surely widens a float16 step."""
 
 WIDER = 2 * math.log(2) / 12
-"""Squared error per bit, in squared steps, that wider steps cost: the error is step^2 / 12 and bits are -log2 step."""
+"""Squared error per bit of wider steps, in squared steps: the error is step^2 / 12 and bits are -log2 step."""
 
 ON_GRID = 1 / 24
-"""Mean squared distance from the codes, in squared steps; it is 1 / 12 for values that have left the grid."""
+"""Limit of the mean squared distance from the codes, in squared steps; off the grid it is 1 / 12."""
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -42,7 +42,7 @@ Codes = TypeVar("Codes", bound=Grid)
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """One code each, a step up or down.
+    """Single moves of codes, one step up or down.
 
     Attributes:
         places: (n,) among the written codes of a grid.
@@ -50,8 +50,8 @@ class Steps:
         saving: (n,) bits.
         error: (n,) rise of the squared error.
         size: (n,) of the grid's steps.
-        coded: whether the grid's codes are coded at all.
-        on_grid: whether the goal lies on the grid, or so near that wider steps would be the greater loss.
+        coded: whether the grid's codes are entropy-coded.
+        on_grid: whether the goal is on the grid, or so near that wider steps would lose more.
     """
 
     places: Integers = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -65,7 +65,7 @@ class Steps:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moves:
-    """What can be given up of a stored group to save bits: one step of each code, or the fineness of all.
+    """Ways to save bits in a stored group: one step of each code, or wider steps for all.
 
     Attributes:
         stored: the group.
@@ -84,8 +84,8 @@ class Moves:
         Args:
             stored: the nearest codes.
             sizes: of its parts.
-            goal: what the codes should be close to. Where the grids' values are something else, such as coefficients,
-                the error of a move is that from the middle between two codes.
+            goal: the values that the codes should approximate. If the grids hold something else, such as coefficients,
+                the error of a move is measured from the middle between two codes.
         """
         grids = stored.grids()
         streams = [(size, size.part) for size in sizes if isinstance(size.part, Numbers) and not size.part.of_mask]
@@ -104,24 +104,24 @@ class Moves:
 
     @property
     def any(self) -> bool:
-        """Whether there is a code that can be moved."""
+        """Whether any code can be moved."""
         return any(moves.places.size for moves in self.steps)
 
     @property
     def codes(self) -> int:
-        """Number of coded codes."""
+        """The number of entropy-coded codes."""
         pairs = zip(self.grids, self.steps, strict=True)
         return sum(grid.stored_codes().numel() for grid, moves in pairs if moves.coded)
 
     def saved_cheaply(self) -> float:
-        """Bits that are saved by the moves that cost less error per bit than wider steps."""
+        """Bits saved by the moves that cost less error per bit than wider steps."""
         return sum(
             float(m.saving.sum() if m.on_grid else m.saving[m.error <= WIDER * m.size**2 * m.saving].sum())
             for m in self.steps
         )
 
     def widened(self, bits: float) -> Stored | None:
-        """Steps wider by about what saves a number of bits; codes must be found anew. None where there is no step."""
+        """The group with steps widened to save about this many bits; codes must be refitted. None without steps."""
         coded = [grid.stored_codes().numel() for grid, moves in zip(self.grids, self.steps, strict=True) if moves.coded]
         if not coded:
             return None
@@ -149,7 +149,7 @@ def _steps(grid: Grid, part: Numbers, bits: Floats, where: Integers, goal: Tenso
         on_grid = float(np.square(apart.clip(-0.5, 0.5)).mean()) < ON_GRID
     flat, row, symbols = bits.reshape(-1), where * part.count, part.symbols
     stands = flat[row + symbols]
-    # Towards zero, where numbers are likelier; outwards where few are zero, as behind a mask.
+    # Towards zero, where numbers are more likely, or outwards if few are zero, as behind a mask.
     inward = np.clip(symbols - np.sign(part.values), 0, part.count - 1) - symbols
     saving = stands - flat[row + symbols + inward]
     outward = np.clip(symbols - np.where(inward == 0, 1, inward), 0, part.count - 1) - symbols
@@ -170,7 +170,7 @@ def _written(grid: Grid, values: Tensor) -> Floats:
 
 
 def _placed(grid: Codes, written: npt.NDArray[Any]) -> Codes:
-    """The grid with other written codes."""
+    """The grid with its written codes replaced."""
     codes = written.astype(grid.codes.numpy().dtype)
     if grid.mask is None:
         return grid.with_codes(torch.from_numpy(codes).reshape(grid.codes.shape))
@@ -189,7 +189,7 @@ def _taken(grid: Grid, moves: Steps, price: float) -> Grid:
 def rate_aware(
     stored: QuantizedTensors, parts: Sequence[Tensor], rate: float, shapes: Mapping[int, Shape]
 ) -> QuantizedTensors:
-    """Codes, scales and models in turn, with bits weighed against the error.
+    """Optimise codes, scales and models in turn, trading bits against the error.
 
     Args:
         stored: the nearest codes.
@@ -216,7 +216,7 @@ def rate_aware(
 
 
 def _weighed(grid: Grid, part: Numbers, coding: Coding, value: Tensor, price: float) -> Integers:
-    """Of the nearest code, one and two steps towards zero, and zero, the one of the least error plus price of bits."""
+    """The best of the nearest code, one and two steps towards zero, and zero, by error plus price of bits."""
     target = _written(grid, value)
     steps = _written(grid, grid.steps().float().expand(grid.codes.shape))
     level = part.high

@@ -5,8 +5,8 @@ A coded group is
     length of everything (varint) | length of the side bytes (varint) | side bytes | words of the coder | zeros
 
 The side bytes hold, in the order of the parts, a tag for every stream and then its models, or the stream in plain
-fields. All coded numbers of the group share one sequence of words, whose last zero bytes are left out; zeros fill up
-to the length that was promised.
+fields. All coded numbers of the group share one sequence of words without its last zero bytes; zeros pad it to the
+promised length.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from qubo_compress.menu.storage.streams import Mask, PlainReader, Reader, Whole,
 Integers = npt.NDArray[np.int64]
 
 CHUNK = 1 << 15
-"""Numbers that are given to the coder at once."""
+"""Numbers passed to the coder at a time."""
 
 
 def varint(value: int) -> bytes:
-    r"""A whole number, seven bits a byte, lowest first.
+    r"""An integer in seven bits per byte, lowest first.
 
     Example:
         >>> varint(5), varint(300)
@@ -61,7 +61,7 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(data: memoryview, start: int) -> tuple[int, int]:
-    """Inverse of :func:`varint`: the number and where the next byte is."""
+    """Inverse of :func:`varint`: the number, and the position after it."""
     value, shift = 0, 0
     while True:
         if start >= len(data) or shift > 35:
@@ -104,12 +104,12 @@ class CodedWriter(Writer):
         self._recorder.codes(values, low, high)
 
     def codings(self) -> tuple[Coding, ...]:
-        """How each part is coded."""
+        """The coding of each part written so far."""
         parts = self._recorder.parts
         return tuple(fitted(part) for part in parts) if self._codings is None else tuple(self._codings)
 
     def data(self, capacity: int | None = None) -> bytes:
-        """Everything written so far, filled up to ``capacity`` bytes where that is given.
+        """Everything written so far, padded to ``capacity`` bytes if given.
 
         Raises:
             ValueError: when it does not fit.
@@ -121,7 +121,7 @@ class CodedWriter(Writer):
         coder = self._stream.stack.AnsCoder()
         for part, coding in reversed(coded):
             self._push(coder, part, coding)
-        # The last word is never zero, so that its zero bytes can be put back.
+        # The last word is never zero, so its zero bytes can be restored.
         words: bytes = coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
         body = varint(len(side)) + bytes(side) + words
         size = len(body)
@@ -168,15 +168,15 @@ class CodedReader(Reader):
     """Inverse of :class:`CodedWriter`.
 
     Args:
-        data: starts where the writer started and may go on beyond.
-        shapes: those of the writer.
+        data: starts where the writer started, and may continue after its end.
+        shapes: the writer's.
 
     Attributes:
         used: bytes of the group.
-        codings: how each part was coded that was read so far.
+        codings: of the parts read so far.
 
     Raises:
-        ValueError: when the bytes are cut short or were altered in a way that can be noticed.
+        ValueError: when the bytes are cut short or visibly altered.
     """
 
     def __init__(self, data: memoryview, shapes: Mapping[int, Shape]) -> None:
@@ -195,10 +195,10 @@ class CodedReader(Reader):
         self.codings: list[Coding] = []
 
     def finish(self) -> None:
-        """Check that nothing is left.
+        """Check that all bytes were read.
 
         Raises:
-            ValueError: when something is.
+            ValueError: when some were not.
         """
         if self._at != len(self._side) or not self._coder.is_empty():
             raise ValueError("the coded bytes hold more than their parts")
@@ -282,7 +282,7 @@ def coded_bytes(
     codings: Sequence[Coding] | None = None,
     capacity: int | None = None,
 ) -> bytes:
-    """A group's parts, coded.
+    """A group's parts as coded bytes.
 
     Args:
         stored: the group.

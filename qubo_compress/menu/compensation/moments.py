@@ -1,14 +1,14 @@
-"""Rounding and pruning in the norm of a layer's input moments, where errors of one weight are made up by others.
+"""Rounding and pruning in the norm of a layer's input moments, where other weights make up for a weight's error.
 
 For weights W (R, D), stored values Q and input moments S (D, D) the layer's mean squared output error is
 
     E(Q) = sum_r (q_r - w_r) S (q_r - w_r)^T.
 
-- :func:`propagated` rounds column by column and spreads each column's error over those still to come
+- :func:`propagated` rounds column by column and spreads each column's error over the later ones
   (optimal brain quantization in a fixed order: GPTQ, Frantar et al., ICLR 2023):
   with U^T U = S^-1, W[:, j+1:] -= (w_j - q_j) / U_jj * U[j, j+1:].
-- :func:`descended` then moves one code at a time to its best value until none helps: E is quadratic in each.
-- pruned weights are those of least w^2 / [S^-1]_jj (optimal brain surgeon), rounded to zero in the same pass.
+- :func:`descended` then moves one code at a time to its best value until no move helps: E is quadratic in each.
+- the weights of least w^2 / [S^-1]_jj are pruned (optimal brain surgeon), rounded to zero in the same pass.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from torch import Tensor
 from qubo_compress.menu.compensation.kernels import descend_blocks, descend_rows
 
 SWEEPS = 12
-"""Most passes of the descent over the columns of a row."""
+"""Most passes of the descent over a row's columns."""
 
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """Which codes there are, and what their bits cost.
+    """The available codes, and the price of their bits.
 
     Attributes:
         low: smallest code.
         high: largest code.
-        signs_only: codes are -1 and 1 alone.
+        signs_only: codes are only -1 and 1.
         price: of a bit, in units of the output error; 0: bits do not count.
-        bits: (2 * reach + 1,) bits of the codes from -reach to reach, where they count.
+        bits: (2 * reach + 1,) bits of the codes from -reach to reach, if they count.
     """
 
     low: float
@@ -43,13 +43,13 @@ class Codebook:
     bits: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
 
     def nearest(self, target: Tensor) -> Tensor:
-        """Nearest codes, whatever their bits."""
+        """The nearest codes, regardless of their bits."""
         if self.signs_only:
             return torch.where(target < 0, -1.0, 1.0).to(target.dtype)
         return torch.round(target).clamp_(self.low, self.high)
 
     def priced(self, codes: Tensor, price: float) -> Codebook:
-        """The same codes at a price per bit, by how often they occur now."""
+        """The same codes at a price per bit, with bits from their present frequencies."""
         reach = int(codes.abs().max()) + 2
         counts = torch.bincount((codes + reach).reshape(-1).long(), minlength=2 * reach + 1).double() + 0.5
         return replace(self, price=price, bits=-torch.log2(counts / counts.sum()))
@@ -67,7 +67,7 @@ def output_error(values: Tensor, stored: Tensor, moments: Tensor) -> Tensor:
 
 
 def pruned_mask(values: Tensor, factors: list[tuple[slice, Tensor]], survivors: int) -> Tensor:
-    """(R, D) which weights survive: the largest w^2 / [S^-1]_jj over the whole tensor; ties to the earlier.
+    """(R, D) which weights survive: the largest w^2 / [S^-1]_jj over the whole tensor; ties go to the earlier.
 
     Args:
         values: (R, D).
@@ -85,14 +85,14 @@ def pruned_mask(values: Tensor, factors: list[tuple[slice, Tensor]], survivors: 
 
 
 def propagated(values: Tensor, scale: Tensor, mask: Tensor | None, upper: Tensor, book: Codebook) -> Tensor:
-    """(..., R, D) codes, rounded in rising column order with the error made up by later columns.
+    """(..., R, D) codes, rounded in rising column order, with later columns making up for the error.
 
     Args:
-        values: (..., R, D) float64; blocks of rows with moments of their own lie along the axes in front.
+        values: (..., R, D) float64; leading axes are blocks of rows with separate moments.
         scale: (..., R, 1) float64.
         mask: survivors, or None.
         upper: (..., D, D) with U^T U the inverse moments.
-        book: which codes there are.
+        book: the available codes.
     """
     left = values.clone()
     codes = torch.zeros_like(left)
@@ -116,15 +116,15 @@ def propagated(values: Tensor, scale: Tensor, mask: Tensor | None, upper: Tensor
 def descended(
     values: Tensor, codes: Tensor, scale: Tensor, mask: Tensor | None, moments: Tensor, book: Codebook
 ) -> Tensor:
-    """(..., R, D) codes from which no single change lowers output error and price of bits; never worse than before.
+    """(..., R, D) codes that no single change improves in output error plus price of bits; never worse than before.
 
     Args:
-        values: (..., R, D) float64, with at most one axis in front, along which the moments differ.
+        values: (..., R, D) float64, with at most one leading axis, along which the moments differ.
         codes: (..., R, D) to start from.
         scale: (..., R, 1) float64.
         mask: survivors, or None.
         moments: (..., D, D).
-        book: which codes there are.
+        book: the available codes.
 
     Example:
         >>> values, moments = torch.tensor([[0.4, 0.4]]).double(), torch.ones(2, 2).double() + torch.eye(2).double()
@@ -145,7 +145,7 @@ def descended(
 
 
 def refitted(values: Tensor, codes: Tensor, moments: Tensor, fallback: Tensor) -> Tensor:
-    """(..., R, 1) scales of least output error for given codes: (q S w) / (q S q), where that is positive."""
+    """(..., R, 1) scales of least output error for given codes: (q S w) / (q S q), if positive."""
     image = codes @ moments
     square = (image * codes).sum(-1, keepdim=True)
     fitted = (image * values).sum(-1, keepdim=True) / square.clamp(min=1e-300)

@@ -1,3 +1,3 @@
-"""Convolution kernels by their frequencies."""
+"""Convolution kernels in the frequency domain."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The frequencies of convolution kernels: orthonormal cosine transforms, bands, and rates of pruning per band.
 
 Source: Liu, Xu, Peng, Xiong, "Frequency-Domain Dynamic Pruning for Convolutional Neural Networks", NeurIPS 2018.
-The rates are derived anew: see :func:`band_rates`.
+The rates here differ: see :func:`band_rates`.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ def kernel_bands(kernel: Sequence[int]) -> Counts:
 
 
 def band_rates(sizes: Counts, share: float, beta: tuple[float, float]) -> Floats:
-    """(B,) share of each band's coefficients that is pruned, ``share`` over all of them.
+    """(B,) share of each band's coefficients to prune, ``share`` over all bands.
 
     The odds of being pruned follow the shape of a Beta density in the band's frequency,
 
         r_b / (1 - r_b) = xi x_b^(lambda - 1) (1 - x_b)^(omega - 1),    x_b = (b + 1) / (B + 1),
 
-    and xi is what makes sum_b n_b r_b = share sum_b n_b: the one root of an increasing function. Odds, where the
-    paper scales the rates themselves, keep every rate between 0 and 1 whatever the share. With lambda = omega = 1
-    all bands have the same rate; lambda > 1 = omega prunes high frequencies harder.
+    with xi such that sum_b n_b r_b = share sum_b n_b: the only root of an increasing function. The paper scales the
+    rates themselves; odds keep every rate between 0 and 1 for any share. With lambda = omega = 1 all bands have the
+    same rate; lambda > 1 = omega prunes high frequencies harder.
 
     Args:
         sizes: (B,) number of coefficients of each band; a band may be empty.
@@ -81,7 +81,7 @@ def band_rates(sizes: Counts, share: float, beta: tuple[float, float]) -> Floats
 
 
 def band_counts(sizes: Counts, survivors: int, beta: tuple[float, float]) -> Counts:
-    """(B,) how many coefficients of each band survive, ``survivors`` in all; remainders go to the largest.
+    """(B,) number of surviving coefficients of each band, ``survivors`` in total; by largest remainders.
 
     Example:
         >>> band_counts(np.array([10, 20, 30, 20, 10]), 45, (3.0, 1.0)).tolist()
@@ -98,7 +98,7 @@ def band_counts(sizes: Counts, survivors: int, beta: tuple[float, float]) -> Cou
 
 
 def band_mask(importance: Tensor, bands: Counts, survivors: int, beta: tuple[float, float] | None) -> Tensor:
-    """(kernels, frequencies) which coefficients survive: the most important ones, of all or of their band.
+    """(kernels, frequencies) which coefficients survive: the most important ones overall, or of each band.
 
     Args:
         importance: (kernels, frequencies), such as magnitudes; ties go to the earlier coefficient.
@@ -148,7 +148,7 @@ class Spectrum:
 
     @property
     def frequencies(self) -> int:
-        """How many are kept."""
+        """The number of frequencies that are kept."""
         return int(self.band.size)
 
     def analyse(self, values: Tensor) -> Tensor:

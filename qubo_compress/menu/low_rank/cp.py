@@ -1,4 +1,4 @@
-"""Canonical polyadic decomposition of convolutions: depthwise ones along one axis each, between two of kernel 1."""
+"""Canonical polyadic decomposition of convolutions: a depthwise one along each axis, between two of kernel 1."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from qubo_compress.menu.operator import operators
 AXES = "xyz"
 
 SMALLEST_PENALTY = 1e-8
-"""Without any, components that cancel make the systems of the sweeps singular."""
+"""Least penalty: without it, components that cancel make the systems of the sweeps singular."""
 
 
 @operators.register
@@ -32,8 +32,8 @@ SMALLEST_PENALTY = 1e-8
 class Canonical(LowRank):
     """W[o, i, x, y] = sum_r O[r, o] I[r, i] X[r, x] Y[r, y] (Lebedev et al., ICLR 2015), by alternating least squares.
 
-    The squared norm of the factors is penalised: without it, components grow that nearly cancel each other (Phan et
-    al., ECCV 2020), which codes of few bits cannot store.
+    The squared norm of the factors is penalised: otherwise components grow that nearly cancel (Phan et al., ECCV 2020),
+    which codes of few bits cannot store.
 
     Args:
         rank: number of components; or
@@ -43,7 +43,7 @@ class Canonical(LowRank):
         damping: share of the mean input moment that is added to every input's, where whitened.
         iterations: sweeps of alternating least squares.
         penalty: of the factors' squared norm, for a weight of mean square one.
-        seed: of components beyond the size of a mode, which singular vectors cannot start.
+        seed: of components beyond the size of a mode, which singular vectors cannot initialise.
 
     Raises:
         InvalidMenu: for values out of range.

@@ -1,4 +1,4 @@
-"""Running a compressed network in its factors, so that low-rank choices save multiplications and not bytes only.
+"""Runs a compressed network in its factors, so that low-rank choices save multiplications as well as bytes.
 
 A layer whose choice is a product of factors is replaced by a module that applies one factor after the other:
 
@@ -7,9 +7,9 @@ A layer whose choice is a product of factors is replaced by a module that applie
     cp            1 x 1, k x 1 and 1 x k depthwise, 1 x 1
     tensor_train  1 x 1, k x 1, 1 x k, 1 x 1
 
-The stage that convolves an axis takes its stride, padding and dilation. All stages are linear and act alike at
-every position, and padding commutes with maps of kernel 1 without bias, so the outputs are those of the layer
-with the assembled weight up to rounding.
+The stage that convolves an axis takes its stride, padding and dilation. All stages are linear and
+translation-invariant, and padding commutes with maps of kernel 1 without bias, so the outputs equal those of the layer
+with the assembled weight, up to rounding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from qubo_compress.network.groups import Layout, Member, state_entries
 logger = logging.getLogger(__name__)
 
 LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""Modules that can be replaced; not their subclasses, which may compute something else."""
+"""Modules that can be replaced, but not their subclasses, which may compute something else."""
 
 _SETTINGS = (
     "in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation",
@@ -40,11 +40,11 @@ _SETTINGS = (
 class FactoredLayer(nn.Module):
     """A linear layer or convolution that applies its factors one after the other.
 
-    It keeps the plain settings of the layer (``out_channels``, ``stride``, ...) and gives ``weight`` and ``bias`` to
-    code that reads them; the weight is assembled anew each time.
+    It keeps the plain settings of the layer (``out_channels``, ``stride``, ...) and provides ``weight`` and ``bias`` to
+    code that reads them; the weight is assembled on each access.
 
     Args:
-        layer: what it replaces; its bias becomes that of the last stage.
+        layer: the layer to replace; its bias becomes that of the last stage.
         stages: the maps.
 
     Example:
@@ -82,7 +82,7 @@ class FactoredLayer(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        """That of the last stage."""
+        """The bias of the layer, which is that of the last stage."""
         return cast("Tensor | None", self.stages[-1].bias)
 
     def _stage_weight(self, number: int) -> Tensor:
@@ -90,10 +90,10 @@ class FactoredLayer(nn.Module):
 
 
 def _composed(first: Tensor, second: Tensor, depthwise: bool) -> Tensor:
-    """Weight of one map after another whose kernels lie along different axes: (outputs, inputs, *kernel)."""
+    """Weight of the composition of two maps with kernels along different axes: (outputs, inputs, *kernel)."""
     if depthwise:
         return first * second
-    # Along an axis one of the two has length 1, so shifted copies of a kernel never overlap: a product is enough.
+    # Along any axis one of the two has length 1, so shifted kernels never overlap: a product is enough.
     kernel = "xyz"[: first.ndim - 2]
     return torch.einsum(f"mi{kernel},om{kernel}->oi{kernel}", first, second)
 
@@ -102,7 +102,7 @@ def _module(layer: Any, stage: Stage) -> Any:
     weight = stage.weight
     outputs, inputs = weight.shape[:2]
     if isinstance(layer, nn.Linear):
-        # Made without memory: a module that drew its first weights would move the caller's random numbers.
+        # Created without memory: drawing initial weights would advance the caller's random numbers.
         made: Any = nn.Linear(inputs, outputs, bias=False, device="meta")
     else:
         groups = outputs if stage.step.depthwise else 1
@@ -125,7 +125,7 @@ def _module(layer: Any, stage: Stage) -> Any:
 
 @dataclass(frozen=True)
 class FactoredReport:
-    """What :func:`factored` did.
+    """The result of :func:`factored`.
 
     Attributes:
         replaced: names of the layers that compute in factors.
@@ -137,7 +137,7 @@ class FactoredReport:
 
 
 def left_dense(module: nn.Module) -> str | None:
-    """Why a module cannot compute in factors, or None when it can."""
+    """Why a module cannot compute in factors, or None if it can."""
     if type(module) not in LAYERS:
         return f"it is a {type(module).__name__}, not a plain Linear or convolution"
     if int(getattr(module, "groups", 1)) != 1:
@@ -151,12 +151,12 @@ def factored(model: nn.Module, layout: Layout, stored: Mapping[str, Stored]) -> 
     """Replace layers by their factors, in place.
 
     Args:
-        model: holds the stored values already; where it is itself such a layer, its replacement is returned.
+        model: already holds the stored values; if it is itself such a layer, its replacement is returned.
         layout: its groups.
         stored: group name -> stored form.
 
     Returns:
-        The network, and what was replaced. Layers that cannot be are left as they are, with a line in the log.
+        The network, and what was replaced. Other layers are unchanged, with a line in the log.
     """
     names = {id(module): name for name, module in model.named_modules()}
     fresh: dict[int, nn.Module] = {}

@@ -1,4 +1,4 @@
-"""What all low-rank choices share: products of small factors, fitted, quantized one after the other, stored.
+"""The common part of all low-rank choices: products of small factors, fitted, quantized one by one, stored.
 
 A weight is seen as a tensor whose first mode is the output channel and whose second one is the input, or the input
 with the kernel. A :class:`Form` is a product of factors written as an Einstein sum in which every factor is led by
@@ -53,14 +53,14 @@ _effective_ranks: dict[bytes, float] = {}
 
 @contextlib.contextmanager
 def tensorly_decompositions() -> Iterator[Any]:
-    """``tensorly.decomposition`` on numpy arrays, without its warnings that a mode is shorter than a rank.
+    """``tensorly.decomposition`` on numpy arrays, without warnings about modes shorter than a rank.
 
     Raises:
         MissingDependency: when tensorly is not installed.
     """
     tensorly = require("tensorly", EXTRA)
     with tensorly.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
-        # It then takes all singular vectors that there are, which is what is wanted.
+        # It then takes all singular vectors, as wanted.
         warnings.filterwarnings("ignore", message="Trying to compute SVD with n_eigenvecs")
         yield require("tensorly.decomposition", EXTRA)
 
@@ -80,7 +80,7 @@ def effective_rank(matrix: Tensor) -> float:
     """
     values = matrix.detach().cpu()
     key = hashlib.blake2b(raw_bytes(values.contiguous()) + repr((values.dtype, values.shape)).encode()).digest()
-    # Every share of a menu asks for the same weight, to refuse it and to store it: a digest costs little beside an SVD.
+    # Every share of a menu needs this for the same weight, in refusal and encode: a digest is cheap next to an SVD.
     if key not in _effective_ranks:
         while len(_effective_ranks) >= MOST_REMEMBERED:
             _effective_ranks.pop(next(iter(_effective_ranks)), None)
@@ -99,11 +99,11 @@ def _entropy_rank(values: Tensor) -> float:
 def rank_grid(weight: Tensor, count: int = 5, span: float = 2.0) -> tuple[int, ...]:
     """Whole ranks spaced geometrically around half the effective rank of a weight seen as (rows, rest).
 
-    Half, since from about there on a factored weight has fewer numbers than a square dense one.
+    Half, because below about that rank a factored weight has fewer numbers than a square dense one.
 
     Args:
         weight: two or more dimensions.
-        count: candidates; fewer come back where neighbours round to the same rank.
+        count: candidates; fewer are returned if neighbours round to the same rank.
         span: the first and last candidate are the centre divided and multiplied by it.
 
     Raises:
@@ -122,7 +122,7 @@ def rank_grid(weight: Tensor, count: int = 5, span: float = 2.0) -> tuple[int, .
 
 
 def rank_within(matrix: Tensor, rank: int | None, share: float | None) -> int:
-    """The rank asked for, or a share of the effective rank, at least one."""
+    """The given rank, or the share of the effective rank, at least one."""
     if share is None:
         return rank or 1
     return int(min(*matrix.shape, max(1, round(share * effective_rank(matrix)))))
@@ -130,7 +130,7 @@ def rank_within(matrix: Tensor, rank: int | None, share: float | None) -> int:
 
 @dataclass(frozen=True, eq=False)
 class RawFactor(StoredPart):
-    """A factor at the precision of its weight, float32 for float64."""
+    """A factor in the dtype of its weight; float32 for float64."""
 
     values: Tensor
 
@@ -156,7 +156,7 @@ Factor = QuantizedTensor | RawFactor
 
 
 def stored_factor(values: Tensor, bits: int | None, dtype: torch.dtype) -> Factor:
-    """A factor as codes, or in the dtype of its weight."""
+    """A factor stored as codes, or in the dtype of its weight."""
     if bits is None:
         return RawFactor(torch.empty(values.shape, dtype=_narrow(dtype))).project(values, False)
     flat = values.float().flatten(1)
@@ -195,14 +195,14 @@ class FactoredTensor(StoredPart):
 
     def assembled(self, factors: Sequence[Tensor]) -> Tensor:
         """The weight's part from factors, in its own dtype and never beyond its range; differentiable."""
-        # In float64, so that the order of the sums on another number of threads does not show after rounding.
+        # In float64, so that another number of threads, which changes the order of sums, gives the same rounded result.
         return as_member(self.form.assembled([f.double() for f in factors]), self.member)
 
     def value(self) -> Tensor:
         return self.assembled(self.parameters())
 
     def stages(self) -> tuple[Stage, ...]:
-        """The factors as maps, in the order in which the layer applies them."""
+        """The factors as maps, in the order of their application."""
         dimensions, last = len(self.member.part_shape) - 2, len(self.factors) - 1
         pairs = zip(self.parameters(), self.form.steps, strict=True)
         return tuple(stage_of(factor, step, dimensions, n == last) for n, (factor, step) in enumerate(pairs))
@@ -219,7 +219,7 @@ class FactoredTensor(StoredPart):
         return replace(self, factors=tuple(factor.with_grids(grids) for factor in self.factors))
 
     def project(self, value: Tensor, refit: bool) -> FactoredTensor:
-        """Every factor in turn is solved for the values and stored; a step that does not help is not taken."""
+        """Solve for every factor in turn and store it; steps that do not help are rejected."""
         if torch.equal(value.detach().cpu().to(self.member.dtype), self.value()):
             return self
         target = value.detach().cpu().double().reshape(self.form.view)
@@ -280,7 +280,7 @@ class FactoredTensors(StoredParts[FactoredTensor]):
 
 
 class LowRank(Operator):
-    """Base of the low-rank operators, which say their ranks, their form and how factors are found first."""
+    """Base of the low-rank operators, which define their ranks, their form and the first factors."""
 
     bits: int | None
     whitened: bool
@@ -288,7 +288,7 @@ class LowRank(Operator):
     operator_name: ClassVar[str]
 
     def ranks_of(self, part: Tensor) -> tuple[int, ...]:
-        """Ranks for a weight."""
+        """The ranks to store for a weight, from the settings."""
         raise NotImplementedError
 
     def form(self, shape: tuple[int, ...], ranks: tuple[int, ...]) -> Form:
@@ -296,7 +296,7 @@ class LowRank(Operator):
         raise NotImplementedError
 
     def decomposed(self, target: Tensor, ranks: tuple[int, ...]) -> list[Tensor]:
-        """Float64 factors for values in the shape of the view, which are not all zero and about of size one."""
+        """Float64 factors for values in the shape of the view, which are not all zero and of about unit size."""
         raise NotImplementedError
 
     def unsuitable(self, shape: tuple[int, ...]) -> str | None:
@@ -304,7 +304,7 @@ class LowRank(Operator):
         raise NotImplementedError
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Suits whole weights of which the factors have fewer numbers."""
+        """Suits whole weights whose factors have fewer numbers."""
         if group.kind != "weight":
             return f"{group.kind} vectors have no rank to lower"
         if self.whitened and group.module_type == "Embedding":
@@ -323,11 +323,11 @@ class LowRank(Operator):
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """Second moments of the layer's inputs, where factors are fitted to its outputs."""
+        """Second moments of the layer's inputs, if factors are fitted to its outputs."""
         return (InputMoments(),) if self.whitened else ()
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> FactoredTensors:
-        """Decompose, quantize one factor after the other, and fit those that follow to what was stored."""
+        """Decompose, quantize one factor after the other, and fit each later factor to the stored ones."""
         if self.whitened:
             raise needs_data(self)
         return FactoredTensors(tuple(self._one(m, p.cpu(), None) for m, p in zip(group.members, parts, strict=True)))
@@ -335,7 +335,7 @@ class LowRank(Operator):
     def encode_with(
         self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]
     ) -> FactoredTensors:
-        """As without data, but errors of the weight count as those of the layer's outputs."""
+        """Like :meth:`encode`, but minimise the error of the layer's outputs."""
         if not self.whitened:
             return self.encode(group, parts)
         found = []
@@ -365,7 +365,7 @@ class LowRank(Operator):
     def _first_factors(
         self, form: Form, target: Tensor, ranks: tuple[int, ...], weigh: Weighing | None
     ) -> list[Tensor]:
-        """Float64 factors before anything is quantized."""
+        """Float64 factors before quantization, of least error in the weight or the outputs."""
         if weigh is None:
             return self.decomposed(target, ranks)
         # With W R for the weight, R R^T the moments of the input mode, plain squared errors are those of the outputs.
@@ -375,7 +375,7 @@ class LowRank(Operator):
         factors = self.decomposed(whitened / size, ranks)
         factors[0] = torch.linalg.solve_triangular(root, factors[0], upper=False, left=False)
         factors[-1] = factors[-1] * size
-        # Exact for one matrix of moments and no kernel beside the input mode.
+        # Exact for one matrix of moments if the input mode has no kernel.
         if len(weigh.spans) > 1 or len(form.view) > 2:
             for _ in range(WEIGHED_SWEEPS):
                 for number in range(len(factors)):

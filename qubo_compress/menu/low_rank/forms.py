@@ -1,4 +1,4 @@
-"""Products of factors, and factors of least squared error for given others."""
+"""Products of factors, and least-squares solutions for one factor given the others."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from qubo_compress.calibration.statistics.input_moments import Moments
 from qubo_compress.menu.low_rank.stages import Step
 
 GRADIENT_STEPS = 12
-"""Conjugate-gradient steps for a factor that is not the last one; each step lowers the error."""
+"""Conjugate-gradient steps for any factor except the last; each step lowers the error."""
 
 RIDGE = 1e-10
 
 
 @dataclass(frozen=True)
 class Form:
-    """How factors make a weight.
+    """How a weight is composed from its factors.
 
     Attributes:
         equation: Einstein sum, such as ``"ri,ro->oi"``.
         view: shape in which the weight is decomposed, output channels first.
         shapes: of the factors, rank first; the last one is (rank, output channels).
-        steps: what every factor does when the layer is run.
+        steps: the map of every factor when the layer runs.
     """
 
     equation: str
@@ -37,7 +37,7 @@ class Form:
 
     @property
     def numel(self) -> int:
-        """Stored numbers."""
+        """The number of stored numbers, over all factors."""
         return sum(math.prod(shape) for shape in self.shapes)
 
     def assembled(self, factors: Sequence[Tensor]) -> Tensor:
@@ -49,7 +49,7 @@ class Form:
         """The transpose of ``factor -> weight``, applied to values of the view's shape."""
         left, whole = self.equation.split("->")
         names = left.split(",")
-        # From both ends towards the factor, so that what is in between stays small.
+        # From both ends towards the factor, so that intermediate results stay small.
         others = [*reversed(range(number + 1, len(names))), *range(number)]
         return contracted([whole, *(names[n] for n in others)], [values, *(factors[n] for n in others)], names[number])
 
@@ -94,17 +94,14 @@ class Weighing:
         return torch.cat([flat[first:last] @ moments for moments, first, last in self.spans]).reshape(values.shape)
 
     def root(self, inputs: int) -> Tensor:
-        """(inputs, inputs) lower triangular root of the mean moments, traced over the kernel where D > inputs."""
+        """(inputs, inputs) lower triangular root of the mean moments, traced over the kernel if D > inputs."""
         kernel = len(self.mean) // inputs
         traced = torch.einsum("ikjk->ij", self.mean.reshape(inputs, kernel, inputs, kernel)) / kernel
         return cast(Tensor, torch.linalg.cholesky((traced + traced.T) / 2))
 
 
 def solved(form: Form, factors: Sequence[Tensor], number: int, target: Tensor, weigh: Weighing | None = None) -> Tensor:
-    """One factor of least (weighed) squared error for given others: exact for the last, else by conjugate gradients."""
-    if number == len(factors) - 1:
-        return _last(form, factors, target, weigh)
-    found = list(factors)
+    """One factor of least (weighted) squared error given the others: exact for the last, else conjugate gradients.
 
     def weighed(values: Tensor) -> Tensor:
         return values if weigh is None else weigh(values)
@@ -126,7 +123,7 @@ def solved(form: Form, factors: Sequence[Tensor], number: int, target: Tensor, w
 
 
 def _last(form: Form, factors: Sequence[Tensor], target: Tensor, weigh: Weighing | None) -> Tensor:
-    """(rank, outputs): every output is a regression on the same rows, with the moments of its own inputs."""
+    """(rank, outputs): each output is a regression on the same rows, with the moments of its own inputs."""
     basis = torch.eye(form.shapes[-1][0], dtype=target.dtype)
     rows = form.assembled([*factors[:-1], basis]).flatten(1)
     flat = target.flatten(1)

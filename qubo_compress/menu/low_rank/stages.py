@@ -10,13 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Step:
-    """What one factor does when the layer is run, apart from its numbers.
+    """The map of one factor when the layer runs, without its numbers.
 
     Attributes:
         axes: spatial axes of the layer's inputs that it convolves, ascending; it takes their stride, padding and
-            dilation. It has kernel length 1 along all others, which it passes over at the size that they have.
+            dilation. Along all other axes it has kernel length 1 and keeps their size.
         kernel: lengths along these axes.
-        depthwise: every channel is convolved on its own.
+        depthwise: whether every channel is convolved separately.
     """
 
     axes: tuple[int, ...] = ()
@@ -44,7 +44,7 @@ class Stage:
     """One map of a factored layer.
 
     Attributes:
-        weight: (outputs, inputs, *kernel) float32, or (outputs, 1, *kernel) where it is depthwise.
+        weight: (outputs, inputs, *kernel) float32, or (outputs, 1, *kernel) if depthwise.
         step: which axes it convolves.
     """
 
@@ -76,7 +76,7 @@ def stage_of(factor: Tensor, step: Step, dimensions: int, last: bool) -> Stage:
 def stage_positions(
     stages: Sequence[Stage], positions: int, inputs: Sequence[int], outputs: Sequence[int]
 ) -> list[int]:
-    """Output positions of every stage, given those of the layer: axes not yet convolved have the inputs' size.
+    """Output positions of every stage, given the layer's: axes not yet convolved have the inputs' size.
 
     Args:
         stages: of one layer.

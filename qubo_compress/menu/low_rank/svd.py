@@ -77,7 +77,7 @@ class Svd(LowRank):
         return [root * right[: ranks[0]], root * left.T[: ranks[0]]]
 
 
-# Least output error loses several times less than least weight error; an embedding has no inputs to whiten with.
+# Least output error loses several times less than least weight error; an embedding has no moments to whiten with.
 offer(
     "low-rank", *(f"svd(share={share}{bits},whitened=True)" for bits in ("", ",bits=4") for share in (0.25, 0.4, 0.55))
 )

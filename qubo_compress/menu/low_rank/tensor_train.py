@@ -59,7 +59,7 @@ class TensorTrain(LowRank):
         return *plain, cls(share=0.4, whitened=True)
 
     def unsuitable(self, shape: tuple[int, ...]) -> str | None:
-        """Only kernels along two axes or more are told apart from those of tucker."""
+        """Suits kernels along two or more axes; along one axis the form equals tucker's."""
         modes = train_modes(shape)
         if len(shape) < 3 or len(modes) == 2:
             return "it has no kernel: svd is the same with fewer factors"
@@ -105,7 +105,7 @@ class TensorTrain(LowRank):
 
 
 def _reachable(ranks: tuple[int, ...], modes: tuple[int, ...]) -> tuple[int, ...]:
-    """The ranks, none of them above what the modes on either side and the rank before leave."""
+    """The ranks, each limited by the modes on both sides and the previous rank."""
     found, before = [], 1
     for cut, rank in enumerate(ranks):
         before = min(rank, before * modes[cut], math.prod(modes[cut + 1 :]))

@@ -1,3 +1,3 @@
-"""How stored values become bytes, and how many choices of one group are stored at once."""
+"""How stored values become bytes, and how many choices of a group are stored in one pass."""
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The frame of a compressed file: one safetensors tensor of bytes under a header of known length.
 
 The payload is, in this order: one byte per group (the position of its choice on the menu), the bytes
-of every group, the tensors that no choice changes. The header is padded with blanks to the length that
-the largest payload would need, so its length depends on the network and the menu alone, and the size
-of a file is known before it is written.
+of every group, the tensors that no choice changes. The header is padded with blanks to the length needed by the largest
+payload, so its length depends only on the network and the menu, and the size of a file is known before it is written.
 """
 
 from __future__ import annotations
@@ -29,21 +28,21 @@ TENSOR = "payload"
 DIGEST_LENGTH = 32
 
 MOST_NAMES = 256 * (LONGEST_NAME + 1)
-"""Bytes of all names of the longest menu."""
+"""Most bytes of all names of a menu."""
 
 
 def pack_names(names: Sequence[str]) -> str:
-    """Menu names as short text."""
+    """The names of a menu's choices as short text."""
     return base64.b64encode(zlib.compress("\n".join(names).encode(), 9)).decode()
 
 
 def unpack_names(text: str) -> tuple[str, ...]:
-    """Inverse of :func:`pack_names`."""
+    """The names of a menu's choices: inverse of :func:`pack_names`."""
     return tuple(inflated(text, MOST_NAMES).decode().split("\n"))
 
 
 def metadata(layout: Layout, menu_names: Sequence[str], digest: str = "0" * DIGEST_LENGTH) -> dict[str, str]:
-    """What the header says of the file."""
+    """The header's description of the file."""
     return {
         "format": FORMAT,
         "model": architecture_signature(layout),
@@ -59,7 +58,7 @@ def _header_json(described: Mapping[str, str], payload_bytes: int) -> bytes:
 
 
 def file_digest(described: Mapping[str, str], payload: bytes | memoryview) -> str:
-    """Digest of the payload and of all that the header says beside the digest itself."""
+    """Digest of the payload and of the header without the digest itself."""
     said = json.dumps(sorted((name, text) for name, text in described.items() if name != "digest"))
     digest = hashlib.sha256(said.encode())
     digest.update(payload)
@@ -68,7 +67,7 @@ def file_digest(described: Mapping[str, str], payload: bytes | memoryview) -> st
 
 def header(layout: Layout, menu_names: Sequence[str], payload: bytes) -> bytes:
     """Length and header of a safetensors file with this payload."""
-    described = metadata(layout, menu_names)  # once: names and shapes of all tensors are digested
+    described = metadata(layout, menu_names)  # computed once: it digests the names and shapes of all tensors
     described["digest"] = file_digest(described, payload)
     text = _header_json(described, len(payload))
     text = text.ljust(_header_bytes(layout, described) - 8, b" ")
@@ -81,7 +80,7 @@ def header_bytes(layout: Layout, menu_names: Sequence[str]) -> int:
 
 
 def _header_bytes(layout: Layout, described: Mapping[str, str]) -> int:
-    # Operators may need more bytes than the original, for masks and scales; only the number of digits counts here.
+    # With masks and scales, operators may need more bytes than the original; only the number of digits matters here.
     largest = 8 * layout.original_bytes + 64 * len(layout.groups) + 1024
     return 8 + -(-len(_header_json(described, largest)) // 8) * 8
 

@@ -1,4 +1,4 @@
-"""Storing many choices of one group, or of the filters of one layer, with the work that they share done once."""
+"""Stores many choices of one group, or of the filters of one layer, doing shared work once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Fits:
-    """What encoding searched for, choice by choice, so that no choice is searched for twice.
+    """The results of encoding's searches, choice by choice, so that nothing is searched twice.
 
     Attributes:
         data: all bytes, one choice after the other.
@@ -50,7 +50,7 @@ class Fits:
 
     @classmethod
     def joined(cls, found: Sequence[bytes]) -> Fits:
-        """One entry per choice."""
+        """Join entries, one per choice, into one object."""
         ends = np.cumsum([len(fit) for fit in found], dtype=np.int64)
         return cls(np.frombuffer(b"".join(found), dtype=np.uint8), ends)
 
@@ -60,13 +60,13 @@ class Fits:
         return self.data[start : int(self.ends[choice])].tobytes()
 
     def select(self, index: Sequence[int] | npt.NDArray[np.integer]) -> Fits:
-        """The entries of some choices."""
+        """The entries of the given choices, in their order."""
         return Fits.joined([self.of(int(choice)) for choice in index])
 
 
 @dataclass
 class _Shared:
-    """A group's values and masks, each made once."""
+    """A group's values and masks, each computed once."""
 
     group: Group
     parts: Sequence[Tensor]
@@ -86,7 +86,7 @@ class _Shared:
         return self.masks[sparsity]
 
     def quantized(self, operator: Quantize, fit: bytes | None) -> QuantizedTensors:
-        """As the operator's own ``encode``, or ``encode_at``, stores the group."""
+        """The group as stored by the operator's own ``encode`` or ``encode_at``."""
         rows = self.rows()
         scales: Sequence[Tensor | None] = [None] * len(rows)
         if fit is not None:
@@ -101,15 +101,15 @@ class _Shared:
 def encoded(
     group: Group, parts: Sequence[Tensor], offered: Mapping[str, Operator], fits: Mapping[str, bytes] | None = None
 ) -> Iterator[tuple[str, Stored]]:
-    """Every choice of a group by name, as its operator's own ``encode`` stores it, in the order given.
+    """Every choice of a group by name, in the given order, exactly as its operator's own ``encode`` stores it.
 
-    Choices of one sparsity share their masks, and ``coded(of=...)`` codes a choice that is offered plain, too.
+    Choices of equal sparsity share masks, and ``coded(of=...)`` reuses the plain choice if it is also offered.
 
     Args:
         group: what is stored.
         parts: its members' values on the CPU.
-        offered: choice name -> operator; none of them looks at data.
-        fits: choice name -> what its operator found in these values before.
+        offered: choice name -> operator; none of them needs data.
+        fits: choice name -> the result of its operator's search on these values.
     """
     shared, known = _Shared(group, parts), fits or {}
     wanted = {operator.of for operator in offered.values() if isinstance(operator, Coded) and operator.rate == 0}
@@ -117,7 +117,7 @@ def encoded(
     for name, operator in offered.items():
         fit = known.get(name)
         stored: Stored
-        # A subclass may store its values in another way.
+        # A subclass may store its values differently.
         if type(operator) is Quantize:
             stored = shared.quantized(operator, fit)
         elif type(operator) is Prune:
@@ -132,7 +132,7 @@ def encoded(
 
 
 def of_equal_values(operator: Operator) -> Operator:
-    """An operator that stores the same values and is quicker: a coded choice without its coder.
+    """A faster operator that stores the same values: a coded choice without its coder.
 
     Example:
         >>> of_equal_values(Coded("quantize(bits=4)")), of_equal_values(Keep())
@@ -159,7 +159,7 @@ class RowPrices:
 
 
 def prices_rows(operator: Operator) -> bool:
-    """Whether :class:`Rows` knows what a choice costs and stores."""
+    """Whether :class:`Rows` can price and store a choice."""
     return type(operator) in (Keep, Prune, Quantize)
 
 
@@ -181,7 +181,7 @@ class Rows:
         self._masks: dict[float, tuple[Tensor, Counts, Counts]] = {}
 
     def priced(self, operator: Operator) -> RowPrices:
-        """What every group costs as one choice, equal to what its stored form says."""
+        """Every group's costs under one choice, equal to those of its stored form."""
         rows, columns = self._values.shape
         every = np.full(rows, columns, dtype=np.int64)
         if isinstance(operator, Prune):
@@ -192,7 +192,7 @@ class Rows:
         return RowPrices(every * self._item, every, 8 * self._item, [b""] * rows)
 
     def stored(self, operator: Operator) -> Tensor:
-        """(R, D) what every group is as one choice, in the tensor's dtype: equal to the tensors of its stored form."""
+        """(R, D) every group's values under one choice, in the tensor's dtype: equal to those of its stored form."""
         if isinstance(operator, Prune):
             return self._given.where(self._masked(operator.sparsity)[0], torch.zeros_like(self._given))
         if not isinstance(operator, Quantize):
@@ -217,7 +217,7 @@ class Rows:
         return RowPrices(nbytes, np.count_nonzero(codes.numpy(), axis=1), operator.bits, fits)
 
     def _masked(self, sparsity: float) -> tuple[Tensor, Counts, Counts]:
-        """Masks, and the survivors and packed bytes of every row's."""
+        """Masks, with the survivors and packed bytes of every row."""
         if sparsity not in self._masks:
             kept = largest_of_rows(self._values.abs().numpy(), sparsity)
             sizes = np.empty(len(kept), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Bits to bytes and back: fixed-width codes, ternary digits, and where the zeros are.
+"""Bits to bytes and back: fixed-width codes, ternary digits, and masks.
 
 All functions are exact inverses of each other and vectorised over the values.
 """
@@ -11,7 +11,7 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 
 TRITS_PER_BYTE = 5
-"""Five ternary digits fit one byte, since 3^5 = 243 <= 256: 1.6 bits per digit."""
+"""Five ternary digits fit in a byte, because 3^5 = 243 <= 256: 1.6 bits per digit."""
 
 LONGEST_RUN_BITS = 8
 
@@ -34,7 +34,7 @@ def pack_codes(codes: npt.NDArray[np.integer], bits: int) -> Bytes:
 
 
 def unpack_codes(data: Bytes, count: int, bits: int) -> npt.NDArray[np.int64]:
-    """Inverse of :func:`pack_codes`."""
+    """The codes from their bytes: inverse of :func:`pack_codes`."""
     digits = np.unpackbits(data, count=count * bits).reshape(count, bits).astype(np.int64)
     return digits @ (1 << np.arange(bits - 1, -1, -1, dtype=np.int64))
 
@@ -52,7 +52,7 @@ def pack_ternary(digits: npt.NDArray[np.integer]) -> Bytes:
 
 
 def unpack_ternary(data: Bytes, count: int) -> npt.NDArray[np.int64]:
-    """Inverse of :func:`pack_ternary`."""
+    """The digits from their bytes: inverse of :func:`pack_ternary`."""
     digits = data.astype(np.int64)[:, None] // (3 ** np.arange(TRITS_PER_BYTE)) % 3
     return digits.ravel()[:count]
 
@@ -60,8 +60,8 @@ def unpack_ternary(data: Bytes, count: int) -> npt.NDArray[np.int64]:
 def run_fields(survivors: npt.NDArray[np.bool_], bits: int) -> npt.NDArray[np.int64]:
     """Run lengths of zeros before each survivor, in fields of ``bits`` bits.
 
-    A field below 2^bits - 1 counts zeros and ends with a survivor; the largest value stands for
-    2^bits - 1 zeros without one. Zeros behind the last survivor are not stored.
+    A field below 2^bits - 1 counts zeros and ends with a survivor; the largest value means 2^bits - 1 zeros without
+    one. Zeros after the last survivor are not stored.
     """
     positions = np.flatnonzero(survivors)
     runs = np.diff(positions, prepend=-1) - 1
@@ -82,10 +82,10 @@ def survivors_of(fields: npt.NDArray[np.int64], bits: int, count: int) -> npt.ND
 
 
 def pack_mask(survivors: npt.NDArray[np.bool_]) -> bytes:
-    """Where the survivors are: the cheaper of a bit per value and run lengths.
+    """The positions of survivors, by the cheaper of a bit mask and run lengths.
 
-    The first byte is 0 for the bit mask, else the bits of a run-length field; run lengths are led by
-    their number as four bytes.
+    The first byte is 0 for the bit mask, otherwise the bits of a run-length field; run lengths are preceded by their
+    number in four bytes.
 
     Example:
         >>> mask = np.zeros(1000, dtype=bool); mask[[5, 700]] = True
@@ -110,7 +110,7 @@ def mask_size(survivors: npt.NDArray[np.bool_]) -> int:
 
 
 def _cheapest(survivors: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
-    """(bits of a run-length field or 0 for a bit mask, fields, bytes) of the shortest form."""
+    """(bits of a run-length field, or 0 for a bit mask; fields; bytes) of the shortest form."""
     best = 0, 0, 1 + packed_size(survivors.size, 1)
     positions = np.flatnonzero(survivors)
     counts = np.zeros(0, dtype=np.int64)
@@ -131,10 +131,10 @@ def unpack_mask(data: bytes | memoryview, count: int) -> tuple[npt.NDArray[np.bo
     """Inverse of :func:`pack_mask`: the mask of ``count`` values, and the bytes read.
 
     Raises:
-        ValueError: when the bytes are cut short, or are no mask of so many values.
+        ValueError: when the bytes are cut short, or are not a mask of ``count`` values.
     """
     bits = data[0] if len(data) else LONGEST_RUN_BITS + 1
-    # Every field stands for at least one value, so altered bytes cannot ask for much memory.
+    # Every field covers at least one value, so altered bytes cannot request much memory.
     fields = int.from_bytes(data[1:5], "little") if bits else 0
     used = 1 + packed_size(count, 1) if bits == 0 else 5 + packed_size(fields, bits)
     if bits > LONGEST_RUN_BITS or fields > count or used > len(data):

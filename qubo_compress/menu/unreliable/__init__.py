@@ -1,3 +1,3 @@
-"""Weights in memory that changes them."""
+"""Weights in unreliable memory, which changes them."""
 
 from __future__ import annotations
