@@ -101,7 +101,10 @@ class Weighing:
 
 
 def solved(form: Form, factors: Sequence[Tensor], number: int, target: Tensor, weigh: Weighing | None = None) -> Tensor:
-    """One factor of least (weighted) squared error given the others: exact for the last, else conjugate gradients.
+    """One factor of least (weighted) squared error given the others: exact for the last, else conjugate gradients."""
+    if number == len(factors) - 1:
+        return _last(form, factors, target, weigh)
+    found = list(factors)
 
     def weighed(values: Tensor) -> Tensor:
         return values if weigh is None else weigh(values)
