@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from qubo_compress.menu.low_rank.factored import factored as factored_layers
 from qubo_compress.menu.operator import stored_as
 from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.discovery import discover_stored
-from qubo_compress.network.groups import Group, Layout, assembled, state_entries
+from qubo_compress.network.groups import Group, Layout, Member
 from qubo_compress.network.older_groups import newer_names, older_layout
 from qubo_compress.network.private import CARRIED, independent_copy
-from qubo_compress.network.signature import weights_signature
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan_file import read_plan, write_plan
 
@@ -98,7 +98,8 @@ class Plan:
             WrongModel: when the weights are not those that the plan was made for.
         """
         model = unwrapped(model)
-        if weights_signature(model) != self.weights:
+        tensors = NetworkTensors(model)
+        if tensors.signature() != self.weights:
             raise WrongModel(
                 "the plan was made for other weights; apply it to the network that was measured, or measure this one"
             )
@@ -110,12 +111,10 @@ class Plan:
                 f"the plan's groups are not this network's: {', '.join(different[:3])}; "
                 "make the plan with table.plan for this network"
             )
-        entries = state_entries(model)[0]
         stored = {}
         for group in layout.groups:
-            parts = [m.part(entries[m.name].tensor.detach().cpu()) for m in group.members]
             payload, fit = self.payloads.get(group.name), self.fits.get(group.name)
-            stored[group.name] = stored_as(self.choices[group.name], group, parts, payload, fit)
+            stored[group.name] = stored_as(self.choices[group.name], group, tensors.parts(group), payload, fit)
         small = filled(model, Compression(self, layout, stored))
         return run_in_factors(small) if factored else small
 
@@ -144,13 +143,10 @@ class Compression:
     layout: Layout
     stored: Mapping[str, Stored]
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Name -> whole tensor, for every tensor that a choice sets; a shared tensor has its first name."""
-        return assembled(
-            (member, value)
-            for group in self.layout.groups
-            for member, value in zip(group.members, self.stored[group.name].tensors(), strict=True)
-        )
+    def parts(self) -> Iterator[tuple[Member, Tensor]]:
+        """Every member of every group, and its stored values."""
+        for group in self.layout.groups:
+            yield from zip(group.members, self.stored[group.name].tensors(), strict=True)
 
     def with_stored(self, stored: Mapping[str, Stored]) -> Compression:
         """The same plan with other codes for some groups."""
@@ -164,17 +160,10 @@ class Compression:
 def filled(model: nn.Module, compression: Compression) -> nn.Module:
     """A copy of ``model`` in eval mode that holds the stored values and carries ``compression``."""
     small = independent_copy(model)
-    fill(small, compression.tensors())
+    tensors = NetworkTensors(small)
+    tensors.fill(tensors.assembled(compression.parts()))
     setattr(small, CARRIED, compression)
     return small.eval()
-
-
-def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy values into a model's own tensors, keeping their dtype and device."""
-    entries = state_entries(model)[0]
-    with torch.no_grad():
-        for name, value in tensors.items():
-            entries[name].tensor.copy_(value)
 
 
 def run_in_factors(small: nn.Module) -> nn.Module:
@@ -199,11 +188,14 @@ def compression_of(model: nn.Module) -> Compression:
         )
     if not isinstance(found, Compression):
         raise WrongModel("this module was not made by plan.apply, recover or load; apply a plan to it first")
-    entries = state_entries(model)[0]
-    for name, value in found.tensors().items():
-        if name not in entries or not torch.equal(entries[name].tensor.detach().cpu(), value):
-            raise WrongModel(
-                f"{name} was changed after the plan was applied, so it is no longer on the plan's grid; "
-                "use qubo_compress.recover to retrain within the plan"
-            )
+    tensors = NetworkTensors(model)
+    changed = {member.name for group in found.layout.groups for member in group.members} - set(tensors)
+    if not changed:
+        stored = tensors.assembled(found.parts())
+        changed = {name for name, value in stored.items() if not torch.equal(tensors[name], value)}
+    if changed:
+        raise WrongModel(
+            f"{min(changed)} was changed after the plan was applied, so it is no longer on the plan's grid; "
+            "use qubo_compress.recover to retrain within the plan"
+        )
     return found

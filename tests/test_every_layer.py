@@ -19,8 +19,8 @@ import qubo_compress as qc
 from qubo_compress.errors import InfeasibleBudget
 from qubo_compress.menu.quantize import Quantize
 from qubo_compress.network.discovery import discover
-from qubo_compress.network.groups import Group, Member, assembled, outputs_first
-from qubo_compress.network.substitution import substituted
+from qubo_compress.network.groups import Group, Member, outputs_first
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.report import write_report
 from qubo_compress.testing import registered_samples
 from tests.conftest import make_sample, run
@@ -72,8 +72,8 @@ def test_turning_weights_round_loses_nothing(
     stacked = torch.stack([held, 2 * held])
     assert torch.equal(member.part(stacked, leading=1)[1], 2 * whole)
     rows = [Member("w", member.shape, held.dtype, (r, r + 1), blocks) for r in range(len(whole))]
-    assert torch.equal(assembled([(row, row.part(held)) for row in reversed(rows)])["w"], held)
-    changed = rows[-1].placed(held, torch.zeros(1, *whole.shape[1:]))
+    assert torch.equal(torch.cat([row.part(held) for row in rows]), whole)
+    rows[-1].write(changed := held.clone(), torch.zeros(1, *whole.shape[1:]))
     assert not bool(rows[-1].part(changed).any()) and torch.equal(member.part(changed)[:-1], whole[:-1])
 
 
@@ -248,7 +248,7 @@ def test_recurrent_modules_see_what_is_swapped_in_and_are_left_as_they_were(
         before = run(found.model, inputs)
         other = copy.deepcopy(found.model)
         dict(other.named_parameters())[name].copy_(value)
-        with substituted(found.model, {name: value}):
+        with NetworkTensors(found.model).swapped({name: value}):
             inside = run(found.model, inputs)
         assert torch.equal(inside, run(other, inputs)) and not torch.equal(inside, before)
         assert layer._flat_weights is flat and list(map(id, flat)) == held

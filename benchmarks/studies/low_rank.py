@@ -101,7 +101,7 @@ def _one_choice(
     started = time.perf_counter()
     packed = operator.encode_with(group, [part], {InputMoments(): (moments,)})
     seconds = time.perf_counter() - started
-    calls = layer_calls(network.model, group, trace_calls(network.model, examples.slices[0].inputs[:2]))
+    calls = layer_calls(NetworkTensors(network.model), group, trace_calls(network.model, examples.slices[0].inputs[:2]))
     dense = part.numel() * calls[0][0].positions
     stored = packed.tensors()[0]
     apart, flat = (stored - part).double().flatten(1), part.double().flatten(1)
@@ -152,7 +152,7 @@ def times(options: Options, repeats: int) -> Iterator[Record]:
             quick = FactoredLayer(module, packed.stages(0))
             times: dict[str, list[float]] = {"whole": [], "factored": []}
             with torch.no_grad():
-                calls = layer_calls(module, group, trace_calls(module, inputs))
+                calls = layer_calls(NetworkTensors(module), group, trace_calls(module, inputs))
                 for _ in range(repeats + 1):
                     for name, form_of in (("whole", module), ("factored", quick)):
                         started = time.perf_counter()

@@ -166,7 +166,7 @@ MOVED = {
     "statistics.inverse_fisher": "calibration.statistics.inverse_fisher",
     "statistics.statistic": "calibration.statistics.statistic",
     "stitched": "sensitivity.stitched",
-    "substitution": "network.substitution",
+    "substitution": "network.every_layer",
 }
 """Old path of a module of 0.4 -> its new path, both relative to the package."""
 

@@ -17,14 +17,15 @@ from qubo_compress.menu.storage.file_format import FORMAT, TENSOR, file_digest, 
 from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.discovery import discover_stored
 from qubo_compress.network.extra_state import read_stored, restore
-from qubo_compress.network.groups import EXTRA, Layout, state_entries
+from qubo_compress.network.groups import EXTRA, Layout
 from qubo_compress.network.memory import with_memory
 from qubo_compress.network.older_groups import newer_names, older_layout
 from qubo_compress.network.signature import architecture_signature
 from qubo_compress.network.stored_groups import refuse_unreadable_rule
 from qubo_compress.network.tensor_bytes import from_raw_bytes
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.network.wrappers import unwrapped
-from qubo_compress.plan import Compression, Plan, fill, filled
+from qubo_compress.plan import Compression, Plan, filled
 
 WHAT = "a compressed network"
 
@@ -64,7 +65,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         weights=f"loaded from {described['digest']}",
     )
     net = filled(model, Compression(plan, layout, stored))
-    fill(net, kept)
+    NetworkTensors(net).fill(kept)
     _restore(path, net, extra)
     return net
 
@@ -146,7 +147,7 @@ def _parse(
     for group, number in zip(layout.groups, payload[:used], strict=True):
         stored[group.name], read = parse(names[number]).decode(group, payload[used:])
         used += read
-    entries = state_entries(model)[0]
+    tensors = NetworkTensors(model)
     kept: dict[str, Tensor] = {}
     extra: dict[str, Any] = {}
     for item in layout.kept:
@@ -154,7 +155,7 @@ def _parse(
             extra[item.name], read = read_stored(payload[used:])
             used += read
             continue
-        tensor = entries[item.name].tensor
+        tensor = tensors[item.name]
         kept[item.name] = from_raw_bytes(payload[used : used + item.nbytes], tuple(tensor.shape), tensor.dtype)
         used += item.nbytes
     if used != len(payload):

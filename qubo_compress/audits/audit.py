@@ -342,12 +342,11 @@ def _unlabelled(examples: Examples) -> Examples:
 
 def _mean_loss(loss: Loss, examples: Examples, outputs: list[Tensor], reference: list[Tensor]) -> float:
     """Weighted mean loss of outputs already computed: neither network runs again."""
-    total = 0.0
+    values = []
     for part, rows, against in zip(examples.slices, outputs, reference, strict=True):
         targets = None if part.targets is None else part.targets.to(rows.device)
-        weights = examples.row_weights(part, rows.shape[0]).to(rows.device)
-        total += float((loss.values(rows, targets, against.to(rows.device)).double() * weights).sum())
-    return total
+        values.append(loss.values(rows, targets, against.to(rows.device)))
+    return examples.mean(values)
 
 
 def _shares(before: float, after: float, interval: tuple[float, float] | None) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from qubo_compress.network.losses.regression import binary_labels
 from qubo_compress.network.private import private_copy
 from qubo_compress.network.replay import run_model
 from qubo_compress.network.scores import OutputLike, OutputReading, predicted
+from qubo_compress.network.tensors import NetworkTensors
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Score:
 
 def outputs_of(model: nn.Module, examples: Examples) -> list[Tensor]:
     """Output rows of a model in eval mode, slice by slice, on its own device."""
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    device = NetworkTensors(model).device
     reading, found, network = examples.reading, [], private_copy(model)
     with torch.no_grad():
         # Slice by slice: all examples at once need not fit the device.
@@ -147,13 +148,13 @@ def score_examples(
         each = sum(len(rows) for rows in reference) // examples.count
         reference = list(torch.split(torch.cat(reference), [each * len(part) for part in examples.slices]))
     checked = make_loss(loss)
-    total, right, rows = 0.0, 0, 0
+    values: list[Tensor] = []
+    right = rows = 0
     outputs = outputs_of(model, examples)
     for number, (part, found) in enumerate(zip(examples.slices, outputs, strict=True)):
         goal = None if part.targets is None else part.targets.to(found.device)
         against = found if reference is None else reference[number]
-        values = checked.values(found, goal, against).double()
-        total += float((values * examples.row_weights(part, found.shape[0]).to(found.device)).sum())
+        values.append(checked.values(found, goal, against))
         if isinstance(checked, BinaryCrossEntropy):
             labels = binary_labels(goal, found)
             found = found.reshape(-1, 1)
@@ -162,7 +163,7 @@ def score_examples(
         if labels is not None:
             right += int(((predicted(found) == labels) & (labels >= 0)).sum())
             rows += int((labels >= 0).sum())
-    return Score(total, right / rows if rows else math.nan, examples.count)
+    return Score(examples.mean(values), right / rows if rows else math.nan, examples.count)
 
 
 def _labels(targets: Tensor | None, rows: Tensor) -> Tensor | None:

@@ -153,6 +153,13 @@ class Examples:
         ]
         return float(sum(float((part.weights * n).sum()) for part, n in zip(self.slices, counts, strict=True)))
 
+    def mean(self, values: Iterable[Tensor]) -> float:
+        """The weighted mean of one value per output row, slice by slice."""
+        pairs = zip(self.slices, values, strict=True)
+        return sum(
+            float((rows.double() * self.row_weights(part, len(rows)).to(rows.device)).sum()) for part, rows in pairs
+        )
+
     def row_shares(self, part: Slice, rows: int) -> Tensor:
         """(n, rows / n) the weight of each output row of some of these examples, in units of its example's weight.
 

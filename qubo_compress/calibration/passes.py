@@ -28,6 +28,7 @@ from qubo_compress.network.inputs import Inputs, tensors_of
 from qubo_compress.network.private import Joined, steady_answer
 from qubo_compress.network.replay import run_model
 from qubo_compress.network.scores import OutputReading
+from qubo_compress.network.tensors import NetworkTensors
 
 JOINED_BYTES = {"cpu": 64_000_000, "cuda": 2_000_000_000}
 """Batches are joined as long as no step of a run takes in and returns more bytes, by the kind of device."""
@@ -104,7 +105,7 @@ def shown(model: nn.Module, examples: Examples) -> Shown:
         InvalidBatches: when the network takes whole batches only, and one of another size fails.
         ForwardFailed: when it does not run on its own first batch.
     """
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    device = NetworkTensors(model).device
     if examples.whole:
         return _of_part(model, examples, examples.slices[0].to(device), examples.whole)
     others = examples.batch_size or SETTLING_EXAMPLES + 1

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qubo_compress.network.roles import Kind
 
@@ -63,14 +63,6 @@ class Member:
         whole = outputs_first(held, self.inputs_first, leading)
         return whole if self.rows is None else whole.narrow(leading, self.rows[0], self.rows[1] - self.rows[0])
 
-    def placed(self, held: Tensor, value: Tensor) -> Tensor:
-        """The tensor as the network holds it with the group's part replaced; ``held`` is not changed."""
-        if self.rows is None:
-            return self.in_network_order(value.to(held.device))
-        changed = held.clone()
-        self.write(changed, value)
-        return changed
-
     def write(self, held: Tensor, value: Tensor) -> None:
         """Replace the group's part of a tensor that the network holds, in place."""
         if self.rows is None:
@@ -104,22 +96,6 @@ def outputs_first(held: Tensor, inputs_first: int, leading: int = 0) -> Tensor:
     blocks = held.reshape(*before, inputs_first, inputs // inputs_first, outputs, *kernel)
     turned = blocks.transpose(leading + 1, leading + 2)
     return turned.reshape(*before, inputs_first * outputs, inputs // inputs_first, *kernel)
-
-
-def assembled(parts: Iterable[tuple[Member, Tensor]]) -> dict[str, Tensor]:
-    """First name -> whole tensor as the network holds it, of members that together own all its rows.
-
-    Gradients flow from the tensors to the parts.
-    """
-    found: dict[str, list[tuple[Member, Tensor]]] = {}
-    for member, value in parts:
-        found.setdefault(member.name, []).append((member, value))
-    whole = {}
-    for name, pieces in found.items():
-        ordered = sorted(pieces, key=lambda piece: piece[0].rows or (0, 0))
-        value = ordered[0][1] if len(ordered) == 1 else torch.cat([piece for _, piece in ordered])
-        whole[name] = ordered[0][0].in_network_order(value)
-    return whole
 
 
 @dataclass(frozen=True)
@@ -202,34 +178,3 @@ def kept_text(kept: Sequence[Kept], most: int = 4) -> str:
     largest = sorted((item for item in kept if item.nbytes), key=lambda item: -item.nbytes)
     said = [f"{item.name} ({item.nbytes:,} bytes: {item.reason})" for item in largest[:most]]
     return "; ".join(said) + (f"; and {len(largest) - most} more" if len(largest) > most else "")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A tensor of a network: its first name, where it is held under that name, and every place that holds it."""
-
-    name: str
-    tensor: Tensor
-    module: nn.Module
-    attribute: str
-    is_parameter: bool
-    owners: list[tuple[nn.Module, str]] = field(default_factory=list)
-
-
-def state_entries(model: nn.Module) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Unique parameters and persistent buffers by first name, and the aliases of shared ones."""
-    entries: dict[str, Entry] = {}
-    first: dict[int, str] = {}
-    aliases: dict[str, str] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        persistent = {k: v for k, v in module._buffers.items() if k not in module._non_persistent_buffers_set}
-        for attribute, tensor in (*module._parameters.items(), *persistent.items()):
-            if tensor is None:
-                continue
-            name = f"{prefix}.{attribute}" if prefix else attribute
-            known = first.setdefault(id(tensor), name)
-            aliases[name] = known
-            if known == name:
-                entries[name] = Entry(name, tensor, module, attribute, attribute in module._parameters)
-            entries[known].owners.append((module, attribute))
-    return entries, aliases

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from torch import nn
-
 from qubo_compress.network.groups import Layout, Member
-from qubo_compress.network.tensors import NetworkTensors
 
 
 def architecture_signature(layout: Layout) -> str:
@@ -26,8 +23,3 @@ def _described(member: Member) -> list[object]:
     said: list[object] = [member.name, member.shape, str(member.dtype), member.rows]
     # Only where it is not zero, so that files of other networks keep their signature.
     return [*said, member.inputs_first] if member.inputs_first else said
-
-
-def weights_signature(model: nn.Module) -> str:
-    """Digest of the values of every unique parameter and persistent buffer."""
-    return NetworkTensors(model).signature()

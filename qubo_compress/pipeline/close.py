@@ -17,19 +17,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qubo_compress.budget import Budget
 from qubo_compress.calibration.evaluation import outputs_of
 from qubo_compress.calibration.examples import Examples
 from qubo_compress.errors import QuboCompressError
 from qubo_compress.menu.operator import stored_as
-from qubo_compress.network.groups import state_entries
+from qubo_compress.network.every_layer import every_layer_runs
 from qubo_compress.network.inputs import map_tensors
 from qubo_compress.network.losses.classification import Loss, make_loss
 from qubo_compress.network.private import private_copy
 from qubo_compress.network.replay import run_model
-from qubo_compress.network.substitution import every_layer_runs, swapped
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
 from qubo_compress.selection.candidates import opponents
 from qubo_compress.sensitivity.specimen import Specimen
@@ -57,13 +57,13 @@ class _Runs:
     """A network and the examples that choices are run on.
 
     Attributes:
-        model: the uncompressed network.
+        tensors: of the uncompressed network.
         examples: some of the calibration examples.
         loss: whose divergence is measured.
         reference: the network's outputs on them.
     """
 
-    model: nn.Module
+    tensors: NetworkTensors
     examples: Examples
     loss: Loss
     reference: list[Tensor]
@@ -72,27 +72,22 @@ class _Runs:
     def of(cls, specimen: Specimen) -> _Runs:
         """Run a copy of the network once."""
         model = private_copy(specimen.model)
-        return cls(model, specimen.examples, make_loss(specimen.loss), outputs_of(model, specimen.examples))
+        return cls(
+            NetworkTensors(model), specimen.examples, make_loss(specimen.loss), outputs_of(model, specimen.examples)
+        )
 
     def divergence(self, table: SensitivityTable, group: int, choice: str) -> float:
         """Mean divergence of the network with one choice from the network without it."""
         found = table.layout.groups[group]
-        entries = state_entries(self.model)[0]
-        held = [entries[member.name].tensor.detach() for member in found.members]
-        parts = [member.part(tensor).cpu() for member, tensor in zip(found.members, held, strict=True)]
         number = int(table.offsets[group]) + table.choices[group].index(choice)
         fit = None if table.fits is None else table.fits.of(number)
-        stored = stored_as(choice, found, parts, table.payloads.get((found.name, choice)), fit).tensors()
-        places = [
-            (module, attribute, member.placed(tensor, value.to(tensor.device)))
-            for member, tensor, value in zip(found.members, held, stored, strict=True)
-            for module, attribute in entries[member.name].owners
-        ]
+        payload = table.payloads.get((found.name, choice))
+        stored = stored_as(choice, found, self.tensors.parts(found), payload, fit).tensors()
         total = 0.0
-        with swapped(places):
+        with self.tensors.swapped(self.tensors.assembled(zip(found.members, stored, strict=True))):
             for part, reference in zip(self.examples.slices, self.reference, strict=True):
                 inputs = map_tensors(part.inputs, lambda t, home=reference.device: t.to(home))
-                rows = self.examples.reading.rows(run_model(self.model, inputs))
+                rows = self.examples.reading.rows(run_model(self.tensors.model, inputs))
                 targets = None if part.targets is None else part.targets.to(rows.device)
                 values = self.loss.divergence(rows, targets, reference).double().reshape(len(part), -1).mean(1)
                 total += float((values.cpu() * part.weights.double().cpu()).sum())

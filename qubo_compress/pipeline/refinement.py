@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qubo_compress.budget import Budget
-from qubo_compress.network.signature import weights_signature
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.plan import Plan
 from qubo_compress.problem.choice_problem import ChoiceProblem
 from qubo_compress.selection.candidates import TIE, VERIFIED_PLANS, Candidate, select
@@ -123,7 +123,7 @@ def refine(
     for number in range(1, refinement.rounds + 1):
         base, settings = incumbent.plan.apply(specimen.model), specimen.settings
         # Two incumbents may be of the same size, so the folder is named by what they hold.
-        folder = f"round_{number}_{weights_signature(base)[:12]}"
+        folder = f"round_{number}_{NetworkTensors(base).signature()[:12]}"
         cache = None if settings.cache is None else Path(settings.cache) / folder
         again = replace(settings, seed=settings.seed + number, cache=cache, seconds=None)
         around = Around(base, _restriction(table, incumbent.plan, refinement.neighbourhood), table.payloads)

@@ -11,9 +11,8 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, Unpack, cast
 
-import torch
 from torch import nn
 
 from qubo_compress.calibration.evaluation import settle
@@ -25,12 +24,12 @@ from qubo_compress.menu.operator import choice_name, stored_as
 from qubo_compress.menu.prune import Prune, PrunedTensors, check_sparsity
 from qubo_compress.menu.storage.file_format import fixed_bytes
 from qubo_compress.network.discovery import discover
-from qubo_compress.network.groups import Group, Layout, state_entries
+from qubo_compress.network.every_layer import every_layer_runs
+from qubo_compress.network.groups import Group, Layout
 from qubo_compress.network.losses.classification import AUTO, LossLike, make_loss
 from qubo_compress.network.private import CARRIED, independent_copy, private_copy
 from qubo_compress.network.replay import run_model
-from qubo_compress.network.signature import weights_signature
-from qubo_compress.network.substitution import every_layer_runs
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Compression, Plan, compression_of, filled
 from qubo_compress.pruning.ranking import (
@@ -59,6 +58,32 @@ LARGEST_MENU = 255
 
 Layers = str | Callable[[str], bool] | None
 """A regular expression on parameter names, a function of the name, or None for every weight."""
+
+
+class PruningOptions(TypedDict, total=False):
+    """Keyword arguments of every function here: which weights, and what their saliency is taken from."""
+
+    layers: Layers
+    loss: LossLike
+    max_examples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The same with the values that were left out.
+
+    Attributes:
+        layers: which weights; see :data:`Layers`.
+        loss: whose gradients; labels are drawn from the network where there are none.
+        max_examples: reading the batches stops there.
+        seed: of the examples that gradients are taken of.
+    """
+
+    layers: Layers = None
+    loss: LossLike = AUTO
+    max_examples: int = 2048
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,11 +126,8 @@ def prune(
     sparsity: float,
     how: Pruning | None = None,
     *,
-    layers: Layers = None,
-    loss: LossLike = AUTO,
-    max_examples: int = 2048,
-    seed: int = 0,
     gradients: Mapping[str, GradientRows] | None = None,
+    **options: Unpack[PruningOptions],
 ) -> nn.Module:
     """Prune in one shot.
 
@@ -114,13 +136,12 @@ def prune(
         batches: calibration batches.
         sparsity: share of the chosen layers' weights set to zero, over all of them.
         how: see :class:`Pruning`.
-        layers: which weights; see :data:`Layers`.
-        loss: whose gradients; labels are drawn from the network where there are none.
-        max_examples: reading the batches stops there.
-        seed: of the examples that gradients are taken of.
         gradients: those of the same layers that :func:`gradients_of` gathered before, for several prunings of one
             network; None: gathered here. Batches must then come in the same order as before: the damping is judged
             on those that no gradient was taken of.
+        options: ``layers``, which weights: see :data:`Layers`; ``loss``, whose gradients: without labels they are drawn
+            from the network; ``max_examples``, where reading the batches stops; ``seed`` of the examples that
+            gradients are taken of.
 
     Returns:
         A new module in eval mode that carries its plan.
@@ -135,21 +156,21 @@ def prune(
         >>> int(sum((m.weight == 0).sum() for m in small if isinstance(m, nn.Linear)))
         36
     """
-    how = how or Pruning()
+    how, source = how or Pruning(), _Source(**options)
     check_sparsity(sparsity)
     model = unwrapped(model)
     layout = discover(model)
-    picked = _picked(layout, layers)
-    examples = None if how.method == "magnitude" else read_examples(batches, max_examples)
+    picked = _picked(layout, source.layers)
+    examples = None if how.method == "magnitude" else read_examples(batches, source.max_examples)
     judge = None
     if examples is not None:
-        examples, loss = settle(model, examples, loss)
-        gradients = _gathered(model, examples, how, picked, loss, seed) if gradients is None else gradients
+        examples, loss = settle(model, examples, source.loss)
+        source = replace(source, loss=loss)
+        gradients = _gathered(model, examples, how, picked, source) if gradients is None else gradients
         if how.damping is None and how.method != "diagonal-fisher":
-            judge = loss_judge(model, unseen_examples(examples, how, seed), loss)
-    entries = state_entries(model)[0]
-    members = [group.members[0] for group in picked]
-    flat = [member.part(entries[member.name].tensor.detach().cpu()).reshape(-1) for member in members]
+            judge = loss_judge(model, unseen_examples(examples, how, source.seed), loss)
+    tensors = NetworkTensors(model)
+    flat = [tensors.part(group.members[0]).reshape(-1) for group in picked]
     ranked = ranked_tensors(picked, flat, gradients or {}, sparsity, how, judge)
     counts = survivor_counts(ranked, sparsity, how.scope)
     stored = stored_tensors(ranked, sparsity, how.scope)
@@ -162,11 +183,7 @@ def gradients_of(
     model: nn.Module,
     batches: Iterable[Any],
     how: Pruning | None = None,
-    *,
-    layers: Layers = None,
-    loss: LossLike = AUTO,
-    max_examples: int = 2048,
-    seed: int = 0,
+    **options: Unpack[PruningOptions],
 ) -> dict[str, GradientRows]:
     """Name -> gradients of every layer that is to be pruned, in float32: 4 bytes x gradients x weights.
 
@@ -174,29 +191,25 @@ def gradients_of(
         model: left as it is.
         batches: calibration batches.
         how: says how many gradients, and of how many examples each.
-        layers: which weights; see :data:`Layers`.
-        loss: whose gradients; labels are drawn from the network where there are none.
-        max_examples: reading the batches stops there.
-        seed: of the examples that are drawn.
+        options: see :func:`prune`.
 
     Raises:
         InvalidMenu: when ``layers`` picks nothing.
     """
-    model = unwrapped(model)
-    picked = _picked(discover(model), layers)
-    return _gathered(model, read_examples(batches, max_examples), how or Pruning(), picked, loss, seed)
+    model, source = unwrapped(model), _Source(**options)
+    picked = _picked(discover(model), source.layers)
+    return _gathered(model, read_examples(batches, source.max_examples), how or Pruning(), picked, source)
 
 
 def _gathered(
-    model: nn.Module, examples: Examples, how: Pruning, picked: list[Group], loss: LossLike, seed: int
+    model: nn.Module, examples: Examples, how: Pruning, picked: list[Group], source: _Source
 ) -> dict[str, GradientRows]:
     model = private_copy(model)
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     statistic = Gradients(how.gradients, how.batch)
-    examples, loss = settle(model, examples.to(device), loss)
+    examples, loss = settle(model, examples.to(NetworkTensors(model).device), source.loss)
     with every_layer_runs():
         calibration = Calibration(
-            model, examples, make_loss(loss), lambda x: examples.reading.rows(run_model(model, x)), seed
+            model, examples, make_loss(loss), lambda x: examples.reading.rows(run_model(model, x)), source.seed
         )
         return {group.name: statistic.collect(calibration, group)[0] for group in picked}
 
@@ -232,7 +245,7 @@ def _pruning_names(stored: dict[str, PrunedTensors]) -> dict[str, str]:
 
 def _carrying(model: nn.Module, layout: Layout, stored: dict[str, PrunedTensors]) -> nn.Module:
     """A new module with these tensors and their plan; everything else is kept."""
-    entries = state_entries(model)[0]
+    tensors = NetworkTensors(model)
     choices, packed = {}, {}
     names_of = _pruning_names(stored)
     for group in layout.groups:
@@ -241,8 +254,7 @@ def _carrying(model: nn.Module, layout: Layout, stored: dict[str, PrunedTensors]
             packed[group.name] = stored[group.name]
         else:
             choices[group.name] = "keep"
-            parts = [member.part(entries[member.name].tensor.detach().cpu()) for member in group.members]
-            packed[group.name] = stored_as("keep", group, parts)  # type: ignore[assignment]
+            packed[group.name] = stored_as("keep", group, tensors.parts(group))  # type: ignore[assignment]
     names = tuple(dict.fromkeys(["keep", *choices.values()]))
     plan = Plan(
         choices=choices,
@@ -252,7 +264,7 @@ def _carrying(model: nn.Module, layout: Layout, stored: dict[str, PrunedTensors]
         predicted_loss=float("nan"),
         menu_names=names,
         rule=layout.rule,
-        weights=weights_signature(model),
+        weights=tensors.signature(),
         payloads={name: item.to_bytes() for name, item in stored.items()},
     )
     return filled(model, Compression(plan, layout, packed))
@@ -276,12 +288,9 @@ def prune_gradually(
     *,
     steps: int = 4,
     epochs: int = 1,
-    layers: Layers = None,
-    loss: LossLike = AUTO,
-    max_examples: int = 2048,
-    seed: int = 0,
     progress: bool = True,
     schedule: Literal["cubic"] | list[float] = "cubic",
+    **options: Unpack[PruningOptions],
 ) -> nn.Module:
     """Prune in steps, each followed by recovery with the original as teacher; pruned weights stay pruned.
 
@@ -292,12 +301,9 @@ def prune_gradually(
         how: see :class:`Pruning`.
         steps: how many.
         epochs: of fine-tuning after every step; 0: statistics and biases only.
-        layers: which weights; see :data:`Layers`.
-        loss: whose gradients.
-        max_examples: reading the batches stops there.
-        seed: of everything drawn.
         progress: show progress bars.
         schedule: ``"cubic"``, or rising shares that end at ``sparsity``.
+        options: see :func:`prune`; ``seed`` is that of everything drawn.
 
     Returns:
         A new module in eval mode; its plan can be applied to ``model`` again.
@@ -309,13 +315,13 @@ def prune_gradually(
     rising = all(a < b for a, b in itertools.pairwise(shares))
     if steps < 1 or not shares or not rising or abs(shares[-1] - sparsity) > 1e-12:
         raise InvalidBudget(f"a schedule rises to sparsity={sparsity} in at least one step; got {shares}")
-    small = model = unwrapped(model)
-    for number, share in enumerate(shares):
-        pruned = prune(
-            small, batches, share, how, layers=layers, loss=loss, max_examples=max_examples, seed=seed + number
-        )
+    small, source = unwrapped(model), _Source(**options)
+    model = small
+    for seed, share in enumerate(shares, source.seed):
+        in_step: PruningOptions = {**options, "seed": seed}
+        pruned = prune(small, batches, share, how, **in_step)
         small = recover(
-            pruned, batches, model, epochs, seed + number, max_examples=max_examples, progress=progress, loss=loss
+            pruned, batches, model, epochs, seed, max_examples=source.max_examples, progress=progress, loss=source.loss
         )
     return _replanned(small, model)
 
@@ -324,7 +330,7 @@ def _replanned(small: nn.Module, model: nn.Module) -> nn.Module:
     """The same network with a plan for the original weights, which holds every group's bytes as they are now."""
     found = compression_of(small)
     payloads = {name: packed.to_bytes() for name, packed in found.stored.items()}
-    plan = replace(found.plan, weights=weights_signature(model), payloads=payloads)
+    plan = replace(found.plan, weights=NetworkTensors(model).signature(), payloads=payloads)
     made = independent_copy(small)
     setattr(made, CARRIED, Compression(plan, found.layout, found.stored))
     return made

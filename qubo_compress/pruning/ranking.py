@@ -36,7 +36,7 @@ from qubo_compress.menu.woodfisher import (
 from qubo_compress.network.groups import Group
 from qubo_compress.network.losses.classification import LossLike, make_loss
 from qubo_compress.network.private import independent_copy
-from qubo_compress.plan import fill
+from qubo_compress.network.tensors import NetworkTensors
 
 logger = logging.getLogger(__name__)
 
@@ -132,17 +132,18 @@ def unseen_examples(examples: Examples, how: Pruning, seed: int) -> Examples | N
 
 
 def loss_judge(model: nn.Module, examples: Examples | None, loss: LossLike) -> Judge | None:
-    """Measures the loss of the network with some tensors changed."""
+    """Measures the loss of the network with some tensors changed, always the same ones."""
     if examples is None:
         return None
     reference = outputs_of(model, examples)
     # Without labels the original's answers stand in for them, as they do for the gradients.
     loss = loss if examples.labelled or not make_loss(loss).needs_targets else "kl"
 
-    def measured(tensors: Mapping[str, Tensor]) -> float:
-        trial = independent_copy(model)
-        fill(trial, tensors)
-        found = score_examples(trial, examples, loss, reference).loss
+    trial = NetworkTensors(independent_copy(model))
+
+    def measured(changed: Mapping[str, Tensor]) -> float:
+        trial.fill(changed)
+        found = score_examples(trial.model, examples, loss, reference).loss
         return found if math.isfinite(found) else math.inf
 
     return measured

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qubo_compress.menu.fold import attribute
 from qubo_compress.menu.storage.stored import Stored
-from qubo_compress.network.groups import Group, Member, assembled
+from qubo_compress.network.groups import Group, Member
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.plan import Compression
 
 STATISTICS = ("running_mean", "running_var")
@@ -22,12 +23,11 @@ class Latent:
 
     Args:
         compression: what the compressed module carries.
-        small: the compressed module, for its device.
+        held: what the compressed module holds.
     """
 
-    def __init__(self, compression: Compression, small: nn.Module) -> None:
-        device = next(small.parameters()).device
-        self._compression = compression
+    def __init__(self, compression: Compression, held: NetworkTensors) -> None:
+        self._compression, self._held = compression, held
         #: Group name -> stored form that values are projected with; a mask that moves is moved here.
         self.stored: dict[str, Stored] = dict(compression.stored)
         self._values: dict[str, list[Tensor]] = {}
@@ -35,13 +35,13 @@ class Latent:
             packed = self.stored[group.name]
             numbers = packed.parameters()
             if numbers:
-                self._values[group.name] = [n.to(device, torch.float32).clone().requires_grad_() for n in numbers]
+                self._values[group.name] = [n.to(held.device, torch.float32).clone().requires_grad_() for n in numbers]
                 continue
             # Clones: some stored forms hand out the very tensors that they hold. Statistics are not trained.
             self._values[group.name] = [
-                value.to(device, torch.float32).clone().requires_grad_(attribute(member.name) not in STATISTICS)
+                value.to(held.device, torch.float32).clone().requires_grad_(attribute(member.name) not in STATISTICS)
                 if value.is_floating_point()
-                else value.to(device)
+                else value.to(held.device)
                 for member, value in zip(group.members, packed.tensors(), strict=True)
             ]
 
@@ -80,7 +80,7 @@ class Latent:
                 if errors is not None:
                     value = value + errors[number].to(value.device, value.dtype)
                 parts.append((member, value))
-        return assembled(parts)
+        return self._held.assembled(parts)
 
     def _passed(self, group: Group, stored: Stored) -> list[Tensor]:
         """The members' values with straight-through gradients."""

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from qubo_compress.menu.storage.stored import Stored
-from qubo_compress.network.groups import Group, assembled
+from qubo_compress.network.groups import Group
 from qubo_compress.network.private import CARRIED, independent_copy
-from qubo_compress.plan import compression_of, fill
+from qubo_compress.network.tensors import NetworkTensors
+from qubo_compress.plan import compression_of
 
 
 def corrupted(small: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -24,14 +25,13 @@ def corrupted(small: nn.Module, generator: torch.Generator) -> nn.Module:
     compression = compression_of(small)
     noisy = independent_copy(small)
     delattr(noisy, CARRIED)
-    fill(
-        noisy,
-        assembled(
-            (member, value)
-            for group in compression.layout.groups
-            for member, value in zip(group.members, compression.stored[group.name].drawn(generator), strict=True)
-        ),
+    tensors = NetworkTensors(noisy)
+    read = (
+        pair
+        for group in compression.layout.groups
+        for pair in zip(group.members, compression.stored[group.name].drawn(generator), strict=True)
     )
+    tensors.fill(tensors.assembled(read))
     return noisy.eval()
 
 

@@ -3,30 +3,69 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from qubo_compress._internal.checks import whole
-from qubo_compress.calibration.evaluation import outputs_of, settle
+from qubo_compress.calibration.evaluation import EvaluationOptions, outputs_of, settle
 from qubo_compress.calibration.examples import Examples, read_examples
-from qubo_compress.errors import InvalidBudget, InvalidObjective, NonFiniteLoss, WrongModel
-from qubo_compress.menu.storage.stored import Stored
-from qubo_compress.network.groups import state_entries
+from qubo_compress.errors import InvalidBudget, InvalidObjective, WrongModel
 from qubo_compress.network.losses.classification import AUTO, CrossEntropy, KullbackLeibler, Loss, LossLike, make_loss
-from qubo_compress.network.private import CARRIED, differentiable, independent_copy, private_copy
+from qubo_compress.network.private import differentiable, independent_copy, private_copy
 from qubo_compress.network.scores import OutputLike, OutputReading
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.network.wrappers import unwrapped
-from qubo_compress.plan import Compression, compression_of, fill
+from qubo_compress.plan import compression_of, filled
 from qubo_compress.recovery.objectives import RecoveryObjective, apart, make_objective, needs_labels
 from qubo_compress.recovery.reading import disturbance
 from qubo_compress.recovery.splicing import Splicing
 from qubo_compress.recovery.statistics import METHODS, matched_statistics
-from qubo_compress.recovery.training import LEARNING_RATE, Objective, fine_tuned
+from qubo_compress.recovery.training import LEARNING_RATE, Objective, Training, diverged, fine_tuned
 
 logger = logging.getLogger(__name__)
+
+
+class RecoveryOptions(EvaluationOptions, total=False):
+    """Keyword arguments of :func:`recover`: how networks are run and read, and how they are fine-tuned."""
+
+    learning_rate: float
+    splicing: bool
+    noise: bool
+    objective: str | RecoveryObjective | Objective
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The same with the values that were left out."""
+
+    learning_rate: float = LEARNING_RATE
+    splicing: bool = False
+    noise: bool = False
+    objective: str | RecoveryObjective | Objective = "distillation"
+    loss: LossLike = AUTO
+    output: OutputLike = None
+    class_axis: int | None = None
+    batch_size: int | None = None
+
+    def refuse_without_epochs(self) -> None:
+        """Raise :class:`InvalidBudget` for what concerns fine-tuning alone."""
+        if self.noise:
+            raise InvalidBudget("noise=True concerns fine-tuning; give epochs of at least 1")
+        if self.splicing:
+            raise InvalidBudget("splicing moves masks while the network is fine-tuned; give epochs of at least 1")
+
+    def training(self, epochs: int, seed: int, teacher: nn.Module, task: Loss) -> Training:
+        """What fine-tuning is told."""
+        return Training(
+            epochs, seed, self.learning_rate, make_objective(self.objective, task),
+            align=None if _of_classes(task) else _as_they_came,
+            disturb=disturbance(seed) if self.noise else None,
+            afterwards=Splicing(teacher, seed) if self.splicing else None,
+        )  # fmt: skip
 
 
 @torch.inference_mode(False)  # in which no gradients can be taken, nor writes be noticed
@@ -38,15 +77,8 @@ def recover(
     seed: int = 0,
     *,
     max_examples: int = 2048,
-    learning_rate: float = LEARNING_RATE,
-    splicing: bool = False,
     progress: bool = True,
-    noise: bool = False,
-    objective: str | RecoveryObjective | Objective = "distillation",
-    loss: LossLike = AUTO,
-    output: OutputLike = None,
-    class_axis: int | None = None,
-    batch_size: int | None = None,
+    **options: Unpack[RecoveryOptions],
 ) -> nn.Module:
     """Repair a compressed network within its plan: the same choices, the same bytes.
 
@@ -63,21 +95,22 @@ def recover(
         epochs: passes over the examples; 0: statistics and biases only.
         seed: of the order of the examples.
         max_examples: reading the batches stops there.
-        learning_rate: of Adam, after a short warm-up; it falls to zero along a cosine.
-        splicing: while fine-tuning, let pruned weights and coefficients return in place of others: see
-            :class:`~qubo_compress.recovery.splicing.Splicing`. Bytes stay within the plan.
         progress: show a progress bar.
-        noise: draw new read errors of weights in unreliable cells at every step of fine-tuning.
-        objective: what fine-tuning minimises: ``"distillation"`` (labels and the teacher's probabilities), ``"plain"``
-            (labels alone), ``"label-preserving"`` (above all, answer as the teacher does), settings such as
-            :class:`qubo_compress.recovery.LabelPreserving`, or a function of (rows, teacher's rows, labels).
-        loss: what the network is for; see :func:`qubo_compress.measure`. Repairs are judged by its divergence from
-            the teacher, the KL divergence between classes and the squared difference of numbers, and ``"plain"`` and
-            ``"distillation"`` minimise it.
-        output: which part of what the networks return; see :func:`qubo_compress.measure`.
-        class_axis: see :func:`qubo_compress.measure`.
-        batch_size: examples that the networks are given at once; see :func:`qubo_compress.measure`. Steps of
-            fine-tuning stay as large as they are: the gradients of several runs are added up.
+        options: more of fine-tuning, and how the networks are run.
+
+            - ``learning_rate``: of Adam, after a short warm-up; it falls to zero along a cosine.
+            - ``splicing``: while fine-tuning, let pruned weights and coefficients return in place of others: see
+              :class:`~qubo_compress.recovery.splicing.Splicing`. Bytes stay within the plan.
+            - ``noise``: draw new read errors of weights in unreliable cells at every step of fine-tuning.
+            - ``objective``: what fine-tuning minimises: ``"distillation"`` (labels and the teacher's probabilities),
+              ``"plain"`` (labels alone), ``"label-preserving"`` (above all, answer as the teacher does), settings such
+              as :class:`qubo_compress.recovery.LabelPreserving`, or a function of (rows, teacher's rows, labels).
+            - ``loss``: what the network is for; see :func:`qubo_compress.measure`. Repairs are judged by its divergence
+              from the teacher, the KL divergence between classes and the squared difference of numbers, and
+              ``"plain"`` and ``"distillation"`` minimise it.
+            - ``output``, ``class_axis``: how what the networks return is read; see :func:`qubo_compress.measure`.
+            - ``batch_size``: examples that the networks are given at once; see :func:`qubo_compress.measure`. Steps of
+              fine-tuning stay as large as they are: the gradients of several runs are added up.
 
     Returns:
         A new module in eval mode that carries the same plan.
@@ -90,46 +123,39 @@ def recover(
         NonFiniteLoss: when fine-tuning diverges.
     """
     epochs, seed = whole("epochs", epochs), whole("seed", seed)
-    if noise and not epochs:
-        raise InvalidBudget("noise=True concerns fine-tuning; give epochs of at least 1")
-    if splicing and epochs == 0:
-        raise InvalidBudget("splicing moves masks while the network is fine-tuned; give epochs of at least 1")
+    settings = _Settings(**options)
+    if not epochs:
+        settings.refuse_without_epochs()
     small, teacher = unwrapped(small), private_copy(unwrapped(teacher))
     compression = compression_of(small)
     _refuse_other_network(small, teacher)
-    make_objective(objective)  # a misspelt name must not be noticed only after the networks have run
-    device = next((t.device for t in (*small.parameters(), *small.buffers())), torch.device("cpu"))
-    examples = read_examples(batches, max_examples, batch_size, OutputReading(output, class_axis)).to(device)
+    make_objective(settings.objective)  # a misspelt name must not be noticed only after the networks have run
+    reading = OutputReading(settings.output, settings.class_axis)
+    examples = read_examples(batches, max_examples, settings.batch_size, reading)
+    examples = examples.to(NetworkTensors(small).device)
     if epochs:
-        refuse_missing_labels(objective, examples)
-    examples, loss = settle(teacher, examples, loss)
+        refuse_missing_labels(settings.objective, examples)
+    examples, loss = settle(teacher, examples, settings.loss)
     task = make_loss(loss)
-    asked = make_objective(objective, task if epochs else None)
+    training = settings.training(epochs, seed, teacher, task) if epochs else None
     reference = outputs_of(teacher, examples)
     best, least = small, _distance(small, examples, task, reference)
     for method in METHODS:
         candidate = independent_copy(small)
         stored = matched_statistics(candidate, compression, teacher, examples, method)
-        repaired = _rebuilt(small, compression, stored)
+        repaired = filled(small, compression.with_stored(stored))
         distance = _distance(repaired, examples, task, reference)
         logger.info("recovery by %s: divergence %.4g, before %.4g", method, distance, least)
         if distance < least:
             best, least = repaired, distance
-    if epochs:
-        best = _tuned(
-            best, teacher, examples, epochs=epochs, seed=seed, learning_rate=learning_rate, progress=progress,
-            objective=asked, align=None if _of_classes(task) else _as_they_came,
-            disturb=disturbance(seed) if noise else None,
-            afterwards=Splicing(teacher, seed) if splicing else None,
-        )  # fmt: skip
+    if training is not None:
+        best = _tuned(best, teacher, examples, training, progress)
     return independent_copy(best).eval()
 
 
 def _refuse_other_network(small: nn.Module, teacher: nn.Module) -> None:
     """Raise :class:`WrongModel` for a teacher whose tensors are not those of the compressed network."""
-    ours, theirs = (
-        {name: entry.tensor.shape for name, entry in state_entries(model)[0].items()} for model in (small, teacher)
-    )
+    ours, theirs = ({n: tensor.shape for n, tensor in NetworkTensors(net).items()} for net in (small, teacher))
     different = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if different:
         raise WrongModel(
@@ -144,11 +170,8 @@ def _shape(shape: torch.Size | None) -> str:
 
 def _distance(model: nn.Module, examples: Examples, loss: Loss, reference: list[Tensor]) -> float:
     """Mean divergence from the teacher's outputs, in the geometry of the loss."""
-    total = 0.0
-    for part, rows, goal in zip(examples.slices, outputs_of(model, examples), reference, strict=True):
-        weights = examples.row_weights(part, rows.shape[0]).to(rows.device)
-        total += float((apart(loss, rows, part.targets, goal).double() * weights).sum())
-    return total
+    rows = zip(examples.slices, outputs_of(model, examples), reference, strict=True)
+    return examples.mean(apart(loss, found, part.targets, goal) for part, found, goal in rows)
 
 
 def _of_classes(loss: Loss) -> bool:
@@ -173,23 +196,9 @@ def refuse_missing_labels(objective: str | RecoveryObjective | Objective, exampl
         )
 
 
-def _tuned(
-    start: nn.Module, teacher: nn.Module, examples: Examples, *, learning_rate: float, **options: Any
-) -> nn.Module:
+def _tuned(start: nn.Module, teacher: nn.Module, examples: Examples, training: Training, progress: bool) -> nn.Module:
     compression = compression_of(start)
-    stored = fine_tuned(
-        differentiable(independent_copy(start)), compression, teacher, examples, learning_rate=learning_rate, **options
-    )
-    tuned = _rebuilt(start, compression, stored)
-    if not all(bool(torch.isfinite(t).all()) for t in compression_of(tuned).tensors().values()):
-        raise NonFiniteLoss(f"fine-tuning diverged at learning rate {learning_rate}; use a smaller one")
-    return tuned
-
-
-def _rebuilt(small: nn.Module, compression: Compression, stored: Mapping[str, Stored]) -> nn.Module:
-    """A copy of ``small`` that holds other stored values and carries them."""
-    changed = compression.with_stored(stored)
-    made = independent_copy(small)
-    fill(made, changed.tensors())
-    setattr(made, CARRIED, changed)
-    return made
+    stored = fine_tuned(differentiable(independent_copy(start)), compression, teacher, examples, training, progress)
+    if not all(bool(torch.isfinite(tensor).all()) for packed in stored.values() for tensor in packed.tensors()):
+        raise diverged(training)
+    return filled(start, compression.with_stored(stored))

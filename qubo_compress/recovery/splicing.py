@@ -8,12 +8,12 @@ number of survivors is fixed, since the plan has paid for it, and the threshold 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.network.groups import Group, state_entries
+from qubo_compress.network.groups import Group
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.recovery.latent import Latent
 
 logger = logging.getLogger(__name__)
@@ -42,9 +42,7 @@ class Splicing:
     """
 
     def __init__(self, teacher: nn.Module, seed: int) -> None:
-        self._tensors: Mapping[str, Tensor] = {
-            name: entry.tensor.detach() for name, entry in state_entries(teacher)[0].items()
-        }
+        self._tensors = NetworkTensors(teacher)
         self._generator = torch.Generator().manual_seed(seed)
         self._paid: dict[str, int] = {}
         #: Numbers that returned, counted every time.
@@ -73,9 +71,9 @@ class Splicing:
         if not masks:
             return
         self._paid[group.name] = stored.nbytes
-        parts = [member.part(self._tensors[member.name]) for member in group.members]
+        originals = stored.numbers(self._tensors.parts(group))
         with torch.no_grad():
-            for number, mask, original in zip(latent.values(group.name), masks, stored.numbers(parts), strict=True):
+            for number, mask, original in zip(latent.values(group.name), masks, originals, strict=True):
                 kept = mask.to(number.device)
                 sizes = number[kept & (number != 0)].abs()
                 limit = float(sizes.min()) if sizes.numel() else 0.0

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from qubo_compress.calibration.examples import Examples, Slice
 from qubo_compress.menu.fold import attribute
 from qubo_compress.menu.storage.stored import Stored
-from qubo_compress.network.groups import Group, state_entries
+from qubo_compress.network.every_layer import every_layer_runs
+from qubo_compress.network.groups import Group
 from qubo_compress.network.inputs import map_tensors, tensors_of
 from qubo_compress.network.replay import run_model
 from qubo_compress.network.roles import TRANSPOSED
-from qubo_compress.network.substitution import every_layer_runs
-from qubo_compress.plan import Compression, fill
+from qubo_compress.network.tensors import NetworkTensors
+from qubo_compress.plan import Compression
 
 METHODS = ("moments", "least-squares")
 
@@ -66,21 +67,21 @@ def matched_statistics(
         examples: on the device of both.
         method: ``"moments"`` or ``"least-squares"``.
     """
-    targets = _targets(small, compression)
+    tensors = NetworkTensors(small)
+    targets = _targets(tensors, compression)
     if not targets:
         return {}
     with every_layer_runs(), torch.no_grad():
         batch = _batch(teacher, examples, [target.name for target in targets])
         wanted = _remembered(teacher, batch, [target.name for target in targets])
-        return _repaired(small, compression, batch, [t for t in targets if t.name in wanted], wanted, method)
+        return _repaired(tensors, compression, batch, [t for t in targets if t.name in wanted], wanted, method)
 
 
-def _targets(small: nn.Module, compression: Compression) -> list[_Target]:
-    modules = {id(module): name for name, module in small.named_modules()}
-    entries = state_entries(small)[0]
+def _targets(tensors: NetworkTensors, compression: Compression) -> list[_Target]:
+    modules = {id(module): name for name, module in tensors.model.named_modules()}
     found = []
     for group in compression.layout.groups:
-        owners = {id(module) for member in group.members for module, _ in entries[member.name].owners}
+        owners = {id(module) for member in group.members for module, _ in tensors.owners(member.name)}
         if group.kind == "weight" or len(owners) != 1:
             continue
         folded = group.kind == "normalisation" and group.epsilon is not None
@@ -139,14 +140,14 @@ def _remembered(model: nn.Module, batch: Slice, names: list[str]) -> dict[str, T
 
 
 def _repaired(
-    small: nn.Module,
+    tensors: NetworkTensors,
     compression: Compression,
     batch: Slice,
     targets: list[_Target],
     wanted: dict[str, Tensor],
     method: str,
 ) -> dict[str, Stored]:
-    modules = dict(small.named_modules())
+    modules = dict(tensors.model.named_modules())
     stored: dict[str, Stored] = {}
 
     def hook_for(target: _Target) -> Any:
@@ -156,11 +157,11 @@ def _repaired(
             if goal is None or not inputs or output.shape != goal.shape:
                 return None
             if target.is_normalisation:
-                values = _normalisation(target, small, inputs[0], goal, method)
+                values = _normalisation(target, tensors, inputs[0], goal, method)
             else:
-                values = _corrected_bias(target, small, module, output, goal)
+                values = _corrected_bias(target, tensors, module, output, goal)
             packed = compression.stored[target.group.name].project(values, refit=True)
-            fill(small, {m.name: v for m, v in zip(target.group.members, packed.tensors(), strict=True)})
+            tensors.fill(tensors.assembled(zip(target.group.members, packed.tensors(), strict=True)))
             stored[target.group.name] = packed
             return module.forward(*inputs)  # type: ignore[no-any-return]
 
@@ -168,7 +169,7 @@ def _repaired(
 
     handles = [modules[target.name].register_forward_hook(hook_for(target)) for target in targets]
     try:
-        run_model(small, batch.inputs)
+        run_model(tensors.model, batch.inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -196,10 +197,9 @@ def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
     return torch.split(rows, max(1, BLOCK_VALUES // max(1, rows.shape[1])))
 
 
-def _normalisation(target: _Target, small: nn.Module, given: Tensor, goal: Tensor, method: str) -> list[Tensor]:
+def _normalisation(target: _Target, tensors: NetworkTensors, given: Tensor, goal: Tensor, method: str) -> list[Tensor]:
     x, y = _rows(given, 1), _rows(goal, 1)
-    entries = state_entries(small)[0]
-    current = {attribute(m.name): entries[m.name].tensor.detach().double() for m in target.group.members}
+    current = {attribute(m.name): tensors[m.name].detach().double() for m in target.group.members}
     epsilon = target.group.epsilon or 0.0
     before = current["weight"] / torch.sqrt(current["running_var"] + epsilon)
     x_mean, y_mean = _mean(x), _mean(y)
@@ -221,12 +221,13 @@ def _normalisation(target: _Target, small: nn.Module, given: Tensor, goal: Tenso
     return [named[attribute(member.name)].to(member.dtype) for member in target.group.members]
 
 
-def _corrected_bias(target: _Target, small: nn.Module, module: nn.Module, output: Tensor, goal: Tensor) -> list[Tensor]:
-    entries = state_entries(small)[0]
+def _corrected_bias(
+    target: _Target, tensors: NetworkTensors, module: nn.Module, output: Tensor, goal: Tensor
+) -> list[Tensor]:
     axis = 1 if isinstance(module, CHANNELS_FIRST) else -1
     values = []
     for member in target.group.members:
-        tensor = entries[member.name].tensor.detach()
+        tensor = tensors[member.name].detach()
         if attribute(member.name) == "bias" and tensor.numel() == output.shape[axis]:
             difference = _mean(_rows(goal, axis)) - _mean(_rows(output, axis))
             tensor = (tensor.double() + difference.reshape(tensor.shape)).to(tensor.dtype)

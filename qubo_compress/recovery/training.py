@@ -19,7 +19,7 @@ from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group
 from qubo_compress.network.losses.classification import target_rows
 from qubo_compress.network.replay import run_model
-from qubo_compress.network.substitution import substituted
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.plan import Compression
 from qubo_compress.recovery.latent import Latent
 
@@ -48,20 +48,36 @@ def distillation(found: Tensor, goal: Tensor, labels: Tensor | None) -> Tensor:
     return values
 
 
+@dataclass(frozen=True)
+class Training:
+    """How a compressed network is fine-tuned.
+
+    Attributes:
+        epochs: passes over the examples.
+        seed: of their order.
+        learning_rate: of Adam, after a short warm-up; it falls to zero along a cosine.
+        objective: what is minimised.
+        align: targets -> its labels; class indices or probabilities, row by row, when left out.
+        disturb: errors that the stored values come back with.
+        afterwards: what is done between two steps, such as moving masks.
+    """
+
+    epochs: int
+    seed: int = 0
+    learning_rate: float = LEARNING_RATE
+    objective: Objective = distillation
+    align: Align | None = None
+    disturb: Disturbance | None = None
+    afterwards: Afterwards | None = None
+
+
 def fine_tuned(
     small: nn.Module,
     compression: Compression,
     teacher: nn.Module,
     examples: Examples,
-    *,
-    epochs: int,
-    seed: int,
+    training: Training,
     progress: bool,
-    learning_rate: float = LEARNING_RATE,
-    objective: Objective = distillation,
-    align: Align | None = None,
-    disturb: Disturbance | None = None,
-    afterwards: Afterwards | None = None,
 ) -> dict[str, Stored]:
     """Stored groups after training.
 
@@ -72,48 +88,49 @@ def fine_tuned(
         compression: what it carries.
         teacher: the original network: a private copy.
         examples: on the device of both.
-        epochs: passes over the examples.
-        seed: of their order.
+        training: how, and for how long.
         progress: show a progress bar.
-        learning_rate: of Adam, after a short warm-up; it falls to zero along a cosine.
-        objective: what is minimised.
-        align: targets -> its labels; class indices or probabilities, row by row, when left out.
-        disturb: errors that the stored values come back with.
-        afterwards: what is done between two steps, such as moving masks.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(training.seed)
     for parameter in small.parameters():
         parameter.requires_grad_(False)  # of what is trained, the latent numbers are the leaves
+    held = NetworkTensors(small)
     with torch.enable_grad():
-        latent = Latent(compression, small)
-        optimizer = torch.optim.Adam(latent.leaves(), lr=learning_rate)
-        rowwise = _Rowwise(objective, align or _class_labels)
-
-        def run(tensors: dict[str, Tensor], part: Slice) -> Tensor:
-            return _loss(small, teacher, tensors, examples, part, rowwise)
+        latent = Latent(compression, held)
+        optimizer = torch.optim.Adam(latent.leaves(), lr=training.learning_rate)
+        rowwise = _Rowwise(training.objective, training.align or _class_labels)
 
         steps = _orders(examples, None)
         # By what a full batch weighs on average, so that a short last one counts for what it holds.
         usual = max(min(BATCH, examples.count), *(sum(map(len, rows)) for rows in steps)) / examples.count
-        total = epochs * len(steps)
+        total = training.epochs * len(steps)
+
+        def loss(tensors: dict[str, Tensor], part: Slice) -> Tensor:
+            return _loss(held, teacher, tensors, examples, part, rowwise) / usual
+
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, total))
         done = 0
-        if afterwards is not None:
-            afterwards(latent, done, total)
-        for _ in track(range(epochs), description="recovering", disable=not progress, transient=True):
+        if training.afterwards is not None:
+            training.afterwards(latent, done, total)
+        for _ in track(range(training.epochs), description="recovering", disable=not progress, transient=True):
             for step in _steps(examples, generator):
                 optimizer.zero_grad(set_to_none=True)
                 with _named(done, total, examples.unit):
-                    value = _descend(latent.tensors(disturb), step, lambda tensors, part: run(tensors, part) / usual)
+                    value = _descend(latent.tensors(training.disturb), step, loss)
                 # Codes are whole numbers: rounding would hide a weight that is not a number.
                 if not math.isfinite(value):
-                    raise NonFiniteLoss(f"fine-tuning diverged at learning rate {learning_rate}; use a smaller one")
+                    raise diverged(training)
                 optimizer.step()
                 schedule.step()
                 done += 1
-                if afterwards is not None:
-                    afterwards(latent, done, total)
+                if training.afterwards is not None:
+                    training.afterwards(latent, done, total)
         return latent.packed()
+
+
+def diverged(training: Training) -> NonFiniteLoss:
+    """The error for a network that is no longer one of numbers."""
+    return NonFiniteLoss(f"fine-tuning diverged at learning rate {training.learning_rate}; use a smaller one")
 
 
 def _share_of_rate(step: int, total: int) -> float:
@@ -212,15 +229,15 @@ def _mixed(examples: Examples, generator: torch.Generator | None) -> list[list[T
 
 
 def _loss(
-    small: nn.Module,
+    held: NetworkTensors,
     teacher: nn.Module,
     tensors: dict[str, Tensor],
     examples: Examples,
     part: Slice,
     rowwise: _Rowwise,
 ) -> Tensor:
-    with substituted(small, tensors):
-        found = examples.reading.rows(run_model(small, part.inputs))
+    with held.swapped(tensors):
+        found = examples.reading.rows(run_model(held.model, part.inputs))
     with torch.no_grad():
         goal = examples.reading.rows(run_model(teacher, part.inputs))
     weights = examples.row_weights(part, found.shape[0]).to(found.device).float()

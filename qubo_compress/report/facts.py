@@ -14,8 +14,9 @@ from qubo_compress._internal.text import printable
 from qubo_compress.budget import Budget
 from qubo_compress.menu.operator import parse
 from qubo_compress.menu.storage.stored import Stored
-from qubo_compress.network.groups import Group, state_entries
+from qubo_compress.network.groups import Group
 from qubo_compress.network.private import CARRIED
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.plan import Compression
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.sensitivity.table import SensitivityTable
@@ -238,8 +239,7 @@ def _why_kept(result: CompressionResult, number: int, group: Group) -> str:
 
 
 def _refusals(result: CompressionResult, group: Group) -> str:
-    entries = state_entries(result.original)[0]
-    parts = [member.part(entries[member.name].tensor.detach().cpu()) for member in group.members]
+    parts = NetworkTensors(result.original).parts(group)
     found = [parse(name).refusal(group, parts) for name in result.table.menu_names if name != "keep"]
     reasons = list(dict.fromkeys(reason for reason in found if reason))
     return "no choice of the menu suits it" + (f": {'; '.join(reasons)}" if reasons else "")

@@ -13,8 +13,9 @@ from qubo_compress.menu.low_rank.factored import left_dense
 from qubo_compress.menu.low_rank.stages import stage_positions
 from qubo_compress.menu.storage.many import Fits, Rows, prices_rows
 from qubo_compress.menu.storage.stored import Stored
-from qubo_compress.network.groups import Group, Member, state_entries
+from qubo_compress.network.groups import Group, Member
 from qubo_compress.network.replay import CallTrace
+from qubo_compress.network.tensors import NetworkTensors, Place
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.task import MeasureTask
@@ -84,7 +85,7 @@ class _Priced:
 
 def _group_priced(task: MeasureTask, number: int) -> _Priced:
     costs, fits, unreliable = [], [], []
-    calls = layer_calls(task.base, task.layout.groups[number], task.trace)
+    calls = layer_calls(task.tensors, task.layout.groups[number], task.trace)
     positions = [sum(call.positions for call in made) for made in calls]
     for packed, operator in zip(task.stored(number), task.choices[number].values(), strict=True):
         if packed.stages(0):
@@ -106,7 +107,7 @@ def _rows_priced(task: MeasureTask, run: Sequence[int]) -> _Priced:
     """Filters of one layer, group by group."""
     groups = [task.layout.groups[number] for number in run]
     rows = Rows(torch.cat([task.part(group.members[0]).reshape(1, -1) for group in groups]))
-    times = multiplications_per_value(task.base, groups[0], task.trace)[0]
+    times = multiplications_per_value(task.tensors, groups[0], task.trace)[0]
     costs, fits = [], []
     for operator in task.choices[run[0]].values():
         made = rows.priced(operator)
@@ -141,11 +142,11 @@ def siblings(task: MeasureTask, first: int, second: int) -> bool:
     )
 
 
-def multiplications_per_value(model: nn.Module, group: Group, trace: CallTrace | None) -> tuple[int, ...]:
+def multiplications_per_value(tensors: NetworkTensors, group: Group, trace: CallTrace | None) -> tuple[int, ...]:
     """How often each weight of each member multiplies per example."""
     if trace is None or group.kind != "weight":
         return (0,) * len(group.members)
-    return tuple(sum(call.positions for call in calls) for calls in layer_calls(model, group, trace))
+    return tuple(sum(call.positions for call in calls) for calls in layer_calls(tensors, group, trace))
 
 
 @dataclass(frozen=True)
@@ -166,22 +167,21 @@ class LayerCall:
     outputs: tuple[int, ...]
 
 
-def layer_calls(model: nn.Module, group: Group, trace: CallTrace | None) -> list[list[LayerCall]]:
+def layer_calls(tensors: NetworkTensors, group: Group, trace: CallTrace | None) -> list[list[LayerCall]]:
     """For every member of a group, the calls that it is used in; embeddings do not multiply."""
     if trace is None or group.kind != "weight":
         return [[] for _ in group.members]
-    entries = state_entries(model)[0]
     found = []
     for member in group.members:
         seen = trace.weights.get(member.name)
         if seen:
             found.append([LayerCall(m, call.multiplies // trace.examples, *call.sizes) for m, call in seen])
         else:
-            found.append(_calls_of_owners(entries[member.name].owners, member, trace))
+            found.append(_calls_of_owners(tensors.owners(member.name), member, trace))
     return found
 
 
-def _calls_of_owners(owners: list[tuple[nn.Module, str]], member: Member, trace: CallTrace) -> list[LayerCall]:
+def _calls_of_owners(owners: list[Place], member: Member, trace: CallTrace) -> list[LayerCall]:
     """Calls of the modules that own a weight which no known function was given itself: masked ones, for example."""
     known = {id(module) for module, _ in owners if isinstance(module, DENSE)}
     axes = slice(2 - len(member.shape), None) if len(member.shape) > 2 else slice(0, 0)

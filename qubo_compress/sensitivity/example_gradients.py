@@ -191,7 +191,8 @@ def _state_at_reference(task: MeasureTask) -> dict[str, Tensor]:
     for group, found in enumerate(task.layout.groups):
         for member, value in zip(found.members, task.references(group), strict=True):
             held = task.tensors[member.name].detach()
-            state[member.name] = held if member.rows is not None else member.placed(held, value.to(held.dtype))
+            whole = member.rows is None
+            state[member.name] = member.in_network_order(value.to(held.device, held.dtype)) if whole else held
     return state
 
 

@@ -20,9 +20,9 @@ from torch import nn
 from qubo_compress.calibration.examples import set_aside
 from qubo_compress.menu.menu import Menu
 from qubo_compress.network.discovery import GroupRule
+from qubo_compress.network.every_layer import every_layer_runs
 from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.network.replay import run_model
-from qubo_compress.network.substitution import every_layer_runs
 from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.metrics.auto import Auto, network_runs, resolved, runs_alone
 from qubo_compress.sensitivity.metrics.products import Products

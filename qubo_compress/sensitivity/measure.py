@@ -19,11 +19,11 @@ from qubo_compress.errors import CacheMismatch
 from qubo_compress.menu.menu import Menu
 from qubo_compress.menu.storage.file_format import fixed_bytes
 from qubo_compress.network.discovery import GroupRule
+from qubo_compress.network.every_layer import every_layer_runs
 from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.network.losses.signature import loss_signature
 from qubo_compress.network.scores import OutputLike
-from qubo_compress.network.signature import weights_signature
-from qubo_compress.network.substitution import every_layer_runs
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.costs import price_choices
@@ -149,8 +149,8 @@ def measure_specimen(
     ranks = ranks_of(settings.process_group, specimen.model)
     show = settings.progress and ranks.rank == 0
     # Before anything runs: a forward may write to buffers of the copies.
-    weights = weights_signature(specimen.model)
-    held = weights if around is None else f"{weights} around {weights_signature(around.base)}"
+    weights = NetworkTensors(specimen.model).signature()
+    held = weights if around is None else f"{weights} around {NetworkTensors(around.base).signature()}"
     specimen, around = specimen.private(), None if around is None else around.private()
     with every_layer_runs(), torch.no_grad():
         task, unreached = prepared(specimen, around)

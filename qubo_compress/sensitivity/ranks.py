@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from qubo_compress.errors import RankFailed, RanksDisagree
+from qubo_compress.network.tensors import NetworkTensors
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -187,8 +188,7 @@ def ranks_of(process_group: ProcessGroup | bool, model: nn.Module | None = None)
         return ALONE
     if "cpu:" in dist.get_backend_config(group):
         return Ranks(rank, size, CPU, group)
-    tensors = () if model is None else (*model.parameters(), *model.buffers())
-    device = next((t.device for t in tensors), CPU)
+    device = CPU if model is None else NetworkTensors(model).device
     if device.type == "cpu":  # a model on the CPU does not tell which GPU belongs to this rank
         device = torch.device("cuda", torch.cuda.current_device())
     return Ranks(rank, size, device, group)

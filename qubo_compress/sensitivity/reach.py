@@ -7,8 +7,7 @@ or a branch for other inputs, so nothing is known about it and it is kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 from qubo_compress._internal.text import printable
 from qubo_compress.calibration.examples import Examples
 from qubo_compress.network.calls import GivenTensors
-from qubo_compress.network.groups import Group, Layout, state_entries
+from qubo_compress.network.groups import Group, Layout
 from qubo_compress.network.inputs import Inputs, map_tensors, tensors_of
-from qubo_compress.network.substitution import substituted
+from qubo_compress.network.tensors import NetworkTensors
 
 logger = logging.getLogger(__name__)
 
@@ -43,29 +42,29 @@ def unreached_groups(
         examples: on the device of the model.
         run: inputs -> (M, C) output rows; gradients flow where they are enabled.
     """
-    entries = state_entries(model)[0]
-    missing = list(dict.fromkeys(name for group in layout.groups for name in _trained(group, entries)))
+    tensors = NetworkTensors(model)
+    trained = {group.name: _trained(group, tensors) for group in layout.groups}
+    missing = list(dict.fromkeys(name for names in trained.values() for name in names))
     for inputs in _pieces(examples):
         try:
-            missing = _without_gradient(model, missing, inputs, run)
+            missing = _without_gradient(tensors, missing, inputs, run)
         except (RuntimeError, NotImplementedError) as cause:
             logger.info("gradients do not pass through this network (%s): what is used is taken as reached", cause)
-            missing = _without_use(model, missing, examples, run)
+            missing = _without_use(tensors, missing, examples, run)
             break
         if not missing:
             return {}
     lost = set(missing)
-    trained = {group.name: _trained(group, entries) for group in layout.groups}
     found = {name: REASON for name, own in trained.items() if own and lost.issuperset(own)}
     if found:
         logger.warning("%s: %s; kept as they are", REASON, printable(", ".join(found)))
     return found
 
 
-def _trained(group: Group, entries: Mapping[str, Any]) -> tuple[str, ...]:
+def _trained(group: Group, tensors: NetworkTensors) -> tuple[str, ...]:
     """Names of the group's parameters; running statistics have no gradients."""
     floating = [member.name for member in group.members if member.dtype.is_floating_point]
-    return tuple(name for name in floating if entries[name].is_parameter)
+    return tuple(name for name in floating if tensors.is_parameter(name))
 
 
 def _pieces(examples: Examples) -> Iterator[Inputs]:
@@ -77,14 +76,13 @@ def _pieces(examples: Examples) -> Iterator[Inputs]:
 
 
 def _without_gradient(
-    model: nn.Module, names: Sequence[str], inputs: Inputs, run: Callable[[Inputs], Tensor]
+    tensors: NetworkTensors, names: Sequence[str], inputs: Inputs, run: Callable[[Inputs], Tensor]
 ) -> list[str]:
     """Those of the named tensors that no output depends on."""
-    entries = state_entries(model)[0]
     with torch.enable_grad():
         # Detached copies share the values; frozen parameters get a gradient too, and no .grad is written.
-        leaves = {name: entries[name].tensor.detach().requires_grad_() for name in names}
-        with substituted(model, leaves):
+        leaves = {name: tensors[name].detach().requires_grad_() for name in names}
+        with tensors.swapped(leaves):
             total = run(inputs).sum()
             if not total.requires_grad:
                 raise NotImplementedError("its outputs have none")
@@ -93,15 +91,14 @@ def _without_gradient(
 
 
 def _without_use(
-    model: nn.Module, names: Sequence[str], examples: Examples, run: Callable[[Inputs], Tensor]
+    tensors: NetworkTensors, names: Sequence[str], examples: Examples, run: Callable[[Inputs], Tensor]
 ) -> list[str]:
     """Those of the named tensors that no function is given, whatever the example."""
-    entries, uses = state_entries(model)[0], GivenTensors()
-    missing = list(names)
+    uses, missing = GivenTensors(), list(names)
     for inputs in _pieces(examples):
         with uses, torch.no_grad():
             run(inputs)
-        missing = [name for name in missing if id(entries[name].tensor) not in uses.seen]
+        missing = [name for name in missing if id(tensors[name]) not in uses.seen]
         if not missing:
             break
     return missing

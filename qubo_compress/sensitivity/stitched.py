@@ -7,6 +7,7 @@ the model itself is never touched. The weights seen are those of :meth:`qubo_com
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -23,12 +24,11 @@ from qubo_compress.calibration.evaluation import OutputOptions, outputs_of, scor
 from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.errors import InvalidAssignment, InvalidBatches, WrongModel
 from qubo_compress.menu.operator import stored_as
-from qubo_compress.network.groups import Group, state_entries
+from qubo_compress.network.groups import Group
 from qubo_compress.network.losses.classification import AUTO, LossLike, make_loss
 from qubo_compress.network.private import private_copy
 from qubo_compress.network.scores import OutputReading
-from qubo_compress.network.signature import weights_signature
-from qubo_compress.network.substitution import swapped
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.network.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -94,11 +94,11 @@ class StitchedLoss:
         **reading: Unpack[OutputOptions],
     ) -> None:
         model = unwrapped(model)
-        if weights_signature(model) != table.provenance.weights:
+        if NetworkTensors(model).signature() != table.provenance.weights:
             raise WrongModel("the table was measured for other weights; measure this network, or give the one measured")
         model = private_copy(model)
-        device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-        examples = read_examples(batches, max_examples, slice_size, OutputReading(**reading)).to(device)
+        tensors = NetworkTensors(model)
+        examples = read_examples(batches, max_examples, slice_size, OutputReading(**reading)).to(tensors.device)
         examples, loss = settle(model, examples, loss)
         self.model, self.loss = model, loss
         checked = make_loss(loss)
@@ -114,7 +114,7 @@ class StitchedLoss:
         self._all = _Sample(examples, reference)
         self._order: npt.NDArray[np.int64] = np.arange(examples.count)
         self._samples: dict[int, _Sample] = {}
-        self._choices = _Choices(model, table, memory_limit)
+        self._choices = _Choices(tensors, table, memory_limit)
 
     @property
     def examples(self) -> int:
@@ -138,7 +138,7 @@ class StitchedLoss:
             InvalidBatches: when ``examples`` is below 1.
         """
         sample = self._sample(examples)
-        with swapped(self._choices.places(assignment)):
+        with self._choices.stitched(assignment):
             self.evaluations += sample.examples.count
             value = score_examples(self.model, sample.examples, self.loss, sample.reference).loss
         return value if math.isfinite(value) else math.inf
@@ -170,11 +170,11 @@ def _selected(sample: _Sample, index: npt.NDArray[np.int64]) -> _Sample:
 
 
 class _Choices:
-    """The tensors of every choice, and where in the model they go."""
+    """The tensors of every choice, put into a model together."""
 
-    def __init__(self, model: nn.Module, table: SensitivityTable, memory_limit: int) -> None:
+    def __init__(self, held: NetworkTensors, table: SensitivityTable, memory_limit: int) -> None:
         self.groups, self.payloads = table.layout.groups, table.payloads
-        self.entries = state_entries(model)[0]
+        self.held = held
         allowed = np.split(table.allowed, table.offsets[1:-1])
         self.names = [
             [name for name, is_open in zip(names, open_ones, strict=True) if is_open]
@@ -203,17 +203,14 @@ class _Choices:
             for choice in range(len(self.names[number])):
                 self.kept[int(number), choice] = self._made(int(number), choice)
 
-    def places(self, assignment: npt.ArrayLike) -> list[tuple[nn.Module, str, Tensor]]:
-        """What to swap in, at every place that shares a tensor."""
-        found = []
+    def stitched(self, assignment: npt.ArrayLike) -> contextlib.AbstractContextManager[None]:
+        """The model with the choices of an assignment in it."""
         with torch.no_grad():
             tensors = self._tensors(self._checked(assignment))
-        for member, tensor in tensors.items():
-            entry = self.entries[member]
+        for name, tensor in tensors.items():
             # A product takes another kernel for a weight that needs no gradient, which rounds otherwise.
-            tensor.requires_grad_(entry.tensor.requires_grad)
-            found += [(module, attribute, tensor) for module, attribute in entry.owners]
-        return found
+            tensor.requires_grad_(self.held[name].requires_grad)
+        return self.held.swapped(tensors)
 
     def _checked(self, assignment: npt.ArrayLike) -> list[int]:
         local = np.asarray(assignment)
@@ -247,7 +244,7 @@ class _Choices:
         if member.rows is None:
             return value
         if member.name not in self.whole:
-            self.whole[member.name] = self.entries[member.name].tensor.detach().clone()
+            self.whole[member.name] = self.held[member.name].detach().clone()
         whole = self.whole[member.name]
         member.write(whole, value)
         return whole
@@ -259,13 +256,11 @@ class _Choices:
     def _made(self, number: int, choice: int) -> tuple[Tensor, ...]:
         """The stored values of one choice, laid out in memory as the model's own tensors are."""
         group, name = self.groups[number], self.names[number][choice]
-        held = [self.entries[member.name].tensor.detach() for member in group.members]
-        parts = [member.part(tensor).cpu() for member, tensor in zip(group.members, held, strict=True)]
         fit = None if self.fits is None else self.fits.of(int(self.numbers[number][choice]))
-        stored = stored_as(name, group, parts, self.payloads.get((group.name, name)), fit).tensors()
+        stored = stored_as(name, group, self.held.parts(group), self.payloads.get((group.name, name)), fit).tensors()
         made = []
-        for member, tensor, value in zip(group.members, held, stored, strict=True):
-            whole = member.rows is None
+        for member, value in zip(group.members, stored, strict=True):
+            whole, tensor = member.rows is None, self.held[member.name].detach()
             home = torch.empty_like(tensor if whole else member.part(tensor))
             made.append(home.copy_(member.in_network_order(value) if whole else value))
         return tuple(made)

@@ -15,12 +15,13 @@ from qubo_compress.calibration.statistics.statistic import Calibration
 from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidModel, NonFiniteLoss, QuboCompressError
 from qubo_compress.menu.operator import Operator
 from qubo_compress.network.calls import WeightCall, weight_calls, why_unseen
-from qubo_compress.network.groups import Group, Layout, state_entries
+from qubo_compress.network.groups import Group, Layout
 from qubo_compress.network.inputs import map_tensors
 from qubo_compress.network.losses.classification import Loss, make_loss
 from qubo_compress.network.losses.custom import CallableLoss
 from qubo_compress.network.private import private_copy
 from qubo_compress.network.replay import CallTrace, run_model, trace_calls
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.reach import unreached_groups
 from qubo_compress.sensitivity.specimen import Specimen, refuse_nothing_to_compress
@@ -69,7 +70,7 @@ def prepared(specimen: Specimen, around: Around | None = None) -> tuple[MeasureT
     loss = make_loss(settings.loss)
     if loss.needs_targets and not specimen.examples.labelled:
         raise InvalidBatches("the loss needs targets; give (inputs, targets) batches or loss='kl'")
-    originals = {name: entry.tensor.detach().cpu() for name, entry in state_entries(original)[0].items()}
+    originals = {name: tensor.detach().cpu() for name, tensor in NetworkTensors(original).items()}
     refuse_nothing_to_compress(layout)
     _refuse_bad_weights(original, layout)
     examples = _placed(base, specimen.examples)
@@ -122,10 +123,10 @@ def _measurable(
 
 def _refuse_bad_weights(model: nn.Module, layout: Layout) -> None:
     grouped = {member.name for group in layout.groups for member in group.members}
-    for name, entry in state_entries(model)[0].items():
-        tensor = entry.tensor.detach()
+    tensors = NetworkTensors(model)
+    for name, tensor in tensors.items():
         # A buffer that no operator touches may hold infinities on purpose: attention masks do.
-        checked = tensor.is_floating_point() and (entry.is_parameter or name in grouped)
+        checked = tensor.is_floating_point() and (tensors.is_parameter(name) or name in grouped)
         tensor = tensor.float() if tensor.dtype.itemsize < 2 else tensor
         if checked and not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
@@ -159,7 +160,7 @@ def _refuse_blind_loss(reference: list[Tensor], loss: Loss, examples: Examples) 
 
 def _placed(model: nn.Module, examples: Examples) -> Examples:
     """Examples on the model's device; images channels last on the CPU, where that gives the same outputs."""
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    device = NetworkTensors(model).device
     examples = examples.to(device)
     first = examples.first(PROBE_EXAMPLES).inputs
     if device.type != "cpu" or not any(t.ndim == 4 for t in (first,) if isinstance(t, Tensor)):
@@ -195,5 +196,4 @@ def _calls(model: nn.Module, examples: Examples, trace: CallTrace | None) -> Map
     if trace is not None:
         return {name: [call for _, call in seen] for name, seen in trace.weights.items()}
     probe = examples.first(PROBE_EXAMPLES).inputs
-    watched = {name: entry.tensor for name, entry in state_entries(model)[0].items() if entry.is_parameter}
-    return weight_calls(lambda: run_model(model, probe), watched)
+    return weight_calls(lambda: run_model(model, probe), NetworkTensors(model).parameters())

@@ -16,8 +16,8 @@ from torch import nn
 
 import qubo_compress as qc
 from qubo_compress.network import discovery
-from qubo_compress.network.groups import state_entries
 from qubo_compress.network.older_groups import WEIGHTED
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.testing import same_snapshot, snapshot
 
 MENU = qc.Menu(bits=(2, 3, 8), sparsity=(0.0, 0.5))
@@ -41,9 +41,9 @@ def random_plan(table: qc.SensitivityTable, seed: int) -> qc.Plan:
 
 
 def same_tensors(first: nn.Module, second: nn.Module) -> bool:
-    one, other = state_entries(first)[0], state_entries(second)[0]
+    one, other = NetworkTensors(first), NetworkTensors(second)
     return one.keys() == other.keys() and all(
-        torch.equal(one[n].tensor, other[n].tensor) and one[n].tensor.dtype == other[n].tensor.dtype for n in one
+        torch.equal(tensor, other[name]) and tensor.dtype == other[name].dtype for name, tensor in one.items()
     )
 
 
@@ -51,8 +51,8 @@ def scrambled(model: nn.Module) -> nn.Module:
     """The same architecture with other weights."""
     other = copy.deepcopy(model)
     with torch.no_grad():
-        for entry in state_entries(other)[0].values():
-            entry.tensor.copy_(torch.rand_like(entry.tensor.float()) + 1)
+        for tensor in NetworkTensors(other).values():
+            tensor.copy_(torch.rand_like(tensor.float()) + 1)
     return other
 
 

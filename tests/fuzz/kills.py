@@ -27,7 +27,7 @@ from torch import nn
 
 import qubo_compress as qc
 from qubo_compress._internal.files import write_atomically
-from qubo_compress.network.signature import weights_signature
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.cache import UnitCache
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -61,7 +61,7 @@ def writers() -> dict[str, Writer]:
         with torch.no_grad():
             net.bias.fill_(float(version))
         made = table.plan({})
-        versions.append(replace(made, weights=weights_signature(net)).apply(net))
+        versions.append(replace(made, weights=NetworkTensors(net).signature()).apply(net))
     problem = qc.ChoiceProblem.random("dense", groups=16, choices=8, seed=0)
 
     def save_plan(path: Path, version: int) -> None:

@@ -15,9 +15,10 @@ from qubo_compress.calibration.statistics import Calibration
 from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
 from qubo_compress.network.calls import WeightCalls, weight_calls, why_unseen
 from qubo_compress.network.discovery import discover
+from qubo_compress.network.every_layer import every_layer_runs
 from qubo_compress.network.losses.classification import make_loss, rows_of
 from qubo_compress.network.replay import run_model, trace_calls
-from qubo_compress.network.substitution import every_layer_runs
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.costs import multiplications_per_value
 
 EXAMPLES = 10
@@ -126,7 +127,8 @@ def test_multiplications_are_those_of_the_real_calls(kind: str, sample: Callable
     with every_layer_runs():
         trace = trace_calls(found.model, found.batches[0][0])
     groups = {group.name: group for group in discover(found.model).groups}
-    got = {name: multiplications_per_value(found.model, groups[name], trace)[0] for name in EXPECTED[kind]}
+    tensors = NetworkTensors(found.model)
+    got = {name: multiplications_per_value(tensors, groups[name], trace)[0] for name in EXPECTED[kind]}
     assert got == EXPECTED[kind]
 
 

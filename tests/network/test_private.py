@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import qubo_compress as qc
 from qubo_compress.errors import InvalidModel
+from qubo_compress.network.every_layer import every_layer_runs
 from qubo_compress.network.private import CARRIED, PRIVATE, independent_copy, private_copy
-from qubo_compress.network.substitution import every_layer_runs
 from qubo_compress.testing import same_snapshot, snapshot
 
 MENU = qc.Menu(bits=(2, 4), sparsity=(0.0, 0.5), vector_bits=())

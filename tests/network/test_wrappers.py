@@ -15,7 +15,7 @@ import qubo_compress as qc
 from qubo_compress.errors import InvalidModel
 from qubo_compress.network import unwrapped
 from qubo_compress.network.discovery import discover
-from qubo_compress.network.substitution import every_layer_runs
+from qubo_compress.network.every_layer import every_layer_runs
 
 WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {
     "compiled": lambda net: torch.compile(net, backend="eager"),

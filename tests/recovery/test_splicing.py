@@ -16,6 +16,7 @@ from qubo_compress import errors
 from qubo_compress.artifact.writing import payload_of
 from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.private import CARRIED
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.plan import compression_of
 from qubo_compress.recovery.latent import Latent
 from qubo_compress.recovery.splicing import FROZEN_FROM, HIGH, LOW, Splicing, exchange
@@ -102,7 +103,7 @@ def test_masks_that_would_cost_more_are_not_taken() -> None:
     front = torch.zeros_like(mask).reshape(-1)
     front[: int(mask.sum())] = True
     dense = packed.remasked([front.reshape(mask.shape)], packed.tensors())
-    latent = Latent(compression.with_stored({"5.weight": dense}), small)
+    latent = Latent(compression.with_stored({"5.weight": dense}), NetworkTensors(small))
     paid = latent.stored["5.weight"].nbytes
     splicing = Splicing(net, seed=0)
     splicing(latent, 0, 100)
@@ -118,7 +119,7 @@ def test_masks_that_would_cost_more_are_not_taken() -> None:
 
 def test_masks_are_frozen_at_the_end_and_updated_ever_more_rarely() -> None:
     net, small = compressed("frequency(sparsity=0.6,bits=4)")
-    latent = Latent(compression_of(small), small)
+    latent = Latent(compression_of(small), NetworkTensors(small))
     splicing = Splicing(net, seed=0)
     splicing(latent, 0, 300)
     generator = torch.Generator().manual_seed(0)
@@ -139,7 +140,7 @@ def test_masks_are_frozen_at_the_end_and_updated_ever_more_rarely() -> None:
 
 def test_pruned_numbers_wake_with_the_values_of_the_teacher() -> None:
     net, small = compressed("frequency(sparsity=0.6,bits=4)")
-    latent = Latent(compression_of(small), small)
+    latent = Latent(compression_of(small), NetworkTensors(small))
     packed = latent.stored["3.weight"]
     before = latent.values("3.weight")[0].detach().clone()
     Splicing(net, seed=0)(latent, 0, 10)
@@ -192,7 +193,7 @@ def test_splicing_needs_epochs() -> None:
 
 def test_numbers_wake_although_a_survivor_is_stored_as_zero() -> None:
     net, small = compressed("quantize(bits=4,sparsity=0.5)")
-    latent = Latent(compression_of(small), small)
+    latent = Latent(compression_of(small), NetworkTensors(small))
     number, mask = latent.values("3.weight")[0], latent.stored["3.weight"].movable_masks()[0]
     with torch.no_grad():
         number.reshape(-1)[mask.reshape(-1).nonzero()[0]] = 0.0

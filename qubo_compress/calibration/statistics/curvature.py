@@ -12,9 +12,8 @@ from torch import Tensor
 from qubo_compress.calibration.examples import Slice
 from qubo_compress.calibration.statistics.statistic import Calibration, Statistic
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.network.groups import Group, state_entries
+from qubo_compress.network.groups import Group
 from qubo_compress.network.inputs import map_tensors
-from qubo_compress.network.substitution import swapped
 
 EXACT_CLASSES = 16
 """Most outputs for which ``method="auto"`` is exact."""
@@ -91,16 +90,12 @@ class Curvature(Statistic):
 
     def _whole(self, calibration: Calibration) -> dict[str, Tensor]:
         """Parameter name -> curvature of every floating-point parameter."""
-        entries = {
-            name: entry
-            for name, entry in state_entries(calibration.model)[0].items()
-            if entry.is_parameter and entry.tensor.is_floating_point()
-        }
-        leaves = {name: entry.tensor.detach().clone().requires_grad_() for name, entry in entries.items()}
-        places = [(*owner, leaves[name]) for name, entry in entries.items() for owner in entry.owners]
+        tensors = calibration.tensors
+        floating = {name: tensor for name, tensor in tensors.parameters().items() if tensor.is_floating_point()}
+        leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in floating.items()}
         total = {name: torch.zeros(leaf.shape, dtype=torch.float64) for name, leaf in leaves.items()}
 
-        with swapped(places), torch.enable_grad():
+        with tensors.swapped(leaves), torch.enable_grad():
             exact = self._exact(calibration)
             chunks = self._chunks(calibration, 1 if exact else self.chunk)
             passes = (

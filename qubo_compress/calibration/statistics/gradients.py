@@ -16,9 +16,8 @@ from torch.nn import functional
 from qubo_compress.calibration.examples import Slice
 from qubo_compress.calibration.statistics.statistic import Calibration, Statistic
 from qubo_compress.errors import InvalidMenu, NonFiniteLoss
-from qubo_compress.network.groups import Group, state_entries
+from qubo_compress.network.groups import Group
 from qubo_compress.network.inputs import Inputs, map_tensors, tensors_of
-from qubo_compress.network.substitution import substituted
 
 logger = logging.getLogger(__name__)
 
@@ -163,13 +162,12 @@ def _cotangents(calibration: Calibration, part: Slice, number: int) -> Tensor:
 
 
 def _tensors(calibration: Calibration, names: Sequence[str]) -> dict[str, Tensor]:
-    entries = state_entries(calibration.model)[0]
-    return {name: entries[name].tensor.detach() for name in names}
+    return {name: calibration.tensors[name].detach() for name in names}
 
 
 def _product(calibration: Calibration, values: dict[str, Tensor], inputs: Inputs, pulled: Tensor) -> Tensor:
     """Inner product of the outputs with ``pulled``, the network holding ``values``: its gradient is wanted."""
-    with substituted(calibration.model, values):
+    with calibration.tensors.swapped(values):
         return (calibration.run(inputs) * pulled).sum()
 
 

@@ -12,6 +12,7 @@ which is the layer-wise objective of optimal brain compression (Frantar & Alista
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, cast
@@ -23,8 +24,8 @@ from torch.nn import functional
 from qubo_compress.calibration.statistics.statistic import Calibration, Statistic
 from qubo_compress.errors import InvalidMenu, QuboCompressError
 from qubo_compress.network.calls import Sliding, WeightCall, WeightCalls
-from qubo_compress.network.groups import Group, Member, state_entries
-from qubo_compress.network.substitution import every_layer_runs
+from qubo_compress.network.every_layer import every_layer_runs
+from qubo_compress.network.groups import Group, Member
 
 SILENT = 1e-200
 """Inputs whose mean moment is not above this count as none: their inverse would overflow."""
@@ -233,9 +234,8 @@ def _gathered(calibration: Calibration, name: str) -> dict[str, tuple[Tensor, ..
 
     Of the parameter, and of those behind it in the network as far as they fit.
     """
-    entries = state_entries(calibration.model)[0]
-    behind = list(entries)[list(entries).index(name) :]
-    watched = {other: entries[other].tensor for other in behind if other == name or entries[other].tensor.ndim > 1}
+    behind = itertools.dropwhile(lambda other: other[0] != name, calibration.tensors.items())
+    watched = {other: tensor for other, tensor in behind if other == name or tensor.ndim > 1}
     gathering = _Gathering(name, torch.ones(1))
     with every_layer_runs(), WeightCalls(watched, gathering.add, frozenset(watched)), torch.no_grad():
         for number, part in enumerate(calibration.examples.slices):

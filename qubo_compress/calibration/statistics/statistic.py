@@ -6,6 +6,7 @@ its choices and dropped when these are stored. Beside one group's, only what a r
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from qubo_compress.calibration.examples import Examples
 from qubo_compress.network.groups import Group
 from qubo_compress.network.inputs import Inputs
+from qubo_compress.network.tensors import NetworkTensors
 
 
 class PointwiseLoss(Protocol):
@@ -48,10 +50,10 @@ class Calibration:
     ahead: dict[str, dict[str, Any]] = field(default_factory=dict)
     _last: dict[str, tuple[Hashable, Any]] = field(default_factory=dict)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return next((t.device for t in (*self.model.parameters(), *self.model.buffers())), torch.device("cpu"))
+    @functools.cached_property
+    def tensors(self) -> NetworkTensors:
+        """What the model holds."""
+        return NetworkTensors(self.model)
 
     def remembered(self, name: str, key: Hashable, compute: Callable[[], Any]) -> Any:
         """The last value computed under a name, while the key stays: filters of one layer share its statistics."""

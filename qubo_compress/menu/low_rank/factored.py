@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from qubo_compress.menu.low_rank.stages import Stage
 from qubo_compress.menu.storage.stored import Stored
-from qubo_compress.network.groups import Layout, Member, state_entries
+from qubo_compress.network.groups import Layout, Member
+from qubo_compress.network.tensors import NetworkTensors
 
 logger = logging.getLogger(__name__)
 
@@ -180,13 +181,13 @@ def factored(model: nn.Module, layout: Layout, stored: Mapping[str, Stored]) -> 
 def _staged_owners(
     model: nn.Module, layout: Layout, stored: Mapping[str, Stored]
 ) -> list[tuple[nn.Module, Member, tuple[Stage, ...]]]:
-    entries = state_entries(model)[0]
+    tensors = NetworkTensors(model)
     found = []
     for group in layout.groups:
         for number, member in enumerate(group.members):
             stages = stored[group.name].stages(number)
             if not stages:
                 continue
-            owners = {id(module): module for module, _ in entries[member.name].owners}
+            owners = {id(module): module for module, _ in tensors.owners(member.name)}
             found += [(owner, member, stages) for owner in owners.values()]
     return found

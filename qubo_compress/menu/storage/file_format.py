@@ -19,9 +19,10 @@ from torch import nn
 from qubo_compress._internal.reader import inflated
 from qubo_compress.menu.operator import LONGEST_NAME
 from qubo_compress.network.extra_state import extra_entries, stored_bytes
-from qubo_compress.network.groups import EXTRA, Layout, state_entries
+from qubo_compress.network.groups import EXTRA, Layout
 from qubo_compress.network.signature import architecture_signature
 from qubo_compress.network.tensor_bytes import raw_bytes
+from qubo_compress.network.tensors import NetworkTensors
 
 FORMAT = "qubo_compress 1"
 TENSOR = "payload"
@@ -92,9 +93,9 @@ def fixed_bytes(layout: Layout, menu_names: Sequence[str]) -> int:
 
 def kept_payload(layout: Layout, model: nn.Module) -> bytes:
     """Bytes of the tensors that no choice changes."""
-    entries, extra = state_entries(model)[0], extra_entries(model)
+    tensors, extra = NetworkTensors(model), extra_entries(model)
     return b"".join(
-        stored_bytes(kept.name, extra[kept.name]) if kept.dtype == EXTRA else raw_bytes(entries[kept.name].tensor)
+        stored_bytes(kept.name, extra[kept.name]) if kept.dtype == EXTRA else raw_bytes(tensors[kept.name])
         for kept in layout.kept
         if kept.nbytes
     )

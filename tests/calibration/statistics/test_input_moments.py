@@ -15,7 +15,6 @@ from qubo_compress.calibration.statistics import Calibration
 from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.network.discovery import discover
-from qubo_compress.network.groups import state_entries
 from qubo_compress.network.inputs import call
 from qubo_compress.network.losses.classification import make_loss
 
@@ -220,7 +219,7 @@ def test_the_model_is_left_as_it_was() -> None:
     assert [m.training for m in net.modules()] == modes
     assert torch.equal(net[0].weight.grad, torch.ones_like(net[0].weight)) and net[4].weight.grad is None
     assert not any(m._forward_hooks for m in net.modules())
-    assert all(entry.tensor.requires_grad for entry in state_entries(net)[0].values() if entry.is_parameter)
+    assert all(parameter.requires_grad for parameter in net.parameters())
 
 
 def test_a_forward_that_fails_leaves_no_hooks() -> None:
