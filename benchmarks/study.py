@@ -108,7 +108,7 @@ class Step:
         name: on the command line and in its records.
         cells: options -> what identifies each record that is to be made.
         measure: (options, **cell) -> what else the record says; several records; or None where there is none to make.
-        again: make the records anew whenever the step is asked for; the newest counts.
+        again: make the records again whenever the step is asked for; the newest counts.
     """
 
     name: str

@@ -187,7 +187,7 @@ def _digits_bytes(width: int) -> int:
 
 
 def _stage(channels_in: int, channels_out: int, stride: int, blocks: int) -> nn.Sequential:
-    """Basic blocks, the first of which changes channels and resolution."""
+    """Basic blocks; the first one changes channels and resolution."""
     rest = [BasicBlock(channels_out, channels_out) for _ in range(blocks - 1)]
     return nn.Sequential(BasicBlock(channels_in, channels_out, stride), *rest)
 

@@ -35,7 +35,7 @@ FASHION_CHECKSUMS: Mapping[str, str] = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-"""File name -> SHA-256 of the uncompressed contents, so that the same images packed anew still pass."""
+"""File name -> SHA-256 of the uncompressed contents, so that the same images packed again still pass."""
 
 
 class NetworkUnavailable(RuntimeError):
@@ -192,7 +192,7 @@ def _read_npz(path: Path) -> Examples:
             images = torch.from_numpy(arrays["images"])
             labels = torch.from_numpy(arrays["labels"])
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise NetworkUnavailable(f"{path} is no npz file of `images` and `labels` ({error}); fetch it anew") from error
+        raise NetworkUnavailable(f"{path} is no npz file of `images` and `labels` ({error}); fetch it again") from error
     return Examples(_normalise(images / 255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), labels.long())
 
 
@@ -218,7 +218,7 @@ def _unpack(packed: bytes, source: str) -> bytes:
     try:
         return gzip.decompress(packed)
     except (OSError, EOFError) as error:
-        raise NetworkUnavailable(f"{source} is no complete gzip file ({error}); delete it and fetch it anew") from error
+        raise NetworkUnavailable(f"{source} is no complete gzip file ({error}); fetch it again") from error
 
 
 def _check(contents: bytes, name: str, source: str) -> bytes:
@@ -231,7 +231,7 @@ def _check(contents: bytes, name: str, source: str) -> bytes:
     if digest != FASHION_CHECKSUMS[name]:
         raise NetworkUnavailable(
             f"{source} is not the published {name}: SHA-256 of its contents is {digest}, expected "
-            f"{FASHION_CHECKSUMS[name]}; delete it and fetch it anew"
+            f"{FASHION_CHECKSUMS[name]}; delete it and fetch it again"
         )
     return contents
 

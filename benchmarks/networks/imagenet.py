@@ -100,7 +100,7 @@ def _read(path: Path) -> Tensor:
         with pillow.open(path) as image:
             values = numpy.asarray(image.convert("RGB"))
     except OSError as error:
-        raise NetworkUnavailable(f"{path} is not an image ({error}); fetch it anew") from error
+        raise NetworkUnavailable(f"{path} is not an image ({error}); fetch it again") from error
     if values.shape != (SIDE, SIDE, 3):
         raise NetworkUnavailable(f"{path} has the shape {values.shape}; {SIDE} x {SIDE} pixels in colour are needed")
     return (torch.from_numpy(values.copy()).permute(2, 0, 1).float() - 127.0) / 128.0

@@ -47,7 +47,7 @@ class Recipe:
         bfloat16: run forward and backward passes under bfloat16 autocast, with channels last; weights stay float32.
         adamw: use AdamW and clip the gradient to length 1, as transformers need; else SGD with Nesterov momentum.
         warmup: part of the steps in which the learning rate rises.
-        examples: per epoch, drawn anew; all by default.
+        examples: per epoch, redrawn each time; all by default.
     """
 
     epochs: int
@@ -90,7 +90,7 @@ class Shipped:
         data: (data folder or None, may download) -> its examples.
         recipe: how it is trained.
         weights: the file.
-        stored: floating-point type of the file; the network that is loaded is float32 all the same.
+        stored: floating-point type of the file; the loaded network is float32 in any case.
         report_every: epochs between two looks at the validation examples.
     """
 
@@ -263,7 +263,7 @@ def evaluate(model: nn.Module, examples: Examples, batch_size: int = 250) -> tup
 def save_weights(model: nn.Module, path: Path, stored: torch.dtype = torch.float32, **facts: str) -> None:
     """Write the state dict and, as metadata, the facts; the file appears whole or not at all.
 
-    ``stored`` may be a smaller type than float32; the network that is loaded is float32 all the same.
+    ``stored`` may be a smaller type than float32; the loaded network is float32 in any case.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")

@@ -3,7 +3,7 @@
 Every contestant gets one core; ``annealer`` and ``exact`` are told to use one thread, ``auto`` has no such option.
 ``tuning`` says how many settings were tried, and on what; published settings count as none. Generated problems used
 for tuning are never among the instances that judge (seeds from 100 up). The tables measured on networks are: there is
-one of each, and those of ResNet-20 were looked at while tuning the annealer, exact, relaxation, genetic and all
+one of each, and those of ResNet-20 were used while tuning the annealer, exact, relaxation, genetic and all
 samplers but simulated annealing.
 """
 

@@ -23,7 +23,7 @@ OPTIMUM = 1e-6
 """Share of the way from best to random within which a run counts as being at the optimum."""
 _RANDOM_DRAWS = 1000
 _TRACE_PRECISION = 3e-5
-"""Of traces recorded before the annealer computed what stands in them afresh."""
+"""For traces recorded before the annealer recomputed their energies."""
 
 
 def best_known(records: Iterable[Record]) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
     python -m benchmarks.studies.annealer_tuning [--families real,dense20] [--seconds 1] [--seeds 3] [--tables FOLDER]
 
 Training problems only: generated ones of seeds 0 to 9, and the tables measured on networks where a directory of them
-is given. The problems of the published benchmarks (seeds 100 and up) are never looked at here. The best known energies
+is given. The problems of the published benchmarks (seeds 100 and up) are never used here. The best known energies
 are kept beside the results and only ever improve; those of the measured tables are proven by ``exact``.
 
 Tried, beside some 60 settings of the first version's schedules: 21 schedules at equal sweeps on three ResNet-20

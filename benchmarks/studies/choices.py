@@ -7,7 +7,7 @@
 
 One table is measured with every choice of every family, plain and coded; a menu is that table narrowed to some
 families. A solve is repeated on the menu that its plan uses, whose file header is shorter. The menu that is called
-best is the one of the lowest loss on validation images; test images are looked at for the figures alone. Records
+best is the one of the lowest loss on validation images; test images serve only for the figures. Records
 are appended to ``benchmarks/results/choices.jsonl``; what is there already is not run again. Those of version 0.3,
 measured by ``gauss-newton``, lie in ``choices_0.3.jsonl``.
 """
@@ -87,7 +87,7 @@ def prepared(options: Options) -> tuple[Network, qc.SensitivityTable]:
 
 
 def plan_of(table: qc.SensitivityTable, ratio: float, options: Options) -> tuple[qc.Plan, qc.Solution]:
-    """A plan, solved again on ever fewer choices, of which the file's header is shorter, while that makes it better."""
+    """A plan, solved again on ever fewer choices, which shorten the file's header, while that makes it better."""
     budget = qc.Budget(ratio=ratio)
     solution = qc.solve(table.problem(budget), options.solver, time_limit=options.time_limit)
     plan = table.plan(solution)

@@ -127,7 +127,7 @@ def measured_records(folder: Path, seconds: float) -> list[dict[str, Any]]:
 
 
 def measured_table(records: list[dict[str, Any]], seconds: float) -> Table:
-    """The records in words; gaps are relative to energies that may be close to zero."""
+    """The records as text; gaps are relative to energies that may be close to zero."""
     table = Table(title=f"problems measured on networks, {seconds:.0f} s")
     for column in ("problem", "groups", "choices", "method", "energy", "root gap %", "gap %", "proof s", "nodes/min"):
         table.add_column(column, justify="right")

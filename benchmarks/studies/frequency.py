@@ -50,7 +50,7 @@ VARIANTS = (
     "frequency(bits=4,scales='filter')",
     "frequency(bits=4,slope=-0.25,scales='filter')",
 )
-"""Settings that are looked at once, with one choice for all layers."""
+"""Settings that are tried once, with one choice for all layers."""
 
 JOINT = {
     "quantized": ("quantized",),

@@ -8,7 +8,7 @@
     python -m benchmarks.studies.long_tail table                  # the tables, from the records
 
 Records are appended to ``benchmarks/results/long_tail.jsonl``; what is there already is not run again. Test images are
-looked at for the figures alone.
+used only for the figures.
 """
 
 from __future__ import annotations

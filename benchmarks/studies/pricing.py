@@ -3,7 +3,7 @@
 python -m benchmarks.studies.pricing [--case convolutions | linear | filters | layers | embedding] [--repeats 3]
 
 ``filters`` and ``layers`` price a ResNet-20 with one group per filter, and per layer. ``embedding`` measures memory:
-run it in a process of its own. One thread; what is compiled once is not counted.
+run it in a separate process. One thread; what is compiled once is not counted.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], GroupRule, torch.Tensor]] = {
 
 
 def task_of(model: nn.Module, groups: GroupRule, inputs: torch.Tensor, menu: qc.Menu) -> MeasureTask:
-    """A measurement of which only the prices are asked."""
+    """A measurement that only needs prices."""
     layout, tensors = discover(model, groups), NetworkTensors(model)
     originals = {name: tensor.detach() for name, tensor in tensors.items()}
     choices = [menu.offered(group, tensors.parts(group)) for group in layout.groups]

@@ -7,7 +7,7 @@ For each calibration seed one table is measured with ``--metric`` and otherwise 
 the choices of its first plans run (``close``, for ``products``, as ``compress`` does), and after one and two
 refinement rounds. Plans are applied without fine-tuning, and once more with ``recover(epochs=0)``. Refinement
 sweeps use fewer examples (``--refine-examples``) and only choices within a factor of the incumbent's bytes
-(``--neighbourhood``). Test images are looked at for the figures alone. Records are appended to
+(``--neighbourhood``). Test images serve only for the figures. Records are appended to
 ``benchmarks/results/ratios.jsonl``; what is there already is not run again. Those of version 0.3, whose linear terms
 were loss changes, lie in ``ratios_0.3.jsonl``.
 """

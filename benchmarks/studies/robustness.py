@@ -14,10 +14,10 @@ A cell is a network, a number of calibration examples, a ratio and a seed, which
 All are recovered alike with ``epochs=0``, the opponents on all calibration examples, and scored before and after on
 test examples that chose nothing. The difference of test losses is paired per example (per window of text).
 
-Every method of every cell runs in a process of its own, so that seconds and peak memory are its own. Measurements are
+Every method of every cell runs in a separate process, so that seconds and peak memory are its own. Measurements are
 shared over the ratios through a cache, and only the first ratio's seconds are those of a user: the others are marked.
 Records are appended to ``benchmarks/results/robustness.jsonl``, and what is there is not run again. ``--again default``
-runs a method again all the same, after a change of the library; the newest record counts. Losses per example lie in
+runs a method again anyway, after a change of the library; the newest record counts. Losses per example lie in
 ``--work``; cells whose files are gone are run again only if a comparison is missing. The tables are written at the end,
 or alone by ``python -m benchmarks.studies.robustness_tables``.
 """
@@ -101,7 +101,7 @@ def cells_of(options: Options) -> Iterator[Cell]:
 
 
 def run(options: Options) -> None:
-    """Run what is missing, each method in a process of its own."""
+    """Run what is missing, each method in a separate process."""
     measured: Path | None = None
     commit = environment()["commit"]
     for cell in cells_of(options):
@@ -174,7 +174,7 @@ class Outcome:
 
 
 def measure_cell(cell: Cell, method: str, tables: Path, losses: Path) -> dict[str, Any]:
-    """Compress by one method and score; runs in a process of its own."""
+    """Compress by one method and score; runs in a separate process."""
     network = load(cell.network, calibration_examples=cell.examples, seed=cell.seed)
     model, calibration, test = network.model, network.calibration, first(network.test, cell.test_examples)
     del network  # the training images are no part of what is measured
@@ -235,7 +235,7 @@ def compress_by(method: str, cell: Cell, model: nn.Module, calibration: Batches,
 
 
 def candidate_facts(candidate: Candidate) -> dict[str, Any]:
-    """What was predicted for a plan in the running and what the held-out examples said."""
+    """The prediction for a plan, and its result on the held-out examples."""
     repaired = candidate.repaired
     return {
         "names": candidate.names, "predicted": candidate.predicted, "divergence": candidate.comparison.divergence.mean,

@@ -82,7 +82,7 @@ class Comparison:
 
     @property
     def expected(self) -> float:
-        """The same, corrected by what the held-out examples said of the plan predicted most alike."""
+        """The same, corrected by the held-out examples' result for the plan with the closest prediction."""
         candidates = self.methods["default"]["candidates"]
         columns = ([c[name] for c in candidates] for name in ("predicted", "divergence"))
         found = expectations(*columns, ["uniform" not in c["names"] for c in candidates])
@@ -270,7 +270,7 @@ def picture(found: list[Comparison], path: Path) -> None:
     left.set_ylabel("default: test loss above the original's")
     left.set_title("below the line: the default is better (circles: worse by two standard errors)", fontsize=10)
     right.set_xlabel("KL divergence on test examples")
-    right.set_ylabel("predicted loss change, corrected by the plan predicted most alike")
+    right.set_ylabel("predicted loss change, corrected by the plan with the closest prediction")
     right.set_title("grey: predicted within a factor 2", fontsize=10)
     for name in names:
         left.scatter([], [], color=colours[name], s=40, label=name)

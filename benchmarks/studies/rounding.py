@@ -5,7 +5,7 @@
 Five ways to store all weights of a network with one float16 scale per output: the nearest codes (``quantize``), codes
 with the error made up by later columns (GPTQ), these after code-by-code descent (``compensate``), these after the
 annealer was asked which way to round (``compensate(rounding='qubo')``), and, for as many seconds in every layer as
-that took, the descent again and again from codes of which a few were moved at random (``kicked``). Moments come from
+that took, the descent restarted repeatedly after moving a few codes at random (``kicked``). Moments come from
 calibration images; errors are also measured with the moments of as many validation images, which no way has seen, and
 so are loss and accuracy. Records go to ``results/rounding.jsonl``; the table is ``results/rounding.md``.
 """

@@ -18,7 +18,7 @@ eight plans of the solver's pool, ``additive``, ``uniform`` and ``greedy``. Thes
 they read.
 
 ``--published RATIO`` runs evopress (150 generations of 128) and reinforcement (600 episodes) as they are
-published, once. Test images are looked at for the figures alone. Records are appended to
+published, once. Test images serve only for the figures. Records are appended to
 ``benchmarks/results/true_loss.jsonl``; what is there already is not run again. Pictures:
 ``benchmarks/results/true_loss_NETWORK_RATIOx.png``.
 """

@@ -5,7 +5,7 @@
 
 ``default`` is ``qc.compress(model, calibration, Budget(ratio))`` with nothing else said; ``best`` offers compensated
 choices too, and everything coded. ``uniform`` is scored beside them, on the table of the first and recovered alike.
-Every call runs in a process of its own. Ratios of one menu share the measurement through a cache, so only the first
+Every call runs in a separate process. Ratios of one menu share the measurement through a cache, so only the first
 ratio's seconds are those of a user; the others say that their table came from the cache. Records are appended to
 ``benchmarks/results/whole.jsonl``.
 """
@@ -31,7 +31,7 @@ MENUS: Mapping[str, tuple[str, ...]] = {"default": (), "best": ("quantize", "pru
 
 
 def measure(network: str, examples: int, ratio: float, menu: str, seed: int, tables: Path) -> list[dict[str, Any]]:
-    """One call, and ``uniform`` on its table; runs in a process of its own."""
+    """One call, and ``uniform`` on its table; runs in a separate process."""
     loaded = load(network, calibration_examples=examples, seed=seed)
     model, calibration, test = loaded.model, loaded.calibration, first(loaded.test, 2_000)
     del loaded

@@ -15,7 +15,7 @@ def adopt(kind: type, base: type[ABC], known: Collection[str], given: Mapping[st
         kind: the class.
         base: what it should have inherited from.
         known: what its objects have.
-        given: what it gets in the place of the base's own where it lacks that.
+        given: replacements for attributes of the base that it lacks.
 
     Returns:
         Whether there was anything to do; then a warning says what to change.

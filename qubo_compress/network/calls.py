@@ -285,7 +285,7 @@ def why_unseen(calls: Sequence[WeightCall], inputs_first: bool) -> str | None:
         return "no known function was given it, so its inputs are not seen"
     for call in calls:
         if not call.shares:
-            return f"it is used by {call.function}, whose inputs are not looked at"
+            return f"it is used by {call.function}, whose inputs are not observed"
         if call.inputs_first != inputs_first:
             return f"{call.function} sums over its rows, which are then no outputs"
     if len({(call.shares, call.sliding is None) for call in calls}) > 1:

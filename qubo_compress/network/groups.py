@@ -169,7 +169,7 @@ class Layout:
 
 
 def kept_text(kept: Sequence[Kept], most: int = 4) -> str:
-    """The largest kept tensors with their sizes and reasons, in words.
+    """The largest kept tensors with their sizes and reasons, as text.
 
     Example:
         >>> kept_text((Kept("mask", "it is a buffer", 40), Kept("empty", "it is empty", 0)))

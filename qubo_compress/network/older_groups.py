@@ -59,7 +59,7 @@ def older_layout(model: nn.Module, layout: Layout) -> Layout | None:
 
 
 def newer_names(layout: Layout, older: Layout, most: int = 3) -> str:
-    """The tensors that the older layout keeps and this one does not, in words."""
+    """The names of the tensors that the older layout keeps and this one does not, as text."""
     kept = {item.name for item in layout.kept}
     names = [item.name for item in older.kept if item.name not in kept]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -201,7 +201,7 @@ class GroupSweep:
 
     Args:
         tensors: of the model, in eval mode; they are swapped, never written to.
-        names: of the tensors of which the group owns all or some rows.
+        names: of the tensors that the group owns, entirely or some rows of them.
         trace: the numbered calls, or None to run the whole network for each choice.
         reading: how the network's outputs are read.
     """

@@ -25,7 +25,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     Plans and files use the names of the network inside, so that they fit the unwrapped network too.
 
     Raises:
-        InvalidModel: for scripted and sharded networks, and networks of which a part is compiled.
+        InvalidModel: for scripted, sharded and partly compiled networks.
 
     Example:
         >>> net = nn.Linear(2, 2)

@@ -108,7 +108,7 @@ def closely_measured(
         table: measured to second order.
         budget: what the plans must fit.
         solve: problem -> solution.
-        tell: told in words what is about to be done.
+        tell: called with a sentence on what is about to be done.
     """
     values = np.zeros(table.linear.size)
     measured = np.zeros(table.linear.size, dtype=bool)

@@ -108,7 +108,7 @@ def compress(
             is made once more with all examples; the scores are those of the one that had not seen the held-out ones.
         seed: of everything drawn.
         cache: folder for the measurements, those of the rounds included, which are resumed from it; solving,
-            checking and recovering begin anew.
+            checking and recovering start over.
         progress: show progress bars.
         max_examples: calibration examples read.
         epochs: fine-tuning epochs of the recovery, on the calibration batches.

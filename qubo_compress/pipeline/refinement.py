@@ -34,7 +34,7 @@ class Round:
         predicted: its predicted loss change.
         held_out: its measured loss on held-out examples.
         accepted: whether it became the incumbent.
-        candidates: every plan that was in the running; see :func:`qubo_compress.selection.candidates.select`.
+        candidates: every plan that was compared; see :func:`qubo_compress.selection.candidates.select`.
         winner: name of the candidate whose plan this is.
     """
 
@@ -83,7 +83,7 @@ class Refinement:
 
     Attributes:
         rounds: a round that improves nothing is the last.
-        verify: how many plans of each pool are looked at; ``additive``, ``uniform`` and ``greedy`` always are.
+        verify: how many plans of each pool are measured; ``additive``, ``uniform`` and ``greedy`` always are.
         neighbourhood: measure only choices whose bytes are within this factor of the incumbent's; None
             measures all.
     """

@@ -59,7 +59,7 @@ def reduce_dominated(problem: ChoiceProblem) -> Reduction:
 
         linear[w] - linear[v] + sum over other groups h of max_{u in h} (Q[w, u] - Q[v, u]) <= 0,
 
-    so that whatever the other groups choose, w in the place of v is no worse. Of choices that beat each
+    so that whatever the other groups choose, replacing v by w is no worse. Of choices that beat each
     other, exactly one stays. Removals make contexts fewer, so this is repeated until nothing more goes.
 
     Example:
@@ -71,7 +71,7 @@ def reduce_dominated(problem: ChoiceProblem) -> Reduction:
     """
     alive = np.ones(problem.num_choices, dtype=np.bool_)
     offsets = problem.group_offsets
-    # A group is looked at again only after a choice of some other group has gone.
+    # A group is examined again only after another group has lost a choice.
     stale = np.ones(problem.num_groups, dtype=np.bool_)
     typical = _typical_context(problem, alive)
     while stale.any():
@@ -91,7 +91,7 @@ def reduce_dominated(problem: ChoiceProblem) -> Reduction:
 def _typical_context(problem: ChoiceProblem, alive: npt.NDArray[np.bool_]) -> FloatArray:
     """(V,) energy of each choice when every other group is an even mixture of what is left of it.
 
-    The worst context is no better than this one, so most pairs of choices are told apart by one look.
+    The worst context is no better than this one, so one comparison decides most pairs of choices.
     """
     sizes = np.add.reduceat(alive.astype(np.float64), problem.group_offsets[:-1])
     shares = np.where(alive, np.repeat(1.0 / sizes, problem.group_sizes), 0.0)

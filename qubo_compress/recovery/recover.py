@@ -86,7 +86,7 @@ def recover(
     ``epochs > 0`` all stored values are then fine-tuned with masks fixed (except under ``splicing``) and
     straight-through quantization, for what ``objective`` asks. A repair of the statistics that moves the outputs
     further from the teacher's on the calibration examples is not kept; what was fine-tuned is always returned.
-    Nothing is written, so that a recovery that is interrupted begins anew.
+    Nothing is written, so an interrupted recovery starts over.
 
     Args:
         small: made by ``plan.apply`` or ``load``; left as it is.

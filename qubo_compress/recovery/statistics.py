@@ -2,7 +2,7 @@
 
 The original runs on some calibration examples and its normalised outputs y are remembered. The
 compressed network then runs once on the same examples; at each normalisation with inputs x, scale a and
-shift b are set anew, channel by channel, before the run goes on. So every layer is repaired for inputs
+shift b are recomputed, channel by channel, before the run continues. So every layer is repaired for inputs
 that already carry the repairs in front of it. Two ways are offered:
 
     "moments":       a = sign * std(y) / std(x),       b = mean(y) - a mean(x)

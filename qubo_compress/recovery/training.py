@@ -34,7 +34,7 @@ Align = Callable[[Tensor | None, Tensor], Tensor | None]
 """(targets, rows) -> what the objective is given as labels."""
 
 Disturbance = Callable[[Group, Stored], tuple[Tensor, ...] | None]
-"""(group, stored) -> random errors of its members' values, drawn anew in every step, or None for none."""
+"""(group, stored) -> random errors of its members' values, redrawn in every step, or None for none."""
 
 Afterwards = Callable[[Latent, int, int], None]
 """(latent numbers, steps done, steps in all): called before the first and after every step; may move masks."""

@@ -37,7 +37,7 @@ TIE = 1e-9
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan that was in the running, with what was predicted for it and what was measured.
+    """A plan that was compared, with its predicted and its measured loss.
 
     Attributes:
         name: ``"solver"`` for the solver's best plan, ``"solver 2"`` and so on for others of its pool; ``"additive"``
@@ -112,7 +112,7 @@ def select(
         problem: of that table, under the budget.
         solution: the solver's answer to it.
         held_out: what candidates are measured on.
-        verify: how many plans of the solver's pool are looked at.
+        verify: how many plans of the solver's pool are measured.
         seed: of the opponents' solvers.
 
     Returns:
@@ -151,7 +151,7 @@ def expectations(predicted: Sequence[float], measured: Sequence[float], sought: 
 
     An optimiser finds what the examples happened to miss, so the plans that it sought out are worse than was predicted,
     and alike plans by a like factor. The prediction of such a plan is multiplied by measured over predicted of
-    *another* of them, the one predicted most alike; what was measured of a plan itself says nothing about how well it
+    *another* of them, the one with the closest prediction; a plan's own measurement says nothing about how well it
     was predicted. Plans that the table had no say in keep their predictions, and so do those without such another.
 
     Args:
@@ -203,7 +203,7 @@ def opponents(problem: ChoiceProblem, seed: int = 0) -> list[tuple[str, Solution
         try:
             found.append((name, solve(given, solver, time_limit=OPPONENT_SECONDS, seed=seed)))
         except (NoFeasibleFound, ProblemTooLarge) as reason:
-            logger.info("%s is not in the running: %s", name, reason)
+            logger.info("%s is not compared: %s", name, reason)
     return found
 
 

@@ -69,10 +69,10 @@ class Measurement:
         return self.shrinkage not in (None, 1)
 
     def checked(self) -> Measurement:
-        """The same settings, none of which is out of range.
+        """The same settings, checked to be in range.
 
         Raises:
-            InvalidMenu, InvalidBatches, UnknownName: before a network is looked at.
+            InvalidMenu, InvalidBatches, UnknownName: before the network is used.
         """
         refuse_other_than_a_menu(self.menu)
         check_shrinkage(self.shrinkage)

@@ -31,7 +31,7 @@ PROBED_AT_ONCE = 16
 def unreached_groups(
     model: nn.Module, layout: Layout, examples: Examples, run: Callable[[Inputs], Tensor]
 ) -> dict[str, str]:
-    """Group name -> reason, for every group of which no member has an influence on any output.
+    """Group name -> reason, for every group whose members have no influence on any output.
 
     Most networks are settled by the first few examples; only what these do not reach is looked for in the others.
     Where gradients do not pass, a parameter counts as reached as soon as any function is given it.

@@ -57,7 +57,7 @@ class StitchedLoss:
 
     Args:
         model: the network that the table was measured for, on the CPU or a GPU.
-        table: its groups and choices; no measured value of it is looked at.
+        table: its groups and choices; its measured values are not used.
         batches: calibration batches; see :func:`qubo_compress.calibration.examples.read_examples`.
         loss: see :func:`qubo_compress.measure`; ``"kl"`` is that from the uncompressed network's outputs.
         max_examples: reading the batches stops there.

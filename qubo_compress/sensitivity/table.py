@@ -143,7 +143,7 @@ class SensitivityTable:
         return self
 
     def narrowed(self, names: Iterable[str]) -> SensitivityTable:
-        """A table of fewer choices, as if only these had been on the menu: nothing is measured again.
+        """A table of fewer choices, as if the menu had only these: nothing is measured again.
 
         A file lists the menu in its header, so a shorter menu also leaves more bytes for the weights.
 

@@ -58,11 +58,11 @@ class MetricResult:
         features: (V, columns) rows whose inner products are the pair energies, or None.
         pairs: sparse (V, V) pair energies, or None.
         evaluations: runs of the network over all examples.
-        divergence: (V,) Kullback-Leibler divergence of each choice, where it was had for free.
+        divergence: (V,) Kullback-Leibler divergence of each choice, if it came at no extra cost.
         halves: (2, 2, V) the linear terms, and the divergences, on either half of the examples, where they were
             measured.
         flips: (V,) change of the share of examples that the original gets right and the choice gets wrong, where
-            it was had for free.
+            it came at no extra cost.
         second_half: (columns,) which columns of the features are those of every second example, where it is known.
     """
 

@@ -37,7 +37,7 @@ _INFEASIBLE_SHARE = 0.4
 """Most of the time for a proof that nothing fits, where greedy found nothing that does."""
 
 _WORTHWHILE = 0.1
-"""Least share of the time left over for which the heuristic is taken up again."""
+"""The heuristic resumes if at least this share of the time is left."""
 
 _HEURISTIC_OPERATIONS = 2e9
 """The same in multiplications of pair energies: about half a second, so that the clock need not end it."""

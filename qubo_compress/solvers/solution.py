@@ -45,7 +45,7 @@ class Solution:
 
     Attributes:
         assignment: (G,) local index of the chosen choice in each group.
-        choices: group name -> choice name, the same in words.
+        choices: group name -> choice name, the same by name.
         energy: recomputed by the library from the assignment, in units of the loss.
         bound: lower bound on the energy of every feasible assignment, or None when unknown.
         solver: name of the solver that found it.

@@ -102,7 +102,7 @@ class Solver(ABC):
         return nullcontext(self)
 
     def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        """What 0.4 had in the place of ``run``; goes with the next release."""
+        """0.4's name for ``run``; removed in the next release."""
         warnings.warn(
             "solver.search(problem, limits, rng) goes with the next release: give the solver to search.part().run",
             DeprecationWarning,

@@ -123,7 +123,7 @@ def scales_change_no_claim(solver: Solver, time_limit: float) -> None:
     for kind, scale, constant in zip(_KINDS, (1e-12, 1e9, 1.0, 1e-12), (0.0, -1e9, 1e9, 1.0), strict=True):
         plain = random_problem(kind, groups=4, choices=4, seed=8, rank=6 if kind == "low-rank" else None)
         problem = rescaled(plain, scale, constant)
-        # Without the constant, whose digits would hide those of the energies; a scaled factor was rounded anew.
+        # Without the constant, which would swamp the digits of the energies; a scaled factor is rounded again.
         bare = problem.without_constant()
         truth = brute_force(bare)
         solution = _attempt(problem, solver, time_limit)

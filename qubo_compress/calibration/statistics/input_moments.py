@@ -159,7 +159,7 @@ class InputMoments(Statistic):
 
 
 class _Reached(QuboCompressError):
-    """Raised behind the last layer that is looked at: the rest of the network need not run."""
+    """Raised after the last layer of interest: the rest of the network need not run."""
 
 
 def _taken(calibration: Calibration, statistic: str, name: str) -> tuple[Tensor, ...]:

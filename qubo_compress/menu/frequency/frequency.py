@@ -243,7 +243,7 @@ class Frequency(Operator):
         for member in group.members:
             kernel = member.shape[2:]
             if not kernel:
-                return f"{member.name} is a matrix: it has no kernels whose frequencies could be told apart"
+                return f"{member.name} is a matrix: it has no kernels with several frequencies"
             size = " x ".join(map(str, kernel))
             if max(kernel) < SMALLEST_KERNEL:
                 return f"kernels of {size} have no band to drop: one axis must have {SMALLEST_KERNEL} values or more"

@@ -45,7 +45,7 @@ _RESERVE = 0.02
 _BOUND_SHARE = 0.1
 _GAP_CLOSED = 1e-7
 _SINGLE_PRECISION = 1e-5
-"""How far, relative, the walkers' own sums may be off: near the bound the energy is computed anew."""
+"""Relative error of the walkers' own sums: near the bound the energy is recomputed."""
 _ELITE = 6
 """Answers of earlier rounds that a later run may go on from."""
 
@@ -280,7 +280,7 @@ class _Runs:
     def _trace(self) -> list[tuple[float, float, float | None]]:
         """Improvements of all runs in the order of time, and the arrival of the bound.
 
-        Walkers sum changes in single precision, so that what stands in the trace is computed afresh.
+        Walkers sum changes in single precision, so the trace's energies are recomputed.
         """
         trace: list[tuple[float, float, float | None]] = []
         known = self.bound is not None and np.isfinite(self.bound)

@@ -149,7 +149,7 @@ class _Blocks:
             picker.record(block, self.search.energy < before)
 
     def tell(self) -> None:
-        """What was done, in words and figures."""
+        """A note on the work done."""
         name, notes = make_solver(self.options.inner).name, self.search.notes
         notes.append(f"{self.solved} blocks solved by {name}, {self.improvements} of them improved the assignment")
         if self.failure is not None:

@@ -40,7 +40,7 @@ _KICKED_GROUPS = 4
 _FIRST_SHARE = 0.2
 
 PLAIN_NODES = 20_000
-"""Nodes of a small tree after which its root is looked at again; most tables of networks are proven before."""
+"""Nodes of a small tree after which its root is bounded again; most tables of networks are proven before."""
 
 _SMALL_CHOICES = 400
 _LEAST_PLAIN_NODES = 200
@@ -65,7 +65,7 @@ class Exact(Solver):
     Without interactions and with at most one budget: dynamic programming over exact integer costs. Pair
     energies in a narrow band and at most one budget: dynamic programming over labels. Other sparse pair energies:
     mixed-integer programming (HiGHS). Otherwise: branch and bound on the convex relaxation; when that is not soon
-    done, the root is looked at again with the better answer and a strengthened relaxation, which raises the bound
+    done, the root is bounded again with the better answer and a strengthened relaxation, which raises the bound
     and excludes choices, and a new tree goes on with the choices that are left. When the time runs out the best
     answer comes with a true lower bound. Interactions among more choices than ``LARGEST_GRAM`` (4000; 1500 with
     pairs) get a local optimum and a bound only, and a note says so.
@@ -158,7 +158,7 @@ class _Proof:
         self._branch(local)
 
     def _nothing_fits(self) -> bool:
-        """Whether the budgets were proven to exclude everything. A process of its own would not repeat its work."""
+        """Whether the budgets were proven to exclude everything. A separate process would not repeat its work."""
         limits = self.search.limits
         soon = time.perf_counter() + _INFEASIBLE_SHARE * limits.seconds
         self.search.infeasible = proves_infeasible(self.problem, soon, integers=limits.work is None)
@@ -347,7 +347,7 @@ def _prices(problem: ChoiceProblem) -> FloatArray:
 
 
 def _plain_nodes(problem: ChoiceProblem) -> int:
-    """Nodes before the root is looked at again: fewer where a node takes longer."""
+    """Nodes before the root is bounded again: fewer if a node takes longer."""
     share = min(1.0, (_SMALL_CHOICES / problem.num_choices) ** 1.5)
     return max(min(_LEAST_PLAIN_NODES, PLAIN_NODES), int(PLAIN_NODES * share))
 

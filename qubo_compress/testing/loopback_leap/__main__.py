@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None, wait: Callable[[], object] | No
 
     Args:
         arguments: of the command line; those of the process when left out.
-        wait: what to do while serving; for ever nothing when left out.
+        wait: what to do while serving; default: sleep forever.
     """
     parser = argparse.ArgumentParser(prog="python -m qubo_compress.testing.loopback_leap", description=__doc__)
     parser.add_argument("--zephyr", type=int, default=4, metavar="M", help="size of the Zephyr chip (default 4)")

@@ -68,7 +68,7 @@ def prepare() -> None:
 def from_constrained(cqm: dimod.ConstrainedQuadraticModel) -> Recovered | None:
     """The choice problem behind a constrained model, or None when it has another shape.
 
-    The shape: binary variables, each in exactly one discrete constraint, and linear inequalities besides.
+    The shape: binary variables, each in exactly one discrete constraint, and linear inequalities.
     """
     if cqm.num_soft_constraints() or any(cqm.vartype(v) is not dimod.BINARY for v in cqm.variables):
         return None

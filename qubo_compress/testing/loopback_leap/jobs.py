@@ -146,7 +146,7 @@ class Jobs:
             answer = job.solver.solve(job.task)
         except ProblemRejected as cause:
             self._change(job, FAILED, str(cause))
-        except Exception as cause:  # the client must hear of it: without an answer it would poll for ever
+        except Exception as cause:  # the client must be told: without an answer it would poll forever
             logger.exception("problem %s failed", job.id)
             self._change(job, FAILED, f"internal error of the loopback server: {cause!r}")
         else:

@@ -75,7 +75,7 @@ class _Search:
         self.values = self._random()
 
     def run(self, clock: Clock) -> _State:
-        """Descend, kick, descend; start afresh after a while without a better state."""
+        """Descend, kick, descend; restart after a while without a better state."""
         self._set_all()
         best = replace(self._read(), values=[values.copy() for values in self.values])
         price, stale = abs(best.objective) / (best.violation or 1.0) or 1.0, 0

@@ -26,7 +26,7 @@ class _Upload:
 
 
 class Uploads:
-    """Uploads under way and complete."""
+    """All uploads, in progress and complete."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
