@@ -209,14 +209,14 @@ class Cell:
         loss = self.loss("kl", examples)
         history: list[tuple[int, float, tuple[int, ...]]] = []
 
-        def evaluate(assignment: np.ndarray) -> float:
-            value = loss(assignment)
+        def limited(assignment: np.ndarray, examples: int | None) -> float:
+            value = loss(assignment, examples)
             if self.problem.is_feasible(assignment) and (not history or value < history[-1][1]):
                 history.append((loss.evaluations, value, tuple(int(k) for k in assignment)))
             return min(value, WORST_LOSS)
 
         most = loss.evaluations + (episodes + 1) * examples
-        qc.solve(self.problem, "reinforcement", time_limit=1e6, work_limit=episodes, seed=self.seed, evaluate=evaluate)
+        qc.solve(self.problem, "reinforcement", time_limit=1e6, work_limit=episodes, seed=self.seed, loss=limited)
         history = [entry for entry in history if entry[0] <= most]
         plan = self.plan_of(history[-1][2])
         return Found(method, plan, min(most, loss.evaluations), time.perf_counter() - begin, tuple(history))

@@ -30,6 +30,7 @@ from qubo_compress.network.private import private_copy
 from qubo_compress.network.scores import OutputReading
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.network.wrappers import unwrapped
+from qubo_compress.problem.network_loss import NetworkLoss
 
 if TYPE_CHECKING:
     from qubo_compress.sensitivity.table import SensitivityTable
@@ -48,11 +49,11 @@ class _Sample:
     reference: list[Tensor] | None
 
 
-class StitchedLoss:
+class StitchedLoss(NetworkLoss):
     """Mean loss of the network with an assignment's choices stitched in, on calibration examples.
 
     Calling it with an assignment, and if wanted a number of examples, gives the loss; infinity where it is not
-    finite. It is what ``solve(problem, "evopress", loss=...)`` and ``"spdy"`` ask for. Assignments are those of
+    finite. It is what ``evopress``, ``spdy`` and ``reinforcement`` take as ``loss=``. Assignments are those of
     ``table.problem(...)`` with the pins in force when this object was made.
 
     Args:

@@ -95,6 +95,7 @@ class Search:
     start: float = field(default_factory=_now)
     standard: StandardProblem | None = None
     _parent: Search | None = None
+    _longest: float = 0.0
 
     def run(self, solver: Solver) -> None:
         """Let a solver search until it returns, ends the search or is interrupted."""
@@ -135,13 +136,12 @@ class Search:
 
         The first one begins whatever the time, so that there is an answer.
         """
-        longest = 0.0
         while self.most_work(1) > 0:
             begin = self.elapsed
-            if self.work and begin + longest >= self.limits.seconds:
+            if self.work and begin + self._longest >= self.limits.seconds:
                 return
             yield
-            longest = max(0.9 * longest, self.elapsed - begin)
+            self._longest = max(0.9 * self._longest, self.elapsed - begin)
 
     @contextmanager
     def compiling(self) -> Iterator[None]:

@@ -11,16 +11,15 @@ form may not be that of the measured one: this solver shows the cost of that.
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
 from qubo_compress.solvers.exact import exact
 from qubo_compress.solvers.local_search.descent import LocalSearch
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.solver import Search, Solver, solvers
 
 LARGEST_SPECTRUM = 4000
 """Most choices for which the spectrum of all pairs is computed (several arrays of 8 bytes per pair)."""
@@ -31,7 +30,7 @@ _ROUNDING = 1e-9
 
 @solvers.register
 @dataclass(frozen=True)
-class Clado:
+class Clado(Solver):
     """Solve the problem with its pairs clipped to positive semidefinite, exactly; the reported energy is the true one.
 
     With ``pairs``, the quadratic form of CLADO is clipped by its eigenvalues and solved by ``exact``; only the clipped
@@ -52,30 +51,26 @@ class Clado:
 
     name: ClassVar[str] = "clado"
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def run(self, search: Search) -> None:
         """Clip, then branch and bound until there is a proof, no time or work (nodes) left, or an interrupt."""
-        compiling = exact.warm_up()
-        start = time.perf_counter()
-        if problem.structure != "pairs":
-            answer = exact.Exact().search(problem, limits, rng)
-            return _with_details(answer, compiling, 0.0, {"clipped_share": 0.0})
+        with search.compiling():
+            exact.warm_up()
+        problem = search.problem
         seconds = _SECONDS_PER_CUBE * problem.num_choices**3
-        if problem.num_choices > LARGEST_SPECTRUM or seconds > limits.seconds:
-            return _unclipped(problem, rng, compiling, start, seconds)
-        try:
-            clipped = clip(problem)
-        except KeyboardInterrupt:
-            return replace(_unclipped(problem, rng, compiling, start, seconds), interrupted=True)
-        building = time.perf_counter() - start
-        left = max(0.01, limits.seconds - building)
-        answer = exact.Exact().search(clipped.problem, replace(limits, seconds=left), rng)
-        details = {
-            "clipped_share": clipped.share,
-            "least_eigenvalue": clipped.least,
-            "clipped_energy": answer.claimed_energy,
-            "clipped_bound": answer.bound,
-        }
-        return _on_original(problem, clipped, _with_details(answer, compiling, building, details))
+        if problem.structure != "pairs":
+            search.details["clipped_share"] = 0.0
+            search.spend("build", 0.0)
+            exact.Exact().run(search)
+        elif problem.num_choices > LARGEST_SPECTRUM or seconds > search.limits.seconds:
+            _find_local_optimum(search, seconds)
+        else:
+            try:
+                with search.stage("build"):
+                    clipped = clip(problem)
+            except KeyboardInterrupt:
+                _find_local_optimum(search, seconds)
+                raise
+            _solve_clipped(search, clipped)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,41 +139,35 @@ def clip(problem: ChoiceProblem) -> Clipped:
     return Clipped(convex, negative / size if size else 0.0, float(values[0]), max(0.0, slack))
 
 
-def _with_details(answer: RawSolution, compiling: float, building: float, details: dict[str, Any]) -> RawSolution:
-    timing = dict(answer.timing)
-    timing["compile"] = timing.get("compile", 0.0) + compiling
-    timing["build"] = timing.get("build", 0.0) + building
-    return replace(answer, timing=timing, details={**answer.details, **details})
-
-
-def _on_original(problem: ChoiceProblem, clipped: Clipped, answer: RawSolution) -> RawSolution:
+def _solve_clipped(search: Search, clipped: Clipped) -> None:
     """The clipped optimum as an answer to the problem itself."""
-    assignments = answer.assignments[:1]
-    energy = problem.energy(assignments[0]) if assignments else None
-    bound = None if clipped.changed or answer.bound is None else answer.bound - clipped.slack
-    trace = () if energy is None else ((answer.timing["build"] + answer.timing["solve"], energy, bound),)
-    notes = list(answer.notes)
+    part = search.part(clipped.problem, rng=search.rng)
+    part.run(exact.Exact())
+    search.work, search.infeasible, search.interrupted = part.work, part.infeasible, part.interrupted
+    search.notes += part.notes
     if clipped.changed:
-        notes.append(f"{clipped.share:.1%} of the spectrum was negative and clipped; the clipped form was solved")
-    return replace(answer, assignments=assignments, claimed_energy=energy, bound=bound, trace=trace, notes=tuple(notes))
+        share = f"{clipped.share:.1%} of the spectrum was negative and clipped"
+        search.notes.append(f"{share}; the clipped form was solved")
+    elif part.bound is not None:
+        search.bound = part.bound - clipped.slack
+    search.details |= part.details | {
+        "clipped_share": clipped.share,
+        "least_eigenvalue": clipped.least,
+        "clipped_energy": None if part.best is None else part.energy,
+        "clipped_bound": part.bound,
+    }
+    if part.best is not None:
+        search.keep(part.best)
 
 
-def _unclipped(
-    problem: ChoiceProblem, rng: np.random.Generator, compiling: float, start: float, seconds: float
-) -> RawSolution:
+def _find_local_optimum(search: Search, seconds: float) -> None:
     """A local optimum, if there is no time or memory for the spectrum."""
-    search = LocalSearch(problem, rng)
-    search.place(np.array([int(np.argmin(part)) for part in np.split(problem.linear, problem.group_offsets[1:-1])]))
-    answers: tuple[IntArray, ...] = ()
-    if search.repair():
-        search.descend(np.inf, pairs=False)
-        answers = (search.assignment,)
-    return RawSolution(
-        assignments=answers,
-        claimed_energy=problem.energy(answers[0]) if answers else None,
-        timing={"compile": compiling, "solve": time.perf_counter() - start},
-        notes=(
-            f"the spectrum of {problem.num_choices} choices takes about {seconds:.0f} s (largest: "
-            f"{LARGEST_SPECTRUM} choices): nothing was clipped or solved, this is a local optimum",
-        ),
+    problem, local = search.problem, LocalSearch(search.problem, search.rng)
+    search.notes.append(
+        f"the spectrum of {problem.num_choices} choices takes about {seconds:.0f} s (largest: "
+        f"{LARGEST_SPECTRUM} choices): nothing was clipped or solved, this is a local optimum"
     )
+    local.place(np.array([int(np.argmin(part)) for part in np.split(problem.linear, problem.group_offsets[1:-1])]))
+    if local.repair():
+        local.descend(np.inf, pairs=False)
+        search.keep(local.assignment)

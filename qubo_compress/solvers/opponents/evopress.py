@@ -7,19 +7,20 @@ quantization. Their levels are bit widths of layers of one size; choices needed 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.network_loss import LossFunction
 from qubo_compress.solvers import random as random_search
 from qubo_compress.solvers.local_search import descent as local_search
 from qubo_compress.solvers.opponents import network_loss
-from qubo_compress.solvers.opponents.network_loss import Objective, RealLoss
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.opponents.network_loss import Objective
+from qubo_compress.solvers.pool import Pool
+from qubo_compress.solvers.solver import Search, Solver, solvers
 
 MOST_SWITCHES = 10
 """As published: offspring with more level changes are redrawn."""
@@ -30,7 +31,7 @@ _MOST_FAILURES = 200
 
 @solvers.register
 @dataclass(frozen=True)
-class EvoPress:
+class EvoPress(Solver):
     """One parent, replaced in every generation by its best offspring if that is better.
 
     Offspring: as many groups as the smaller of two draws from 1 to ``switches`` go up a level, then random groups go
@@ -67,7 +68,7 @@ class EvoPress:
     """
 
     name: ClassVar[str] = "evopress"
-    loss: RealLoss | None = None
+    loss: LossFunction | None = None
     generations: int | None = 150
     offspring: int = 128
     survivors: tuple[int, ...] = (16, 4, 1)
@@ -89,28 +90,19 @@ class EvoPress:
                 f"got {self.survivors} and {self.samples}"
             )
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def run(self, search: Search) -> None:
         """Evolve until the generations, the time or the work, counted in candidates scored, are used up."""
-        compiling = local_search.warm_up() + random_search.warm_up() + network_loss.warm_up()
-        run = _Evolution(self, problem, limits, rng)
-        interrupted = False
+        with search.compiling():
+            local_search.warm_up()
+            random_search.warm_up()
+            network_loss.warm_up()
+        evolution = _Evolution(search, self)
         try:
-            if run.begin():
-                while run.may_go_on():
-                    if not run.generation():
-                        break
-        except KeyboardInterrupt:
-            interrupted = True
-        parent = run.parent
-        return RawSolution(
-            assignments=() if parent is None else (parent,),
-            claimed_energy=None if parent is None else problem.energy(parent),
-            timing={"compile": compiling, "solve": time.perf_counter() - run.start},
-            trace=tuple(run.trace),
-            work=run.work,
-            interrupted=interrupted,
-            details=run.details(),
-        )
+            if evolution.begin():
+                while evolution.may_go_on() and evolution.generation():
+                    pass
+        finally:
+            search.details |= {"generations": evolution.done, **evolution.objective.figures()}
 
 
 class _OutOfTime(Exception):
@@ -120,18 +112,11 @@ class _OutOfTime(Exception):
 class _Evolution:
     """One run: the parent, and the time and work spent."""
 
-    def __init__(
-        self, options: EvoPress, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator
-    ) -> None:
-        self.start = time.perf_counter()
-        self.options, self.problem, self.limits, self.rng = options, problem, limits, rng
-        self.objective = Objective(problem, options.loss)
-        self.parent: IntArray | None = None
-        self.value = np.inf
-        self.work = self.done = 0
+    def __init__(self, search: Search, options: EvoPress) -> None:
+        self.search, self.problem, self.rng, self.options = search, search.problem, search.rng, options
+        self.objective = Objective(search, options.loss)
+        self.done = 0
         self.longest: dict[int | None, float] = {}
-        self.trace: list[tuple[float, float, float | None]] = []
-        self.history: list[dict[str, Any]] = []
 
     @property
     def stages(self) -> list[tuple[int, int | None]]:
@@ -144,11 +129,10 @@ class _Evolution:
         """Find a parent; False if no assignment that fits was found."""
         self.levels = Levels(self.problem, self.options.reach)
         starts = self.levels.uniform_starts() or self.levels.random_start(self.rng)
-        if self.limits.work is not None:
-            starts = starts[: self.limits.work]
+        starts = starts[: self.search.limits.work]
         if not starts:
             return False
-        self.parent = starts[0]
+        self.search.settle(starts[0])
         self.objective.redraw(int(self.rng.integers(2**31)))
         sample = self.stages[-1][1]
         # The first start is an answer even if the limits are reached.
@@ -161,19 +145,16 @@ class _Evolution:
         except _OutOfTime:
             values = values[:1]
         # Starts that were not compared for lack of time are not counted, so that the work repeats the answer.
-        self.work = len(values)
+        self.search.work = len(values)
         best = int(np.argmin(values))
-        self._accept(starts[best], values[best])
+        self.search.pool = Pool(size=1)
+        self.objective.accept(starts[best], values[best])
         return True
 
     def may_go_on(self) -> bool:
         if self.options.generations is not None and self.done >= self.options.generations:
             return False
-        if self.limits.work is not None and self.work >= self.limits.work:
-            return False
-        if self._exceeds(self._price()):
-            return False
-        return time.perf_counter() - self.start < self.limits.seconds
+        return not self._exceeds(self._price()) and not self.search.over()
 
     def _exceeds(self, examples: int) -> bool:
         most = self.options.most_evaluations
@@ -190,12 +171,9 @@ class _Evolution:
 
     def generation(self) -> bool:
         """Create and select one generation; False if no offspring are left or there is no time."""
-        assert self.parent is not None  # noqa: S101 - begin() has set it
+        assert self.search.best is not None  # noqa: S101 - begin() has set it
         seeds = self.rng.integers(2**31, size=len(self.stages)).tolist()
-        most = self.options.offspring
-        if self.limits.work is not None:
-            most = min(most, self.limits.work - self.work)
-        candidates = self._offspring(most)
+        candidates = self._offspring(self.search.best, self.search.most_work(self.options.offspring))
         made = len(candidates)
         if not made:
             return False
@@ -204,7 +182,7 @@ class _Evolution:
             for number, (keep, sample) in enumerate(self.stages):
                 if number == len(self.stages) - 1:
                     # In a tie the parent stays: it comes first, and the sort below is stable.
-                    candidates.insert(0, self.parent)
+                    candidates.insert(0, self.search.best)
                 self.objective.redraw(seeds[number])
                 values = self._stage(candidates, sample)
                 order = np.argsort(values, kind="stable")[:keep]
@@ -214,9 +192,9 @@ class _Evolution:
                 values = values[order]
         except _OutOfTime:
             return False
-        self.work += made
+        self.search.work += made
         self.done += 1
-        self._accept(candidates[0], float(values[0]))
+        self.objective.accept(candidates[0], float(values[0]))
         return True
 
     def _stage(self, candidates: list[IntArray], sample: int | None) -> FloatArray:
@@ -232,48 +210,30 @@ class _Evolution:
         return np.array(values)
 
     def _scored(self, assignment: IntArray, sample: int | None, force: bool = False) -> float:
-        begin = time.perf_counter()
-        if not force and begin - self.start + self.longest.get(sample, 0.0) >= self.limits.seconds:
+        begin = self.search.elapsed
+        if not force and begin + self.longest.get(sample, 0.0) >= self.search.limits.seconds:
             raise _OutOfTime
         value = self.objective(assignment, sample)
-        self.longest[sample] = max(0.9 * self.longest.get(sample, 0.0), time.perf_counter() - begin)
+        self.longest[sample] = max(0.9 * self.longest.get(sample, 0.0), self.search.elapsed - begin)
         return value
 
-    def _offspring(self, most: int) -> list[IntArray]:
+    def _offspring(self, parent: IntArray, most: int) -> list[IntArray]:
         """Up to ``most`` distinct mutations of the parent; fewer if hardly any exist.
 
         A small problem may have no even trades: then all trades are allowed.
         """
-        assert self.parent is not None  # noqa: S101
-        known = {self.parent.tobytes()}
+        known = {parent.tobytes()}
         found: list[IntArray] = []
         for least_traded in (self.options.least_traded, 0.0):
             failures = 0
             while len(found) < most and failures < _MOST_FAILURES:
                 failures += 1
-                child = self.levels.mutated(self.parent, self.options.switches, self.rng, least_traded)
+                child = self.levels.mutated(parent, self.options.switches, self.rng, least_traded)
                 if child is not None and child.tobytes() not in known:
                     known.add(child.tobytes())
                     found.append(child)
                     failures = 0
         return found
-
-    def _accept(self, assignment: IntArray, value: float) -> None:
-        self.parent, self.value = assignment, value
-        if not self.objective.real and (not self.trace or value < self.trace[-1][1]):
-            self.trace.append((time.perf_counter() - self.start, value, None))
-        self.history.append(
-            {"evaluations": self.objective.evaluations, "loss": value, "assignment": tuple(assignment.tolist())}
-        )
-
-    def details(self) -> dict[str, Any]:
-        return {
-            "generations": self.done,
-            "candidates_scored": self.objective.calls,
-            "network_evaluations": self.objective.evaluations,
-            "loss": self.value,
-            "history": tuple(self.history) if self.objective.real else (),
-        }
 
 
 class Levels:

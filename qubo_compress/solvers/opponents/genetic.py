@@ -13,7 +13,6 @@ problems of seeds 0 to 3 and layer tables of digits and ResNet-20, at 15,000 eva
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,16 +23,15 @@ from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers.opponents import genetic_operators as operators
 from qubo_compress.solvers.opponents.genetic_operators import Levels
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.solver import Search, Solver, solvers
 
 _MATINGS_PER_GENERATION = 10  # attempts at offspring that are no duplicates
 _CROSSOVERS = ("uniform", "two-point")
-_POOL = 64
 
 
 @solvers.register
 @dataclass(frozen=True)
-class Genetic:
+class Genetic(Solver):
     """Evolve a population of assignments: tournaments, crossover by groups, level switches, the best survive.
 
     Needs ``pip install 'qubo_compress[genetic]'``. The work is the number of energies evaluated. The time that
@@ -91,18 +89,18 @@ class Genetic:
         if not (0.0 <= self.spend <= 1.0 and 0.0 <= self.seeded <= 1.0):
             raise InvalidSolverOption(f"spend and seeded must be in [0, 1]; got {self.spend} and {self.seeded}")
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def run(self, search: Search) -> None:
         """Evolve until the time or the work, counted in evaluations, is used up."""
-        begin = time.perf_counter()
-        require("pymoo", "genetic")
-        parts = _pymoo_parts(self, operators.make_levels(problem), problem)
-        operators.warm_up()
-        run = _Run(problem, limits, rng, self, parts, time.perf_counter() - begin)
+        with search.compiling():
+            require("pymoo", "genetic")
+            levels = operators.make_levels(search.problem)
+            parts = _pymoo_parts(self, levels, search.problem)
+            operators.warm_up()
+        populations = _Populations(search, self, levels, parts)
         try:
-            run.populations()
-        except KeyboardInterrupt:
-            run.interrupted = True
-        return run.result()
+            populations.all()
+        finally:
+            search.details |= populations.figures()
 
 
 class _Parts(NamedTuple):
@@ -113,88 +111,55 @@ class _Parts(NamedTuple):
     problem: Any
 
 
-class _Run:
-    """One search; valid at any moment, so that an interruption can be answered."""
+class _Populations:
+    """One population after another."""
 
-    def __init__(
-        self,
-        problem: ChoiceProblem,
-        limits: SearchLimits,
-        rng: np.random.Generator,
-        settings: Genetic,
-        parts: _Parts,
-        compiling: float,
-    ) -> None:
-        self.start = time.perf_counter()
-        self.problem, self.limits, self.rng, self.settings, self.parts = problem, limits, rng, settings, parts
-        self.compiling = compiling
-        self.levels = operators.make_levels(problem)
-        self.found: dict[bytes, tuple[float, IntArray]] = {}
-        self.trace: list[tuple[float, float, float | None]] = []
-        self.best = np.inf
-        self.work = self.generations = self.started = 0
-        self.longest = 0.0
-        self.interrupted = False
+    def __init__(self, search: Search, settings: Genetic, levels: Levels, parts: _Parts) -> None:
+        self.search, self.settings, self.levels, self.parts = search, settings, levels, parts
+        self.generations = self.started = 0
 
-    def populations(self) -> None:
-        """One population after another, each until it has not got better for a while."""
+    def all(self) -> None:
+        """Each until it has not got better for a while."""
         barren = 0
-        while self._may_go_on() and barren < 3:
+        while barren < 3 and not (self.search.work and self.search.over()):
             barren = 0 if self._population() else barren + 1
 
     def _population(self) -> bool:
         """Evolve one population; False when it could not be mated, as where there is next to nothing to choose."""
-        algorithm = self.parts.algorithm(int(self.rng.integers(2**31)))
+        search = self.search
+        algorithm = self.parts.algorithm(int(search.rng.integers(2**31)))
         self.started += 1
         least, stale = np.inf, 0
-        while stale < self.settings.patience and self._may_go_on():
-            begin = time.perf_counter()
+        for _ in search.rounds():
             offspring = algorithm.ask()
             if offspring is None:
                 return False
-            left = len(offspring) if self.limits.work is None else self.limits.work - self.work
+            left = search.most_work(len(offspring))
             algorithm.evaluator.eval(self.parts.problem, offspring[:left])
-            self.work += min(left, len(offspring))
+            search.work += left
             self._keep(offspring[:left])
             if left < len(offspring):
-                return True
+                break
             algorithm.tell(infills=offspring)
             self.generations += 1
             energy = float(algorithm.pop[0].F[0])
             stale = 0 if energy < least else stale + 1
             least = min(least, energy)
-            self.longest = max(0.9 * self.longest, time.perf_counter() - begin)
+            if stale >= self.settings.patience:
+                break
         return True
 
     def _keep(self, individuals: Any) -> None:
         energies, genomes = individuals.get("F")[:, 0], individuals.get("X").astype(np.int64)
         feasible = (self.levels.overspending(genomes) <= 0.0).all(axis=1)
-        ranked = np.argsort(np.where(feasible, energies, np.inf), kind="stable")[: int(feasible.sum())][:_POOL]
+        most = min(int(feasible.sum()), self.search.pool.size)
+        ranked = np.argsort(np.where(feasible, energies, np.inf), kind="stable")[:most]
         for energy, assignment in zip(energies[ranked], self.levels.assignments(genomes[ranked]), strict=True):
-            self.found.setdefault(assignment.tobytes(), (float(energy), assignment))
-        if ranked.size and energies[ranked[0]] < self.best:
-            self.best = float(energies[ranked[0]])
-            self.trace.append((time.perf_counter() - self.start, self.best, None))
-        if len(self.found) > 8 * _POOL:
-            self.found = dict(sorted(self.found.items(), key=lambda item: item[1][0])[:_POOL])
+            self.search.keep(assignment, energy)
 
-    def _may_go_on(self) -> bool:
-        if self.limits.work is not None and self.work >= self.limits.work:
-            return False
-        return not self.work or time.perf_counter() - self.start + self.longest < self.limits.seconds
-
-    def result(self) -> RawSolution:
-        """The best so far."""
-        ranked = sorted(self.found.values(), key=lambda pair: pair[0])[:_POOL]
-        return RawSolution(
-            assignments=tuple(assignment for _, assignment in ranked),
-            claimed_energy=ranked[0][0] if ranked else None,
-            timing={"compile": self.compiling, "solve": time.perf_counter() - self.start},
-            trace=tuple(self.trace),
-            work=self.work,
-            interrupted=self.interrupted,
-            details={"evaluations": self.work, "generations": self.generations, "populations": self.started},
-        )
+    def figures(self) -> dict[str, int]:
+        """What was done, for the details."""
+        return {"evaluations": self.search.work, "generations": self.generations, "populations": self.started}
 
 
 def _pymoo_parts(settings: Genetic, levels: Levels, choices: ChoiceProblem) -> _Parts:

@@ -3,56 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from qubo_compress._internal.compiling import compiled
-from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.problem.generators import random_problem
-
-RealLoss = Callable[[IntArray, int | None], float]
-"""(assignment (G,), number of examples or None for all) -> mean loss; ``qubo_compress.StitchedLoss`` is one."""
-
-
-@runtime_checkable
-class Redrawn(Protocol):
-    """A loss on a sample of its examples that can be drawn anew."""
-
-    def redraw(self, seed: int) -> None:
-        """Take another sample, the same for every assignment until the next call."""
-        ...
-
-
-@runtime_checkable
-class Counted(Protocol):
-    """A loss that counts the examples it forwards through the network."""
-
-    evaluations: int
+from qubo_compress.problem.network_loss import LossFunction, network_loss
+from qubo_compress.solvers.search import Search, SearchLimits
 
 
 class Objective:
-    """Energies of a problem, or a real loss on some examples, with a count of what was asked.
+    """Energies of a problem, or the network's loss on some examples; what is best by it is the search's answer.
 
     Args:
-        problem: gives the energies where there is no loss.
-        loss: the real loss, or None.
+        search: gets the answer, and gives the energies if there is no loss.
+        loss: the network's loss, or None.
+
+    Attributes:
+        calls: assignments asked for.
 
     Example:
+        >>> from qubo_compress.solvers import Search, SearchLimits
+        >>> from qubo_compress import ChoiceProblem
         >>> problem = ChoiceProblem.random(kind="separable", groups=2, choices=2, seed=0)
-        >>> objective = Objective(problem, lambda assignment, examples: 1.0)
+        >>> search = Search(problem, SearchLimits(1.0), np.random.default_rng(0))
+        >>> objective = Objective(search, lambda assignment, examples: 1.0)
         >>> objective(problem.group_sizes - 1, 16), objective.evaluations, objective.calls
         (1.0, 16, 1)
     """
 
-    def __init__(self, problem: ChoiceProblem, loss: RealLoss | None) -> None:
-        self.problem, self.loss = problem, loss
+    def __init__(self, search: Search, loss: LossFunction | None) -> None:
+        self.search, self.problem = search, search.problem
+        self.loss = None if loss is None else network_loss(loss)
+        search.pool.size = 1
         self.calls = 0
-        self._chosen = np.zeros(problem.num_choices, dtype=np.bool_)
-        self._asked = 0
-        self._before = loss.evaluations if isinstance(loss, Counted) else 0
+        self.value = np.inf
+        self._history: list[dict[str, Any]] = []
+        self._chosen = np.zeros(search.problem.num_choices, dtype=np.bool_)
+        self._before = 0 if self.loss is None else self.loss.evaluations
 
     @property
     def real(self) -> bool:
@@ -61,21 +52,38 @@ class Objective:
 
     @property
     def evaluations(self) -> int:
-        """Examples forwarded since the start: the loss's own count, or those asked for where it keeps none."""
-        return self.loss.evaluations - self._before if isinstance(self.loss, Counted) else self._asked
+        """Examples forwarded since the start."""
+        return 0 if self.loss is None else self.loss.evaluations - self._before
 
     def redraw(self, seed: int) -> None:
-        """Take another sample of examples, where the loss can."""
-        if isinstance(self.loss, Redrawn):
+        """Take another sample of examples."""
+        if self.loss is not None:
             self.loss.redraw(seed)
 
     def __call__(self, assignment: IntArray, examples: int | None = None) -> float:
         """The value of an assignment; ``examples`` is of no account for an energy."""
         self.calls += 1
+        return self._energy(assignment) if self.loss is None else float(self.loss(assignment, examples))
+
+    def accept(self, assignment: IntArray, value: float) -> None:
+        """Make an assignment of this value the answer."""
+        self.value = value
         if self.loss is None:
-            return self._energy(assignment)
-        self._asked += examples or 0
-        return float(self.loss(assignment, examples))
+            self.search.keep(assignment, value)
+        else:
+            self.search.settle(assignment)
+            self._history.append(
+                {"evaluations": self.evaluations, "loss": value, "assignment": tuple(assignment.tolist())}
+            )
+
+    def figures(self) -> dict[str, Any]:
+        """What was asked, for the details."""
+        return {
+            "candidates_scored": self.calls,
+            "network_evaluations": self.evaluations,
+            "loss": self.value,
+            "history": tuple(self._history),
+        }
 
     def _energy(self, assignment: IntArray) -> float:
         pairs = self.problem.pairs
@@ -113,5 +121,6 @@ def pair_sum(
 def warm_up() -> float:
     """Compile (or load from the disk cache) what energies need; returns the seconds it took."""
     start = time.perf_counter()
-    Objective(random_problem("dense", groups=3, choices=2, seed=0), None)(np.zeros(3, dtype=np.int64))
+    problem = random_problem("dense", groups=3, choices=2, seed=0)
+    Objective(Search(problem, SearchLimits(1.0), np.random.default_rng(0)), None)(np.zeros(3, dtype=np.int64))
     return time.perf_counter() - start

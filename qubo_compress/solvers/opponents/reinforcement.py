@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -11,7 +11,8 @@ import numpy as np
 
 from qubo_compress._internal.optional import require
 from qubo_compress.errors import InvalidSolverOption, NonFiniteLoss
-from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
+from qubo_compress.problem.choice_problem import IntArray
+from qubo_compress.problem.network_loss import LossFunction, network_loss
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
 from qubo_compress.solvers.opponents.reinforcement_agents import (
     DdpgSettings,
@@ -22,18 +23,17 @@ from qubo_compress.solvers.opponents.reinforcement_agents import (
     preserved_random_states,
 )
 from qubo_compress.solvers.opponents.reinforcement_environment import GroupWalk, make_environment
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.solver import Search, SearchOver, Solver, solvers
 
 _AGENTS = ("ddpg", "ppo")
 _MEMORY = 0.95  # of the moving baseline, as in HAQ and AMC
 _CLIP = 5.0
 _UNIFORM_PLANS = 16
-_POOL = 64
 
 
 @solvers.register
 @dataclass(frozen=True)
-class Reinforcement:
+class Reinforcement(Solver):
     """Train an agent that decides the groups one by one; the best of all its episodes is the answer.
 
     Needs ``pip install 'qubo_compress[reinforcement]'``. The work is the number of episodes. The reward of an episode
@@ -43,15 +43,17 @@ class Reinforcement:
     Args:
         agent: ``"ddpg"`` (as published in HAQ and AMC, actions in [0, 1]) or ``"ppo"`` (actions are levels).
         episodes: walks over all groups after which training ends; published: 600.
-        evaluate: assignment (G,) -> real loss, to be minimised instead of the energy; the answer is then the
-            plan of least real loss.
+        loss: (assignment, examples) -> mean loss of the network, to be minimised instead of the energy, always on all
+            its examples (examples is None); ``table.stitched_loss(model, batches)`` is one. The answer is then the
+            plan of least loss.
         ddpg: settings of the ``"ddpg"`` agent.
         ppo: settings of the ``"ppo"`` agent.
+        evaluate: what 0.4 had for ``loss``, a function of the assignment alone; goes with the next release.
 
     Raises:
         InvalidSolverOption: for another agent or a number out of range.
         MissingDependency: when gymnasium or stable-baselines3 are not installed.
-        NonFiniteLoss: when ``evaluate`` returns NaN or infinity.
+        NonFiniteLoss: when ``loss`` returns NaN or infinity.
 
     Example:
         >>> from qubo_compress import ChoiceProblem, solve
@@ -65,63 +67,56 @@ class Reinforcement:
     requires: ClassVar[tuple[str, ...]] = ("gymnasium", "stable_baselines3")
     agent: str = "ddpg"
     episodes: int = 600
-    evaluate: Callable[[IntArray], float] | None = None
+    loss: LossFunction | None = None
     ddpg: DdpgSettings = field(default_factory=DdpgSettings)
     ppo: PpoSettings = field(default_factory=PpoSettings)
+    evaluate: Callable[[IntArray], float] | None = None
 
     def __post_init__(self) -> None:
+        if self.evaluate is not None:
+            warnings.warn(
+                "evaluate= goes with the next release: give loss=, a function of the assignment and of a number of "
+                "examples, which is None here",
+                DeprecationWarning,
+                stacklevel=3,
+            )
+            function = self.evaluate
+            object.__setattr__(self, "loss", lambda assignment, _: function(assignment))
+            object.__setattr__(self, "evaluate", None)
         if self.agent not in _AGENTS:
             raise InvalidSolverOption(f"agent must be one of {', '.join(_AGENTS)}; got {self.agent!r}")
         if self.episodes < 1:
             raise InvalidSolverOption(f"episodes must be at least 1; got {self.episodes}")
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def run(self, search: Search) -> None:
         """Train until the episodes, the time or the work, counted in episodes, are used up."""
-        begin = time.perf_counter()
-        require("gymnasium", "reinforcement")
-        require("stable_baselines3", "reinforcement")
-        load_torch()
-        warm_up()
-        run = _Run(problem, limits, rng, self, time.perf_counter() - begin)
+        with search.compiling():
+            require("gymnasium", "reinforcement")
+            require("stable_baselines3", "reinforcement")
+            load_torch()
+            warm_up()
+        episodes = _Episodes(search, self)
         try:
-            run.uniform_plan()
-            run.train()
-        except _Finished:
-            pass
-        except KeyboardInterrupt:
-            run.interrupted = True
-        return run.result()
+            episodes.uniform_plan()
+            episodes.train()
+        finally:
+            search.details |= episodes.figures()
 
 
-class _Finished(Exception):
-    """The episodes, the time or the work are used up."""
+class _Episodes:
+    """The episodes so far: their values, and the moving baseline of the rewards."""
 
-
-class _Run:
-    """One search; valid at any moment, so that an interrupt yields an answer."""
-
-    def __init__(
-        self,
-        problem: ChoiceProblem,
-        limits: SearchLimits,
-        rng: np.random.Generator,
-        settings: Reinforcement,
-        compiling: float,
-    ) -> None:
-        self.start = time.perf_counter()
-        self.problem, self.limits, self.rng, self.settings = problem, limits, rng, settings
-        self.compiling = compiling
-        self.most = min(settings.episodes, limits.work or settings.episodes)
-        self.local = LocalSearch(problem, rng)
-        self.found: dict[bytes, tuple[float, IntArray]] = {}
-        self.trace: list[tuple[float, float, float | None]] = []
+    def __init__(self, search: Search, settings: Reinforcement) -> None:
+        self.search, self.problem, self.settings = search, search.problem, settings
+        self.loss = None if settings.loss is None else network_loss(settings.loss)
+        self.most = search.most_work(settings.episodes)
+        self.local = LocalSearch(search.problem, search.rng)
+        self.values: dict[bytes, float] = {}
         self.best = np.inf
-        self.episodes = self.evaluations = self.repaired = 0
+        self.repaired = 0
         self.mean: float | None = None
         self.deviation = 0.0
         self.uniform: float | None = None
-        self.building = 0.0
-        self.interrupted = False
 
     def uniform_plan(self) -> None:
         """The highest common level of all groups that fits: the answer until an episode is better."""
@@ -142,7 +137,7 @@ class _Run:
 
     def train(self) -> None:
         settings, length = self.settings, self.problem.num_groups
-        seed = int(self.rng.integers(2**31))
+        seed = int(self.search.rng.integers(2**31))
         with preserved_random_states():
             if settings.agent == "ddpg":
                 agent = make_ddpg(make_environment(self.problem, self._score), settings.ddpg, length, seed, self._check)
@@ -150,21 +145,21 @@ class _Run:
                 levels = int(self.problem.group_sizes.max())
                 environment = make_environment(self.problem, self._score, levels=levels)
                 agent = make_ppo(environment, settings.ppo, length, seed, self._check)
-            self.building = time.perf_counter() - self.start
+            self.search.spend("build", self.search.elapsed)
             self._check()
             # One more step, so that training ends by the last episode.
             agent.learn(self.most * length + 1)
 
     def _check(self) -> None:
-        if time.perf_counter() - self.start >= self.limits.seconds:
-            raise _Finished
+        if self.search.seconds_left <= 0.0:
+            raise SearchOver
 
     def _score(self, assignment: IntArray) -> float:
         """The reward of an episode; ends the training after the last one."""
         value = self._evaluate(assignment)
-        self.episodes += 1
-        if self.episodes >= self.most:
-            raise _Finished
+        self.search.work += 1
+        if self.search.work >= self.most:
+            raise SearchOver
         self._check()
         if value is None:
             return -_CLIP
@@ -184,47 +179,34 @@ class _Run:
                 return None
             assignment = self.local.assignment
         key = assignment.tobytes()
-        if key not in self.found:
-            energy = self.problem.energy(assignment)
-            self.found[key] = (self._real_loss(assignment) if self.settings.evaluate else energy, assignment)
-            self.evaluations += 1
-        value = self.found[key][0]
-        if value < self.best:
-            self.best = value
-            self.trace.append((time.perf_counter() - self.start, self.problem.energy(assignment), None))
+        if key not in self.values:
+            self.values[key] = self._value(assignment)
+        value = self.values[key]
+        if self.loss is None:
+            self.search.keep(assignment, value)
+        elif value < self.best:
+            self.search.settle(assignment)
+            self.search.trace.append((self.search.elapsed, self.search.energy, None))
+        self.best = min(self.best, value)
         return value
 
-    def _real_loss(self, assignment: IntArray) -> float:
-        assert self.settings.evaluate is not None  # noqa: S101 - the caller checked
-        loss = float(self.settings.evaluate(assignment.copy()))
+    def _value(self, assignment: IntArray) -> float:
+        if self.loss is None:
+            return self.problem.energy(assignment)
+        loss = float(self.loss(assignment.copy()))
         if not np.isfinite(loss):
             raise NonFiniteLoss(
-                f"evaluate gave {loss} for {assignment.tolist()}; it must give a finite loss for every assignment"
+                f"loss gave {loss} for {assignment.tolist()}; it must give a finite loss for every assignment"
             )
         return loss
 
-    def result(self) -> RawSolution:
-        """The best so far: of least energy, or of least real loss."""
-        ranked = sorted(self.found.values(), key=lambda pair: pair[0])[: 1 if self.settings.evaluate else _POOL]
-        details: dict[str, Any] = {
+    def figures(self) -> dict[str, Any]:
+        """What was done, for the details."""
+        figures: dict[str, Any] = {
             "agent": self.settings.agent,
-            "episodes": self.episodes,
-            "evaluations": self.evaluations,
+            "episodes": self.search.work,
+            "evaluations": len(self.values),
             "episodes_over_budget": self.repaired,
             "uniform_plan": self.uniform,
         }
-        if self.settings.evaluate is not None and ranked:
-            details["real_loss"] = ranked[0][0]
-        return RawSolution(
-            assignments=tuple(assignment for _, assignment in ranked),
-            claimed_energy=self.problem.energy(ranked[0][1]) if ranked else None,
-            timing={
-                "compile": self.compiling,
-                "build": self.building,
-                "solve": time.perf_counter() - self.start - self.building,
-            },
-            trace=tuple(self.trace),
-            work=self.episodes,
-            interrupted=self.interrupted,
-            details=details,
-        )
+        return figures if self.loss is None or not self.values else {**figures, "loss": self.best}

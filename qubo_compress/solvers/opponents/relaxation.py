@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,16 +28,15 @@ from scipy import sparse
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.solver import Search, Solver, solvers
 
 _MOMENTS = (0.9, 0.999)
-_POOL = 64
 _TINY = 1e-12
 
 
 @solvers.register
 @dataclass(frozen=True)
-class SoftmaxRelaxation:
+class SoftmaxRelaxation(Solver):
     """Descend a softmax over the choices of every group while its temperature falls, then round, repair and fill.
 
     Restarts from new random parameters until the time or the work is used up. The work is the number of gradient steps.
@@ -80,17 +78,17 @@ class SoftmaxRelaxation:
                 f"got {self.learning_rate} and {self.spread}"
             )
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        """Descend, round and restart until the time or the work, counted in gradient steps, is used up."""
-        compiling = warm_up()
-        run = _Run(problem, limits, rng, self)
+    def run(self, search: Search) -> None:
+        """Descend, round and start again until the time or the work, counted in gradient steps, is used up."""
+        with search.compiling():
+            warm_up()
+        descents = _Descents(search, self)
         try:
-            run.prepare()
-            while run.may_go_on():
-                run.descent()
-        except KeyboardInterrupt:
-            run.interrupted = True
-        return run.result(compiling)
+            descents.prepare()
+            while not search.over():
+                descents.descent()
+        finally:
+            search.details |= descents.figures()
 
 
 class Mixtures:
@@ -156,24 +154,17 @@ def _blocks(rows: FloatArray, offsets: IntArray) -> sparse.csr_array:
     return sparse.csr_array(sparse.block_diag(blocks, format="csr"))
 
 
-class _Run:
-    """One search; valid at any moment, so that an interruption can be answered."""
+class _Descents:
+    """What is carried over from one descent to the next."""
 
-    def __init__(
-        self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator, settings: SoftmaxRelaxation
-    ) -> None:
-        self.start = time.perf_counter()
-        self.problem, self.limits, self.rng, self.settings = problem, limits, rng, settings
-        self.found: dict[bytes, tuple[float, IntArray]] = {}
-        self.trace: list[tuple[float, float, float | None]] = []
-        self.best = np.inf
-        self.work = self.descents = self.rounded_fitting = 0
-        self.interrupted = False
-        self.multipliers = np.zeros(problem.num_budgets)
+    def __init__(self, search: Search, settings: SoftmaxRelaxation) -> None:
+        self.search, self.problem, self.settings = search, search.problem, settings
+        self.descents = self.rounded_fitting = 0
+        self.multipliers = np.zeros(self.problem.num_budgets)
 
     def prepare(self) -> None:
         problem = self.problem
-        self.local = LocalSearch(problem, self.rng)
+        self.local = LocalSearch(problem, self.search.rng)
         self.mixtures = Mixtures(problem)
         self._round(problem.linear * -1.0)  # an answer even before the first step
         uniform = self.mixtures.softmax(np.zeros(problem.num_choices), 1.0)
@@ -186,19 +177,14 @@ class _Run:
         # A unit of overspending must cost as much as the typical choices that make up for it.
         self.stiffness = self.scale / np.maximum(variation, _TINY)
 
-    def may_go_on(self) -> bool:
-        if self.limits.work is not None and self.work >= self.limits.work:
-            return False
-        return time.perf_counter() < self.start + self.limits.seconds
-
     def descent(self) -> None:
         """One annealed descent by Adam from random parameters; the prices of the budgets carry over."""
         settings, mixtures = self.settings, self.mixtures
-        parameters = settings.spread * self.rng.standard_normal(self.problem.num_choices)
+        parameters = settings.spread * self.search.rng.standard_normal(self.problem.num_choices)
         mean, square = np.zeros_like(parameters), np.zeros_like(parameters)
         hot, cold = settings.temperatures
         for step in range(settings.steps):
-            if not self.may_go_on():
+            if self.search.over():
                 break
             temperature = hot * (cold / hot) ** (step / max(1, settings.steps - 1))
             weights = mixtures.softmax(parameters, temperature)
@@ -208,7 +194,7 @@ class _Run:
             square += (1.0 - _MOMENTS[1]) * (gradient**2 - square)
             first, second = (1.0 - moment ** (step + 1) for moment in _MOMENTS)
             parameters -= settings.learning_rate * (mean / first) / (np.sqrt(square / second) + 1e-8 * self.scale)
-            self.work += 1
+            self.search.work += 1
         self.descents += 1
         self._round(parameters)
 
@@ -232,28 +218,12 @@ class _Run:
         if self.settings.fill:
             # Not limited by the clock, so that the same work gives the same answer; it takes milliseconds.
             self.local.descend(np.inf, pairs=False)
-        assignment = self.local.assignment
-        energy = self.problem.energy(assignment)
-        self.found.setdefault(assignment.tobytes(), (energy, assignment))
-        if energy < self.best:
-            self.best = energy
-            self.trace.append((time.perf_counter() - self.start, energy, None))
-        if len(self.found) > 8 * _POOL:
-            self.found = dict(sorted(self.found.items(), key=lambda item: item[1][0])[:_POOL])
+        self.search.keep(self.local.assignment)
 
-    def result(self, compiling: float) -> RawSolution:
-        """The best so far."""
-        ranked = sorted(self.found.values(), key=lambda pair: pair[0])[:_POOL]
-        return RawSolution(
-            assignments=tuple(assignment for _, assignment in ranked),
-            claimed_energy=ranked[0][0] if ranked else None,
-            timing={"compile": compiling, "solve": time.perf_counter() - self.start},
-            trace=tuple(self.trace),
-            work=self.work,
-            interrupted=self.interrupted,
-            details={
-                "gradient_steps": self.work,
-                "descents": self.descents,
-                "descents_within_budget_before_repair": self.rounded_fitting,
-            },
-        )
+    def figures(self) -> dict[str, int]:
+        """What was done, for the details."""
+        return {
+            "gradient_steps": self.search.work,
+            "descents": self.descents,
+            "descents_within_budget_before_repair": self.rounded_fitting,
+        }

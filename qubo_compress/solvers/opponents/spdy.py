@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,15 +18,16 @@ from qubo_compress._internal.compiling import compiled
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem.generators import random_problem
+from qubo_compress.problem.network_loss import LossFunction
 from qubo_compress.solvers.local_search import descent as local_search
 from qubo_compress.solvers.opponents import network_loss
-from qubo_compress.solvers.opponents.network_loss import Objective, RealLoss
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.opponents.network_loss import Objective
+from qubo_compress.solvers.solver import Search, SearchOver, Solver, solvers
 
 
 @solvers.register
 @dataclass(frozen=True)
-class Spdy:
+class Spdy(Solver):
     """Draw coefficients, solve the separable problem that they weigh by dynamic programming, score its solution.
 
     First all coefficients are one, then ``draws`` times drawn evenly from 0 to 1; from the best, some are drawn anew:
@@ -57,7 +58,7 @@ class Spdy:
     """
 
     name: ClassVar[str] = "spdy"
-    loss: RealLoss | None = None
+    loss: LossFunction | None = None
     errors: tuple[float, ...] | None = None
     draws: int = 100
     patience: int = 100
@@ -69,50 +70,29 @@ class Spdy:
         if min(self.draws, self.patience, self.buckets) < 1 or not 0 < self.share <= 1:
             raise InvalidSolverOption("draws, patience and buckets start at 1; share lies in (0, 1]")
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def run(self, search: Search) -> None:
         """Search until the neighbourhoods, the time or the work, counted in candidates, are used up."""
-        if self.errors is not None and len(self.errors) != problem.num_choices:
+        if self.errors is not None and len(self.errors) != search.problem.num_choices:
             raise InvalidSolverOption(
-                f"errors must hold one number for each of {problem.num_choices} choices; got {len(self.errors)}"
+                f"errors must hold one number for each of {search.problem.num_choices} choices; got {len(self.errors)}"
             )
-        compiling = warm_up()
-        run = _CoefficientSearch(self, problem, limits, rng)
-        interrupted = False
+        with search.compiling():
+            warm_up()
+        coefficients = _CoefficientSearch(search, self)
         try:
-            run.all()
-        except KeyboardInterrupt:
-            interrupted = True
-        except _OutOfLimits:
-            pass
-        best = run.best
-        return RawSolution(
-            assignments=() if best is None else (best,),
-            claimed_energy=None if best is None else problem.energy(best),
-            timing={"compile": compiling, "solve": time.perf_counter() - run.start},
-            trace=tuple(run.trace),
-            work=run.work,
-            interrupted=interrupted,
-            details=run.details(),
-        )
-
-
-class _OutOfLimits(Exception):
-    """Time or work is used up."""
+            coefficients.all()
+        finally:
+            search.details |= coefficients.objective.figures()
 
 
 class _CoefficientSearch:
     """The coefficients found best, and what was spent."""
 
-    def __init__(self, options: Spdy, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> None:
-        self.start = time.perf_counter()
-        self.options, self.problem, self.limits, self.rng = options, problem, limits, rng
-        self.objective = Objective(problem, options.loss)
-        self.best: IntArray | None = None
-        self.value = np.inf
-        self.work = self.price = 0
+    def __init__(self, search: Search, options: Spdy) -> None:
+        self.search, self.problem, self.rng, self.options = search, search.problem, search.rng, options
+        self.objective = Objective(search, options.loss)
+        self.price = 0
         self.longest = 0.0
-        self.trace: list[tuple[float, float, float | None]] = []
-        self.history: list[dict[str, Any]] = []
         self.known: dict[bytes, float] = {}
 
     def all(self) -> None:
@@ -140,50 +120,34 @@ class _CoefficientSearch:
 
     def _improves(self, coefficients: FloatArray) -> bool:
         """Score the programme's answer under these coefficients, and keep it if it is the best so far."""
-        begin = time.perf_counter()
-        if self.work and (
-            begin - self.start + self.longest >= self.limits.seconds
-            or (self.limits.work is not None and self.work >= self.limits.work)
-        ):
-            raise _OutOfLimits
+        search, begin = self.search, self.search.elapsed
+        if search.work and search.over(self.longest):
+            raise SearchOver
         assignment = self.programme.solve(self.errors * np.repeat(coefficients, self.problem.group_sizes))
         if not self.problem.is_feasible(assignment):
-            search = local_search.LocalSearch(self.problem, self.rng)
-            search.place(assignment)
-            if not search.repair():
-                raise _OutOfLimits
-            assignment = search.assignment
+            local = local_search.LocalSearch(self.problem, self.rng)
+            local.place(assignment)
+            if not local.repair():
+                raise SearchOver
+            assignment = local.assignment
         key = assignment.tobytes()
         # Many coefficients lead to one assignment; the network need not be asked twice.
         value = self.known[key] if key in self.known else self._asked(assignment)
         self.known[key] = value
-        self.work += 1
-        self.longest = max(0.9 * self.longest, time.perf_counter() - begin)
-        if self.best is not None and not value < self.value:
+        search.work += 1
+        self.longest = max(0.9 * self.longest, search.elapsed - begin)
+        if search.best is not None and not value < self.objective.value:
             return False
-        self.best, self.value = assignment, value
-        if not self.objective.real:
-            self.trace.append((time.perf_counter() - self.start, value, None))
-        self.history.append(
-            {"evaluations": self.objective.evaluations, "loss": value, "assignment": tuple(assignment.tolist())}
-        )
+        self.objective.accept(assignment, value)
         return True
 
     def _asked(self, assignment: IntArray) -> float:
         before, most = self.objective.evaluations, self.options.most_evaluations
         if most is not None and before + self.price > most:
-            raise _OutOfLimits
+            raise SearchOver
         value = self.objective(assignment, None)
         self.price = self.objective.evaluations - before
         return value
-
-    def details(self) -> dict[str, Any]:
-        return {
-            "candidates_scored": self.objective.calls,
-            "network_evaluations": self.objective.evaluations,
-            "loss": self.value,
-            "history": tuple(self.history) if self.objective.real else (),
-        }
 
 
 class Programme:

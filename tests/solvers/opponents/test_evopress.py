@@ -15,11 +15,12 @@ import qubo_compress as qc
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import IntArray
+from qubo_compress.problem.network_loss import NetworkLoss
 from qubo_compress.solvers.opponents.evopress import MOST_SWITCHES, EvoPress, Levels
 from qubo_compress.testing import brute_force
 
 
-class Recorded:
+class Recorded(NetworkLoss):
     """A loss that is the energy, and remembers what it was asked."""
 
     def __init__(self, problem: ChoiceProblem) -> None:
@@ -30,7 +31,8 @@ class Recorded:
     def redraw(self, seed: int) -> None:
         self.seeds.append(seed)
 
-    def __call__(self, assignment: IntArray, examples: int | None) -> float:
+    def __call__(self, assignment: IntArray, examples: int | None = None) -> float:
+        self.evaluations += examples or 0
         assert self.problem.is_feasible(assignment)
         self.asked.append((assignment.tobytes(), examples))
         return self.problem.energy(assignment)

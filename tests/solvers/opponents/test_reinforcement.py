@@ -128,18 +128,29 @@ def test_the_real_loss_decides_where_it_is_given():
     wanted = np.array([2, 0, 1, 2])
     calls = []
 
-    def loss(assignment):
+    def loss(assignment, examples):
+        assert examples is None
         calls.append(assignment)
         return float((assignment != wanted).sum())
 
-    solver = Reinforcement(agent="ppo", evaluate=loss, ppo=PpoSettings(hidden=(16, 16)))
+    solver = Reinforcement(agent="ppo", loss=loss, ppo=PpoSettings(hidden=(16, 16)))
     solution = solve(problem, solver, time_limit=60.0, work_limit=300)
-    assert solution.details["real_loss"] == min(float((c != wanted).sum()) for c in calls)
-    assert solution.details["real_loss"] == float((solution.assignment != wanted).sum()) <= 1.0
+    assert solution.details["loss"] == min(float((c != wanted).sum()) for c in calls)
+    assert solution.details["loss"] == float((solution.assignment != wanted).sum()) <= 1.0
     assert solution.details["evaluations"] == len(calls) == len({c.tobytes() for c in calls})
     assert len(solution.pool) == 1 and solution.energy == problem.energy(solution.assignment)
     with pytest.raises(NonFiniteLoss, match="finite"):
-        solve(problem, Reinforcement(evaluate=lambda _: float("nan")), work_limit=2)
+        solve(problem, Reinforcement(loss=lambda *_: float("nan")), work_limit=2)
+
+
+def test_the_argument_of_04_still_gives_the_loss():
+    problem = random_problem("separable", 4, 3, 0, budgets=0)
+    options = {"agent": "ppo", "ppo": PpoSettings(hidden=(16, 16))}
+    with pytest.warns(DeprecationWarning, match="evaluate= goes with the next release: give loss="):
+        old = Reinforcement(evaluate=lambda assignment: float(assignment.sum()), **options)
+    new = Reinforcement(loss=lambda assignment, examples: float(assignment.sum()), **options)
+    first, second = (solve(problem, solver, time_limit=60.0, work_limit=5) for solver in (old, new))
+    assert first.details == second.details and first.assignment.tolist() == second.assignment.tolist()
 
 
 def test_an_answer_exists_before_anything_is_learnt():

@@ -1,0 +1,72 @@
+"""What a network loses under an assignment: for searches that minimise it in the place of the energy."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from qubo_compress.problem.choice_problem import IntArray
+
+LossFunction = Callable[[IntArray, int | None], float]
+"""(assignment (G,), number of examples or None for all) -> mean loss; every :class:`NetworkLoss` is one."""
+
+
+class NetworkLoss(ABC):
+    """The network's own loss under an assignment, to be minimised; ``qubo_compress.StitchedLoss`` is one.
+
+    ``evopress``, ``spdy`` and ``reinforcement`` take it as ``loss=``, and any :data:`LossFunction` as well.
+
+    Attributes:
+        evaluations: examples forwarded through the network so far.
+    """
+
+    evaluations: int = 0
+
+    @abstractmethod
+    def __call__(self, assignment: IntArray, examples: int | None = None) -> float:
+        """Mean loss on that many examples, the same ones for every assignment; None: on all."""
+
+    def redraw(self, seed: int) -> None:  # noqa: B027 - a loss that always takes all examples has no other sample
+        """Take another sample of the examples from now on."""
+
+
+class _Function(NetworkLoss):
+    """A plain function; one that counts or redraws its examples itself is of 0.4 and goes with the next release."""
+
+    def __init__(self, function: LossFunction) -> None:
+        self.function = function
+        self.counts, self.redraws = hasattr(function, "evaluations"), hasattr(function, "redraw")
+        if self.counts or self.redraws:
+            warnings.warn(
+                f"{type(function).__name__} has evaluations or redraw: from the next release on only losses that "
+                "inherit from qubo_compress.problem.network_loss.NetworkLoss are asked for them",
+                DeprecationWarning,
+                stacklevel=4,
+            )
+        self._count(None)
+
+    def __call__(self, assignment: IntArray, examples: int | None = None) -> float:
+        value = float(self.function(assignment, examples))
+        self._count(examples)
+        return value
+
+    def redraw(self, seed: int) -> None:
+        if self.redraws:
+            self.function.redraw(seed)  # type: ignore[attr-defined]
+
+    def _count(self, examples: int | None) -> None:
+        counted = self.evaluations + (examples or 0)
+        self.evaluations = self.function.evaluations if self.counts else counted  # type: ignore[attr-defined]
+
+
+def network_loss(loss: LossFunction) -> NetworkLoss:
+    """A loss as it is, or a plain function as one that counts the examples it is asked for.
+
+    Example:
+        >>> import numpy as np
+        >>> loss = network_loss(lambda assignment, examples: 0.5)
+        >>> loss(np.zeros(3, dtype=np.int64), 16), loss.evaluations
+        (0.5, 16)
+    """
+    return loss if isinstance(loss, NetworkLoss) else _Function(loss)
