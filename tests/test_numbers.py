@@ -15,7 +15,7 @@ from qubo_compress._internal.checks import whole
 from qubo_compress.errors import InvalidMenu, InvalidOption, InvalidSolverOption, QuboCompressError
 from qubo_compress.menu.operator import choice_name, operators
 from qubo_compress.menu.quantize import Quantize
-from qubo_compress.sensitivity.task import metrics
+from qubo_compress.sensitivity.metric import metrics
 from qubo_compress.solvers.solver import solvers
 
 qc.menu.names(), qc.solvers.names(), qc.sensitivity.names()  # every plug-in is imported and registered

@@ -23,8 +23,10 @@ from qubo_compress.network.discovery import GroupRule, discover
 from qubo_compress.network.replay import trace_calls
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.cache import UnitCache
+from qubo_compress.sensitivity.choices import StoredChoices
 from qubo_compress.sensitivity.costs import price_choices
-from qubo_compress.sensitivity.task import MeasureTask
+from qubo_compress.sensitivity.measurement import Measurement
+from qubo_compress.sensitivity.subject import Subject, Work
 
 
 def convolutions() -> nn.Module:
@@ -55,15 +57,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], GroupRule, torch.Tensor]] = {
 }
 
 
-def task_of(model: nn.Module, groups: GroupRule, inputs: torch.Tensor, menu: qc.Menu) -> MeasureTask:
+def subject_of(model: nn.Module, groups: GroupRule, inputs: torch.Tensor, menu: qc.Menu) -> Subject:
     """A measurement that only needs prices."""
     layout, tensors = discover(model, groups), NetworkTensors(model)
-    originals = {name: tensor.detach() for name, tensor in tensors.items()}
-    choices = [menu.offered(group, tensors.parts(group)) for group in layout.groups]
-    return MeasureTask(
-        base=model, originals=originals, layout=layout, choices=choices, examples=None, loss=None,  # type: ignore[arg-type]
-        reference=[torch.zeros(1)], outputs=[], seed=0, rows_per_pass=1, interactions=False, max_columns=1,
-        cache=UnitCache(None, {}), advance=lambda _: None, trace=trace_calls(model, inputs),
+    choices = StoredChoices(layout, [menu.offered(group, tensors.parts(group)) for group in layout.groups], tensors)
+    return Subject(
+        tensors, choices, examples=None, loss=None,  # type: ignore[arg-type]
+        reference=[torch.zeros(1)], outputs=[], trace=trace_calls(model, inputs), settings=Measurement(),
+        work=Work(UnitCache(None, {})),
     )  # fmt: skip
 
 
@@ -71,9 +72,9 @@ def seconds(model: nn.Module, groups: GroupRule, inputs: torch.Tensor, menu: qc.
     """Median CPU seconds of encoding and pricing every choice once."""
     found = []
     for _ in range(repeats):
-        task = task_of(model, groups, inputs, menu)
+        subject = subject_of(model, groups, inputs, menu)
         start = time.process_time()
-        price_choices(task)
+        price_choices(subject)
         found.append(time.process_time() - start)
     return statistics.median(found)
 

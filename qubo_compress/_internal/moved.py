@@ -96,6 +96,7 @@ MOVED = {
     "sensitivity.prices": "sensitivity.costs",
     "sensitivity.regression_losses": "network.losses.regression",
     "sensitivity.replay": "network.replay",
+    "sensitivity.task": "sensitivity.metric",
     "solvers.annealer_jobs": "solvers.annealer.jobs",
     "solvers.annealer_kernels": "solvers.annealer.kernels",
     "solvers.annealer_kicks": "solvers.annealer.kicks",

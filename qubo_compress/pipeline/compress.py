@@ -36,10 +36,10 @@ from qubo_compress.selection.candidates import TIE, select
 from qubo_compress.selection.comparison import HeldOut
 from qubo_compress.sensitivity.measure import measure_specimen
 from qubo_compress.sensitivity.measurement import Measurement
+from qubo_compress.sensitivity.metric import Metric
 from qubo_compress.sensitivity.metrics.auto import wants_close
 from qubo_compress.sensitivity.progress import say
 from qubo_compress.sensitivity.specimen import Specimen
-from qubo_compress.sensitivity.task import Metric
 from qubo_compress.solvers.solution import Solution
 from qubo_compress.solvers.solver import Solver, check_time_limit, make_solver, refuse_unreachable
 from qubo_compress.solvers.solver import solve as solve_problem
@@ -210,7 +210,7 @@ def refuse_uncounted_flips(budget: Budget, specimen: Specimen) -> None:
     if budget.harmful_flips is None:
         return
     chosen = specimen.settings.asked
-    if not getattr(chosen, "counts_flips", False):
+    if not chosen.counts_flips:
         raise InvalidBudget(
             f"harmful_flips was given, and the metric {chosen.metric_name!r} does not run every choice and so counts "
             "no flips; use 'gauss-newton' or 'pairwise', or measured_linear=True of 'jacobian' and 'fisher'"

@@ -15,8 +15,7 @@ from qubo_compress.problem.choice_problem import ChoiceProblem
 from qubo_compress.selection.candidates import TIE, VERIFIED_PLANS, Candidate, select
 from qubo_compress.selection.comparison import HeldOut
 from qubo_compress.sensitivity.measure import measure_specimen
-from qubo_compress.sensitivity.specimen import Specimen
-from qubo_compress.sensitivity.subject import Around
+from qubo_compress.sensitivity.specimen import Around, Specimen
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.solvers.solution import Solution
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from qubo_compress._internal import older_plug_ins
 from qubo_compress._internal.registry import import_plug_ins
 from qubo_compress.sensitivity.forecast import Forecast, estimate
 from qubo_compress.sensitivity.measure import measure
+from qubo_compress.sensitivity.metric import Metric, MetricResult
+from qubo_compress.sensitivity.metric import metrics as _registry
+from qubo_compress.sensitivity.subject import Subject
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
-from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult
-from qubo_compress.sensitivity.task import metrics as _registry
 
 __all__ = [
     "Forecast",
-    "MeasureTask",
     "Metric",
     "MetricResult",
     "Provenance",
     "SensitivityTable",
+    "Subject",
     "estimate",
     "measure",
     "names",
@@ -23,6 +27,10 @@ __all__ = [
 ]
 
 register = _registry.register
+
+
+def __getattr__(name: str) -> Any:
+    return older_plug_ins.renamed(__name__, {"MeasureTask": Subject})(name)
 
 
 def names() -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -18,7 +19,7 @@ from qubo_compress.network.replay import CallTrace
 from qubo_compress.network.tensors import NetworkTensors, Place
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.sensitivity.ranks import Arrays
-from qubo_compress.sensitivity.task import MeasureTask
+from qubo_compress.sensitivity.subject import Subject
 
 DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Modules whose every weight multiplies once per output position."""
@@ -33,30 +34,49 @@ UNIT = "prices_1"
 BUDGETS = ("bytes", "macs", "bit_operations", "cells")
 
 
-def price_choices(task: MeasureTask, advance: Callable[[float], None] = lambda _: None) -> dict[str, IntArray]:
-    """Budget name -> (V,) cost: stored bytes, multiplications, bit operations, memory cells.
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """What is known of all choices once they were stored.
 
-    Every choice is stored here for the first time, and what that had to search for stays with the task; where the
+    Attributes:
+        costs: budget name -> (V,) cost.
+        fits: what encoding searched for.
+        unreliable: (V,) which come back with errors.
+    """
+
+    costs: dict[str, IntArray]
+    fits: Fits
+    unreliable: npt.NDArray[np.bool_]
+
+
+def price_choices(subject: Subject, advance: Callable[[float], None] = lambda _: None) -> Prices:
+    """What every choice costs: stored bytes, multiplications, bit operations, memory cells.
+
+    Every choice is stored here for the first time, and what that had to search for is among the prices; where the
     prices come from the cache nothing is stored. ``advance`` is called once per group. The multiplications of
     low-rank choices are those of ``plan.apply(model, factored=True)``.
 
     Of several ranks each makes the choices of some groups from the data. All then store every choice, since they need
     its values anyway, and take the prices of rank 0.
     """
-    task.share_from_data()
-    found = task.cache.get(UNIT, lambda: _priced(task, advance))
-    arrays = task.cache.ranks.first(lambda: found)
-    task.fits = Fits(arrays["fits"].astype(np.uint8), arrays["fit_ends"].astype(np.int64))
-    task.unreliable = arrays["unreliable"]
-    for number in range(len(task.layout.groups)):
-        task.store_from_data(number)  # their bytes belong to the table
-    return {name: arrays[name].astype(np.int64) for name in BUDGETS}
+    subject.choices.share_from_data(subject.cache)
+    found = subject.cache.get(UNIT, lambda: _priced(subject, advance))
+    arrays = subject.cache.ranks.first(lambda: found)
+    for number in range(len(subject.layout.groups)):
+        subject.choices.make_from_data(number, subject.cache)  # their bytes belong to the table
+    return Prices(
+        {name: arrays[name].astype(np.int64) for name in BUDGETS},
+        Fits(arrays["fits"].astype(np.uint8), arrays["fit_ends"].astype(np.int64)),
+        arrays["unreliable"],
+    )
 
 
-def _priced(task: MeasureTask, advance: Callable[[float], None]) -> Arrays:
+def _priced(subject: Subject, advance: Callable[[float], None]) -> Arrays:
     found: list[_Priced] = []
-    for run in _runs(task):
-        found.append(_rows_priced(task, run) if len(run) > 1 else _group_priced(task, run[0]))
+    for run in _runs(subject):
+        for number in run:
+            subject.choices.make_from_data(number, subject.cache)
+        found.append(_rows_priced(subject, run) if len(run) > 1 else _group_priced(subject, run[0]))
         advance(len(run))
     costs = np.concatenate([np.zeros((0, len(BUDGETS)), dtype=np.int64), *(priced.costs for priced in found)])
     fits = Fits.joined([fit for priced in found for fit in priced.fits])
@@ -83,11 +103,11 @@ class _Priced:
     unreliable: list[bool]
 
 
-def _group_priced(task: MeasureTask, number: int) -> _Priced:
+def _group_priced(subject: Subject, number: int) -> _Priced:
     costs, fits, unreliable = [], [], []
-    calls = layer_calls(task.tensors, task.layout.groups[number], task.trace)
+    calls = layer_calls(subject.tensors, subject.layout.groups[number], subject.trace)
     positions = [sum(call.positions for call in made) for made in calls]
-    for packed, operator in zip(task.stored(number), task.choices[number].values(), strict=True):
+    for packed, operator in zip(subject.choices.stored(number), subject.choices[number].values(), strict=True):
         if packed.stages(0):
             macs = factored_multiplications(packed, calls)
         elif len(set(positions)) == 1:
@@ -103,13 +123,13 @@ def _group_priced(task: MeasureTask, number: int) -> _Priced:
     return _Priced(np.array(costs, dtype=np.int64), fits, unreliable)
 
 
-def _rows_priced(task: MeasureTask, run: Sequence[int]) -> _Priced:
+def _rows_priced(subject: Subject, run: Sequence[int]) -> _Priced:
     """Filters of one layer, group by group."""
-    groups = [task.layout.groups[number] for number in run]
-    rows = Rows(torch.cat([task.part(group.members[0]).reshape(1, -1) for group in groups]))
-    times = multiplications_per_value(task.tensors, groups[0], task.trace)[0]
+    groups = [subject.layout.groups[number] for number in run]
+    rows = Rows(torch.cat([subject.choices.part(group.members[0]).reshape(1, -1) for group in groups]))
+    times = multiplications_per_value(subject.tensors, groups[0], subject.trace)[0]
     costs, fits = [], []
-    for operator in task.choices[run[0]].values():
+    for operator in subject.choices[run[0]].values():
         made = rows.priced(operator)
         macs = made.nonzeros * times
         costs.append(np.stack([made.nbytes, macs, macs * made.weight_bits * ACTIVATION_BITS, 8 * made.nbytes], axis=1))
@@ -118,27 +138,27 @@ def _rows_priced(task: MeasureTask, run: Sequence[int]) -> _Priced:
     return _Priced(np.stack(costs, axis=1).reshape(len(joined), len(BUDGETS)), joined, [False] * len(joined))
 
 
-def _runs(task: MeasureTask) -> Iterator[list[int]]:
+def _runs(subject: Subject) -> Iterator[list[int]]:
     """Group numbers in order; those that are single rows of one tensor with the same choices come together."""
     run: list[int] = []
-    for number in range(len(task.layout.groups)):
-        if run and not siblings(task, run[0], number):
+    for number in range(len(subject.layout.groups)):
+        if run and not siblings(subject, run[0], number):
             yield run
             run = []
         run.append(number)
     yield from [run] if run else []
 
 
-def siblings(task: MeasureTask, first: int, second: int) -> bool:
+def siblings(subject: Subject, first: int, second: int) -> bool:
     """Whether two groups are single rows of one tensor with the same choices, which :class:`Rows` stores together."""
-    (one, *others), (two, *more) = (task.layout.groups[number].members for number in (first, second))
+    (one, *others), (two, *more) = (subject.layout.groups[number].members for number in (first, second))
     return (
         not others
         and not more
         and one.name == two.name
         and all(member.rows is not None and member.rows[1] == member.rows[0] + 1 for member in (one, two))
-        and list(task.choices[first]) == list(task.choices[second])
-        and all(prices_rows(operator) for operator in task.choices[second].values())
+        and list(subject.choices[first]) == list(subject.choices[second])
+        and all(prices_rows(operator) for operator in subject.choices[second].values())
     )
 
 

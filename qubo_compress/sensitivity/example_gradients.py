@@ -20,8 +20,9 @@ from qubo_compress.network.inputs import call, map_tensors
 from qubo_compress.network.losses.classification import KullbackLeibler, SquaredError
 from qubo_compress.sensitivity.cache import Unit
 from qubo_compress.sensitivity.forward_sweep import compact, forward_sweep, total_columns
+from qubo_compress.sensitivity.metric import Metric, MetricResult
 from qubo_compress.sensitivity.ranks import Arrays
-from qubo_compress.sensitivity.task import MeasureTask, MetricResult
+from qubo_compress.sensitivity.subject import Subject
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ GRADIENT_MEMORY = 300_000_000
 
 
 @dataclass(frozen=True)
-class GradientMetric:
+class GradientMetric(Metric):
     """What metrics from gradients share.
 
     Args:
@@ -50,117 +51,118 @@ class GradientMetric:
         return self.measured_linear
 
 
-def measured_by_gradients(task: MeasureTask, kind: str, measured_linear: bool, evaluations: float) -> MetricResult:
+def measured_by_gradients(subject: Subject, kind: str, measured_linear: bool, evaluations: float) -> MetricResult:
     """Linear terms and features of the metric ``"jacobian"`` or ``"fisher"``."""
-    task.examples.refuse_parts(f"metric {kind!r}")
+    subject.examples.refuse_parts(f"metric {kind!r}")
     # Where every slice comes from the cache nothing is stored again.
-    stacked = functools.cache(lambda: _displacement_matrix(task))
-    share = (evaluations - (float(task.offsets[-1]) if measured_linear else 0.0)) / len(task.examples.slices)
-    slope = np.zeros(int(task.offsets[-1]))
+    stacked = functools.cache(lambda: _displacement_matrix(subject))
+    share = (evaluations - (float(subject.offsets[-1]) if measured_linear else 0.0)) / len(subject.examples.slices)
+    slope = np.zeros(int(subject.offsets[-1]))
     units = [
-        Unit(f"{kind}_{number:05d}", partial(_slice_rows, task, kind, number, part, stacked), share)
-        for number, part in task.slices()
+        Unit(f"{kind}_{number:05d}", partial(_slice_rows, subject, kind, number, part, stacked), share)
+        for number, part in subject.slices()
     ]
     blocks = []
-    for made in task.cache.gather(units, task.advance):
+    for made in subject.gather(units):
         slope += made["slope"].astype(np.float64)
         blocks.append(made["features"].astype(np.float32, copy=False))
-    sketched = total_columns(task) > task.max_columns and (kind == "jacobian" or _rows_per_example(task, 0) > 1)
+    sketched = total_columns(subject) > subject.max_columns and (
+        kind == "jacobian" or _rows_per_example(subject, 0) > 1
+    )
     features = np.sum(blocks, axis=0) if sketched else np.concatenate(blocks, axis=1)
     linear = slope + 0.5 * np.einsum("vc,vc->v", features, features, dtype=np.float64)
     divergence = halves = flips = None
     if measured_linear:
-        found = forward_sweep(task, "linear", with_features=False)
+        found = forward_sweep(subject, "linear", with_features=False)
         linear, divergence, halves, flips = found.linear, found.divergence, found.halves, found.flips
-    return MetricResult(
-        linear, features if task.interactions else None, None, int(np.ceil(evaluations)) + 1, divergence, halves, flips
-    )
+    rows = features if subject.interactions else None
+    return MetricResult(linear, rows, None, int(np.ceil(evaluations)) + 1, divergence, halves, flips)
 
 
-def _displacement_matrix(task: MeasureTask) -> dict[str, list[tuple[int, Member, Tensor]]]:
+def _displacement_matrix(subject: Subject) -> dict[str, list[tuple[int, Member, Tensor]]]:
     """Parameter name -> (choice number, member, displacement) of every choice that changes it."""
     found: dict[str, list[tuple[int, Member, Tensor]]] = {}
-    for group, start in enumerate(task.offsets[:-1]):
-        for k, row in enumerate(task.displacements(group)):
-            for member, displacement in zip(task.layout.groups[group].members, row, strict=True):
+    for group, start in enumerate(subject.offsets[:-1]):
+        for k, row in enumerate(subject.displacements(group)):
+            for member, displacement in zip(subject.layout.groups[group].members, row, strict=True):
                 if member.dtype.is_floating_point and bool(displacement.any()):
                     found.setdefault(member.name, []).append((int(start) + k, member, displacement))
     return found
 
 
 def _slice_rows(
-    task: MeasureTask,
+    subject: Subject,
     kind: str,
     number: int,
     part: Slice,
     displacements: Callable[[], dict[str, list[tuple[int, Member, Tensor]]]],
 ) -> Arrays:
-    total, stacked = int(task.offsets[-1]), displacements()
-    weights = task.row_weights(number)
-    outputs, reference = task.outputs[number], task.reference[number]
+    total, stacked = int(subject.offsets[-1]), displacements()
+    weights = subject.row_weights(number)
+    outputs, reference = subject.outputs[number], subject.reference[number]
     if kind == "jacobian":
-        change = _per_example_products(task, number, part, stacked, None)
-        slope_rows = task.loss.gradient(outputs, part.targets, reference).double() * weights[:, None]
+        change = _per_example_products(subject, number, part, stacked, None)
+        slope_rows = subject.loss.gradient(outputs, part.targets, reference).double() * weights[:, None]
         slope = torch.einsum("vmc,mc->v", change.double(), slope_rows)
-        rows = task.loss.features(change, outputs, part.targets) * weights.sqrt().float()[:, None]
-        features = compact(task, number, rows.reshape(total, -1))
+        rows = subject.loss.features(change, outputs, part.targets) * weights.sqrt().float()[:, None]
+        features = compact(subject, number, rows.reshape(total, -1))
     else:
-        cotangent, slopes = _fisher_cotangent(task, number, part)
-        change = _per_example_products(task, number, part, stacked, cotangent)
+        cotangent, slopes = _fisher_cotangent(subject, number, part)
+        change = _per_example_products(subject, number, part, stacked, cotangent)
         per_row = change.reshape(total, -1).double()
         slope = (per_row * weights).sum(1) * slopes
         features = (per_row * weights.sqrt()).float()
-        if _rows_per_example(task, number) > 1:
-            features = compact(task, number, features)
+        if _rows_per_example(subject, number) > 1:
+            features = compact(subject, number, features)
     return {"features": features.cpu().numpy(), "slope": slope.cpu().numpy()}
 
 
-def _rows_per_example(task: MeasureTask, number: int) -> int:
-    return task.outputs[number].shape[0] // len(task.examples.slices[number])
+def _rows_per_example(subject: Subject, number: int) -> int:
+    return subject.outputs[number].shape[0] // len(subject.examples.slices[number])
 
 
-def _fisher_cotangent(task: MeasureTask, number: int, part: Slice) -> tuple[Tensor, float]:
+def _fisher_cotangent(subject: Subject, number: int, part: Slice) -> tuple[Tensor, float]:
     """Output gradient whose pull-back, row by row, is each g_n, and whether its mean is a slope of the loss."""
-    outputs, reference = task.outputs[number], task.reference[number]
-    if isinstance(task.loss, KullbackLeibler):
-        generator = torch.Generator().manual_seed(task.seed * 1_000_003 + number)
+    outputs, reference = subject.outputs[number], subject.reference[number]
+    if isinstance(subject.loss, KullbackLeibler):
+        generator = torch.Generator().manual_seed(subject.seed * 1_000_003 + number)
         share = outputs.softmax(-1)
         drawn = torch.multinomial(share.cpu(), 1, generator=generator).to(outputs.device)
         one_hot = torch.zeros_like(share).scatter_(1, drawn, 1.0)
         return share - one_hot, 0.0
-    if isinstance(task.loss, SquaredError) and part.targets is None:
-        generator = torch.Generator().manual_seed(task.seed * 1_000_003 + number)
+    if isinstance(subject.loss, SquaredError) and part.targets is None:
+        generator = torch.Generator().manual_seed(subject.seed * 1_000_003 + number)
         signs = torch.randint(2, outputs.shape, generator=generator).to(outputs) * 2 - 1
-        return task.loss.probe(outputs, None, signs), 0.0
-    return task.loss.gradient(outputs, part.targets, reference), 1.0
+        return subject.loss.probe(outputs, None, signs), 0.0
+    return subject.loss.gradient(outputs, part.targets, reference), 1.0
 
 
 def _per_example_products(
-    task: MeasureTask,
+    subject: Subject,
     number: int,
     part: Slice,
     stacked: dict[str, list[tuple[int, Member, Tensor]]],
     cotangent: Tensor | None,
 ) -> Tensor:
     """(V, M, C) first-order output changes, or (V, M, 1) products with each output row's loss gradient."""
-    state = _state_at_reference(task)
+    state = _state_at_reference(subject)
     parameters = {name: state[name] for name in stacked}
-    repeats = _rows_per_example(task, number)
-    width = repeats * task.outputs[number].shape[1] if cotangent is None else repeats
+    repeats = _rows_per_example(subject, number)
+    width = repeats * subject.outputs[number].shape[1] if cotangent is None else repeats
     per_example = 4 * width * sum(p.numel() for p in parameters.values())
     chunk = max(1, min(len(part), GRADIENT_MEMORY // max(per_example, 1)))
-    total = int(task.offsets[-1])
-    out = torch.zeros(total, len(part), width, device=task.device)
+    total = int(subject.offsets[-1])
+    out = torch.zeros(total, len(part), width, device=subject.device)
     shaped = None if cotangent is None else cotangent.reshape(len(part), repeats, -1)
     if not parameters:
         return out.reshape(total, len(part) * repeats, -1)
 
-    read = task.examples.reading.rows
+    read = subject.examples.reading.rows
 
     def rows(values: dict[str, Tensor], inputs: Any) -> Tensor:
         # torch's functional_call leaves its own tensors behind in a module that is registered under two names.
-        with task.tensors.swapped({**state, **values}):
-            return read(call(task.base, map_tensors(inputs, lambda t: t.unsqueeze(0)))).reshape(-1)
+        with subject.tensors.swapped({**state, **values}):
+            return read(call(subject.base, map_tensors(inputs, lambda t: t.unsqueeze(0)))).reshape(-1)
 
     for start in range(0, len(part), chunk):
         inputs = map_tensors(part.inputs, lambda t, start=start: t[start : start + chunk])
@@ -185,12 +187,12 @@ def _accumulate(out: Tensor, gradients: Tensor, entries: list[tuple[int, Member,
         out[[choice for choice, _ in listed]] += products.reshape(len(listed), size, width)
 
 
-def _state_at_reference(task: MeasureTask) -> dict[str, Tensor]:
+def _state_at_reference(subject: Subject) -> dict[str, Tensor]:
     """The tensors of all groups as the base model holds them, in the parameters their choices are written in."""
     state = {}
-    for group, found in enumerate(task.layout.groups):
-        for member, value in zip(found.members, task.references(group), strict=True):
-            held = task.tensors[member.name].detach()
+    for group, found in enumerate(subject.layout.groups):
+        for member, value in zip(found.members, subject.references(group), strict=True):
+            held = subject.tensors[member.name].detach()
             whole = member.rows is None
             state[member.name] = member.in_network_order(value.to(held.device, held.dtype)) if whole else held
     return state

@@ -24,12 +24,13 @@ from qubo_compress.network.every_layer import every_layer_runs
 from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.network.replay import run_model
 from qubo_compress.sensitivity.measurement import Measurement
+from qubo_compress.sensitivity.metric import Metric
 from qubo_compress.sensitivity.metrics.auto import Auto, network_runs, resolved, runs_alone
 from qubo_compress.sensitivity.metrics.products import Products
+from qubo_compress.sensitivity.preparation import prepared
 from qubo_compress.sensitivity.ranks import ALONE, Ranks
 from qubo_compress.sensitivity.specimen import Specimen
-from qubo_compress.sensitivity.subject import prepared
-from qubo_compress.sensitivity.task import MeasureTask, Metric
+from qubo_compress.sensitivity.subject import Subject
 
 TIMED_EXAMPLES = 16
 FEWEST_EXAMPLES = 16
@@ -132,23 +133,22 @@ def estimate(
     whole = Specimen.of(model, batches, Measurement(menu, metric, loss, groups, **settings)).private()
     measured = whole.on(set_aside(whole.examples)[0]) if held_out else whole
     with every_layer_runs(), torch.no_grad():
-        task, _ = prepared(measured)
-        _, forecast = forecast_within(task, whole.settings)
+        _, forecast = forecast_within(prepared(measured), whole.settings)
     return replace(forecast, held_out=whole.examples.count - measured.examples.count)
 
 
-def forecast_within(task: MeasureTask, settings: Measurement, ranks: Ranks = ALONE) -> tuple[Metric, Forecast]:
+def forecast_within(subject: Subject, settings: Measurement, ranks: Ranks = ALONE) -> tuple[Metric, Forecast]:
     """The metric to use, and the forecast for as many of the examples as the time allows."""
     asked, seconds = settings.asked, settings.seconds
-    chosen, why = resolved(asked, task)
-    forecast = forecast_of(task, chosen, why)
+    chosen, why = resolved(asked, subject)
+    forecast = forecast_of(subject, chosen, why)
     if seconds is None:
         return chosen, forecast
     if isinstance(asked, Auto):
         # Products of all examples say more than every choice run on a few of them. Every rank's clock says
         # something else, so rank 0 decides.
-        other, reason = resolved(replace(asked, small=0.0), task)
-        cheaper = forecast_of(task, other, reason)
+        other, reason = resolved(replace(asked, small=0.0), subject)
+        cheaper = forecast_of(subject, other, reason)
         late = forecast.seconds > seconds and cheaper.seconds < forecast.seconds
         if bool(ranks.first(lambda: {"late": np.array(late)})["late"]):
             chosen, forecast = other, cheaper
@@ -157,40 +157,40 @@ def forecast_within(task: MeasureTask, settings: Measurement, ranks: Ranks = ALO
     return chosen, replace(forecast, examples=int(ranks.first(lambda: {"count": np.array(forecast.examples)})["count"]))
 
 
-def forecast_of(task: MeasureTask, chosen: Metric, why: str) -> Forecast:
-    """The forecast of a task under a metric."""
-    runs, alone = network_runs(task, chosen), runs_alone(task, chosen)
-    each = runs * _seconds_per_example(task, TIMED_EXAMPLES)
+def forecast_of(subject: Subject, chosen: Metric, why: str) -> Forecast:
+    """The forecast of a subject under a metric."""
+    runs, alone = network_runs(subject, chosen), runs_alone(subject, chosen)
+    each = runs * _seconds_per_example(subject, TIMED_EXAMPLES)
     if alone:
-        each += alone * _seconds_per_example(task, 1)
-    values = sum(group.numel * len(names) for group, names in zip(task.layout.groups, task.choices, strict=True))
+        each += alone * _seconds_per_example(subject, 1)
+    values = sum(group.numel * len(names) for group, names in zip(subject.layout.groups, subject.choices, strict=True))
     fixed = ENCODING_SECONDS * values / 15e6
-    count, total = task.examples.count, int(task.offsets[-1])
-    columns = sum(rows.numel() for rows in task.outputs)
+    count, total = subject.examples.count, int(subject.offsets[-1])
+    columns = sum(rows.numel() for rows in subject.outputs)
     if isinstance(chosen, Products):
-        columns = count * chosen.probes_of(task)
-    features = 4 * total * min(columns, task.max_columns)
-    memory = 2 * features + min(PASS_BYTES, 4 * values + each_bytes(task))
+        columns = count * chosen.probes_of(subject)
+    features = 4 * total * min(columns, subject.max_columns)
+    memory = 2 * features + min(PASS_BYTES, 4 * values + each_bytes(subject))
     seconds = fixed + count * each
     return Forecast(chosen.metric_name, why, count, total, runs + alone, fixed, seconds, int(memory))
 
 
-def each_bytes(task: MeasureTask) -> int:
+def each_bytes(subject: Subject) -> int:
     """Bytes of the outputs of all modules over one slice of examples."""
-    positions = 0 if task.trace is None else sum(task.trace.positions)
-    return 4 * positions * max(len(part) for part in task.examples.slices)
+    positions = 0 if subject.trace is None else sum(subject.trace.positions)
+    return 4 * positions * max(len(part) for part in subject.examples.slices)
 
 
-def _seconds_per_example(task: MeasureTask, together: int) -> float:
+def _seconds_per_example(subject: Subject, together: int) -> float:
     """Seconds of one forward pass over a number of examples at once, the better of two."""
-    part = task.examples.first(together)
+    part = subject.examples.first(together)
     probe, count = part.inputs, len(part)
     times = []
     for _ in range(2):
         start = time.perf_counter()
-        run_model(task.base, probe)
-        if task.device.type == "cuda":
-            torch.cuda.synchronize(task.device)
+        run_model(subject.base, probe)
+        if subject.device.type == "cuda":
+            torch.cuda.synchronize(subject.device)
         times.append(time.perf_counter() - start)
     return float(np.min(times)) / count
 

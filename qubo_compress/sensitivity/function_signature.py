@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress.sensitivity.ranks import Arrays
-from qubo_compress.sensitivity.task import MeasureTask
+from qubo_compress.sensitivity.subject import Subject
 
 PROJECTIONS = 4
 """Number of random projections of each example's outputs."""
@@ -20,7 +20,7 @@ TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, tor
 """How far signatures of the same function may differ, as a share of the largest number, by output type."""
 
 
-def function_signature(task: MeasureTask) -> Arrays:
+def function_signature(subject: Subject) -> Arrays:
     """Projections of the outputs and losses, per example, of the network that is measured.
 
     Returns:
@@ -28,16 +28,16 @@ def function_signature(task: MeasureTask) -> Arrays:
         ``losses``: (N,) float64, the loss's own values; ``tolerance``: how far those of the same function may differ.
     """
     outputs, losses = [], []
-    for number, part in task.slices():
-        rows = task.outputs[number]
+    for number, part in subject.slices():
+        rows = subject.outputs[number]
         flat = rows.double().reshape(len(part), -1).cpu()
         outputs.append(flat @ _directions(flat.shape[1]))
-        values = task.loss.values(rows, part.targets, task.reference[number]).double()
+        values = subject.loss.values(rows, part.targets, subject.reference[number]).double()
         losses.append(values.reshape(len(part), -1).mean(1).cpu())
     return {
         "outputs": torch.cat(outputs).numpy(),
         "losses": torch.cat(losses).numpy(),
-        "tolerance": np.array(TOLERANCES.get(task.outputs[0].dtype, 1e-4)),
+        "tolerance": np.array(TOLERANCES.get(subject.outputs[0].dtype, 1e-4)),
     }
 
 

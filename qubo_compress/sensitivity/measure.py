@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,16 +33,17 @@ from qubo_compress.sensitivity.forward_sweep import base_flips
 from qubo_compress.sensitivity.function_signature import function_signature, same_function
 from qubo_compress.sensitivity.infeasible import explained
 from qubo_compress.sensitivity.measurement import Measurement
+from qubo_compress.sensitivity.metric import Metric, MetricResult
 from qubo_compress.sensitivity.metrics.auto import multiplications, resolved
 from qubo_compress.sensitivity.noise import noise_terms
+from qubo_compress.sensitivity.preparation import prepared
 from qubo_compress.sensitivity.progress import progress_bar, say
 from qubo_compress.sensitivity.ranks import Arrays, ranks_of
 from qubo_compress.sensitivity.regularisation import regularised
 from qubo_compress.sensitivity.shrinkage import refuse_unshrinkable
-from qubo_compress.sensitivity.specimen import Specimen
-from qubo_compress.sensitivity.subject import MAX_COLUMNS, Around, prepared
+from qubo_compress.sensitivity.specimen import Around, Specimen
+from qubo_compress.sensitivity.subject import Subject, Work
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
-from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -153,73 +155,74 @@ def measure_specimen(
     held = weights if around is None else f"{weights} around {NetworkTensors(around.base).signature()}"
     specimen, around = specimen.private(), None if around is None else around.private()
     with every_layer_runs(), torch.no_grad():
-        task, unreached = prepared(specimen, around)
-        chosen, forecast = resolved(settings.asked, task)[0], None
+        subject = prepared(specimen, around)
+        chosen, forecast = resolved(settings.asked, subject)[0], None
         if show or settings.seconds is not None:
-            chosen, forecast = forecast_within(task, settings, ranks)
-            if forecast.examples < task.examples.count:
-                task = prepared(specimen.on(specimen.examples.leading(forecast.examples)), around)[0]
+            chosen, forecast = forecast_within(subject, settings, ranks)
+            if forecast.examples < subject.examples.count:
+                subject = prepared(specimen.on(specimen.examples.leading(forecast.examples)), around)
         if show:
             say(str(forecast))
         refuse_unshrinkable(chosen, settings.shrinkage)
-        signature = _signature(task, held, repr(chosen), specimen)
+        signature = _signature(subject, held, repr(chosen), specimen)
         ranks.require_same({**signature, "max_rank": f"{settings.max_rank}"})
-        task.cache = UnitCache(settings.cache, signature, ranks)
-        _refuse_other_function(task, settings.cache)
-        with progress_bar(show, "storing choices", len(task.layout.groups)) as advance:
-            costs = price_choices(task, advance)
-        fixed_costs = {"bytes": fixed_bytes(task.layout, settings.offered.names)}
+        subject = replace(subject, work=Work(UnitCache(settings.cache, signature, ranks)))
+        _refuse_other_function(subject, settings.cache)
+        with progress_bar(show, "storing choices", len(subject.layout.groups)) as advance:
+            prices = price_choices(subject, advance)
+        costs, subject = dict(prices.costs), replace(subject, choices=subject.choices.with_fits(prices.fits))
+        fixed_costs = {"bytes": fixed_bytes(subject.layout, settings.offered.names)}
         if priced is not None:
-            with explained(task.layout, costs, fixed_costs, task.offsets, unreached):
-                priced(costs, fixed_costs, task.offsets)
-        with progress_bar(show, f"measuring ({chosen.metric_name})", chosen.evaluations(task)) as task.advance:
-            result = chosen.measure(task)
-        noise = ranks.first(lambda: {"noise": noise_terms(task, chosen.metric_name)})["noise"]
-    _add_flips(task, result, costs, fixed_costs)
+            with explained(subject.layout, costs, fixed_costs, subject.offsets, subject.choices.kept_because):
+                priced(costs, fixed_costs, subject.offsets)
+        with progress_bar(show, f"measuring ({chosen.metric_name})", chosen.evaluations(subject)) as advance:
+            result = chosen.measure(subject.with_progress(advance))
+        noise = ranks.first(lambda: {"noise": noise_terms(subject, chosen.metric_name, prices.unreliable)})["noise"]
+    _add_flips(subject, result, costs, fixed_costs)
 
     def finished() -> Arrays:
-        baseline = _mean_loss(task, task.reference)
-        arrays = regularised(task, result, chosen.metric_name, settings, baseline, around is not None)
-        constant = 0.0 if around is None else _moved(task, float(arrays["numbers"][0]))
-        measured = [baseline, constant, time.perf_counter() - started, task.cache.loaded]
+        baseline = _mean_loss(subject, subject.reference)
+        arrays = regularised(subject, result, chosen.metric_name, settings, baseline, around is not None)
+        constant = 0.0 if around is None else _moved(subject, float(arrays["numbers"][0]))
+        measured = [baseline, constant, time.perf_counter() - started, subject.cache.loaded]
         return {**arrays, "linear": arrays["linear"] + noise, "numbers": np.array([*arrays["numbers"], *measured])}
 
     # By one rank, since machines may round otherwise.
     found = ranks.first(finished)
     share, dropped, trust, baseline, constant, took, loaded = found["numbers"].tolist()
     return SensitivityTable(
-        layout=task.layout,
+        layout=subject.layout,
         menu_names=settings.offered.names,
-        choices=tuple(tuple(offered) for offered in task.choices),
+        choices=tuple(tuple(offered) for offered in subject.choices),
         linear=found["linear"],
         costs=costs,
         fixed_costs=fixed_costs,
         provenance=Provenance(
-            chosen.metric_name, signature["loss"], task.examples.count, baseline, result.evaluations,
-            took, dropped, share, weights, int(loaded), trust, multiplications(task),
+            chosen.metric_name, signature["loss"], subject.examples.count, baseline, result.evaluations,
+            took, dropped, share, weights, int(loaded), trust, multiplications(subject),
         ),
         factor=found.get("factor"),
         pairs=result.pairs,
         constant=constant,
         divergence=found.get("divergence"),
-        payloads=task.payloads,
-        fits=task.fits,
-        kept_because=unreached,
+        payloads=subject.choices.payloads,
+        fits=subject.choices.fits,
+        kept_because=subject.choices.kept_because,
     )  # fmt: skip
 
 
-def _signature(task: MeasureTask, weights: str, metric: str, specimen: Specimen) -> dict[str, str]:
+def _signature(subject: Subject, weights: str, metric: str, specimen: Specimen) -> dict[str, str]:
     """Everything that the parts of a measurement depend on."""
-    loss, reading = specimen.loss, task.examples.reading
+    loss, reading = specimen.loss, subject.examples.reading
     output = loss_signature(reading.output) if callable(reading.output) else repr(reading.output)
     return {
         "weights": weights,
-        "data": task.examples.signature(),
-        "menu": "\n".join(",".join(offered) for offered in task.choices),
-        "groups": task.layout.rule,
+        "data": subject.examples.signature(),
+        "menu": "\n".join(",".join(offered) for offered in subject.choices),
+        "groups": subject.layout.rule,
         "metric": metric,
         "loss": loss if isinstance(loss, str) else loss_signature(loss),
-        "options": f"seed={task.seed} columns={MAX_COLUMNS} interactions={task.interactions} sketch=2 "
+        "options": f"seed={subject.seed} columns={subject.max_columns} interactions={subject.interactions} sketch=2 "
         f"output={output} class_axis={reading.class_axis}",
         "version": _version(),
     }
@@ -233,9 +236,9 @@ def _version() -> str:
         return "not installed"
 
 
-def _refuse_other_function(task: MeasureTask, cache: str | Path | None) -> None:
+def _refuse_other_function(subject: Subject, cache: str | Path | None) -> None:
     """Raise :class:`CacheMismatch` where the folder was measured with other outputs of the network or of the loss."""
-    if cache is not None and not task.cache.agrees("function", function_signature(task), same_function):
+    if cache is not None and not subject.cache.agrees("function", function_signature(subject), same_function):
         raise CacheMismatch(
             f"the cache in {cache} was measured with a network or a loss of the same weights and settings that "
             "returned something else on these examples: an activation, a stride, a constant or a buffer that is not "
@@ -243,33 +246,31 @@ def _refuse_other_function(task: MeasureTask, cache: str | Path | None) -> None:
         )
 
 
-def _add_flips(
-    task: MeasureTask, result: MetricResult, costs: dict[str, IntArray], fixed_costs: dict[str, int]
-) -> None:
+def _add_flips(subject: Subject, result: MetricResult, costs: dict[str, IntArray], fixed_costs: dict[str, int]) -> None:
     """Harmful flips of every choice as a cost, in millionths of the examples, rounded up."""
     if result.flips is None:
         return
     cost = np.ceil(result.flips * MILLION - 1e-6).astype(np.int64)
     # Around a plan a swap may repair flips; costs are never negative, so what it repairs goes to the fixed part.
-    least = np.minimum.reduceat(cost, task.offsets[:-1])
-    costs["harmful_flips"] = cost - np.repeat(least, np.diff(task.offsets))
-    fixed_costs["harmful_flips"] = int(least.sum()) + math.ceil(base_flips(task) * MILLION - 1e-6)
+    least = np.minimum.reduceat(cost, subject.offsets[:-1])
+    costs["harmful_flips"] = cost - np.repeat(least, np.diff(subject.offsets))
+    fixed_costs["harmful_flips"] = int(least.sum()) + math.ceil(base_flips(subject) * MILLION - 1e-6)
 
 
-def _moved(task: MeasureTask, share: float) -> float:
+def _moved(subject: Subject, share: float) -> float:
     """How far the base model is from the uncompressed one, by the same mixture as the linear terms."""
     change = apart = 0.0
-    for number, part in task.slices():
-        outputs, reference, weights = task.outputs[number], task.reference[number], task.row_weights(number)
-        values = [task.loss.values(rows, part.targets, reference).double() for rows in (outputs, reference)]
+    for number, part in subject.slices():
+        outputs, reference, weights = subject.outputs[number], subject.reference[number], subject.row_weights(number)
+        values = [subject.loss.values(rows, part.targets, reference).double() for rows in (outputs, reference)]
         change += float(((values[0] - values[1]) * weights).sum())
-        apart += float((task.loss.divergence(outputs, part.targets, reference).double() * weights).sum())
+        apart += float((subject.loss.divergence(outputs, part.targets, reference).double() * weights).sum())
     return (1 - share) * change + share * apart
 
 
-def _mean_loss(task: MeasureTask, outputs: list[Tensor]) -> float:
+def _mean_loss(subject: Subject, outputs: list[Tensor]) -> float:
     total = 0.0
-    for number, part in task.slices():
-        values = task.loss.values(outputs[number], part.targets, task.reference[number]).double()
-        total += float((values * task.row_weights(number)).sum())
+    for number, part in subject.slices():
+        values = subject.loss.values(outputs[number], part.targets, subject.reference[number]).double()
+        total += float((values * subject.row_weights(number)).sum())
     return total

@@ -14,8 +14,8 @@ from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
 from qubo_compress.network.discovery import GroupRule
 from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.network.scores import OutputLike, OutputReading
+from qubo_compress.sensitivity.metric import Metric, make_metric
 from qubo_compress.sensitivity.shrinkage import check_interactions, check_shrinkage, refuse_unshrinkable
-from qubo_compress.sensitivity.task import Metric, make_metric
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

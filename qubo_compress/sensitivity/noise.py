@@ -18,14 +18,15 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from qubo_compress.calibration.statistics.curvature import Curvature
 from qubo_compress.errors import InvalidChannel
 from qubo_compress.menu.operator import parse
 from qubo_compress.problem.choice_problem import FloatArray
+from qubo_compress.sensitivity.subject import Subject
 from qubo_compress.sensitivity.table import SensitivityTable
-from qubo_compress.sensitivity.task import MeasureTask
 
 
 class Medium(Protocol):
@@ -37,27 +38,29 @@ class Medium(Protocol):
         ...
 
 
-def noise_terms(task: MeasureTask, metric: str) -> FloatArray:
+def noise_terms(subject: Subject, metric: str, unreliable: npt.NDArray[np.bool_]) -> FloatArray:
     """(V,) expected loss of every choice's random errors: zero for reliable ones.
 
     Args:
-        task: of the measurement.
+        subject: of the measurement.
         metric: its name; under ``"magnitude"`` the terms are squared norms, as its linear terms are.
+        unreliable: (V,) which choices come back with errors.
     """
-    terms = np.zeros(int(task.offsets[-1]))
-    for number, group in enumerate(task.layout.groups):
-        first = int(task.offsets[number])
-        # Once they are priced it is known which groups need not be stored again.
-        if task.unreliable is not None and not task.unreliable[first : first + len(task.choices[number])].any():
+    terms = np.zeros(int(subject.offsets[-1]))
+    for number, group in enumerate(subject.layout.groups):
+        first = int(subject.offsets[number])
+        # Groups of reliable choices need not be stored again.
+        if not unreliable[first : first + len(subject.choices[number])].any():
             continue
-        noisy = {k: packed for k, packed in enumerate(task.packed(number)) if packed.unreliable}
+        noisy = {k: packed for k, packed in enumerate(subject.choices.packed(number)) if packed.unreliable}
         if not noisy:
             continue
         curvature: tuple[Tensor, ...] | None = None
         if metric != "magnitude":
-            if task.calibration is None:
-                raise InvalidChannel("random errors need the curvature, and this task has no calibration to take it of")
-            curvature = Curvature().collect(task.calibration, group)
+            calibration = subject.choices.calibration
+            if calibration is None:
+                raise InvalidChannel("random errors need the curvature, and there is no calibration to take it from")
+            curvature = Curvature().collect(calibration, group)
         for k, packed in noisy.items():
             terms[first + k] = expected_loss(packed.variances(), curvature)
     return terms

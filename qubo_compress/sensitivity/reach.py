@@ -1,6 +1,6 @@
 """Which parameters the calibration examples reach: the outputs depend on them, as far as gradients can tell.
 
-What no example reaches costs nothing to destroy, in every metric. It may belong to another task, another entry point
+What no example reaches costs nothing to destroy, in every metric. It may belong to another subject, another entry point
 or a branch for other inputs, so nothing is known about it and it is kept.
 """
 

@@ -9,13 +9,14 @@ import numpy as np
 from qubo_compress.problem.choice_problem import FactorArray
 from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.measurement import Measurement
+from qubo_compress.sensitivity.metric import MetricResult
 from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.shrinkage import agreement, floored, limited_rows, shrunk_linear
-from qubo_compress.sensitivity.task import MeasureTask, MetricResult
+from qubo_compress.sensitivity.subject import Subject
 
 
 def regularised(
-    task: MeasureTask,
+    subject: Subject,
     result: MetricResult,
     metric: str,
     settings: Measurement,
@@ -25,7 +26,7 @@ def regularised(
     """A table's numbers from what the metric found.
 
     Args:
-        task: the measurement.
+        subject: the measurement.
         result: what the metric found.
         metric: its name.
         settings: what was asked for.
@@ -46,11 +47,11 @@ def regularised(
         if rows is not None and result.divergence is not None:
             rows = limited_rows(rows, result.divergence)
         if metric != "magnitude":
-            linear = floored(linear, rows, task.offsets, baseline)
+            linear = floored(linear, rows, subject.offsets, baseline)
     arrays: Arrays = {"linear": linear}
     if rows is not None:
-        trust = _trust(rows, result, task, settings.interactions)
-        factor, dropped = reduce_features(rows, settings.max_rank, task.seed)
+        trust = _trust(rows, result, subject, settings.interactions)
+        factor, dropped = reduce_features(rows, settings.max_rank, subject.seed)
         arrays["factor"] = np.asarray(factor * np.float32(math.sqrt(trust)), dtype=np.float32)
     if result.divergence is not None:
         arrays["divergence"] = result.divergence
@@ -58,10 +59,10 @@ def regularised(
     return arrays
 
 
-def _trust(rows: FactorArray, result: MetricResult, task: MeasureTask, interactions: bool | float) -> float:
+def _trust(rows: FactorArray, result: MetricResult, subject: Subject, interactions: bool | float) -> float:
     """The share of the pair energies that is kept."""
     if not isinstance(interactions, bool):
         return float(interactions)
     if result.second_half is None:
         return 1.0
-    return agreement(rows, result.second_half, task.offsets, np.random.default_rng(task.seed))
+    return agreement(rows, result.second_half, subject.offsets, np.random.default_rng(subject.seed))

@@ -29,7 +29,7 @@ from qubo_compress.errors import InvalidMenu
 from qubo_compress.problem.choice_problem import FactorArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
-    from qubo_compress.sensitivity.task import Metric
+    from qubo_compress.sensitivity.metric import Metric
 
 SHRINKAGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -52,7 +52,7 @@ def refuse_unshrinkable(metric: Metric, shrinkage: float | str | None) -> None:
     """Refuse, before the measurement, a shrinkage that needs what the metric does not measure.
 
     Args:
-        metric: may have the attributes ``knows_divergence`` and ``knows_halves``.
+        metric: states what it knows.
         shrinkage: as checked by :func:`check_shrinkage`.
 
     Raises:
@@ -61,13 +61,13 @@ def refuse_unshrinkable(metric: Metric, shrinkage: float | str | None) -> None:
     if shrinkage is None or shrinkage == 0.0:
         return
     name = metric.metric_name
-    if not getattr(metric, "knows_divergence", True):
+    if not metric.knows_divergence:
         raise InvalidMenu(
             f"shrinkage={shrinkage!r} was given, and the metric {name!r} measures no divergences to shrink towards; "
             "leave shrinkage out, or use 'gauss-newton', 'pairwise', 'products', or measured_linear=True of "
             "'jacobian' and 'fisher'"
         )
-    if shrinkage == "auto" and not getattr(metric, "knows_halves", True):
+    if shrinkage == "auto" and not metric.knows_halves:
         raise InvalidMenu(
             f"shrinkage='auto' needs measured linear terms on two halves of the examples, and the metric {name!r} "
             "measures none; give a number, or use 'gauss-newton', 'pairwise' or measured_linear=True"

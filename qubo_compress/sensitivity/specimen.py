@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from qubo_compress.calibration.evaluation import settle
 from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.calibration.weights import with_example_weights
 from qubo_compress.errors import InvalidModel
+from qubo_compress.menu.operator import Operator
 from qubo_compress.network.discovery import discover
 from qubo_compress.network.groups import Layout, kept_text
 from qubo_compress.network.losses.classification import LossLike
@@ -72,6 +73,29 @@ class Specimen:
     def on(self, examples: Examples) -> Specimen:
         """The same network on other examples."""
         return replace(self, examples=examples)
+
+
+Restriction = Callable[[int, dict[str, Operator]], dict[str, Operator]]
+"""(group number, choice name -> operator) -> the choices that are left."""
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """A plan already applied, around which is measured.
+
+    Attributes:
+        base: the network with the plan.
+        restrict: may shorten a group's choices.
+        payloads: stored bytes of choices that an earlier table made from data.
+    """
+
+    base: nn.Module
+    restrict: Restriction | None = None
+    payloads: Mapping[tuple[str, str], bytes] | None = None
+
+    def private(self) -> Around:
+        """The same with a copy of the network that nobody else runs."""
+        return replace(self, base=private_copy(self.base))
 
 
 def refuse_unfit(model: nn.Module, layout: Layout) -> None:

@@ -1,199 +1,229 @@
-"""The subject of a measurement: a network, the choices of its groups and the examples, prepared and checked."""
+"""What a metric is given: a network, the choices of its groups, the examples and the loss."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from qubo_compress.calibration.examples import MOST_JOINED, Examples, Slice
-from qubo_compress.calibration.statistics.statistic import Calibration
-from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidModel, NonFiniteLoss, QuboCompressError
-from qubo_compress.menu.operator import Operator
-from qubo_compress.network.calls import WeightCall, weight_calls, why_unseen
-from qubo_compress.network.groups import Group, Layout
-from qubo_compress.network.inputs import map_tensors
-from qubo_compress.network.losses.classification import Loss, make_loss
-from qubo_compress.network.losses.custom import CallableLoss
-from qubo_compress.network.private import private_copy
-from qubo_compress.network.replay import CallTrace, run_model, trace_calls
+from qubo_compress.errors import NonFiniteLoss
+from qubo_compress.network.groups import Layout
+from qubo_compress.network.losses.classification import Loss
+from qubo_compress.network.replay import CallTrace, GroupSweep
 from qubo_compress.network.tensors import NetworkTensors
-from qubo_compress.sensitivity.cache import UnitCache
-from qubo_compress.sensitivity.reach import unreached_groups
-from qubo_compress.sensitivity.specimen import Specimen, refuse_nothing_to_compress
-from qubo_compress.sensitivity.task import PROBE_EXAMPLES, MeasureTask, base_outputs
+from qubo_compress.problem.choice_problem import IntArray
+from qubo_compress.sensitivity.cache import Unit, UnitCache
+from qubo_compress.sensitivity.choices import StoredChoices
+from qubo_compress.sensitivity.ranks import Arrays
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from qubo_compress.sensitivity.measurement import Measurement
 
 ROWS_PER_PASS = {"cpu": 256, "cuda": 8192}
 """Choices share a pass up to this many examples: more gains nothing on a CPU and fills the caches."""
 
 MAX_COLUMNS = 65_536
+"""Columns of a feature row; longer rows are hashed into so many."""
 
-Restriction = Callable[[int, dict[str, Any]], dict[str, Any]]
-"""(group number, choice name -> operator) -> the choices that are left."""
+PROBE_EXAMPLES = 8
+"""Examples on which it is tried whether parts of the network can be run alone."""
+
+
+def _unseen(_: float) -> None:
+    """Progress that nobody is told of."""
 
 
 @dataclass(frozen=True, eq=False)
-class Around:
-    """A plan already applied, around which is measured.
+class Work:
+    """Where the parts of a measurement are kept, and who is told of those that are finished.
 
     Attributes:
-        base: the network with the plan.
-        restrict: may shorten a group's choices.
-        payloads: stored bytes of choices that an earlier table made from data.
+        cache: finished units.
+        advance: called with a number of finished evaluations, for the progress bar.
     """
 
-    base: nn.Module
-    restrict: Restriction | None = None
-    payloads: Mapping[tuple[str, str], bytes] | None = None
-
-    def private(self) -> Around:
-        """The same with a copy of the network that nobody else runs."""
-        return replace(self, base=private_copy(self.base))
+    cache: UnitCache
+    advance: Callable[[float], None] = _unseen
 
 
-def prepared(specimen: Specimen, around: Around | None = None) -> tuple[MeasureTask, dict[str, str]]:
-    """The task that a metric is given, without a cache, and why some groups are offered ``keep`` only.
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is measured, as a metric sees it.
 
-    Called with both networks in eval mode and without gradients.
-
-    Raises:
-        InvalidBatches, InvalidModel, NonFiniteLoss, ForwardFailed.
+    Attributes:
+        tensors: what the network holds around which is measured; the network itself is ``base``.
+        choices: the choices of every group, and what they store.
+        examples: the calibration examples, on the network's device.
+        loss: the loss.
+        reference: output rows of the uncompressed network, one tensor per slice.
+        outputs: output rows of ``base``, one tensor per slice.
+        trace: the calls of its modules, where these can be followed.
+        settings: what was asked for.
+        work: the finished parts.
     """
-    original, layout, settings = specimen.model, specimen.layout, specimen.settings
-    base = original if around is None else around.base
-    loss = make_loss(settings.loss)
-    if loss.needs_targets and not specimen.examples.labelled:
-        raise InvalidBatches("the loss needs targets; give (inputs, targets) batches or loss='kl'")
-    originals = {name: tensor.detach().cpu() for name, tensor in NetworkTensors(original).items()}
-    refuse_nothing_to_compress(layout)
-    _refuse_bad_weights(original, layout)
-    examples = _placed(base, specimen.examples)
-    reference = base_outputs(original, examples)
-    outputs = reference if base is original else base_outputs(base, examples)
-    _refuse_bad_outputs(reference, loss, examples)
-    _refuse_blind_loss(reference, loss, examples)
-    trace = _trace(base, examples)
 
-    def rows(inputs: Any) -> Tensor:
-        return examples.reading.rows(run_model(original, inputs))
+    tensors: NetworkTensors
+    choices: StoredChoices
+    examples: Examples
+    loss: Loss
+    reference: list[Tensor]
+    outputs: list[Tensor]
+    trace: CallTrace | None
+    settings: Measurement
+    work: Work
 
-    calls = _calls(base, examples, trace)
-    unreached = unreached_groups(original, layout, examples, rows)
-    choices, menu = [], settings.offered
-    for number, group in enumerate(layout.groups):
-        parts = [member.part(originals[member.name]) for member in group.members]
-        offered = _measurable(menu.offered(group, parts), group, calls)
-        if group.name in unreached:
-            offered = {"keep": offered["keep"]}
-        choices.append(offered if around is None or around.restrict is None else around.restrict(number, offered))
-    task = MeasureTask(
-        base=base, originals=originals, layout=layout, choices=choices, examples=examples, loss=loss,
-        reference=reference, outputs=outputs, seed=settings.seed,
-        rows_per_pass=_rows_per_pass(outputs[0].device.type, examples), interactions=bool(settings.interactions),
-        max_columns=MAX_COLUMNS, first_order=settings.first_order, cache=UnitCache(None, {}), advance=lambda _: None,
-        trace=trace, payloads={} if around is None else dict(around.payloads or {}),
-        calibration=Calibration(original, examples, loss, rows, settings.seed),
-    )  # fmt: skip
-    return task, unreached
+    @property
+    def base(self) -> nn.Module:
+        """The network around which is measured, in eval mode."""
+        return self.tensors.model
 
+    @property
+    def layout(self) -> Layout:
+        """The groups."""
+        return self.choices.layout
 
-def _rows_per_pass(kind: str, examples: Examples) -> int:
-    """Examples that share a pass: no more than memory allows, and one slice where slices are not joined."""
-    return 1 if examples.whole else min(ROWS_PER_PASS.get(kind, 512), examples.together or MOST_JOINED)
+    @property
+    def offsets(self) -> IntArray:
+        """(G + 1,) first choice of each group."""
+        return self.choices.offsets
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.reference[0].device
 
-def _measurable(
-    offered: dict[str, Operator], group: Group, calls: Mapping[str, Sequence[WeightCall]]
-) -> dict[str, Operator]:
-    """The choices without those that must watch what a weight multiplies where this cannot be seen."""
-    unseen = [name for name, operator in offered.items() if any(need.watches_inputs for need in operator.needs)]
-    reasons = [why_unseen(calls.get(member.name, ()), bool(member.inputs_first)) for member in group.members]
-    reason = next((said for said in reasons if said is not None), None)
-    if not unseen or reason is None:
-        return offered
-    logger.info("%s is not offered %s: %s", group.name, ", ".join(unseen), reason)
-    return {name: operator for name, operator in offered.items() if name not in unseen}
+    @property
+    def seed(self) -> int:
+        """Of everything drawn."""
+        return self.settings.seed
 
+    @property
+    def interactions(self) -> bool:
+        """Whether features are wanted."""
+        return bool(self.settings.interactions)
 
-def _refuse_bad_weights(model: nn.Module, layout: Layout) -> None:
-    grouped = {member.name for group in layout.groups for member in group.members}
-    tensors = NetworkTensors(model)
-    for name, tensor in tensors.items():
-        # A buffer that no operator touches may hold infinities on purpose: attention masks do.
-        checked = tensor.is_floating_point() and (tensors.is_parameter(name) or name in grouped)
-        tensor = tensor.float() if tensor.dtype.itemsize < 2 else tensor
-        if checked and not bool(torch.isfinite(tensor).all()):
-            count = int((~torch.isfinite(tensor)).sum())
-            raise InvalidModel(f"{name} holds {count} values that are NaN or infinite; load sound weights first")
+    @property
+    def first_order(self) -> bool:
+        """Whether slopes of the loss are wanted, where they are not measured anyway."""
+        return self.settings.first_order
 
+    @property
+    def max_columns(self) -> int:
+        """Most columns of the features."""
+        return MAX_COLUMNS
 
-def _refuse_bad_outputs(reference: list[Tensor], loss: Any, examples: Examples) -> None:
-    for part, rows in zip(examples.slices, reference, strict=True):
-        values = loss.values(rows, part.targets, rows)
-        if not bool(torch.isfinite(rows).all()) or not bool(torch.isfinite(values).all()):
+    @property
+    def rows_per_pass(self) -> int:
+        """Examples that share a pass: no more than memory allows, and one slice where slices are not joined."""
+        if self.examples.whole:
+            return 1
+        return min(ROWS_PER_PASS.get(self.device.type, 512), self.examples.together or MOST_JOINED)
+
+    @property
+    def cache(self) -> UnitCache:
+        """Finished units."""
+        return self.work.cache
+
+    @property
+    def advance(self) -> Callable[[float], None]:
+        """Called with a number of finished evaluations, for the progress bar."""
+        return self.work.advance
+
+    def gather(self, units: Sequence[Unit]) -> list[Arrays]:
+        """The arrays of all units, in order; see :meth:`qubo_compress.sensitivity.cache.UnitCache.gather`."""
+        return self.work.cache.gather(units, self.work.advance)
+
+    def with_progress(self, advance: Callable[[float], None]) -> Subject:
+        """The same subject, with a progress bar."""
+        return replace(self, work=replace(self.work, advance=advance))
+
+    def slices(self) -> Iterator[tuple[int, Slice]]:
+        """Numbered slices of the examples."""
+        yield from enumerate(self.examples.slices)
+
+    def row_weights(self, number: int) -> Tensor:
+        """(M,) weight of each output row of a slice, zero where its label is ignored; all slices' sum to one."""
+        part = self.examples.slices[number]
+        rows = self.outputs[number]
+        return self.examples.row_weights(part, rows.shape[0]).to(rows.device)
+
+    def variants(self, group: int) -> list[tuple[Tensor, ...]]:
+        """For every choice, the whole tensors to be seen by the network, on its device."""
+        members = self.layout.groups[group].members
+        # Beside rows that the network holds now: one of the same tensor may be swapped in already.
+        made = (self.tensors.assembled(zip(members, values, strict=True)) for values in self.choices.values(group))
+        return [tuple(found[member.name] for member in members) for found in made]
+
+    def is_base(self, group: int, variant: tuple[Tensor, ...]) -> bool:
+        """Whether a variant is what the base model holds already."""
+        members = self.layout.groups[group].members
+        return all(torch.equal(self.tensors[m.name], value) for m, value in zip(members, variant, strict=True))
+
+    def references(self, group: int) -> tuple[Tensor, ...]:
+        """The group as the base model holds it, in the parameters that its choices are written in."""
+        return self.choices.rewritten(group, self.tensors.parts(self.layout.groups[group]))
+
+    def displacements(
+        self, group: int, from_original: bool = False, without: Collection[int] = ()
+    ) -> list[tuple[Tensor, ...]]:
+        """For every choice, stored minus reference values, part by part, outputs first, on the CPU.
+
+        They are float32, or float64 where the network is.
+
+        Args:
+            group: its number.
+            from_original: take the uncompressed network for the reference, not the base model.
+            without: positions of choices to leave out.
+        """
+        kept = self.choices.rewritten(group, self.choices.parts(group))
+        reference = kept if from_original else self.references(group)
+        rows = []
+        names = [name for number, name in enumerate(self.choices[group]) if number not in without]
+        for name, values in zip(names, self.choices.values(group, without), strict=True):
+            pairs = zip(kept if name == "keep" else values, reference, strict=True)
+            rows.append(tuple(apart(value, before) for value, before in pairs))
+        return rows
+
+    def sweep(self, group: int) -> GroupSweep:
+        """A checked sweep over the choices of a group."""
+        names = [member.name for member in self.layout.groups[group].members]
+        sweep = GroupSweep(self.tensors, names, self.trace, self.examples.reading)
+        if sweep.replays:
+            probe = self.examples.first(PROBE_EXAMPLES).inputs
+            low = self.reference[0].dtype != torch.float32 or any(
+                tensor.dtype in (torch.float16, torch.bfloat16) for tensor in self.tensors.values()
+            )
+            sweep.check(probe, self.variants(group), 5e-2 if low else 1e-4, self.rows_per_pass)
+        return sweep
+
+    def require_finite(self, values: Tensor, group: int) -> None:
+        """Raise :class:`NonFiniteLoss` naming the first choice whose loss is not finite."""
+        bad = (~torch.isfinite(values)).nonzero()
+        if bad.numel():
+            name = list(self.choices[group])[int(bad[0, 0])]
             raise NonFiniteLoss(
-                "the uncompressed network's outputs or losses are NaN or infinite on the calibration data; "
-                "check the weights, the inputs' normalisation and the targets"
+                f"the loss is not finite when {self.layout.groups[group].name} is stored as {name}; "
+                "take that choice off the menu, or look for overflow in a low-precision model"
             )
 
-
-def _refuse_blind_loss(reference: list[Tensor], loss: Loss, examples: Examples) -> None:
-    """A caller's loss may compare classes, too, and of a single output every choice would then cost nothing."""
-    if not isinstance(loss, CallableLoss) or any(rows.shape[1] > 1 for rows in reference):
-        return
-    for part, rows in zip(examples.slices, reference, strict=True):
-        values = loss.values(rows, part.targets, rows)
-        others = (torch.zeros_like(rows), rows + 1, -rows)
-        if not all(torch.equal(values, loss.values(other, part.targets, rows)) for other in others):
-            return
-    raise InvalidModel(
-        "the loss given is the same whatever the network's one output is, as the cross-entropy is: the softmax of one "
-        "column is constant; use loss='binary-cross-entropy' or 'squared-error', or 'auto', which chooses"
-    )
+    def __getattr__(self, name: str) -> Any:
+        """Attributes of 0.4's ``MeasureTask`` that its choices have now."""
+        if name not in ("part", "packed", "stored", "twins", "values", "payloads", "fits", "calibration"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        warnings.warn(
+            f"a metric's {name} is now choices.{name}; the old name goes with the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(self.choices, name)
 
 
-def _placed(model: nn.Module, examples: Examples) -> Examples:
-    """Examples on the model's device; images channels last on the CPU, where that gives the same outputs."""
-    device = NetworkTensors(model).device
-    examples = examples.to(device)
-    first = examples.first(PROBE_EXAMPLES).inputs
-    if device.type != "cpu" or not any(t.ndim == 4 for t in (first,) if isinstance(t, Tensor)):
-        return examples
-
-    def last(tensor: Tensor) -> Tensor:
-        return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-    before = examples.reading.rows(run_model(model, first))
-    try:
-        after = examples.reading.rows(run_model(model, map_tensors(first, last)))
-    except QuboCompressError:
-        # A model that reshapes with view() accepts only the layout it was written for.
-        return examples
-    if before.shape != after.shape or not torch.allclose(before, after, rtol=1e-3, atol=1e-4):
-        return examples
-    moved = tuple(Slice(map_tensors(s.inputs, last), s.targets, s.weights) for s in examples.slices)
-    return replace(examples, slices=moved)
-
-
-def _trace(model: nn.Module, examples: Examples) -> CallTrace | None:
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        return None
-    try:
-        return trace_calls(model, examples.first(PROBE_EXAMPLES).inputs, fewer=not examples.whole)
-    except ForwardFailed as cause:
-        logger.info("the network's modules cannot be followed (%s); the whole of it is run for every choice", cause)
-        return None
-
-
-def _calls(model: nn.Module, examples: Examples, trace: CallTrace | None) -> Mapping[str, Sequence[WeightCall]]:
-    """By name, the calls of the functions that are given that parameter, also where modules cannot be followed."""
-    if trace is not None:
-        return {name: [call for _, call in seen] for name, seen in trace.weights.items()}
-    probe = examples.first(PROBE_EXAMPLES).inputs
-    return weight_calls(lambda: run_model(model, probe), NetworkTensors(model).parameters())
+def apart(value: Tensor, before: Tensor) -> Tensor:
+    """The difference in float32, or float64 where either is."""
+    wide = torch.float64 if torch.float64 in (value.dtype, before.dtype) else torch.float32
+    return value.to(wide) - before.to(wide)

@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from qubo_compress.menu.menu import Menu
 from qubo_compress.sensitivity.measure import measure
+from qubo_compress.sensitivity.metric import Metric
 from qubo_compress.sensitivity.table import SensitivityTable
-from qubo_compress.sensitivity.task import Metric
 
 STEPS = 60
 

@@ -92,13 +92,10 @@ def test_the_recovery_that_is_scored_has_not_seen_the_held_out_examples(
 
 def test_a_budget_below_the_smallest_names_it(digits: Any) -> None:
 
-    class Unmeasurable:
+    class Unmeasurable(qc.sensitivity.Metric):
         metric_name = "unmeasurable"
 
-        def evaluations(self, task: Any) -> float:
-            return 0.0
-
-        def measure(self, task: Any) -> Any:
+        def measure(self, subject: Any) -> Any:
             pytest.fail("it was measured for a budget out of reach")
 
     with pytest.raises(errors.InfeasibleBudget) as caught:

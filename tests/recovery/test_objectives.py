@@ -170,15 +170,15 @@ def test_softadapt_leaves_absent_parts_out() -> None:
 
 
 @dataclass(frozen=True)
-class NeverAsked:
+class NeverAsked(qc.sensitivity.Metric):
     """A metric that must not be reached."""
 
     metric_name: ClassVar[str] = "never asked"
 
-    def evaluations(self, task: Any) -> float:
+    def evaluations(self, subject: Any) -> float:
         raise AssertionError("the measurement has begun")
 
-    def measure(self, task: Any) -> Any:
+    def measure(self, subject: Any) -> Any:
         raise AssertionError("the measurement has begun")
 
 

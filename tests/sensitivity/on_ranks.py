@@ -21,7 +21,8 @@ import qubo_compress as qc
 from qubo_compress.errors import InvalidModel, QuboCompressError
 from qubo_compress.sensitivity import forecast, ranks
 from qubo_compress.sensitivity.cache import Unit
-from qubo_compress.sensitivity.task import MeasureTask, MetricResult
+from qubo_compress.sensitivity.metric import Metric, MetricResult
+from qubo_compress.sensitivity.subject import Subject
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "gauss-newton": {"menu": qc.Menu.of("quantize", "compensate"), "shrinkage": 0.5},
@@ -61,20 +62,17 @@ def numbers(table: qc.SensitivityTable) -> dict[str, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Failing:
+class Failing(Metric):
     """A metric of units that fail on rank 1: in a unit, after all units, or by the process's death."""
 
     where: str
     metric_name: ClassVar[str] = "failing"
 
-    def evaluations(self, task: MeasureTask) -> float:
-        return 0.0
-
-    def measure(self, task: MeasureTask) -> MetricResult:
+    def measure(self, subject: Subject) -> MetricResult:
         units = [Unit(f"unit_{number}", lambda: self._compute("unit")) for number in range(5)]
-        task.cache.gather(units)
+        subject.gather(units)
         self._compute("after")
-        return MetricResult(np.zeros(int(task.offsets[-1])))
+        return MetricResult(np.zeros(int(subject.offsets[-1])))
 
     def _compute(self, where: str) -> dict[str, np.ndarray]:
         if dist.get_rank() == 1 and where == self.where:

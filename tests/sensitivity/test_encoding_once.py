@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress.menu import prune, quantize
 from qubo_compress.menu.storage import many as encoding
+from qubo_compress.sensitivity import choices
 from qubo_compress.sensitivity import costs as prices
-from qubo_compress.sensitivity import task
 from qubo_compress.sensitivity.metrics.auto import Auto
 from qubo_compress.sensitivity.metrics.products import displacements
 
@@ -94,7 +94,7 @@ def test_a_whole_compression_searches_for_scales_once(
     """It is measured by products, choices of first plans are run, and plans are applied, checked and repaired."""
     if kept_bytes is not None:  # nothing that was stored is remembered
         monkeypatch.setattr(displacements, "KEPT_BYTES", kept_bytes)
-        monkeypatch.setattr(task, "VALUE_MEMORY", 1e12)
+        monkeypatch.setattr(choices, "VALUE_MEMORY", 1e12)
     calls = Calls(monkeypatch)
     result = qc.compress(
         net, batches, qc.Budget(ratio=3), menu=MENU, metric=Auto(small=0.0), solver="annealer", time_limit=0.3,
@@ -146,5 +146,5 @@ def test_plans_are_saved_without_it(net: nn.Module, batches: Any, tmp_path: Path
 def test_slow_choices_are_kept_within_the_memory(net: nn.Module, batches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     menu = qc.Menu(["svd(rank=2)", "quantize(bits=4)"])
     wide = qc.measure(net, batches, menu=menu, progress=False)
-    monkeypatch.setattr(task, "VALUE_MEMORY", 1e12)
+    monkeypatch.setattr(choices, "VALUE_MEMORY", 1e12)
     assert same(wide, qc.measure(net, batches, menu=menu, progress=False))

@@ -14,8 +14,7 @@ import qubo_compress as qc
 from qubo_compress.sensitivity.measure import measure_specimen
 from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.shrinkage import floored, limited_rows
-from qubo_compress.sensitivity.specimen import Specimen
-from qubo_compress.sensitivity.subject import Around
+from qubo_compress.sensitivity.specimen import Around, Specimen
 
 MENU = qc.Menu(bits=(2, 4), sparsity=(0.0, 0.5))
 

@@ -19,8 +19,7 @@ from qubo_compress.network.discovery import discover
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.measure import measure_specimen
 from qubo_compress.sensitivity.measurement import Measurement
-from qubo_compress.sensitivity.specimen import Specimen
-from qubo_compress.sensitivity.subject import Around
+from qubo_compress.sensitivity.specimen import Around, Specimen
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.testing import check_metric, same_snapshot, snapshot
 
@@ -100,7 +99,7 @@ def test_the_factor_has_the_gram_matrix_of_the_formula(any_sample: Any) -> None:
 
 def test_replaying_gives_what_full_runs_give(any_sample: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     replayed = measured(any_sample)
-    monkeypatch.setattr(sys.modules["qubo_compress.sensitivity.subject"], "_trace", lambda model, examples: None)
+    monkeypatch.setattr(sys.modules["qubo_compress.sensitivity.preparation"], "_trace", lambda model, examples: None)
     full = measured(any_sample)
     assert np.allclose(replayed.linear, full.linear, atol=tolerance(any_sample))
     assert np.allclose(replayed.factor @ replayed.factor.T, full.factor @ full.factor.T, atol=tolerance(any_sample))
@@ -229,16 +228,11 @@ def test_registered_metrics_conform(metric: str) -> None:
 
 
 def test_a_metric_that_ignores_its_seed_or_keep_is_caught() -> None:
-    from qubo_compress.sensitivity.task import MetricResult
-
-    class Wrong:
+    class Wrong(qc.sensitivity.Metric):
         metric_name = "wrong"
 
-        def evaluations(self, task: Any) -> float:
-            return 0.0
-
-        def measure(self, task: Any) -> MetricResult:
-            return MetricResult(np.ones(int(task.offsets[-1])))
+        def measure(self, subject: Any) -> qc.sensitivity.MetricResult:
+            return qc.sensitivity.MetricResult(np.ones(int(subject.offsets[-1])))
 
         def __repr__(self) -> str:
             return "Wrong()"

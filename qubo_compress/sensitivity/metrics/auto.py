@@ -11,10 +11,11 @@ import torch
 
 from qubo_compress.errors import InvalidMenu, InvalidModel
 from qubo_compress.network.losses.custom import CallableLoss
+from qubo_compress.sensitivity.metric import Metric, MetricResult, make_metric, metrics
 from qubo_compress.sensitivity.metrics.gauss_newton import GaussNewton
 from qubo_compress.sensitivity.metrics.products import CLOSE, Products
 from qubo_compress.sensitivity.metrics.products.inspection import inspect
-from qubo_compress.sensitivity.task import MeasureTask, Metric, MetricResult, make_metric, metrics
+from qubo_compress.sensitivity.subject import Subject
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ BACKWARD_RUNS = 2.0
 
 @metrics.register
 @dataclass(frozen=True)
-class Auto:
+class Auto(Metric):
     """``gauss-newton`` up to ``small`` multiplications, otherwise ``products``.
 
     The comparison uses counts, not times, so that a network is measured by the same metric on every machine. Networks
@@ -49,40 +50,40 @@ class Auto:
     metric_name: ClassVar[str] = "auto"
     small: float = SMALL
 
-    def resolve(self, task: MeasureTask) -> tuple[Metric, str]:
+    def resolve(self, subject: Subject) -> tuple[Metric, str]:
         """The metric to use for these examples, and the reason."""
         products: Metric = Products(measured_linear=CLOSE)
-        count = task.examples.count * multiplications(task) * network_runs(task, GaussNewton())
+        count = subject.examples.count * multiplications(subject) * network_runs(subject, GaussNewton())
         small = count <= self.small
-        if small and has_features(task):
+        if small and has_features(subject):
             return GaussNewton(), "a small network"
-        if not has_curvature(task):
+        if not has_curvature(subject):
             return GaussNewton(), "the loss has no curvature"
         try:
-            inspect(task)
+            inspect(subject)
         except InvalidModel as cause:
             logger.info("products cannot follow this network: %s", cause)
             return GaussNewton(), "its examples have no gradients of their own"
         return products, "this loss has too many outputs" if small else "running every choice would take too long"
 
-    def evaluations(self, task: MeasureTask) -> float:
+    def evaluations(self, subject: Subject) -> float:
         """Evaluations of the metric that it chooses."""
-        return self.resolve(task)[0].evaluations(task)
+        return self.resolve(subject)[0].evaluations(subject)
 
-    def measure(self, task: MeasureTask) -> MetricResult:
+    def measure(self, subject: Subject) -> MetricResult:
         """Measure by the metric that it chooses."""
-        return self.resolve(task)[0].measure(task)
+        return self.resolve(subject)[0].measure(subject)
 
 
-def resolved(metric: Metric, task: MeasureTask) -> tuple[Metric, str]:
+def resolved(metric: Metric, subject: Subject) -> tuple[Metric, str]:
     """The metric that ``auto`` stands for, and why; any other metric is returned unchanged.
 
     Raises:
         InvalidMenu: for products under a loss without curvature.
     """
     if isinstance(metric, Auto):
-        return metric.resolve(task)
-    if isinstance(metric, Products) and metric.measured_linear is not True and not has_curvature(task):
+        return metric.resolve(subject)
+    if isinstance(metric, Products) and metric.measured_linear is not True and not has_curvature(subject):
         raise InvalidMenu(
             "this loss has no curvature at the network's outputs, so products would call every choice free; use "
             "metric='gauss-newton', which measures it"
@@ -103,47 +104,47 @@ def wants_close(asked: str | Metric, used: str) -> bool:
     return isinstance(metric, Products) and metric.measured_linear == CLOSE
 
 
-def has_features(task: MeasureTask) -> bool:
+def has_features(subject: Subject) -> bool:
     """Whether output changes can be turned into features, which takes much memory for a caller's loss."""
-    loss = task.loss
-    if not task.interactions or not isinstance(loss, CallableLoss):
+    loss = subject.loss
+    if not subject.interactions or not isinstance(loss, CallableLoss):
         return True
-    return all(loss.has_features(rows) for rows in task.outputs)
+    return all(loss.has_features(rows) for rows in subject.outputs)
 
 
-def has_curvature(task: MeasureTask) -> bool:
+def has_curvature(subject: Subject) -> bool:
     """Whether the loss has curvature, at the outputs of the first examples or at zero outputs.
 
     A network that is sure of its answers has almost no curvature at its own outputs, which says nothing about the loss.
     """
-    part = task.examples.slices[0]
-    drawn = torch.ones_like(task.outputs[0])
+    part = subject.examples.slices[0]
+    drawn = torch.ones_like(subject.outputs[0])
     drawn[:, 1::2] = -1.0
-    places = (task.outputs[0], torch.zeros_like(task.outputs[0]))
-    return any(bool(task.loss.probe(outputs, part.targets, drawn).any()) for outputs in places)
+    places = (subject.outputs[0], torch.zeros_like(subject.outputs[0]))
+    return any(bool(subject.loss.probe(outputs, part.targets, drawn).any()) for outputs in places)
 
 
-def multiplications(task: MeasureTask) -> float:
+def multiplications(subject: Subject) -> float:
     """Multiplications of one example in one forward run; a weight without a known call counts once."""
-    return float(sum(_of_groups(task)))
+    return float(sum(_of_groups(subject)))
 
 
-def network_runs(task: MeasureTask, metric: Metric) -> float:
+def network_runs(subject: Subject, metric: Metric) -> float:
     """The cost of a metric in forward runs over all examples, with replayed parts weighted by their multiplications."""
     if isinstance(metric, Products):
-        swept = network_runs(task, GaussNewton()) if metric.measured_linear is True else 0.0
-        return 1.0 + GRADIENT_RUNS * (metric.probes_of(task) + int(metric.has_slope(task))) + swept
+        swept = network_runs(subject, GaussNewton()) if metric.measured_linear is True else 0.0
+        return 1.0 + GRADIENT_RUNS * (metric.probes_of(subject) + int(metric.has_slope(subject))) + swept
     if metric.metric_name != "gauss-newton":
-        return metric.evaluations(task)
-    each = np.array(_of_groups(task))
+        return metric.evaluations(subject)
+    each = np.array(_of_groups(subject))
     total = max(float(each.sum()), 1e-12)
     # Groups are in the order of the state dict, which is nearly the order of execution.
-    behind = 1.0 if task.trace is None else np.cumsum(each[::-1])[::-1] / total
-    offered = np.array([len(names) - 1 for names in task.choices])
+    behind = 1.0 if subject.trace is None else np.cumsum(each[::-1])[::-1] / total
+    offered = np.array([len(names) - 1 for names in subject.choices])
     return float(REPLAY_OVERHEAD * (offered * behind).sum()) + 1.0
 
 
-def runs_alone(task: MeasureTask, metric: Metric) -> float:
+def runs_alone(subject: Subject, metric: Metric) -> float:
     """The cost of single-example runs, in forward runs over all examples, in addition to :func:`network_runs`.
 
     Products need them if a parameter is used outside known layers: one run with all its backward passes per example.
@@ -151,17 +152,17 @@ def runs_alone(task: MeasureTask, metric: Metric) -> float:
     Raises:
         InvalidModel: when products cannot follow the network.
     """
-    if not isinstance(metric, Products) or not inspect(task).single:
+    if not isinstance(metric, Products) or not inspect(subject).single:
         return 0.0
-    return 1.0 + BACKWARD_RUNS * (metric.probes_of(task) + int(metric.has_slope(task)))
+    return 1.0 + BACKWARD_RUNS * (metric.probes_of(subject) + int(metric.has_slope(subject)))
 
 
-def _of_groups(task: MeasureTask) -> list[float]:
+def _of_groups(subject: Subject) -> list[float]:
     found = []
-    for group in task.layout.groups:
+    for group in subject.layout.groups:
         times = 1.0
-        seen = () if task.trace is None else task.trace.weights.get(group.members[0].name, ())
-        if task.trace is not None and seen:
-            times = sum(call.multiplies for _, call in seen) / task.trace.examples
+        seen = () if subject.trace is None else subject.trace.weights.get(group.members[0].name, ())
+        if subject.trace is not None and seen:
+            times = sum(call.multiplies for _, call in seen) / subject.trace.examples
         found.append(times * group.numel if group.kind == "weight" else 0.0)
     return found

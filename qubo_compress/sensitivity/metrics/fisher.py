@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qubo_compress.sensitivity.example_gradients import GradientMetric, measured_by_gradients
-from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
+from qubo_compress.sensitivity.metric import MetricResult, metrics
+from qubo_compress.sensitivity.subject import Subject
 
 
 @metrics.register
@@ -16,10 +17,10 @@ class Fisher(GradientMetric):
 
     metric_name: ClassVar[str] = "fisher"
 
-    def evaluations(self, task: MeasureTask) -> float:
+    def evaluations(self, subject: Subject) -> float:
         """About two runs, and one per choice if linear terms are measured."""
-        return 2.0 + (float(task.offsets[-1]) if self.measured_linear else 0.0)
+        return 2.0 + (float(subject.offsets[-1]) if self.measured_linear else 0.0)
 
-    def measure(self, task: MeasureTask) -> MetricResult:
+    def measure(self, subject: Subject) -> MetricResult:
         """Gradients of every example's loss from one backward pass, times the displacements."""
-        return measured_by_gradients(task, "fisher", self.measured_linear, self.evaluations(task))
+        return measured_by_gradients(subject, "fisher", self.measured_linear, self.evaluations(subject))

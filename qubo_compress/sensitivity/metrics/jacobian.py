@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qubo_compress.sensitivity.example_gradients import GradientMetric, measured_by_gradients
-from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
+from qubo_compress.sensitivity.metric import MetricResult, metrics
+from qubo_compress.sensitivity.subject import Subject
 
 
 @metrics.register
@@ -16,11 +17,11 @@ class Jacobian(GradientMetric):
 
     metric_name: ClassVar[str] = "jacobian"
 
-    def evaluations(self, task: MeasureTask) -> float:
+    def evaluations(self, subject: Subject) -> float:
         """About two runs per output, and one per choice if linear terms are measured."""
-        backward = 2.0 * task.outputs[0].shape[1]
-        return backward + (float(task.offsets[-1]) if self.measured_linear else 0.0)
+        backward = 2.0 * subject.outputs[0].shape[1]
+        return backward + (float(subject.offsets[-1]) if self.measured_linear else 0.0)
 
-    def measure(self, task: MeasureTask) -> MetricResult:
+    def measure(self, subject: Subject) -> MetricResult:
         """Backward passes over every example and output."""
-        return measured_by_gradients(task, "jacobian", self.measured_linear, self.evaluations(task))
+        return measured_by_gradients(subject, "jacobian", self.measured_linear, self.evaluations(subject))

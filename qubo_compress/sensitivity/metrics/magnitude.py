@@ -7,26 +7,23 @@ from typing import ClassVar
 
 import numpy as np
 
-from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
+from qubo_compress.sensitivity.metric import Metric, MetricResult, metrics
+from qubo_compress.sensitivity.subject import Subject
 
 
 @metrics.register
 @dataclass(frozen=True)
-class Magnitude:
+class Magnitude(Metric):
     """Linear terms |d(v)|^2, no pairs. Not a loss: only the order of the values is meaningful."""
 
     metric_name: ClassVar[str] = "magnitude"
     knows_divergence: ClassVar[bool] = False
 
-    def evaluations(self, task: MeasureTask) -> float:
-        """Zero: the network never runs."""
-        return 0.0
-
-    def measure(self, task: MeasureTask) -> MetricResult:
+    def measure(self, subject: Subject) -> MetricResult:
         """The squared displacement of every choice, from the weights alone."""
         linear = [
             sum(float(d.double().square().sum()) for d in row)
-            for group in range(len(task.layout.groups))
-            for row in task.displacements(group, from_original=True)
+            for group in range(len(subject.layout.groups))
+            for row in subject.displacements(group, from_original=True)
         ]
         return MetricResult(np.array(linear, dtype=np.float64))

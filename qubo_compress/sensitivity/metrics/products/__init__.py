@@ -26,11 +26,12 @@ from qubo_compress.errors import InvalidMenu
 from qubo_compress.problem.choice_problem import FloatArray
 from qubo_compress.sensitivity.cache import Unit
 from qubo_compress.sensitivity.forward_sweep import forward_sweep
+from qubo_compress.sensitivity.metric import Metric, MetricResult, metrics
 from qubo_compress.sensitivity.metrics.products.displacements import Displacements
 from qubo_compress.sensitivity.metrics.products.inspection import inspect
 from qubo_compress.sensitivity.metrics.products.slices import Structure, slice_products
 from qubo_compress.sensitivity.ranks import Arrays
-from qubo_compress.sensitivity.task import MeasureTask, MetricResult, metrics
+from qubo_compress.sensitivity.subject import Subject
 
 SLICE_BYTES, JOINED_BYTES = 400_000_000, 200_000_000
 """Most bytes of layer inputs and outputs in one pass: of one of the caller's batches, and of several joined.
@@ -48,7 +49,7 @@ MEASURED_LINEAR = (False, True, CLOSE)
 
 @metrics.register
 @dataclass(frozen=True)
-class Products:
+class Products(Metric):
     """Probes through the network's output Hessian, and products of displacements with gradients per example.
 
     Linear terms are half the squared row plus, with ``first_order`` and a loss that has a slope, the mean slope of the
@@ -88,123 +89,122 @@ class Products:
         """Whether linear terms are measured on two halves of the examples: only if every choice is run."""
         return self.measured_linear is True
 
-    def probes_of(self, task: MeasureTask) -> int:
-        """S, the number of probes, for the examples of a task."""
+    def probes_of(self, subject: Subject) -> int:
+        """S, the number of probes, for the examples of a subject."""
         if self.probes is not None:
             return self.probes
-        return max(1, min(MOST_PROBES, round(ROWS_WANTED / max(1, task.examples.count))))
+        return max(1, min(MOST_PROBES, round(ROWS_WANTED / max(1, subject.examples.count))))
 
-    def has_slope(self, task: MeasureTask) -> bool:
+    def has_slope(self, subject: Subject) -> bool:
         """Whether the linear terms include slopes of the loss."""
-        return task.first_order if self.first_order is None else self.first_order
+        return subject.first_order if self.first_order is None else self.first_order
 
-    def evaluations(self, task: MeasureTask) -> float:
+    def evaluations(self, subject: Subject) -> float:
         """A forward pass, and about two more for each backward pass."""
-        passes = self.probes_of(task) + int(self.has_slope(task))
-        return 1.0 + 2.0 * passes + (float(task.offsets[-1]) if self.measured_linear is True else 0.0)
+        passes = self.probes_of(subject) + int(self.has_slope(subject))
+        return 1.0 + 2.0 * passes + (float(subject.offsets[-1]) if self.measured_linear is True else 0.0)
 
-    def measure(self, task: MeasureTask) -> MetricResult:
+    def measure(self, subject: Subject) -> MetricResult:
         """Rows and slopes from one slice of examples after another; each slice is a unit of the cache."""
-        collection = _Collection(task, self)
+        collection = _Collection(subject, self)
         rows, slope = collection.gathered()
         half_squares = 0.5 * np.einsum("vc,vc->v", rows, rows, dtype=np.float64)
         linear, divergence, halves, flips = half_squares + slope, half_squares, None, None
         if self.measured_linear is True:
-            found = forward_sweep(task, "linear", with_features=False)
+            found = forward_sweep(subject, "linear", with_features=False)
             linear, divergence, halves, flips = found.linear, found.divergence, found.halves, found.flips
-        return MetricResult(
-            linear, rows if task.interactions else None, None, int(np.ceil(self.evaluations(task))), divergence, halves,
-            flips, np.repeat(np.arange(task.examples.count) % 2 == 1, self.probes_of(task)),
-        )  # fmt: skip
+        features, runs = rows if subject.interactions else None, int(np.ceil(self.evaluations(subject)))
+        second_half = np.repeat(np.arange(subject.examples.count) % 2 == 1, self.probes_of(subject))
+        return MetricResult(linear, features, None, runs, divergence, halves, flips, second_half)
 
 
 class _Collection:
     """Rows of all choices over all examples.
 
     Args:
-        task: the measurement.
+        subject: the measurement.
         settings: of the metric.
     """
 
-    def __init__(self, task: MeasureTask, settings: Products) -> None:
-        self.task, self.settings = task, settings
+    def __init__(self, subject: Subject, settings: Products) -> None:
+        self.subject, self.settings = subject, settings
         self._structure: Structure | None = None
         self._displacements: Displacements | None = None
 
     def gathered(self) -> tuple[np.ndarray, FloatArray]:
         """(V, columns) float32 rows, S columns an example, and (V,) slopes of the loss."""
-        task = self.task
-        slope = np.zeros(int(task.offsets[-1]))
+        subject = self.subject
+        slope = np.zeros(int(subject.offsets[-1]))
         units, blocks = [], []
         share = (
-            self.settings.evaluations(task) - (float(task.offsets[-1]) if self.settings.counts_flips else 0.0)
-        ) / max(1, task.examples.count)
+            self.settings.evaluations(subject) - (float(subject.offsets[-1]) if self.settings.counts_flips else 0.0)
+        ) / max(1, subject.examples.count)
         # A folder may hold slices with and without slopes.
-        kind = "products_slope" if self.settings.has_slope(task) else "products"
+        kind = "products_slope" if self.settings.has_slope(subject) else "products"
         start = 0
-        for number, part in task.slices():
+        for number, part in subject.slices():
             compute = partial(self._slice, number, part, start)
             units.append(Unit(f"{kind}_{number:05d}", compute, share * len(part)))
             start += len(part)
-        for made in task.cache.gather(units, task.advance):
+        for made in subject.gather(units):
             blocks.append(made["features"].astype(np.float32, copy=False))
             slope += made["slope"].astype(np.float64)
         return np.concatenate(blocks, axis=1), slope
 
     def _slice(self, number: int, part: Slice, first: int) -> Arrays:
         """The rows of one slice of examples, in as many passes as memory requires."""
-        task = self.task
+        subject = self.subject
         structure, displacements = self._prepared()
-        repeats = task.outputs[number].shape[0] // len(part)
+        repeats = subject.outputs[number].shape[0] // len(part)
         size = self._examples_at_once(structure.bytes_per_example)
-        total = int(task.offsets[-1])
-        rows = torch.zeros(total, len(part), self.settings.probes_of(self.task))
+        total = int(subject.offsets[-1])
+        rows = torch.zeros(total, len(part), self.settings.probes_of(self.subject))
         slope = torch.zeros(total, dtype=torch.float64)
         for start in range(0, len(part), size):
             some = part.rows(slice(start, start + size))
             of_rows = slice(start * repeats, (start + len(some)) * repeats)
             cotangents = self._cotangents(number, part, of_rows, first + start, repeats)
-            products = slice_products(task.tensors, structure, some, cotangents, displacements.of, total).cpu()
+            products = slice_products(subject.tensors, structure, some, cotangents, displacements.of, total).cpu()
             products = displacements.with_twins(products)
-            rows[:, start : start + len(some)] = products[:, : self.settings.probes_of(self.task)].transpose(1, 2)
-            if self.settings.has_slope(task):
+            rows[:, start : start + len(some)] = products[:, : self.settings.probes_of(self.subject)].transpose(1, 2)
+            if self.settings.has_slope(subject):
                 slope += products[:, -1].double().sum(1)
         return {"features": rows.flatten(1).numpy(), "slope": slope.numpy()}
 
     def _examples_at_once(self, each: int) -> int:
         """As many as fit into ``JOINED_BYTES``, or of one of the caller's batches into ``SLICE_BYTES``."""
-        unit = self.task.examples.unit
+        unit = self.subject.examples.unit
         return max(1, JOINED_BYTES // each, min(unit, SLICE_BYTES // each))
 
     def _prepared(self) -> tuple[Structure, Displacements]:
         """Structure and displacements, prepared for the first slice that is not in the cache."""
         if self._structure is None or self._displacements is None:
-            self._structure = inspect(self.task)
-            self._displacements = Displacements(self.task, self._structure.captured | self._structure.single)
+            self._structure = inspect(self.subject)
+            self._displacements = Displacements(self.subject, self._structure.captured | self._structure.single)
         return self._structure, self._displacements
 
     def _cotangents(self, number: int, part: Slice, rows: slice, first: int, repeats: int) -> list[Tensor]:
         """S probes of some output rows and, if wanted, the gradient of the mean loss with respect to them."""
-        task = self.task
-        outputs, reference = task.outputs[number][rows], task.reference[number][rows]
+        subject = self.subject
+        outputs, reference = subject.outputs[number][rows], subject.reference[number][rows]
         examples = slice(rows.start // repeats, rows.stop // repeats)
         targets = None if part.targets is None else part.targets[examples]
-        weights = task.row_weights(number)[rows].float()[:, None]
+        weights = subject.row_weights(number)[rows].float()[:, None]
         found = []
         signs = _signs(
-            task.seed,
+            subject.seed,
             first,
             outputs.shape[0] // repeats,
-            self.settings.probes_of(self.task),
+            self.settings.probes_of(self.subject),
             repeats * outputs.shape[1],
         )
         for probe in signs:
             drawn = torch.from_numpy(probe).to(outputs.device).reshape(outputs.shape)
             found.append(
-                task.loss.probe(outputs, targets, drawn) * (weights / self.settings.probes_of(self.task)).sqrt()
+                subject.loss.probe(outputs, targets, drawn) * (weights / self.settings.probes_of(self.subject)).sqrt()
             )
-        if self.settings.has_slope(task):
-            found.append(task.loss.gradient(outputs, targets, reference) * weights)
+        if self.settings.has_slope(subject):
+            found.append(subject.loss.gradient(outputs, targets, reference) * weights)
         return found
 
 

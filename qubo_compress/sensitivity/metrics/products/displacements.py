@@ -14,7 +14,7 @@ from qubo_compress.menu.storage.many import Rows
 from qubo_compress.network.groups import Member, outputs_first
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.sensitivity.costs import siblings
-from qubo_compress.sensitivity.task import MeasureTask, apart
+from qubo_compress.sensitivity.subject import Subject, apart
 
 KEPT_BYTES = 600_000_000
 """Displacements up to this many bytes stay in memory; those of other layers are rebuilt in every pass."""
@@ -79,14 +79,14 @@ class Displacements:
     A twin is another choice of its group, only coded: it has the other's rows, see :meth:`with_twins`.
 
     Args:
-        task: the measurement.
+        subject: the measurement.
         changeable: parameters whose gradients are available; a choice that changes any other one is refused.
     """
 
-    def __init__(self, task: MeasureTask, changeable: frozenset[str]) -> None:
-        self._task, self._changeable = task, changeable
+    def __init__(self, subject: Subject, changeable: frozenset[str]) -> None:
+        self._subject, self._changeable = subject, changeable
         self._owners: dict[str, list[int]] = {}
-        for number, group in enumerate(task.layout.groups):
+        for number, group in enumerate(subject.layout.groups):
             for name in dict.fromkeys(member.name for member in group.members):
                 self._owners.setdefault(name, []).append(number)
         self._kept: dict[str, tuple[Block | RowBlock, ...]] = {}
@@ -95,8 +95,8 @@ class Displacements:
         self._latest: tuple[str, tuple[Block | RowBlock, ...]] = ("", ())
         pairs = [
             (first + number, first + other)
-            for group, first in enumerate(task.offsets[:-1].tolist())
-            for number, other in task.twins(group).items()
+            for group, first in enumerate(subject.offsets[:-1].tolist())
+            for number, other in subject.choices.twins(group).items()
         ]
         self._twins = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
@@ -108,7 +108,7 @@ class Displacements:
             return self._latest[1]
         owners = self._owners.get(name, [])
         made: tuple[Block | RowBlock, ...]
-        if len(owners) > 1 and all(siblings(self._task, owners[0], number) for number in owners):
+        if len(owners) > 1 and all(siblings(self._subject, owners[0], number) for number in owners):
             made = self._rows(owners, name)
         else:
             made = tuple(block for group in owners for block in self._blocks(group, name))
@@ -126,11 +126,11 @@ class Displacements:
         return rows
 
     def _blocks(self, number: int, name: str) -> list[Block]:
-        task = self._task
-        group, start = task.layout.groups[number], int(task.offsets[number])
-        twins = task.twins(number)
-        left = [k for k in range(len(task.choices[number])) if k not in twins]
-        rows = dict(zip(left, task.displacements(number, without=twins), strict=True))
+        subject = self._subject
+        group, start = subject.layout.groups[number], int(subject.offsets[number])
+        twins = subject.choices.twins(number)
+        left = [k for k in range(len(subject.choices[number])) if k not in twins]
+        rows = dict(zip(left, subject.displacements(number, without=twins), strict=True))
         found = []
         for position, member in enumerate(group.members):
             if member.name != name or not member.dtype.is_floating_point:
@@ -138,23 +138,25 @@ class Displacements:
             changing = [k for k, row in rows.items() if bool(row[position].any())]
             if not changing:
                 continue
-            self._refuse_unchangeable(name, list(task.choices[number])[changing[0]])
+            self._refuse_unchangeable(name, list(subject.choices[number])[changing[0]])
             values = [rows[k][position].float() for k in changing]
             held = values if member.rows is not None else [member.in_network_order(value) for value in values]
-            found.append(Block(start + np.array(changing, dtype=np.int64), member, torch.stack(held).to(task.device)))
+            found.append(
+                Block(start + np.array(changing, dtype=np.int64), member, torch.stack(held).to(subject.device))
+            )
         return found
 
     def _rows(self, numbers: list[int], name: str) -> tuple[RowBlock, ...]:
         """All groups of a parameter in one block; they are rows of the same layer."""
-        task = self._task
-        members = [task.layout.groups[number].members[0] for number in numbers]
+        subject = self._subject
+        members = [subject.layout.groups[number].members[0] for number in numbers]
         if not members[0].dtype.is_floating_point:
             return ()
-        stored = Rows(torch.cat([task.part(member).reshape(1, -1) for member in members]))
-        before = torch.cat([task.references(number)[0].reshape(1, -1) for number in numbers])
+        stored = Rows(torch.cat([subject.choices.part(member).reshape(1, -1) for member in members]))
+        before = torch.cat([subject.references(number)[0].reshape(1, -1) for number in numbers])
         found, changing = [], []
-        twins = task.twins(numbers[0])
-        for position, (choice, operator) in enumerate(task.choices[numbers[0]].items()):
+        twins = subject.choices.twins(numbers[0])
+        for position, (choice, operator) in enumerate(subject.choices[numbers[0]].items()):
             if position in twins:
                 continue
             change = apart(stored.stored(operator), before).float()
@@ -164,10 +166,10 @@ class Displacements:
                 changing.append(position)
         if not found:
             return ()
-        starts = task.offsets[numbers][:, None]
+        starts = subject.offsets[numbers][:, None]
         owned = [member.rows[0] for member in members if member.rows is not None]
-        rows = None if owned == list(range(members[0].shape[0])) else torch.tensor(owned, device=task.device)
-        values = torch.stack(found, dim=1).to(task.device)
+        rows = None if owned == list(range(members[0].shape[0])) else torch.tensor(owned, device=subject.device)
+        values = torch.stack(found, dim=1).to(subject.device)
         return (RowBlock((starts + np.array(changing)).reshape(-1), members[0].inputs_first, rows, values),)
 
     def _refuse_unchangeable(self, name: str, choice: str) -> None:

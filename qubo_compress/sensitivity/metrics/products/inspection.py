@@ -31,7 +31,7 @@ from qubo_compress.sensitivity.metrics.products.slices import (
     depends_on_others,
     slice_products,
 )
-from qubo_compress.sensitivity.task import MeasureTask
+from qubo_compress.sensitivity.subject import Subject
 
 logger = logging.getLogger(__name__)
 
@@ -57,27 +57,27 @@ class _Probe:
         return self.reading.rows(run_model(self.tensors.model, self.inputs))
 
 
-def inspect(task: MeasureTask) -> Structure:
+def inspect(subject: Subject) -> Structure:
     """How the base network uses the parameters of all groups.
 
     Raises:
         InvalidModel: when its outputs carry no gradient, or examples influence each other.
     """
-    if task.examples.whole:
-        raise depends_on_others(task.examples.whole)
-    state = _state(task)
-    inputs = _few(task.examples.slices[0].inputs)
+    if subject.examples.whole:
+        raise depends_on_others(subject.examples.whole)
+    state = _state(subject)
+    inputs = _few(subject.examples.slices[0].inputs)
     wanted = frozenset(
         member.name
-        for group in task.layout.groups
+        for group in subject.layout.groups
         for member in group.members
-        if member.dtype.is_floating_point and task.tensors.is_parameter(member.name)
+        if member.dtype.is_floating_point and subject.tensors.is_parameter(member.name)
     )
     low = any(t.dtype in (torch.bfloat16, torch.float16) for t in (*state.values(), *tensors_of(inputs)))
     tolerance = LOW_PRECISION_TOLERANCE if low else TOLERANCE
-    probe = _Probe(task.tensors, task.examples.reading, state, inputs)
+    probe = _Probe(subject.tensors, subject.examples.reading, state, inputs)
     structure = _recorded(probe, wanted)
-    generator = torch.Generator().manual_seed(task.seed)
+    generator = torch.Generator().manual_seed(subject.seed)
     directions = {
         name: torch.randn(state[name].shape, generator=generator).to(state[name].device) for name in sorted(wanted)
     }
@@ -113,13 +113,13 @@ def _turned(structure: Structure, wrong: frozenset[str]) -> Structure:
     return structure if axes == structure.axes else replace(structure, axes=axes)
 
 
-def _state(task: MeasureTask) -> dict[str, Tensor]:
+def _state(subject: Subject) -> dict[str, Tensor]:
     """Every tensor of the base network, without gradient, with the groups' values in their parameters."""
-    state = {name: tensor.detach() for name, tensor in task.tensors.items()}
-    for number, group in enumerate(task.layout.groups):
+    state = {name: tensor.detach() for name, tensor in subject.tensors.items()}
+    for number, group in enumerate(subject.layout.groups):
         if group.kind != "normalisation":
             continue
-        for member, value in zip(group.members, task.references(number), strict=True):
+        for member, value in zip(group.members, subject.references(number), strict=True):
             held = state[member.name]
             if member.rows is None:
                 state[member.name] = value.to(held.device, held.dtype)

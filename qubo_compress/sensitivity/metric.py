@@ -1,0 +1,99 @@
+"""What a metric is: a class that measures the choices of a subject."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from qubo_compress._internal import older_plug_ins
+from qubo_compress._internal.registry import Registry
+from qubo_compress.problem.choice_problem import FactorArray, FloatArray
+from qubo_compress.sensitivity.subject import Subject
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """What a metric found.
+
+    Attributes:
+        linear: (V,) loss change of each choice on its own.
+        features: (V, columns) rows whose inner products are the pair energies, or None.
+        pairs: sparse (V, V) pair energies, or None.
+        evaluations: runs of the network over all examples.
+        divergence: (V,) Kullback-Leibler divergence of each choice, if it came at no extra cost.
+        halves: (2, 2, V) the linear terms, and the divergences, on either half of the examples, where they were
+            measured.
+        flips: (V,) change of the share of examples that the original gets right and the choice gets wrong, if
+            it came at no extra cost.
+        second_half: (columns,) which columns of the features are those of every second example, where it is known.
+    """
+
+    linear: FloatArray
+    features: FactorArray | None = None
+    pairs: sparse.csr_array | None = None
+    evaluations: int = 0
+    divergence: FloatArray | None = None
+    halves: FloatArray | None = None
+    flips: FloatArray | None = None
+    second_half: npt.NDArray[np.bool_] | None = None
+
+
+class Metric(ABC):
+    """A way to say what each choice and each pair costs: a frozen dataclass of options."""
+
+    metric_name: ClassVar[str]
+
+    @property
+    def counts_flips(self) -> bool:
+        """Whether it runs every choice, and so gives ``MetricResult.flips``; not by default."""
+        return False
+
+    @property
+    def knows_divergence(self) -> bool:
+        """Whether it gives ``MetricResult.divergence``; if not, shrinkage towards it is refused before measuring."""
+        return True
+
+    @property
+    def knows_halves(self) -> bool:
+        """Whether it gives ``MetricResult.halves``, which ``shrinkage="auto"`` needs."""
+        return True
+
+    def evaluations(self, subject: Subject) -> float:
+        """Expected runs over all examples, for the progress bar; none by default."""
+        return 0.0
+
+    @abstractmethod
+    def measure(self, subject: Subject) -> MetricResult:
+        """Measure all choices of all groups.
+
+        Units given to ``subject.gather`` are resumed from a cache and shared by the ranks of ``torch.distributed``.
+        """
+
+
+def adopt(kind: type) -> None:
+    """Bring a metric up to date that was written for 0.4, when metrics had no base class."""
+    older_plug_ins.adopt(kind, Metric, older_plug_ins.names_in(kind), {})
+
+
+def __getattr__(name: str) -> Any:
+    return older_plug_ins.renamed(__name__, {"MeasureTask": Subject})(name)
+
+
+metrics: Registry[type[Metric]] = Registry("metric", "metric_name", adopt)
+
+
+def make_metric(metric: str | Metric) -> Metric:
+    """A metric object of its registered name; an object is passed through.
+
+    Raises:
+        UnknownName: when the name is not registered.
+    """
+    if isinstance(metric, str):
+        return metrics.get(metric)()
+    adopt(type(metric))
+    return metric
