@@ -57,9 +57,7 @@ def _binary(name: str, tuning: str, **options: object) -> Contestant:
 CONTESTANTS: dict[str, Contestant] = {
     "annealer": Contestant(_made("annealer", threads=1), "ours", "some 100 settings, see annealer_tuning.py"),
     "auto": Contestant(
-        _made("auto"),
-        "ours",
-        "its parts', and how many groups exact is tried on, raised after seeing it",
+        _made("auto"), "ours", "its parts', and how many groups exact is tried on, raised after seeing it"
     ),
     "exact": Contestant(_made("exact", threads=1), "exact", "a handful, on measured tables", random=False),
     "greedy": Contestant(_made("greedy"), "simple", "none", random=False),

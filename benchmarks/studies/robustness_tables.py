@@ -17,7 +17,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from benchmarks.records import RESULTS, markdown, read
+from benchmarks.records import RESULTS, markdown, read, table
 from qubo_compress.selection.candidates import expectations
 
 mpl.use("Agg")
@@ -26,6 +26,9 @@ from matplotlib import pyplot as plt
 OPPONENTS = ("additive", "uniform", "greedy")
 METHODS = ("default", *OPPONENTS)
 PATH = RESULTS / "robustness.jsonl"
+
+CELL = {"network": "{network}", "examples": "{examples}", "ratio": "{ratio:g}x"}
+"""Columns that say which cell a row is of."""
 
 Key = tuple[Any, ...]
 Records = dict[Key, dict[str, Any]]
@@ -191,19 +194,8 @@ def cell_table(found: list[Comparison]) -> str:
         row += [_mean(fresh, "seconds", 0), _mean(fresh, "cpu_seconds", 0), _mean(fresh, "peak_memory", 0)]
         rows.append(row)
     header = ["network", "examples", "ratio", "seeds", "loss before", *(f"loss {method}" for method in METHODS)]
-    header += ["top-1 before", *(f"top-1 {method}" for method in METHODS)]
-    header += [
-        "default - best",
-        "standard error",
-        "fails",
-        "predicted",
-        "corrected",
-        "KL held out",
-        "KL test",
-        "s",
-        "CPU s",
-        "peak MiB",
-    ]
+    header += ["top-1 before", *(f"top-1 {method}" for method in METHODS), "default - best", "standard error", "fails"]
+    header += ["predicted", "corrected", "KL held out", "KL test", "s", "CPU s", "peak MiB"]
     return markdown(header, rows)
 
 
@@ -213,38 +205,20 @@ def _predictions(found: Comparison) -> tuple[float, ...]:
 
 def failure_list(found: list[Comparison]) -> str:
     """Every cell that fails, by name."""
-    rows = [
-        [
-            c.network, str(c.examples), f"{c.ratio:g}x", str(c.seed), c.best, f"{c.difference:+.4f}",
-            f"{c.standard_error:.4f}", f"{c.methods['default']['recovered_accuracy']:.2f}",
-            f"{c.methods[c.best]['recovered_accuracy']:.2f}",
-        ]
-        for c in found
-        if c.fails
-    ]  # fmt: skip
-    if not rows:
-        return "## Cells that fail\n\nNone.\n"
-    header = ["network", "examples", "ratio", "seed", "best opponent", "default - best", "standard error"]
-    return "## Cells that fail\n\n" + markdown([*header, "top-1 default", "top-1 best"], rows)
+    top1 = lambda method: lambda c: f"{c['cell'].methods[method or c['best']]['recovered_accuracy']:.2f}"  # noqa: E731
+    columns = {
+        **CELL, "seed": "{seed}", "best opponent": "{best}", "default - best": "{difference:+.4f}",
+        "standard error": "{standard_error:.4f}", "top-1 default": top1("default"), "top-1 best": top1(None),
+    }  # fmt: skip
+    failed = [vars(c) | {"cell": c} for c in found if c.fails]
+    return "## Cells that fail\n\n" + (table(failed, columns) if failed else "None.\n")
 
 
 def error_list(records: Mapping[Key, dict[str, Any]]) -> str:
     """Every method that raised, with the last line of its error; empty where none did."""
     failed = [record for record in records.values() if "error" in record]
-    rows = [
-        [
-            r["network"],
-            str(r["examples"]),
-            f"{r['ratio']:g}x",
-            str(r["seed"]),
-            r["method"],
-            r["error"].replace("|", "/"),
-        ]
-        for r in failed
-    ]
-    if not rows:
-        return ""
-    return "## Not run\n\n" + markdown(["network", "examples", "ratio", "seed", "method", "error"], rows)
+    columns = {**CELL, "seed": "{seed}", "method": "{method}", "error": lambda r: r["error"].replace("|", "/")}
+    return "## Not run\n\n" + table(failed, columns) if failed else ""
 
 
 def picture(found: list[Comparison], path: Path) -> None:

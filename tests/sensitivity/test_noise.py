@@ -193,14 +193,14 @@ def test_a_noisy_read_is_a_new_network_and_a_file_holds_the_mean(digits: tuple, 
 def test_noise_aware_fine_tuning_keeps_the_plan_and_helps_under_heavy_noise() -> None:
     network = load("digits")
     operator = Analog(noise=5.0)  # at lighter noise the gain is within that of the order of the examples
-    table = qc.measure(network.model, network.calibration, qc.Menu([operator]), max_examples=100, progress=False)
+    table = qc.measure(network.model, network.calibration, qc.Menu([operator]), "magnitude", progress=False)
     name = qc.menu.choice_name(operator)
     small = _everywhere(table, name).apply(network.model)
     loss = {}
     for noise in (False, True):
         found = []
         for seed in (0, 1):
-            tuned = qc.recover(small, network.train, network.model, 6, seed, noise=noise, progress=False)
+            tuned = qc.recover(small, network.train, network.model, 3, seed, noise=noise, progress=False)
             found += [score(qc.read_unreliably(tuned, read), network.validation).loss for read in range(12)]
         loss[noise] = np.mean(found)
     assert loss[True] < loss[False]
