@@ -36,14 +36,14 @@ ALL_EXAMPLES = 1 << 62
 
 
 class OutputOptions(TypedDict, total=False):
-    """Keyword arguments that say how a network's outputs are read; see :func:`qubo_compress.measure`."""
+    """Keyword arguments that determine how a network's outputs are read; see :func:`qubo_compress.measure`."""
 
     output: OutputLike
     class_axis: int | None
 
 
 class EvaluationOptions(OutputOptions, total=False):
-    """Keyword arguments that say how a network is evaluated on batches; see :func:`qubo_compress.measure`."""
+    """Keyword arguments that determine how a network is evaluated on batches; see :func:`qubo_compress.measure`."""
 
     loss: LossLike
     batch_size: int | None
@@ -51,7 +51,7 @@ class EvaluationOptions(OutputOptions, total=False):
 
 @dataclass(frozen=True)
 class Score:
-    """How a network does on some examples.
+    """Loss and accuracy of a network on some examples.
 
     Attributes:
         loss: weighted mean loss.
@@ -69,7 +69,7 @@ def outputs_of(model: nn.Module, examples: Examples) -> list[Tensor]:
     device = NetworkTensors(model).device
     reading, found, network = examples.reading, [], private_copy(model)
     with torch.no_grad():
-        # Slice by slice: all examples at once need not fit the device.
+        # Slice by slice: all examples together may not fit on the device.
         for part in examples.slices:
             answer = run_model(network, map_tensors(part.inputs, lambda t: t.to(device)))
             reading = reading.settled_on(answer, len(part), tensors_of(part.inputs), part.targets)
@@ -78,24 +78,24 @@ def outputs_of(model: nn.Module, examples: Examples) -> list[Tensor]:
 
 
 def settle(model: nn.Module, examples: Examples, loss: LossLike = AUTO) -> tuple[Examples, LossLike]:
-    """Examples that know how this network's outputs are read, and the loss that fits them, checked.
+    """Examples that record how this network's outputs are read, and the loss that fits them, checked.
 
-    Everything that runs the network on these examples then reads its outputs alike, and runs it on batches as they
-    came, or joined and split where that changes nothing: see :mod:`qubo_compress.calibration.passes`. Shares of classes
-    among their targets are laid out as torch has them, with the classes along axis 1. Examples that were settled before
-    stay.
+    So everything that runs the network on these examples reads its outputs in the same way, and runs it on the batches
+    as given, or joined and split if that changes nothing: see :mod:`qubo_compress.calibration.passes`. Class
+    probabilities among the targets get torch's layout, with the classes along axis 1. Settled examples are returned
+    unchanged.
 
     Args:
-        model: the network, which sees the first examples; left as it is.
+        model: the network, which is shown the first examples; unchanged.
         examples: as read.
         loss: a name, ``"auto"`` or a function.
 
     Raises:
-        InvalidModel: when it is not clear which output counts or where the classes lie, or the loss does not fit.
+        InvalidModel: when the output or the class axis is ambiguous, or the loss does not fit.
         InvalidBatches, UnknownName: see :func:`qubo_compress.calibration.fitting_loss.fitting_loss`.
     """
     if isinstance(loss, str) and loss != AUTO:
-        make_loss(loss)  # a misspelt name must not be noticed only after the network has run
+        make_loss(loss)  # a misspelt name must fail before the network runs
     known = examples.reading
     if known.settled and loss != AUTO:
         return examples, loss
@@ -124,7 +124,7 @@ def read_settled(
 
 
 def _laid_out(examples: Examples, outputs: Tensor, loss: LossLike) -> Examples:
-    """Targets of the outputs' own shape with the classes along axis 1; a caller's loss gets them as they came."""
+    """Targets of the outputs' own shape with the classes along axis 1; a caller's loss gets them unchanged."""
     axis, shape = examples.reading.class_axis, tuple(outputs.shape)
     if axis is None or callable(loss):
         return examples
@@ -144,7 +144,7 @@ def score_examples(
     given = examples.slices
     examples, loss = settle(model, examples, loss)
     if reference is not None and len(examples.slices) != len(given):
-        # The same examples were joined or split meanwhile, which they only are where all have equally many rows.
+        # The examples were joined or split meanwhile, which happens only if all have equally many rows.
         each = sum(len(rows) for rows in reference) // examples.count
         reference = list(torch.split(torch.cat(reference), [each * len(part) for part in examples.slices]))
     checked = make_loss(loss)
@@ -167,7 +167,7 @@ def score_examples(
 
 
 def _labels(targets: Tensor | None, rows: Tensor) -> Tensor | None:
-    """(M,) class indices, where the targets are that."""
+    """(M,) class indices, if the targets are class indices."""
     if targets is None or targets.is_floating_point():
         return None
     found = target_rows(targets, rows)
@@ -183,16 +183,16 @@ def score(
     class_axis: int | None = None,
     batch_size: int | None = None,
 ) -> Score:
-    """Loss and accuracy of a model on batches, all of them.
+    """Loss and accuracy of a model on all examples of the batches.
 
-    The loss is the mean over examples. Where class labels are ignored (-100), or examples have unequally many, it is
-    the mean over all rows with a label, as in torch's ``CrossEntropyLoss``.
+    The loss is the mean over examples. If class labels are ignored (-100), or examples have different numbers of
+    labels, it is the mean over all rows with a label, as in torch's ``CrossEntropyLoss``.
 
     Args:
-        model: left as it is.
+        model: unchanged.
         batches: see :func:`qubo_compress.calibration.examples.read_examples`.
         loss: see :func:`qubo_compress.measure`.
-        output: which part of what the model returns; see :func:`qubo_compress.measure`.
+        output: which part of the model's return value; see :func:`qubo_compress.measure`.
         class_axis: see :func:`qubo_compress.measure`.
         batch_size: examples run at once; see :func:`qubo_compress.measure`.
 

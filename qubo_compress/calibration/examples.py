@@ -74,10 +74,10 @@ class Examples:
         batch_size: examples per slice that the caller asked for.
         whole: why slices are never split or joined: how the network's outputs changed. Empty if they did not change;
             None before the check.
-                together: most examples in a run, limited by memory; 0 before that is known.
-                cut: examples of the caller's last batch if reading stopped inside it, otherwise 0.
-                shown: examples that the network was run on for these checks, every run counted.
-                largest: examples in the largest batch that was read.
+        together: most examples in a run, limited by memory; 0 before that is known.
+        cut: examples of the caller's last batch if reading stopped inside it, otherwise 0.
+        shown: examples that the network was run on for these checks, every run counted.
+        largest: examples in the largest batch that was read.
     """
 
     slices: tuple[Slice, ...]

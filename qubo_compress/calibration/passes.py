@@ -1,14 +1,14 @@
-"""How many examples a network is given at once: the caller's batch is the unit.
+"""How many examples a network gets at once: the caller's batch is the unit.
 
-A loop over the calibration batches shows what the caller's machine can hold, and some networks accept batches of one
-size only or let the examples of a batch influence each other. So a network runs on the batches as they came, except:
+The caller's batches fit on the caller's machine, and some networks accept only one batch size, or let the examples of
+a batch influence each other. So a network runs on the batches as given, except:
 
-- batches are joined up to :data:`MOST_JOINED` examples where the network was seen to return the same for examples
-  among others, and where the largest step of the run then takes at most :data:`JOINED_BYTES`: small batches of small
-  networks would spend their time between the layers;
-- batches above :data:`MOST_JOINED` examples or ``SLICE_VALUES`` input values are split where the network was seen to
-  return the same for fewer examples;
-- ``batch_size=`` of the public functions is taken as it is.
+- batches are joined up to :data:`MOST_JOINED` examples if the network returned the same for examples among others,
+  and if the largest step of the run then takes at most :data:`JOINED_BYTES`: with small batches, small networks would
+  spend their time between the layers;
+- batches above :data:`MOST_JOINED` examples or ``SLICE_VALUES`` input values are split if the network returned the
+  same for fewer examples;
+- ``batch_size=`` of the public functions is used as given.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ from qubo_compress.network.scores import OutputReading
 from qubo_compress.network.tensors import NetworkTensors
 
 JOINED_BYTES = {"cpu": 64_000_000, "cuda": 2_000_000_000}
-"""Batches are joined as long as no step of a run takes in and returns more bytes, by the kind of device."""
+"""Batches are joined as long as no step of a run reads and writes more bytes than this, by kind of device."""
 
 SLICE_VALUES = 4_000_000
-"""Input values of a run for which larger batches are split: 250 pictures of 224 x 224 take gigabytes in each layer."""
+"""Batches with more input values are split: 250 images of 224 x 224 take gigabytes in each layer."""
 
 SETTLING_EXAMPLES = 2
-"""Examples that a network is shown first."""
+"""Number of examples that a network is shown first."""
 
 AMONG_OTHERS = 8
-"""Examples, the first ones among them, that it is shown next: it should return the same for the first ones."""
+"""Number of examples, including the first ones, that it is shown next: the first ones should give the same."""
 
 SAME = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Share of the largest output up to which two outputs are the same, by type: other batches add in another order."""
+"""Tolerance of equal outputs, as a share of the largest, by type: other batches sum in another order."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """What a network returned for the first examples.
+    """A network's answer to the first examples.
 
     Attributes:
         part: these examples, on the device of the network.
-        answer: what forward returned.
+        answer: the return value of forward.
         reading: how outputs are read, settled on them.
-        examples: the same examples as given, in the slices that the network is to be run on.
+        examples: all given examples, in the slices that the network should run on.
     """
 
     part: Slice
@@ -64,7 +64,7 @@ class Shown:
 
 
 class LargestStep(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, notes the most bytes that one operation takes in and returns, without the network's own tensors.
+    """While active, records the most bytes that an operation reads and writes, without the network's own tensors.
 
     Example:
         >>> with LargestStep(nn.Linear(3, 2)) as largest:
@@ -81,7 +81,7 @@ class LargestStep(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run the operation and count what it was given and returned."""
+        """Run the operation and count the bytes of its inputs and outputs."""
         named = dict(kwargs or {})
         result = func(*args, **named)
         held = {
@@ -94,15 +94,15 @@ class LargestStep(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def shown(model: nn.Module, examples: Examples) -> Shown:
-    """Show a network the first examples, alone and among others, and slice all of them as it can be run.
+    """Show a network the first examples, alone and among others, and slice all examples accordingly.
 
     Args:
-        model: left as it is.
+        model: unchanged.
         examples: as read.
 
     Raises:
-        InvalidModel: when it is not clear which output counts, or two runs on the same examples differ.
-        InvalidBatches: when the network takes whole batches only, and one of another size fails.
+        InvalidModel: when the output is ambiguous, or two runs on the same examples differ.
+        InvalidBatches: when the network takes only whole batches, and one of another size fails.
         ForwardFailed: when it does not run on its own first batch.
     """
     device = NetworkTensors(model).device
@@ -146,26 +146,26 @@ def shown(model: nn.Module, examples: Examples) -> Shown:
 
 
 def _about_sizes(cause: ForwardFailed | InvalidModel) -> bool:
-    """Whether another number of examples may help: forward failed, or its outputs did not follow their number."""
+    """Whether another number of examples may help: forward failed, or the number of outputs did not match."""
     return isinstance(cause, ForwardFailed) or "must count the examples" in str(cause)
 
 
 def _of_part(model: nn.Module, examples: Examples, part: Slice, why: str) -> Shown:
-    """What the network returned for a whole batch, and the examples as batches that are never split or joined."""
+    """The network's answer to a whole batch, and the examples as batches that are never split or joined."""
     answer = steady_answer(model, part.inputs, run_model)
     reading = examples.reading.settled_on(answer, len(part), tensors_of(part.inputs), part.targets)
     if examples.whole:
         return Shown(part, answer, reading, examples)
     kept = examples.slices
     if examples.cut and len(kept) > 1:
-        kept = kept[:-1]  # what max_examples left of a batch
+        kept = kept[:-1]  # the part of a batch before max_examples
     found = examples.with_slices(kept, whole=why, together=max(len(p) for p in kept), cut=0)
     _refuse_other_sizes(model, found, part)
     return Shown(part, answer, reading, found)
 
 
 def _refuse_other_sizes(model: nn.Module, examples: Examples, first: Slice) -> None:
-    """Raise :class:`InvalidBatches` where a batch of another size, such as the last one, fails."""
+    """Raise :class:`InvalidBatches` if a batch of another size, such as the last one, fails."""
     known = {len(first)}
     for number, part in enumerate(examples.slices):
         if len(part) in known:
@@ -182,7 +182,7 @@ def _refuse_other_sizes(model: nn.Module, examples: Examples, first: Slice) -> N
 
 
 def _same(reading: OutputReading, few: Slice, answer: Any, others: Any) -> bool:
-    """Whether the rows of the first examples are the same as without the others."""
+    """Whether the rows of the first examples equal those without the others."""
     settled = reading.settled_on(answer, len(few), tensors_of(few.inputs), few.targets)
     tensor = settled.tensor(answer)
     alone, among = settled.rows(answer), settled.rows(others)
@@ -194,7 +194,7 @@ def _same(reading: OutputReading, few: Slice, answer: Any, others: Any) -> bool:
 
 
 def _alike(examples: Examples) -> int:
-    """How many examples from the first one on have its form, and so can be joined with it."""
+    """The number of leading examples that have the first one's form, and so can be joined with it."""
     form, count = examples.slices[0].form, 0
     for part in examples.slices:
         if part.form != form:
@@ -204,7 +204,7 @@ def _alike(examples: Examples) -> int:
 
 
 def _first(examples: Examples, count: int) -> Slice:
-    """The first examples, whatever batches they came in."""
+    """The first examples, across batches."""
     return (
         examples.slices[0].rows(slice(0, count))
         if count <= len(examples.slices[0])
@@ -213,7 +213,7 @@ def _first(examples: Examples, count: int) -> Slice:
 
 
 def _joined_size(examples: Examples, each: int, device: torch.device) -> int:
-    """How many examples are shown at once: as many as will be in a run, if these are more than in a batch."""
+    """The number of examples to show at once: as many as a run will have, if more than a batch."""
     together = _together(examples, each, device)
     joined = together > examples.unit and examples.batch_size is None
     among = examples.batch_size or min(AMONG_OTHERS, max(examples.unit, SETTLING_EXAMPLES + 1))
@@ -221,7 +221,7 @@ def _joined_size(examples: Examples, each: int, device: torch.device) -> int:
 
 
 def _together(examples: Examples, each: int, device: torch.device) -> int:
-    """Most examples in one run by memory: as many as are small, or the caller's batch."""
+    """Most examples in one run by memory, at least the caller's batch."""
     if examples.batch_size is not None:
         return examples.batch_size
     first = examples.slices[0]

@@ -38,12 +38,12 @@ class WeightCall:
         function: its name.
         multiplies: how often each value of the weight multiplies, over all examples; the mean if parts of the weight
             have different inputs.
-                shares: number of equal shares of the weight's output rows, each multiplied with its own inputs; 0 if
-                    the inputs are unknown.
-                inputs: of every share, with examples along the first axis.
-                inputs_first: the weight is passed as (inputs, outputs).
-                sliding: of a convolution.
-                sizes: of a convolution's inputs and outputs along the spatial axes.
+        shares: number of equal shares of the weight's output rows, each multiplied with its own inputs; 0 if the inputs
+            are unknown.
+        inputs: of every share, with examples along the first axis.
+        inputs_first: the weight is passed as (inputs, outputs).
+        sliding: of a convolution.
+        sizes: of a convolution's inputs and outputs along the spatial axes.
     """
 
     function: str

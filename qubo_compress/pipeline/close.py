@@ -1,11 +1,11 @@
-"""Measured linear terms for the choices that matter: those that a first solve, its pool or its opponents touch.
+"""Measures the linear terms of the choices that matter: those that a first solve, its pool or its opponents use.
 
-``products`` knows a choice's divergence to second order in its displacement. That ranks choices well and is right for
-mild ones; for two bits or 75 % zeros it was half of what is measured, and an optimiser looks for such mistakes. So
-the choices of the first plans are run through the network, on as many examples as products' own work pays for, and the
-problem is solved again, until no plan touches a choice that was not run. A choice that was not run is corrected by the
-median of what was found for choices of its name in other groups. Rows are scaled with the root of the same correction:
-a displacement whose own divergence is larger than its square was carries the same factor into its pairs.
+``products`` knows a choice's divergence to second order in its displacement. That ranks choices well and is accurate
+for mild ones; for two bits or 75 % zeros it was half of the measured value, and an optimiser finds such errors. So the
+choices of the first plans run through the network, on as many examples as the work of products pays for, and the
+problem is solved again, until no plan uses a choice that was not run. Other choices are corrected by the median
+correction of their name in other groups. Rows are scaled by the root of the same correction: a displacement whose
+measured divergence exceeds its square carries that factor into its pairs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from qubo_compress.solvers.solution import Solution
 logger = logging.getLogger(__name__)
 
 ROUNDS = 3
-"""Most solves: each measures only choices that no earlier one touched, and the third rarely finds any."""
+"""Most solves: each measures only choices that no earlier one used, and the third rarely finds any."""
 
 POOL = 8
 """Plans of a solver's pool whose choices are measured."""
@@ -49,7 +49,7 @@ WORTH = 3e11
 """Multiplications that measuring choices may take in any case: about half a minute of one core."""
 
 LARGEST_CORRECTION = 30.0
-"""Corrections beyond this, either way, are those of choices without effect."""
+"""Larger corrections, in either direction, come from choices without effect."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class _Runs:
 
     @classmethod
     def of(cls, specimen: Specimen) -> _Runs:
-        """Run a copy of the network once."""
+        """Run a copy of the network once, for its reference outputs."""
         model = private_copy(specimen.model)
         return cls(
             NetworkTensors(model), specimen.examples, make_loss(specimen.loss), outputs_of(model, specimen.examples)
@@ -101,12 +101,12 @@ def closely_measured(
     solve: Callable[[ChoiceProblem], Solution],
     tell: Callable[[str], None] = logger.info,
 ) -> SensitivityTable:
-    """The table with measured divergences for the choices that plans under a budget touch, and corrected others.
+    """The table with measured divergences for the choices that plans under a budget use, and corrected others.
 
     Args:
-        specimen: the uncompressed network, left as it was found, and the calibration examples.
+        specimen: the uncompressed network, which is unchanged, and the calibration examples.
         table: measured to second order.
-        budget: what the plans must fit.
+        budget: the limits of the plans.
         solve: problem -> solution.
         tell: called with a sentence on what is about to be done.
     """
@@ -133,7 +133,7 @@ def closely_measured(
 
 
 def affordable(choices: int, examples: int, table: SensitivityTable) -> int:
-    """How many examples choices are run on: as many as the first measurement's own work pays for."""
+    """The number of examples to run choices on: as many as the first measurement's work pays for."""
     multiplications = table.provenance.multiplications
     own = multiplications * table.provenance.evaluations * table.provenance.examples
     count = int(max(WORTH, own) / max(1.0, choices * multiplications))
@@ -143,7 +143,7 @@ def affordable(choices: int, examples: int, table: SensitivityTable) -> int:
 def _untouched(
     table: SensitivityTable, solutions: Iterable[Solution], measured: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Numbers of the choices in some plans that were not measured yet."""
+    """Numbers of the choices in these plans that are not yet measured."""
     used = {
         int(number)
         for solution in solutions
@@ -154,7 +154,7 @@ def _untouched(
 
 
 def _measured(runs: _Runs, table: SensitivityTable, touched: npt.NDArray[np.int64]) -> FloatArray:
-    """Divergences of some choices by running each; a multiple of the table's where that fails or is not finite."""
+    """Divergences of some choices from running each; a multiple of the table's if that fails or is not finite."""
     group_of = np.searchsorted(table.offsets, touched, side="right") - 1
     found = LARGEST_CORRECTION * table.linear[touched]
     with every_layer_runs(), torch.no_grad():
@@ -171,12 +171,12 @@ def _measured(runs: _Runs, table: SensitivityTable, touched: npt.NDArray[np.int6
 
 
 def corrected(table: SensitivityTable, values: FloatArray, measured: npt.NDArray[np.bool_]) -> SensitivityTable:
-    """The table with measured linear terms, and others and all rows in the proportion that was found.
+    """The table with measured linear terms; all other terms and all rows are corrected in proportion.
 
     Args:
-        table: as it was measured to second order.
+        table: measured to second order.
         values: (V,) divergences of the choices that were run.
-        measured: (V,) which those are; a choice that was not takes the median factor of its name.
+        measured: (V,) which choices were run; any other takes the median factor of its name.
 
     Example:
         >>> import qubo_compress as qc

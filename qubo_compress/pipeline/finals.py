@@ -1,4 +1,4 @@
-"""The last choice: the best plans of every kind, each repaired and judged as it would be returned."""
+"""The final choice between the best plans of every kind, each repaired and judged as it would be returned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Final:
     """The plan taken, and its networks.
 
     Attributes:
-        round: with that plan for its winner.
+        round: the round whose winner is that plan.
         applied: the plan applied.
         repaired: the same after recovery, or None.
     """
@@ -30,7 +30,7 @@ class Final:
 def judged_repaired(
     found: Round, judge: HeldOut, repair: Callable[[nn.Module], nn.Module] | None, epochs: int
 ) -> Final:
-    """Of the round's finalists the one that does best repaired; under fine-tuning, which takes long, its winner.
+    """The round's finalist that is best after repair; with fine-tuning, which is slow, the round's winner.
 
     Args:
         found: the round to take a plan from.

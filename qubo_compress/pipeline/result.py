@@ -1,4 +1,4 @@
-"""What one call of ``compress`` found."""
+"""The result of one call of ``compress``."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from qubo_compress.solvers.solution import Solution
 
 @dataclass(frozen=True, eq=False)
 class CompressionResult:
-    """Everything that one call of :func:`compress` found.
+    """The complete result of one call of :func:`compress`.
 
     Attributes:
         model: the compressed network, recovered if that helped, in eval mode; it carries its plan.
-        original: the network given, untouched.
+        original: the given network, unchanged.
         compressed_model: the plan applied, before any recovery.
-        plan: which choice every group got.
+        plan: the choice of every group.
         solution: the solver's answer behind the plan, with its bound.
         table: the sensitivity table that was solved first.
         rounds: the first solve and every refinement.
-        before, compressed, recovered: scores on the held-out examples: the original, the plan applied,
-            and the plan recovered (None when no recovery was asked for), whether it was kept or not.
-        applied_comparison, recovered_comparison: the same two networks against the original, example by example.
-        recovery_kept: whether ``model`` is the recovered network: it is when the held-out examples do not say that
-            recovery made it worse, by the measure that chose the plan.
+        before, compressed, recovered: scores on the held-out examples: of the original, the plan applied,
+            and the plan recovered (None without recovery), kept or not.
+        applied_comparison, recovered_comparison: the last two networks against the original, example by example.
+        recovery_kept: whether ``model`` is the recovered network, which it is unless recovery made it worse on the
+            held-out examples, by the measure that chose the plan.
         held_out_is_validation: whether these examples are the caller's validation batches.
-        budget: what was asked for.
+        budget: as given.
     """
 
     model: nn.Module
@@ -58,21 +58,21 @@ class CompressionResult:
 
     @property
     def taken(self) -> Round:
-        """The round whose plan was taken: the last that was accepted."""
+        """The round whose plan was taken: the last accepted one."""
         return [found for found in self.rounds if found.accepted][-1]
 
     @property
     def expected_loss(self) -> float:
-        """Predicted loss change of the plan, corrected by what was measured for another plan of its table.
+        """Predicted loss change of the plan, corrected by the measurement of another plan of its table.
 
-        ``plan.predicted_loss`` is the table's own. Both are of the plan applied, before any recovery; see
+        ``plan.predicted_loss`` is the table's own prediction. Both are for the plan applied, before any recovery; see
         :func:`qubo_compress.selection.candidates.expectations`.
         """
         return self.taken.chosen.expected
 
     @property
     def final(self) -> Score:
-        """Score of ``model`` on the held-out examples."""
+        """The score of ``model`` on the held-out examples."""
         return self.recovered if self.recovered is not None and self.recovery_kept else self.compressed
 
     @property

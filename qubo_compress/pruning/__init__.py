@@ -1,4 +1,4 @@
-"""Pruning a whole network, at once or step by step, by magnitude or by second-order saliency."""
+"""Pruning of a whole network, at once or step by step, by magnitude or by second-order saliency."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Pruning a whole network at once or step by step, by magnitude or by second-order saliency.
 
-Thresholds are per layer (the same share everywhere) or global (one threshold on the saliency over all layers). What
-comes out carries a plan like every compressed network: it is saved, loaded, recovered and audited alike. To let the
-solver decide layer by layer instead, put ``woodfisher`` on a menu.
+Thresholds are per layer (the same share everywhere) or global (one threshold on the saliency over all layers). The
+result carries a plan like every compressed network: it can be saved, loaded, recovered and audited. To let the solver
+decide layer by layer instead, put ``woodfisher`` on a menu.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ __all__ = [
 ]  # fmt: skip
 
 REPORT = "pruned_layers"
-"""Name of the plain attribute under which a pruned module carries its :class:`PrunedLayer` tuple."""
+"""Name of the attribute that holds a pruned module's :class:`PrunedLayer` tuple."""
 
 LARGEST_MENU = 255
-"""A file refers to choices by one byte."""
+"""Most choices: a file refers to a choice by one byte."""
 
 Layers = str | Callable[[str], bool] | None
 """A regular expression on parameter names, a function of the name, or None for every weight."""
 
 
 class PruningOptions(TypedDict, total=False):
-    """Keyword arguments of every function here: which weights, and what their saliency is taken from."""
+    """Keyword arguments of every function here: which weights, and the data for their saliency."""
 
     layers: Layers
     loss: LossLike
@@ -71,13 +71,13 @@ class PruningOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class _Source:
-    """The same with the values that were left out.
+    """The options with defaults filled in.
 
     Attributes:
         layers: which weights; see :data:`Layers`.
-        loss: whose gradients; labels are drawn from the network where there are none.
+        loss: whose gradients; without labels, they are drawn from the network.
         max_examples: reading the batches stops there.
-        seed: of the examples that gradients are taken of.
+        seed: of the examples that give gradients.
     """
 
     layers: Layers = None
@@ -88,16 +88,16 @@ class _Source:
 
 @dataclass(frozen=True)
 class PrunedLayer:
-    """What pruning did to one tensor.
+    """The result of pruning for one tensor.
 
     Attributes:
         name: of its weights.
-        weights: how many there are.
+        weights: how many it has.
         pruned: how many are zero now.
-        damping: added to the diagonal of its Fisher; None where no Fisher was inverted.
-        held_out_error: of the chosen damping, see :func:`qubo_compress.menu.woodfisher.best_damping`; None where
-            it was not chosen.
-        held_out_loss: measured on unseen examples; None where the damping was not chosen by it.
+        damping: added to the diagonal of its Fisher; None if no Fisher was inverted.
+        held_out_error: of the chosen damping, see :func:`qubo_compress.menu.woodfisher.best_damping`; None if
+            the damping was given.
+        held_out_loss: measured on unseen examples; None if the damping was not chosen by it.
     """
 
     name: str
@@ -109,7 +109,7 @@ class PrunedLayer:
 
 
 def pruned_layers(model: nn.Module) -> tuple[PrunedLayer, ...]:
-    """What :func:`prune`, or the last step of :func:`prune_gradually`, did to each tensor of a network.
+    """The result of :func:`prune`, or of the last step of :func:`prune_gradually`, for each tensor of a network.
 
     Raises:
         WrongModel: when the network was not pruned by these.
@@ -132,22 +132,21 @@ def prune(
     """Prune in one shot.
 
     Args:
-        model: trained; left as it is.
+        model: trained; unchanged.
         batches: calibration batches.
         sparsity: share of the chosen layers' weights set to zero, over all of them.
         how: see :class:`Pruning`.
-        gradients: those of the same layers that :func:`gradients_of` gathered before, for several prunings of one
-            network; None: gathered here. Batches must then come in the same order as before: the damping is judged
-            on those that no gradient was taken of.
+        gradients: of the same layers from :func:`gradients_of`, to prune one network several times; None: gathered
+            here. Batches must then come in the same order: the damping is judged on the examples without gradients.
         options: ``layers``, which weights: see :data:`Layers`; ``loss``, whose gradients: without labels they are drawn
-            from the network; ``max_examples``, where reading the batches stops; ``seed`` of the examples that
-            gradients are taken of.
+            from the network; ``max_examples``, where reading the batches stops; ``seed`` of the examples that give
+            gradients.
 
     Returns:
         A new module in eval mode that carries its plan.
 
     Raises:
-        InvalidMenu: when ``layers`` picks nothing, or the sparsity is out of range.
+        InvalidMenu: when ``layers`` matches no weight, or the sparsity is out of range.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -185,12 +184,12 @@ def gradients_of(
     how: Pruning | None = None,
     **options: Unpack[PruningOptions],
 ) -> dict[str, GradientRows]:
-    """Name -> gradients of every layer that is to be pruned, in float32: 4 bytes x gradients x weights.
+    """Name -> gradients of every layer to prune, in float32: 4 bytes x gradients x weights.
 
     Args:
-        model: left as it is.
+        model: unchanged.
         batches: calibration batches.
-        how: says how many gradients, and of how many examples each.
+        how: the number of gradients, and of examples for each.
         options: see :func:`prune`.
 
     Raises:
@@ -233,7 +232,7 @@ def _reported(item: Ranked, count: int) -> PrunedLayer:
 
 
 def _pruning_names(stored: dict[str, PrunedTensors]) -> dict[str, str]:
-    """Group name -> choice name. Shares are rounded: they are in the header, the masks say what is really gone."""
+    """Group name -> choice name. The header has rounded shares; the masks say what is really pruned."""
     for digits in (4, 3, 2):
         highest = 1.0 - 10.0**-digits
         gone = {name: 1.0 - item.nonzeros / item.masks[0].numel() for name, item in stored.items()}
@@ -295,15 +294,15 @@ def prune_gradually(
     """Prune in steps, each followed by recovery with the original as teacher; pruned weights stay pruned.
 
     Args:
-        model: trained; left as it is.
+        model: trained; unchanged.
         batches: calibration and training batches.
-        sparsity: share pruned in the end.
+        sparsity: final share of pruned weights.
         how: see :class:`Pruning`.
-        steps: how many.
-        epochs: of fine-tuning after every step; 0: statistics and biases only.
+        steps: number of steps.
+        epochs: of fine-tuning after every step; 0: only statistics and biases.
         progress: show progress bars.
         schedule: ``"cubic"``, or rising shares that end at ``sparsity``.
-        options: see :func:`prune`; ``seed`` is that of everything drawn.
+        options: see :func:`prune`; ``seed`` covers all random draws.
 
     Returns:
         A new module in eval mode; its plan can be applied to ``model`` again.
@@ -327,7 +326,7 @@ def prune_gradually(
 
 
 def _replanned(small: nn.Module, model: nn.Module) -> nn.Module:
-    """The same network with a plan for the original weights, which holds every group's bytes as they are now."""
+    """The same network with a plan for the original weights, which holds every group's present bytes."""
     found = compression_of(small)
     payloads = {name: packed.to_bytes() for name, packed in found.stored.items()}
     plan = replace(found.plan, weights=NetworkTensors(model).signature(), payloads=payloads)

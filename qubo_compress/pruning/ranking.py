@@ -1,4 +1,4 @@
-"""How weights are ranked across the layers of a network, and with which damping: see :mod:`qubo_compress.pruning`."""
+"""Ranks weights across the layers of a network, and chooses the damping: see :mod:`qubo_compress.pruning`."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ METHODS = ("magnitude", "diagonal-fisher", "woodtaylor", "woodfisher")
 SCOPES = ("layer", "global")
 
 NEAR = 2.0
-"""Dampings whose held-out prediction error is within this factor of the least are measured."""
+"""Dampings with a held-out prediction error within this factor of the least are measured."""
 
 MOST_TRIED = 5
-"""Dampings that are measured, the largest first: small ones move the survivors farthest from where it was measured."""
+"""Most dampings to measure, largest first: small ones move the survivors farthest from the measured point."""
 
 JUDGING = 500
-"""Unseen examples on which dampings are measured."""
+"""Most unseen examples for measuring dampings."""
 
 FEWEST_JUDGING = 50
-"""Fewer unseen examples do not decide."""
+"""With fewer unseen examples the loss does not decide."""
 
 Judge = Callable[[Mapping[str, Tensor]], float]
-"""Loss of the network with these tensors in it."""
+"""The loss of the network with these tensors substituted."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ class Pruning:
         method: ``"magnitude"``, ``"diagonal-fisher"`` (w^2 F_qq / 2), ``"woodtaylor"`` or ``"woodfisher"``.
         scope: ``"layer"``: the same share of every tensor; ``"global"``: one threshold over all of them.
         update: ``"joint"``, ``"independent"`` or ``"none"``; the first two methods move nothing.
-        damping: added to the Fisher's diagonal; None: chosen on examples that the gradients have not seen, one for
-            all tensors: a damping of its own would put every tensor's saliencies on another scale. Those whose
-            held-out prediction error is within twice the least are tried, and the loss measured on unseen
-            examples decides; where nearly all examples are used the prediction error decides alone.
+        damping: added to the Fisher's diagonal; None: chosen on examples without gradients, one for all tensors:
+            separate dampings would put the tensors' saliencies on different scales. Those with a held-out
+            prediction error within twice the least are tried, and the loss on unseen examples decides; if nearly
+            all examples give gradients, the prediction error decides alone.
         block: weights per block of the Fisher.
         gradients: how many per-example gradients.
-        batch: examples that each gradient is the mean of.
+        batch: number of examples averaged in each gradient.
 
     Raises:
         InvalidMenu: for an unknown method, scope or update, or numbers out of range.
@@ -103,7 +103,7 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Damping:
-    """One that was tried, its held-out prediction error, and the loss that was measured, if it was."""
+    """A damping that was tried, its held-out prediction error, and its measured loss, if any."""
 
     value: float
     error: float
@@ -112,7 +112,7 @@ class Damping:
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """One tensor, flat: its weights, the score of each, and what is needed to move the survivors."""
+    """One tensor, flat: its weights, their scores, and the data to move the survivors."""
 
     group: Group
     values: Tensor
@@ -123,7 +123,7 @@ class Ranked:
 
 
 def unseen_examples(examples: Examples, how: Pruning, seed: int) -> Examples | None:
-    """Examples that no gradient is taken of, at most :data:`JUDGING`; None when there are hardly any."""
+    """Examples without gradients, at most :data:`JUDGING`; None if there are hardly any."""
     used = Gradients(how.gradients, how.batch).example_numbers(examples.count, seed)
     left = np.setdiff1d(np.arange(examples.count), used)
     if left.size < FEWEST_JUDGING:
@@ -132,11 +132,11 @@ def unseen_examples(examples: Examples, how: Pruning, seed: int) -> Examples | N
 
 
 def loss_judge(model: nn.Module, examples: Examples | None, loss: LossLike) -> Judge | None:
-    """Measures the loss of the network with some tensors changed, always the same ones."""
+    """A function that measures the loss of the network with some fixed tensors substituted."""
     if examples is None:
         return None
     reference = outputs_of(model, examples)
-    # Without labels the original's answers stand in for them, as they do for the gradients.
+    # Without labels the original's answers replace them, as for the gradients.
     loss = loss if examples.labelled or not make_loss(loss).needs_targets else "kl"
 
     trial = NetworkTensors(independent_copy(model))
@@ -157,7 +157,7 @@ def ranked_tensors(
     how: Pruning,
     judge: Judge | None,
 ) -> list[Ranked]:
-    """Every tensor's weights and scores."""
+    """The weights of every tensor with their scores by the method."""
     if how.method == "magnitude":
         return [Ranked(group, values, values.double().abs()) for group, values in zip(picked, flat, strict=True)]
     missing = [group.name for group in picked if group.name not in gradients]
@@ -201,7 +201,7 @@ def _scored(
 
 
 def _mean_square(rows: Tensor) -> Tensor:
-    """(n,) float64 means over (N, n) rows, without a copy of them in float64."""
+    """(n,) float64 mean squares over (N, n) rows, without a float64 copy."""
     norms: Tensor = torch.linalg.vector_norm(rows, dim=0, dtype=torch.float64)
     return norms**2 / rows.shape[0]
 
@@ -209,7 +209,7 @@ def _mean_square(rows: Tensor) -> Tensor:
 def _tried_dampings(
     values: list[Tensor], rows: list[GradientRows], sparsity: float, settings: Settings
 ) -> list[Damping]:
-    """The dampings, largest first, that predict the change by all updates together about best on unseen gradients."""
+    """The dampings, largest first, that best predict the change by all updates together on unseen gradients."""
     squares = sum(squared_norm(item.values) for item in rows)
     dampings = damping_candidates(squares / max(1, sum(item.values.numel() for item in rows)))
     if rows[0].values.shape[0] < FEWEST or len(dampings) == 1:

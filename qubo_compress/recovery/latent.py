@@ -1,4 +1,4 @@
-"""Real-valued numbers behind the stored ones; gradients pass straight through the rounding."""
+"""Real-valued numbers behind the stored ones, trained with straight-through gradients."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ STATISTICS = ("running_mean", "running_var")
 
 
 class Latent:
-    """What is trained in place of codes: the members' values, or the numbers that they are made of.
+    """The trainable numbers behind the codes: the members' values, or their parameters.
 
     A group whose stored form has parameters trains its factors or coefficients.
 
     Args:
-        compression: what the compressed module carries.
-        held: what the compressed module holds.
+        compression: carried by the compressed module.
+        held: the tensors of the compressed module.
     """
 
     def __init__(self, compression: Compression, held: NetworkTensors) -> None:
@@ -37,7 +37,7 @@ class Latent:
             if numbers:
                 self._values[group.name] = [n.to(held.device, torch.float32).clone().requires_grad_() for n in numbers]
                 continue
-            # Clones: some stored forms hand out the very tensors that they hold. Statistics are not trained.
+            # Clones: some stored forms return their own tensors. Statistics are not trained.
             self._values[group.name] = [
                 value.to(held.device, torch.float32).clone().requires_grad_(attribute(member.name) not in STATISTICS)
                 if value.is_floating_point()
@@ -47,11 +47,11 @@ class Latent:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The groups that are trained."""
+        """The names of the groups that are trained."""
         return self._compression.layout.groups
 
     def leaves(self) -> list[Tensor]:
-        """Everything that an optimizer may move."""
+        """All tensors that the optimizer may move."""
         return [v for values in self._values.values() for v in values if v.requires_grad]
 
     def values(self, group: str) -> list[Tensor]:
@@ -59,17 +59,17 @@ class Latent:
         return self._values[group]
 
     def packed(self) -> dict[str, Stored]:
-        """Group name -> what would be stored now."""
+        """Group name -> the stored form of the present values."""
         return {
             name: self.stored[name].store([value.detach().cpu() for value in values], refit=True)
             for name, values in self._values.items()
         }
 
     def tensors(self, disturb: Callable[[Group, Stored], tuple[Tensor, ...] | None] | None = None) -> dict[str, Tensor]:
-        """First name -> whole tensor whose value is what is stored and whose gradient reaches the latent numbers.
+        """First name -> whole tensor that has the stored value and passes its gradient to the latent numbers.
 
         Args:
-            disturb: (group, stored) -> random errors to be added to the members' values, or None for none.
+            disturb: (group, stored) -> random errors to add to the members' values, or None for none.
         """
         packed = self.packed()
         parts: list[tuple[Member, Tensor]] = []

@@ -1,4 +1,4 @@
-"""Reading a network out of unreliable cells."""
+"""Reads of a network from unreliable cells."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from qubo_compress.plan import compression_of
 
 
 def corrupted(small: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy of a compressed module as one read of its cells gives it.
+    """A copy of a compressed module after one read of its cells.
 
-    The copy carries no plan: its values are not what is stored.
+    The copy carries no plan, because its values are not the stored ones.
 
     Raises:
         WrongModel: when the module carries no plan.
@@ -38,8 +38,8 @@ def corrupted(small: nn.Module, generator: torch.Generator) -> nn.Module:
 def read_unreliably(small: nn.Module, seed: int = 0) -> nn.Module:
     """One noisy read of a compressed network: a new module in eval mode, for Monte-Carlo studies.
 
-    Groups in ``analog`` or ``digital`` cells come back with random errors, all others as they are stored.
-    ``qubo_compress.load`` gives the network that is read on average.
+    Groups in ``analog`` or ``digital`` cells are read with random errors, all others exactly. ``qubo_compress.load``
+    gives the mean of such reads.
 
     Args:
         small: made by ``plan.apply``, ``recover`` or ``load``.

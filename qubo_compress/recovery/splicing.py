@@ -1,8 +1,8 @@
-"""Masks that move while a compressed network is fine-tuned: what was pruned may return.
+"""Masks that move while a compressed network is fine-tuned: pruned weights may return.
 
 Source: the dynamic pruning of Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NeurIPS 2016, which Liu et
 al., NeurIPS 2018, use on cosine coefficients. There a threshold is fixed and the number of survivors follows; here the
-number of survivors is fixed, since the plan has paid for it, and the threshold follows.
+number of survivors is fixed, because the plan has paid for it, and the threshold follows.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ LOW, HIGH = 0.9, 1.1
 """Hysteresis: survivors below LOW times the threshold may leave, pruned numbers above HIGH times it may return."""
 
 FROZEN_FROM = 0.6
-"""Share of the steps after which masks no longer move."""
+"""Masks are frozen after this share of the steps."""
 
 
 class Splicing:
     """Moves the masks of stored groups between the steps of training.
 
-    Pruned numbers take no part in the network but keep their real value, from the teacher on, and their gradient.
-    The threshold T of a tensor is its n-th largest magnitude, n being the number of its survivors. As many survivors
-    below 0.9 T leave as pruned numbers above 1.1 T return, the most extreme first; between the two nothing changes.
-    A group's masks are updated with probability (1 - t / t_frozen)^2 after step t and stay from t_frozen on.
+    Pruned numbers are zero in the network but keep a real value, initially the teacher's, and a gradient. The threshold
+    T of a tensor is its n-th largest magnitude, with n the number of its survivors. As many survivors below 0.9 T leave
+    as pruned numbers above 1.1 T return, the most extreme first; in between nothing changes. A group's masks are
+    updated with probability (1 - t / t_frozen)^2 after step t, and fixed from t_frozen on.
 
-    The number of survivors and so the bytes of their codes stay. A mask whose runs would take more bytes than the
-    plan has paid for is not taken: the exchange is halved until it fits. Where it takes fewer, the file is padded.
+    The number of survivors is fixed, and so are the bytes of their codes. A mask that takes more bytes than planned is
+    rejected: the exchange is halved until it fits. If it takes fewer, the file is padded.
 
     Args:
-        teacher: the original network, whose values wake the pruned numbers.
+        teacher: the original network, whose values initialise the pruned numbers.
         seed: of the updates.
     """
 
@@ -45,7 +45,7 @@ class Splicing:
         self._tensors = NetworkTensors(teacher)
         self._generator = torch.Generator().manual_seed(seed)
         self._paid: dict[str, int] = {}
-        #: Numbers that returned, counted every time.
+        #: Numbers that returned, counted each time.
         self.returned = 0
 
     def __call__(self, latent: Latent, done: int, total: int) -> None:

@@ -1,14 +1,14 @@
 """Repair without training: normalisation statistics and biases, matched to the original's outputs.
 
-The original runs on some calibration examples and its normalised outputs y are remembered. The
+The original runs on some calibration examples, and its normalised outputs y are stored. The
 compressed network then runs once on the same examples; at each normalisation with inputs x, scale a and
 shift b are recomputed, channel by channel, before the run continues. So every layer is repaired for inputs
-that already carry the repairs in front of it. Two ways are offered:
+that include the earlier repairs. There are two methods:
 
     "moments":       a = sign * std(y) / std(x),       b = mean(y) - a mean(x)
     "least-squares": a = cov(x, y) / var(x),           b = mean(y) - a mean(x)
 
-The first keeps the outputs' spread, the second has the least squared error and so damps noise. Other
+The first preserves the outputs' spread, the second has the least squared error and so damps noise. Other
 modules with a stored bias get the mean difference of their outputs added (bias correction, Nagel et
 al. 2019).
 """
@@ -36,10 +36,10 @@ from qubo_compress.plan import Compression
 METHODS = ("moments", "least-squares")
 
 REMEMBERED_BYTES = 600_000_000
-"""Bytes of the original's outputs that are remembered; the number of examples follows from it."""
+"""Limit on the stored bytes of the original's outputs, which determines the number of examples."""
 
 BLOCK_VALUES = 4_000_000
-"""Values of a layer that are held in double precision at a time."""
+"""Most values of a layer in double precision at a time."""
 
 CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.GroupNorm)
 """Modules whose outputs are (N, C, ...); others with a bias give (..., C)."""
@@ -58,11 +58,11 @@ class _Target:
 def matched_statistics(
     small: nn.Module, compression: Compression, teacher: nn.Module, examples: Examples, method: str
 ) -> dict[str, Stored]:
-    """Stored normalisations and biases after the repair; ``small`` is changed to hold them.
+    """Stored normalisations and biases after the repair, which are also written to ``small``.
 
     Args:
         small: a compressed module in eval mode, which this function may change.
-        compression: what it carries.
+        compression: carried by the module.
         teacher: the original network: a private copy.
         examples: on the device of both.
         method: ``"moments"`` or ``"least-squares"``.
@@ -92,11 +92,11 @@ def _targets(tensors: NetworkTensors, compression: Compression) -> list[_Target]
 
 
 def _batch(model: nn.Module, examples: Examples, names: list[str]) -> Slice:
-    """As many examples, in one slice, as the outputs of the named modules allow; one batch where none are joined."""
+    """As many examples in one slice as the outputs of the named modules allow; one batch if batches are not joined."""
     first = examples.slices[0]
     if examples.whole:
         return Slice(first.inputs, None, first.weights)
-    # Two examples, since a normalisation without statistics refuses one.
+    # Two examples, because a normalisation without statistics refuses one.
     probe = Slice(map_tensors(first.inputs, lambda t: t[:2]), None, first.weights[:2])
     per_example = sum(o.numel() * o.element_size() for o in _remembered(model, probe, names).values()) // len(probe)
     count = max(FEWEST_EXAMPLES, REMEMBERED_BYTES // max(1, per_example))
@@ -122,7 +122,7 @@ def _remembered(model: nn.Module, batch: Slice, names: list[str]) -> dict[str, T
     """Name -> output, for the named modules that are called exactly once and return a tensor."""
     outputs: dict[str, list[Any]] = {name: [] for name in names}
     modules = dict(model.named_modules())
-    # A copy is kept, since an in-place activation behind the module would overwrite it.
+    # A copy, because an in-place activation after the module would overwrite it.
     handles = [
         modules[name].register_forward_hook(
             lambda _module, _inputs, output, name=name: outputs[name].append(
@@ -153,7 +153,7 @@ def _repaired(
     def hook_for(target: _Target) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
             goal = wanted.pop(target.name, None)
-            # Modules called by keyword are left as they are.
+            # Modules called by keyword are not repaired.
             if goal is None or not inputs or output.shape != goal.shape:
                 return None
             if target.is_normalisation:
@@ -209,7 +209,7 @@ def _normalisation(target: _Target, tensors: NetworkTensors, given: Tensor, goal
         scale = torch.sign(before) * torch.sqrt(y_var / x_var.clamp(min=SMALLEST_VARIANCE))
     else:
         scale = _covariance(x, x_mean, y, y_mean) / x_var.clamp(min=SMALLEST_VARIANCE)
-    # A channel that is constant on these examples tells nothing about its scale.
+    # The scale of a channel that is constant on these examples is unknown.
     scale = torch.where((x_var > SMALLEST_VARIANCE) & torch.isfinite(scale), scale, before)
     named = {
         "weight": scale,

@@ -1,4 +1,4 @@
-"""Which plan to take: candidates of every kind, compared on held-out examples; and the best plan at every size."""
+"""Selection of plans: candidates of every kind, compared on held-out examples; and the best plan at every size."""
 
 from __future__ import annotations
 

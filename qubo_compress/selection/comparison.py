@@ -29,7 +29,7 @@ class Estimate:
 
     Attributes:
         mean: of the per-example values.
-        standard_error: of the mean; infinite for a single example, which says nothing about others.
+        standard_error: of the mean; infinite for a single example.
     """
 
     mean: float
@@ -37,13 +37,13 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The mean, two standard errors down and up."""
+        """The mean minus and plus two standard errors."""
         return self.mean - 2 * self.standard_error, self.mean + 2 * self.standard_error
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What changed from the original network to another one on the same examples.
+    """Changes from the original network to another one on the same examples.
 
     Attributes:
         loss: weighted mean loss of the other network.
@@ -51,10 +51,10 @@ class Comparison:
         divergence: of the other's outputs from the original's in the geometry of the loss, never below zero: the KL
             divergence for losses on class outputs.
         by_divergence: whether plans are chosen by it, as they are for losses on class outputs.
-        lost, gained: labelled output rows that only the original, or only the other, has right.
+        lost, gained: labelled output rows that only the original, or only the other, gets right.
         accuracy: change of the share of right rows per example, unweighted, in -1 to 1.
         rows: labelled output rows; one per example, except for outputs with further axes.
-        examples: how many there were.
+        examples: number of examples.
     """
 
     loss: float
@@ -69,7 +69,7 @@ class Comparison:
 
     @property
     def measure(self) -> float:
-        """What plans are chosen by: the divergence for losses on class outputs, else the loss; infinite if not finite.
+        """The criterion for plans: the divergence for losses on class outputs, else the loss; infinite if not finite.
 
         A calibrated network's expected cross-entropy rises by just the divergence. The divergence takes the
         expectation over labels instead of drawing them (Rao and Blackwell), so its estimate has far less noise.
@@ -78,7 +78,7 @@ class Comparison:
         return value if math.isfinite(value) and math.isfinite(self.loss) else math.inf
 
     def held_against(self, shrinkage: float) -> Estimate:
-        """What a prediction is held against: the divergence, or the change of the loss if that was predicted.
+        """The measured counterpart of a prediction: the divergence, or the change of the loss if that was predicted.
 
         Args:
             shrinkage: of the table, the share of divergences in its linear terms.
@@ -104,7 +104,7 @@ class HeldOut:
 
     @classmethod
     def of(cls, model: nn.Module, examples: Examples, loss: LossLike) -> HeldOut:
-        """Run the original network once."""
+        """Run the original network once, for its reference outputs."""
         return cls(model, examples, loss, outputs_of(model, examples))
 
     def score(self, network: nn.Module) -> Score:
@@ -150,7 +150,7 @@ def estimate(values: Tensor, weights: Tensor) -> Estimate:
 
 
 def judges_classes(loss: LossLike) -> bool:
-    """Whether a loss reads the outputs as class probabilities, so that its divergence can stand in for it."""
+    """Whether a loss reads the outputs as class probabilities, so that its divergence can replace it."""
     return isinstance(loss, str) and loss in ("cross-entropy", "kl", "binary-cross-entropy")
 
 
@@ -166,11 +166,11 @@ def _values(part: Slice, reference: Tensor, outputs: Tensor, loss: LossLike) -> 
     apart = checked.divergence(outputs, goal, reference)
     labels, answers = None, (reference, outputs)
     if loss == "binary-cross-entropy":
-        # Every output is an answer of its own, and one number is right or wrong by its sign.
+        # Every output is a separate answer, right or wrong by its sign.
         labels, answers = binary_labels(goal, outputs), (reference.reshape(-1, 1), outputs.reshape(-1, 1))
     elif goal is not None and not goal.is_floating_point() and outputs.shape[-1] > 1:
         labels = target_rows(goal, outputs)
-        # Rows whose label is to be ignored do not count in the cross-entropy either.
+        # Rows with an ignored label do not count in the cross-entropy either.
         apart = apart * (labels >= 0) if loss == "cross-entropy" else apart
     apart = per_example(apart)
     counts = [torch.zeros(count, dtype=torch.float64)] * 3

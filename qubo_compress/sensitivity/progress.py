@@ -1,4 +1,4 @@
-"""What a user is told while a measurement runs."""
+"""Progress messages while a measurement runs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 
 def say(line: str) -> None:
-    """Print one line beside the progress bars."""
+    """Print one line above the progress bars."""
     Console().print(line, highlight=False)
 
 
 @contextlib.contextmanager
 def progress_bar(show: bool, name: str, total: float) -> Iterator[Callable[[float], None]]:
-    """A bar that is told of finished work; nothing is shown where there is none."""
+    """A progress bar for finished work; shows nothing if progress is off."""
     if not show or total == 0:
         yield lambda _: None
         return

@@ -1,4 +1,4 @@
-"""The sensitivity table: what every choice and every pair costs, to be solved again and again."""
+"""The sensitivity table: the costs of every choice and every pair, measured once and solved repeatedly."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a table came about.
+    """How a table was measured.
 
     Attributes:
         metric, loss: names.
         examples: number of calibration examples.
         baseline_loss: mean loss of the uncompressed network on them; 0 under ``"kl"``, which compares it with itself.
         evaluations: runs of the network over all examples.
-        seconds: wall time, cached parts not counted.
+        seconds: wall time, without cached parts.
         dropped: share of the squared feature norm lost by reducing the factor's rank.
         shrinkage: share of the divergences in the linear terms.
         weights: signature of the weights measured.
         resumed: units read back from the cache.
         trust: share of the pair energies that was kept; see :mod:`qubo_compress.sensitivity.shrinkage`.
-        multiplications: of one forward run of one example, as far as layer calls were seen.
+        multiplications: of one forward run of one example, in the layer calls that were seen.
     """
 
     metric: str
@@ -74,13 +74,13 @@ class SensitivityTable:
         fixed_costs: budget name -> cost that no choice changes.
         factor: (V, r) rows, or None.
         pairs: sparse (V, V), or None.
-        constant: loss change of the point around which was measured: zero, except for refined tables.
+        constant: loss change of the point of measurement: zero, except for refined tables.
         divergence: (V,) divergence of each choice alone from the original, less that of the base model, or None.
         provenance: how the table came about.
         allowed: (V,) choices that pins leave open.
         payloads: (group name, choice name) -> stored bytes of choices made from data.
-        fits: what encoding searched for, of every choice, or None.
-        kept_because: group name -> why it is offered ``keep`` only, where that is not the menu's doing.
+        fits: the results of encoding's searches for every choice, or None.
+        kept_because: group name -> why it has only ``keep``, if the menu is not the reason.
     """
 
     layout: Layout
@@ -105,7 +105,7 @@ class SensitivityTable:
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """Names of all groups."""
+        """The names of all groups, in order."""
         return tuple(group.name for group in self.layout.groups)
 
     @property
@@ -114,7 +114,7 @@ class SensitivityTable:
         return np.concatenate([[0], np.cumsum([len(names) for names in self.choices])]).astype(np.int64)
 
     def pin(self, group: str, choice: str) -> SensitivityTable:
-        """Allow one choice only for a group; changes this table and returns it.
+        """Allow only one choice for a group; changes this table and returns it.
 
         Raises:
             UnknownName: when the group or the choice does not exist.
@@ -122,11 +122,11 @@ class SensitivityTable:
         return self._restrict(group, lambda name: name == choice, choice)
 
     def leave_alone(self, group: str) -> SensitivityTable:
-        """Pin a group to ``keep``."""
+        """Pin a group to ``keep``, so that it stays uncompressed."""
         return self.pin(group, "keep")
 
     def minimum_bits(self, group: str, bits: int) -> SensitivityTable:
-        """Take from a group the choices that quantize to fewer bits.
+        """Forbid the choices of a group that quantize to fewer bits.
 
         Args:
             group: its name, or a regular expression that matches several.
@@ -188,31 +188,30 @@ class SensitivityTable:
         max_rank: int | None = 1024,
         seed: int = 0,
     ) -> SensitivityTable:
-        """One table of tables that were measured on different examples, as if it was measured on all of them.
+        """Merge tables that were measured on different examples into one, as if measured on all of them.
 
         With s_k the share of table k in the examples, linear terms, divergences, pairs and harmful flips are
-        ``sum_k s_k`` of the tables'; the factor's rows are the tables' beside each other, times ``sqrt(s_k)``, reduced
-        to ``max_rank`` columns. What the tables held back of their pair energies is put back first, and what the
-        joined rows are trusted for is found by how well the tables agree with each other; see
+        ``sum_k s_k`` of the tables'; the factor's rows are the tables' rows, concatenated, times ``sqrt(s_k)``, reduced
+        to ``max_rank`` columns. The shrinkage of the tables' pair energies is undone first, and the trust of the joined
+        rows is computed from how well the tables agree with each other; see
         :func:`qubo_compress.sensitivity.shrinkage.agreement_of_parts`. Tables that all kept the same share, such as
-        those of ``interactions=1.0``, keep it. A table that trusted its pairs not at all has lost its rows, and its
-        pairs count as zero.
+        those of ``interactions=1.0``, keep it. A table with zero trust has lost its rows, and its pairs count as zero.
 
-        The result differs from one measurement where rows had to be cut to their divergence, or slopes of the loss
-        to the loss that there is: that was done to each table by itself.
+        The result differs from a single measurement if rows were limited to their divergence, or slopes of the loss to
+        the whole loss: that was done to each table separately.
 
         Args:
             tables: of the same network, menu, groups, metric and loss; at least one.
-            weights: what each table counts; the numbers of examples when left out. Give the sums of the example
-                weights, or the numbers of labels that are not ignored, where these are something else.
+            weights: of the tables; default: the numbers of examples. Give the sums of the example weights, or the
+                numbers of labels that are not ignored, if these differ.
             max_rank: largest number of columns of the factor.
-            seed: of everything drawn.
+            seed: of all random draws.
 
         Returns:
-            A table whose pins are those that all tables have in common. ``provenance.seconds`` adds up.
+            A table with the pins that all tables have in common. ``provenance.seconds`` is the sum.
 
         Raises:
-            TablesDiffer: with what differs; also for tables measured around a plan, and for one table given twice.
+            TablesDiffer: naming the difference; also for tables measured around a plan, and for one table given twice.
             InvalidBatches: when the weights are not positive numbers, one per table.
 
         Example:
@@ -236,17 +235,17 @@ class SensitivityTable:
     ) -> SensitivityTable:
         """The tables of all ranks of ``torch.distributed``, merged on every rank; all ranks must call.
 
-        For a DistributedSampler, by which every rank has examples of its own: each measures its table with
+        For use with a DistributedSampler, where every rank has its own examples: each rank measures its table with
         ``qc.measure(..., process_group=False)`` and calls this.
 
         Args:
-            process_group: see :func:`qubo_compress.measure`; where nothing is initialised, this table alone is merged.
-            weight: what this rank's table counts; the number of its examples when left out.
+            process_group: see :func:`qubo_compress.measure`; if nothing is initialised, only this table is merged.
+            weight: of this rank's table; default: the number of its examples.
             max_rank: largest number of columns of the factor.
-            seed: of everything drawn.
+            seed: of all random draws.
 
         Raises:
-            RanksDisagree: with what differs, when the tables are not of the same choices of the same network.
+            RanksDisagree: naming the difference, when the tables are not of the same choices of the same network.
             RankFailed: when another rank raised an error or stopped answering.
             TablesDiffer, InvalidBatches: see :meth:`merge`.
         """
@@ -283,11 +282,11 @@ class SensitivityTable:
         """The choice problem under a budget; measures nothing.
 
         Args:
-            budget: what may be stored.
-            interactions: False: linear terms only.
+            budget: the limits.
+            interactions: False: only linear terms.
 
         Raises:
-            InvalidBudget: when it limits harmful flips and this table did not count them.
+            InvalidBudget: when it limits harmful flips, which this table did not count.
         """
         refuse_other_than_a_budget(budget)
         limits = budget.limits(self.layout.original_bytes, self.layout.parameters)
@@ -317,7 +316,7 @@ class SensitivityTable:
         )
 
     def plan(self, solution: Solution | Mapping[str, str]) -> Plan:
-        """The plan of a solution, or of group name -> choice name (groups left out are kept).
+        """The plan of a solution, or of group name -> choice name (missing groups are kept).
 
         Raises:
             UnknownName: when a group or a choice does not exist.
@@ -346,7 +345,7 @@ class SensitivityTable:
         )
 
     def _fits_of(self, chosen: IntArray) -> dict[str, bytes]:
-        """What encoding searched for, of one choice per group."""
+        """The results of encoding's searches for one choice per group."""
         if self.fits is None:
             return {}
         return {group: self.fits.of(int(v)) for group, v in zip(self.group_names, chosen, strict=True)}
@@ -372,7 +371,7 @@ class SensitivityTable:
     ) -> StitchedLoss:
         """The real loss of the network with any assignment of :meth:`problem` stitched in.
 
-        See :class:`qubo_compress.StitchedLoss`, whose other options may be given too.
+        See :class:`qubo_compress.StitchedLoss` for its other options.
         """
         return StitchedLoss(model, self, batches, loss, **options)
 

@@ -12,11 +12,11 @@ from qubo_compress.solvers.search import Search
 from qubo_compress.solvers.solution import RawSolution
 
 ABILITIES = ("name", "optimises", "requires", "repeats", "remote", "threads", "encoding", "largest_bits")
-"""Attributes that such a solver may have, with the meaning that they have in ``Solver``."""
+"""Optional attributes of such a solver, with the same meaning as in ``Solver``."""
 
 
 def warn_of(solver: Any) -> None:
-    """Say what to change in a solver of a user's."""
+    """Warn that a user's solver must change, and how."""
     kind = type(solver)
     if not kind.__module__.startswith("qubo_compress."):
         warnings.warn(
@@ -29,7 +29,7 @@ def warn_of(solver: Any) -> None:
 
 
 def search_as_in_04(solver: Any, search: Search) -> None:
-    """Run such a solver on a search, and take in what it gives back."""
+    """Run such a solver on a search, and record its answer."""
     begin = search.elapsed
     raw: RawSolution = solver.search(search.problem, search.limits, search.rng)
     if "compile" in raw.timing:
@@ -49,7 +49,7 @@ def search_as_in_04(solver: Any, search: Search) -> None:
 
 
 def _energy(problem: ChoiceProblem, assignment: IntArray, claimed: float | None) -> float:
-    """Infinite for one over budget, so that it comes last: it is dropped, and counted, when the answer is verified."""
+    """The energy, infinite over budget, so that it comes last: verification drops and counts such answers."""
     if not problem.is_feasible(assignment):
         return np.inf
     return problem.energy(assignment) if claimed is None else claimed

@@ -1,4 +1,4 @@
-"""The distinct good assignments that a search has found."""
+"""A pool of the distinct good assignments found by a search."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from qubo_compress.problem.choice_problem import IntArray
 
 _SPARE = 8
-"""The worst go once the pool holds this many times its size: sorting at every find would take longer."""
+"""The worst are dropped once the pool has this many times its size: sorting at every find would be slower."""
 
 
 class Pool:
-    """Assignments and their energies, the best of them kept.
+    """The best assignments and their energies.
 
     Args:
-        size: how many are given back.
+        size: how many are returned.
 
     Attributes:
         energy: the least one; infinite at first.
@@ -37,7 +37,7 @@ class Pool:
         self._found: dict[bytes, tuple[float, IntArray]] = {}
 
     def add(self, assignment: IntArray, energy: float) -> bool:
-        """Take in a copy of an assignment; whether it is the best so far."""
+        """Add a copy of an assignment; returns whether it is the best so far."""
         chosen = np.array(assignment, dtype=np.int64)
         self._found.setdefault(chosen.tobytes(), (energy, chosen))
         if len(self._found) > _SPARE * self.size:
@@ -48,7 +48,7 @@ class Pool:
         return better
 
     def join(self, others: list[tuple[float, IntArray]]) -> None:
-        """Take in what another pool gave back, ahead of what is here where energies are equal; none of it goes."""
+        """Add all assignments returned by another pool; at equal energies they come first."""
         self._found = {**_keyed(others), **self._found}
         self.size = max(self.size, len(self._found))
         for energy, chosen in others:

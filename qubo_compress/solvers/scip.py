@@ -17,13 +17,13 @@ from qubo_compress.solvers.exact.integer_programming import coupled_tables
 from qubo_compress.solvers.solver import Search, Solver, solvers
 
 _MOST_ENTRIES = 2_000_000
-"""Most nonzero coefficients that are handed over one by one."""
+"""Most nonzero coefficients, which are passed one by one."""
 
 _OBJECTIVE_SCALE = 1e3
-"""What choices of the standardised problem typically differ by in the model: SCIP's tolerances are absolute."""
+"""Typical difference between choices in the model: SCIP's tolerances are absolute."""
 
 _FEASIBILITY = 1e-9
-"""SCIP's tolerance of constraints, the squared norm of a factor among them; its default is 1e-6."""
+"""SCIP's tolerance of constraints, including the squared norm of a factor; its default is 1e-6."""
 
 _TOLERANCE = 2e-9
 """What a reduced cost may lack, and comparisons of objectives allow, in the model's units; counted once for every group
@@ -36,12 +36,12 @@ class Scip(Solver):
     """Branch and cut by SCIP; needs ``pip install 'qubo_compress[scip]'``.
 
     The factor becomes auxiliary variables s = sum of the chosen rows, and 1/2 |s|^2 a convex quadratic constraint; pair
-    energies are linearised. The bound is SCIP's dual bound less what its tolerances allow. This is a cross-check:
-    ``exact`` is the solver to use.
+    energies are linearised. The bound is SCIP's dual bound less its tolerances. This is a cross-check: ``exact`` is the
+    solver to use.
 
     The same seed and ``work_limit`` give the same answer as long as the time limit is not reached. A search that the
     clock ended does not repeat from its recorded nodes, and its ``details["repeats"]`` is False: SCIP's heuristics
-    start searches of their own, which end by the clock in the midst of a node.
+    start sub-searches that the clock ends in the middle of a node.
 
     Raises:
         MissingDependency: when pyscipopt is not installed.
@@ -87,7 +87,7 @@ def _counted(problem: ChoiceProblem) -> int:
 
 
 def _finished_nodes(model: Any) -> int:
-    """Nodes that were searched to their end: one that the clock ended cannot be repeated by counting."""
+    """Number of completed nodes: a node that the clock ended cannot be repeated by counting."""
     return max(0, int(model.getNTotalNodes()) - int(_was_cut(model)))
 
 
@@ -135,7 +135,7 @@ def _model(scip: Any, problem: ChoiceProblem, deadline: float) -> tuple[Any, lis
 
 
 def _squared_norm(scip: Any, model: Any, factor: np.ndarray[Any, Any], x: list[Any], deadline: float) -> Any:
-    """A variable that is at least half the squared norm of the sum of the chosen rows; None when out of time."""
+    """A variable that is at least half the squared norm of the sum of the chosen rows; None if out of time."""
     squares = []
     for column in factor.T:
         if time.perf_counter() >= deadline:
@@ -154,7 +154,7 @@ def _squared_norm(scip: Any, model: Any, factor: np.ndarray[Any, Any], x: list[A
 def _linearised(
     scip: Any, model: Any, first: int, second: int, values: np.ndarray[Any, Any], x: list[Any]
 ) -> list[Any]:
-    """The pair energies of two groups over a table of variables whose margins are the choices."""
+    """The pair energies of two groups, over a table of variables whose marginals are the choices."""
     rows, columns = values.shape
     table = [[model.addVar(lb=0.0, ub=1.0) for _ in range(columns)] for _ in range(rows)]
     for i in range(rows):
@@ -165,11 +165,11 @@ def _linearised(
 
 
 def _optimize(model: Any) -> bool:
-    """Optimise in a thread, so that Ctrl-C reaches us and SCIP is asked to stop; whether that happened."""
+    """Optimise in a thread, so that Ctrl-C reaches us and stops SCIP; returns whether that happened."""
     if threading.current_thread() is not threading.main_thread():
         model.optimize()
         return False
-    # SCIP would catch the signal itself, and end silently.
+    # SCIP would catch the signal itself and end silently.
     model.setParam("misc/catchctrlc", False)
     worker = threading.Thread(target=model.optimizeNogil, daemon=True)
     worker.start()

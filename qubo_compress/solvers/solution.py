@@ -1,4 +1,4 @@
-"""What a solver gives back."""
+"""The results of solvers, claimed and verified."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RawSolution:
         assignments: candidate assignments, best first; the first feasible one becomes the answer.
         claimed_energy: the solver's own figure for the first one, or None.
         bound: a valid lower bound on the energy of every feasible assignment, or None.
-        timing: seconds by stage, beside the total that ``solve`` measures.
+        timing: seconds by stage; ``solve`` measures the total.
         trace: (seconds since the start, best energy, bound or None).
         work: units of work done.
         interrupted: whether Ctrl-C ended the search.

@@ -16,22 +16,21 @@ from qubo_compress.solvers.solver import Search, Solver, solvers
 class Uniform(Solver):
     """Apply the largest choice that fits, by its name, in every group; then spend the rest in a fixed order.
 
-    The rule is what a practitioner does without a table of interactions:
+    The rule of a practitioner without a table of interactions:
 
-    1. A name is applied in every group that offers it. A group that lacks it takes its largest choice, as a rule its
-       original; where that does not fit the budgets, its cheapest. The best name that fits is the base.
+    1. A name is applied in every group that offers it. A group that lacks it takes its largest choice, usually its
+       original, or its cheapest if that does not fit. The best name that fits is the base.
     2. The names form a ladder: from cheap to expensive, each better than all names below it. The groups are visited
        in their order, and each goes up to the next name on the ladder that it offers, if that fits. This is repeated
        until no group goes up.
 
-    A name is better the less linear energy it adds to the groups' largest choices, a gain in one group counted as
-    none: measured gains of smaller choices are luck as a rule, and must not add up. Pair energies are never looked
-    at, and linear energies only to order the names, not to prefer a group. The note says which name was the base and
-    how many steps up were made.
+    A name is better the less linear energy it adds to the groups' largest choices, where a gain in a group counts as
+    zero: measured gains of smaller choices are usually luck, and must not add up. Pair energies are never used, and
+    linear energies only to order the names, not to prefer a group. The note names the base and the number of steps up.
 
     Args:
         choice: the only name to try; None for all of them.
-        fill: whether to spend the room left over. Never done for a ``choice`` that was asked for.
+        fill: whether to spend the rest of the budget; never done for a given ``choice``.
 
     Example:
         >>> from qubo_compress import ChoiceProblem, solve
@@ -62,7 +61,7 @@ class Uniform(Solver):
 
 
 class _Walk:
-    """The base, and the way up from it."""
+    """The base, and the steps up from it."""
 
     def __init__(self, search: Search) -> None:
         problem = search.problem
@@ -70,7 +69,7 @@ class _Walk:
         self.assignment: IntArray | None = None
         self.base = ""
         self.spans = list(zip(problem.group_offsets[:-1].tolist(), problem.group_offsets[1:].tolist(), strict=True))
-        # Budgets of different units are compared as shares of what they allow.
+        # Budgets in different units are compared as shares of their limits.
         self.shares: FloatArray = (problem.costs / np.maximum(1, problem.limits - problem.fixed_costs)[:, None]).sum(0)
         self.largest = np.array([int(np.argmax(self.shares[a:b])) for a, b in self.spans], dtype=np.int64)
         self.cheapest = np.array([int(np.argmin(self.shares[a:b])) for a, b in self.spans], dtype=np.int64)
@@ -82,7 +81,7 @@ class _Walk:
                 self.places.setdefault(problem.choice_names[v], []).append((group, v - a))
 
     def find_base(self, names: list[str]) -> None:
-        """Take the best name that fits; of equal ones the largest."""
+        """Take the best name that fits; in a tie, the largest."""
         best = (np.inf, 0.0)
         for name in names:
             if self.search.work and self.search.over():
@@ -113,7 +112,7 @@ class _Walk:
                 first = offsets[group]
                 extra = problem.costs[:, first + steps[group][0]] - problem.costs[:, first + self.assignment[group]]
                 if (extra > room).any():
-                    # It stays where it is: the names above are larger still.
+                    # It stays: the names above are even larger.
                     continue
                 room = room - extra
                 self.assignment[group] = steps[group].pop(0)
@@ -124,7 +123,7 @@ class _Walk:
             going = left
 
     def finish(self) -> None:
-        """Keep where the walk has arrived, and say how."""
+        """Keep the walk's final assignment, and describe it in a note."""
         if self.assignment is None:
             return
         self.search.keep(self.assignment)
@@ -155,7 +154,7 @@ class _Walk:
             names = self.problem.choice_names[a:b]
             here = int(assignment[group])
             above = sorted((rank[name], local) for local, name in enumerate(names) if name in rank)
-            # What costs no more than the present choice is no step up.
+            # A choice that costs no more than the present one is not a step up.
             steps.append([local for _, local in above if self.shares[a + local] > self.shares[a + here]])
         return steps
 

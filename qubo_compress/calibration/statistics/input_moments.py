@@ -1,4 +1,4 @@
-"""Second moments of a layer's inputs: what an error in its weights does to its outputs.
+"""Second moments of a layer's inputs, which turn errors of its weights into errors of its outputs.
 
 A linear layer or convolution computes W x for columns x of unfolded inputs, so an error E of the weights changes
 the outputs by E x, and the mean squared change is
@@ -28,19 +28,19 @@ from qubo_compress.network.every_layer import every_layer_runs
 from qubo_compress.network.groups import Group, Member
 
 SILENT = 1e-200
-"""Inputs whose mean moment is not above this count as none: their inverse would overflow."""
+"""Inputs with at most this mean moment are treated as dead: their inverse would overflow."""
 
 STACKED_VALUES = 4_000_000
-"""Moments of several blocks are worked on at once up to this many values."""
+"""Moments of several blocks are processed together up to this many values."""
 
 AHEAD_BYTES = 100_000_000
-"""Moments of later layers that a run may gather on its way and keep until they are asked for.
+"""Limit on the moments of later layers that a run gathers as well and keeps until needed.
 
 A run for every layer would make the time grow with the square of the depth.
 """
 
 PATCH_VALUES = 8_000_000
-"""Unfolded inputs are multiplied in parts of up to this many values."""
+"""Unfolded inputs are multiplied in parts of at most this many values."""
 
 
 @dataclass(eq=False)
@@ -76,28 +76,28 @@ class Moments:
         return found
 
     def damped(self, block: int, damping: float) -> Tensor:
-        """(D, D) moments with ``damping`` times their mean diagonal added to it; dead inputs get a small one."""
+        """(D, D) moments with ``damping`` times their mean diagonal added; dead inputs get a small diagonal."""
         matrix = self.blocks[block].clone()
         mean = float(matrix.diagonal().mean())
         matrix.diagonal().add_(damping * mean if mean > SILENT else 1.0)
         return matrix
 
     def even_blocks(self, rows: int) -> tuple[int, ...]:
-        """The blocks of ``rows`` rows of the member where they are several, small, and of as many rows each."""
+        """The blocks of ``rows`` rows of the member, if they are several, small, and have equally many rows."""
         spans = self.spans(rows)
         alike = len({last - first for _, first, last in spans}) == 1
         small = len(spans) * self.blocks[0].numel() <= STACKED_VALUES
         return tuple(block for block, _, _ in spans) if len(spans) > 1 and alike and small else ()
 
     def damped_stack(self, blocks: Sequence[int], damping: float) -> Tensor:
-        """(B, D, D) of :meth:`damped`."""
+        """(B, D, D) stack of :meth:`damped` over the blocks."""
         stack = torch.stack([self.blocks[block] for block in blocks])
         mean = stack.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
         stack.diagonal(dim1=1, dim2=2).add_(torch.where(mean > SILENT, damping * mean, torch.ones_like(mean)))
         return stack
 
     def inverse_factors(self, blocks: Sequence[int], damping: float) -> Tensor:
-        """(B, D, D) of :meth:`inverse_factor`."""
+        """(B, D, D) stack of :meth:`inverse_factor` over the blocks."""
         if any((block, damping) not in self.factors for block in blocks):
             lower, failed = torch.linalg.cholesky_ex(self.damped_stack(blocks, damping))
             inverse = torch.cholesky_inverse(lower)
@@ -135,11 +135,11 @@ class InputMoments(Statistic):
     watches_inputs: ClassVar[bool] = True
 
     def collect(self, calibration: Calibration, group: Group) -> tuple[Moments, ...]:
-        """Run the network up to the layers that own the members, and those behind them that fit into memory."""
+        """Run the network up to the layers that own the members, and gather later layers that fit into memory."""
         return tuple(self._member(calibration, member) for member in group.members)
 
     def _member(self, calibration: Calibration, member: Member) -> Moments:
-        # Filters of one layer share its moments and what is made of them.
+        # Filters of one layer share its moments and their factors.
         blocks, factors = calibration.remembered(
             self.statistic_name, member.name, lambda: (_taken(calibration, self.statistic_name, member.name), {})
         )
@@ -163,7 +163,7 @@ class _Reached(QuboCompressError):
 
 
 def _taken(calibration: Calibration, statistic: str, name: str) -> tuple[Tensor, ...]:
-    """A parameter's moments, from those gathered ahead or by a new run, which gathers others' on its way."""
+    """A parameter's moments: gathered ahead, or by a new run that gathers others as well."""
     ahead = calibration.ahead.setdefault(statistic, {})
     if name not in ahead:
         ahead.clear()
@@ -176,12 +176,12 @@ class _Gathering:
     """Sums of one run over all examples.
 
     Attributes:
-        asked: the parameter that must be gathered; of others only what is no trouble.
+        asked: the parameter that must be gathered; others only if they are cheap.
         weights: of the examples that run.
         sums: parameter -> one matrix per share of its output rows.
         calls: parameter -> calls in this slice.
         left: parameters that are not gathered.
-        once: whether every parameter was called once in the first slice, so that a slice may end early.
+        once: whether every parameter was called exactly once in the first slice, so slices may end early.
     """
 
     asked: str
@@ -192,7 +192,7 @@ class _Gathering:
     once: bool = False
 
     def add(self, name: str, call: WeightCall) -> None:
-        """Add the inputs of one call; ends the run behind the last one that matters."""
+        """Add the inputs of one call; ends the run after the last one of interest."""
         if name in self.left:
             return
         try:
@@ -223,16 +223,16 @@ class _Gathering:
         self.calls.pop(name, None)
 
     def next_slice(self, first: bool) -> None:
-        """Begin another slice; behind the first one it is known who is called once."""
+        """Start another slice; after the first one it is known which parameters are called once."""
         if first:
             self.once = bool(self.sums) and set(self.calls.values()) == {1}
         self.calls.clear()
 
 
 def _gathered(calibration: Calibration, name: str) -> dict[str, tuple[Tensor, ...]]:
-    """(D, D) moments per share of the output rows, over every call that is given the tensor itself.
+    """(D, D) moments per share of the output rows, over every call that gets the tensor itself.
 
-    Of the parameter, and of those behind it in the network as far as they fit.
+    For the parameter, and for later ones in the network as far as they fit.
     """
     behind = itertools.dropwhile(lambda other: other[0] != name, calibration.tensors.items())
     watched = {other: tensor for other, tensor in behind if other == name or tensor.ndim > 1}
@@ -240,7 +240,7 @@ def _gathered(calibration: Calibration, name: str) -> dict[str, tuple[Tensor, ..
     with every_layer_runs(), WeightCalls(watched, gathering.add, frozenset(watched)), torch.no_grad():
         for number, part in enumerate(calibration.examples.slices):
             gathering.weights = part.weights
-            with contextlib.suppress(_Reached):  # what it wanted was seen
+            with contextlib.suppress(_Reached):  # it has seen all that it needs
                 calibration.run(part.inputs)
             gathering.next_slice(number == 0)
     if name not in gathering.sums:
@@ -273,8 +273,8 @@ def _second_moments(call: WeightCall, weights: Tensor) -> list[Tensor]:
 def _row_weights(weights: Tensor, count: int) -> Tensor:
     """(count,) weights along the first axis of a layer's inputs, for (n,) example weights.
 
-    Networks that fold time or windows into the first axis have several rows per example, one after the other.
-    A single row serves all examples. Other counts belong to no example in particular.
+    Networks that fold time or windows into the first axis have several consecutive rows per example. A single row
+    serves all examples. Other counts belong to no particular example.
     """
     held = weights.clamp(min=0)
     if count % held.numel() == 0:
@@ -284,7 +284,7 @@ def _row_weights(weights: Tensor, count: int) -> Tensor:
 
 def _convolved(sliding: Sliding, inputs: Tensor, root: Tensor) -> list[Tensor]:
     patches_of = unfolder(sliding)
-    # Half precision would lose digits of the sums; double keeps what float64 networks have.
+    # Half precision would lose digits of the sums; double keeps those of float64 networks.
     exact = inputs if inputs.dtype == torch.float64 else inputs.float()
     size = inputs.shape[1] // sliding.groups * _product(sliding.kernel)
     totals = [torch.zeros(size, size, dtype=torch.float64) for _ in range(sliding.groups)]
@@ -299,7 +299,7 @@ def _convolved(sliding: Sliding, inputs: Tensor, root: Tensor) -> list[Tensor]:
 
 
 def unfolder(sliding: Sliding) -> Callable[[Tensor], Tensor]:
-    """Inputs (N, C, *size) -> (groups, D, positions): every column is what one output position sees."""
+    """Inputs (N, C, *size) -> (groups, D, positions): each column has the inputs of one output position."""
     dimensions = len(sliding.kernel)
     # The last axis comes first for functional.pad.
     sides = [side for pair in reversed(sliding.padding) for side in pair]

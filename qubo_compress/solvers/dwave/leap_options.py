@@ -40,8 +40,8 @@ class LeapOptions(ABC):
         service_solver: shorthand for the connection's ``solver``: its name at the service.
         label: shown beside the problem in Leap's dashboard.
         service_seconds: time limit at the service, which is the time charged; None derives it as above.
-                reserve: seconds of the time limit set aside for upload, queue and download; None: 2 s or a tenth of the
-                    time limit, whichever is more.
+        reserve: seconds of the time limit set aside for upload, queue and download; None: 2 s or a tenth of the time
+            limit, whichever is more.
         dry_run: submit nothing and raise :class:`~qubo_compress.errors.DryRun` with a preview.
 
     Raises:
@@ -100,11 +100,11 @@ class Preview:
         interactions: pairs of bits or cases with an energy; symbols of a nonlinear model.
         bytes_to_upload: for each submission.
         minimum_seconds: the least time limit that the service accepts for this model.
-                shortest_time_limit: the least ``time_limit`` with which :func:`~qubo_compress.solve` would submit it.
-                charged_seconds: most seconds that the service may charge, over all submissions.
-                quota_seconds: their share of the account's quota, in seconds of the quantum processor; None if the
-                    service names no rate.
-                simulated: whether the service is a stand-in without a D-Wave machine.
+        shortest_time_limit: the least ``time_limit`` with which :func:`~qubo_compress.solve` would submit it.
+        charged_seconds: most seconds that the service may charge, over all submissions.
+        quota_seconds: their share of the account's quota, in seconds of the quantum processor; None if the service
+            names no rate.
+        simulated: whether the service is a stand-in without a D-Wave machine.
     """
 
     solver: str
