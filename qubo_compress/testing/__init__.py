@@ -1,4 +1,4 @@
-"""Conformance suites for plug-ins: the library's own pass them, and so should yours."""
+"""Conformance suites for plug-ins: the library's own plug-ins pass them, and so should yours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clocks that jump and threads that are in the way: what a loaded machine does to a solver, done on purpose."""
+"""Clocks that jump and threads that compete: simulates the effects of a loaded machine on a solver."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Clock = Callable[[], float]
 
 
 def steady_clock(step: float) -> Clock:
-    """Goes on by ``step`` seconds whenever it is read, from any thread.
+    """A clock that advances by ``step`` seconds on every reading, from any thread.
 
     Example:
         >>> clock = steady_clock(0.5)
@@ -27,7 +27,7 @@ def steady_clock(step: float) -> Clock:
 
 
 def jumping_clock(seed: int) -> Clock:
-    """Goes on by a microsecond at one reading and by a minute at another, as if the process had been put aside.
+    """A clock that advances by a microsecond or by a minute per reading, as if the process had been suspended.
 
     Example:
         >>> clock = jumping_clock(0)
@@ -47,14 +47,14 @@ def jumping_clock(seed: int) -> Clock:
 
 @contextmanager
 def under(clock: Clock) -> Iterator[None]:
-    """Within it the clock is what ``time.perf_counter`` reads, in every thread of the process."""
+    """Replaces ``time.perf_counter`` by the clock within the block, in every thread of the process."""
     with mock.patch.object(time, "perf_counter", clock):
         yield
 
 
 @contextmanager
 def busy_thread() -> Iterator[None]:
-    """Within it another thread wants the interpreter all the time."""
+    """Runs another thread within the block that constantly competes for the interpreter."""
     ended = threading.Event()
 
     def spin() -> None:

@@ -1,4 +1,4 @@
-"""Conformance checks for metrics: run on all that are registered here, and meant for users' own.
+"""Conformance checks for metrics: run on all registered ones, and meant for users' own.
 
 Example:
     >>> from qubo_compress.testing import check_metric
@@ -32,7 +32,7 @@ def check_metric(metric: str | Metric, seed: int = 0) -> None:
         seed: of the network, its data and the metric.
 
     Raises:
-        AssertionError: saying what was wrong.
+        AssertionError: naming what was wrong.
     """
     model, batches = trained_network(seed)
     before = snapshot(model)
@@ -68,7 +68,7 @@ def trained_network(seed: int = 0) -> tuple[nn.Module, list[tuple[Tensor, Tensor
 
 
 def snapshot(model: nn.Module) -> list[Any]:
-    """Everything about a model that measuring must leave as it was."""
+    """Everything about a model that measuring must not change."""
     found: list[Any] = []
     for name, module in model.named_modules(remove_duplicate=False):
         found.append((name, id(module), module.training, sorted(module.__dict__)))

@@ -1,4 +1,4 @@
-"""Conformance checks for operators: run on all that are registered here, and meant for users' own.
+"""Conformance checks for operators: run on all registered ones, and meant for users' own.
 
 Example:
     >>> from qubo_compress.menu.quantize import Quantize
@@ -36,7 +36,7 @@ Sample = tuple[str, Group, tuple[Tensor, ...]]
 
 
 def check_operator(operator: Operator, seed: int = 0) -> None:
-    """Store many groups of every kind with an operator and check what comes back.
+    """Store many groups of every kind with an operator and check the decoded values.
 
     Args:
         operator: with its settings.
@@ -109,7 +109,7 @@ def _group(
 
 
 def stored_by(operator: Operator, group: Group, parts: Sequence[Tensor], seed: int = 0) -> Stored:
-    """A group as an operator stores it; one that looks at data is given imagined statistics."""
+    """A group as an operator stores it; one that needs data gets made-up statistics."""
     if not looks_at_data(operator):
         return operator.encode(group, parts)
     try:
@@ -121,7 +121,7 @@ def stored_by(operator: Operator, group: Group, parts: Sequence[Tensor], seed: i
 
 
 def registered_samples() -> tuple[Operator, ...]:
-    """The settings that every registered operator wants to be tried with: its ``samples()``."""
+    """The settings to test of every registered operator: its ``samples()``."""
     found: list[Operator] = []
     for name in operators.names():
         tried = operators.get(name).samples()
@@ -176,14 +176,14 @@ def _check_group(operator: Operator, group: Group, parts: Sequence[Tensor], seed
 
 
 def _check_parameters(operator: Operator, group: Group, packed: Stored) -> None:
-    """Numbers that the values are made of: storing them again moves nothing, and others take the same bytes."""
+    """Check parameters: storing them again changes nothing, and other parameters take the same bytes."""
     numbers = packed.parameters()
     assert _equal(packed.store(numbers), packed), "store(parameters()) moves numbers that are stored already"
     values = packed.assemble(numbers)
     for value, stored in zip(values, packed.tensors(), strict=True):
         error = float((value.double() - stored.double()).norm())
         kind = torch.finfo(stored.dtype)
-        # Below the normal range a dtype's values are a fixed distance apart, whatever their size.
+        # Below the normal range, a dtype's values are a fixed distance apart.
         apart = 2 * kind.eps * float(stored.double().norm()) + kind.tiny * kind.eps * stored.numel() ** 0.5
         allowed = apart + 1e-5 * float(value.norm()) + 1e-30
         assert error <= allowed, f"assemble(parameters()) differs from tensors() by {error:.3g}"
@@ -203,7 +203,7 @@ def _check_variances(group: Group, packed: Stored) -> None:
 
 
 def _moved(member: Member, part: Tensor, seed: int) -> Tensor:
-    """Other values of the same size, as training would leave them."""
+    """Other values of the same size, as after training."""
     if not part.is_floating_point():
         return part
     generator = torch.Generator().manual_seed(seed)

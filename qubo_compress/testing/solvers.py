@@ -1,4 +1,4 @@
-"""Conformance checks for solvers: run on all that are registered here, and meant for users' own.
+"""Conformance checks for solvers: run on all registered ones, and meant for users' own.
 
 Example:
     >>> from qubo_compress.testing import check_solver
@@ -25,19 +25,19 @@ from qubo_compress.solvers.solver import verify
 from qubo_compress.testing import clocks
 
 _AMPLE = 1e6
-"""Seconds that no search takes, and no disturbed clock goes on during one."""
+"""More seconds than any search takes, or than a disturbed clock advances during one."""
 
 _NO_TIME = 1e-6
-"""Seconds that are over at the first look at the clock."""
+"""A time limit that is over at the first reading of the clock."""
 
 _CTRL_C_AFTER = 0.4
-"""Seconds of a search after which Ctrl-C is pressed."""
+"""Seconds of a search before Ctrl-C is pressed."""
 
 _REACTION = 3.0
 """Seconds that a search may take to end after Ctrl-C."""
 
 _READINGS = {"sparse": (7, 60), "low-rank": (20, 150)}
-"""After how many readings of the clock the time is over, on problems of each kind."""
+"""Numbers of clock readings after which the time is over, on problems of each kind."""
 
 _KINDS = ("separable", "sparse", "dense", "low-rank")
 
@@ -69,7 +69,7 @@ def _run(check: Callable[[Solver, float], None], solver: Solver, time_limit: flo
 
 
 def brute_force(problem: ChoiceProblem) -> tuple[float, IntArray] | None:
-    """The least energy within the budgets and an assignment that has it, by trying all; None when nothing fits.
+    """The least energy within the budgets and its assignment, by trying all; None if nothing fits.
 
     Example:
         >>> problem = ChoiceProblem(linear=[0.0, 1.0], group_offsets=[0, 2], costs=[[8, 2]], limits=[4])
@@ -99,7 +99,7 @@ def answers_are_verified(solver: Solver, time_limit: float) -> None:
 
 
 def bounds_hold(solver: Solver, time_limit: float) -> None:
-    """No bound lies above the optimum found by trying all assignments."""
+    """No bound is above the optimum found by trying all assignments."""
     for kind, (budgets, seed) in itertools.product(_KINDS, ((1, 5), (2, 6))):
         rank = 6 if kind == "low-rank" else None
         problem = random_problem(kind, groups=5, choices=4, seed=seed, budgets=budgets, rank=rank)

@@ -1,4 +1,4 @@
-"""A stand-in for D-Wave Leap on 127.0.0.1, for tests and for trying things out. Nothing in it is quantum.
+"""A stand-in for D-Wave Leap on 127.0.0.1, for tests and experiments. Nothing in it is quantum.
 
 It speaks the solver API to the unmodified ``dwave-cloud-client`` and answers with classical solvers. See README.md.
 """

@@ -1,4 +1,4 @@
-"""What each call of the solver API does."""
+"""The behaviour of each call of the solver API."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Api:
     """Answers requests.
 
     Args:
-        token: the only one that is let in.
-        solvers: on offer, by name.
-        jobs: where submitted problems go.
-        faults: met before anything else.
-        closing: set when the server closes; ends delays and answers without end.
+        token: the only accepted one.
+        solvers: offered solvers by name.
+        jobs: receives submitted problems.
+        faults: applied before anything else.
+        closing: set when the server closes; ends delays and endless answers.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Answers to binary quadratic models: simulated annealing with ever more sweeps until the time is over."""
+"""Answers to binary quadratic models: simulated annealing with more and more sweeps until the time is over."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _READS = 4
 
 
 def solve(task: Task) -> Answer:
-    """The best sample found, one as from the service."""
+    """The best sample found; one sample, as from the service."""
     clock = Clock(task)
     model = load(task.file())
     sample = anneal(model, clock, lambda: task.seed)

@@ -26,13 +26,13 @@ _FRACTION_DIGITS = 10**6
 
 @dataclass(frozen=True)
 class Recovered:
-    """A choice problem, and the variable that stands for each of its choices."""
+    """A choice problem, and the variable of each of its choices."""
 
     problem: ChoiceProblem
     variables: list[Hashable]
 
     def rows(self, assignments: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int8]:
-        """(N, V) zeros and ones."""
+        """(N, V) samples of the model, zeros and ones, from assignments."""
         rows = np.zeros((len(assignments), len(self.variables)), dtype=np.int8)
         for row, assignment in zip(rows, assignments, strict=True):
             row[self.problem.selected(assignment)] = 1
@@ -40,10 +40,10 @@ class Recovered:
 
 
 def anneal(problem: ChoiceProblem, clock: Clock, task: Task) -> list[npt.NDArray[np.int64]]:
-    """Good distinct feasible assignments, best first; none when nothing that fits was found."""
+    """Good distinct feasible assignments, best first; empty if none was found."""
     found: dict[bytes, tuple[float, npt.NDArray[np.int64]]] = {}
     tried = False
-    # Once in any case: reading a large model may have taken all of the time.
+    # At least once: reading a large model may have taken all of the time.
     while not (tried and clock.left() < _LEAST_SLICE) and not task.stopped.is_set():
         tried, seconds = True, min(max(clock.left(), _LEAST_SLICE), _SLICE)
         try:
@@ -61,14 +61,14 @@ def anneal(problem: ChoiceProblem, clock: Clock, task: Task) -> list[npt.NDArray
 
 
 def prepare() -> None:
-    """Compile the annealer, or load what was compiled before: on no problem's time."""
+    """Compile the annealer, or load it from the cache, so that no problem's time is spent on it."""
     warm_up()
 
 
 def from_constrained(cqm: dimod.ConstrainedQuadraticModel) -> Recovered | None:
-    """The choice problem behind a constrained model, or None when it has another shape.
+    """The choice problem behind a constrained model, or None if it has another form.
 
-    The shape: binary variables, each in exactly one discrete constraint, and linear inequalities.
+    The form: binary variables, each in exactly one discrete constraint, and linear inequalities.
     """
     if cqm.num_soft_constraints() or any(cqm.vartype(v) is not dimod.BINARY for v in cqm.variables):
         return None
@@ -123,7 +123,7 @@ def from_discrete(dqm: dimod.DiscreteQuadraticModel) -> ChoiceProblem:
 def symmetric_pairs(
     rows: npt.ArrayLike, columns: npt.ArrayLike, biases: npt.ArrayLike, offsets: npt.NDArray[np.int64]
 ) -> sparse.csr_array | None:
-    """(V, V) both triangles of pair energies given once each; those within a group can never be paid."""
+    """(V, V) both triangles of pair energies given once each; pairs within a group never occur."""
     rows, columns = np.asarray(rows, dtype=np.int64), np.asarray(columns, dtype=np.int64)
     biases = np.asarray(biases, dtype=np.float64)
     group = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))

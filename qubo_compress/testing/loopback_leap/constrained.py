@@ -21,7 +21,7 @@ _MOST_SAMPLES = 20
 
 
 def solve(task: Task) -> Answer:
-    """Samples by our annealer where the model is a choice problem, by penalties and simulated annealing elsewhere."""
+    """Samples by our annealer if the model is a choice problem, otherwise by penalties and simulated annealing."""
     choices.prepare()
     clock = Clock(task)
     cqm = dimod.ConstrainedQuadraticModel.from_file(task.file())
@@ -43,7 +43,7 @@ def solve(task: Task) -> Answer:
 
 
 def _ignoring_constraints(cqm: dimod.ConstrainedQuadraticModel, task: Task) -> npt.NDArray[np.float64]:
-    """(1, variables) the objective minimised as if there were no constraints: less than any feasible energy, mostly."""
+    """(1, variables) the unconstrained minimum, usually below any feasible energy."""
     free = copy.deepcopy(cqm)
     for label in list(free.constraints):
         free.remove_constraint(label)

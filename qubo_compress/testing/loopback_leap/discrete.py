@@ -1,4 +1,4 @@
-"""Answers to discrete quadratic models: our categorical annealer, without a budget."""
+"""Answers to discrete quadratic models by our categorical annealer, without a budget."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qubo_compress.testing.loopback_leap.tasks import NOTE, Answer, Clock, Task
 
 
 def solve(task: Task) -> Answer:
-    """Distinct samples, least energy first."""
+    """Distinct samples of the model, least energy first."""
     choices.prepare()
     clock = Clock(task)
     dqm = dimod.DiscreteQuadraticModel.from_file(task.file())

@@ -1,4 +1,4 @@
-"""Faults to inject: what goes wrong with the next requests, or with the next problems."""
+"""Faults to inject into the next requests or problems."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KINDS = ("list", "submit", "poll", "load", "download", "cancel", "upload", "regi
 """Requests of a client, and ``"solve"``: the work on a problem, between them."""
 
 QUOTA_MESSAGE = "Problem not accepted because user has insufficient remaining solver access time in project LOOPBACK"
-"""As Leap is remembered to put it; not checked against the real service."""
+"""Leap's wording from memory; not checked against the real service."""
 
 MESSAGES = {
     301: "Moved permanently",
@@ -32,7 +32,7 @@ MESSAGES = {
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong.
+    """One fault of a request or a problem.
 
     Args:
         status: HTTP status to answer with instead of doing what was asked.
@@ -62,7 +62,7 @@ class Fault:
 
 
 class Faults:
-    """The faults still to come, by kind of request, in the order in which they were put in."""
+    """The pending faults, by kind of request, in the order of their addition."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -92,13 +92,13 @@ class Faults:
             self.next("submit", status=429, message=QUOTA_MESSAGE, times=times)
 
     def take(self, kind: str) -> Fault | None:
-        """The next fault of a kind, which is then used up."""
+        """Remove and return the next fault of a kind."""
         with self._lock:
             waiting = self._waiting[kind]
             return waiting.popleft() if waiting else None
 
     def clear(self) -> None:
-        """Forget all faults still to come."""
+        """Drop all pending faults of every kind."""
         with self._lock:
             self._waiting.clear()
 
@@ -125,7 +125,7 @@ def _check(kind: str, fault: Fault, times: int) -> None:
 
 
 def _check_status(fault: Fault) -> None:
-    """What goes with a status, and with none."""
+    """Check which options go with a status, and which without."""
     if fault.status is None:
         if fault == Fault(message=fault.message, retry_after=fault.retry_after, location=fault.location):
             raise ValueError("message, retry_after and location belong to a status; give one")

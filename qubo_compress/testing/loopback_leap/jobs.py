@@ -1,4 +1,4 @@
-"""The problems that were submitted: queue, workers, cancellation, and waiting for an end."""
+"""Submitted problems: queue, workers, cancellation, and waiting for completion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEFAULT_LABEL = "loopback, classical"
 
 @dataclass
 class Job:
-    """One problem on its way; its state is changed by :class:`Jobs` alone, under its lock."""
+    """One submitted problem; only :class:`Jobs` changes its state, under its lock."""
 
     solver: Offered
     task: Task
@@ -40,7 +40,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether the status is final."""
+        """Whether the problem has reached a final status."""
         return self.status in (COMPLETED, FAILED, CANCELLED)
 
     def message(self, with_answer: bool = False) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Jobs:
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="loopback-leap-worker")
 
     def submit(self, solver: Offered, kind: str, data: Any, params: dict[str, Any], label: str | None) -> Job:
-        """Put a problem into the queue."""
+        """Add a problem to the queue and return its job."""
         with self._changed:
             task = Task(
                 type=kind, data=data, params=params, properties=solver.record["properties"],
@@ -104,7 +104,7 @@ class Jobs:
             return list(self._jobs.values())
 
     def cancel(self, job: Job) -> None:
-        """End a problem; one that has ended stays as it is."""
+        """Cancel a problem; one that has ended is unchanged."""
         job.task.stopped.set()
         self._change(job, CANCELLED)
 
@@ -114,7 +114,7 @@ class Jobs:
             self._changed.wait_for(lambda: self._closed or any(job.ended for job in jobs), timeout)
 
     def close(self) -> None:
-        """Cancel what is not ended, let go who waits, and join the workers."""
+        """Cancel unfinished problems, release waiting threads, and join the workers."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,6 +1,6 @@
 """Answers to nonlinear models: iterated descent, one entry of one decision at a time.
 
-It knows nothing of what the model is about: it sets decisions and reads the objective and the constraints.
+It is generic: it sets decisions, and reads the objective and the constraints.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RESTART_AFTER = 20
 
 
 def solve(task: Task) -> Answer:
-    """The best state found: feasible if one was found, else the least violated."""
+    """The best state found: a feasible one, or else the least violated."""
     clock = Clock(task)
     model = Model.from_file(task.file())
     model.lock()
@@ -93,7 +93,7 @@ class _Search:
         return best
 
     def _descend(self, state: _State, price: float, clock: Clock) -> _State:
-        """Visit entries in random order until none can be bettered."""
+        """Visit entries in random order until none can be improved."""
         improved = True
         while improved and not clock.over():
             improved = False

@@ -16,7 +16,7 @@ VERSION = "3.0.0"
 
 @dataclass(frozen=True)
 class Request:
-    """A request as received."""
+    """A request of a client, as received by the server."""
 
     method: str
     target: str
@@ -31,14 +31,14 @@ class Request:
 
     @property
     def query(self) -> dict[str, str]:
-        """Query parameters; the last one counts."""
+        """Query parameters; of repeated ones, the last counts."""
         return {name: values[-1] for name, values in parse_qs(urlsplit(self.target).query).items()}
 
     def content(self) -> bytes:
         """The body, unpacked.
 
         Raises:
-            BadRequest: when it is no deflate stream although it says so.
+            BadRequest: when it claims to be a deflate stream and is not.
         """
         if self.headers.get("Content-Encoding", "").lower() != "deflate":
             return self.body
@@ -51,7 +51,7 @@ class Request:
         """The body, parsed.
 
         Raises:
-            BadRequest: when it is no JSON.
+            BadRequest: when it is not JSON.
         """
         try:
             return json.loads(self.content())
@@ -69,7 +69,7 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True)
 class Response:
-    """A response to be sent."""
+    """A response of the server, to be sent to the client."""
 
     body: bytes
     content_type: str = "application/json"
@@ -92,7 +92,7 @@ def json_response(content: Any, resource: str | None = None) -> Response:
 
 
 def error_response(status: int, message: str, retry_after: int | None = None, location: str | None = None) -> Response:
-    """An error as the solver API puts it, or a redirect."""
+    """An error in the solver API's format, or a redirect."""
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     if location is not None:
         headers["Location"] = location
@@ -101,7 +101,7 @@ def error_response(status: int, message: str, retry_after: int | None = None, lo
 
 
 def filtered(record: Mapping[str, Any], rule: str) -> dict[str, Any]:
-    """The fields of a solver record that a filter lets through.
+    """The fields of a solver record that pass a filter.
 
     Args:
         record: the whole record.

@@ -1,4 +1,4 @@
-"""Answers of the make-believe chips: simulated annealing of the Ising problem as it was sent, qubit by qubit.
+"""Answers of the simulated chips: simulated annealing of the Ising problem as sent, qubit by qubit.
 
 The schedule of a chip, s(t) from 0 to 1, is taken as a schedule of inverse temperatures that grows
 geometrically with s; a schedule that starts at s = 1 starts from the given state (reverse annealing).
@@ -22,7 +22,7 @@ from qubo_compress.testing.loopback_leap.tasks import NOTE, Answer, ProblemRejec
 
 _FEWEST_SWEEPS, _MOST_SWEEPS = 10, 2000
 _UNUSED = 3
-"""Stands in ``initial_state`` for qubits that are not used."""
+"""The value of unused qubits in ``initial_state``."""
 
 Points = list[tuple[float, float]]
 
@@ -53,7 +53,7 @@ def solve(task: Task) -> Answer:
 def decode_problem(
     data: Mapping[str, Any], properties: Mapping[str, Any], kind: str
 ) -> tuple[npt.NDArray[np.int64], dimod.BinaryQuadraticModel]:
-    """The active qubits, and a model over their positions; the offset is the client's business.
+    """The active qubits, and a model over their positions; the client handles the offset.
 
     ``lin`` holds a float64 per qubit of the chip, NaN where it is not used; ``quad`` one per coupler
     whose two ends are both used.
@@ -89,7 +89,7 @@ def decode_problem(
 
 
 def full_scale(model: dimod.BinaryQuadraticModel, properties: Mapping[str, Any]) -> float:
-    """By how much the biases of a spin model must be divided to fill the ranges of the chip exactly.
+    """The divisor of a spin model's biases with which they fill the ranges of the chip exactly.
 
     Example:
         >>> from qubo_compress.testing.loopback_leap import Chip
@@ -225,7 +225,7 @@ def _number(task: Task, name: str, default: float, limits: list[float]) -> float
 def timing_of(
     properties: Mapping[str, Any], qubits: int, reads: int, points: Points, params: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Microseconds that a chip would take, by the published timing model; made up in that no chip was used.
+    """Microseconds that a chip would take, by the published timing model; fictitious, because no chip was used.
 
     Agrees with ``estimate_qpu_access_time`` of the client.
     """

@@ -1,4 +1,4 @@
-"""The server: HTTP on 127.0.0.1, and an end without anything left behind."""
+"""The server: HTTP on 127.0.0.1, with a clean shutdown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from qubo_compress.testing.loopback_leap.topology import Chip
 ADDRESS = "127.0.0.1"
 _BACKLOG = 64
 _FLOOD = 2**16
-"""Bytes at a time of an answer that never ends."""
+"""Bytes per write of an endless answer."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ class LoopbackLeap:
     """A stand-in for Leap on 127.0.0.1, answered by classical solvers.
 
     Args:
-        chips: make-believe annealing chips to offer; see :class:`~qubo_compress.testing.loopback_leap.Chip`.
+        chips: simulated annealing chips to offer; see :class:`~qubo_compress.testing.loopback_leap.Chip`.
         minimum_time: least time limit of the hybrid solvers, in seconds.
         documented_times: take the documented least times instead, which grow with the problem.
         eager: let hybrid solvers end after a tenth of a second, whatever the time limit.
         infeasible_first: let the constrained solver return a sample that breaks constraints and has less
-            energy than all others, as the real one does at times.
+            energy than all others, as the real one sometimes does.
         chip_temperature: None: as cold as the problem needs. A number: in units of the largest coupling of
             the chip; small biases then drown, as on real chips.
         workers: problems solved at a time.
-        seed: of all answers; the same problems in the same order are answered alike, times apart.
-        token: the only one that is let in; a random one when left out.
+        seed: of all answers; the same problems in the same order get the same answers, except for times.
+        token: the only accepted one; default: a random one.
 
     Example:
         >>> from dwave.cloud import Client
@@ -106,7 +106,7 @@ class LoopbackLeap:
 
     @property
     def endpoint(self) -> str:
-        """Address to give to the client as ``endpoint``.
+        """The address to pass to the client as ``endpoint``.
 
         Raises:
             RuntimeError: before the server was started and after it was closed.
@@ -115,12 +115,12 @@ class LoopbackLeap:
 
     @property
     def requests(self) -> list[Logged]:
-        """Requests answered so far, in the order of their answers; still there after the close."""
+        """Requests answered so far, in the order of their answers; also after the close."""
         return list(self._log)
 
     @property
     def solver_names(self) -> list[str]:
-        """Names of the solvers on offer."""
+        """The names of all offered solvers."""
         return list(self._solvers)
 
     @property
@@ -132,8 +132,8 @@ class LoopbackLeap:
     def environment(self) -> Iterator[None]:
         """An environment in which samplers without arguments find this server.
 
-        All ``DWAVE_*`` variables are taken away and put back at the end; solver lists are not cached on
-        disk, and no proxy is used. A configuration file, if there is one, is ignored.
+        All ``DWAVE_*`` variables are removed and restored at the end; solver lists are not cached on disk, and no proxy
+        is used. A configuration file, if there is one, is ignored.
         """
         before = dict(os.environ)
         for name in [name for name in os.environ if name.startswith("DWAVE_")]:
@@ -161,7 +161,7 @@ class LoopbackLeap:
         self._thread.start()
 
     def close(self) -> None:
-        """Cancel problems, let go of who waits, close all connections and join all threads."""
+        """Cancel problems, release waiting requests, close all connections and join all threads."""
         if self._http is None:
             return
         http, self._http = self._http, None
@@ -212,11 +212,11 @@ class _HttpServer(ThreadingHTTPServer):
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
-            with contextlib.suppress(OSError):  # the other side was faster
+            with contextlib.suppress(OSError):  # the other side closed first
                 connection.shutdown(socket.SHUT_RD)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in the middle is no news; anything else is shown."""
+        """Ignore clients that disconnect; show any other error."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -261,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(response.body)))
         self.send_header("Cache-Control", "no-store")
         if self.close_connection:
-            # Without it the client takes the connection for reusable, and its next POST may meet the close.
+            # Otherwise the client would reuse the connection, and its next POST might meet the close.
             self.send_header("Connection", "close")
         for name, value in response.headers.items():
             self.send_header(name, value)
@@ -275,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._drip(response.drip)
 
     def _drip(self, seconds: float) -> None:
-        """Spaces, until the client or the server goes away."""
+        """Send spaces until the client disconnects or the server closes."""
         piece = b" " * (1 if seconds else _FLOOD)
         while not self.server.api.closing.wait(seconds):
             self.wfile.write(piece)

@@ -13,7 +13,7 @@ from qubo_compress.testing.loopback_leap.tasks import NOTE, Solve
 from qubo_compress.testing.loopback_leap.topology import Chip
 
 SHORT_MINIMUM = 0.2
-"""Least time limit of a hybrid solver, in seconds, when the documented ones are not asked for."""
+"""Default least time limit of a hybrid solver, in seconds, instead of the documented ones."""
 
 # As documented in July 2026, (size, seconds); the size is variables for binary models and
 # interactions x cases / variables for discrete ones.
@@ -40,14 +40,14 @@ _LONGEST_HOURS = 24
 
 @dataclass(frozen=True)
 class Offered:
-    """A solver on offer: its record, and the function that answers its problems."""
+    """An offered solver: its record, and the function that answers its problems."""
 
     record: dict[str, Any]
     solve: Solve
 
     @property
     def name(self) -> str:
-        """Name of the solver."""
+        """The solver's name in its record."""
         return str(self.record["identity"]["name"])
 
 
@@ -57,7 +57,7 @@ def offered_solvers(chips: Sequence[Chip], minimum_time: float, documented_times
     Args:
         chips: the chips to offer.
         minimum_time: least time limit of every hybrid solver, in seconds.
-        documented_times: take the documented minimum times instead, which grow with the problem.
+        documented_times: use the documented minimum times instead, which grow with the problem.
     """
     scale = None if documented_times else minimum_time
     found = [Offered(chip.record(), qpu.solve) for chip in chips] + [
@@ -93,7 +93,7 @@ def _table(documented: list[list[int]], minimum: float | None) -> list[list[floa
 
 
 def _shortened(documented: dict[str, float], minimum: float | None) -> dict[str, float]:
-    """All times in proportion to the least one."""
+    """All times scaled in proportion to the least one."""
     if minimum is None:
         return dict(documented)
     least = next(seconds for name, seconds in documented.items() if name.startswith("min"))

@@ -1,4 +1,4 @@
-"""What the classical solvers are given, and what they give back."""
+"""The inputs and outputs of the classical solvers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 NOTE = "loopback, classical: answered on this machine, no annealer was involved; timings are made up"
-"""Stands in every description, and in every answer whose format has a place for it."""
+"""Part of every description, and of every answer whose format has room for it."""
 
 EAGER_SECONDS = 0.1
-"""Longest work of the processor on one hybrid problem when the server is eager."""
+"""Most CPU seconds for a hybrid problem on an eager server."""
 
 
 class ProblemRejected(Exception):
@@ -35,7 +35,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """One problem to be solved.
+    """One problem for a solver.
 
     Args:
         type: ``"ising"``, ``"qubo"``, ``"bqm"``, ``"cqm"``, ``"dqm"`` or ``"nl"``.
@@ -61,14 +61,14 @@ class Task:
         return int(self.rng.integers(2**31))
 
     def file(self) -> io.BytesIO:
-        """The uploaded bytes, as a file."""
+        """The uploaded bytes as an open file."""
         return io.BytesIO(self.data)
 
     def time_limit(self) -> float:
-        """Seconds that the client asked for.
+        """The time limit that the client requested, in seconds.
 
         Raises:
-            ProblemRejected: when they are no positive number, or when there are unknown parameters.
+            ProblemRejected: when it is not a positive number, or when there are unknown parameters.
         """
         unknown = sorted(set(self.params) - set(self.properties["parameters"]))
         if unknown:
@@ -82,16 +82,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as it goes over the wire: JSON, and for nonlinear problems the bytes of the states."""
+    """An answer in the wire format: JSON, and for nonlinear problems the bytes of the states."""
 
     message: dict[str, Any]
     data: bytes | None = None
 
 
 class Clock:
-    """Counts the seconds of a hybrid solve and says when to end it.
+    """Counts the seconds of a hybrid solve and decides when to end it.
 
-    An eager server counts the seconds of the processor too, so that its answers are as good on a loaded machine.
+    An eager server also counts CPU seconds, so that its answers are as good on a loaded machine.
     """
 
     def __init__(self, task: Task) -> None:
@@ -102,14 +102,14 @@ class Clock:
         self._stopped = task.stopped
 
     def left(self) -> float:
-        """Seconds left; zero when the time is over or the problem was cancelled."""
+        """Seconds left; zero if the time is over or the problem was cancelled."""
         if self._stopped.is_set():
             return 0.0
         waited, worked = time.perf_counter() - self.start, time.process_time() - self.worked
         return max(0.0, min(self.limit - waited, self.work - worked))
 
     def over(self) -> bool:
-        """Whether to come to an end."""
+        """Whether the time is over or the problem cancelled."""
         return self.left() <= 0
 
     def info(self) -> dict[str, Any]:

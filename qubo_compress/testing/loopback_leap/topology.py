@@ -1,4 +1,4 @@
-"""Solver records of make-believe annealing chips: Zephyr and Pegasus graphs, whole or with parts missing."""
+"""Solver records of simulated annealing chips: Zephyr and Pegasus graphs, complete or with missing parts."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ PARAMETERS = {
 
 @dataclass(frozen=True)
 class Chip:
-    """A make-believe chip.
+    """A simulated annealing chip.
 
     Args:
         topology: ``"zephyr"`` or ``"pegasus"``.
-        size: grid size m; 12 and 16 are those of the large real chips.
-        missing_qubits: how many qubits to take away at random.
-        missing_couplers: how many of the couplers then left to take away at random.
+        size: grid size m; large real chips have 12 and 16.
+        missing_qubits: how many random qubits to remove.
+        missing_couplers: how many of the remaining couplers to remove at random.
         seed: decides which.
 
     Raises:
-        ValueError: for another topology, or when more is to be missing than there is.
+        ValueError: for another topology, or when more must be missing than exist.
 
     Example:
         >>> record = Chip("zephyr", 2, missing_qubits=3).record()
@@ -63,11 +63,11 @@ class Chip:
 
     @property
     def name(self) -> str:
-        """Name of the solver."""
+        """The name of the chip's solver."""
         return f"loopback_{self.topology}{self.size}"
 
     def record(self) -> dict[str, Any]:
-        """The solver record as the solver API gives it."""
+        """The solver record in the solver API's format."""
         make = qpu_zephyr_solver_data if self.topology == "zephyr" else qpu_pegasus_solver_data
         whole = make(self.size)["properties"]
         qubits, couplers = self._working_graph(whole["qubits"], whole["couplers"])
@@ -100,7 +100,7 @@ class Chip:
 
 
 ADVANTAGE2 = Chip("zephyr", 12, missing_qubits=223, missing_couplers=400)
-"""About as large as the documented Advantage2_system1 (4577 qubits, 41 515 couplers); which are missing is made up."""
+"""About as large as the documented Advantage2_system1 (4577 qubits, 41 515 couplers); missing parts are made up."""
 
 
 def _chip_properties(topology: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Uploads:
         self._uploads: dict[str, _Upload] = {}
 
     def start(self, size: object) -> str:
-        """Identifier of a new upload of a number of bytes."""
+        """Start an upload of this many bytes and return its identifier."""
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise UploadRefused(f"size must be a number of bytes; got {size!r}")
         identifier = str(uuid.uuid4())
@@ -42,7 +42,7 @@ class Uploads:
         return identifier
 
     def put(self, identifier: str, number: int, data: bytes, checksum: str | None) -> None:
-        """Take a part; ``checksum`` is the base64 MD5 digest that the client sent."""
+        """Store a part; ``checksum`` is the base64 MD5 digest that the client sent."""
         digest = base64.b64encode(_md5(data)).decode("ascii")
         if checksum != digest:
             raise UploadRefused(f"part {number} has checksum {digest}, and the client sent {checksum}")
@@ -53,7 +53,7 @@ class Uploads:
             upload.parts[number] = data
 
     def status(self, identifier: str) -> dict[str, Any]:
-        """Status as it goes over the wire."""
+        """The status in the wire format."""
         with self._lock:
             upload = self._find(identifier)
             parts = sorted(upload.parts.items())
@@ -64,7 +64,7 @@ class Uploads:
         }
 
     def combine(self, identifier: str, checksum: object) -> None:
-        """Put the parts together; ``checksum`` is the hexadecimal MD5 digest of the digests of all parts."""
+        """Combine the parts; ``checksum`` is the hexadecimal MD5 digest of the digests of all parts."""
         with self._lock:
             upload = self._find(identifier)
             parts = [upload.parts[number] for number in sorted(upload.parts)]
@@ -79,7 +79,7 @@ class Uploads:
             upload.data = data
 
     def data(self, identifier: str) -> bytes:
-        """The bytes of a complete upload."""
+        """The bytes of an upload that is complete."""
         with self._lock:
             upload = self._find(identifier)
             if upload.data is None:
