@@ -41,8 +41,9 @@ from qubo_compress.sensitivity.metrics.auto import wants_close
 from qubo_compress.sensitivity.progress import say
 from qubo_compress.sensitivity.specimen import Specimen
 from qubo_compress.solvers.solution import Solution
-from qubo_compress.solvers.solver import Solver, check_time_limit, make_solver, refuse_unreachable
-from qubo_compress.solvers.solver import solve as solve_problem
+from qubo_compress.solvers.solver import Solver, make_solver
+from qubo_compress.solvers.verification import check_time_limit, refuse_unreachable
+from qubo_compress.solvers.verification import solve as solve_problem
 
 __all__ = ["CompressionResult", "compress"]
 

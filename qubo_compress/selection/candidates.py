@@ -18,7 +18,7 @@ from qubo_compress.problem.choice_problem import ChoiceProblem
 from qubo_compress.selection.comparison import Comparison, HeldOut
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.solvers.solution import Solution
-from qubo_compress.solvers.solver import solve
+from qubo_compress.solvers.verification import solve
 
 logger = logging.getLogger(__name__)
 

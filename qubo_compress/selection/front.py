@@ -14,7 +14,8 @@ from qubo_compress.problem.choice_problem import ChoiceProblem
 from qubo_compress.sensitivity.infeasible import explained
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.solvers.solution import Solution
-from qubo_compress.solvers.solver import Solver, make_solver, solve
+from qubo_compress.solvers.solver import Solver, make_solver
+from qubo_compress.solvers.verification import solve
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from qubo_compress.solvers.dwave.connection import Connection
 from qubo_compress.solvers.dwave.leap import Preview, preview
 from qubo_compress.solvers.search import Search, SearchLimits, SearchOver
 from qubo_compress.solvers.solution import RawSolution, Solution
-from qubo_compress.solvers.solver import Solver, make_solver, solve
+from qubo_compress.solvers.solver import Solver, make_solver
 from qubo_compress.solvers.solver import solvers as registry
+from qubo_compress.solvers.verification import solve
 
 __all__ = [
     "Connection",

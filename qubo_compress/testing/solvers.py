@@ -21,7 +21,7 @@ from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound, ProblemTooLa
 from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, IntArray
 from qubo_compress.problem.generators import random_problem
 from qubo_compress.solvers import RawSolution, Search, SearchLimits, Solution, Solver, make_solver, solve
-from qubo_compress.solvers.solver import verify
+from qubo_compress.solvers.verification import verify
 from qubo_compress.testing import clocks
 
 _AMPLE = 1e6

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from qubo_compress.menu.compensation.moments import Codebook, descended, output_error
 from qubo_compress.problem.choice_problem import ChoiceProblem
-from qubo_compress.solvers.solver import solve
+from qubo_compress.solvers.verification import solve
 
 MOST_WEIGHTS = 96
 """Weights of a row that one problem decides about, those nearest to a tie: at the same work, problems of all weights

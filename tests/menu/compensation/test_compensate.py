@@ -19,7 +19,7 @@ from qubo_compress.menu.compensation.qubo import MOST_WEIGHTS, annealed, roundin
 from qubo_compress.menu.prune import PrunedTensors, survivor_count
 from qubo_compress.menu.quantize import Quantize, QuantizedTensors
 from qubo_compress.network.groups import Group, Member
-from qubo_compress.solvers.solver import solve
+from qubo_compress.solvers.verification import solve
 
 
 def correlated(size: int, generator: torch.Generator, examples: int | None = None) -> Tensor:
