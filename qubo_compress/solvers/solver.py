@@ -33,8 +33,8 @@ __all__ = [
 class Solver(ABC):
     """A way to solve choice problems: a frozen dataclass whose fields are its options.
 
-    :func:`solve` gives it the problem without its ``constant``, and adds that to all energies again. Energies and
-    budgets are checked afterwards; a bound must be proven.
+    :func:`~qubo_compress.solvers.solve` gives it the problem without its ``constant``, and adds that to all energies
+    again. Energies and budgets are checked afterwards; a bound must be proven.
 
     Attributes:
         name: in the registry and in solutions.

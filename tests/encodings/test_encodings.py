@@ -14,6 +14,7 @@ from scipy import sparse
 from qubo_compress import ChoiceProblem
 from qubo_compress.encodings import DomainWall, OneHot, names, to_bqm, to_cqm, worst_case_penalties
 from qubo_compress.encodings.domain_wall import by_cost
+from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import InvalidAssignment, InvalidBudget, InvalidProblem, ProblemTooLarge, UnknownName
 from qubo_compress.problem.generators import random_problem
 
@@ -211,3 +212,17 @@ def test_building_a_large_dense_model_takes_no_symbolic_work():
     problem = random_problem("dense", 60, 16, 0)
     bqm, _ = to_bqm(problem)
     assert bqm.num_interactions > 300_000
+
+
+@settings(max_examples=20, deadline=None)
+@given(problem=small_problems())
+def test_single_flips_lead_from_choice_to_choice_only_where_an_encoding_says_so(problem):
+    order = by_cost(problem)
+    for name in ENCODINGS:
+        for group, size in enumerate(problem.group_sizes):
+            local = order[problem.group_offsets[group] :][:size] - problem.group_offsets[group]
+            for one, other in itertools.pairwise(local):
+                first, second = np.zeros((2, problem.num_groups), dtype=int)
+                first[group], second[group] = one, other
+                flips = np.sum(np.array(bits_of(problem, name, first)) != bits_of(problem, name, second))
+                assert (flips == 1) == encodings.get(name).single_flips

@@ -24,7 +24,8 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
 from qubo_compress.solvers.dwave.leap_models import HybridModel, binary, constrained, discrete, nonlinear
 from qubo_compress.solvers.dwave.leap_options import LeapOptions, Preview
 from qubo_compress.solvers.dwave.leap_search import LeapSearch
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, make_solver, solvers
+from qubo_compress.solvers.search import Search, SearchLimits
+from qubo_compress.solvers.solver import make_solver, solvers
 
 __all__ = ["LeapBQM", "LeapCQM", "LeapDQM", "LeapNonlinear", "LeapSolver", "Preview", "preview"]
 
@@ -33,14 +34,10 @@ __all__ = ["LeapBQM", "LeapCQM", "LeapDQM", "LeapNonlinear", "LeapSolver", "Prev
 class LeapSolver(LeapOptions):
     """A hybrid solver of Leap; see :class:`~qubo_compress.solvers.dwave.leap_options.LeapOptions` for its options."""
 
-    remote: ClassVar[bool] = True
-    repeats: ClassVar[bool] = False
-    optimises: ClassVar[bool] = False
+    def run(self, search: Search) -> None:
+        """Submit the problem, wait, and keep every sample that fits.
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
-        """Submit the problem, wait, and hand over every sample.
-
-        On Ctrl-C the problem is cancelled, and what had come back is returned.
+        On Ctrl-C the problem is cancelled, and what had come back is the answer.
 
         Raises:
             DryRun: with ``dry_run=True``.
@@ -49,7 +46,7 @@ class LeapSolver(LeapOptions):
             TimeLimitTooShort: the service needs more time; nothing was submitted.
             RemoteSolverError: its subclass says what went wrong.
         """
-        return LeapSearch(self, problem, limits, rng).run()
+        LeapSearch(self, search).run()
 
 
 @solvers.register
@@ -186,7 +183,7 @@ def preview(
     if not isinstance(chosen, LeapSolver):
         raise InvalidSolverOption(f"there is a preview for Leap's solvers only; got {chosen.name!r}")
     try:
-        LeapSearch(replace(chosen, dry_run=True), problem, SearchLimits(time_limit), np.random.default_rng(0)).run()
+        replace(chosen, dry_run=True).run(Search(problem, SearchLimits(time_limit), np.random.default_rng(0)))
     except DryRun as stopped:
         if isinstance(stopped.preview, Preview):
             return stopped.preview

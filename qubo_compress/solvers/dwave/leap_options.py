@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,13 +13,14 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
 from qubo_compress.solvers.dwave.connection import Connection, connection_of
 from qubo_compress.solvers.dwave.leap_models import HybridModel
 from qubo_compress.solvers.dwave.token import Token
+from qubo_compress.solvers.solver import Solver
 
 _SHORTEST_RESERVE = 2.0
 _RESERVE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class LeapOptions(ABC):
+class LeapOptions(Solver):
     """The options that the four hybrid solvers share, and a model of the problem.
 
     The time limit covers connecting, building, upload, queue, run and download. The service is asked for the time left
@@ -48,7 +49,8 @@ class LeapOptions(ABC):
         InvalidSolverOption: for a number out of range, or a connection and a shorthand for the same.
     """
 
-    name: ClassVar[str]
+    remote: ClassVar[bool] = True
+    repeats: ClassVar[bool] = False
     sampler: ClassVar[str]
     """Name of the class in ``dwave.system``."""
     priced: ClassVar[bool] = False

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from qubo_compress._internal.optional import require
 from qubo_compress.encodings import Decoded
-from qubo_compress.errors import (
-    DryRun,
-    NoFeasibleFound,
-    RemoteSolverError,
-)
-from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.errors import DryRun, NoFeasibleFound, RemoteSolverError
+from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.solvers.dwave import connection as connections
 from qubo_compress.solvers.dwave.leap_models import HybridModel, size_of
 from qubo_compress.solvers.dwave.leap_options import Clock, LeapOptions, Preview, quota_seconds, service_limit
 from qubo_compress.solvers.dwave.leap_prices import price_search, starting_prices
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
 from qubo_compress.solvers.samplers.prices import PriceSearch
-from qubo_compress.solvers.solver import RawSolution, SearchLimits
+from qubo_compress.solvers.search import Search
 
 _PREVIEW_SECONDS = 30.0
 _FEW_GROUPS = 60
@@ -33,42 +28,21 @@ _MOST_FILLED = 64
 """Samples to repair and fill, best first; hybrid solvers return far fewer."""
 
 
-@dataclass
 class LeapSearch:
-    """One search; its attributes are valid at any moment, so that Ctrl-C yields an answer."""
+    """Problems submitted for one search; its attributes are valid at any moment, so that Ctrl-C yields an answer."""
 
-    options: LeapOptions
-    problem: ChoiceProblem
-    limits: SearchLimits
-    rng: np.random.Generator
-    start: float = field(default_factory=time.perf_counter)
-    compile_seconds: float = 0.0
-    found: dict[bytes, tuple[float, IntArray]] = field(default_factory=dict)
-    timing: dict[str, float] = field(default_factory=dict)
-    trace: list[tuple[float, float, float | None]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    jobs: list[dict[str, Any]] = field(default_factory=list)
-    samples: int = 0
-    feasible: int = 0
-    invalid: int = 0
-    best_sample: float = np.inf
-    filled: int = 0
-    interrupted: bool = False
-    local: LocalSearch | None = None
-    service: Any = None
-    secrets: connections.Secrets = field(default_factory=connections.Secrets)
-    where: str = ""
+    def __init__(self, options: LeapOptions, search: Search) -> None:
+        self.options, self.search, self.problem = options, search, search.problem
+        self.most = search.most_work(options.most_submissions)
+        self.jobs: list[dict[str, Any]] = []
+        self.samples = self.feasible = self.invalid = self.filled = 0
+        self.best_sample = np.inf
+        self.local: LocalSearch | None = None
+        self.service: Any = None
+        self.secrets = connections.Secrets()
+        self.where = ""
 
-    @property
-    def deadline(self) -> float:
-        """The end of the time limit on ``time.perf_counter()``."""
-        return self.start + self.limits.seconds
-
-    def _clock(self, minimum: float, submissions: int) -> Clock:
-        left = self.deadline - time.perf_counter()
-        return Clock(self.limits.seconds, left, minimum, self.options.reserved(self.limits.seconds), submissions)
-
-    def run(self) -> RawSolution:
+    def run(self) -> None:
         """Submit until the submissions or the time are used up.
 
         Raises:
@@ -76,61 +50,63 @@ class LeapSearch:
             RemoteSolverError, ProblemTooLarge, TimeLimitTooShort: see the solver.
         """
         if (self.problem.group_sizes == 1).all():
-            only = np.zeros(self.problem.num_groups, dtype=np.int64)
-            return RawSolution((only,), notes=("every group has one choice only; nothing was sent",))
+            self.search.keep(np.zeros(self.problem.num_groups, dtype=np.int64))
+            self.search.notes.append("every group has one choice only; nothing was sent")
+            return
         try:
             self._connected()
         except KeyboardInterrupt:
-            self.interrupted = True
+            if self.search.best is None:
+                raise NoFeasibleFound(
+                    f"{self.options.name} was interrupted before the service had answered; if a problem was submitted, "
+                    "the service was asked to cancel it"
+                ) from None
+            self.search.interrupted = True
         except RemoteSolverError as failure:
-            if not self.found:
+            if self.search.best is None:
                 raise
-            self.notes.append(f"a further submission failed: {failure}")
-        if self.interrupted and not self.found:
-            raise NoFeasibleFound(
-                f"{self.options.name} was interrupted before the service had answered; if a problem was submitted, the "
-                "service was asked to cancel it"
-            )
-        return self._result()
+            self.search.notes.append(f"a further submission failed: {failure}")
+        self._tell()
+
+    def _clock(self, minimum: float, submissions: int) -> Clock:
+        limit = self.search.limits.seconds
+        return Clock(limit, self.search.seconds_left, minimum, self.options.reserved(limit), submissions)
 
     def _connected(self) -> None:
         kind = self._sampler_class()
         begin = time.perf_counter()
         with connections.opened(kind, self.options.way(), self._connected_until()) as sampler:
-            self._spent("connect", begin)
+            self.search.spend("connect", time.perf_counter() - begin)
             self.service, self.secrets = sampler.solver, sampler.client.secrets
             self.where = f"{self.options.name} ({self._service_name} at {self.options.way().place})"
             if connections.is_simulated(self.service):
-                self.notes.append(connections.SIMULATED_NOTE)
+                self.search.notes.append(connections.SIMULATED_NOTE)
             prices = price_search(self.problem, self._start_prices())
-            for number in range(self._most_submissions()):
+            for number in range(self.most):
                 if not self._submission(sampler, prices, number):
                     break
 
     def _connected_until(self) -> float:
         """The deadline for connecting: a preview may take longer than a short time limit."""
-        return max(self.deadline, self.start + _PREVIEW_SECONDS) if self.options.dry_run else self.deadline
+        longest = self.search.start + _PREVIEW_SECONDS
+        return max(self.search.deadline, longest) if self.options.dry_run else self.search.deadline
 
     def _sampler_class(self) -> Any:
         """Import the sampler's class; importing Ocean takes a second, once, which does not count as search time."""
-        begin = time.perf_counter()
-        system = require("dwave.system")
-        importing = time.perf_counter() - begin
-        self.compile_seconds += importing
-        self.start += importing
-        return getattr(system, self.options.sampler)
+        with self.search.compiling():
+            return getattr(require("dwave.system"), self.options.sampler)
 
     def _submission(self, sampler: Any, prices: PriceSearch, number: int) -> bool:
         """One problem, from building to reading; False if there is no time left for it."""
-        begin = time.perf_counter()
-        model = self.options.build(self.problem, prices.prices)
-        self._spent("build", begin)
+        with self.search.stage("build"):
+            model = self.options.build(self.problem, prices.prices)
         with connections.described(self.where, self.secrets):
             asked = self._seconds_to_ask(sampler, model, number)
         if asked is None:
             return False
         decoded = self._ask(sampler, model, asked, prices.prices)
-        self._take(decoded, prices)
+        with self.search.stage("fill"):
+            self._take(decoded, prices)
         return True
 
     def _seconds_to_ask(self, sampler: Any, model: HybridModel, number: int) -> float | None:
@@ -140,7 +116,7 @@ class LeapSearch:
         if self.options.dry_run:
             preview = self._preview(sampler, model, minimum)
             raise DryRun(f"{preview}; nothing was submitted, for dry_run=True", preview)
-        clock = self._clock(minimum, self._most_submissions() - number)
+        clock = self._clock(minimum, self.most - number)
         if number and clock.left < clock.wanted(self.options, sampler.properties) + clock.reserve:
             return None
         return service_limit(self.options, clock, sampler.properties, self.where)
@@ -150,22 +126,19 @@ class LeapSearch:
         return self.secrets.mask(self.service.name)
 
     def _ask(self, sampler: Any, model: HybridModel, asked: float, prices: FloatArray) -> Decoded:
-        begin = time.perf_counter()
-        with closing(model.open_file()) as handle:
+        with self.search.stage("upload"), closing(model.open_file()) as handle:
             size = size_of(handle)
-            identifier = connections.uploaded(sampler, handle, self.deadline, self.where)
-        self._spent("upload", begin)
+            identifier = connections.uploaded(sampler, handle, self.search.deadline, self.where)
         begin = time.perf_counter()
         with connections.translated(self.where, self.secrets):
             labelled = {} if self.options.label is None else {"label": self.options.label}
             job = self.service.sample_problem(identifier, time_limit=asked, **labelled)
-        job = connections.resolve(job, self.deadline, self.where, self.secrets)
+        job = connections.resolve(job, self.search.deadline, self.where, self.secrets)
         wall = time.perf_counter() - begin
-        begin = time.perf_counter()
-        with connections.translated(self.where, self.secrets):
-            decoded = model.read(job)
-        self._record(job, wall, asked, size, prices)
-        self._spent("decode", begin)
+        with self.search.stage("decode"):
+            with connections.translated(self.where, self.secrets):
+                decoded = model.read(job)
+            self._record(job, wall, asked, size, prices)
         return decoded
 
     def _record(self, job: Any, wall: float, asked: float, size: int, prices: FloatArray) -> None:
@@ -175,7 +148,8 @@ class LeapSearch:
             information = {**job.result()["sampleset"].info, **information}
         fields = connections.seconds(information)
         for name, value in {**connections.stages(job, wall, fields), **fields}.items():
-            self.timing[name] = self.timing.get(name, 0.0) + value
+            self.search.spend(name, value)
+        self.search.work += 1
         self.jobs.append(
             {
                 "problem_id": self.secrets.mask(str(job.id)),
@@ -189,7 +163,6 @@ class LeapSearch:
 
     def _take(self, decoded: Decoded, prices: PriceSearch) -> None:
         """Keep the samples that fit; fill those of a priced model, and repair if none fits."""
-        begin = time.perf_counter()
         problem = self.problem
         assignments = np.atleast_2d(decoded.assignments)
         totals = np.array([problem.totals(row) for row in assignments]).reshape(len(assignments), -1)
@@ -199,8 +172,9 @@ class LeapSearch:
         self.samples += len(assignments)
         self.feasible += int((fits & valid).sum())
         self.invalid += int((~valid).sum())
+        self.search.pool.size += len(assignments)  # all of them are handed over
         for i in np.flatnonzero(fits):
-            self._keep(float(energies[i]), assignments[i])
+            self.search.keep(assignments[i], float(energies[i]))
         self.best_sample = min(self.best_sample, float(energies[fits].min(initial=np.inf)))
         if len(assignments) and (self.options.priced or not fits.any()):
             charged = energies + (totals - problem.limits) @ prices.prices
@@ -208,7 +182,6 @@ class LeapSearch:
             for row in np.unique(assignments[order], axis=0):
                 self._fill(row)
             prices.update(totals[order[0]] - problem.limits)
-        self._spent("fill", begin)
 
     def _fill(self, assignment: IntArray) -> None:
         """Repair, spend the rest of the budget by single changes, and keep the result."""
@@ -217,39 +190,26 @@ class LeapSearch:
         if not local.repair():
             return
         if self.options.priced:
-            local.descend(self.deadline, pairs=self.problem.num_groups <= _FEW_GROUPS)
+            local.descend(self.search.deadline, pairs=self.problem.num_groups <= _FEW_GROUPS)
         self.filled += 1
-        self._keep(self.problem.energy(local.assignment), local.assignment)
-
-    def _keep(self, energy: float, assignment: IntArray) -> None:
-        if not self.found or energy < min(known for known, _ in self.found.values()):
-            self.trace.append((time.perf_counter() - self.start, energy, None))
-        self.found.setdefault(assignment.tobytes(), (energy, assignment.copy()))
+        self.search.keep(local.assignment)
 
     def _prepare_local_search(self) -> LocalSearch:
         if self.local is None:
-            compiling = warm_up()
-            self.compile_seconds += compiling
-            self.start += compiling  # compiled code is cached, and compiling does not count as the search's time
-            self.local = LocalSearch(self.problem, self.rng)
+            with self.search.compiling():
+                warm_up()
+            self.local = LocalSearch(self.problem, self.search.rng)
         return self.local
 
     def _start_prices(self) -> FloatArray:
         if not self.options.priced:
             return np.zeros(self.problem.num_budgets)
-        return starting_prices(self.problem, self._prepare_local_search(), self.deadline)
-
-    def _most_submissions(self) -> int:
-        most = self.options.most_submissions
-        return most if self.limits.work is None else min(most, self.limits.work)
-
-    def _spent(self, stage: str, begin: float) -> None:
-        self.timing[stage] = self.timing.get(stage, 0.0) + time.perf_counter() - begin
+        return starting_prices(self.problem, self._prepare_local_search(), self.search.deadline)
 
     def _preview(self, sampler: Any, model: HybridModel, minimum: float) -> Preview:
         with closing(model.open_file()) as handle:
             size = size_of(handle)
-        count = self._most_submissions()
+        count = self.most
         clock = self._clock(minimum, count)
         charged = max(minimum, clock.wanted(self.options, sampler.properties)) * count
         return Preview(
@@ -265,33 +225,24 @@ class LeapSearch:
             simulated=connections.is_simulated(self.service),
         )
 
-    def _result(self) -> RawSolution:
-        ranked = sorted(self.found.values(), key=lambda pair: pair[0])
-        share = self.feasible / self.samples if self.samples else 0.0
-        notes = [*self.notes, f"{self.samples} samples came back, {self.feasible} of them within every budget"]
-        if self.samples and not self.feasible and ranked and not self.options.priced:
-            notes.append("no sample was within the budgets: the answer was repaired on this machine")
-        charged = self.timing.get("charge_time")
-        details = {
+    def _tell(self) -> None:
+        """Report what came back, as text and figures."""
+        search, best = self.search, self.best_sample
+        search.notes.append(f"{self.samples} samples came back, {self.feasible} of them within every budget")
+        if self.samples and not self.feasible and search.best is not None and not self.options.priced:
+            search.notes.append("no sample was within the budgets: the answer was repaired on this machine")
+        charged = search.timing.get("charge_time")
+        search.details |= {
             "service_solver": self._service_name,
             "simulated": connections.is_simulated(self.service),
             "label": self.options.label,
             "submissions": tuple(self.jobs),
             "problem_ids": tuple(job["problem_id"] for job in self.jobs),
             "samples": self.samples,
-            "feasible_share": share,
+            "feasible_share": self.feasible / self.samples if self.samples else 0.0,
             "invalid_samples": self.invalid,
             "filled_samples": self.filled,
-            "best_sample_energy": self.best_sample if np.isfinite(self.best_sample) else None,
+            "best_sample_energy": best if np.isfinite(best) else None,
             "charged_seconds": charged,
             "quota_seconds": None if charged is None else quota_seconds(self.service.properties, charged),
         }
-        return RawSolution(
-            assignments=tuple(assignment for _, assignment in ranked),
-            timing={"compile": self.compile_seconds, **self.timing},
-            trace=tuple(self.trace),
-            work=len(self.jobs),
-            interrupted=self.interrupted,
-            notes=tuple(notes),
-            details=details,
-        )

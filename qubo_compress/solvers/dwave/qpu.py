@@ -19,7 +19,8 @@ from qubo_compress.solvers.dwave.qpu_device import Device
 from qubo_compress.solvers.dwave.qpu_options import QpuOptions
 from qubo_compress.solvers.dwave.qpu_search import QpuPreview, QpuSearch, classical_start
 from qubo_compress.solvers.dwave.token import Secrets
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, solvers
+from qubo_compress.solvers.search import Search, SearchLimits
+from qubo_compress.solvers.solver import solvers
 
 __all__ = ["Qpu", "QpuPreview"]
 
@@ -50,30 +51,27 @@ class Qpu(QpuOptions):
     """
 
     name: ClassVar[str] = "qpu"
-    repeats: ClassVar[bool] = False
-    remote: ClassVar[bool] = True
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def run(self, search: Search) -> None:
         """Submit until the submissions (the work) or the time are used up.
 
         Raises:
             DryRun: with ``dry_run=True``.
             ProblemTooLarge: the chip has no room for the problem; nothing was submitted.
             RemoteSolverError: a subclass, if the first submission fails; if a later one fails, the earlier answers are
-                returned, and a note says why the search ended.
+                kept, and a note says why the search ended.
         """
-        start = time.perf_counter()
         try:
-            with self.opened(limits.seconds) as ready:
-                search = QpuSearch(ready, problem, limits, rng, start)
+            with self.opened(search.limits.seconds) as ready:
+                submissions = QpuSearch(ready, search)
                 if self.dry_run:
-                    preview = search.preview()
+                    preview = submissions.preview()
                     raise DryRun(f"dry run, nothing was submitted: {preview}", preview)
-                found = search.run()
+                submissions.run()
         except KeyboardInterrupt:
-            found = _interrupted(problem, rng)
-        seconds = time.perf_counter() - start - found.timing.get("compile", 0.0)
-        return replace(found, timing={**found.timing, "solve": seconds})
+            if "submissions" not in search.details:
+                _keep_classical_start(search)
+            raise
 
     def preview(self, problem: ChoiceProblem) -> QpuPreview:
         """Bits, embedding and chip time of a search, without submitting anything.
@@ -83,9 +81,9 @@ class Qpu(QpuOptions):
             InvalidSolverOption: for reads or times that the chip does not accept.
             RemoteSolverError: when the service cannot be reached.
         """
-        start = time.perf_counter()
+        search = Search(problem, SearchLimits(_PREVIEW_SECONDS), np.random.default_rng(0))
         with self.opened(_PREVIEW_SECONDS) as ready:
-            return QpuSearch(ready, problem, SearchLimits(_PREVIEW_SECONDS), np.random.default_rng(0), start).preview()
+            return QpuSearch(ready, search).preview()
 
     @contextmanager
     def opened(self, seconds: float) -> Iterator[Qpu]:
@@ -117,11 +115,13 @@ def _secrets_of(sampler: Any) -> Secrets:
     return Secrets(token if isinstance(token, str) else None)
 
 
-def _interrupted(problem: ChoiceProblem, rng: np.random.Generator) -> RawSolution:
+def _keep_classical_start(search: Search) -> None:
     """The answer to Ctrl-C before the first submission: only the classical start."""
-    assignment = classical_start(problem, rng)
-    note = "interrupted before anything was submitted; the answer is the classical start"
-    return RawSolution(assignments=(assignment,), interrupted=True, notes=(note,), details={"submissions": 0})
+    start = classical_start(search.problem, search.rng)
+    if search.problem.is_feasible(start):
+        search.keep(start)
+    search.notes.append("interrupted before anything was submitted; the answer is the classical start")
+    search.details["submissions"] = 0
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,7 +23,7 @@ Schedule = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
-class QpuOptions:
+class QpuOptions(Solver):
     """How to reach and use a quantum annealer.
 
     Args:
@@ -52,6 +52,8 @@ class QpuOptions:
         UnknownName: for another encoding.
     """
 
+    repeats: ClassVar[bool] = False
+    remote: ClassVar[bool] = True
     sampler: Any = None
     connection: Connection | None = None
     endpoint: str | None = None

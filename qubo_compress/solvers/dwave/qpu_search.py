@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ from qubo_compress.solvers.dwave.qpu_options import QpuOptions
 from qubo_compress.solvers.dwave.qpu_sampling import CONTROL_NOISE, Account, EmbeddedSampler
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
 from qubo_compress.solvers.local_search.local_model import least_linear, local_model
+from qubo_compress.solvers.pool import Pool
 from qubo_compress.solvers.samplers.loop import SamplingLoop
-from qubo_compress.solvers.solver import RawSolution, SearchLimits, Solver, make_solver
+from qubo_compress.solvers.search import Search, SearchLimits
+from qubo_compress.solvers.solver import Solver, make_solver
 
 _RESERVE = 0.02
 """Share of the time that is reserved for reading the last submission."""
@@ -64,27 +66,26 @@ class QpuPreview:
 
 
 class QpuSearch:
-    """One search on an opened device.
+    """Submissions to an opened device for one search.
 
     Args:
         options: of the solver, opened: its sampler is a :class:`~qubo_compress.solvers.dwave.qpu_device.Device`.
-        problem: the problem.
-        limits: of time and submissions.
-        rng: for starts, repairs and orders.
-        start: when the search began, of ``time.perf_counter()``.
+        search: what they are for.
     """
 
-    def __init__(
-        self, options: QpuOptions, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator, start: float
-    ) -> None:
-        self.options, self.limits, self.rng, self.start = options, limits, rng, start
+    def __init__(self, options: QpuOptions, search: Search) -> None:
+        self.options, self.search = options, search
         self.device: Device = options.sampler
         self.parameters = self.device.supported(options.parameters())
-        self.deadline = start + (1.0 - _RESERVE) * limits.seconds
         self.encoding = encodings.get(options.encoding)()
-        self.reduction = shrink(problem, self.encoding, self.device)
+        self.reduction = shrink(search.problem, self.encoding, self.device)
         self.problem = self.reduction.problem
         self._first: IntArray | None = None
+
+    @property
+    def deadline(self) -> float:
+        """Of submissions, of ``time.perf_counter()``."""
+        return self.search.deadline - _RESERVE * self.search.limits.seconds
 
     def fit(self) -> Fit:
         """Place the problem on the chip: see :func:`qubo_compress.solvers.dwave.qpu_fit.fit`."""
@@ -101,7 +102,7 @@ class QpuSearch:
     def first(self) -> IntArray:
         """A classical assignment, from which prices are estimated and reverse annealing starts."""
         if self._first is None:
-            self._first = classical_start(self.problem, self.rng.spawn(1)[0])
+            self._first = classical_start(self.problem, self.search.rng.spawn(1)[0])
         return self._first
 
     def preview(self) -> QpuPreview:
@@ -120,15 +121,17 @@ class QpuSearch:
             simulated=device.simulated,
         )
 
-    def run(self) -> RawSolution:
+    def run(self) -> None:
         """Fit the problem to the chip, sample it, and report the result."""
-        found = self.fit()
-        fitting = time.perf_counter() - self.start
-        compiling = warm_up()  # after the size check, which must refuse at once, and outside the time limit
-        self.start, self.deadline = self.start + compiling, self.deadline + compiling
+        with self.search.stage("embed"):
+            found = self.fit()
+        with self.search.compiling():  # after the size check, which must refuse at once
+            warm_up()
         if self.options.reverse_from is not None:
             self._first = self._classical_start(self.options.reverse_from)
-        reached = self.problem.energy(self.first()) if self.problem.is_feasible(self.first()) else None
+        start = self.first()
+        reached = self.problem.energy(start) if self.problem.is_feasible(start) else None
+        part = self.search.part(self.problem, rng=self.search.rng)
         sampler = EmbeddedSampler(
             self.device,
             self.problem,
@@ -136,52 +139,51 @@ class QpuSearch:
             self.options,
             found.minor,
             self.deadline,
-            state=(lambda: self._best(loop)) if self.options.reverse_from is not None else None,
+            state=(lambda: self._best(part)) if self.options.reverse_from is not None else None,
         )
-        left = SearchLimits(max(1e-3, self.start + self.limits.seconds - time.perf_counter()), self.limits.work)
-        prices = local_model(self.problem, self.first()).prices
-        loop = SamplingLoop(self.problem, self.options.encoding, sampler, left, self.rng, first_prices=prices)
-        raw = loop.run()
-        told = self._told(raw, sampler.account, found, reached, fitting)
-        return replace(told, timing={**told.timing, "compile": compiling + raw.timing.get("compile", 0.0)})
+        prices = local_model(self.problem, start).prices
+        SamplingLoop(part, self.options.encoding, sampler, prices).run()
+        self._report(part, sampler.account, found, reached)
+        self.search.take(part)
 
     def _classical_start(self, solver: str | Solver) -> IntArray:
-        chosen = make_solver(solver)
-        raw = chosen.search(self.problem, SearchLimits(_START_SHARE * self.limits.seconds), self.rng.spawn(1)[0])
-        feasible = [assignment for assignment in raw.assignments if self.problem.is_feasible(assignment)]
+        chosen, seconds = make_solver(solver), _START_SHARE * self.search.limits.seconds
+        part = self.search.part(self.problem, SearchLimits(seconds))
+        part.run(chosen)
+        if part.interrupted:
+            raise KeyboardInterrupt
+        feasible = [assignment for _, assignment in part.pool.ranked() if self.problem.is_feasible(assignment)]
         if not feasible:
             raise NoFeasibleFound(
                 f"{chosen.name} found nothing within the budget for reverse annealing to start from in "
-                f"{_START_SHARE * self.limits.seconds:.2g} s; give more time or another solver"
+                f"{seconds:.2g} s; give more time or another solver"
             )
         return min(feasible, key=self.problem.energy)
 
-    def _best(self, loop: SamplingLoop) -> IntArray:
+    def _best(self, part: Search) -> IntArray:
         """The least energy so far, including the start."""
-        candidates = [*loop.found.values(), (self.problem.energy(self.first()), self.first())]
-        return min(candidates, key=lambda pair: pair[0])[1]
+        if part.best is not None and part.energy <= self.problem.energy(self.first()):
+            return part.best
+        return self.first()
 
-    def _told(
-        self, raw: RawSolution, account: Account, found: Fit, reached: float | None, fitting: float
-    ) -> RawSolution:
-        assignments = raw.assignments if reached is None else (*raw.assignments, self.first())
-        before = [energy for energy in (reached, raw.trace[0][1] if raw.trace else None) if energy is not None]
-        stages = dict(account.stages)
-        stages["embed"] += fitting
-        return replace(
-            raw,
-            assignments=tuple(self.reduction.lift(a) for a in sorted(assignments, key=self.problem.energy)),
-            timing={**raw.timing, **stages},
-            notes=(*_notes(self.device, account), *raw.notes),
-            details={
-                "simulated": self.device.simulated,
-                "graph": self.device.identity,
-                "bits": found.bits,
-                "largest_clique": self.device.largest_clique,
-                "energy_before_sampling": min(before, default=None),
-                **_figures(account),
-            },
-        )
+    def _report(self, part: Search, account: Account, found: Fit, reached: float | None) -> None:
+        """Put what was found, and what it took, in terms of the whole problem."""
+        before = [energy for energy in (reached, part.trace[0][1] if part.trace else None) if energy is not None]
+        ranked = part.pool.ranked() if reached is None else [*part.pool.ranked(), (reached, self.first())]
+        part.pool = Pool(len(ranked))
+        for energy, assignment in ranked:
+            part.pool.add(self.reduction.lift(assignment), energy)
+        for stage, seconds in account.stages.items():
+            part.spend(stage, seconds)
+        part.notes = [*_notes(self.device, account), *part.notes]
+        part.details = {
+            "simulated": self.device.simulated,
+            "graph": self.device.identity,
+            "bits": found.bits,
+            "largest_clique": self.device.largest_clique,
+            "energy_before_sampling": min(before, default=None),
+            **_figures(account),
+        }
 
 
 def _figures(account: Account) -> dict[str, Any]:

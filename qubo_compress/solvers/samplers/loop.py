@@ -24,14 +24,13 @@ import numpy.typing as npt
 
 from qubo_compress.encodings.encoding import encodings
 from qubo_compress.encodings.quadratic import refuse_too_many
-from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
 from qubo_compress.solvers.local_search.local_model import least_linear
 from qubo_compress.solvers.samplers.binary_model import Forecast, QuboModel, build_model, forecast
 from qubo_compress.solvers.samplers.prices import PriceSearch
-from qubo_compress.solvers.solver import RawSolution, SearchLimits
+from qubo_compress.solvers.search import Search
 
-_POOL = 64
 _POLISHED_PER_ROUND = 4
 _FIRST_FACTOR = 4.0
 _FACTOR_OF_ESTIMATE = 1.5
@@ -75,14 +74,12 @@ Sampler = Callable[[SampleRequest], Samples | None]
 
 
 class SamplingLoop:
-    """One search: rounds of samples until the time or the work is used up.
+    """Rounds of samples until the time or the work is used up.
 
     Args:
-        problem: the problem.
+        search: what the samples are for.
         encoding: name of the encoding.
         sampler: draws the samples.
-        limits: of time and work.
-        rng: for seeds and repairs.
         first_prices: (B,) prices to start from, for samplers with only a few rounds.
         trial: another sampler of the same kind, which first draws from a part of a large problem: if building the
             whole model and drawing once would take more than the time limit, neither is started.
@@ -90,29 +87,22 @@ class SamplingLoop:
 
     def __init__(
         self,
-        problem: ChoiceProblem,
+        search: Search,
         encoding: str,
         sampler: Sampler,
-        limits: SearchLimits,
-        rng: np.random.Generator,
         first_prices: FloatArray | None = None,
         trial: Sampler | None = None,
     ) -> None:
-        self.compile_seconds = warm_up()
-        self.start = time.perf_counter()
-        self.problem, self.sampler, self.limits, self.rng = problem, sampler, limits, rng
+        with search.compiling():
+            warm_up()
+        self.search, self.problem, self.sampler = search, search.problem, sampler
         self.encoding, self.first_prices, self.trial = encodings.get(encoding)(), first_prices, trial
         self.model: QuboModel | None = None
-        self.found: dict[bytes, tuple[float, IntArray]] = {}
-        self.trace: list[tuple[float, float, float | None]] = []
-        self.best = np.inf
-        self.interrupted = False
-        self.drawn = self.valid = self.fitting = self.work = self.rounds = 0
-        self.sample_seconds = 0.0
+        self.drawn = self.valid = self.fitting = self.rounds = 0
         self.expected = Forecast()
 
-    def run(self) -> RawSolution:
-        """Search; on Ctrl-C, return the best so far."""
+    def run(self) -> None:
+        """Search; Ctrl-C ends it between two calls of the sampler."""
         # In a separate thread, because samplers in C swallow the exception that Ctrl-C raises.
         with ThreadPoolExecutor(max_workers=1) as executor:
             rounds = executor.submit(self._rounds)
@@ -120,66 +110,54 @@ class SamplingLoop:
                 try:
                     wait([rounds], timeout=0.1)
                 except KeyboardInterrupt:
-                    self.interrupted = True
-        built = rounds.result()
-        ranked = sorted(self.found.values(), key=lambda pair: pair[0])[:_POOL]
-        notes = [
+                    self.search.interrupted = True
+        rounds.result()
+        notes = self.search.notes
+        notes.append(
             f"{self.drawn} samples drawn: {self.valid} with every group valid, {self.fitting} of those within budget"
-        ]
+        )
         if self.model is None and self.expected.build > 0:
             notes.append(
                 f"no model was built: building it and drawing once may take "
                 f"{self.expected.build + self.expected.draw:.1f} s; raise time_limit or use 'annealer'"
             )
-        seconds = time.perf_counter() - built
-        return RawSolution(
-            assignments=tuple(assignment for _, assignment in ranked),
-            timing={
-                "compile": self.compile_seconds,
-                "build": built - self.start,
-                "solve": seconds,
-                "sample": self.sample_seconds,
-                "decode": seconds - self.sample_seconds,
-            },
-            trace=tuple(self.trace),
-            work=self.work,
-            interrupted=self.interrupted,
-            notes=tuple(notes),
-            details={
-                "samples": self.drawn,
-                "samples_valid": self.valid,
-                "samples_within_budget": self.fitting,
-                "rounds": self.rounds,
-                "variables": self.encoding.num_bits(self.problem),
-                "couplings": self.model.bqm.num_interactions if self.model else 0,
-                "penalty_share": self.model.share if self.model else 0.0,
-            },
-        )
+        self.search.details |= {
+            "samples": self.drawn,
+            "samples_valid": self.valid,
+            "samples_within_budget": self.fitting,
+            "rounds": self.rounds,
+            "variables": self.encoding.num_bits(self.problem),
+            "couplings": self.model.bqm.num_interactions if self.model else 0,
+            "penalty_share": self.model.share if self.model else 0.0,
+        }
 
-    def _rounds(self) -> float:
-        """Run rounds until it is time to stop; returns the time when the model was built."""
+    def _rounds(self) -> None:
         refuse_too_many(self.problem)
-        self._begin()
-        if not self._allows(self._expect()):
-            return time.perf_counter()
-        begin = time.perf_counter()
-        self.model = build_model(self.problem, self.encoding, self.prices.prices)
-        built = time.perf_counter()
-        # Sampling will deviate from its forecast as building did.
-        pace = (built - begin) / self.expected.build if self.expected.build > 0 else 1.0
+        with self.search.stage("build"):
+            seconds = self._build()
         # If every group has one choice, the only answer is already kept, and samplers refuse models without variables.
-        if self.model.bqm.num_variables and self._allows(pace * self.expected.draw):
+        if self.model is not None and self.model.bqm.num_variables and self._allows(seconds):
             for number in itertools.count():
                 if self._stop() or not self._round(self.model, number):
                     break
-        return built
+
+    def _build(self) -> float:
+        """Begin, and build the model if there is time; returns the seconds that the first call may take."""
+        self._begin()
+        if not self._allows(self._expect()):
+            return 0.0
+        begin = time.perf_counter()
+        self.model = build_model(self.problem, self.encoding, self.prices.prices)
+        # Sampling will deviate from its forecast as building did.
+        pace = (time.perf_counter() - begin) / self.expected.build if self.expected.build > 0 else 1.0
+        return pace * self.expected.draw
 
     def _begin(self) -> None:
         """Find an answer before any sample, and the scale of energies and prices."""
         problem = self.problem
-        self.local = LocalSearch(problem, self.rng)
+        self.local = LocalSearch(problem, self.search.rng)
         self.local.place(least_linear(problem))
-        self._keep_filled(self.start + self.limits.seconds)
+        self._keep_filled(self.search.deadline)
         self.spread = self._typical_spread()
         factor = _FIRST_FACTOR if self.first_prices is None else _FACTOR_OF_ESTIMATE
         self.prices = PriceSearch(problem, self.spread, self.first_prices, factor)
@@ -194,32 +172,32 @@ class SamplingLoop:
         return self.expected.build + self.expected.draw
 
     def _allows(self, seconds: float) -> bool:
-        return not self.interrupted and self._elapsed() + seconds <= self.limits.seconds
+        return not self.search.interrupted and self.search.seconds_left >= seconds
 
     def _typical_spread(self) -> float:
         """Root mean square, over groups and a few random assignments, of the spread of a group's energies."""
         problem = self.problem
         squares = []
         for _ in range(3):
-            draw = (self.rng.random(problem.num_groups) * problem.group_sizes).astype(np.int64)
+            draw = (self.search.rng.random(problem.num_groups) * problem.group_sizes).astype(np.int64)
             squares += [
                 np.ptp(problem.deltas(draw, g)) ** 2 for g in range(0, problem.num_groups, 1 + problem.num_groups // 50)
             ]
         return float(np.sqrt(np.mean(squares))) or 1.0
 
     def _round(self, model: QuboModel, number: int) -> bool:
-        left = None if self.limits.work is None else self.limits.work - self.work
-        if left is not None and left <= 0:
+        if self.search.most_work(1) < 1:
             return False
-        request = self._request(model, number, left, int(self.rng.integers(2**31)))
-        begin = time.perf_counter()
-        samples = self.sampler(request)
-        self.sample_seconds += time.perf_counter() - begin
+        left = None if self.search.limits.work is None else self.search.limits.work - self.search.work
+        request = self._request(model, number, left, int(self.search.rng.integers(2**31)))
+        with self.search.stage("sample"):
+            samples = self.sampler(request)
         if samples is None or not len(samples.bits):
             return False
-        self.work += samples.work
+        self.search.work += samples.work
         self.rounds += 1
-        self._take(model, samples.bits)
+        with self.search.stage("decode"):
+            self._take(model, samples.bits)
         return True
 
     def _request(self, model: QuboModel, number: int, most_work: int | None, seed: int) -> SampleRequest:
@@ -230,7 +208,7 @@ class SamplingLoop:
             most_work=most_work,
             seed=seed,
             stop=self._stop,
-            seconds_left=self.limits.seconds - self._elapsed(),
+            seconds_left=self.search.seconds_left,
         )
 
     def _take(self, model: QuboModel, bits: npt.NDArray[np.int8]) -> None:
@@ -244,7 +222,7 @@ class SamplingLoop:
         self.valid += int((invalid == 0).sum())
         self.fitting += int(((invalid == 0) & fits).sum())
         for i in np.flatnonzero(fits):
-            self._keep(float(energies[i]), assignments[i])
+            self.search.keep(assignments[i], float(energies[i]))
         charged = energies + (totals - problem.limits) @ self.prices.prices
         order = np.argsort(charged, kind="stable")
         for i in order[:_POLISHED_PER_ROUND]:
@@ -256,16 +234,7 @@ class SamplingLoop:
         """Repair, spend the rest of the budget by single changes, and keep the result."""
         if self.local.repair():
             self.local.descend(deadline, pairs=False)
-            self._keep(self.problem.energy(self.local.assignment), self.local.assignment)
-
-    def _keep(self, energy: float, assignment: IntArray) -> None:
-        self.found.setdefault(assignment.tobytes(), (energy, assignment))
-        if energy < self.best:
-            self.best = energy
-            self.trace.append((self._elapsed(), energy, None))
-        if len(self.found) > 8 * _POOL:
-            ranked = sorted(self.found.items(), key=lambda item: item[1][0])
-            self.found = dict(ranked[:_POOL])
+            self.search.keep(self.local.assignment)
 
     def _adapt(self, model: QuboModel, excess: IntArray, valid: float) -> None:
         before = self.prices.prices.copy()
@@ -276,7 +245,4 @@ class SamplingLoop:
         model.penalise(min(1.0, max(0.02, model.share * factor)))
 
     def _stop(self) -> bool:
-        return self.interrupted or self._elapsed() >= self.limits.seconds
-
-    def _elapsed(self) -> float:
-        return time.perf_counter() - self.start
+        return self.search.interrupted or self.search.seconds_left <= 0

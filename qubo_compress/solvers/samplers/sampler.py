@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -14,9 +14,10 @@ import numpy.typing as npt
 from qubo_compress._internal.optional import require
 from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import InvalidSolverOption
-from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
+from qubo_compress.problem.choice_problem import FloatArray
 from qubo_compress.solvers.samplers.loop import SampleRequest, Samples, SamplingLoop
-from qubo_compress.solvers.solver import RawSolution, SearchLimits
+from qubo_compress.solvers.search import Search
+from qubo_compress.solvers.solver import Solver
 
 Bits = npt.NDArray[np.int8]
 
@@ -47,7 +48,7 @@ class Effort:
     divisible: bool = False
 
 
-class BinarySampler(ABC):
+class BinarySampler(Solver):
     """A solver that draws samples of the encoded problem from another package's sampler, in rounds.
 
     A class defines its options, its effort and the one call that draws samples; everything else is here and in
@@ -55,13 +56,9 @@ class BinarySampler(ABC):
 
     Attributes:
         name: the registered name, also that of the extra that installs what it requires.
-        requires: import names of packages.
-        encoding: ``"domain-wall"`` or ``"one-hot"``.
     """
 
-    name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ("dwave.samplers",)
-    encoding: str
 
     @property
     @abstractmethod
@@ -72,15 +69,15 @@ class BinarySampler(ABC):
     def draw(self, request: SampleRequest, reads: int, effort: int) -> Bits:
         """(reads, n) samples of the model, each with this effort; fewer if ``request.stop`` ended the call."""
 
-    def search(self, problem: ChoiceProblem, limits: SearchLimits, rng: np.random.Generator) -> RawSolution:
+    def run(self, search: Search) -> None:
         """Sample until the time or the work is used up.
 
         Raises:
-            MissingDependency: when an optional package is not installed.
+            MissingDependency: when a package is not installed.
         """
         for package in self.requires:
             require(package, self.name)
-        return SamplingLoop(problem, self.encoding, TimedCalls(self), limits, rng, trial=TimedCalls(self)).run()
+        SamplingLoop(search, self.encoding, TimedCalls(self), trial=TimedCalls(self)).run()
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 from qubo_compress import ChoiceProblem
 from qubo_compress.encodings.encoding import encodings
 from qubo_compress.errors import ProblemTooLarge
-from qubo_compress.solvers import SearchLimits, solve
+from qubo_compress.solvers import Search, SearchLimits, solve
 from qubo_compress.solvers.samplers import binary_model, loop
 from qubo_compress.solvers.samplers.binary_model import build_model, forecast
 from qubo_compress.solvers.samplers.loop import SamplingLoop
@@ -34,15 +34,16 @@ def random_bits():
 
 
 def searched(problem, seconds, work=None, trial=None):
-    limits = SearchLimits(seconds, work)
-    return SamplingLoop(problem, "domain-wall", random_bits(), limits, np.random.default_rng(0), trial=trial).run()
+    search = Search(problem, SearchLimits(seconds, work), np.random.default_rng(0))
+    SamplingLoop(search, "domain-wall", random_bits(), trial=trial).run()
+    return search.result()
 
 
 @pytest.mark.parametrize("kind", ["low-rank", "sparse"])
 def test_wherever_the_clock_ends_it_the_same_samples_give_the_same_answer(kind, clock):
     problem = ChoiceProblem.random(kind=kind, groups=30, choices=6, seed=1)
     again, different = {}, set()
-    for readings in range(5, 75, 2):
+    for readings in range(5, 105, 2):
         with clock(1.0 / readings):
             timed = searched(problem, 1.0)
         if timed.work:

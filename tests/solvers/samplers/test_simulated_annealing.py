@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InvalidSolverOption, UnknownName
 from qubo_compress.problem.generators import random_problem
-from qubo_compress.solvers.samplers.prices import PriceSearch
 from qubo_compress.solvers.samplers.simulated_annealing import SimulatedAnnealing
 
 ENCODINGS = ("domain-wall", "one-hot")
@@ -103,17 +102,6 @@ def test_an_own_beta_range_and_sweeps_are_used():
 def test_one_choice_per_group_leaves_nothing_to_sample():
     problem = random_problem("dense", 3, 1, 0)
     assert solve(problem, "simulated-annealing", time_limit=5.0, work_limit=100).energy == 0.0
-
-
-def test_prices_are_bisected_towards_the_limit():
-    problem = random_problem("separable", 5, 4, 0)
-    search = PriceSearch(problem, 1.0)
-    target = 7.3 * search.unit[0]
-    search.update(np.array([-1]))
-    assert search.prices[0] == 0.0, "a budget that does not bind stays free"
-    for _ in range(40):
-        search.update(np.array([1 if search.prices[0] < target else -1]))
-    assert search.prices[0] == pytest.approx(target, rel=0.03)
 
 
 @pytest.mark.parametrize(
