@@ -284,7 +284,6 @@ class Quantize(Operator):
         return b"".join(part.scale.numpy().tobytes() for part in stored.parts)
 
     def encode_at(self, group: Group, parts: Sequence[Tensor], fit: bytes) -> QuantizedTensors:
-        """Prune and round with known scales."""
         scales = scales_of(fit, [values_of(part).shape[0] for part in parts])
         found = zip(group.members, parts, scales, strict=True)
         return QuantizedTensors(tuple(self._one(m, p, s) for m, p, s in found))

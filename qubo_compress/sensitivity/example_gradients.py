@@ -42,12 +42,10 @@ class GradientMetric(Metric):
 
     @property
     def counts_flips(self) -> bool:
-        """Only where every choice is run."""
         return self.measured_linear
 
     @property
     def knows_divergence(self) -> bool:
-        """Only where every choice is run."""
         return self.measured_linear
 
 

@@ -147,7 +147,6 @@ class InputMoments(Statistic):
         return Moments(blocks, first, member.shape[0], factors)
 
     def imagined(self, group: Group, parts: Sequence[Tensor], generator: torch.Generator) -> tuple[Moments, ...]:
-        """Moments of random correlated inputs."""
         found = []
         for member in group.members:
             size = member.numel // member.part_shape[0]

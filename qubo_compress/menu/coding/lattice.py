@@ -51,7 +51,6 @@ class LatticeTensor(StoredPart, Grid):
     high: int
 
     def value(self) -> Tensor:
-        """The decoded weights: code times step."""
         return as_member(self.codes.float() * self.step.float(), self.member)
 
     def write(self, writer: Writer) -> None:
