@@ -1,4 +1,4 @@
-"""The one place that strings the rooms together."""
+"""The only place that connects all rooms."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ __all__ = ["CompressionResult", "compress"]
 logger = logging.getLogger(__name__)
 
 
-@torch.inference_mode(False)  # in which no gradients can be taken, nor writes be noticed
+@torch.inference_mode(False)  # inference mode allows no gradients, and hides writes
 def compress(
     model: nn.Module,
     batches: Iterable[Any],
@@ -80,9 +80,9 @@ def compress(
 ) -> CompressionResult:
     """Compress a trained network to a budget: measure, solve, refine, apply, recover, score.
 
-    The model given is left exactly as it was found.
+    The given model is unchanged.
 
-    Candidates are measured on held-out examples and the best one measured wins: the best plans of the solver's
+    Candidates are measured on held-out examples, and the one that measures best wins: the best plans of the solver's
     pool, the optimum of the same table without interactions, ``uniform`` and ``greedy``. For losses on class outputs
     (``"cross-entropy"``, ``"kl"``, ``"binary-cross-entropy"``) the measure is the mean KL divergence from the
     original's outputs: for a calibrated network it is the expected rise of the loss, without the noise of drawn
@@ -92,10 +92,10 @@ def compress(
     Args:
         model: trained network.
         batches: calibration batches; see :func:`qubo_compress.calibration.examples.read_examples`.
-        budget: what may be stored.
-        validation: held-out batches that choose between plans; without them a fifth of the calibration
-            examples is set aside, and at least 64 of them or half.
-        menu: what is offered; ``Menu()`` when left out.
+        budget: the limits.
+        validation: held-out batches that choose between plans; default: a fifth of the calibration
+            examples, at least 64 or half of them.
+        menu: the choices to offer; default: ``Menu()``.
         metric: a registered name or an object; see :func:`qubo_compress.measure`.
         loss: ``"auto"``: the one that fits outputs and targets, see
             :func:`qubo_compress.calibration.fitting_loss.fitting_loss`; ``"cross-entropy"``, ``"kl"``,
@@ -104,25 +104,25 @@ def compress(
         solver: a registered name or an object; see :func:`qubo_compress.solve`.
         time_limit: wall-clock seconds for each solve.
         rounds: refinement rounds: each re-measures every swap from the best plan so far.
-        recover: repair normalisation statistics and biases, and fine-tune for ``epochs`` > 0; kept unless the
-            held-out examples say that it did harm. Without validation batches and fine-tuning, a repair that is kept
-            is made once more with all examples; the scores are those of the one that had not seen the held-out ones.
-        seed: of everything drawn.
-        cache: folder for the measurements, those of the rounds included, which are resumed from it; solving,
+        recover: repair normalisation statistics and biases, and fine-tune for ``epochs`` > 0; kept unless it did harm
+            on the held-out examples. Without validation batches and fine-tuning, a repair that is kept is repeated
+            with all examples; the scores are those of the repair without the held-out ones.
+        seed: of all random draws.
+        cache: folder for the measurements, including those of the rounds, which are resumed from it; solving,
             checking and recovering start over.
         progress: show progress bars.
         max_examples: calibration examples read.
         epochs: fine-tuning epochs of the recovery, on the calibration batches.
         shrinkage: share of the divergence from the original network in the linear terms; see
             :func:`qubo_compress.measure`.
-        example_weights: what counts more in the choice and in fine-tuning, such as ``"tail"``; see
-            :func:`qubo_compress.measure`. Validation batches count as they come.
+        example_weights: which examples count more in the choice and in fine-tuning, such as ``"tail"``; see
+            :func:`qubo_compress.measure`. Validation batches keep their own weights.
         objective: what fine-tuning minimises; see :func:`qubo_compress.recover`.
-        output: which part of what forward returns holds the outputs; see :func:`qubo_compress.measure`.
+        output: which part of the return value of forward holds the outputs; see :func:`qubo_compress.measure`.
         class_axis: of outputs with three or more axes; see :func:`qubo_compress.measure`.
         seconds: about how long the measurement may take; see :func:`qubo_compress.measure`.
-        batch_size: examples that networks are given at once, the batches' own number when left out; see
-            :func:`qubo_compress.measure`. Fine-tuning adds the gradients of several runs up for a step.
+        batch_size: examples per run of a network; default: the batches' own number; see
+            :func:`qubo_compress.measure`. Fine-tuning sums the gradients of several runs for a step.
 
     Raises:
         InfeasibleBudget: when the budget is below the smallest reachable size, which it names.
@@ -131,7 +131,7 @@ def compress(
     refuse_other_than_a_budget(budget)
     check_time_limit(time_limit)
     rounds, epochs = whole("rounds", rounds), whole("epochs", epochs)
-    # A misspelt name must not be noticed only after the measurement.
+    # A misspelt name must fail before the measurement.
     chosen_solver = make_solver(solver)
     make_objective(objective)
     if metric == "auto" and budget.harmful_flips is not None:
@@ -171,7 +171,7 @@ def compress(
             progress=progress, objective=objective, loss=judge.loss,
         )  # fmt: skip
 
-    # Not with the held-out examples: the scores on them are to be believed.
+    # Not with the held-out examples: the scores on them must be trustworthy.
     final = judged_repaired(
         history[last], judge, (lambda applied: repair(applied, specimen.examples, epochs)) if recover else None, epochs
     )
@@ -181,7 +181,7 @@ def compress(
     if kept and final.repaired is not None:
         small = final.repaired
         if validation is None and not epochs:
-            # What was judged had not seen the held-out examples. Few examples are too precious to leave them out now.
+            # The judged repair had not seen the held-out examples. Now they are too valuable to leave out.
             small = repair(final.applied, everything.examples, 0)
     return CompressionResult(
         model=small,
@@ -226,7 +226,7 @@ def refuse_uncounted_flips(budget: Budget, specimen: Specimen) -> None:
 def _refuse_out_of_reach(
     budget: Budget, layout: Layout, costs: Mapping[str, IntArray], fixed: Mapping[str, int], offsets: IntArray
 ) -> None:
-    """A budget out of reach must not be noticed only after the measurement."""
+    """Refuse a budget out of reach before the measurement."""
     limits = budget.limits(layout.original_bytes, layout.parameters)
     limits = {name: limit for name, limit in limits.items() if name in costs}  # flips are not counted yet
     refuse_unreachable(
@@ -242,7 +242,7 @@ def _refuse_out_of_reach(
 
 
 def _held_out(everything: Specimen, validation: Iterable[Any] | None) -> tuple[Specimen, Specimen]:
-    """What is measured, and what plans are judged on: the validation batches, or some of the examples."""
+    """The examples to measure, and those that judge plans: the validation batches, or some of the examples."""
     if validation is None:
         measured, aside = set_aside(everything.examples)
         return everything.on(measured), everything.on(aside)
@@ -252,7 +252,7 @@ def _held_out(everything: Specimen, validation: Iterable[Any] | None) -> tuple[S
 
 
 def _judge(held_out: Specimen, whose: str) -> tuple[HeldOut, Score]:
-    """The original network run and scored on the held-out examples: what is wrong with them shows before measuring.
+    """The original network's score on the held-out examples; bad ones fail before the measurement.
 
     Args:
         held_out: the uncompressed network on them.

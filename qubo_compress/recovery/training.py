@@ -59,7 +59,7 @@ class Training:
         objective: what is minimised.
         align: targets -> its labels; class indices or probabilities, row by row, when left out.
         disturb: errors that the stored values come back with.
-        afterwards: what is done between two steps, such as moving masks.
+        afterwards: called between two steps, for example to move masks.
     """
 
     epochs: int
@@ -85,7 +85,7 @@ def fine_tuned(
 
     Args:
         small: a compressed module in eval mode, which this function may change.
-        compression: what it carries.
+        compression: carried by the module.
         teacher: the original network: a private copy.
         examples: on the device of both.
         training: how, and for how long.
@@ -93,7 +93,7 @@ def fine_tuned(
     """
     generator = torch.Generator().manual_seed(training.seed)
     for parameter in small.parameters():
-        parameter.requires_grad_(False)  # of what is trained, the latent numbers are the leaves
+        parameter.requires_grad_(False)  # the latent numbers are the leaves of the graph
     held = NetworkTensors(small)
     with torch.enable_grad():
         latent = Latent(compression, held)
@@ -129,7 +129,7 @@ def fine_tuned(
 
 
 def diverged(training: Training) -> NonFiniteLoss:
-    """The error for a network that is no longer one of numbers."""
+    """The error for a network whose values are no longer finite."""
     return NonFiniteLoss(f"fine-tuning diverged at learning rate {training.learning_rate}; use a smaller one")
 
 

@@ -1,4 +1,4 @@
-"""What each choice costs under every budget."""
+"""The cost of each choice under every budget."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ACTIVATION_BITS = 32
 
 
 UNIT = "prices_1"
-"""Name of the cached unit. The number rises whenever an operator stores its groups in another form."""
+"""Name of the cached unit. The number increases whenever an operator changes its stored form."""
 
 BUDGETS = ("bytes", "macs", "bit_operations", "cells")
 

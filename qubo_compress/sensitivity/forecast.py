@@ -1,8 +1,8 @@
-"""How long a measurement will take, before it starts: multiplications counted, one of them timed.
+"""Predicts how long a measurement will take: by counting multiplications and timing a run.
 
-Multiplications are those of the layer calls seen in a run of a few examples. Their speed is measured on this machine,
-now, by timing that run; what else a metric does is added by factors that were measured once, on small and large
-networks, and stand beside the constants.
+Multiplications are those of the layer calls in a run of a few examples. Their present speed on this machine is measured
+by timing that run; the metric's other work is added by factors that were measured once, on small and large networks,
+and are documented with the constants.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ PASS_BYTES = 900_000_000
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a measurement will take.
+    """The time and memory that a measurement will take.
 
     Attributes:
-        metric: that will be used.
-        why: it was chosen.
-        examples: that are measured.
-        held_out: further ones that :func:`qubo_compress.compress` sets aside.
-        choices: of all groups.
-        evaluations: runs of the whole network over all examples that it amounts to.
-        fixed_seconds: that do not depend on the number of examples.
-        seconds: in all, on this machine under its present load.
+        metric: the metric that will be used.
+        why: the reason for it.
+        examples: number of examples to measure.
+        held_out: number of further ones that :func:`qubo_compress.compress` holds out.
+        choices: number of choices of all groups.
+        evaluations: the cost in runs of the whole network over all examples.
+        fixed_seconds: independent of the number of examples.
+        seconds: total, on this machine under its present load.
         bytes: of memory beyond the network, the examples and the libraries.
     """
 
@@ -70,7 +70,7 @@ class Forecast:
     held_out: int = 0
 
     def __str__(self) -> str:
-        """One line for people."""
+        """The forecast in one readable line."""
         aside = f" ({self.held_out:,} more are held out)" if self.held_out else ""
         return (
             f"measuring {self.choices:,} choices on {self.examples:,} examples{aside} by {self.metric} ({self.why}): "
@@ -78,7 +78,7 @@ class Forecast:
         )
 
     def examples_within(self, seconds: float) -> int:
-        """How many of the examples fit into a time."""
+        """The number of examples that fit into a time."""
         each = (self.seconds - self.fixed_seconds) / max(1, self.examples)
         fitting = math.floor((seconds - self.fixed_seconds) / max(each, 1e-12))
         return max(min(self.examples, FEWEST_EXAMPLES), min(self.examples, fitting))
@@ -91,7 +91,7 @@ class Forecast:
         return replace(self, examples=count, seconds=self.fixed_seconds + count * each, why=said)
 
 
-@torch.inference_mode(False)  # in which no gradients can be taken, nor writes be noticed
+@torch.inference_mode(False)  # inference mode allows no gradients, and hides writes
 def estimate(
     model: nn.Module,
     batches: Iterable[Any],
@@ -103,19 +103,19 @@ def estimate(
     held_out: bool = True,
     **settings: Any,
 ) -> Forecast:
-    """What measuring a table would take, without measuring it: the arguments are those of ``measure``.
+    """Predict the time and memory of measuring a table, from the arguments of ``measure``.
 
-    The network is run once over all examples, as any measurement begins. A budget for harmful flips, which
-    ``compress`` measures by ``"gauss-newton"``, is not known here: name that metric.
+    The network runs once over all examples, as at the start of any measurement. A budget for harmful flips, which
+    ``compress`` measures by ``"gauss-newton"``, is unknown here: name that metric.
 
     Args:
-        model: left as it is.
+        model: unchanged.
         batches: re-iterable calibration batches.
-        menu: what is offered; ``Menu()`` when left out.
+        menu: the choices to offer; default: ``Menu()``.
         metric: a registered name or a metric object.
         loss: ``"auto"``, a name or a function.
         groups: see :func:`qubo_compress.menu.discover`.
-        held_out: whether examples are set aside, as :func:`qubo_compress.compress` does without validation batches.
+        held_out: whether examples are held out, as by :func:`qubo_compress.compress` without validation batches.
             False: all are measured, as by ``measure``, and by ``compress`` with validation batches.
         settings: further keyword arguments of :func:`qubo_compress.measure`, such as ``max_examples``.
 
@@ -145,8 +145,8 @@ def forecast_within(subject: Subject, settings: Measurement, ranks: Ranks = ALON
     if seconds is None:
         return chosen, forecast
     if isinstance(asked, Auto):
-        # Products of all examples say more than every choice run on a few of them. Every rank's clock says
-        # something else, so rank 0 decides.
+        # Products of all examples are better than running every choice on a few. The ranks' clocks differ, so rank 0
+        # decides.
         other, reason = resolved(replace(asked, small=0.0), subject)
         cheaper = forecast_of(subject, other, reason)
         late = forecast.seconds > seconds and cheaper.seconds < forecast.seconds
@@ -182,7 +182,7 @@ def each_bytes(subject: Subject) -> int:
 
 
 def _seconds_per_example(subject: Subject, together: int) -> float:
-    """Seconds of one forward pass over a number of examples at once, the better of two."""
+    """Seconds of one forward pass over the given number of examples, the better of two."""
     part = subject.examples.first(together)
     probe, count = part.inputs, len(part)
     times = []

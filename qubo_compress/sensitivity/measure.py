@@ -1,4 +1,4 @@
-"""Measuring a table: the one place that prepares a model, its choices and its examples for a metric."""
+"""Measures a table: the one place that runs a metric on a model, its choices and its examples."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Priced = Callable[[Mapping[str, IntArray], Mapping[str, int], IntArray], None]
 """Called with costs, fixed costs and group offsets before anything is measured; it may refuse them."""
 
 
-@torch.inference_mode(False)  # in which no gradients can be taken, nor writes be noticed
+@torch.inference_mode(False)  # inference mode allows no gradients, and hides writes
 def measure(
     model: nn.Module,
     batches: Iterable[Any],
@@ -77,17 +77,17 @@ def measure(
 ) -> SensitivityTable:
     """Measure what each choice and each pair of choices costs the network.
 
-    The model is left exactly as it was found, also after an exception.
+    The model is unchanged afterwards, even after an exception.
 
-    Where ``torch.distributed`` is initialised, as under ``torchrun``, its ranks share the work, and every rank gets the
-    table that one process would find, bit for bit on equal machines. Then all ranks must call, with the same arguments
-    and the **same batches in the same order**: the units of work are handed out, not the examples. Batches of a
-    DistributedSampler are refused; see :meth:`SensitivityTable.merge_ranks` for ranks with examples of their own.
+    If ``torch.distributed`` is initialised, as under ``torchrun``, its ranks share the work, and every rank gets the
+    table of a single process, bit for bit on equal machines. Then all ranks must call, with the same arguments and the
+    **same batches in the same order**: units of work are distributed, not examples. Batches of a DistributedSampler are
+    refused; see :meth:`SensitivityTable.merge_ranks` for ranks with different examples.
 
     Args:
         model: trained; on the CPU or a GPU; in float32, bfloat16 or float16.
         batches: re-iterable calibration batches; see :func:`qubo_compress.calibration.examples.read_examples`.
-        menu: what is offered; ``Menu()`` when left out.
+        menu: the choices to offer; default: ``Menu()``.
         metric: ``"auto"``: ``"gauss-newton"`` for small networks, ``"products"`` above; a registered name (see
             ``qubo_compress.sensitivity.names()``) or a metric object.
         loss: ``"auto"``: the one that fits outputs and targets, see
@@ -96,34 +96,34 @@ def measure(
         groups: see :func:`qubo_compress.menu.discover`.
         max_examples: reading the batches stops there.
         cache: folder for finished parts; a later call with the same arguments resumes from it.
-        seed: of everything drawn.
+        seed: of all random draws.
         progress: show a progress bar.
         max_rank: largest number of columns of the factor.
         shrinkage: share of the divergence from the original network in the linear terms, 0 to 1; ``"auto"``: chosen
-            by how well one half of the examples predicts the loss on the other; None: 1 where the metric knows
+            by how well one half of the examples predicts the loss on the other; None: 1 if the metric knows
             divergences. See :mod:`qubo_compress.sensitivity.shrinkage`.
-        interactions: False measures linear terms only; True limits rows and slopes, and shrinks pair energies by how
+        interactions: False measures only linear terms; True limits rows and slopes, and shrinks pair energies by how
             well one half of the examples predicts the other's, all of :mod:`qubo_compress.sensitivity.shrinkage`; a
             number is the share of the pair energies that is kept, and nothing is limited.
-        example_weights: what counts more: (N,) numbers, one per example read, multiplied with the weights that the
-            batches bring; ``"tail"`` or a :class:`qubo_compress.TailWeights`, which favour weak and rare classes, and
-            small margins if asked. None: as the batches say.
-        output: which part of what forward returns holds the outputs: a key or attribute, an index, or a function;
-            ``logits`` or the first tensor of a tuple when left out.
-        class_axis: of outputs with three or more axes, where targets do not show it: -1 for the (N, T, V) of language
+        example_weights: which examples count more: (N,) numbers, one per example read, multiplied by the batches' own
+            weights; ``"tail"`` or a :class:`qubo_compress.TailWeights`, which favour weak and rare classes, and
+            small margins if asked. None: the batches' own weights.
+        output: which part of the return value of forward holds the outputs: a key or attribute, an index, or a
+            function; default: ``logits``, or the first tensor of a tuple.
+        class_axis: of outputs with three or more axes, if targets do not show it: -1 for the (N, T, V) of language
             models, 1 for (N, C, H, W).
-        seconds: about how long measuring may take: fewer examples are taken where all would take longer, and the
-            provenance says how many. How many that is depends on the machine and its load.
-        process_group: the ranks that share the work: True: those of the default group, where there is one; a group;
-            False: this process alone, whatever is initialised.
-        batch_size: examples that the network is given at once. None: the batches as they come, joined where they are
-            small, and split above 250 examples, if the network was seen to return the same then; see
+        seconds: approximate time for the measurement: uses fewer examples if all would take longer, and the
+            provenance says how many. The number depends on the machine and its load.
+        process_group: the ranks that share the work: True: the default group, if there is one; a group;
+            False: only this process, whatever is initialised.
+        batch_size: examples per run of the network. None: the batches as given, joined if they are
+            small, and split above 250 examples, if the network returns the same then; see
             :mod:`qubo_compress.calibration.passes`. A network that takes only its own batches, because their size
-            is fixed or their examples influence each other, is measured on these, by ``"gauss-newton"``.
+            is fixed or their examples influence each other, is measured on them, by ``"gauss-newton"``.
 
     Raises:
         InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.
-        RanksDisagree: when the ranks were given different batches or arguments.
+        RanksDisagree: when the ranks got different batches or arguments.
         RankFailed: when another rank raised an error or stopped answering.
 
     Example:
@@ -187,7 +187,7 @@ def measure_specimen(
         measured = [baseline, constant, time.perf_counter() - started, subject.cache.loaded]
         return {**arrays, "linear": arrays["linear"] + noise, "numbers": np.array([*arrays["numbers"], *measured])}
 
-    # By one rank, since machines may round otherwise.
+    # By one rank, because machines may round differently.
     found = ranks.first(finished)
     share, dropped, trust, baseline, constant, took, loaded = found["numbers"].tolist()
     return SensitivityTable(
@@ -212,7 +212,7 @@ def measure_specimen(
 
 
 def _signature(subject: Subject, weights: str, metric: str, specimen: Specimen) -> dict[str, str]:
-    """Everything that the parts of a measurement depend on."""
+    """A description of everything that the parts of a measurement depend on."""
     loss, reading = specimen.loss, subject.examples.reading
     output = loss_signature(reading.output) if callable(reading.output) else repr(reading.output)
     return {
@@ -237,7 +237,7 @@ def _version() -> str:
 
 
 def _refuse_other_function(subject: Subject, cache: str | Path | None) -> None:
-    """Raise :class:`CacheMismatch` where the folder was measured with other outputs of the network or of the loss."""
+    """Raise :class:`CacheMismatch` if the folder was measured with other outputs of the network or the loss."""
     if cache is not None and not subject.cache.agrees("function", function_signature(subject), same_function):
         raise CacheMismatch(
             f"the cache in {cache} was measured with a network or a loss of the same weights and settings that "
@@ -251,14 +251,14 @@ def _add_flips(subject: Subject, result: MetricResult, costs: dict[str, IntArray
     if result.flips is None:
         return
     cost = np.ceil(result.flips * MILLION - 1e-6).astype(np.int64)
-    # Around a plan a swap may repair flips; costs are never negative, so what it repairs goes to the fixed part.
+    # Around a plan a swap may repair flips; costs are never negative, so repaired flips go to the fixed part.
     least = np.minimum.reduceat(cost, subject.offsets[:-1])
     costs["harmful_flips"] = cost - np.repeat(least, np.diff(subject.offsets))
     fixed_costs["harmful_flips"] = int(least.sum()) + math.ceil(base_flips(subject) * MILLION - 1e-6)
 
 
 def _moved(subject: Subject, share: float) -> float:
-    """How far the base model is from the uncompressed one, by the same mixture as the linear terms."""
+    """The distance of the base model from the uncompressed one, in the same mixture as the linear terms."""
     change = apart = 0.0
     for number, part in subject.slices():
         outputs, reference, weights = subject.outputs[number], subject.reference[number], subject.row_weights(number)

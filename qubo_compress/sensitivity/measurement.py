@@ -50,12 +50,12 @@ class Measurement:
 
     @property
     def offered(self) -> Menu:
-        """The menu, or the one that is offered where none was given."""
+        """The given menu, or the default one."""
         return self.menu or Menu()
 
     @property
     def asked(self) -> Metric:
-        """The metric, made of its name where that was given; ``auto`` is one, too."""
+        """The metric object, also for a name; ``auto`` is a metric, too."""
         return make_metric(self.metric)
 
     @property
@@ -65,7 +65,7 @@ class Measurement:
 
     @property
     def first_order(self) -> bool:
-        """Whether the linear terms have a part for slopes of the loss."""
+        """Whether the linear terms include a share of the loss's slopes."""
         return self.shrinkage not in (None, 1)
 
     def checked(self) -> Measurement:

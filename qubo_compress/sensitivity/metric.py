@@ -1,4 +1,4 @@
-"""What a metric is: a class that measures the choices of a subject."""
+"""The interface of metrics: classes that measure the choices of a subject."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from qubo_compress.sensitivity.subject import Subject
 
 @dataclass(frozen=True)
 class MetricResult:
-    """What a metric found.
+    """The result of a metric.
 
     Attributes:
-        linear: (V,) loss change of each choice on its own.
+        linear: (V,) loss change of each choice alone.
         features: (V, columns) rows whose inner products are the pair energies, or None.
         pairs: sparse (V, V) pair energies, or None.
         evaluations: runs of the network over all examples.
         divergence: (V,) Kullback-Leibler divergence of each choice, if it came at no extra cost.
-        halves: (2, 2, V) the linear terms, and the divergences, on either half of the examples, where they were
-            measured.
+        halves: (2, 2, V) the linear terms and the divergences on each half of the examples, if measured.
         flips: (V,) change of the share of examples that the original gets right and the choice gets wrong, if
             it came at no extra cost.
-        second_half: (columns,) which columns of the features are those of every second example, where it is known.
+        second_half: (columns,) which columns of the features belong to every second example, if known.
     """
 
     linear: FloatArray
@@ -44,7 +43,7 @@ class MetricResult:
 
 
 class Metric(ABC):
-    """A way to say what each choice and each pair costs: a frozen dataclass of options."""
+    """A way to measure what each choice and each pair costs: a frozen dataclass of options."""
 
     metric_name: ClassVar[str]
 
@@ -76,7 +75,7 @@ class Metric(ABC):
 
 
 def adopt(kind: type) -> None:
-    """Bring a metric up to date that was written for 0.4, when metrics had no base class."""
+    """Adapt a metric that was written for 0.4, when metrics had no base class."""
     older_plug_ins.adopt(kind, Metric, older_plug_ins.names_in(kind), {})
 
 
@@ -88,7 +87,7 @@ metrics: Registry[type[Metric]] = Registry("metric", "metric_name", adopt)
 
 
 def make_metric(metric: str | Metric) -> Metric:
-    """A metric object of its registered name; an object is passed through.
+    """The metric object of a registered name; an object is returned unchanged.
 
     Raises:
         UnknownName: when the name is not registered.

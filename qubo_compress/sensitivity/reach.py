@@ -1,7 +1,7 @@
-"""Which parameters the calibration examples reach: the outputs depend on them, as far as gradients can tell.
+"""Which parameters the calibration examples reach: those that the outputs depend on, as gradients show.
 
-What no example reaches costs nothing to destroy, in every metric. It may belong to another subject, another entry point
-or a branch for other inputs, so nothing is known about it and it is kept.
+Under every metric, a parameter that no example reaches costs nothing to destroy. It may serve another task, another
+entry point or a branch for other inputs, so nothing is known about it, and it is kept.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from qubo_compress.network.tensors import NetworkTensors
 logger = logging.getLogger(__name__)
 
 REASON = "no calibration example reaches it"
-"""Why a group is kept whose values none of the outputs depends on."""
+"""The reason for keeping a group that no output depends on."""
 
 PROBED_AT_ONCE = 16
-"""Examples that share a backward pass: what it remembers grows with them."""
+"""Examples that share a backward pass, whose memory grows with them."""
 
 
 def unreached_groups(

@@ -1,4 +1,4 @@
-"""From a metric's result to the numbers of a table: drawn towards what can be believed of it, rows made a factor."""
+"""From a metric's result to a table's numbers: shrunk to what can be trusted, with rows reduced to a factor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def regularised(
     baseline: float,
     around: bool,
 ) -> Arrays:
-    """A table's numbers from what the metric found.
+    """A table's numbers from a metric's result.
 
     Args:
         subject: the measurement.
@@ -42,7 +42,7 @@ def regularised(
     """
     share, linear = shrunk_linear(result.linear, result.divergence, result.halves, settings.shrinkage)
     rows, trust, dropped = result.features, 1.0, 0.0
-    # A share given as a number is the caller's own judgement of what was measured.
+    # A share given as a number is the caller's own judgement of the measurement.
     if not around and isinstance(settings.interactions, bool):
         if rows is not None and result.divergence is not None:
             rows = limited_rows(rows, result.divergence)

@@ -1,4 +1,4 @@
-"""What is to be measured: a network with its groups and its calibration examples, read and checked at the door."""
+"""The object of a measurement: a network with its groups and calibration examples, read and checked at once."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Specimen:
     """A network to be measured.
 
     Attributes:
-        model: the uncompressed network, left as it is.
+        model: the uncompressed network, unchanged.
         layout: its groups.
-        examples: that it is measured on.
+        examples: the calibration examples.
         settings: of the measurement, with the loss that fits the examples.
     """
 
@@ -39,7 +39,7 @@ class Specimen:
 
     @classmethod
     def of(cls, model: nn.Module, batches: Iterable[Any], settings: Measurement, whose: str = "") -> Specimen:
-        """Find the groups, read the batches, and see that the network, its examples and the loss fit each other.
+        """Find the groups, read the batches, and check that the network, its examples and the loss fit together.
 
         Args:
             model: as the caller gave it.
@@ -65,7 +65,7 @@ class Specimen:
         return self.settings.loss
 
     def private(self) -> Specimen:
-        """The same with a copy of the network that nobody else runs, whose outputs and loss are settled."""
+        """The specimen with a private copy of the network, whose outputs and loss are settled."""
         model = private_copy(self.model)
         examples, loss = settle(model, self.examples, self.loss)
         return Specimen(model, self.layout, examples, replace(self.settings, loss=loss))
@@ -81,7 +81,7 @@ Restriction = Callable[[int, dict[str, Operator]], dict[str, Operator]]
 
 @dataclass(frozen=True, eq=False)
 class Around:
-    """A plan already applied, around which is measured.
+    """A plan already applied, as the point of measurement.
 
     Attributes:
         base: the network with the plan.
@@ -94,12 +94,12 @@ class Around:
     payloads: Mapping[tuple[str, str], bytes] | None = None
 
     def private(self) -> Around:
-        """The same with a copy of the network that nobody else runs."""
+        """The same with a private copy of the network."""
         return replace(self, base=private_copy(self.base))
 
 
 def refuse_unfit(model: nn.Module, layout: Layout) -> None:
-    """Raise :class:`InvalidModel` for what no measurement can be made of, before the network runs."""
+    """Raise :class:`InvalidModel` for networks that cannot be measured, before they run."""
     refuse_nothing_to_compress(layout)
     _refuse_without_values(model)
     for group in layout.groups:

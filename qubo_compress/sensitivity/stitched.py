@@ -1,8 +1,8 @@
-"""The real loss of a network with any choices stitched in, for searches that ask the network itself.
+"""The real loss of a network with any choices stitched in, for searches on the network itself.
 
-Every compressed tensor of every choice is made once. To score an assignment, references to them are
-swapped into a private copy of the model and back: nothing is copied but what shares a tensor with other groups, and
-the model itself is never touched. The weights seen are those of :meth:`qubo_compress.Plan.apply`, bit for bit.
+Every compressed tensor of every choice is decoded once. To score an assignment, references to them are swapped into a
+private copy of the model and back: only groups that share a tensor are copied, and the model itself is never touched.
+The weights equal those of :meth:`qubo_compress.Plan.apply`, bit for bit.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MEMORY_LIMIT = 2_000_000_000
 
 @dataclass(frozen=True)
 class _Sample:
-    """Some of the calibration examples, and the uncompressed network's output rows on them where they are needed."""
+    """Some of the calibration examples, and the uncompressed network's output rows on them, if needed."""
 
     examples: Examples
     reference: list[Tensor] | None
@@ -52,8 +52,8 @@ class _Sample:
 class StitchedLoss(NetworkLoss):
     """Mean loss of the network with an assignment's choices stitched in, on calibration examples.
 
-    Calling it with an assignment, and if wanted a number of examples, gives the loss; infinity where it is not
-    finite. It is what ``evopress``, ``spdy`` and ``reinforcement`` take as ``loss=``. Assignments are those of
+    Calling it with an assignment, and optionally a number of examples, returns the loss, or infinity if it is not
+    finite. Pass it to ``evopress``, ``spdy`` and ``reinforcement`` as ``loss=``. Assignments are those of
     ``table.problem(...)`` with the pins in force when this object was made.
 
     Args:
@@ -119,11 +119,11 @@ class StitchedLoss(NetworkLoss):
 
     @property
     def examples(self) -> int:
-        """Number of calibration examples."""
+        """The number of calibration examples that it has."""
         return self._all.examples.count
 
     def redraw(self, seed: int) -> None:
-        """Take another random sample wherever fewer than all examples are asked for; the first ones until then."""
+        """Draw a new random sample for calls with fewer than all examples; initially these use the first ones."""
         self._order = np.random.default_rng(seed).permutation(self.examples)
         self._samples.clear()
 

@@ -1,4 +1,4 @@
-"""What a metric is given: a network, the choices of its groups, the examples and the loss."""
+"""The input of a metric: a network, the choices of its groups, the examples and the loss."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ PROBE_EXAMPLES = 8
 
 
 def _unseen(_: float) -> None:
-    """Progress that nobody is told of."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """Where the parts of a measurement are kept, and who is told of those that are finished.
+    """Where the parts of a measurement are cached, and how progress is reported.
 
     Attributes:
         cache: finished units.
@@ -53,18 +53,18 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What is measured, as a metric sees it.
+    """A measurement as a metric sees it.
 
     Attributes:
-        tensors: what the network holds around which is measured; the network itself is ``base``.
-        choices: the choices of every group, and what they store.
+        tensors: of the network at the point of measurement; the network itself is ``base``.
+        choices: the choices of every group, and their stored forms.
         examples: the calibration examples, on the network's device.
         loss: the loss.
         reference: output rows of the uncompressed network, one tensor per slice.
         outputs: output rows of ``base``, one tensor per slice.
-        trace: the calls of its modules, where these can be followed.
-        settings: what was asked for.
-        work: the finished parts.
+        trace: the calls of its modules, if these can be followed.
+        settings: of the measurement.
+        work: the cache and the progress.
     """
 
     tensors: NetworkTensors
@@ -79,7 +79,7 @@ class Subject:
 
     @property
     def base(self) -> nn.Module:
-        """The network around which is measured, in eval mode."""
+        """The network at the point of measurement, in eval mode."""
         return self.tensors.model
 
     @property
@@ -109,7 +109,7 @@ class Subject:
 
     @property
     def first_order(self) -> bool:
-        """Whether slopes of the loss are wanted, where they are not measured anyway."""
+        """Whether slopes of the loss are wanted, if they are not measured anyway."""
         return self.settings.first_order
 
     @property
@@ -119,7 +119,7 @@ class Subject:
 
     @property
     def rows_per_pass(self) -> int:
-        """Examples that share a pass: no more than memory allows, and one slice where slices are not joined."""
+        """Examples that share a pass, limited by memory; one slice if slices are not joined."""
         if self.examples.whole:
             return 1
         return min(ROWS_PER_PASS.get(self.device.type, 512), self.examples.together or MOST_JOINED)
@@ -153,19 +153,19 @@ class Subject:
         return self.examples.row_weights(part, rows.shape[0]).to(rows.device)
 
     def variants(self, group: int) -> list[tuple[Tensor, ...]]:
-        """For every choice, the whole tensors to be seen by the network, on its device."""
+        """For every choice, the whole tensors to put into the network, on its device."""
         members = self.layout.groups[group].members
-        # Beside rows that the network holds now: one of the same tensor may be swapped in already.
+        # Next to the network's present rows: another group of the same tensor may be swapped in already.
         made = (self.tensors.assembled(zip(members, values, strict=True)) for values in self.choices.values(group))
         return [tuple(found[member.name] for member in members) for found in made]
 
     def is_base(self, group: int, variant: tuple[Tensor, ...]) -> bool:
-        """Whether a variant is what the base model holds already."""
+        """Whether a variant equals the base model's tensors."""
         members = self.layout.groups[group].members
         return all(torch.equal(self.tensors[m.name], value) for m, value in zip(members, variant, strict=True))
 
     def references(self, group: int) -> tuple[Tensor, ...]:
-        """The group as the base model holds it, in the parameters that its choices are written in."""
+        """The group's values in the base model, in the parameters of its choices."""
         return self.choices.rewritten(group, self.tensors.parts(self.layout.groups[group]))
 
     def displacements(
@@ -173,7 +173,7 @@ class Subject:
     ) -> list[tuple[Tensor, ...]]:
         """For every choice, stored minus reference values, part by part, outputs first, on the CPU.
 
-        They are float32, or float64 where the network is.
+        They are float32, or float64 if the network is.
 
         Args:
             group: its number.

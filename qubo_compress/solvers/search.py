@@ -1,4 +1,4 @@
-"""A search in progress: what a solver is given, and what becomes its answer."""
+"""A search in progress: a solver's input, and its answer so far."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qubo_compress.solvers.solver import Solver
 
 _LEAST_SECONDS = 1e-3
-"""What a part gets that begins when the time is over: every solver must find some answer."""
+"""Seconds for a part that starts when the time is over: every solver must find some answer."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SearchLimits:
     """When a solver must stop, whichever comes first.
 
     Attributes:
-        seconds: wall clock for all that the solver does, building and embedding included.
+        seconds: wall clock for everything the solver does, including building and embedding.
         work: sweeps, iterations or nodes, in the solver's own unit; None for no limit.
     """
 
@@ -36,11 +36,11 @@ class SearchLimits:
 
 
 class SearchOver(Exception):
-    """Raised by a solver to end its search from wherever it is; what was kept so far is the answer."""
+    """Raised by a solver to end its search from anywhere; the answer is what was kept so far."""
 
 
 def _now() -> float:
-    # Looked up at every call, so that `testing.clocks.under` can put another clock in its place.
+    # Looked up at every call, so that `testing.clocks.under` can replace it.
     return time.perf_counter()
 
 
@@ -48,25 +48,25 @@ def _now() -> float:
 class Search:
     """One search: the problem, the limits and the generator, and all that was found so far.
 
-    A solver keeps every good assignment, counts its work, and looks at the limits before it goes on. Everything here
-    is valid at any moment, so that Ctrl-C, which a solver does not catch, leaves an answer. The clock is
+    A solver keeps every good assignment, counts its work, and checks the limits before it continues. Everything here is
+    valid at any moment, so that Ctrl-C, which a solver does not catch, leaves an answer. The clock is
     ``time.perf_counter``.
 
     Attributes:
-        problem: what to solve, without a constant.
+        problem: the problem to solve, without a constant.
         limits: of time and work.
-        rng: what all randomness is drawn from.
-        pool: the distinct good assignments; ``pool.size`` of them are given back.
+        rng: the source of all randomness.
+        pool: the distinct good assignments; ``pool.size`` of them are returned.
         work: done so far, in the solver's own unit.
         bound: the greatest proven lower bound on the energy of every feasible assignment, or None.
         infeasible: whether it is proven that no assignment is feasible.
-        interrupted: whether Ctrl-C ended the search; a solver sets it only where it had to catch that itself.
+        interrupted: whether Ctrl-C ended the search; a solver sets it only if it had to catch that itself.
         trace: (seconds, best energy, bound or None), as in the solution.
         notes: remarks in plain words.
         details: named figures of the solver's own.
         timing: seconds by stage.
-        start: when the time began to count, of ``time.perf_counter``.
-        standard: the scale of ``problem``, where that is a standardised one: see :meth:`standardised`.
+        start: of the time limit, on ``time.perf_counter``.
+        standard: the scale of ``problem``, if that is a standardised one: see :meth:`standardised`.
 
     Example:
         >>> problem = ChoiceProblem.random(kind="dense", groups=6, choices=4, seed=0)
@@ -110,12 +110,12 @@ class Search:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the start, compiling left out."""
+        """Seconds since the start, without compiling."""
         return time.perf_counter() - self.start
 
     @property
     def deadline(self) -> float:
-        """When the time is over, of ``time.perf_counter``."""
+        """The end of the time limit, on ``time.perf_counter``."""
         return self.start + self.limits.seconds
 
     @property
@@ -124,17 +124,17 @@ class Search:
         return self.deadline - time.perf_counter()
 
     def most_work(self, wanted: int) -> int:
-        """So much of the wanted work as the limit leaves."""
+        """The wanted work, as far as the limit allows it."""
         return wanted if self.limits.work is None else min(wanted, self.limits.work - self.work)
 
     def over(self, ahead: float = 0.0) -> bool:
-        """Whether the work is used up, or the time will be ``ahead`` seconds from now."""
+        """Whether the work is used up, or the time will be used up ``ahead`` seconds from now."""
         return self.most_work(1) < 1 or self.elapsed + ahead >= self.limits.seconds
 
     def rounds(self) -> Iterator[None]:
-        """One round after the other, each of at least one unit of work, while there is time for one as long as before.
+        """Rounds of at least one unit of work each, while there is time for one as long as the last.
 
-        The first one begins whatever the time, so that there is an answer.
+        The first one starts whatever the time, so that there is an answer.
         """
         while self.most_work(1) > 0:
             begin = self.elapsed
@@ -145,7 +145,7 @@ class Search:
 
     @contextmanager
     def compiling(self) -> Iterator[None]:
-        """What is done in there is done once per machine or process, and does not count as time of the search."""
+        """A block for work done once per machine or process, which does not count as search time."""
         begin = time.perf_counter()
         try:
             yield
@@ -153,7 +153,7 @@ class Search:
             self.exclude(time.perf_counter() - begin)
 
     def exclude(self, seconds: float) -> None:
-        """Count these seconds as compiling, here and in the searches that this one is a part of."""
+        """Count these seconds as compiling, here and in the enclosing searches."""
         self.start += seconds
         self.spend("compile", seconds)
         if self._parent is not None:
@@ -161,7 +161,7 @@ class Search:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """What is done in there counts under that name in the timing, and in the time of the search."""
+        """A block whose time counts under that name in the timing, and as search time."""
         begin = time.perf_counter()
         try:
             yield
@@ -185,11 +185,11 @@ class Search:
         return self.pool.best
 
     def keep(self, assignment: IntArray, energy: float | None = None) -> bool:
-        """Take in an assignment that is within the budgets; whether it is the best so far.
+        """Keep an assignment that is within the budgets; returns whether it is the best so far.
 
         Args:
             assignment: (G,) local choices; copied.
-            energy: of it, where that is known already.
+            energy: its energy, if already known.
         """
         better = self.add(assignment, energy)
         if better:
@@ -197,7 +197,7 @@ class Search:
         return better
 
     def add(self, assignment: IntArray, energy: float | None = None) -> bool:
-        """The same without an entry in the trace, for what was found at another time than now."""
+        """The same without an entry in the trace, for assignments found at another time."""
         return self.pool.add(assignment, self.problem.energy(assignment) if energy is None else float(energy))
 
     def settle(self, assignment: IntArray) -> None:
@@ -206,7 +206,7 @@ class Search:
         self.add(assignment)
 
     def result(self) -> RawSolution:
-        """The best so far, and what was done for it."""
+        """The best so far, with the work and figures of the search."""
         ranked = self.pool.ranked()
         return RawSolution(
             assignments=tuple(assignment for _, assignment in ranked),
@@ -224,7 +224,7 @@ class Search:
     # Parts.
 
     def left(self, seconds: float = np.inf, work: int | None = None) -> SearchLimits:
-        """What remains of time and work, cut to ``seconds`` and ``work``."""
+        """The remaining time and work, at most ``seconds`` and ``work``."""
         if self.limits.work is not None:
             work = self.most_work(self.limits.work if work is None else work)
         return SearchLimits(max(_LEAST_SECONDS, min(self.seconds_left, seconds)), work)
@@ -235,12 +235,12 @@ class Search:
         limits: SearchLimits | None = None,
         rng: np.random.Generator | None = None,
     ) -> Search:
-        """A search within this one; what it finds is this one's once it is taken.
+        """A search within this one; :meth:`take` adds its results to this one.
 
         Args:
-            problem: what to solve in it; None: the same.
-            limits: of time and work; None: what is left.
-            rng: what it draws from; None: a generator of its own, spawned from this one's.
+            problem: the problem to solve in it; None: the same.
+            limits: of time and work; None: the rest.
+            rng: its generator; None: a new one, spawned from this one's.
         """
         return Search(
             self.problem if problem is None else problem,
@@ -251,7 +251,7 @@ class Search:
 
     @contextmanager
     def standardised(self) -> Iterator[Search]:
-        """This search on the standardised problem: what is found there is told in this problem's energies."""
+        """This search on the standardised problem; its results are in this problem's energies."""
         standard = standardise(self.problem)
         part = self.part(standard.problem, self.limits, self.rng)
         part.standard, part.start = standard, self.start
@@ -262,16 +262,16 @@ class Search:
         self._go_on(part)
 
     def take(self, part: Search) -> None:
-        """Take in all that a part found, and all that it did for that.
+        """Add everything that a part found, and all its work and notes.
 
         Raises:
-            KeyboardInterrupt: when that is what ended the part.
+            KeyboardInterrupt: if that ended the part.
         """
         self._merge(part)
         self._go_on(part)
 
     def take_pool(self, part: Search) -> None:
-        """Take in what a part found, but neither its work nor its notes."""
+        """Add the assignments that a part found, without its work and notes."""
         self.pool.join([(part._outside(energy), chosen) for energy, chosen in part.pool.ranked()])
         before = part.start - self.start
         self.trace += [
@@ -296,5 +296,5 @@ class Search:
             raise KeyboardInterrupt
 
     def _outside(self, energy: float) -> float:
-        """An energy of this part as one of the search that it belongs to."""
+        """An energy of this part on the scale of the enclosing search."""
         return energy if self.standard is None else self.standard.energy(energy)
