@@ -76,7 +76,11 @@ def _couplings(problem: ChoiceProblem, pairs: PairEnergies) -> Couplings:
 
 @dataclass(frozen=True, eq=False)
 class DiscreteDecoder:
-    """Reads assignments from a dimod sample set, a mapping from group name to case, or rows of cases."""
+    """Reads assignments from a dimod sample set, a mapping from group name to case, or rows of cases.
+
+    Attributes:
+        problem: that was encoded.
+    """
 
     problem: ChoiceProblem
 

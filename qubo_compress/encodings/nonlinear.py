@@ -128,7 +128,11 @@ def _check_size(problem: ChoiceProblem) -> None:
 
 @dataclass(frozen=True, eq=False)
 class NonlinearDecoder:
-    """Reads assignments from the states of a solved model, or from its integers."""
+    """Reads assignments from the states of a solved model, or from its integers.
+
+    Attributes:
+        problem: that was encoded.
+    """
 
     problem: ChoiceProblem
 

@@ -129,7 +129,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Kept:
-    """A tensor that no choice changes, and why."""
+    """A tensor that no choice changes, and why.
+
+    Attributes:
+        name: in the state dict.
+        reason: why it is kept.
+        nbytes: that it takes in the file.
+        shape: of the tensor.
+        dtype: of the tensor, in words; :data:`EXTRA` for what is no tensor.
+    """
 
     name: str
     reason: str

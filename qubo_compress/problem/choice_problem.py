@@ -71,6 +71,9 @@ class ChoiceProblem:
         budget_names: B names; default: ``budget0`` ...
         constant: added to every energy.
 
+    Attributes:
+        diagonal: (V,) energy of each choice apart from pairs: linear terms less half the squared rows of the factor.
+
     Raises:
         InvalidProblem: when shapes disagree, values are not finite, costs are negative or sum to more than 2**53,
             or ``pairs`` is not symmetric or couples choices of one group.

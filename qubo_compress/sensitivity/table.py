@@ -23,10 +23,11 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, Flo
 from qubo_compress.sensitivity.merge import merged_fields, refuse_different, shares_of, tables_of_ranks
 from qubo_compress.sensitivity.ranks import ranks_of
 from qubo_compress.sensitivity.stitched import StitchedLoss
-from qubo_compress.solvers.solution import Solution
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+    from qubo_compress.solvers.solution import Solution
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,7 @@ class SensitivityTable:
         Raises:
             UnknownName: when a group or a choice does not exist.
         """
-        named = dict(solution.choices if isinstance(solution, Solution) else solution)
+        named = dict(solution if isinstance(solution, Mapping) else solution.choices)
         unknown = sorted(set(named) - set(self.group_names))
         if unknown:
             raise unknown_name("group", unknown[0], self.group_names)
