@@ -1,4 +1,4 @@
-"""What a network loses under an assignment: for searches that minimise it in the place of the energy."""
+"""What a network loses under an assignment: for searches that minimise it instead of the energy."""
 
 from __future__ import annotations
 

@@ -104,7 +104,6 @@ class _PricedSolver(LeapSolver):
 
     @property
     def most_submissions(self) -> int:
-        """As the option says."""
         return self.submissions
 
 

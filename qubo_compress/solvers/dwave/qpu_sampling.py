@@ -268,7 +268,7 @@ class EmbeddedSampler:
         if self.minor is not None:
             return embedded(self.device.graph.edges, {v: self.minor[v] for v in variables})
         size = len(variables)
-        if size > self.device.largest_clique:  # at another price, reduction left fewer variables
+        if size > self.device.largest_clique:  # at another price, reduction left fewer variables variables
             return None
         chains = self.device.clique(size)
         key = tuple(variables)

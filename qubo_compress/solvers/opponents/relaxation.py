@@ -79,7 +79,7 @@ class SoftmaxRelaxation(Solver):
             )
 
     def run(self, search: Search) -> None:
-        """Descend, round and start again until the time or the work, counted in gradient steps, is used up."""
+        """Descend, round and restart until the time or the work, counted in gradient steps, is used up."""
         with search.compiling():
             warm_up()
         descents = _Descents(search, self)
