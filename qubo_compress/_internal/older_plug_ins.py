@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from abc import ABC
 from collections.abc import Callable, Collection, Mapping
@@ -37,7 +38,7 @@ def adopt(kind: type, base: type[ABC], known: Collection[str], given: Mapping[st
 
 def names_in(kind: type) -> set[str]:
     """What objects of a class have: its attributes, and fields of a dataclass without a default."""
-    return set(dir(kind)).union(*(vars(parent).get("__annotations__", ()) for parent in kind.__mro__))
+    return set(dir(kind)).union(*(inspect.get_annotations(parent) for parent in kind.__mro__))
 
 
 def renamed(module: str, old: Mapping[str, Any]) -> Callable[[str], Any]:

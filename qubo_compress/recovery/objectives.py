@@ -16,45 +16,56 @@ than the others get more weight.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qubo_compress._internal import older_plug_ins
 from qubo_compress._internal.registry import Registry
 from qubo_compress.errors import InvalidObjective
-from qubo_compress.network.losses.classification import CallableLoss, CrossEntropy, KullbackLeibler, Loss, SquaredError
+from qubo_compress.network.losses.classification import CallableLoss, Loss, SquaredError
 from qubo_compress.recovery.training import Objective as RowLoss
 from qubo_compress.recovery.training import distillation
 
 Distance = Literal["logits", "kl"]
 
 
-@runtime_checkable
-class RecoveryObjective(Protocol):
+class RecoveryObjective(ABC):
     """Settings of an objective: a frozen dataclass, registered under a name."""
 
     @property
     def needs_labels(self) -> bool:
-        """Whether the objective is void without class labels."""
-        ...
+        """Whether the objective is void without class labels; it is not by default."""
+        return False
 
+    @abstractmethod
     def start(self) -> RowLoss:
         """The loss of one training: (rows (M, C), original's rows (M, C), labels or None) -> (M,)."""
-        ...
 
 
-objectives: Registry[type[RecoveryObjective]] = Registry("objective")
+def adopt(kind: type) -> None:
+    """Bring an objective up to date that was written for 0.4."""
+    known = older_plug_ins.names_in(kind)
+    if {"needs_labels", "start"} <= known:
+        older_plug_ins.adopt(kind, RecoveryObjective, known, {})
+
+
+objectives: Registry[type[RecoveryObjective]] = Registry("objective", adopt=adopt)
 
 
 @objectives.register("plain")
 @dataclass(frozen=True)
-class Plain:
+class Plain(RecoveryObjective):
     """Cross-entropy with the labels only, as in fine-tuning without a teacher."""
 
-    needs_labels: ClassVar[bool] = True
+    @property
+    def needs_labels(self) -> bool:
+        """Always."""
+        return True
 
     def start(self) -> RowLoss:
         """The loss; it has no state."""
@@ -63,10 +74,8 @@ class Plain:
 
 @objectives.register("distillation")
 @dataclass(frozen=True)
-class Distillation:
+class Distillation(RecoveryObjective):
     """Cross-entropy with the labels, if any, plus the KL divergence from the original."""
-
-    needs_labels: ClassVar[bool] = False
 
     def start(self) -> RowLoss:
         """The loss; it has no state."""
@@ -75,7 +84,7 @@ class Distillation:
 
 @objectives.register("label-preserving")
 @dataclass(frozen=True)
-class LabelPreserving:
+class LabelPreserving(RecoveryObjective):
     """The multi-part loss of Joseph et al.: labels, the original's outputs, and its answers.
 
     The default is the distance of the logits alone: on ResNet-20 at 8x it left 2.2 times fewer mismatches than labels
@@ -235,10 +244,10 @@ def make_objective(objective: str | RecoveryObjective | RowLoss, loss: Loss | No
         UnknownName: when no objective has that name.
         InvalidObjective: for an objective that compares classes, under a loss that does not.
     """
-    chosen = objectives.get(objective)() if isinstance(objective, str) else objective
+    chosen = _chosen(objective)
     if not isinstance(chosen, RecoveryObjective):
         return chosen
-    if loss is None or isinstance(loss, (CrossEntropy, KullbackLeibler)):
+    if loss is None or loss.of_classes:
         return chosen.start()
     if isinstance(chosen, (Plain, Distillation)):
         return _TaskLoss(loss, teacher=isinstance(chosen, Distillation))
@@ -274,8 +283,15 @@ class _TaskLoss:
 
 def needs_labels(objective: str | RecoveryObjective | RowLoss) -> bool:
     """Whether an objective is void without class labels."""
-    chosen = objectives.get(objective)() if isinstance(objective, str) else objective
-    return bool(getattr(chosen, "needs_labels", False))
+    chosen = _chosen(objective)
+    return isinstance(chosen, RecoveryObjective) and chosen.needs_labels
+
+
+def _chosen(objective: str | RecoveryObjective | RowLoss) -> RecoveryObjective | RowLoss:
+    if isinstance(objective, str):
+        return objectives.get(objective)()
+    adopt(type(objective))
+    return objective
 
 
 def _label_loss(found: Tensor, _: Tensor, labels: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from qubo_compress._internal.checks import whole
 from qubo_compress.calibration.evaluation import EvaluationOptions, outputs_of, settle
 from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.errors import InvalidBudget, InvalidObjective, WrongModel
-from qubo_compress.network.losses.classification import AUTO, CrossEntropy, KullbackLeibler, Loss, LossLike, make_loss
+from qubo_compress.network.losses.classification import AUTO, Loss, LossLike, make_loss
 from qubo_compress.network.private import differentiable, independent_copy, private_copy
 from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.tensors import NetworkTensors
@@ -62,7 +62,7 @@ class _Settings:
         """What fine-tuning is told."""
         return Training(
             epochs, seed, self.learning_rate, make_objective(self.objective, task),
-            align=None if _of_classes(task) else _as_they_came,
+            align=None if task.of_classes else _as_they_came,
             disturb=disturbance(seed) if self.noise else None,
             afterwards=Splicing(teacher, seed) if self.splicing else None,
         )  # fmt: skip
@@ -172,10 +172,6 @@ def _distance(model: nn.Module, examples: Examples, loss: Loss, reference: list[
     """Mean divergence from the teacher's outputs, in the geometry of the loss."""
     rows = zip(examples.slices, outputs_of(model, examples), reference, strict=True)
     return examples.mean(apart(loss, found, part.targets, goal) for part, found, goal in rows)
-
-
-def _of_classes(loss: Loss) -> bool:
-    return isinstance(loss, (CrossEntropy, KullbackLeibler))
 
 
 def _as_they_came(targets: Tensor | None, _: Tensor) -> Tensor | None:

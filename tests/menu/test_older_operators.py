@@ -16,7 +16,7 @@ import qubo_compress as qc
 from qubo_compress.calibration.statistics import Calibration, Statistic
 from qubo_compress.menu.coding.coded import can_be_coded
 from qubo_compress.menu.keep import Keep
-from qubo_compress.menu.operator import operators
+from qubo_compress.menu.operator import Quick, operators
 from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group
 from qubo_compress.testing import check_operator
@@ -105,6 +105,16 @@ def test_they_are_measured_planned_saved_and_read(bare: Any, tmp_path: Path) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(bare().encode(qc.menu.discover(net).groups[0], [net[0].weight.detach()]), Stored)
+
+
+def test_quick_ones_stay_quick(bare: Any) -> None:
+    @dataclass(frozen=True)
+    class Quickly(Quick, bare):  # type: ignore[misc]
+        pass
+
+    with pytest.warns(DeprecationWarning, match="Quickly"):
+        qc.menu.register(Quickly)
+    assert Quickly().quick and Quickly().fit(None) == b""
 
 
 def test_a_menu_takes_their_objects_and_nothing_else(bare: Any) -> None:

@@ -18,7 +18,7 @@ from qubo_compress import errors
 from qubo_compress.calibration.evaluation import outputs_of
 from qubo_compress.calibration.examples import read_examples
 from qubo_compress.recovery import LabelPreserving, objectives
-from qubo_compress.recovery.objectives import SoftAdapt, make_objective
+from qubo_compress.recovery.objectives import RecoveryObjective, SoftAdapt, make_objective, needs_labels
 
 MENU = qc.Menu(bits=(2,), sparsity=(0.0,))
 
@@ -193,3 +193,17 @@ def test_labels_alone_without_labels_are_refused_before_anything_is_measured(sam
                 found.model, inputs, qc.Budget(ratio=4), loss="kl", epochs=1, objective=objective, progress=False,
                 metric=NeverAsked(),
             )  # fmt: skip
+
+
+def test_an_objective_of_0_4_that_names_no_base_class_works_and_warns() -> None:
+    @dataclass(frozen=True)
+    class Squared:
+        needs_labels: ClassVar[bool] = False
+
+        def start(self) -> Any:
+            return lambda found, goal, labels: (found - goal).square().sum(-1)
+
+    with pytest.warns(DeprecationWarning, match=r"write class Squared\(RecoveryObjective\)"):
+        loss = make_objective(Squared())  # type: ignore[arg-type]
+    assert loss(torch.ones(1, 2), torch.zeros(1, 2), None).tolist() == [2.0]
+    assert not needs_labels(Squared()) and isinstance(Squared(), RecoveryObjective)  # type: ignore[arg-type]

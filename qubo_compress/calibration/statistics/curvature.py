@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,12 +22,6 @@ DROPPED = 1e-3
 """Share of the output Hessians' trace that the exact method leaves out: nearly all passes, nearly no curvature."""
 
 METHODS = ("auto", "exact", "signs")
-
-
-class _CurvedLoss(Protocol):
-    def features(self, change: Tensor, outputs: Tensor, targets: Tensor | None) -> Tensor: ...
-
-    def probe(self, outputs: Tensor, targets: Tensor | None, signs: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -149,7 +143,7 @@ class Curvature(Statistic):
         with torch.no_grad():
             outputs = calibration.run(part.inputs)
             units = torch.eye(outputs.numel()).to(outputs).reshape(-1, *outputs.shape)
-            columns = cast(_CurvedLoss, calibration.loss).features(units, outputs, part.targets)
+            columns = calibration.loss.features(units, outputs, part.targets)
             weights = calibration.examples.row_weights(part, outputs.shape[0]).to(outputs)
             columns = (columns * weights.sqrt()[:, None]).flatten(1)
             _, values, vectors = torch.linalg.svd(columns.T, full_matrices=False)
@@ -171,7 +165,7 @@ class Curvature(Statistic):
         outputs = calibration.run(part.inputs)
         fixed = outputs.detach()
         signs = 2.0 * torch.randint(0, 2, fixed.shape, generator=generator).to(fixed) - 1.0
-        cotangent = cast(_CurvedLoss, calibration.loss).probe(fixed, part.targets, signs)
+        cotangent = calibration.loss.probe(fixed, part.targets, signs)
         weights = calibration.examples.row_weights(part, fixed.shape[0]).to(fixed)
         scalar = (outputs * cotangent * weights.sqrt()[:, None]).sum()
         return _gradients(scalar, leaves)

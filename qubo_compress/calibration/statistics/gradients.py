@@ -148,8 +148,8 @@ def _cotangents(calibration: Calibration, part: Slice, number: int) -> Tensor:
     with torch.enable_grad():
         leaf = rows.clone().requires_grad_(True)
         generator = torch.Generator().manual_seed(calibration.seed * 1_000_003 + number)
-        numeric = getattr(calibration.loss, "of_numbers", False)
-        if part.targets is not None and (numeric or getattr(calibration.loss, "needs_targets", True)):
+        numeric = calibration.loss.of_numbers
+        if part.targets is not None and (numeric or calibration.loss.needs_targets):
             values = calibration.loss.values(leaf, part.targets, rows)
         elif numeric or rows.shape[1] == 1:
             signs = torch.randint(2, rows.shape, generator=generator).to(rows) * 2 - 1

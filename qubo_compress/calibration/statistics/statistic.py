@@ -10,7 +10,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,8 @@ from torch import Tensor, nn
 from qubo_compress.calibration.examples import Examples
 from qubo_compress.network.groups import Group
 from qubo_compress.network.inputs import Inputs
+from qubo_compress.network.losses.loss import Loss
 from qubo_compress.network.tensors import NetworkTensors
-
-
-class PointwiseLoss(Protocol):
-    """The part of a loss that statistics need: see ``qubo_compress.network.losses.classification``."""
-
-    def values(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
-        """(M,) loss per output row."""
-        ...
 
 
 @dataclass(eq=False)
@@ -44,7 +37,7 @@ class Calibration:
 
     model: nn.Module
     examples: Examples
-    loss: PointwiseLoss
+    loss: Loss
     run: Callable[[Inputs], Tensor]
     seed: int
     ahead: dict[str, dict[str, Any]] = field(default_factory=dict)

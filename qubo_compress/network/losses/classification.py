@@ -12,13 +12,14 @@ B = diag(sqrt p) - p sqrt(p)^T, turns random signs e into probes: B B^T = H, so 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional
 
 from qubo_compress.errors import InvalidBatches, InvalidModel, unknown_name
 from qubo_compress.network.losses.custom import CallableLoss, CustomLoss
+from qubo_compress.network.losses.loss import Loss
 from qubo_compress.network.losses.regression import BinaryCrossEntropy, SquaredError
 
 LossLike = str | CustomLoss
@@ -51,35 +52,6 @@ def rows_of(outputs: Tensor) -> Tensor:
     return moved.reshape(-1, outputs.shape[1]).float()
 
 
-class Loss(Protocol):
-    """The interface of a loss for sensitivity. ``reference`` are the uncompressed network's output rows."""
-
-    @property
-    def needs_targets(self) -> bool:
-        """Whether the loss needs targets in the batches."""
-        ...
-
-    def values(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
-        """(M,) loss per output row."""
-        ...
-
-    def gradient(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
-        """(M, C) gradient of each row's loss with respect to its outputs."""
-        ...
-
-    def features(self, change: Tensor, outputs: Tensor, targets: Tensor | None) -> Tensor:
-        """(..., M, C) rows whose squared norm is change^T H change, H taken at ``outputs``."""
-        ...
-
-    def probe(self, outputs: Tensor, targets: Tensor | None, signs: Tensor) -> Tensor:
-        """(M, C) vectors B e for (M, C) random signs e with B B^T = H at ``outputs``; zero for ignored rows."""
-        ...
-
-    def divergence(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
-        """(M,) distance of the outputs from the reference in this loss's geometry, never negative."""
-        ...
-
-
 def softmax_features(change: Tensor, outputs: Tensor) -> Tensor:
     """Square root of the softmax Hessian at ``outputs`` applied to ``change``."""
     share = outputs.softmax(-1)
@@ -101,10 +73,11 @@ def softmax_divergence(outputs: Tensor, reference: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(Loss):
     """Cross-entropy with class indices or class probabilities as targets."""
 
     needs_targets: bool = True
+    of_classes: ClassVar[bool] = True
 
     def values(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
         """Cross-entropy per row."""
@@ -133,10 +106,11 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
-class KullbackLeibler:
+class KullbackLeibler(Loss):
     """KL(softmax of the reference || softmax of the outputs); needs no targets."""
 
     needs_targets: bool = False
+    of_classes: ClassVar[bool] = True
 
     def values(self, outputs: Tensor, targets: Tensor | None, reference: Tensor) -> Tensor:
         """Divergence per row."""
@@ -194,7 +168,8 @@ def target_rows(targets: Tensor | None, outputs: Tensor) -> Tensor:
 
 def class_targets(loss: LossLike | Loss) -> bool:
     """Whether integer targets of this loss are classes, so that answers are right or wrong."""
-    return not isinstance(loss if not isinstance(loss, str) else make_loss(loss), SquaredError)
+    found = loss if isinstance(loss, Loss) else make_loss(loss)
+    return not found.of_numbers
 
 
 def make_loss(loss: LossLike) -> Loss:

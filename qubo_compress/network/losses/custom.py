@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidModel
+from qubo_compress.network.losses.loss import Loss
 
 CustomLoss = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -36,7 +37,7 @@ NEGLIGIBLE = 1e-6
 
 
 @dataclass(frozen=True)
-class CallableLoss:
+class CallableLoss(Loss):
     """A caller's loss (outputs, targets) -> (N,), its output Hessian clipped to positive semidefinite.
 
     Args:

@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from qubo_compress.errors import InvalidBatches
 from qubo_compress.network.inputs import IGNORED
+from qubo_compress.network.losses.loss import Loss
 
 
 @dataclass(frozen=True)
-class SquaredError:
+class SquaredError(Loss):
     """Mean squared difference from the targets, or from the uncompressed network's outputs without targets."""
 
     needs_targets: bool = False
@@ -53,7 +54,7 @@ class SquaredError:
 
 
 @dataclass(frozen=True)
-class BinaryCrossEntropy:
+class BinaryCrossEntropy(Loss):
     """Mean binary cross-entropy of logits with targets between 0 and 1."""
 
     needs_targets: bool = True

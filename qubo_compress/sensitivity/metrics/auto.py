@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from qubo_compress.errors import InvalidMenu, InvalidModel
-from qubo_compress.network.losses.custom import CallableLoss
 from qubo_compress.sensitivity.metric import Metric, MetricResult, make_metric, metrics
 from qubo_compress.sensitivity.metrics.gauss_newton import GaussNewton
 from qubo_compress.sensitivity.metrics.products import CLOSE, Products
@@ -106,10 +105,7 @@ def wants_close(asked: str | Metric, used: str) -> bool:
 
 def has_features(subject: Subject) -> bool:
     """Whether output changes can be turned into features, which takes much memory for a caller's loss."""
-    loss = subject.loss
-    if not subject.interactions or not isinstance(loss, CallableLoss):
-        return True
-    return all(loss.has_features(rows) for rows in subject.outputs)
+    return not subject.interactions or all(subject.loss.has_features(rows) for rows in subject.outputs)
 
 
 def has_curvature(subject: Subject) -> bool:

@@ -156,10 +156,6 @@ class _BandSearch:
         """How many states share all that matters behind a step: those that differ in the oldest group only."""
         return int(self.sizes[step - self.band.width]) if step >= self.band.width else 1
 
-    def _forget(self, step: int, extended: FloatArray) -> FloatArray:
-        """(old states, K) entries per (oldest choice, new state); the new state leaves out the oldest group."""
-        return extended.reshape(self._kept(step), -1)
-
     def completions(self, price: float) -> list[FloatArray]:
         """Per step, by state: the least energy plus priced cost of all groups from that step on."""
         last = np.zeros(1)
