@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,15 +57,13 @@ def sweep_times(shapes: tuple[tuple[int, int], ...]) -> list[dict[str, Any]]:
         problem = random_problem("low-rank", groups, CHOICES, 0, rank=rank)
         tables = make_tables(problem)
         if tables.form != FACTOR and problem.factor is not None:  # small ones would be multiplied out
-            empty = np.zeros((0, 0), dtype=np.float32)
-            empty.setflags(write=False)
-            tables = tables._replace(form=FACTOR, factor=problem.factor, dense=empty)
+            tables = replace(tables, form=FACTOR, factor=problem.factor, dense=np.zeros((0, 0), dtype=np.float32))
         state = make_state(tables, np.random.default_rng(0), np.full(1, 1e-9))
-        moves.anneal(tables, state, 0, 2, 2, 0.05, 0.05, 0.5, 1.5, 0.0, 0)
+        moves.anneal(tables, state, moves.Cooling(2, 0.05, 0.05, 0.5, 1.5, 0.0, 0), 0, 2)
         seconds = np.inf
         for _ in range(12):
             start = time.perf_counter()
-            moves.anneal(tables, state, 0, 1, 1, 0.05, 0.05, 0.5, 1.5, 0.0, 0)
+            moves.anneal(tables, state, moves.Cooling(1, 0.05, 0.05, 0.5, 1.5, 0.0, 0), 0, 1)
             seconds = min(seconds, time.perf_counter() - start)
         products = problem.num_choices * rank
         records.append({

@@ -52,18 +52,41 @@ def announced() -> Iterator[None]:
         timer.cancel()
 
 
+_ALL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, "_nrt": True}
+_PART: dict[str, Any] = {**_ALL, "no_cpython_wrapper": True, "_nrt": False}
+_IN_PLACE: dict[str, Any] = {**_ALL, "_nrt": False}
+_REORDERED: dict[str, Any] = {"fastmath": {"reassoc", "contract"}}
+"""Options of numba. ``_nrt`` is its memory manager: without it nothing counts references, and nothing can be allocated.
+The wrapper that Python calls takes as long to compile as a small kernel."""
+
+
 def compiled(function: Function) -> Function:
     """Compile to machine code on first call, cached on disk; runs without the interpreter lock."""
-    return cast(Function, _cached(numba.njit(nogil=True)(function)))
+    return cast(Function, _cached(numba.njit(**_ALL)(function)))
+
+
+def compiled_in_place(function: Function) -> Function:
+    """As :func:`compiled`, for what changes its arguments and makes no array: quicker to compile."""
+    return cast(Function, _cached(numba.njit(**_IN_PLACE)(function)))
+
+
+def compiled_part(function: Function) -> Function:
+    """A part of other compiled functions, which only they call, and which makes no array."""
+    return cast(Function, _cached(numba.njit(**_PART)(function)))
 
 
 def compiled_inline(function: Function) -> Function:
-    """A small helper of compiled functions.
+    """A small helper of compiled functions, which only they call, and which makes no array.
 
     Sums may be reordered and products fused, which is what lets a dot product use vector
     instructions; nothing is assumed about infinities or NaN.
     """
-    return cast(Function, _cached(numba.njit(nogil=True, fastmath={"reassoc", "contract"})(function)))
+    return cast(Function, _cached(numba.njit(**_PART, **_REORDERED)(function)))
+
+
+def compiled_view(function: Function) -> Function:
+    """As :func:`compiled_inline`, for a helper that returns a part of an array: numba refuses that without ``_nrt``."""
+    return cast(Function, _cached(numba.njit(**{**_PART, **_REORDERED, "_nrt": True})(function)))
 
 
 def _cached(dispatcher: Any) -> Any:
@@ -100,6 +123,6 @@ def _sources_digest() -> str:
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         text = path.read_bytes()
-        if b"compiling import" in text or b"NamedTuple" in text:
+        if b"compiling import" in text or b"NamedTuple" in text or b"Packed" in text:
             digest.update(path.relative_to(package).as_posix().encode() + b"\0" + text)
     return digest.hexdigest()

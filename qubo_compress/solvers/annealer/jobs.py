@@ -289,19 +289,9 @@ class Job:
 
     def _anneal(self, count: int) -> None:
         hot, cold = self.scales.hot * self.schedule.heating, self.scales.cold * self.schedule.cooling
-        changes = moves.anneal(
-            self.tables,
-            self.state,
-            self.sweeps,
-            self.sweeps + count,
-            self.annealing,
-            hot,
-            cold,
-            self.schedule.below,
-            self.schedule.above,
-            self.rate,
-            self.trades,
-        )
+        schedule = self.schedule
+        cooling = moves.Cooling(self.annealing, hot, cold, schedule.below, schedule.above, self.rate, self.trades)
+        changes = moves.anneal(self.tables, self.state, cooling, self.sweeps, self.sweeps + count)
         if self.number == PILOT:
             self._changed += changes
             if (self.sweeps + count) % _PILOT_STEP == 0:
@@ -413,7 +403,9 @@ def polish(tables: Tables, state: State, scales: Scales, sweeps: int) -> bool:
         if groups == 1:
             break
         if groups * (groups - 1) / 2 <= max(allowance, 500.0):
-            improved = polishing.improve_all_pairs(tables, state, tolerance)
+            improved = sum(
+                polishing.improve_pairs(tables, state, first, first + 1, groups, tolerance) for first in range(groups)
+            )
             allowance *= 0.9
         else:
             improved = polishing.improve_random_pairs(tables, state, tolerance, int(allowance) + groups // 10)

@@ -8,17 +8,19 @@ times the price per unit.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from qubo_compress._internal.compiling import compiled, compiled_inline
+from qubo_compress._internal.compiling import compiled_in_place, compiled_inline, compiled_view
+from qubo_compress._internal.packed import Packed
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.solvers.annealer.tables import DENSE, FACTOR, SPARSE, Tables
 
 
-class State(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class State(Packed):
     """One walker; every array is changed in place by the kernels.
 
     Attributes:
@@ -66,6 +68,7 @@ def uniform(words: npt.NDArray[np.uint64]) -> float:
     words[0] ^= words[3]
     words[2] ^= shifted
     words[3] = (words[3] << np.uint64(45)) | (words[3] >> np.uint64(19))
+    # The upper 53 bits, as many as a float64 holds, over 2**53.
     return float(result >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
@@ -78,33 +81,39 @@ def dot(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> floa
     return float(total)
 
 
-@compiled
+@compiled_in_place
 def start_state(tables: Tables, state: State) -> None:
     """Fill fields or sums, totals and the energy from ``chosen``."""
-    groups = tables.offsets.size - 1
-    state.totals[:] = 0
-    state.sums[:] = 0.0
-    if tables.form != FACTOR:
-        state.fields[:] = tables.linear
+    chosen, totals, sums, fields = state.chosen, state.totals, state.sums, state.fields
+    linear, costs = tables.linear, tables.costs
+    for b in range(totals.size):
+        totals[b] = 0
+    for j in range(sums.size):
+        sums[j] = 0.0
+    for w in range(fields.size):
+        fields[w] = linear[w]
     energy, inner = 0.0, 0.0
-    for g in range(groups):
-        v = state.chosen[g]
-        energy += tables.linear[v]
-        for b in range(state.totals.size):
-            state.totals[b] += tables.costs[v, b]
+    for g in range(chosen.size):
+        v = chosen[g]
+        energy += linear[v]
+        for b in range(totals.size):
+            totals[b] += costs[v, b]
         if tables.form == FACTOR:
             row = tables.factor[v]
             for j in range(row.size):
-                state.sums[j] += row[j]
+                sums[j] += row[j]
                 inner += float(row[j]) * float(row[j])
         else:
-            add_row(tables, state.fields, v, 1.0)
+            add_row(tables, fields, v, 1.0)
     if tables.form == FACTOR:
-        energy += 0.5 * (np.sum(state.sums**2) - inner)
+        # Pairs of different groups are half of what the square of the sum has beyond the squares of the rows.
+        squares = 0.0
+        for j in range(sums.size):
+            squares += sums[j] * sums[j]
+        energy += 0.5 * (squares - inner)
     else:
-        for g in range(groups):
-            v = state.chosen[g]
-            energy += 0.5 * (state.fields[v] - tables.linear[v])
+        for g in range(chosen.size):
+            energy += 0.5 * (fields[chosen[g]] - linear[chosen[g]])
     state.energies[0] = energy
 
 
@@ -116,8 +125,9 @@ def add_row(tables: Tables, fields: FloatArray, v: int, sign: float) -> None:
         for w in range(row.size):
             fields[w] += sign * row[w]
     elif tables.form == SPARSE:
+        indices, data = tables.indices, tables.data
         for i in range(tables.indptr[v], tables.indptr[v + 1]):
-            fields[tables.indices[i]] += sign * tables.data[i]
+            fields[indices[i]] += sign * data[i]
 
 
 @compiled_inline
@@ -125,68 +135,86 @@ def change(tables: Tables, state: State, group: int, new: int, gain: float) -> N
     """Make ``new`` the choice of a group; ``gain`` is the change of the energy."""
     old = state.chosen[group]
     if tables.form == FACTOR:
-        for j in range(state.sums.size):
-            state.sums[j] += float(tables.factor[new, j]) - float(tables.factor[old, j])
+        sums, entering, leaving = state.sums, tables.factor[new], tables.factor[old]
+        for j in range(sums.size):
+            sums[j] += float(entering[j]) - float(leaving[j])
     elif tables.form == DENSE:
-        added, removed = tables.dense[new], tables.dense[old]
+        fields, added, removed = state.fields, tables.dense[new], tables.dense[old]
         for w in range(added.size):
-            state.fields[w] += added[w] - removed[w]
+            fields[w] += added[w] - removed[w]
     else:
         add_row(tables, state.fields, old, -1.0)
         add_row(tables, state.fields, new, 1.0)
-    for b in range(state.totals.size):
-        state.totals[b] += tables.costs[new, b] - tables.costs[old, b]
+    totals, costs = state.totals, tables.costs
+    for b in range(totals.size):
+        totals[b] += costs[new, b] - costs[old, b]
     state.chosen[group] = new
     state.energies[0] += gain
 
 
-@compiled_inline
-def group_energies(tables: Tables, state: State, group: int, out: FloatArray) -> None:
-    """Energy of every choice of a group given all other groups, up to a common constant."""
+@compiled_view
+def energies_of(tables: Tables, state: State, group: int) -> FloatArray:
+    """Energy of every choice of a group given all other groups, up to a common constant; to be read only.
+
+    They lie in the fields, or in the first row of ``values`` when they had to be computed.
+    """
     start, stop = tables.offsets[group], tables.offsets[group + 1]
-    if tables.form == FACTOR:
-        rest, own = state.rest[0], tables.factor[state.chosen[group]]
-        for j in range(rest.size):
-            rest[j] = state.sums[j] - own[j]
-        for v in range(start, stop):
-            out[v - start] = tables.linear[v] + dot(tables.factor[v], rest)
-    else:
-        for v in range(start, stop):
-            out[v - start] = state.fields[v]
+    if tables.form != FACTOR:
+        return state.fields[start:stop]
+    out: FloatArray = state.values[0]
+    linear, factor = tables.linear, tables.factor
+    sums, rest, own = state.sums, state.rest[0], factor[state.chosen[group]]
+    for j in range(rest.size):
+        rest[j] = sums[j] - own[j]
+    for v in range(start, stop):
+        out[v - start] = linear[v] + dot(factor[v], rest)
+    return out
+
+
+@compiled_in_place
+def group_energies(tables: Tables, state: State, group: int, out: FloatArray) -> None:
+    """Copy the energies of a group's choices into ``out``: for callers that are not compiled."""
+    energies = energies_of(tables, state, group)
+    for k in range(tables.offsets[group + 1] - tables.offsets[group]):
+        out[k] = energies[k]
 
 
 @compiled_inline
 def coupling_row(tables: Tables, v: int, start: int, stop: int, out: FloatArray) -> None:
     """Pair energies of choice ``v`` with the choices ``start`` to ``stop``."""
     if tables.form == DENSE:
+        row = tables.dense[v]
         for w in range(start, stop):
-            out[w - start] = tables.dense[v, w]
+            out[w - start] = row[w]
         return
     for w in range(stop - start):
         out[w] = 0.0
-    low, high = tables.indptr[v], tables.indptr[v + 1]
-    while low < high:
+    indices, data = tables.indices, tables.data
+    low, end = tables.indptr[v], tables.indptr[v + 1]
+    high = end
+    while low < high:  # by bisection: the first stored column that is not before ``start``
         middle = (low + high) // 2
-        if tables.indices[middle] < start:
+        if indices[middle] < start:
             low = middle + 1
         else:
             high = middle
-    while low < tables.indptr[v + 1] and tables.indices[low] < stop:
-        out[tables.indices[low] - start] = tables.data[low]
+    while low < end and indices[low] < stop:
+        out[indices[low] - start] = data[low]
         low += 1
 
 
 @compiled_inline
 def begin_pair(tables: Tables, state: State, first: int, second: int) -> None:
     """Prepare the scratch for :func:`pair_energies` on two groups."""
+    chosen = state.chosen
     if tables.form == FACTOR:
-        rest = state.rest[0]
-        one, two = tables.factor[state.chosen[first]], tables.factor[state.chosen[second]]
+        rest, sums = state.rest[0], state.sums
+        one, two = tables.factor[chosen[first]], tables.factor[chosen[second]]
         for j in range(rest.size):
-            rest[j] = state.sums[j] - one[j] - two[j]
+            rest[j] = sums[j] - one[j] - two[j]
     else:
         start, stop = tables.offsets[second], tables.offsets[second + 1]
-        coupling_row(tables, state.chosen[first], start, stop, state.couplings[0])
+        coupling_row(tables, chosen[first], start, stop, state.couplings[0])
 
 
 @compiled_inline
@@ -194,22 +222,23 @@ def pair_energies(tables: Tables, state: State, second: int, v: int, out: FloatA
     """Energy with choice ``v`` in the first group and each choice in the second, up to a common constant."""
     start, stop = tables.offsets[second], tables.offsets[second + 1]
     if tables.form == FACTOR:
-        rest, shifted, row = state.rest[0], state.rest[1], tables.factor[v]
+        linear, factor = tables.linear, tables.factor
+        rest, shifted, row = state.rest[0], state.rest[1], factor[v]
         for j in range(rest.size):
             shifted[j] = rest[j] + row[j]
-        base = tables.linear[v] + dot(row, rest)
+        base = linear[v] + dot(row, rest)
         for w in range(start, stop):
-            out[w - start] = base + tables.linear[w] + dot(tables.factor[w], shifted)
+            out[w - start] = base + linear[w] + dot(factor[w], shifted)
     else:
-        current, moved = state.couplings[0], state.couplings[1]
+        fields, current, moved = state.fields, state.couplings[0], state.couplings[1]
         coupling_row(tables, v, start, stop, moved)
-        base = state.fields[v] - moved[state.chosen[second] - start]
+        base = fields[v] - moved[state.chosen[second] - start]
         for w in range(stop - start):
-            out[w] = base + state.fields[start + w] - current[w] + moved[w]
+            out[w] = base + fields[start + w] - current[w] + moved[w]
 
 
 @compiled_inline
-def toll(tables: Tables, state: State, b: int, total: int, below: float, above: float) -> float:
+def budget_charge(tables: Tables, state: State, b: int, total: int, below: float, above: float) -> float:
     """What budget ``b`` charges at a total: positive over the limit, negative (or nothing) under it."""
     excess = float(total - tables.room[b])
     return float(state.prices[b]) * excess * (above if excess > 0.0 else below)
@@ -218,7 +247,8 @@ def toll(tables: Tables, state: State, b: int, total: int, below: float, above: 
 @compiled_inline
 def within_budgets(tables: Tables, state: State) -> bool:
     """Whether every total is within its limit."""
-    for b in range(state.totals.size):  # noqa: SIM110 (kernels know no generators)
-        if state.totals[b] > tables.room[b]:
+    totals, room = state.totals, tables.room
+    for b in range(totals.size):  # noqa: SIM110 (kernels know no generators)
+        if totals[b] > room[b]:
             return False
     return True

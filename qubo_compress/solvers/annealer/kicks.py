@@ -7,93 +7,45 @@ and the rest answers by repair and by best single and double changes.
 
 from __future__ import annotations
 
-from qubo_compress._internal.compiling import FIRST, compiled
+from typing import cast
+
+import numpy as np
+
+from qubo_compress._internal.compiling import FIRST, compiled_in_place, compiled_part
 from qubo_compress.problem.choice_problem import FloatArray
-from qubo_compress.solvers.annealer.kernels import State, change, group_energies, toll, uniform, within_budgets
-from qubo_compress.solvers.annealer.polish import fits, improve_partners
+from qubo_compress.solvers.annealer.kernels import State, change, energies_of, uniform, within_budgets
+from qubo_compress.solvers.annealer.polish import descend, improve_partners, repair
 from qubo_compress.solvers.annealer.tables import Tables
 
+_ROUNDS = cast(int, np.int64(60))
+"""Rounds of repair after a kick: prices rise by half in each, so that they end far above any energy."""
 
-@compiled
+
+@compiled_part
 def move_to(tables: Tables, state: State, group: int, new: int) -> None:
     """Make a single change, the gain computed on the way."""
-    values = state.values[0]
-    group_energies(tables, state, group, values)
+    energies = energies_of(tables, state, group)
     start = tables.offsets[group]
-    change(tables, state, group, new, values[new - start] - values[state.chosen[group] - start])
+    change(tables, state, group, new, energies[new - start] - energies[state.chosen[group] - start])
 
 
-@compiled
-def make_room(tables: Tables, state: State, rounds: int) -> bool:
-    """Bring the totals within their limits by best responses of the groups not held, at ever higher prices."""
-    groups = tables.offsets.size - 1
-    values = state.values[0]
-    for _ in range(rounds):
-        if within_budgets(tables, state):
-            return True
-        shift = int(uniform(state.random) * groups)
-        for i in range(groups):
-            group = (i + shift) % groups
-            if state.free[group] == 0:
-                continue
-            start, stop = tables.offsets[group], tables.offsets[group + 1]
-            old = state.chosen[group]
-            group_energies(tables, state, group, values)
-            new, least = old, 0.0
-            for v in range(start, stop):
-                value = values[v - start] - values[old - start]
-                for b in range(state.totals.size):
-                    total = state.totals[b] + tables.costs[v, b] - tables.costs[old, b]
-                    value += toll(tables, state, b, total, 0.0, 1.0) - toll(tables, state, b, state.totals[b], 0.0, 1.0)
-                if value < least:
-                    new, least = v, value
-            if new != old:
-                change(tables, state, group, new, values[new - start] - values[old - start])
-                state.dirty[group] = 1
-                if within_budgets(tables, state):
-                    return True
-        for b in range(state.totals.size):
-            if state.totals[b] > tables.room[b]:
-                state.prices[b] *= 1.5
-    return within_budgets(tables, state)
-
-
-@compiled
-def improve_singles(tables: Tables, state: State, tolerance: float) -> None:
-    """Best single changes that fit of the groups not held, until none improves; what changed becomes dirty."""
-    groups = tables.offsets.size - 1
-    fields = state.fields
-    changed = True
-    while changed:
-        changed = False
-        for group in range(groups):
-            if state.free[group] == 0:
-                continue
-            old = state.chosen[group]
-            new, least = old, fields[old] - tolerance
-            for v in range(tables.offsets[group], tables.offsets[group + 1]):
-                if fields[v] < least and fits(tables, state, group, v):
-                    new, least = v, fields[v]
-            if new != old:
-                change(tables, state, group, new, fields[new] - fields[old])
-                state.dirty[group] = 1
-                changed = True
-
-
-@compiled
+@compiled_in_place
 def settle(tables: Tables, state: State, tolerance: float) -> int:
     """Single changes, and double changes in which a dirty group takes part; returns how many pairs were tried."""
     groups = tables.offsets.size - 1
+    free, dirty = state.free, state.dirty
     tried = 0
-    improve_singles(tables, state, tolerance)
+    while descend(tables, state, tolerance) > 0:
+        pass
     idle, first = FIRST, FIRST
     while idle < groups:
-        if state.dirty[first] and state.free[first]:
-            state.dirty[first] = 0
+        if dirty[first] and free[first]:
+            dirty[first] = 0
             tried += groups
             if improve_partners(tables, state, first, FIRST, groups, tolerance) > 0:
-                state.dirty[first] = 1
-                improve_singles(tables, state, tolerance)
+                dirty[first] = 1  # its pairs have changed with it
+                while descend(tables, state, tolerance) > 0:
+                    pass
                 idle = 0
                 continue
         idle += 1
@@ -101,7 +53,7 @@ def settle(tables: Tables, state: State, tolerance: float) -> int:
     return tried
 
 
-@compiled
+@compiled_in_place
 def kick(
     tables: Tables,
     state: State,
@@ -125,33 +77,40 @@ def kick(
     Returns:
         Pairs tried, those before included.
     """
-    groups = tables.offsets.size - 1
+    offsets, chosen, best = tables.offsets, state.chosen, state.best
+    groups = offsets.size - 1
     free, dirty = state.free, state.dirty
     while tried < until:
-        dirty[:] = 0
+        for group in range(groups):
+            dirty[group] = 0
         while True:
             group = int(uniform(state.random) * groups)
-            start, size = tables.offsets[group], tables.offsets[group + 1] - tables.offsets[group]
+            start, size = offsets[group], offsets[group + 1] - offsets[group]
             new = start + int(uniform(state.random) * size)
             free[group] = 0
-            if new != state.chosen[group]:
+            if new != chosen[group]:
                 move_to(tables, state, group, new)
             if uniform(state.random) >= chance:
                 break
-        state.prices[:] = prices
+        for b in range(prices.size):
+            state.prices[b] = prices[b]
         tried += groups
-        if make_room(tables, state, 60):
+        if repair(tables, state, _ROUNDS):
+            # First around the kicked groups, which are held, so that they are not simply put back; then all are free,
+            # and pairs of whatever differs from the best state are tried.
             tried += settle(tables, state, tolerance)
             for group in range(groups):
-                dirty[group] = 1 if state.chosen[group] != state.best[group] else 0
-            free[:] = 1
+                dirty[group] = 1 if chosen[group] != best[group] else 0
+                free[group] = 1
             tried += settle(tables, state, tolerance)
-        free[:] = 1
+        for group in range(groups):
+            free[group] = 1
         if within_budgets(tables, state) and state.energies[0] < state.energies[1] - tolerance:
             state.energies[1] = state.energies[0]
-            state.best[:] = state.chosen
+            for group in range(groups):
+                best[group] = chosen[group]
         else:
             for group in range(groups):
-                if state.chosen[group] != state.best[group]:
-                    move_to(tables, state, group, state.best[group])
+                if chosen[group] != best[group]:
+                    move_to(tables, state, group, best[group])
     return tried

@@ -3,25 +3,51 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from qubo_compress._internal.compiling import compiled, compiled_inline
+from qubo_compress._internal.compiling import compiled_in_place, compiled_inline, compiled_part
 from qubo_compress.problem.choice_problem import FloatArray
 from qubo_compress.solvers.annealer.kernels import (
     State,
     begin_pair,
+    budget_charge,
     change,
-    group_energies,
+    energies_of,
     pair_energies,
-    toll,
     uniform,
     within_budgets,
 )
 from qubo_compress.solvers.annealer.tables import Tables
 
 _NEGLIGIBLE_EXPONENT = 36.0  # exp(-36) is below the resolution of a float64 next to 1
+
+_LEAST_STEP = 0.2
+"""Share of a span by which every excess counts at least: prices would else creep towards the limit from below."""
+
+
+class Cooling(NamedTuple):
+    """How a run of sweeps is cooled and what it charges for budgets.
+
+    Attributes:
+        length: sweeps of the whole run.
+        hot: temperature of its first sweep.
+        cold: temperature of its last sweep.
+        below: what a unit of room earns, as a multiple of the price.
+        above: what a unit over the limit costs, as a multiple of the price.
+        rate: how fast prices move.
+        trades: pair moves per sweep.
+    """
+
+    length: int
+    hot: float
+    cold: float
+    below: float
+    above: float
+    rate: float
+    trades: int
 
 
 @compiled_inline
@@ -44,62 +70,63 @@ def draw(words: npt.NDArray[np.uint64], values: FloatArray, count: int, temperat
     return least
 
 
-@compiled
+@compiled_part
 def visit(tables: Tables, state: State, group: int, temperature: float, below: float, above: float) -> int:
     """Draw a group's choice afresh given all others; returns 1 when it changed."""
     start = tables.offsets[group]
     count = tables.offsets[group + 1] - start
-    values, old = state.values[0], state.chosen[group]
-    group_energies(tables, state, group, values)
-    raw = state.values[2]
+    old, totals, costs = state.chosen[group], state.totals, tables.costs
+    energies, priced = energies_of(tables, state, group), state.values[2]
     for k in range(count):
-        raw[k] = values[k]
-        for b in range(state.totals.size):
-            total = state.totals[b] + tables.costs[start + k, b] - tables.costs[old, b]
-            values[k] += toll(tables, state, b, total, below, above)
-    new = start + draw(state.random, values, count, temperature)
+        value = energies[k]
+        for b in range(totals.size):
+            total = totals[b] + costs[start + k, b] - costs[old, b]
+            value += budget_charge(tables, state, b, total, below, above)
+        priced[k] = value
+    new = start + draw(state.random, priced, count, temperature)
     if new == old:
         return 0
-    change(tables, state, group, new, raw[new - start] - raw[old - start])
+    change(tables, state, group, new, energies[new - start] - energies[old - start])
     return 1
 
 
-@compiled
+@compiled_part
 def trade(tables: Tables, state: State, temperature: float, below: float, above: float) -> int:
     """Offer one group a random other choice while a second group answers freely.
 
     The pair is drawn from its exact joint distribution over {current, offered} x (all choices of the
     second group), so one can get cheaper and the other more expensive in one move that no single visit makes.
     """
-    groups = tables.offsets.size - 1
+    offsets, costs, totals, values = tables.offsets, tables.costs, state.totals, state.values
+    groups = offsets.size - 1
     first = int(uniform(state.random) * groups)
     second = int(uniform(state.random) * (groups - 1))
     second += second >= first
-    sizes = tables.offsets[first + 1] - tables.offsets[first]
+    sizes = offsets[first + 1] - offsets[first]
     old_first, old_second = state.chosen[first], state.chosen[second]
-    offered = tables.offsets[first] + int(uniform(state.random) * sizes)
+    offered = offsets[first] + int(uniform(state.random) * sizes)
     if offered == old_first:
         return 0
-    start = tables.offsets[second]
-    count = tables.offsets[second + 1] - start
+    start = offsets[second]
+    count = offsets[second + 1] - start
     begin_pair(tables, state, first, second)
-    pair_energies(tables, state, second, old_first, state.values[0])
-    pair_energies(tables, state, second, offered, state.values[1])
-    joined, raw = state.values[3], state.values[2]
+    joined, raw = values[3], values[2]
     for side in range(2):
         v = offered if side else old_first
+        pair_energies(tables, state, second, v, values[0])
         for k in range(count):
-            energy = state.values[side, k]
+            energy = values[0, k]
             raw[side * count + k] = energy
-            for b in range(state.totals.size):
-                total = state.totals[b] + tables.costs[v, b] - tables.costs[old_first, b]
-                total += tables.costs[start + k, b] - tables.costs[old_second, b]
-                energy += toll(tables, state, b, total, below, above)
+            for b in range(totals.size):
+                total = totals[b] + costs[v, b] - costs[old_first, b]
+                total += costs[start + k, b] - costs[old_second, b]
+                energy += budget_charge(tables, state, b, total, below, above)
             joined[side * count + k] = energy
     picked = draw(state.random, joined, 2 * count, temperature)
     here = raw[old_second - start]
     new_second = start + picked % count
     changed = 0
+    # The gain of the two together is booked once, at the end.
     if picked >= count:
         change(tables, state, first, offered, 0.0)
         changed += 1
@@ -113,9 +140,11 @@ def trade(tables: Tables, state: State, temperature: float, below: float, above:
 @compiled_inline
 def keep_best(tables: Tables, state: State) -> None:
     """Remember the present choices if they are within the budgets and the best so far."""
-    if state.energies[0] < state.energies[1] and within_budgets(tables, state):
-        state.energies[1] = state.energies[0]
-        state.best[:] = state.chosen
+    energies, chosen, best = state.energies, state.chosen, state.best
+    if energies[0] < energies[1] and within_budgets(tables, state):
+        energies[1] = energies[0]
+        for g in range(chosen.size):
+            best[g] = chosen[g]
 
 
 @compiled_inline
@@ -124,35 +153,26 @@ def adapt_prices(tables: Tables, state: State, rate: float, below: float) -> Non
     for b in range(state.totals.size):
         step = float(state.totals[b] - tables.room[b]) / state.spans[b]
         if step > 0.0:
-            state.prices[b] *= math.exp(rate * min(1.0, 0.2 + step))
+            state.prices[b] *= math.exp(rate * (_LEAST_STEP + step if _LEAST_STEP + step < 1.0 else 1.0))
         elif below > 0.0:
-            state.prices[b] *= math.exp(rate * max(-1.0, step))
+            state.prices[b] *= math.exp(rate * (step if step > -1.0 else -1.0))
 
 
-@compiled
-def anneal(
-    tables: Tables,
-    state: State,
-    begin: int,
-    end: int,
-    length: int,
-    hot: float,
-    cold: float,
-    below: float,
-    above: float,
-    rate: float,
-    trades: int,
-) -> int:
-    """Sweeps ``begin`` to ``end`` of a geometric cooling of ``length`` sweeps; returns the number of changes."""
+@compiled_in_place
+def anneal(tables: Tables, state: State, cooling: Cooling, begin: int, end: int) -> int:
+    """Sweeps ``begin`` to ``end`` of a geometric cooling; returns the number of changes."""
     groups = tables.offsets.size - 1
+    below, above = cooling.below, cooling.above
     changes = 0
     for sweep in range(begin, end):
-        temperature = hot * (cold / hot) ** (sweep / max(1, length - 1))
+        last = cooling.length - 1 if cooling.length > 1 else 1
+        temperature = cooling.hot * (cooling.cold / cooling.hot) ** (sweep / last)
+        # From a random group on: the order of visits would else favour the first groups.
         shift = int(uniform(state.random) * groups)
         for i in range(groups):
             changes += visit(tables, state, (i + shift) % groups, temperature, below, above)
-        for _ in range(trades):
+        for _ in range(cooling.trades):
             changes += trade(tables, state, temperature, below, above)
         keep_best(tables, state)
-        adapt_prices(tables, state, rate, below)
+        adapt_prices(tables, state, cooling.rate, below)
     return changes

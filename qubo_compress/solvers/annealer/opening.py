@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, FloatArray, IntArray
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers.annealer import kernels, kicks, moves
 from qubo_compress.solvers.annealer.jobs import (
     KICK_PRICE,
@@ -33,11 +33,15 @@ from qubo_compress.solvers.annealer.jobs import (
 )
 from qubo_compress.solvers.annealer.tables import FACTOR, Tables
 from qubo_compress.solvers.exact import price_kernels, relaxation_kernels
-from qubo_compress.solvers.exact.convex_relaxation import scaled_costs, stiffness_of
+from qubo_compress.solvers.exact.convex_relaxation import factor_form, scaled_costs
 from qubo_compress.solvers.exact.dynamic_programming import solve_table
+from qubo_compress.solvers.exact.relaxation_kernels import FactorForm
 
 _SWEEPS_PER_UNIT = 12
 _ROUNDINGS = 6
+_PRICE_RATE = 0.02
+"""How fast prices move while cooling from a good answer: slowly, as they are nearly right."""
+
 _CONVERGED = 1e-7
 _BEST_CHANCE = 0.5
 _TABLE_STATES = 3_000_000
@@ -122,11 +126,12 @@ class Opening:
         length = self.length - self.length // 2
         hot, cold = scales.hot * WARM.heating, scales.cold * WARM.cooling
         trades = trades_per_sweep(self.tables)
+        cooling = moves.Cooling(length, hot, cold, WARM.below, WARM.above, _PRICE_RATE, trades)
         done, seconds = begin, 0.0
         while done < end and keep_going(seconds):
             start = time.perf_counter()
             at = done - begin
-            moves.anneal(self.tables, self.state, at, at + 1, length, hot, cold, WARM.below, WARM.above, 0.02, trades)
+            moves.anneal(self.tables, self.state, cooling, at, at + 1)
             done += 1
             seconds = time.perf_counter() - start
         start = time.perf_counter()
@@ -174,33 +179,34 @@ class Opening:
 
     def _relax(self, keep_going: Callable[[float], bool], end: int) -> tuple[int, FloatArray]:
         """Sweeps of block descent on the augmented Lagrangian; units of work done, and the slopes after them."""
-        problem, factor = self.problem, self.tables.factor if self.problem.factor is None else self.problem.factor
-        diagonal, norms = problem.diagonal.copy(), 2.0 * (problem.linear - problem.diagonal)
-        stiffness = stiffness_of(float(norms.mean()), diagonal, self.offsets, self.costs)
-        now = self._begin(factor, diagonal) if self.relaxation is None else self.relaxation.copy()
+        form = factor_form(self.problem, self.tables.factor if self.problem.factor is None else self.problem.factor)
+        now = self._begin(form) if self.relaxation is None else self.relaxation.copy()
+        prices, scratch = np.empty(self.room.size), np.empty(self.tables.largest_group)
         done, seconds = 0, 0.0
         while done < end and keep_going(seconds):
             start = time.perf_counter()
             for sweep in range(0 if now.converged else _SWEEPS_PER_UNIT):
                 gain = relaxation_kernels.descend_factor(
-                    factor, diagonal, norms, self.offsets, self.costs, self.room, now.multipliers, stiffness,
-                    now.shares, now.total, now.used,
-                )  # fmt: skip
+                    form, now.shares, now.total, now.used, now.multipliers, prices, scratch
+                )
                 if sweep % 2:
-                    relaxation_kernels.prices_of(now.multipliers, stiffness, now.used, self.room, now.multipliers)
+                    relaxation_kernels.prices_of(now.multipliers, form.stiffness, now.used, self.room, now.multipliers)
                     now.converged = gain <= _CONVERGED * self.guess.cold
             done += 1
             seconds = time.perf_counter() - start
         self.relaxation = now
         self.price = now.multipliers.copy()
-        return done, diagonal + relaxation_kernels.products(factor, now.total)
+        slopes = np.empty(now.shares.size)
+        relaxation_kernels.slopes_of(form, now.total, slopes)
+        return done, slopes
 
-    def _begin(self, factor: FactorArray, diagonal: FloatArray) -> Relaxation:
+    def _begin(self, form: FactorForm) -> Relaxation:
         vertex = _least(self.problem.linear, self.offsets)
-        shares = np.zeros(diagonal.size)
+        shares, slopes = np.zeros(form.diagonal.size), np.empty(form.diagonal.size)
         shares[vertex] = 1.0
-        total = factor[vertex].sum(axis=0, dtype=np.float64)
-        self._price_of(diagonal + relaxation_kernels.products(factor, total))
+        total = form.factor[vertex].sum(axis=0, dtype=np.float64)
+        relaxation_kernels.slopes_of(form, total, slopes)
+        self._price_of(slopes)
         return Relaxation(shares, total, self.costs[vertex].sum(axis=0), self.price.copy(), False)
 
     def _round(self, slopes: FloatArray) -> None:

@@ -4,136 +4,157 @@ from __future__ import annotations
 
 import numpy as np
 
-from qubo_compress._internal.compiling import NONE, compiled, compiled_inline
+from qubo_compress._internal.compiling import NONE, compiled_in_place, compiled_inline, compiled_part
 from qubo_compress.solvers.annealer.kernels import (
     State,
     begin_pair,
+    budget_charge,
     change,
     coupling_row,
-    group_energies,
+    energies_of,
     pair_energies,
-    toll,
     uniform,
     within_budgets,
 )
 from qubo_compress.solvers.annealer.tables import DENSE, FACTOR, Tables
 
+_PRICE_RISE = 1.5
+"""By how much the price of a budget that is still exceeded rises after each round of a repair."""
+
 
 @compiled_inline
 def fits(tables: Tables, state: State, group: int, new: int) -> bool:
     """Whether a single change keeps every total within its limit."""
-    old = state.chosen[group]
-    for b in range(state.totals.size):
-        if state.totals[b] + tables.costs[new, b] - tables.costs[old, b] > tables.room[b]:
+    old, totals, costs = state.chosen[group], state.totals, tables.costs
+    for b in range(totals.size):  # noqa: SIM110 (kernels know no generators)
+        if totals[b] + costs[new, b] - costs[old, b] > tables.room[b]:
             return False
     return True
 
 
 @compiled_inline
-def fits_pair(tables: Tables, state: State, olds: tuple[int, int], news: tuple[int, int]) -> bool:
-    """Whether a double change keeps every total within its limit."""
-    for b in range(state.totals.size):
-        total = state.totals[b] + tables.costs[news[0], b] - tables.costs[olds[0], b]
-        if total + tables.costs[news[1], b] - tables.costs[olds[1], b] > tables.room[b]:
+def fits_pair(tables: Tables, state: State, old_first: int, old_second: int, first: int, second: int) -> bool:
+    """Whether changing two groups to the choices ``first`` and ``second`` keeps every total within its limit."""
+    totals, costs = state.totals, tables.costs
+    for b in range(totals.size):
+        total = totals[b] + costs[first, b] - costs[old_first, b]
+        if total + costs[second, b] - costs[old_second, b] > tables.room[b]:
             return False
     return True
 
 
-@compiled
+@compiled_in_place
 def repair(tables: Tables, state: State, rounds: int) -> bool:
     """Bring every total within its limit by best responses at ever higher prices; says whether that worked.
 
-    It stops at the first change that fits, so that as little as possible is given up.
+    It stops at the first change that fits, so that as little as possible is given up. Groups whose ``free`` is 0 stay
+    as they are; what changes becomes dirty.
     """
-    groups = tables.offsets.size - 1
-    values = state.values[0]
+    offsets, chosen, totals, costs = tables.offsets, state.chosen, state.totals, tables.costs
+    groups = offsets.size - 1
     for _ in range(rounds):
         if within_budgets(tables, state):
             return True
         shift = int(uniform(state.random) * groups)
         for i in range(groups):
             group = (i + shift) % groups
-            start, stop = tables.offsets[group], tables.offsets[group + 1]
-            old = state.chosen[group]
-            group_energies(tables, state, group, values)
+            if state.free[group] == 0:
+                continue
+            start, old = offsets[group], chosen[group]
+            energies = energies_of(tables, state, group)
             new, least = old, 0.0
-            for v in range(start, stop):
-                value = values[v - start] - values[old - start]
-                for b in range(state.totals.size):
-                    total = state.totals[b] + tables.costs[v, b] - tables.costs[old, b]
-                    value += toll(tables, state, b, total, 0.0, 1.0) - toll(tables, state, b, state.totals[b], 0.0, 1.0)
+            for v in range(start, offsets[group + 1]):
+                value = energies[v - start] - energies[old - start]
+                for b in range(totals.size):
+                    total = totals[b] + costs[v, b] - costs[old, b]
+                    value += budget_charge(tables, state, b, total, 0.0, 1.0) - budget_charge(
+                        tables, state, b, totals[b], 0.0, 1.0
+                    )
                 if value < least:
                     new, least = v, value
             if new != old:
-                change(tables, state, group, new, values[new - start] - values[old - start])
+                change(tables, state, group, new, energies[new - start] - energies[old - start])
+                state.dirty[group] = 1
                 if within_budgets(tables, state):
                     return True
-        for b in range(state.totals.size):
-            if state.totals[b] > tables.room[b]:
-                state.prices[b] *= 1.5
+        for b in range(totals.size):
+            if totals[b] > tables.room[b]:
+                state.prices[b] *= _PRICE_RISE
     return within_budgets(tables, state)
 
 
-@compiled
+@compiled_in_place
 def descend(tables: Tables, state: State, tolerance: float) -> int:
-    """One pass of best single changes that fit; returns how many were made."""
+    """One pass of best single changes that fit; returns how many were made.
+
+    Groups whose ``free`` is 0 stay as they are; what changes becomes dirty.
+    """
+    offsets, chosen, free, dirty = tables.offsets, state.chosen, state.free, state.dirty
     changes = 0
-    values = state.values[0]
-    for group in range(tables.offsets.size - 1):
-        start, stop = tables.offsets[group], tables.offsets[group + 1]
-        old = state.chosen[group]
-        group_energies(tables, state, group, values)
-        new, least = old, values[old - start] - tolerance
-        for v in range(start, stop):
-            if values[v - start] < least and fits(tables, state, group, v):
-                new, least = v, values[v - start]
+    for group in range(offsets.size - 1):
+        if free[group] == 0:
+            continue
+        start, old = offsets[group], chosen[group]
+        energies = energies_of(tables, state, group)
+        new, least = old, energies[old - start] - tolerance
+        for v in range(start, offsets[group + 1]):
+            if energies[v - start] < least and fits(tables, state, group, v):
+                new, least = v, energies[v - start]
         if new != old:
-            change(tables, state, group, new, values[new - start] - values[old - start])
+            change(tables, state, group, new, energies[new - start] - energies[old - start])
+            dirty[group] = 1
             changes += 1
     return changes
 
 
-@compiled
-def improve_pair(tables: Tables, state: State, first: int, second: int, tolerance: float) -> int:
-    """The best joint change of two groups that fits, if it improves; returns 1 when made."""
-    if tables.form == FACTOR:
-        return improve_factor_pair(tables, state, first, second, tolerance)
-    return improve_partners(tables, state, first, second, second + 1, tolerance)
+@compiled_in_place
+def improve_pairs(tables: Tables, state: State, first: int, begin: int, end: int, tolerance: float) -> int:
+    """The best joint change that fits of a group and each of the groups ``begin`` to ``end``, made where it improves.
+
+    Returns how many were made.
+    """
+    if tables.form != FACTOR:
+        return improve_partners(tables, state, first, begin, end, tolerance)
+    improved = 0
+    for second in range(begin, end):
+        improved += improve_factor_pair(tables, state, first, second, tolerance)
+    return improved
 
 
-@compiled
+@compiled_part
 def improve_factor_pair(tables: Tables, state: State, first: int, second: int, tolerance: float) -> int:
-    """As :func:`improve_pair`, from inner products: every combination is evaluated."""
-    olds = (state.chosen[first], state.chosen[second])
-    start = tables.offsets[second]
-    count = tables.offsets[second + 1] - start
+    """The best joint change of two groups from inner products: every combination is evaluated."""
+    offsets = tables.offsets
+    old_first, old_second = state.chosen[first], state.chosen[second]
+    start = offsets[second]
     values = state.values[0]
     begin_pair(tables, state, first, second)
-    pair_energies(tables, state, second, olds[0], values)
-    here = values[olds[1] - start]
-    least, news = here - tolerance, olds
-    for v in range(tables.offsets[first], tables.offsets[first + 1]):
+    pair_energies(tables, state, second, old_first, values)
+    here = values[old_second - start]
+    least, new_first, new_second = here - tolerance, old_first, old_second
+    for v in range(offsets[first], offsets[first + 1]):
         pair_energies(tables, state, second, v, values)
-        for k in range(count):
-            if values[k] < least and fits_pair(tables, state, olds, (v, start + k)):
-                least, news = values[k], (v, start + k)
-    if news == olds:
+        for w in range(start, offsets[second + 1]):
+            if values[w - start] < least and fits_pair(tables, state, old_first, old_second, v, w):
+                least, new_first, new_second = values[w - start], v, w
+    if new_first == old_first and new_second == old_second:
         return 0
-    change(tables, state, first, news[0], 0.0)
-    change(tables, state, second, news[1], least - here)
+    change(tables, state, first, new_first, 0.0)
+    change(tables, state, second, new_second, least - here)
     return 1
 
 
-@compiled
+@compiled_part
 def improve_partners(tables: Tables, state: State, first: int, begin: int, end: int, tolerance: float) -> int:
-    """The best joint change that fits of a group and each of the groups ``begin`` to ``end``, made where it improves.
+    """The best joint change of a group with each of others, from fields; most combinations are passed over unseen.
 
-    From fields, and most choices are passed over unseen: with the choices of the second group in order of
-    cost, the least energy among those that leave room for a choice of the first is a running minimum, and
-    adding the least pair energy that there can be gives a bound. Groups whose ``free`` is 0 stay as they are.
+    With the choices of the second group in order of cost, the least energy among those that leave room for a choice
+    of the first is a running minimum, and adding the least pair energy that there can be gives a bound. Groups whose
+    ``free`` is 0 stay as they are; the partners that change become dirty.
     """
     fields, order, offsets, chosen, costs = state.fields, tables.order, tables.offsets, state.chosen, tables.costs
-    partner, lows, row, back = state.values[0], state.values[1], state.couplings[0], state.couplings[1]
+    partner, lows, moved = state.values[0], state.values[1], state.values[2]
+    row, back = state.couplings[0], state.couplings[1]
     budgets = state.totals.size
     dense = tables.form == DENSE
     bounded = tables.floors.size > 0
@@ -146,6 +167,8 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
         start = offsets[second]
         count = offsets[second + 1] - start
         coupled = dense or tables.near.size == 0 or tables.near[first, second]
+        # A field holds a choice's pair energy with the other group's present choice, which goes when both change:
+        # ``row`` and ``back`` are what to take off. The energies count from the present one, so that both olds give 0.
         base = -fields[old_second]
         if dense:
             near = tables.dense[old_first]
@@ -154,6 +177,7 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
             coupling_row(tables, old_first, start, start + count, row)
             coupling_row(tables, old_second, first_start, first_stop, back)
             base += row[old_second - start]
+        # The second group's side, cheapest choice first: its energy, and the least energy at that cost or below.
         low = np.inf
         for i in range(count):
             w = order[start + i]
@@ -163,8 +187,10 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
             elif coupled:
                 value -= row[w - start]
             partner[i] = value
-            low = min(low, value)
+            if value < low:
+                low = value
             lows[i] = low
+        # What the two may cost together under the first budget. Further budgets are looked at only for what is left.
         slack = 0
         if budgets > 0:
             slack = tables.room[0] - state.totals[0] + costs[old_first, 0] + costs[old_second, 0]
@@ -173,6 +199,8 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
         here = fields[old_first]
         for j in range(first_start, first_stop):
             v = order[j]
+            # The first group's choices get more expensive, so that ever fewer of the second one's fit: ``last`` only
+            # falls, and both orders are walked through once.
             if budgets > 0:
                 while last >= 0 and costs[order[start + last], 0] + costs[v, 0] > slack:
                     last -= 1
@@ -186,9 +214,9 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
                 own -= back[v - first_start]
             if coupled:
                 floor = tables.floors[second, v] if bounded else -np.inf
+            # Nothing that fits beside ``v`` can be better than this: most choices end here, without a look at pairs.
             if own + lows[last] + floor >= least:
                 continue
-            moved = state.values[2]
             if coupled and not dense:
                 coupling_row(tables, v, start, start + count, moved)
             for i in range(last + 1):
@@ -198,7 +226,7 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
                     value += tables.dense[v, w]
                 elif coupled:
                     value += moved[w - start]
-                if value < least and (budgets < 2 or fits_pair(tables, state, (old_first, old_second), (v, w))):
+                if value < least and (budgets < 2 or fits_pair(tables, state, old_first, old_second, v, w)):
                     least, new_first, new_second = value, v, w
         if new_first >= 0:
             improved += 1
@@ -211,18 +239,7 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
     return improved
 
 
-@compiled
-def improve_all_pairs(tables: Tables, state: State, tolerance: float) -> int:
-    """One pass over every pair of groups; returns how many double changes were made."""
-    groups = tables.offsets.size - 1
-    changes = 0
-    for first in range(groups):
-        for second in range(first + 1, groups):
-            changes += improve_pair(tables, state, first, second, tolerance)
-    return changes
-
-
-@compiled
+@compiled_in_place
 def improve_random_pairs(tables: Tables, state: State, tolerance: float, count: int) -> int:
     """Joint changes of ``count`` random pairs of groups; returns how many were made."""
     groups = tables.offsets.size - 1
@@ -231,5 +248,5 @@ def improve_random_pairs(tables: Tables, state: State, tolerance: float, count: 
         first = int(uniform(state.random) * groups)
         second = int(uniform(state.random) * (groups - 1))
         second += second >= first
-        changes += improve_pair(tables, state, first, second, tolerance)
+        changes += improve_pairs(tables, state, first, second, second + 1, tolerance)
     return changes

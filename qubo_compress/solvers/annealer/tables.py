@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress._internal.packed import Packed
 from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, FloatArray, IntArray
 
 DENSE, SPARSE, FACTOR = 0, 1, 2
@@ -19,7 +21,8 @@ _CHANGES_PER_VISIT = 0.3
 """Share of heat-bath visits that change the choice, averaged over a cooling run; only weighs two costs."""
 
 
-class Tables(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Tables(Packed):
     """A choice problem for the kernels; arrays that a form does not use have size zero.
 
     Attributes:
@@ -104,15 +107,14 @@ def make_tables(problem: ChoiceProblem) -> Tables:
         arrays["floors"] = np.minimum.reduceat(arrays["dense"], problem.group_offsets[:-1], axis=0)
     if form == SPARSE and problem.num_groups <= _NEAR_GROUPS:
         arrays["near"] = _coupled_groups(problem)
-    # Numba compiles read-only and writable arrays apart; views of one kind keep it to one compilation.
     return Tables(
         form=form,
         linear=problem.linear,
         offsets=problem.group_offsets,
-        costs=_read_only(np.ascontiguousarray(problem.costs.T)),
-        room=_read_only(problem.limits - problem.fixed_costs),
-        order=_read_only(_by_cost(problem)),
-        **{name: _read_only(array) for name, array in arrays.items()},
+        costs=np.ascontiguousarray(problem.costs.T),
+        room=problem.limits - problem.fixed_costs,
+        order=_by_cost(problem),
+        **arrays,
     )
 
 
@@ -140,9 +142,3 @@ def _gram(factor: FactorArray, offsets: IntArray) -> npt.NDArray[np.float32]:
     for start, stop in itertools.pairwise(offsets):
         gram[start:stop, start:stop] = 0.0
     return np.asarray(gram, dtype=np.float32)
-
-
-def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    view = array.view()
-    view.setflags(write=False)
-    return view

@@ -13,7 +13,7 @@ import numpy as np
 
 from qubo_compress.errors import InvalidSolverOption, ProblemTooLarge, QuboCompressError
 from qubo_compress.problem.choice_problem import IntArray
-from qubo_compress.problem.conditioning import condition
+from qubo_compress.problem.subproblems import condition
 from qubo_compress.solvers.decomposition.blocks import BlockPicker
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
 from qubo_compress.solvers.local_search.local_model import least_linear
@@ -35,7 +35,7 @@ _LIFTED_PER_BLOCK = 8
 class Decomposition(Solver):
     """Improve an assignment block by block with another solver.
 
-    Each block is a problem of its own (:func:`~qubo_compress.problem.conditioning.condition`), with what is left of the
+    Each block is a problem of its own (:func:`~qubo_compress.problem.subproblems.condition`), with what is left of the
     budgets, so any solver can take it: a sampler, a chip, a service in the cloud.
 
     Args:

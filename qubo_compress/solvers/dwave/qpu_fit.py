@@ -11,7 +11,7 @@ import numpy as np
 from qubo_compress.encodings.encoding import Encoding, build_bqm
 from qubo_compress.errors import ProblemTooLarge
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
-from qubo_compress.problem.reductions import Reduction, reduce_dominated
+from qubo_compress.problem.subproblems import Subproblem, reduce_dominated, whole
 from qubo_compress.solvers.dwave.minor_embedding import find_minor
 from qubo_compress.solvers.dwave.qpu_device import Device
 from qubo_compress.solvers.dwave.qpu_embedding import Chains, may_fit, pattern_of
@@ -37,20 +37,20 @@ class Fit:
         minor: chains of an embedding found by a general search; None if a clique is used.
     """
 
-    reduction: Reduction
+    reduction: Subproblem
     bits: int
     minor: Chains | None
 
 
-def shrink(problem: ChoiceProblem, encoding: Encoding, device: Device) -> Reduction:
+def shrink(problem: ChoiceProblem, encoding: Encoding, device: Device) -> Subproblem:
     """The problem without dominated choices, if removing them may help."""
     if _bits(problem, encoding) <= _WORTH_REDUCING * device.largest_clique:
         return reduce_dominated(problem)
-    return Reduction(problem, np.arange(problem.num_choices), problem.group_offsets)
+    return whole(problem)
 
 
 def fit(
-    reduction: Reduction,
+    reduction: Subproblem,
     encoding: Encoding,
     device: Device,
     prices: Callable[[], FloatArray],

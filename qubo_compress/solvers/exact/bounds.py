@@ -15,10 +15,10 @@ from qubo_compress.solvers.exact import relaxation_kernels as kernels
 from qubo_compress.solvers.exact.convex_relaxation import (
     LARGEST_GRAM,
     convex_form,
+    factor_form,
     relax,
     scaled_costs,
     start_at,
-    stiffness_of,
 )
 from qubo_compress.solvers.exact.message_passing import fits_in_blocks, message_bound
 
@@ -77,7 +77,7 @@ def _standard_bound(problem: ChoiceProblem, deadline: float, seconds: float) -> 
 def warm_up() -> float:
     """Compile (or load from the disk cache) every kernel on tiny problems; returns the seconds it took."""
     start = time.perf_counter()
-    if getattr(kernels.products, "signatures", ()):  # the last one below to be compiled
+    if getattr(kernels.slopes_of, "signatures", ()):  # the last one below to be compiled
         return 0.0
     for kind in ("separable", "dense", "low-rank"):
         problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
@@ -133,7 +133,7 @@ def _certified(
     rank = 0 if problem.factor is None else problem.factor.shape[1]
     return problem.constant + price_kernels.certified_bound(
         problem.diagonal.copy(), slopes.copy(), quadratic, problem.group_offsets.copy(), np.arange(problem.num_choices),
-        costs, room, price, rank + problem.num_groups,
+        (costs, room), price, rank + problem.num_groups,
     )  # fmt: skip
 
 
@@ -154,22 +154,20 @@ def _pairs_bound(problem: ChoiceProblem, deadline: float) -> float | None:
 def _factor_bound(problem: ChoiceProblem, deadline: float) -> float:
     """The relaxation for a factor whose Gram matrix would not fit: V r operations a sweep."""
     factor = problem.factor if problem.factor is not None else np.zeros((problem.num_choices, 1), dtype=np.float32)
-    offsets, choices = problem.group_offsets.copy(), np.arange(problem.num_choices)
-    costs, room, _ = scaled_costs(problem)
-    diagonal = problem.diagonal.copy()
-    norms = 2.0 * (problem.linear - problem.diagonal)
-    stiffness = stiffness_of(float(norms.mean()), diagonal, offsets, costs)
+    form, choices = factor_form(problem, factor), np.arange(problem.num_choices)
+    slopes, costs, room = np.empty(problem.num_choices), form.costs, form.room
     vertex = _lowest_vertex(problem)
-    x = np.zeros(diagonal.size)
+    x = np.zeros(problem.num_choices)
     x[vertex] = 1.0
     total = factor[vertex].sum(axis=0, dtype=np.float64)
     used = costs[vertex].sum(axis=0)
-    multipliers = np.zeros(room.size)
+    multipliers, prices = np.zeros(room.size), np.empty(room.size)
+    scratch = np.empty(int(problem.group_sizes.max()))
     best, stale = -np.inf, 0
     while True:
-        slopes = diagonal + kernels.products(factor, total)
+        kernels.slopes_of(form, total, slopes)
         price = multipliers.copy()
-        if np.isinf(price_kernels.polish_prices(slopes, offsets, choices, costs, room, price, 4)):
+        if np.isinf(price_kernels.polish_prices(slopes, form.offsets, choices, costs, room, price, 4)):
             return np.inf
         value = _certified(problem, slopes, float(total @ total), costs, room, price)
         if not np.isfinite(best):
@@ -179,8 +177,6 @@ def _factor_bound(problem: ChoiceProblem, deadline: float) -> float:
         for sweep in range(4):
             if stale >= _PATIENCE or time.perf_counter() >= deadline:
                 return best
-            kernels.descend_factor(
-                factor, diagonal, norms, offsets, costs, room, multipliers, stiffness, x, total, used
-            )
+            kernels.descend_factor(form, x, total, used, multipliers, prices, scratch)
             if sweep % 2:
-                kernels.prices_of(multipliers, stiffness, used, room, multipliers)
+                kernels.prices_of(multipliers, form.stiffness, used, room, multipliers)

@@ -34,7 +34,8 @@ from qubo_compress.solvers.exact.branch_nodes import (
     row_bytes,
     take,
 )
-from qubo_compress.solvers.exact.convex_relaxation import ConvexForm, bound_at, relax, start_at
+from qubo_compress.solvers.exact.convex_relaxation import bound_at, relax, start_at
+from qubo_compress.solvers.exact.relaxation_kernels import ConvexForm
 from qubo_compress.solvers.local_search.descent import LocalSearch
 
 PRUNE = 1e-7
@@ -96,7 +97,6 @@ class Tree:
 
     def __post_init__(self) -> None:
         form = self.form
-        self._stiffness = form.stiffness
         self._scale = energy_scale(self.problem)
         self._most_rows = max(4 * _BATCH, _MOST_BYTES // row_bytes(form.offsets, form.room.size))
         self._families: Families = make_families(min(_FIRST_ROWS, self._most_rows), form.offsets, form.room.size)
@@ -145,8 +145,8 @@ class Tree:
 
     def _plant(self, deadline: float) -> None:
         form, slots = self.form, self._slots
-        _, choices = kernels.drop_unaffordable(form.offsets, np.arange(form.diagonal.size), form.costs, form.room)
-        if choices.size == 0:
+        offsets, choices = form.offsets.copy(), np.arange(form.diagonal.size)
+        if not kernels.drop_unaffordable(form, offsets, choices):
             self.root_bound, self._started = np.inf, True
             return
         seed = self.incumbent if self.incumbent is not None else np.zeros(self.problem.num_groups, dtype=np.int64)
@@ -157,7 +157,7 @@ class Tree:
         slots.x[0], slots.multipliers[0] = mixture.x, mixture.multipliers
         slots.inherited[0], slots.parent[0], slots.choice[0] = self.root_bound, -1, -1
         slots.allowed[0] = 0
-        slots.allowed[0, choices] = 1
+        slots.allowed[0, choices[: offsets[-1]]] = 1
         self._current = self.root_bound
         self._started = True
 
@@ -197,16 +197,10 @@ class Tree:
         parts = min(self._workers(), max(1, count // 4))
         edges = [count * part // parts for part in range(parts + 1)]
         jobs = [
-            executor.submit(
-                kernels.expand, form.constant, form.diagonal, form.gram, form.costs, form.room, self._stiffness,
-                form.offsets, self._slots, first, stop, cutoff, self.best, _LOOKS,
-            )
+            executor.submit(kernels.expand, form, self._slots, first, stop, cutoff, self.best, _LOOKS)
             for first, stop in itertools.pairwise(edges[1:])
-        ]  # fmt: skip
-        kernels.expand(
-            form.constant, form.diagonal, form.gram, form.costs, form.room, self._stiffness,
-            form.offsets, self._slots, 0, edges[1], cutoff, self.best, _LOOKS,
-        )  # fmt: skip
+        ]
+        kernels.expand(form, self._slots, 0, edges[1], cutoff, self.best, _LOOKS)
         for job in jobs:
             job.result()
 

@@ -6,74 +6,87 @@ from typing import cast
 
 import numpy as np
 
-from qubo_compress._internal.compiling import compiled
+from qubo_compress._internal.compiling import compiled, compiled_in_place, compiled_part
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
-from qubo_compress.solvers.exact.branch_nodes import ByteArray, ShortArray, Slots
+from qubo_compress.solvers.exact.branch_nodes import Slots
 from qubo_compress.solvers.exact.price_kernels import certified_bound, polish_prices
-from qubo_compress.solvers.exact.relaxation_kernels import descend_gram, prices_of
+from qubo_compress.solvers.exact.relaxation_kernels import ConvexForm, descend_gram, prices_of
 
 _SWEEPS_PER_LOOK = 4
+"""Sweeps of descent between two bounds, which cost about as much as a sweep."""
+
 _POLISHING_ROUNDS = cast(int, np.int64(2))
+"""Line searches over each price: the first moves it most of the way, the second sees what the others did."""
+
+_LEAST_PACE = 0.03
+"""Share of the way to the cutoff that the relaxation must still be able to gain, or a node is branched on instead."""
 
 _ENUMERATE = 4096
 """Combinations that are enumerated rather than branched on."""
 
+_PURE = 1e-9
+"""Total share of what is left of a group below which its old mixture says nothing."""
+
+_ROUNDED = 1e-15
+"""Deducted from a bound, relative to what was added up last."""
+
 
 @compiled
-def drop_unaffordable(
-    offsets: IntArray, choices: IntArray, costs: FloatArray, room: FloatArray
-) -> tuple[IntArray, IntArray]:
-    """Offsets and choices without those that no completion can pay for; empty when nothing fits at all."""
-    groups = offsets.size - 1
-    out_offsets, out = offsets.copy(), choices.copy()
+def drop_unaffordable(form: ConvexForm, offsets: IntArray, choices: IntArray) -> bool:
+    """Take out of the choices left, in place, those that no completion can pay for; False when nothing fits at all."""
+    costs, room = form.costs, form.room
+    groups, budgets = offsets.size - 1, room.size
+    spare, least = np.empty(budgets), np.empty((groups, budgets))
     while True:
-        spare = room.copy()
-        least = np.full((groups, room.size), np.inf)
+        # What the cheapest choice of every group leaves of each budget: nobody can have more than that beside them.
+        for b in range(budgets):
+            spare[b] = room[b]
         for g in range(groups):
-            for position in range(out_offsets[g], out_offsets[g + 1]):
-                for b in range(room.size):
-                    least[g, b] = min(least[g, b], costs[out[position], b])
-            for b in range(room.size):
-                spare[b] -= least[g, b]
-        for b in range(room.size):
+            for b in range(budgets):
+                low = np.inf
+                for position in range(offsets[g], offsets[g + 1]):
+                    if costs[choices[position], b] < low:
+                        low = costs[choices[position], b]
+                least[g, b] = low
+                spare[b] -= low
+        for b in range(budgets):
             if spare[b] < 0.0:
-                return np.zeros(groups + 1, dtype=np.int64), np.zeros(0, dtype=np.int64)
-        size, start = 0, 0
+                return False
+        before, size, start = offsets[groups], 0, 0
         for g in range(groups):
-            stop = out_offsets[g + 1]
+            stop = offsets[g + 1]
             for position in range(start, stop):
                 fits = True
-                for b in range(room.size):
-                    if costs[out[position], b] - least[g, b] > spare[b]:
+                for b in range(budgets):
+                    if costs[choices[position], b] - least[g, b] > spare[b]:
                         fits = False
                 if fits:
-                    out[size] = out[position]
+                    choices[size] = choices[position]
                     size += 1
             start = stop
-            out_offsets[g + 1] = size
-        if size == out.size:
-            return out_offsets, out
-        out = out[:size].copy()
+            offsets[g + 1] = size
+        if size == before:  # without the cheapest choice of one budget another may be out of reach: look again
+            return True
 
 
-@compiled
-def settle(
-    diagonal: FloatArray, gram: FloatArray, offsets: IntArray, choices: IntArray, x: FloatArray, gradient: FloatArray
-) -> None:
-    """Make ``x`` a mixture of the choices left and ``gradient`` its gradient.
+@compiled_part
+def renormalise(form: ConvexForm, slots: Slots, i: int) -> None:
+    """Make ``x`` of a slot a mixture of the choices left, and ``gradient`` its gradient.
 
     ``x`` may hold shares of choices that are gone; a group that loses all its shares gets the choice
     that suits the others best.
     """
-    given = x.copy()
-    x[:] = 0.0
+    offsets, choices, x = slots.offsets[i], slots.choices[i], slots.x[i]
+    gradient, given = slots.gradient[i], slots.given[i]
+    for w in range(x.size):
+        given[w], x[w] = x[w], 0.0
     for g in range(offsets.size - 1):
         total = 0.0
         for position in range(offsets[g], offsets[g + 1]):
             total += given[choices[position]]
         for position in range(offsets[g], offsets[g + 1]):
-            x[choices[position]] = given[choices[position]] / total if total > 1e-9 else 0.0
-    refresh(diagonal, gram, choices, x, gradient)
+            x[choices[position]] = given[choices[position]] / total if total > _PURE else 0.0
+    refresh(form, slots, i)
     for g in range(offsets.size - 1):
         low, total = choices[offsets[g]], 0.0
         for position in range(offsets[g], offsets[g + 1]):
@@ -83,195 +96,182 @@ def settle(
                 low = v
         if total == 0.0:
             x[low] = 1.0
+            row = form.gram[low]
             for w in range(gradient.size):
-                gradient[w] += gram[low, w]
+                gradient[w] += row[w]
 
 
-@compiled
-def refresh(diagonal: FloatArray, gram: FloatArray, choices: IntArray, x: FloatArray, gradient: FloatArray) -> None:
+@compiled_part
+def refresh(form: ConvexForm, slots: Slots, i: int) -> None:
     """The gradient anew from the shares, so that no rounding of earlier shifts remains."""
-    gradient[:] = diagonal
-    for position in range(choices.size):
+    choices, x, gradient, diagonal = slots.choices[i], slots.x[i], slots.gradient[i], form.diagonal
+    for w in range(gradient.size):
+        gradient[w] = diagonal[w]
+    for position in range(slots.offsets[i, -1]):
         v = choices[position]
         if x[v] > 0.0:
+            row, share = form.gram[v], x[v]
             for w in range(gradient.size):
-                gradient[w] += x[v] * gram[v, w]
+                gradient[w] += share * row[w]
 
 
-@compiled
-def bound_node(
-    constant: float,
-    diagonal: FloatArray,
-    gram: FloatArray,
-    costs: FloatArray,
-    room: FloatArray,
-    stiffness: FloatArray,
-    offsets: IntArray,
-    choices: IntArray,
-    x: FloatArray,
-    multipliers: FloatArray,
-    price: FloatArray,
-    proof: FloatArray,
-    reduced: FloatArray,
-    cutoff: float,
-    looks: int,
-) -> float:
-    """Bound of the problem restricted to some choices, by the relaxation warm-started from ``x``.
+@compiled_part
+def bound_node(form: ConvexForm, slots: Slots, i: int, cutoff: float, looks: int) -> float:
+    """Bound of the problem restricted to the choices left in a slot, by the relaxation warm-started from ``x``.
 
     Stops once the bound passes ``cutoff`` or once it evidently cannot. ``x`` and ``multipliers`` go where the search
     ends; ``proof`` and ``price`` receive the mixture and the prices that prove the bound, and ``reduced`` by how
     much the bound rises if a choice must be used.
     """
-    budgets = room.size
-    gradient, used, trial = np.empty(diagonal.size), np.empty(budgets), np.empty(budgets)
-    settle(diagonal, gram, offsets, choices, x, gradient)
+    diagonal, costs, room, constant = form.diagonal, form.costs, form.room, form.constant
+    offsets, choices, x, gradient = slots.offsets[i], slots.choices[i], slots.x[i], slots.gradient[i]
+    multipliers, used, trial, priced = slots.multipliers[i], slots.used[i], slots.trial[i], slots.priced[i]
+    budgets, count = room.size, offsets[-1]
+    renormalise(form, slots, i)
     best = -np.inf
     for _ in range(looks):
-        used[:] = 0.0
-        for position in range(choices.size):
+        # Used costs and the gradient are shifted along by the sweeps: both are computed anew before rounding adds up.
+        for b in range(budgets):
+            used[b] = 0.0
+        for position in range(count):
             v = choices[position]
             if x[v] > 0.0:
                 for b in range(budgets):
                     used[b] += x[v] * costs[v, b]
         for sweep in range(_SWEEPS_PER_LOOK):
-            descend_gram(gram, offsets, choices, costs, room, multipliers, stiffness, x, gradient, used)
-            if sweep % 2 == 1:
-                prices_of(multipliers, stiffness, used, room, multipliers)
-        refresh(diagonal, gram, choices, x, gradient)
+            descend_gram(form, offsets, choices, x, gradient, used, multipliers, priced)
+            if sweep % 2 == 1:  # every second sweep, as prices that follow every sweep swing
+                prices_of(multipliers, form.stiffness, used, room, multipliers)
+        refresh(form, slots, i)
+        # The value of the mixture says how much any bound from here can still gain.
         quadratic, primal = 0.0, constant
-        for position in range(choices.size):
+        for position in range(count):
             v = choices[position]
             quadratic += x[v] * (gradient[v] - diagonal[v])
             primal += x[v] * diagonal[v]
         primal += 0.5 * quadratic
         for b in range(budgets):  # the augmented Lagrangian, which the mixture may overspend
-            primal += max(0.0, multipliers[b]) * (used[b] - room[b])
-        trial[:] = multipliers
+            primal += (multipliers[b] if multipliers[b] > 0.0 else 0.0) * (used[b] - room[b])
+        # The bound holds with any prices: the search for the best ones starts where the descent is.
+        for b in range(budgets):
+            trial[b] = multipliers[b]
         if polish_prices(gradient, offsets, choices, costs, room, trial, _POLISHING_ROUNDS) == np.inf:
             return np.inf
         value = constant + certified_bound(
-            diagonal, gradient, quadratic, offsets, choices, costs, room, trial, diagonal.size
+            diagonal, gradient, quadratic, offsets, choices, (costs, room), trial, diagonal.size
         )
-        value -= 1e-15 * (abs(value) + abs(constant))
+        value -= _ROUNDED * (abs(value) + abs(constant))
         if value > best:
             best = value
-            price[:] = trial
-            proof[:] = x
-            reduce_costs(offsets, choices, costs, gradient, trial, reduced)
-        if best > cutoff or primal - best < 0.03 * (cutoff - best):
+            for b in range(budgets):
+                slots.price[i, b] = trial[b]
+            for w in range(x.size):
+                slots.proof[i, w] = x[w]
+            reduce_costs(form, slots, i)
+        if best > cutoff or primal - best < _LEAST_PACE * (cutoff - best):
             break
     return best
 
 
-@compiled
-def reduce_costs(
-    offsets: IntArray, choices: IntArray, costs: FloatArray, slopes: FloatArray, price: FloatArray, reduced: FloatArray
-) -> None:
+@compiled_part
+def reduce_costs(form: ConvexForm, slots: Slots, i: int) -> None:
     """Put into ``reduced`` by how much the priced slope of each choice left exceeds the least of its group."""
+    offsets, choices, slopes = slots.offsets[i], slots.choices[i], slots.gradient[i]
+    price, reduced, costs = slots.trial[i], slots.reduced[i], form.costs
     for g in range(offsets.size - 1):
         low = np.inf
         for position in range(offsets[g], offsets[g + 1]):
             v = choices[position]
-            reduced[v] = slopes[v]
+            slope = slopes[v]
             for b in range(price.size):
-                reduced[v] += price[b] * costs[v, b]
-            low = min(low, reduced[v])
+                slope += price[b] * costs[v, b]
+            reduced[v] = slope
+            if slope < low:
+                low = slope
         for position in range(offsets[g], offsets[g + 1]):
             reduced[choices[position]] -= low
 
 
-@compiled
-def expand(
-    constant: float,
-    diagonal: FloatArray,
-    gram: FloatArray,
-    costs: FloatArray,
-    room: FloatArray,
-    stiffness: FloatArray,
-    all_offsets: IntArray,
-    slots: Slots,
-    first: int,
-    stop: int,
-    cutoff: float,
-    best: float,
-    looks: int,
-) -> None:
+@compiled_in_place
+def expand(form: ConvexForm, slots: Slots, first: int, stop: int, cutoff: float, best: float, looks: int) -> None:
     """Bound the nodes in the slots from ``first`` to ``stop`` and find the children of those that stay open.
 
     A node with few combinations left is enumerated instead. Slots are independent: threads may share them out.
     """
-    reduced, proof = np.empty(diagonal.size), np.empty(diagonal.size)
     for i in range(first, stop):
         slots.children[i, 0], slots.answer[i, 0] = -1, -1
         slots.closed[i] = np.inf
         slots.bound[i] = slots.inherited[i]
+        # The answer may have improved since the node was queued.
         if slots.inherited[i] >= cutoff:
             slots.closed[i] = slots.inherited[i]
             continue
-        offsets, choices = listed(all_offsets, slots.allowed[i])
-        offsets, choices = drop_unaffordable(offsets, choices, costs, room)
-        if choices.size == 0:
+        list_choices(form, slots, i)
+        offsets, choices = slots.offsets[i], slots.choices[i]
+        if not drop_unaffordable(form, offsets, choices):
             slots.bound[i] = np.inf
             continue
         if few(offsets):
-            enumerate_rest(constant, diagonal, gram, costs, room, all_offsets, offsets, choices, best, slots.answer[i])
+            enumerate_rest(form, offsets, choices, best, slots.answer[i])
             continue
-        x, multipliers, price = slots.x[i], slots.multipliers[i], slots.price[i]
-        value = bound_node(
-            constant, diagonal, gram, costs, room, stiffness, offsets, choices, x, multipliers, price, proof, reduced,
-            cutoff, looks,
-        )  # fmt: skip
+        value = bound_node(form, slots, i, cutoff, looks)
         slots.bound[i] = value
-        if max(value, slots.inherited[i]) >= cutoff:
-            slots.closed[i] = max(value, slots.inherited[i])
-            x[:] = proof
-            continue
-        slots.allowed[i] = 0
-        empty = False
-        size = 0
-        for g in range(offsets.size - 1):
-            start = size
-            begin, end = offsets[g], offsets[g + 1]
-            offsets[g] = start
-            for position in range(begin, end):
-                v = choices[position]
-                if value + reduced[v] >= cutoff:
-                    slots.closed[i] = min(slots.closed[i], value + reduced[v])
-                else:
-                    choices[size] = v
-                    slots.allowed[i, v] = 1
-                    size += 1
-            empty = empty or size == start
-        offsets[offsets.size - 1] = size
-        if not empty:
-            choices = choices[:size]
+        reached = value if value > slots.inherited[i] else slots.inherited[i]
+        if reached >= cutoff:
+            slots.closed[i] = reached
+        elif not exclude(slots, i, value, cutoff):
             if few(offsets):
-                enumerate_rest(
-                    constant, diagonal, gram, costs, room, all_offsets, offsets, choices, best, slots.answer[i]
-                )
+                enumerate_rest(form, offsets, choices, best, slots.answer[i])
             else:
-                branch(
-                    gram, offsets, choices, x, reduced, value, slots.inherited[i], slots.children[i], slots.bounds[i]
-                )
-        x[:] = proof
+                branch(form, slots, i, value)
+        # The children start from what proved the bound, not from where the search ended.
+        for w in range(slots.proof.shape[1]):
+            slots.x[i, w] = slots.proof[i, w]
 
 
-@compiled
-def listed(all_offsets: IntArray, allowed: ByteArray) -> tuple[IntArray, IntArray]:
-    """Offsets and choices of the choices that are allowed."""
-    offsets = np.zeros(all_offsets.size, dtype=np.int64)
-    choices = np.empty(allowed.size, dtype=np.int64)
+@compiled_part
+def list_choices(form: ConvexForm, slots: Slots, i: int) -> None:
+    """Put offsets and choices of the choices that are allowed into their scratch."""
+    offsets, choices, allowed = slots.offsets[i], slots.choices[i], slots.allowed[i]
     size = 0
-    for g in range(all_offsets.size - 1):
-        for v in range(all_offsets[g], all_offsets[g + 1]):
+    offsets[0] = 0
+    for g in range(offsets.size - 1):
+        for v in range(form.offsets[g], form.offsets[g + 1]):
             if allowed[v]:
                 choices[size] = v
                 size += 1
         offsets[g + 1] = size
-    return offsets, choices[:size].copy()
 
 
-@compiled
+@compiled_part
+def exclude(slots: Slots, i: int, value: float, cutoff: float) -> bool:
+    """Take out, in place, the choices that the reduced costs show to be no better than the cutoff.
+
+    Returns whether a group has lost all of its choices: then nothing better than the cutoff is left.
+    """
+    offsets, choices, reduced, allowed = slots.offsets[i], slots.choices[i], slots.reduced[i], slots.allowed[i]
+    for w in range(allowed.size):
+        allowed[w] = 0
+    empty, size = False, 0
+    for g in range(offsets.size - 1):
+        start = size
+        begin, end = offsets[g], offsets[g + 1]
+        offsets[g] = start
+        for position in range(begin, end):
+            v = choices[position]
+            if value + reduced[v] >= cutoff:
+                if value + reduced[v] < slots.closed[i]:
+                    slots.closed[i] = value + reduced[v]
+            else:
+                choices[size] = v
+                allowed[v] = 1
+                size += 1
+        empty = empty or size == start
+    offsets[offsets.size - 1] = size
+    return empty
+
+
+@compiled_part
 def few(offsets: IntArray) -> bool:
     """Whether so few combinations are left that they are enumerated."""
     combinations = 1.0
@@ -280,26 +280,20 @@ def few(offsets: IntArray) -> bool:
     return bool(combinations <= _ENUMERATE)
 
 
-@compiled
-def branch(
-    gram: FloatArray,
-    offsets: IntArray,
-    choices: IntArray,
-    x: FloatArray,
-    reduced: FloatArray,
-    value: float,
-    inherited: float,
-    children: ShortArray,
-    bounds: FloatArray,
-) -> None:
+@compiled_part
+def branch(form: ConvexForm, slots: Slots, i: int, value: float) -> None:
     """The choices of the group to branch on with their bounds, best first."""
-    g = widest_group(gram, offsets, choices, x)
+    offsets, choices, reduced = slots.offsets[i], slots.choices[i], slots.reduced[i]
+    children, bounds, inherited = slots.children[i], slots.bounds[i], slots.inherited[i]
+    g = widest_group(form.gram, offsets, choices, slots.x[i])
     count = offsets[g + 1] - offsets[g]
-    for i in range(count):
-        v = choices[offsets[g] + i]
+    for k in range(count):
+        v = choices[offsets[g] + k]
         # The parent's bound holds for the child too, but only the node's own one may be raised by reduced costs.
-        bound = max(inherited, value + reduced[v])
-        place = i
+        bound = value + reduced[v]
+        if bound < inherited:
+            bound = inherited
+        place = k
         while place > 0 and bounds[place - 1] > bound:
             bounds[place], children[place] = bounds[place - 1], children[place - 1]
             place -= 1
@@ -308,9 +302,12 @@ def branch(
         children[count], bounds[count] = -1, np.inf
 
 
-@compiled
+@compiled_part
 def widest_group(gram: FloatArray, offsets: IntArray, choices: IntArray, x: FloatArray) -> int:
-    """The group whose mixture hides most energy from the relaxation; the largest one if all are pure."""
+    """The group whose mixture hides most energy from the relaxation; the largest one if all are pure.
+
+    A mixture's own quadratic energy is less than the mean of its choices', by what no pure choice will ever save.
+    """
     best, widest, pick = 1e-12, 0, 0
     fallback = 0
     found = False
@@ -329,44 +326,43 @@ def widest_group(gram: FloatArray, offsets: IntArray, choices: IntArray, x: Floa
                 for j in range(start, stop):
                     if x[choices[j]] > 0.0:
                         hidden -= x[v] * x[choices[j]] * gram[v, choices[j]]
-        hidden += 1e-9 * mixed
+        hidden += 1e-9 * mixed  # among groups that hide nothing, the one that is mixed most
         if hidden > best:
             best, pick, found = hidden, g, True
     return pick if found else fallback
 
 
 @compiled
-def enumerate_rest(
-    constant: float,
-    diagonal: FloatArray,
-    gram: FloatArray,
-    costs: FloatArray,
-    room: FloatArray,
-    all_offsets: IntArray,
-    offsets: IntArray,
-    choices: IntArray,
-    best: float,
-    answer: IntArray,
-) -> None:
+def enumerate_rest(form: ConvexForm, offsets: IntArray, choices: IntArray, best: float, answer: IntArray) -> None:
     """Put the best of all combinations of the choices left into ``answer``, if better than ``best``.
 
     Depth first, budgets exact; ``answer`` holds local numbers, -1 in front when nothing is better.
     """
-    groups, size, budgets = offsets.size - 1, choices.size, room.size
+    gram, costs, room = form.gram, form.costs, form.room
+    groups, size, budgets = offsets.size - 1, offsets[-1], room.size
     # fields[d, i]: energy that choice i would add after the first d groups are decided.
     fields = np.empty((groups + 1, size))
     for i in range(size):
-        fields[0, i] = diagonal[choices[i]] + 0.5 * gram[choices[i], choices[i]]
-    rest = np.zeros((groups + 1, budgets))
+        fields[0, i] = form.diagonal[choices[i]] + 0.5 * gram[choices[i], choices[i]]
+    # rest[d, b]: the least that the groups from d on cost, so that a branch ends as soon as nothing can complete it.
+    rest = np.empty((groups + 1, budgets))
+    for b in range(budgets):
+        rest[groups, b] = 0.0
     for g in range(groups - 1, -1, -1):
         for b in range(budgets):
             least = np.inf
             for i in range(offsets[g], offsets[g + 1]):
-                least = min(least, costs[choices[i], b])
+                if costs[choices[i], b] < least:
+                    least = costs[choices[i], b]
             rest[g, b] = rest[g + 1, b] + least
-    energy, spent = np.zeros(groups + 1), np.zeros((groups + 1, budgets))
-    energy[0] = constant
-    position = offsets[:-1].copy()
+    energy, spent = np.empty(groups + 1), np.empty((groups + 1, budgets))
+    energy[0] = form.constant
+    for b in range(budgets):
+        spent[0, b] = 0.0
+    # position[d]: the next choice of group d to try.
+    position = np.empty(groups, dtype=np.int64)
+    for g in range(groups):
+        position[g] = offsets[g]
     answer[0] = -1
     depth = 0
     while depth >= 0:
@@ -388,7 +384,7 @@ def enumerate_rest(
             if energy[depth + 1] < best:
                 best = energy[depth + 1]
                 for g in range(groups):
-                    answer[g] = choices[position[g] - 1] - all_offsets[g]
+                    answer[g] = choices[position[g] - 1] - form.offsets[g]
             continue
         for j in range(offsets[depth + 1], size):
             fields[depth + 1, j] = fields[depth, j] + gram[v, choices[j]]

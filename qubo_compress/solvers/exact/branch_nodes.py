@@ -6,22 +6,29 @@ of a family is in the queue, so that a family takes one row of memory whatever i
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from qubo_compress._internal.compiling import FIRST, compiled
+from qubo_compress._internal.compiling import FIRST, compiled_in_place, compiled_part
+from qubo_compress._internal.packed import Packed
 from qubo_compress.problem.choice_problem import FactorArray, FloatArray, IntArray
 
 SHARES_PER_GROUP = 4
 """Most shares per group, on average, that a family remembers of its mixture as the start of its children."""
 
+_LEAST_SHARE = 1e-7
+"""Share of a mixture that is not worth remembering."""
+
 ByteArray = npt.NDArray[np.uint8]
 ShortArray = npt.NDArray[np.int32]
 
 
-class Families(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Families(Packed):
     """All open families; row r of every array but the last two belongs to family r.
 
     Attributes:
@@ -53,7 +60,8 @@ class Families(NamedTuple):
     counts: IntArray
 
 
-class Slots(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Slots(Packed):
     """Nodes at work; row i of every array belongs to one node.
 
     Attributes:
@@ -69,6 +77,15 @@ class Slots(NamedTuple):
         answer: (P, G) best combination found by enumeration, its first entry -1 where there is none.
         parent: (P,) number of the node's parent, -1 at the root.
         choice: (P,) the choice that distinguishes it from its parent, -1 at the root.
+        offsets: scratch, (P, G + 1) offsets of the choices left, as a list.
+        choices: scratch, (P, V) the choices left.
+        gradient: scratch, (P, V) gradient of the mixture.
+        given: scratch, (P, V) the mixture before it is made one of the choices left.
+        proof: scratch, (P, V) the mixture that proves the best bound so far.
+        reduced: scratch, (P, V) by how much that bound rises if a choice must be used.
+        used: scratch, (P, B) cost of the mixture.
+        trial: scratch, (P, B) prices that are being polished.
+        priced: scratch, (P, B) prices during a sweep.
     """
 
     allowed: ByteArray
@@ -83,6 +100,15 @@ class Slots(NamedTuple):
     answer: IntArray
     parent: IntArray
     choice: IntArray
+    offsets: IntArray
+    choices: IntArray
+    gradient: FloatArray
+    given: FloatArray
+    proof: FloatArray
+    reduced: FloatArray
+    used: FloatArray
+    trial: FloatArray
+    priced: FloatArray
 
 
 def make_families(rows: int, offsets: IntArray, budgets: int) -> Families:
@@ -108,23 +134,24 @@ def make_families(rows: int, offsets: IntArray, budgets: int) -> Families:
 
 def row_bytes(offsets: IntArray, budgets: int) -> int:
     """Memory that one family takes."""
-    return sum(array.nbytes for array in make_families(1, offsets, budgets))
+    family = make_families(1, offsets, budgets)
+    return sum(getattr(family, field.name).nbytes for field in dataclasses.fields(family))
 
 
 def enlarged(families: Families, rows: int) -> Families:
     """The same families with room for more."""
     old = families.heap.size
     extra = rows - old
-    grown: list[Any] = []
-    arrays: tuple[npt.NDArray[Any], ...] = tuple(families)
-    for name, array in zip(Families._fields, arrays, strict=True):
+    grown: dict[str, npt.NDArray[Any]] = {}
+    for name in (field.name for field in dataclasses.fields(Families)):
+        array = getattr(families, name)
         if name == "counts":
-            grown.append(array.copy())
+            grown[name] = array.copy()
             continue
         larger = np.zeros((rows, *array.shape[1:]), dtype=array.dtype)
         larger[:old] = array
-        grown.append(larger)
-    larger_families = Families(*grown)
+        grown[name] = larger
+    larger_families = Families(**grown)
     unused = int(families.counts[1])
     larger_families.free[unused : unused + extra] = np.arange(rows - 1, old - 1, -1)
     larger_families.counts[1] = unused + extra
@@ -148,17 +175,21 @@ def make_slots(count: int, offsets: IntArray, budgets: int) -> Slots:
         answer=np.full((count, groups), -1, dtype=np.int64),
         parent=np.full(count, -1, dtype=np.int64),
         choice=np.full(count, -1, dtype=np.int64),
+        offsets=np.zeros((count, groups + 1), dtype=np.int64),
+        choices=np.zeros((count, choices), dtype=np.int64),
+        **{name: np.zeros((count, choices)) for name in ("gradient", "given", "proof", "reduced")},
+        **{name: np.zeros((count, budgets)) for name in ("used", "trial", "priced")},
     )
 
 
-@compiled
+@compiled_part
 def _before(families: Families, first: int, second: int) -> bool:
-    one = families.bounds[first, families.next_child[first]]
-    other = families.bounds[second, families.next_child[second]]
-    return bool(one < other or (one == other and families.born[first] > families.born[second]))
+    bounds, next_child, born = families.bounds, families.next_child, families.born
+    one, other = bounds[first, next_child[first]], bounds[second, next_child[second]]
+    return bool(one < other or (one == other and born[first] > born[second]))
 
 
-@compiled
+@compiled_part
 def _sift(families: Families, position: int) -> None:
     """Restore the heap order where only the entry at ``position`` may be out of place."""
     heap, size = families.heap, families.counts[0]
@@ -179,45 +210,53 @@ def _sift(families: Families, position: int) -> None:
     heap[position] = row
 
 
-@compiled
+@compiled_in_place
 def take(families: Families, slots: Slots, offsets: IntArray, most: int, cutoff: float, newest: bool) -> int:
     """Move up to ``most`` children from the queue into the slots; returns how many.
 
     By least bound, or the newest family's (a dive, which needs no memory) where ``newest``. Children whose
     bound reaches the cutoff stay: everything behind them reaches it too.
     """
-    counts = families.counts
+    counts, heap, born, next_child = families.counts, families.heap, families.born, families.next_child
+    bounds, children, support, shares = families.bounds, families.children, families.support, families.shares
     taken = 0
     while taken < most and counts[0] > 0:
         position = FIRST
         if newest:
             for i in range(1, counts[0]):
-                if families.born[families.heap[i]] > families.born[families.heap[position]]:
+                if born[heap[i]] > born[heap[position]]:
                     position = i
-        row = families.heap[position]
-        place = families.next_child[row]
-        bound, choice = families.bounds[row, place], families.children[row, place]
+        row = heap[position]
+        place = next_child[row]
+        bound, choice = bounds[row, place], children[row, place]
         if bound >= cutoff and position == 0:
             break
         slots.inherited[taken], slots.choice[taken] = bound, choice
         slots.parent[taken] = families.node[row]
-        slots.allowed[taken] = families.allowed[row]
-        slots.multipliers[taken] = families.multipliers[row]
-        slots.x[taken] = 0.0
-        for i in range(families.support.shape[1]):
-            if families.support[row, i] < 0:
+        allowed, x = slots.allowed[taken], slots.x[taken]
+        for v in range(allowed.size):
+            allowed[v], x[v] = families.allowed[row, v], 0.0
+        for b in range(slots.multipliers.shape[1]):
+            slots.multipliers[taken, b] = families.multipliers[row, b]
+        for i in range(support.shape[1]):
+            if support[row, i] < 0:
                 break
-            slots.x[taken, families.support[row, i]] = families.shares[row, i]
+            x[support[row, i]] = shares[row, i]
         if choice >= 0:
-            group = np.searchsorted(offsets, choice, side="right") - 1
-            slots.allowed[taken, offsets[group] : offsets[group + 1]] = 0
-            slots.allowed[taken, choice] = 1
+            # The child is the node with one choice in the group that is branched on.
+            group = 0
+            while offsets[group + 1] <= choice:
+                group += 1
+            for v in range(offsets[group], offsets[group + 1]):
+                allowed[v] = 0
+            allowed[choice] = 1
         taken += 1
         place += 1
-        families.next_child[row] = place
-        if place == families.children.shape[1] or families.children[row, place] < 0:
+        next_child[row] = place
+        if place == children.shape[1] or children[row, place] < 0:
+            # The family is used up: the last entry of the heap takes its place.
             counts[0] -= 1
-            families.heap[position] = families.heap[counts[0]]
+            heap[position] = heap[counts[0]]
             families.free[counts[1]] = row
             counts[1] += 1
             if position < counts[0]:
@@ -227,44 +266,49 @@ def take(families: Families, slots: Slots, offsets: IntArray, most: int, cutoff:
     return taken
 
 
-@compiled
+@compiled_in_place
 def put(families: Families, slots: Slots, count: int, first_node: int, cutoff: float) -> float:
     """Queue the children of the first ``count`` slots; returns the least bound of what was closed.
 
     There must be an unused row for each. Node numbers are ``first_node`` and following.
     """
-    counts = families.counts
+    counts, children, bounds, support = families.counts, families.children, families.bounds, families.support
     closed = np.inf
     for i in range(count):
-        closed = min(closed, slots.closed[i])
+        if slots.closed[i] < closed:
+            closed = slots.closed[i]
         if slots.children[i, 0] < 0:
             continue
-        if slots.bounds[i, 0] >= cutoff:
-            closed = min(closed, slots.bounds[i, 0])
+        if slots.bounds[i, 0] >= cutoff:  # the answer has improved since the slot was bounded
+            if slots.bounds[i, 0] < closed:
+                closed = slots.bounds[i, 0]
             continue
         counts[1] -= 1
         row = families.free[counts[1]]
-        families.allowed[row] = slots.allowed[i]
-        families.multipliers[row] = slots.multipliers[i]
-        families.children[row] = slots.children[i]
-        families.bounds[row] = slots.bounds[i]
+        for v in range(slots.allowed.shape[1]):
+            families.allowed[row, v] = slots.allowed[i, v]
+        for b in range(slots.multipliers.shape[1]):
+            families.multipliers[row, b] = slots.multipliers[i, b]
+        for k in range(children.shape[1]):
+            children[row, k], bounds[row, k] = slots.children[i, k], slots.bounds[i, k]
         families.next_child[row] = 0
         families.node[row] = first_node + i
         families.born[row] = counts[2]
         counts[2] += 1
-        size, least = 0, 1e-7
+        # The shares worth remembering: where there is no room for all, only those above ever higher thresholds.
+        x, size, least = slots.x[i], 0, _LEAST_SHARE
         while True:
             size = 0
-            for v in range(slots.x.shape[1]):
-                if slots.x[i, v] > least and size < families.support.shape[1]:
-                    families.support[row, size] = v
-                    families.shares[row, size] = slots.x[i, v]
+            for v in range(x.size):
+                if x[v] > least and size < support.shape[1]:
+                    support[row, size] = v
+                    families.shares[row, size] = x[v]
                     size += 1
-            if size < families.support.shape[1] or families.support.shape[1] == slots.x.shape[1]:
+            if size < support.shape[1] or support.shape[1] == x.size:
                 break
             least *= 10.0
-        if size < families.support.shape[1]:
-            families.support[row, size] = -1
+        if size < support.shape[1]:
+            support[row, size] = -1
         families.heap[counts[0]] = row
         counts[0] += 1
         _sift(families, counts[0] - 1)

@@ -14,44 +14,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, FloatArray, IntArray
 from qubo_compress.solvers.exact import price_kernels
 from qubo_compress.solvers.exact import relaxation_kernels as kernels
+from qubo_compress.solvers.exact.relaxation_kernels import ConvexForm, FactorForm
 
 LARGEST_GRAM = 4000
 """Most choices for which the matrix of all pairs (8 bytes each) is formed."""
 
 _LANCZOS_STEPS = 50
+"""An extreme eigenvalue is then known to about a percent, which the factor 1.01 below covers; Cholesky proves it."""
+
 _EVALUATE_EVERY = 8
+"""Sweeps between two bounds."""
+
 _PATIENCE = 12
-
-
-@dataclass(frozen=True, eq=False)
-class ConvexForm:
-    """energy(x) = constant + diagonal . x + 1/2 x . gram x on assignments, with gram positive semidefinite.
-
-    Attributes:
-        constant: energy of nothing.
-        diagonal: (V,) linear terms.
-        gram: (V, V) matrix, blocks within groups included.
-        offsets: (G + 1,) first choice of each group.
-        costs: (V, B) costs, scaled by a power of two per budget so that no digit is lost.
-        room: (B,) limits less fixed costs, scaled alike.
-        scales: (B,) the powers of two: cost = scaled cost * scale.
-    """
-
-    constant: float
-    diagonal: FloatArray
-    gram: FloatArray
-    offsets: IntArray
-    costs: FloatArray
-    room: FloatArray
-    scales: FloatArray
-
-    @property
-    def stiffness(self) -> FloatArray:
-        """(B,) weights of the quadratic penalty that make a unit of overspending matter like a choice."""
-        return stiffness_of(float(np.trace(self.gram)) / self.diagonal.size, self.diagonal, self.offsets, self.costs)
+"""Bounds in a row without a better one after which the relaxation counts as solved."""
 
 
 @dataclass
@@ -89,7 +67,7 @@ def scaled_costs(problem: ChoiceProblem) -> tuple[FloatArray, FloatArray, FloatA
 
 def convex_form(problem: ChoiceProblem) -> ConvexForm:
     """The relaxation of a problem small enough for its Gram matrix."""
-    costs, room, scales = scaled_costs(problem)
+    costs, room, _ = scaled_costs(problem)
     constant, diagonal = problem.constant, problem.diagonal.copy()
     if problem.factor is not None:
         rows = problem.factor.astype(np.float64)
@@ -98,7 +76,25 @@ def convex_form(problem: ChoiceProblem) -> ConvexForm:
         constant, diagonal, gram = _convexified(problem, problem.pairs.toarray())
     else:
         gram = np.zeros((diagonal.size, diagonal.size))
-    return ConvexForm(constant, diagonal, gram, problem.group_offsets.copy(), costs, room, scales)
+    return form_of(constant, diagonal, gram, problem.group_offsets.copy(), costs, room)
+
+
+def form_of(
+    constant: float, diagonal: FloatArray, gram: FloatArray, offsets: IntArray, costs: FloatArray, room: FloatArray
+) -> ConvexForm:
+    """A form with the stiffness that suits it: a unit of overspending matters like a choice."""
+    stiffness = stiffness_of(float(np.trace(gram)) / diagonal.size, diagonal, offsets, costs)
+    return ConvexForm(constant, diagonal, gram, offsets, costs, room, stiffness)
+
+
+def factor_form(problem: ChoiceProblem, factor: FactorArray) -> FactorForm:
+    """The relaxation of a problem in terms of its factor, for those whose Gram matrix would not fit."""
+    costs, room, _ = scaled_costs(problem)
+    diagonal, norms = problem.diagonal.copy(), 2.0 * (problem.linear - problem.diagonal)
+    offsets = problem.group_offsets.copy()
+    return FactorForm(
+        factor, norms, diagonal, offsets, costs, room, stiffness_of(float(norms.mean()), diagonal, offsets, costs)
+    )
 
 
 def _convexified(problem: ChoiceProblem, matrix: FloatArray) -> tuple[float, FloatArray, FloatArray]:
@@ -106,9 +102,9 @@ def _convexified(problem: ChoiceProblem, matrix: FloatArray) -> tuple[float, Flo
     offsets, sizes = problem.group_offsets, problem.group_sizes
     # With c the even mixture and y = c + z: 1/2 y.Qy = 1/2 z.Qz + (Qc).y - 1/2 c.Qc, and z = y less its group means.
     centre = np.repeat(1.0 / sizes, sizes)
-    pull = matrix @ centre
-    constant = problem.constant - 0.5 * float(centre @ pull)
-    linear = problem.linear + pull
+    average = matrix @ centre  # pair energy of each choice with the even mixture
+    constant = problem.constant - 0.5 * float(centre @ average)
+    linear = problem.linear + average
     for axis in (0, 1):
         means = np.add.reduceat(matrix, offsets[:-1], axis=axis) / np.expand_dims(sizes, 1 - axis)
         matrix -= np.repeat(means, sizes, axis=axis)
@@ -146,32 +142,30 @@ def start_at(form: ConvexForm, vertex: IntArray) -> Mixture:
 def bound_at(form: ConvexForm, mixture: Mixture, choices: IntArray, price: FloatArray) -> float:
     """A valid bound from a mixture (its gradient is recomputed) after polishing ``price`` in place."""
     support = np.flatnonzero(mixture.x)
-    pull = mixture.x[support] @ form.gram[support]
-    quadratic = float(pull @ mixture.x)
-    slopes = form.diagonal + pull
+    coupled = mixture.x[support] @ form.gram[support]
+    quadratic = float(coupled @ mixture.x)
+    slopes = form.diagonal + coupled
     if np.isinf(price_kernels.polish_prices(slopes, form.offsets, choices, form.costs, form.room, price, 4)):
         return np.inf
     return form.constant + price_kernels.certified_bound(
-        form.diagonal, slopes, quadratic, form.offsets, choices, form.costs, form.room, price, slopes.size
+        form.diagonal, slopes, quadratic, form.offsets, choices, (form.costs, form.room), price, slopes.size
     )
 
 
 def relax(form: ConvexForm, mixture: Mixture, deadline: float, tolerance: float = 1e-9) -> tuple[float, FloatArray]:
     """Solve the relaxation from a mixture, in place, until the deadline; the best bound and its prices."""
     choices = np.arange(form.diagonal.size)
-    stiffness = form.stiffness
-    price = mixture.multipliers.copy()
+    price, scratch = mixture.multipliers.copy(), np.empty(form.room.size)
     best, best_price = bound_at(form, mixture, choices, price), price.copy()
     mixture.multipliers[:] = price
     stale = 0
     while stale < _PATIENCE and np.isfinite(best) and time.perf_counter() < deadline:
         for sweep in range(_EVALUATE_EVERY):
             kernels.descend_gram(
-                form.gram, form.offsets, choices, form.costs, form.room, mixture.multipliers, stiffness,
-                mixture.x, mixture.gradient, mixture.used,
-            )  # fmt: skip
-            if sweep % 2:
-                kernels.prices_of(mixture.multipliers, stiffness, mixture.used, form.room, mixture.multipliers)
+                form, form.offsets, choices, mixture.x, mixture.gradient, mixture.used, mixture.multipliers, scratch
+            )
+            if sweep % 2:  # every second sweep, as prices that follow every sweep swing
+                kernels.prices_of(mixture.multipliers, form.stiffness, mixture.used, form.room, mixture.multipliers)
         price = mixture.multipliers.copy()
         value = bound_at(form, mixture, choices, price)
         stale = 0 if value > best + tolerance * max(abs(best), 1e-9) else stale + 1

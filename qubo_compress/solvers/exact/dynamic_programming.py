@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -94,8 +95,9 @@ def solve_table(
             )
         allowed = np.flatnonzero(useful[offsets[g] : offsets[g + 1]]) + offsets[g]
         total, energy, parent, choice, lost, made = extend(
-            total, energy, costs[allowed], linear[allowed], room - reserve[step + 1], unit_price, room,
-            remaining[step + 1], limit + tolerance, 4 * most_states,
+            total, energy, costs[allowed], linear[allowed],
+            Rules(int(room - reserve[step + 1]), unit_price, room, float(remaining[step + 1]), float(limit + tolerance),
+                  4 * most_states),
         )  # fmt: skip
         if total.size > most_states:
             # Keep the most promising by their relaxation; what goes keeps its bound.
@@ -139,7 +141,9 @@ def _relaxed(problem: ChoiceProblem, costs: FloatArray, room: FloatArray, price:
     offsets, choices = problem.group_offsets.copy(), np.arange(problem.num_choices)
     linear = problem.linear.copy()
     price_kernels.polish_prices(linear, offsets, choices, costs, room, price, 1)
-    return price_kernels.certified_bound(linear, linear, 0.0, offsets, choices, costs, room, price, problem.num_groups)
+    return price_kernels.certified_bound(
+        linear, linear, 0.0, offsets, choices, (costs, room), price, problem.num_groups
+    )
 
 
 def _rounding(problem: ChoiceProblem) -> float:
@@ -165,18 +169,33 @@ def _order(excess: FloatArray, offsets: IntArray, useful: np.ndarray[tuple[int],
     return np.lexsort((np.where(np.isfinite(step), -step, 0.0), counts > 1)).astype(np.int64)
 
 
+class Rules(NamedTuple):
+    """Which extensions are kept.
+
+    Attributes:
+        most: most that may be spent so that the undecided groups can still be paid for.
+        unit_price: price of a unit of cost.
+        room: what may be spent in all.
+        remaining: least priced energy of the undecided groups.
+        limit: bound above which an extension cannot lead to a better answer.
+        most_made: how many there is memory for.
+    """
+
+    most: int
+    unit_price: float
+    room: int
+    remaining: float
+    limit: float
+    most_made: int
+
+
 @compiled
 def extend(
     total: IntArray,
     energy: FloatArray,
     costs: IntArray,
     linear: FloatArray,
-    most: int,
-    unit_price: float,
-    room: int,
-    remaining: float,
-    limit: float,
-    most_made: int,
+    rules: Rules,
 ) -> tuple[IntArray, FloatArray, IntArray, IntArray, float, int]:
     """All undominated extensions of the states by one group, sorted by cost.
 
@@ -185,8 +204,12 @@ def extend(
     choice are too, and one merge yields them all in order.
     """
     count = costs.size
-    heads = np.zeros(count, dtype=np.int64)
-    capacity = min(total.size * count, most_made) + 1
+    heads = np.empty(count, dtype=np.int64)
+    for k in range(count):
+        heads[k] = 0
+    capacity = total.size * count + 1
+    if capacity > rules.most_made:
+        capacity = rules.most_made + 1
     new_total = np.empty(capacity, dtype=np.int64)
     new_energy = np.empty(capacity)
     parent = np.empty(capacity, dtype=np.int64)
@@ -200,21 +223,21 @@ def extend(
                 candidate = total[heads[k]] + costs[k]
                 if pick < 0 or candidate < low:
                     pick, low = k, candidate
-        if pick < 0 or low > most:
+        if pick < 0 or low > rules.most:
             break
         state = heads[pick]
         heads[pick] += 1
         value = energy[state] + linear[pick]
         if value >= lowest:
             continue
-        bound = value + unit_price * (low - room) + remaining
-        if bound > limit:
+        bound = value + rules.unit_price * (low - rules.room) + rules.remaining
+        if bound > rules.limit:
             continue
         made += 1
         if size > 0 and new_total[size - 1] == low:
             size -= 1
         if size == capacity - 1:
-            lost = min(lost, bound)
+            lost = bound if bound < lost else lost
             continue
         lowest = value
         new_total[size], new_energy[size], parent[size], choice[size] = low, value, state, pick

@@ -13,17 +13,18 @@ from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem.energy_scale import energy_scale
 from qubo_compress.problem.generators import random_problem
-from qubo_compress.problem.reductions import Reduction, restrict
+from qubo_compress.problem.subproblems import Subproblem, restrict
 from qubo_compress.solvers.exact import bounds, branch_nodes, price_kernels
 from qubo_compress.solvers.exact.band_programming import coupled_groups, find_band, solve_band, undominated
 from qubo_compress.solvers.exact.bounds import LARGEST_EIGENPROBLEM, lower_bound
 from qubo_compress.solvers.exact.branch_and_bound import PRUNE, Tree, choices_left
 from qubo_compress.solvers.exact.certificates import CertificateRecord
-from qubo_compress.solvers.exact.convex_relaxation import LARGEST_GRAM, ConvexForm, convex_form, scaled_costs
+from qubo_compress.solvers.exact.convex_relaxation import LARGEST_GRAM, convex_form, scaled_costs
 from qubo_compress.solvers.exact.dynamic_programming import TableAnswer, solve_table
 from qubo_compress.solvers.exact.infeasibility import proves_infeasible
 from qubo_compress.solvers.exact.integer_programming import MOST_TABLE_ENTRIES, solve_milp, table_entries
 from qubo_compress.solvers.exact.message_passing import fits_in_blocks, message_bound
+from qubo_compress.solvers.exact.relaxation_kernels import ConvexForm
 from qubo_compress.solvers.exact.strengthening import LARGEST_STRENGTHENED, strengthen
 from qubo_compress.solvers.local_search import descent as local_search
 from qubo_compress.solvers.local_search.descent import LocalSearch, lagrangian_vertex
@@ -120,7 +121,7 @@ class _Proof:
     best: IntArray | None = None
     bound: float = -np.inf
     tree: Tree | None = None
-    reduction: Reduction | None = None
+    reduction: Subproblem | None = None
     record: CertificateRecord | None = None
     pool: list[IntArray] = field(default_factory=list)
 
@@ -234,7 +235,7 @@ class _Proof:
         energy = problem.energy(self.best)
         return energy - self.bound <= energy_scale(problem).tolerance(energy, PRUNE)
 
-    def _replanted(self, tree: Tree, reduction: Reduction) -> Tree:
+    def _replanted(self, tree: Tree, reduction: Subproblem) -> Tree:
         """A new tree on fewer choices that knows all that the old one knew."""
         small = reduction.problem
         answers = self._lifted(tree)
@@ -254,7 +255,7 @@ class _Proof:
         reduction = self.reduction
         return tree.pool if reduction is None else [reduction.lift(answer) for answer in tree.pool]
 
-    def _narrowed(self, tree: Tree, incumbent: IntArray) -> Reduction | None:
+    def _narrowed(self, tree: Tree, incumbent: IntArray) -> Subproblem | None:
         """The problem without the choices that the root excludes, if that is worth it; raises the tree's bound.
 
         Once few enough choices are left, the root is strengthened, which excludes more.

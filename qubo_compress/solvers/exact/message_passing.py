@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qubo_compress._internal.compiling import compiled
+from qubo_compress._internal.compiling import compiled_in_place
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.solvers.exact import price_kernels
 from qubo_compress.solvers.exact.convex_relaxation import scaled_costs
@@ -111,18 +111,18 @@ def _blocks_size(problem: ChoiceProblem) -> int:
     return int((sizes[keys // problem.num_groups] * sizes[keys % problem.num_groups]).sum()) // 2
 
 
-@compiled
+@compiled_in_place
 def _least_pairs(values: FloatArray, starts: IntArray) -> float:
     total = 0.0
     for e in range(starts.size - 1):
         least = np.inf
         for i in range(starts[e], starts[e + 1]):
-            least = min(least, values[i])
+            least = values[i] if values[i] < least else least
         total += least
     return total
 
 
-@compiled
+@compiled_in_place
 def _shake_hands(
     singles: FloatArray,
     values: FloatArray,
@@ -137,25 +137,26 @@ def _shake_hands(
         e = turn if forward else lower.size - 1 - turn
         g, h = lower[e], upper[e]
         rows, columns = offsets[g + 1] - offsets[g], offsets[h + 1] - offsets[h]
-        block = values[starts[e] : starts[e + 1]].reshape(rows, columns)
-        first = singles[offsets[g] : offsets[g + 1]]
-        second = singles[offsets[h] : offsets[h + 1]]
+        at, one, two = starts[e], offsets[g], offsets[h]
         for i in range(rows):
             low = np.inf
             for j in range(columns):
-                block[i, j] += first[i] + second[j]
-                low = min(low, block[i, j])
-            first[i] = 0.5 * low
+                place = at + i * columns + j
+                values[place] += singles[one + i] + singles[two + j]
+                low = values[place] if values[place] < low else low
+            singles[one + i] = 0.5 * low
         for j in range(columns):
             low = np.inf
             for i in range(rows):
-                low = min(low, block[i, j] - first[i])
-            second[j] = low
+                left = values[at + i * columns + j] - singles[one + i]
+                low = left if left < low else low
+            singles[two + j] = low
         for i in range(rows):
             low = np.inf
             for j in range(columns):
-                low = min(low, block[i, j] - second[j])
+                left = values[at + i * columns + j] - singles[two + j]
+                low = left if left < low else low
             # What the second group did not need goes to the first, and the block keeps the rest.
-            first[i] = low
+            singles[one + i] = low
             for j in range(columns):
-                block[i, j] -= low + second[j]
+                values[at + i * columns + j] -= low + singles[two + j]

@@ -9,11 +9,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from qubo_compress._internal.compiling import compiled
+from qubo_compress._internal.compiling import compiled, compiled_in_place, compiled_part
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
 
+_LEAST_ROOM, _LEAST_PRICE = 1e-9, 1e-12
+"""Floors of the first price tried, where there is no room or no difference between choices."""
 
-@compiled
+_RISE, _MOST_RISES = 4.0, 60
+"""By how much, and how often, the upper price is raised until everything fits: by 10**36 in all."""
+
+_MOST_CUTS = 200
+"""A safeguard: the intersections of lines end after as many as the function has pieces, a dozen as a rule."""
+
+_ON_THE_LINE = 1e-13
+"""Distance of the function from a line, relative to it, that is rounding."""
+
+_NO_GAIN = 1e-12
+"""Gain of a round of line searches, relative to the value, after which there is no other."""
+
+_UNIT = 1.2e-16
+"""What one addition can round off, relative to the sum: a little more than half the spacing of float64."""
+
+
+@compiled_part
 def priced_minimum(
     slopes: FloatArray,
     offsets: IntArray,
@@ -24,7 +42,8 @@ def priced_minimum(
 ) -> float:
     """Sum over groups of min (slope + price . cost); ``cheapest`` receives the costs of the minimisers."""
     value = 0.0
-    cheapest[:] = 0.0
+    for b in range(price.size):
+        cheapest[b] = 0.0
     for g in range(offsets.size - 1):
         low, pick, pick_cost = np.inf, -1, 0.0
         for position in range(offsets[g], offsets[g + 1]):
@@ -42,7 +61,7 @@ def priced_minimum(
     return value
 
 
-@compiled
+@compiled_part
 def best_price(
     slopes: FloatArray,
     offsets: IntArray,
@@ -51,13 +70,13 @@ def best_price(
     room: FloatArray,
     price: FloatArray,
     budget: int,
+    cheapest: FloatArray,
 ) -> float:
     """Maximise priced_minimum - price . room over one price in place; returns the maximum.
 
     The function is concave and piecewise linear. The two lines that bracket its peak are intersected
-    until the intersection is on the function: finite, and no step size is needed.
+    until the intersection is on the function: finite, and no step size is needed. ``cheapest`` is scratch.
     """
-    cheapest = np.empty(room.size)
     price[budget] = 0.0
     value = priced_minimum(slopes, offsets, choices, costs, price, cheapest)
     for b in range(room.size):
@@ -70,11 +89,15 @@ def best_price(
     for g in range(offsets.size - 1):
         low, high = np.inf, -np.inf
         for position in range(offsets[g], offsets[g + 1]):
-            low, high = min(low, slopes[choices[position]]), max(high, slopes[choices[position]])
+            slope = slopes[choices[position]]
+            low, high = slope if slope < low else low, slope if slope > high else high
         spread += high - low
-    right = max(1e-12, spread / max(room[budget], 1e-9))
+    # The price at which the room costs as much as all choices differ by, or more, until everything fits.
+    right = spread / (room[budget] if room[budget] > _LEAST_ROOM else _LEAST_ROOM)
+    if right < _LEAST_PRICE:
+        right = _LEAST_PRICE
     right_value, right_slope = 0.0, 1.0
-    for _ in range(60):
+    for _ in range(_MOST_RISES):
         price[budget] = right
         right_value = priced_minimum(slopes, offsets, choices, costs, price, cheapest)
         for b in range(room.size):
@@ -85,11 +108,11 @@ def best_price(
         if right_slope <= 0.0:
             break
         left, left_value, left_slope = right, right_value, right_slope
-        right *= 4.0
+        right *= _RISE
     if right_slope > 0.0:  # nothing fits: the bound grows without end
         price[budget] = best
         return np.inf
-    for _ in range(200):
+    for _ in range(_MOST_CUTS):
         if right_slope >= 0.0 or left_slope <= 0.0:
             break
         middle = (right_value - left_value + left_slope * left - right_slope * right) / (left_slope - right_slope)
@@ -102,7 +125,7 @@ def best_price(
         slope = cheapest[budget] - room[budget]
         if value > best_value:
             best, best_value = middle, value
-        if value >= left_value + left_slope * (middle - left) - 1e-13 * abs(value):
+        if value >= left_value + left_slope * (middle - left) - _ON_THE_LINE * abs(value):
             break
         if slope > 0.0:
             left, left_value, left_slope = middle, value, slope
@@ -125,35 +148,35 @@ def polish_prices(
     """Raise priced_minimum - price . room by exact line searches over one price at a time."""
     if room.size == 0:
         return priced_minimum(slopes, offsets, choices, costs, price, np.empty(0))
-    value = -np.inf
+    value, cheapest = -np.inf, np.empty(room.size)
     for _ in range(rounds if room.size > 1 else 1):
         before = value
         for b in range(room.size):
-            value = best_price(slopes, offsets, choices, costs, room, price, b)
+            value = best_price(slopes, offsets, choices, costs, room, price, b, cheapest)
             if value == np.inf:
                 return value
-        if value <= before + 1e-12 * abs(value):
+        if value <= before + _NO_GAIN * abs(value):
             break
     return value
 
 
-@compiled
+@compiled_in_place
 def certified_bound(
     diagonal: FloatArray,
     slopes: FloatArray,
     quadratic: float,
     offsets: IntArray,
     choices: IntArray,
-    costs: FloatArray,
-    room: FloatArray,
+    budgets: tuple[FloatArray, FloatArray],
     price: FloatArray,
     terms: int,
 ) -> float:
     """The dual bound at given slopes and prices, less all that rounding can have added to it.
 
-    ``quadratic`` is x . Gram x, ``terms`` the longest sum behind any slope. Where no interaction
-    and no price takes part (everything kept as it is) nothing is rounded and nothing is deducted.
+    ``quadratic`` is x . Gram x, ``budgets`` costs and room, ``terms`` the longest sum behind any slope. Where no
+    interaction and no price takes part (everything kept as it is) nothing is rounded and nothing is deducted.
     """
+    costs, room = budgets
     value, plain, coupled = 0.0, 0.0, abs(quadratic)
     for b in range(room.size):
         coupled += price[b] * abs(room[b])
@@ -168,12 +191,13 @@ def certified_bound(
             charge = 0.0
             for b in range(room.size):
                 charge += price[b] * costs[v, b]
-            low = min(low, slopes[v] + charge)
-            largest_plain = max(largest_plain, abs(diagonal[v]))
-            largest_coupled = max(largest_coupled, abs(slopes[v] - diagonal[v]) + charge)
+            priced, alone, together = slopes[v] + charge, abs(diagonal[v]), abs(slopes[v] - diagonal[v]) + charge
+            low = priced if priced < low else low
+            largest_plain = alone if alone > largest_plain else largest_plain
+            largest_coupled = together if together > largest_coupled else largest_coupled
         value += low
         lows += abs(low)
         plain += largest_plain
         coupled += largest_coupled
-    unit = 1.2e-16 * (terms + offsets.size)
+    unit = _UNIT * (terms + offsets.size)
     return value - (unit * (coupled + plain) if coupled > 0.0 else unit * lows)

@@ -11,48 +11,97 @@ augmented Lagrangian, so that any number of them costs nothing extra. ``gradient
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
-from qubo_compress._internal.compiling import compiled, compiled_inline
+from qubo_compress._internal.compiling import compiled, compiled_in_place, compiled_inline
+from qubo_compress._internal.packed import Packed
 from qubo_compress.problem.choice_problem import FactorArray, FloatArray, IntArray
 
 _SHIFTS_PER_VISIT = 4
 """Most weight shifts within one group before the next is visited."""
 
+_LEVEL = 1e-15
+"""Difference of slopes, relative to them, that is rounding."""
 
-@compiled
+
+@dataclass(frozen=True, eq=False)
+class ConvexForm(Packed):
+    """energy(x) = constant + diagonal . x + 1/2 x . gram x on assignments, with gram positive semidefinite.
+
+    Attributes:
+        constant: energy of nothing.
+        diagonal: (V,) linear terms.
+        gram: (V, V) matrix, blocks within groups included.
+        offsets: (G + 1,) first choice of each group.
+        costs: (V, B) costs, scaled by a power of two per budget so that no digit is lost.
+        room: (B,) limits less fixed costs, scaled alike.
+        stiffness: (B,) weights of the quadratic penalty on overspending.
+    """
+
+    constant: float
+    diagonal: FloatArray
+    gram: FloatArray
+    offsets: IntArray
+    costs: FloatArray
+    room: FloatArray
+    stiffness: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class FactorForm(Packed):
+    """The same for a factor whose Gram matrix would not fit: energy(x) = diagonal . x + 1/2 |factor.T x|^2.
+
+    Attributes:
+        factor: (V, r) rows.
+        norms: (V,) their squared lengths.
+        diagonal: as in :class:`ConvexForm`, like all others.
+    """
+
+    factor: FactorArray
+    norms: FloatArray
+    diagonal: FloatArray
+    offsets: IntArray
+    costs: FloatArray
+    room: FloatArray
+    stiffness: FloatArray
+
+
+@compiled_in_place
 def prices_of(
     multipliers: FloatArray, stiffness: FloatArray, used: FloatArray, room: FloatArray, out: FloatArray
 ) -> None:
     """Put into ``out`` what one unit of each budget costs at present: never negative."""
     for b in range(room.size):
-        out[b] = max(0.0, multipliers[b] + stiffness[b] * (used[b] - room[b]))
+        price = multipliers[b] + stiffness[b] * (used[b] - room[b])
+        out[b] = price if price > 0.0 else 0.0
 
 
-@compiled
+@compiled_in_place
 def descend_gram(
-    gram: FloatArray,
+    form: ConvexForm,
     offsets: IntArray,
     choices: IntArray,
-    costs: FloatArray,
-    room: FloatArray,
-    multipliers: FloatArray,
-    stiffness: FloatArray,
     x: FloatArray,
     gradient: FloatArray,
     used: FloatArray,
+    multipliers: FloatArray,
+    price: FloatArray,
 ) -> float:
     """One sweep over the groups with the Gram matrix at hand; returns the total improvement.
 
-    ``choices[offsets[g]:offsets[g + 1]]`` are the choices still allowed in group g.
+    ``choices[offsets[g]:offsets[g + 1]]`` are the choices still allowed in group g; ``price`` is scratch.
     """
+    gram, costs, room, stiffness = form.gram, form.costs, form.room, form.stiffness
     budgets = room.size
-    price = np.empty(budgets)
     improvement = 0.0
     for g in range(offsets.size - 1):
         if offsets[g + 1] - offsets[g] < 2:
             continue
         for _ in range(_SHIFTS_PER_VISIT):
+            # From the choice of steepest slope that has a share to the one of least slope.
             prices_of(multipliers, stiffness, used, room, price)
             low, high = np.inf, -np.inf
             to, source = -1, -1
@@ -66,13 +115,16 @@ def descend_gram(
                 if x[v] > 0.0 and slope > high:
                     high, source = slope, v
             decline = high - low
-            if to == source or source < 0 or decline <= 1e-15 * (abs(high) + abs(low)):
+            if to == source or source < 0 or decline <= _LEVEL * (abs(high) + abs(low)):
                 break
-            curvature = gram[to, to] + gram[source, source] - 2.0 * gram[to, source]
+            entering, leaving = gram[to], gram[source]
+            curvature = entering[to] + leaving[source] - 2.0 * entering[source]
+            # A budget bends the augmented Lagrangian only where it is, or comes to be, charged for.
             for b in range(budgets):
                 change = costs[to, b] - costs[source, b]
                 if price[b] > 0.0 or change > 0.0:
                     curvature += stiffness[b] * change * change
+            # To the minimum on the line, or as far as there is weight to shift.
             step = x[source]
             if curvature * step > decline:
                 step = decline / curvature
@@ -84,7 +136,7 @@ def descend_gram(
             for b in range(budgets):
                 used[b] += step * (costs[to, b] - costs[source, b])
             for w in range(gradient.size):
-                gradient[w] += step * (gram[to, w] - gram[source, w])
+                gradient[w] += step * (entering[w] - leaving[w])
     return improvement
 
 
@@ -104,32 +156,27 @@ def _dot_rows(first: FactorArray, second: FactorArray) -> float:
     return total
 
 
-@compiled
+@compiled_in_place
 def descend_factor(
-    factor: FactorArray,
-    diagonal: FloatArray,
-    norms: FloatArray,
-    offsets: IntArray,
-    costs: FloatArray,
-    room: FloatArray,
-    multipliers: FloatArray,
-    stiffness: FloatArray,
-    x: FloatArray,
+    form: FactorForm,
+    shares: FloatArray,
     total: FloatArray,
     used: FloatArray,
+    multipliers: FloatArray,
+    price: FloatArray,
+    slopes: FloatArray,
 ) -> float:
-    """One sweep with the factor only, for problems whose Gram matrix would not fit; total = factor.T x."""
+    """As :func:`descend_gram`, with the factor only: ``total`` is factor.T x; ``price`` and ``slopes`` are scratch."""
+    factor, norms, offsets, costs, room = form.factor, form.norms, form.offsets, form.costs, form.room
+    stiffness, x = form.stiffness, shares
     budgets = room.size
-    rank = total.size
-    price = np.empty(budgets)
-    slopes = np.empty(int((offsets[1:] - offsets[:-1]).max()))
     improvement = 0.0
     for g in range(offsets.size - 1):
         start, stop = offsets[g], offsets[g + 1]
         if stop - start < 2:
             continue
         for v in range(start, stop):
-            slopes[v - start] = diagonal[v] + _dot(factor[v], total)
+            slopes[v - start] = form.diagonal[v] + _dot(factor[v], total)
         for _ in range(_SHIFTS_PER_VISIT):
             prices_of(multipliers, stiffness, used, room, price)
             low, high = np.inf, -np.inf
@@ -143,9 +190,10 @@ def descend_factor(
                 if x[v] > 0.0 and slope > high:
                     high, source = slope, v
             decline = high - low
-            if to == source or source < 0 or decline <= 1e-15 * (abs(high) + abs(low)):
+            if to == source or source < 0 or decline <= _LEVEL * (abs(high) + abs(low)):
                 break
-            curvature = norms[to] + norms[source] - 2.0 * _dot_rows(factor[to], factor[source])
+            entering, leaving = factor[to], factor[source]
+            curvature = norms[to] + norms[source] - 2.0 * _dot_rows(entering, leaving)
             for b in range(budgets):
                 change = costs[to, b] - costs[source, b]
                 if price[b] > 0.0 or change > 0.0:
@@ -160,20 +208,18 @@ def descend_factor(
             improvement += step * decline * 0.5
             for b in range(budgets):
                 used[b] += step * (costs[to, b] - costs[source, b])
-            for i in range(rank):
-                total[i] += step * (factor[to, i] - factor[source, i])
+            for i in range(total.size):
+                total[i] += step * (entering[i] - leaving[i])
             for v in range(start, stop):
-                slopes[v - start] += step * (_dot_rows(factor[v], factor[to]) - _dot_rows(factor[v], factor[source]))
+                slopes[v - start] += step * (_dot_rows(factor[v], entering) - _dot_rows(factor[v], leaving))
     return improvement
 
 
-@compiled
-def products(factor: FactorArray, vector: FloatArray) -> FloatArray:
-    """The product of factor and vector in float64, without a float64 copy of the factor."""
-    out = np.empty(factor.shape[0])
-    for v in range(factor.shape[0]):
-        out[v] = _dot(factor[v], vector)
-    return out
+@compiled_in_place
+def slopes_of(form: FactorForm, total: FloatArray, out: FloatArray) -> None:
+    """Put the gradient where ``total`` is factor.T x into ``out``, without a float64 copy of the factor."""
+    for v in range(out.size):
+        out[v] = form.diagonal[v] + _dot(form.factor[v], total)
 
 
 @compiled_inline
@@ -184,7 +230,7 @@ def _dot_start(first: FloatArray, second: FloatArray, count: int) -> float:
     return total
 
 
-@compiled
+@compiled_in_place
 def is_definite(matrix: FloatArray) -> bool:
     """Whether the Cholesky factorisation of a symmetric matrix succeeds; done in place of its lower triangle."""
     for i in range(matrix.shape[0]):
@@ -193,7 +239,7 @@ def is_definite(matrix: FloatArray) -> bool:
         rest = matrix[i, i] - _dot_start(matrix[i], matrix[i], i)
         if not rest > 0.0:
             return False
-        matrix[i, i] = np.sqrt(rest)
+        matrix[i, i] = math.sqrt(rest)
     return True
 
 
@@ -201,19 +247,25 @@ def is_definite(matrix: FloatArray) -> bool:
 def lanczos(matrix: FloatArray, steps: int) -> tuple[FloatArray, FloatArray]:
     """Diagonal and off-diagonal of the tridiagonal matrix whose extreme eigenvalues approach the matrix's."""
     size = matrix.shape[0]
-    diagonal, beside = np.zeros(steps), np.zeros(steps)
-    before, now = np.zeros(size), np.cos(np.arange(1.0, size + 1.0))  # fixed, so that the result repeats
-    now /= np.sqrt(_dot_start(now, now, size))
+    diagonal, beside = np.empty(steps), np.empty(steps)
+    before, now, after = np.empty(size), np.empty(size), np.empty(size)
+    for i in range(size):
+        now[i] = math.cos(i + 1.0)  # fixed, so that the result repeats
+    length = math.sqrt(_dot_start(now, now, size))
+    for i in range(size):
+        before[i], now[i] = 0.0, now[i] / length
+    coupling = 0.0
     for step in range(steps):
-        after = np.empty(size)
         for i in range(size):
             after[i] = _dot_start(matrix[i], now, size)
         diagonal[step] = _dot_start(after, now, size)
         for i in range(size):
-            after[i] -= diagonal[step] * now[i] + (beside[step - 1] * before[i] if step > 0 else 0.0)
-        length = np.sqrt(_dot_start(after, after, size))
-        if length < 1e-12:
+            after[i] -= diagonal[step] * now[i] + coupling * before[i]
+        length = math.sqrt(_dot_start(after, after, size))
+        if length < 1e-12:  # the vectors so far span all that the matrix does with the first one
             return diagonal[: step + 1], beside[:step]
-        beside[step] = length
-        before, now = now, after / length
+        beside[step] = coupling = length
+        for i in range(size):
+            after[i] /= length
+        before, now, after = now, after, before
     return diagonal, beside[: steps - 1]

@@ -27,7 +27,8 @@ import numpy as np
 
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.solvers.exact import relaxation_kernels as kernels
-from qubo_compress.solvers.exact.convex_relaxation import ConvexForm, relax, start_at
+from qubo_compress.solvers.exact.convex_relaxation import form_of, relax, start_at
+from qubo_compress.solvers.exact.relaxation_kernels import ConvexForm
 
 LARGEST_STRENGTHENED = 1600
 """Most choices for which an eigenvalue problem (some seconds at this size) is solved in every iteration."""
@@ -166,7 +167,7 @@ def without_blocks(form: ConvexForm, vertex: IntArray, reduced: _Reduced, blocks
     linear[reduced.free] += 0.5 * (np.diag(blocks) - shift)
     gram = np.zeros_like(form.gram)
     gram[np.ix_(reduced.free, reduced.free)] = matrix
-    return replace(form, constant=constant, diagonal=linear, gram=gram)
+    return form_of(constant, linear, gram, form.offsets, form.costs, form.room)
 
 
 class _AlternatingDirections:

@@ -76,8 +76,7 @@ class LocalSearch:
                 pass
             improved = 0
             for first in range(groups if pairs else 0):
-                for second in range(first + 1, groups):
-                    improved += polishing.improve_pair(self.tables, self.state, first, second, tolerance)
+                improved += polishing.improve_pairs(self.tables, self.state, first, first + 1, groups, tolerance)
                 if time.perf_counter() >= deadline:
                     return
             if not improved:
@@ -108,7 +107,7 @@ def _starting_prices(problem: ChoiceProblem) -> FloatArray:
 def warm_up() -> float:
     """Compile (or load from the disk cache) the kernels used here; returns the seconds it took."""
     start = time.perf_counter()
-    if getattr(polishing.improve_pair, "signatures", ()) and getattr(polishing.descend, "signatures", ()):
+    if getattr(polishing.improve_pairs, "signatures", ()) and getattr(polishing.descend, "signatures", ()):
         return 0.0
     for kind in ("dense", "low-rank"):
         problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)

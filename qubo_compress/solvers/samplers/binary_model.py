@@ -12,7 +12,7 @@ import numpy as np
 from qubo_compress.encodings.encoding import PENALTY_SHARE, BitMap, Couplings, Decoder, Encoding, build_bqm
 from qubo_compress.encodings.quadratic import coupling_sums, pair_energies
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
-from qubo_compress.problem.conditioning import condition
+from qubo_compress.problem.subproblems import condition
 
 _PART = 100_000
 """Terms of the part of a model that is tried first: hundredths of a second for most samplers."""

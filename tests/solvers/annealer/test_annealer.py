@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,21 +85,17 @@ def tables_in_every_form(problem):
     tables = make_tables(problem)
     yield tables
     if problem.factor is not None:
-        yield tables._replace(form=FACTOR, factor=problem.factor, dense=read_only(np.zeros((0, 0), dtype=np.float32)))
+        yield replace(tables, form=FACTOR, factor=problem.factor, dense=np.zeros((0, 0), dtype=np.float32))
         yield make_tables(as_pairs(problem))
     elif problem.pairs is not None and tables.form == DENSE:
         rows = problem.pairs
-        yield tables._replace(
+        yield replace(
+            tables,
             form=SPARSE,
-            indptr=read_only(rows.indptr.astype(np.int64)),
-            indices=read_only(rows.indices.astype(np.int32)),
+            indptr=rows.indptr.astype(np.int64),
+            indices=rows.indices.astype(np.int32),
             data=rows.data,
         )
-
-
-def read_only(array):
-    array.setflags(write=False)
-    return array
 
 
 def as_pairs(problem):
@@ -117,11 +114,12 @@ def test_kernels_keep_energy_totals_and_fields_true(problem, seed):
         state = make_state(tables, rng, np.full(problem.num_budgets, 1e-3))
         scale = max(1e-12, float(np.ptp(problem.linear)))
         trades = 5 if problem.num_groups > 1 else 0
-        moves.anneal(tables, state, 0, 20, 20, scale, 0.01 * scale, 0.5, 1.5, 0.1, trades)
+        moves.anneal(tables, state, moves.Cooling(20, scale, 0.01 * scale, 0.5, 1.5, 0.1, trades), 0, 20)
         polishing.repair(tables, state, 50)
         polishing.descend(tables, state, 0.0)
         if problem.num_groups > 1:
-            polishing.improve_all_pairs(tables, state, 1e-9 * scale)
+            for first in range(problem.num_groups):
+                polishing.improve_pairs(tables, state, first, first + 1, problem.num_groups, 1e-9 * scale)
             polishing.improve_random_pairs(tables, state, 1e-9 * scale, 10)
         local = state.chosen - problem.group_offsets[:-1]
         expected = problem.energy(local) - problem.constant
@@ -141,10 +139,9 @@ def test_a_visit_draws_from_the_boltzmann_distribution():
     state = make_state(tables, np.random.default_rng(0), np.zeros(0))
     temperature = 0.3 * float(np.ptp(problem.linear))
     counts = np.zeros((4, 4))
+    cooling = moves.Cooling(1, temperature, temperature, 0.0, 1.0, 0.1, trades=1)
     for _ in range(40_000):
-        moves.visit(tables, state, 0, temperature, 0.0, 1.0)
-        moves.visit(tables, state, 1, temperature, 0.0, 1.0)
-        moves.trade(tables, state, temperature, 0.0, 1.0)
+        moves.anneal(tables, state, cooling, 0, 1)
         counts[state.chosen[0], state.chosen[1] - 4] += 1
     energies = np.array([[problem.energy([i, j]) for j in range(4)] for i in range(4)])
     expected = np.exp(-energies / temperature)

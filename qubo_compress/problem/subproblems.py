@@ -1,8 +1,13 @@
-"""Reductions that are proven safe: smaller problems with the same optimum."""
+"""Smaller problems of a choice problem, and the way back: a block of its groups, or some of its choices.
+
+Conditioning holds the choices of all other groups: what decompositions solve. Reductions leave out choices that are
+proven to be needless: the optimum stays.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,35 +20,48 @@ _ROUNDING = 1e-13
 
 
 @dataclass(frozen=True, eq=False)
-class Reduction:
+class Subproblem:
     """A smaller problem and the way back.
 
+    For every assignment of it ``problem.energy(small) == whole.energy(lift(small))``, and both are feasible or neither
+    is: what the held choices do stands in the linear energies, the constant and the fixed costs.
+
     Attributes:
-        problem: the problem without the choices that were removed.
-        kept: (V',) global numbers, in the original problem, of the choices that stayed.
-        original_offsets: (G + 1,) group offsets of the original problem.
+        problem: the smaller problem.
+        groups: (H,) numbers of its groups in the whole problem, rising.
+        kept: (V',) global numbers of its choices in the whole problem, rising.
+        held: (G,) choices of the groups that are not in it; those of its own groups do not count.
+        offsets: (G + 1,) group offsets of the whole problem.
     """
 
     problem: ChoiceProblem
+    groups: IntArray
     kept: IntArray
-    original_offsets: IntArray
+    held: IntArray
+    offsets: IntArray
 
     @property
     def removed(self) -> int:
-        """How many choices were removed."""
-        return int(self.original_offsets[-1]) - self.kept.size
+        """How many choices of the whole problem are not in it."""
+        return int(self.offsets[-1]) - self.kept.size
 
     def lift(self, assignment: npt.ArrayLike) -> IntArray:
-        """The assignment of the original problem that an assignment of the smaller one stands for."""
-        return np.asarray(self.kept[self.problem.selected(assignment)] - self.original_offsets[:-1], dtype=np.int64)
+        """(G,) the assignment of the whole problem that an assignment of this one stands for.
+
+        Raises:
+            InvalidAssignment: when it is not one existing choice for every group.
+        """
+        whole = self.held.copy()
+        whole[self.groups] = self.kept[self.problem.selected(assignment)] - self.offsets[self.groups]
+        return whole
 
     def lower(self, assignment: npt.ArrayLike) -> IntArray:
-        """The inverse of :meth:`lift`.
+        """(H,) this problem's part of an assignment of the whole one: the inverse of :meth:`lift`.
 
         Raises:
             InvalidAssignment: when it uses a choice that was removed.
         """
-        chosen = np.asarray(assignment, dtype=np.int64) + self.original_offsets[:-1]
+        chosen = (np.asarray(assignment, dtype=np.int64) + self.offsets[:-1])[self.groups]
         places = np.searchsorted(self.kept, chosen)
         lost = np.flatnonzero(self.kept[np.minimum(places, self.kept.size - 1)] != chosen)
         if lost.size:
@@ -52,7 +70,97 @@ class Reduction:
         return np.asarray(places - self.problem.group_offsets[:-1], dtype=np.int64)
 
 
-def reduce_dominated(problem: ChoiceProblem) -> Reduction:
+def whole(problem: ChoiceProblem) -> Subproblem:
+    """The problem itself as one of its subproblems, for callers that may or may not have a smaller one."""
+    groups = np.arange(problem.num_groups)
+    return Subproblem(problem, groups, np.arange(problem.num_choices), np.zeros_like(groups), problem.group_offsets)
+
+
+def _part(
+    problem: ChoiceProblem, groups: IntArray, kept: IntArray, sizes: IntArray, **changes: object
+) -> ChoiceProblem:
+    """The problem over some groups and some of their choices, with the values that ``changes`` says."""
+    values: dict[str, Any] = {
+        "linear": problem.linear[kept],
+        "group_offsets": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        "costs": problem.costs[:, kept],
+        "limits": problem.limits,
+        "fixed_costs": problem.fixed_costs,
+        "factor": None if problem.factor is None else problem.factor[kept],
+        "pairs": None if problem.pairs is None else problem.pairs[kept][:, kept],
+        "group_names": tuple(problem.group_names[g] for g in groups),
+        "choice_names": tuple(problem.choice_names[v] for v in kept),
+        "budget_names": problem.budget_names,
+        "constant": problem.constant,
+    }
+    return ChoiceProblem(**{**values, **changes})
+
+
+def condition(problem: ChoiceProblem, assignment: npt.ArrayLike, groups: npt.ArrayLike) -> Subproblem:
+    """The problem over a block of groups when all others keep their present choices.
+
+    With R the selected choices outside the block and Q the pair energies,
+
+        linear'[v] = linear[v] + sum_{w in R} Q[v, w]
+        constant'  = energy of R alone
+        fixed'     = fixed costs + costs of R
+
+    Args:
+        problem: the whole problem.
+        assignment: (G,) the present choices.
+        groups: numbers of the block's groups, distinct, at least one.
+
+    Raises:
+        InvalidAssignment: when the assignment is not one of the problem's, or a group is repeated or unknown.
+
+    Example:
+        >>> problem = ChoiceProblem.random(kind="low-rank", groups=5, choices=4, seed=0)
+        >>> block = condition(problem, [1, 2, 3, 0, 1], groups=[4, 1])
+        >>> block.problem.num_groups, block.lift([3, 0]).tolist()
+        (2, [1, 3, 3, 0, 0])
+        >>> bool(abs(block.problem.energy([3, 0]) - problem.energy([1, 3, 3, 0, 0])) < 1e-9)
+        True
+    """
+    chosen = problem.selected(assignment)
+    members = _checked(problem, groups)
+    inside = np.zeros(problem.num_groups, dtype=np.bool_)
+    inside[members] = True
+    rest = chosen[~inside]
+    kept = np.flatnonzero(np.repeat(inside, problem.group_sizes))
+    energies, constant = _energies_with(problem, rest, kept)
+    block = _part(
+        problem, members, kept, problem.group_sizes[members], linear=problem.linear[kept] + energies, constant=constant,
+        fixed_costs=problem.fixed_costs + problem.costs[:, rest].sum(axis=1),
+    )  # fmt: skip
+    return Subproblem(block, members, kept, chosen - problem.group_offsets[:-1], problem.group_offsets)
+
+
+def _checked(problem: ChoiceProblem, groups: npt.ArrayLike) -> IntArray:
+    given = np.asarray(groups)
+    members = np.unique(given.astype(np.int64))
+    if members.size != given.size or not members.size or members[0] < 0 or members[-1] >= problem.num_groups:
+        raise InvalidAssignment(
+            f"a block is made of distinct group numbers from 0 to {problem.num_groups - 1}, at least one; "
+            f"got {given.tolist()[:8]}"
+        )
+    return members
+
+
+def _energies_with(problem: ChoiceProblem, rest: IntArray, kept: IntArray) -> tuple[FloatArray, float]:
+    """(len(kept),) pair energies of the kept choices with the held ones, and the energy of the held ones alone."""
+    alone = problem.constant + float(problem.diagonal[rest].sum())
+    if problem.factor is not None:
+        total = problem.factor[rest].sum(axis=0, dtype=np.float64)
+        # In slices, so that no second copy of a large factor is made in float64.
+        slices = [problem.factor[kept[a : a + 4096]].astype(np.float64) @ total for a in range(0, kept.size, 4096)]
+        return np.concatenate(slices), alone + 0.5 * float(total @ total)
+    if problem.pairs is not None:
+        energies = np.asarray(problem.pairs[kept][:, rest].sum(axis=1), dtype=np.float64).ravel()
+        return energies, alone + 0.5 * float(problem.pairs[rest][:, rest].sum())
+    return np.zeros(kept.size), alone
+
+
+def reduce_dominated(problem: ChoiceProblem) -> Subproblem:
     """Remove every choice that another choice of its group beats in each budget and every possible context.
 
     Choice w beats v when it costs no more under any budget and
@@ -100,8 +208,8 @@ def _typical_context(problem: ChoiceProblem, alive: npt.NDArray[np.bool_]) -> Fl
         means = np.add.reduceat(rows, problem.group_offsets[:-1], axis=0, dtype=np.float64)
         others = (means.sum(axis=0) - means).astype(np.float32)
         spans = zip(problem.group_offsets[:-1], problem.group_offsets[1:], strict=True)
-        pulls = [problem.factor[a:b] @ others[g] for g, (a, b) in enumerate(spans)]
-        return np.asarray(problem.linear + np.concatenate(pulls), dtype=np.float64)
+        coupled = [problem.factor[a:b] @ others[g] for g, (a, b) in enumerate(spans)]
+        return np.asarray(problem.linear + np.concatenate(coupled), dtype=np.float64)
     return np.asarray(problem.linear + (0.0 if problem.pairs is None else problem.pairs @ shares), dtype=np.float64)
 
 
@@ -160,21 +268,9 @@ def _difference(problem: ChoiceProblem, winner: int, loser: int) -> FloatArray:
     return np.asarray(rows[0] - rows[1], dtype=np.float64)
 
 
-def restrict(problem: ChoiceProblem, kept: IntArray) -> Reduction:
+def restrict(problem: ChoiceProblem, kept: IntArray) -> Subproblem:
     """The problem with the choices ``kept`` (ascending global numbers, some of every group) only."""
     group = np.searchsorted(problem.group_offsets, kept, side="right") - 1
-    sizes = np.bincount(group, minlength=problem.num_groups)
-    smaller = ChoiceProblem(
-        linear=problem.linear[kept],
-        group_offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        costs=problem.costs[:, kept],
-        limits=problem.limits,
-        fixed_costs=problem.fixed_costs,
-        factor=None if problem.factor is None else problem.factor[kept],
-        pairs=None if problem.pairs is None else problem.pairs[kept][:, kept],
-        group_names=problem.group_names,
-        choice_names=tuple(problem.choice_names[v] for v in kept),
-        budget_names=problem.budget_names,
-        constant=problem.constant,
-    )
-    return Reduction(smaller, kept, problem.group_offsets)
+    groups = np.arange(problem.num_groups)
+    smaller = _part(problem, groups, kept, np.bincount(group, minlength=problem.num_groups))
+    return Subproblem(smaller, groups, kept, np.zeros_like(groups), problem.group_offsets)

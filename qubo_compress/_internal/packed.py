@@ -1,0 +1,137 @@
+"""What kernels take as one argument: many arrays, handed over as one pointer.
+
+Numba passes an array as seven words and a tuple of arrays as all of theirs, to every helper anew: with two dozen arrays
+that is most of what the compiler has to read. A :class:`Packed` lays the addresses and shapes of its arrays out in
+memory once, and kernels read there what they use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba.core import types
+from numba.core.datamodel.models import PrimitiveModel
+from numba.core.typing.templates import AttributeTemplate
+from numba.extending import NativeValue, infer_getattr, lower_getattr_generic, register_model, typeof_impl, unbox
+
+_SHAPE, _STRIDES = 5, 6
+"""Places in numba's model of an array, after owner, parent, count, bytes of an element and address."""
+
+
+class PackedType(types.Type):  # type: ignore[misc]
+    """How numba knows a :class:`Packed`: its class, and type and place of every field.
+
+    Args:
+        class_name: name of the class.
+        members: (name, numba type, first word) of each field.
+    """
+
+    def __init__(self, class_name: str, members: tuple[tuple[str, Any, int], ...]) -> None:
+        self.members = members
+        super().__init__(name=f"{class_name}({', '.join(f'{name}: {kind}' for name, kind, _ in members)})")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Packed:
+    """Base of frozen dataclasses that kernels take: fields are contiguous arrays, whole numbers and real numbers.
+
+    Kernels may change the elements of the arrays. Whether an array may be written to makes no difference to its type,
+    so that a kernel is compiled once.
+    """
+
+    def __post_init__(self) -> None:
+        words: list[int] = []
+        members: list[tuple[str, Any, int]] = []
+        for field in dataclasses.fields(self):
+            kind, layout = _laid_out(getattr(self, field.name), field.type in (float, "float"))
+            members.append((field.name, kind, len(words)))
+            words += layout
+        memory = np.array(words, dtype=np.int64)
+        object.__setattr__(self, "_memory", memory)
+        object.__setattr__(self, "_address", memory.ctypes.data)
+        object.__setattr__(self, "_numba_type_", PackedType(type(self).__name__, tuple(members)))
+
+
+def _laid_out(value: Any, real: bool) -> tuple[Any, list[int]]:
+    """Numba type and words of a field."""
+    if isinstance(value, np.ndarray):
+        if not value.flags.c_contiguous:
+            raise ValueError(f"kernels take contiguous arrays; got strides {value.strides} for shape {value.shape}")
+        kind = types.Array(_element_of(value), value.ndim, "C")
+        return kind, [value.ctypes.data, *value.shape]
+    if real:
+        return types.float64, [int(np.float64(value).view(np.int64))]
+    return types.int64, [int(value)]
+
+
+def _element_of(array: npt.NDArray[Any]) -> Any:
+    return types.boolean if array.dtype == np.bool_ else getattr(types, array.dtype.name)
+
+
+@typeof_impl.register(Packed)
+def _type_of(value: Packed, _context: Any) -> PackedType:
+    return value._numba_type_  # type: ignore[attr-defined,no-any-return]
+
+
+@register_model(PackedType)
+class _Pointer(PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, models: Any, kind: PackedType) -> None:
+        super().__init__(models, kind, ir.IntType(64).as_pointer())
+
+
+@unbox(PackedType)  # type: ignore[no-untyped-call,untyped-decorator]
+def _unboxed(_kind: PackedType, value: Any, c: Any) -> NativeValue:
+    address = c.pyapi.object_getattr_string(value, "_address")
+    number = c.pyapi.long_as_longlong(address)
+    c.pyapi.decref(address)
+    return NativeValue(  # type: ignore[no-untyped-call]
+        c.builder.inttoptr(number, ir.IntType(64).as_pointer())
+    )
+
+
+@infer_getattr
+class _Members(AttributeTemplate):  # type: ignore[misc]
+    key = PackedType
+
+    def generic_resolve(self, kind: PackedType, name: str) -> Any:  # type: ignore[override]
+        """Type of a field, None where there is none of that name."""
+        return next((member for field, member, _ in kind.members if field == name), None)
+
+
+@lower_getattr_generic(PackedType)  # type: ignore[no-untyped-call,untyped-decorator]
+def _member(context: Any, builder: Any, kind: PackedType, pointer: Any, name: str) -> Any:
+    """A field, read from memory that never changes, so that the compiler may read it once and ahead of a loop."""
+
+    def word(number: int) -> Any:
+        loaded = builder.load(builder.gep(pointer, [ir.Constant(ir.IntType(64), number)], inbounds=True))
+        loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
+        return loaded
+
+    member, place = next((member, place) for field, member, place in kind.members if field == name)
+    if member is types.int64:
+        return word(place)
+    if member is types.float64:
+        return builder.bitcast(word(place), ir.DoubleType())
+    data = builder.inttoptr(word(place), context.get_data_type(member.dtype).as_pointer())
+    lengths = [word(place + 1 + axis) for axis in range(member.ndim)]
+    size = context.get_abi_sizeof(context.get_data_type(member.dtype))
+    step, steps = ir.Constant(ir.IntType(64), size), list[Any]()
+    for length in reversed(lengths):
+        steps.insert(0, step)
+        step = builder.mul(step, length)
+    count = lengths[0]
+    for length in lengths[1:]:
+        count = builder.mul(count, length)
+    # Without an owner and a parent: Python keeps the arrays alive during the call.
+    array = ir.Constant(context.get_value_type(member), None)
+    values = (count, ir.Constant(ir.IntType(64), size), data)
+    for position, value in enumerate(values, start=2):
+        array = builder.insert_value(array, value, position)
+    for axis in range(member.ndim):
+        array = builder.insert_value(array, lengths[axis], [_SHAPE, axis])
+        array = builder.insert_value(array, steps[axis], [_STRIDES, axis])
+    return array

@@ -1,0 +1,211 @@
+"""The arrays of random choice problems with realistic costs, for tests and benchmarks.
+
+Costs are bytes: layer sizes are lognormal and the choices of a group shrink from 100 % (``keep``)
+to about 5 %. Cheaper choices displace the weights more, by an amplitude that grows as bits are lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from qubo_compress.errors import InvalidProblem, unknown_name
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+FactorArray = npt.NDArray[np.float32]
+Values = dict[str, Any]
+"""What a choice problem is made of, by the names of its fields."""
+
+_BYTES_PER_WEIGHT = 4
+_SMALLEST_FRACTION = 0.05
+
+
+@dataclass(frozen=True)
+class _Menu:
+    """Costs and displacement amplitudes common to all kinds; (G, K) unless noted."""
+
+    fractions: FloatArray
+    costs: IntArray  # (B, V)
+    limits: IntArray
+    fixed_costs: IntArray
+    amplitudes: FloatArray
+    """Size of the displacement: zero for ``keep``, growing as the choice gets smaller."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        groups, choices = self.fractions.shape
+        return groups, choices
+
+    def build(self, linear: FloatArray, **interactions: Any) -> Values:
+        groups, choices = self.shape
+        names = ["keep", *(f"choice{k}" for k in range(1, choices))]
+        return dict(
+            linear=linear.ravel(),
+            group_offsets=np.arange(groups + 1) * choices,
+            costs=self.costs,
+            limits=interactions.pop("limits", self.limits),
+            fixed_costs=self.fixed_costs,
+            choice_names=tuple(names) * groups,
+            budget_names=("bytes", *(f"budget{b}" for b in range(1, len(self.limits))))[: len(self.limits)],
+            **interactions,
+        )
+
+
+def random_values(
+    kind: str,
+    groups: int,
+    choices: int,
+    seed: int,
+    *,
+    rank: int | None = None,
+    budget_fraction: float = 0.45,
+    neighbours: int = 2,
+    coupling: float = 0.3,
+    budgets: int = 1,
+) -> Values:
+    """What :func:`~qubo_compress.problem.generators.random_problem` describes."""
+    builders: dict[str, Callable[[_Menu, np.random.Generator], Values]] = {
+        "separable": lambda menu, rng: menu.build(_linear(menu, rng)),
+        "sparse": lambda menu, rng: _paired(menu, rng, neighbours, coupling),
+        "dense": lambda menu, rng: _paired(menu, rng, groups, coupling),
+        "low-rank": lambda menu, rng: _low_rank(menu, rng, _rank(rank, menu)),
+        "planted": lambda menu, rng: _planted(menu, rng, _rank(rank, menu), budget_fraction)[0],
+    }
+    if kind not in builders:
+        raise unknown_name("kind of problem", kind, builders)
+    rng = np.random.default_rng(seed)
+    return builders[kind](_draw_menu(rng, groups, choices, budget_fraction, budgets), rng)
+
+
+def planted_values(
+    groups: int, choices: int, seed: int, *, rank: int | None = None, budget_fraction: float = 0.45, budgets: int = 1
+) -> tuple[Values, IntArray]:
+    """What :func:`~qubo_compress.problem.generators.planted_problem` describes, and the optimum."""
+    rng = np.random.default_rng(seed)
+    menu = _draw_menu(rng, groups, choices, budget_fraction, budgets)
+    return _planted(menu, rng, _rank(rank, menu), budget_fraction)
+
+
+def _draw_menu(rng: np.random.Generator, groups: int, choices: int, budget_fraction: float, budgets: int) -> _Menu:
+    for name, value in (("groups", groups), ("choices", choices)):
+        if value < 1:
+            raise InvalidProblem(f"{name} must be at least 1; got {value}")
+    if budgets < 0:
+        raise InvalidProblem(f"budgets must not be negative; got {budgets}")
+    if choices > 1 and not budget_fraction > 1.2 * _SMALLEST_FRACTION:
+        raise InvalidProblem(f"budget_fraction must exceed {1.2 * _SMALLEST_FRACTION:.2f}; got {budget_fraction}")
+    if choices == 1:
+        budget_fraction = max(budget_fraction, 1.0)  # only `keep` is offered, and it must fit
+    weights = np.maximum(64, rng.lognormal(np.log(2e4), 1.2, size=groups)).astype(np.int64)
+    fractions = np.tile(np.linspace(1.0, _SMALLEST_FRACTION, choices), (groups, 1))
+    fractions[:, 1:-1] *= rng.uniform(0.97, 1.03, size=fractions[:, 1:-1].shape)
+    costs = np.empty((budgets, groups, choices), dtype=np.int64)
+    for b in range(budgets):
+        reuse = rng.lognormal(0.0, 1.0, size=groups) if b else np.ones(groups)
+        costs[b] = np.maximum(1, np.rint(_BYTES_PER_WEIGHT * (weights * reuse)[:, None] * fractions))
+    whole = costs[:, :, 0].sum(axis=1)
+    fixed = np.rint(0.01 * whole).astype(np.int64)
+    # Sensitivities of layers differ by orders of magnitude; larger layers are more redundant.
+    sensitivity = rng.lognormal(0.0, 0.8, size=groups) * (weights / 2e4) ** -0.25
+    growth = ((1.0 - fractions.clip(max=1.0)) / (1.0 - _SMALLEST_FRACTION)) ** 1.5
+    amplitudes = np.sqrt(sensitivity)[:, None] * growth * rng.uniform(0.85, 1.15, size=growth.shape)
+    amplitudes[:, 0] = 0.0
+    flat = costs.reshape(budgets, groups * choices)
+    return _Menu(fractions, flat, fixed + np.floor(budget_fraction * whole).astype(np.int64), fixed, amplitudes)
+
+
+def _rank(rank: int | None, menu: _Menu) -> int:
+    chosen = min(64, menu.amplitudes.size) if rank is None else rank
+    if chosen < 1:
+        raise InvalidProblem(f"rank must be at least 1; got {chosen}")
+    return chosen
+
+
+def _linear(menu: _Menu, rng: np.random.Generator) -> FloatArray:
+    """Half the squared displacement and a first-order term of either sign."""
+    noise = rng.normal(0.0, 0.15, size=menu.shape) * menu.amplitudes
+    return np.asarray(0.5 * menu.amplitudes**2 + noise, dtype=np.float64)
+
+
+def _paired(menu: _Menu, rng: np.random.Generator, reach: int, coupling: float) -> Values:
+    groups, choices = menu.shape
+    linear = _linear(menu, rng)
+    reach = min(reach, groups - 1)
+    if reach < 1:
+        return menu.build(linear)
+    # Scaled so that all pair energies of a group together weigh as much as its linear term.
+    scale = coupling / np.sqrt(2 * reach)
+    lower, upper = np.concatenate(
+        [np.stack([np.arange(groups - d), np.arange(d, groups)]) for d in range(1, reach + 1)], axis=1
+    )
+    blocks = rng.standard_normal((lower.size, choices, choices))
+    blocks *= scale * menu.amplitudes[lower][:, :, None] * menu.amplitudes[upper][:, None, :]
+    rows = (lower[:, None] * choices + np.arange(choices))[:, :, None] + np.zeros((1, 1, choices), dtype=np.int64)
+    columns = (upper[:, None] * choices + np.arange(choices))[:, None, :] + np.zeros((1, choices, 1), dtype=np.int64)
+    filled = blocks != 0
+    triangle = sparse.coo_array((blocks[filled], (rows[filled], columns[filled])), shape=(linear.size, linear.size))
+    return menu.build(linear, pairs=(triangle + triangle.T).tocsr())
+
+
+def _draw_factor(menu: _Menu, rng: np.random.Generator, rank: int) -> FactorArray:
+    """Rows that share part of their direction within a group, and a little of it across groups."""
+    groups, choices = menu.shape
+    common = rng.standard_normal(rank, dtype=np.float32)
+    factor = np.empty((groups, choices, rank), dtype=np.float32)
+    for g in range(groups):  # group by group, so that no temporary is as large as the factor
+        own = rng.standard_normal(rank, dtype=np.float32) + np.float32(0.07) * common
+        rows = own + np.float32(0.7) * rng.standard_normal((choices, rank), dtype=np.float32)
+        rows *= (menu.amplitudes[g] / np.linalg.norm(rows, axis=1)).astype(np.float32)[:, None]
+        factor[g] = rows
+    flat = factor.reshape(groups * choices, rank)
+    flat.setflags(write=False)  # the problem shares a read-only factor instead of copying it
+    return flat
+
+
+def _low_rank(menu: _Menu, rng: np.random.Generator, rank: int) -> Values:
+    factor = _draw_factor(menu, rng, rank)
+    half_norms = 0.5 * np.einsum("vr,vr->v", factor, factor, dtype=np.float64).reshape(menu.shape)
+    return menu.build(half_norms * (1.0 + 0.3 * np.abs(rng.standard_normal(menu.shape))), factor=factor)
+
+
+def _planted(menu: _Menu, rng: np.random.Generator, rank: int, budget_fraction: float) -> tuple[Values, IntArray]:
+    groups, choices = menu.shape
+    factor = _draw_factor(menu, rng, rank)
+    optimum = _draw_assignment(menu, rng, budget_fraction)
+    chosen = np.arange(groups) * choices + optimum
+    half_norms = 0.5 * np.einsum("vr,vr->v", factor, factor, dtype=np.float64)
+    target = factor[chosen].sum(axis=0, dtype=np.float64)
+    typical = float(half_norms.mean())
+    # Small compared with the couplings, so that choosing by margins alone fails.
+    margins = 0.05 * typical * rng.exponential(size=half_norms.size)
+    margins[chosen] = 0.0
+    reached = menu.costs[:, chosen].sum(axis=1)
+    prices = rng.uniform(0.5, 1.5, size=reached.size) * groups * typical / np.maximum(reached, 1)
+    projected = np.concatenate([part @ target for part in np.array_split(factor, max(1, groups // 64))])
+    linear = half_norms - projected - prices @ menu.costs + margins
+    linear = linear.reshape(menu.shape)
+    linear -= linear[:, :1].copy()
+    return menu.build(linear, factor=factor, limits=menu.fixed_costs + reached), optimum
+
+
+def _draw_assignment(menu: _Menu, rng: np.random.Generator, budget_fraction: float) -> IntArray:
+    """Independent choices, tilted towards expensive or cheap ones so that they spend about the budget."""
+
+    def probabilities(tilt: float) -> npt.NDArray[np.float64]:
+        weights = np.exp(tilt * (menu.fractions - menu.fractions.max(axis=1, keepdims=True) * (tilt > 0)))
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float64)
+
+    low, high = -60.0, 60.0
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        spent = float((probabilities(middle) * menu.fractions).sum(axis=1).mean())
+        low, high = (middle, high) if spent < budget_fraction else (low, middle)
+    cumulative = probabilities(0.5 * (low + high)).cumsum(axis=1)
+    draws = rng.random((menu.shape[0], 1))
+    return np.asarray(np.minimum((draws > cumulative).sum(axis=1), menu.shape[1] - 1), dtype=np.int64)
