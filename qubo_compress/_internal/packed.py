@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.core.datamodel.models import PrimitiveModel
 from numba.core.typing.templates import AttributeTemplate
@@ -80,7 +80,7 @@ def _type_of(value: Packed, _context: Any) -> PackedType:
 @register_model(PackedType)
 class _Pointer(PrimitiveModel):  # type: ignore[misc]
     def __init__(self, models: Any, kind: PackedType) -> None:
-        super().__init__(models, kind, ir.IntType(64).as_pointer())
+        super().__init__(models, kind, ir.IntType(64).as_pointer())  # type: ignore[no-untyped-call]
 
 
 @unbox(PackedType)  # type: ignore[no-untyped-call,untyped-decorator]
