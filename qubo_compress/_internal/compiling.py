@@ -7,6 +7,7 @@ import functools
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -26,15 +27,49 @@ FIRST = cast(int, np.int64(0))
 NONE = cast(int, np.int64(-1))
 """For variables of kernels that are passed on to kernels: a literal would have those compiled once more for itself."""
 
+STRUCTURES = ("separable", "pairs", "factor")
+"""Of problems: each needs kernels that others can do without."""
+
 _ANNOUNCED_AFTER = 2.0
 """Seconds of compiling after which it is said: reading the cache takes less."""
+
+
+def once(prepare: Callable[[str], None]) -> Callable[..., float]:
+    """Make a warm-up of a function that runs every kernel which problems of a structure need, on a tiny one.
+
+    The warm-up compiles, or reads from the disk cache, on its first call for a structure in a process; without one, for
+    every structure. It returns the seconds it took, 0.0 when all was done before.
+
+    Example:
+        >>> warm_up = once(lambda structure: print(structure))
+        >>> for _ in range(2):
+        ...     seconds = warm_up("pairs")
+        pairs
+        >>> seconds
+        0.0
+    """
+    done: set[str] = set()
+
+    @functools.wraps(prepare)
+    def warm_up(structure: str | None = None) -> float:
+        missing = [name for name in STRUCTURES if structure in (None, name) and name not in done]
+        if not missing:
+            return 0.0
+        start = time.perf_counter()
+        with announced():
+            for name in missing:
+                prepare(name)
+                done.add(name)
+        return time.perf_counter() - start
+
+    return warm_up
 
 
 @contextlib.contextmanager
 def announced() -> Iterator[None]:
     """Say once, in the log, that kernels are being compiled, if that takes more than a moment.
 
-    Compiling takes about a minute on the first use on a machine, and nothing else would be seen meanwhile.
+    Compiling takes half a minute on the first use on a machine, and nothing else would be seen meanwhile.
 
     Example:
         >>> with announced():
@@ -42,8 +77,7 @@ def announced() -> Iterator[None]:
         >>> kernel(1.0)
         2.0
     """
-    message = "compiling kernels: about a minute on the first use, then they are read from numba's cache"
-    timer = threading.Timer(_ANNOUNCED_AFTER, _logger.warning, (message,))
+    timer = threading.Timer(_ANNOUNCED_AFTER, _announce)
     timer.daemon = True
     timer.start()
     try:
@@ -105,6 +139,12 @@ def _cached(dispatcher: Any) -> Any:
         file = dispatcher._cache._cache_file
         file._source_stamp = (file._source_stamp, _sources_digest())
     return dispatcher
+
+
+@functools.cache
+def _announce() -> None:
+    """Once, whatever the number of solvers that compile."""
+    _logger.warning("compiling kernels: half a minute on the first use, then they are read from numba's cache")
 
 
 @functools.cache

@@ -50,6 +50,12 @@ def random_problem(
     return ChoiceProblem(**values)
 
 
+def tiny_problem(structure: str) -> ChoiceProblem:
+    """Three groups of two choices with the structure that a problem says of itself: what warm-ups solve."""
+    kind = {"separable": "separable", "pairs": "dense", "factor": "low-rank"}[structure]
+    return random_problem(kind, groups=3, choices=2, seed=0, rank=2)
+
+
 def planted_problem(
     groups: int = 20,
     choices: int = 16,

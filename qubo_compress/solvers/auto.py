@@ -13,7 +13,7 @@ from qubo_compress.problem.energy_scale import OPTIMAL_GAP, energy_scale
 from qubo_compress.solvers.exact.bounds import LARGEST_EIGENPROBLEM
 from qubo_compress.solvers.exact.convex_relaxation import LARGEST_GRAM
 from qubo_compress.solvers.exact.exact import Exact
-from qubo_compress.solvers.exact.exact import warm_up as warm_up_exact
+from qubo_compress.solvers.exact.exact import warm_up_for as warm_up_exact
 from qubo_compress.solvers.exact.infeasibility import proves_infeasible
 from qubo_compress.solvers.greedy import Greedy
 from qubo_compress.solvers.solver import Search, SearchLimits, Solver, make_solver, solvers
@@ -140,7 +140,7 @@ class Auto(Solver):
     def _both(self, search: Search) -> None:
         """The heuristic for a fixed amount of work, exact from its answer, and the heuristic again if time is left."""
         with search.compiling():
-            warm_up_exact()
+            warm_up_exact(search.problem)
         heuristic, problem, share = self._heuristic(), search.problem, _HEURISTIC_SHARE * search.limits.seconds
         first = search.part(limits=search.left(share, _sweeps(problem)))
         first.run(heuristic)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from qubo_compress._internal import compiling
 from qubo_compress._internal.compiling import compiled
 from qubo_compress.problem.choice_problem import FloatArray
-from qubo_compress.problem.generators import random_problem
+from qubo_compress.problem.generators import tiny_problem
 from qubo_compress.solvers.annealer.kernels import State, change, group_energies
 from qubo_compress.solvers.annealer.polish import fits
 from qubo_compress.solvers.annealer.tables import Tables
@@ -45,7 +45,7 @@ class Greedy(Solver):
     def run(self, search: Search) -> None:
         """One deterministic walk; the work is the number of changes made."""
         with search.compiling():
-            warm_up()
+            warm_up(search.problem.structure)
         with search.standardised() as standard:
             walk = _Walk(standard)
             try:
@@ -160,15 +160,10 @@ def walk_steps(tables: Tables, state: State, weights: FloatArray, scores: FloatA
     return made
 
 
-def warm_up() -> float:
-    """Compile (or load from the disk cache) the walk on tiny problems; returns the seconds it took."""
-    start = time.perf_counter()
-    if getattr(walk_steps, "signatures", ()):
-        return 0.0
-    for kind in ("dense", "low-rank"):
-        problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
-        walk = _Walk(Search(problem, SearchLimits(60.0, 2), np.random.default_rng(0)))
-        walk.to_budget()
-        walk.local.repair()
-        walk.fill()
-    return time.perf_counter() - start
+@compiling.once
+def warm_up(structure: str) -> None:
+    """Compile (or load from the disk cache) the walk on a tiny problem."""
+    walk = _Walk(Search(tiny_problem(structure), SearchLimits(60.0, 2), np.random.default_rng(0)))
+    walk.to_budget()
+    walk.local.repair()
+    walk.fill()

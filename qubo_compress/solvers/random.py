@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from qubo_compress._internal import compiling
 from qubo_compress._internal.compiling import compiled
 from qubo_compress.problem.choice_problem import IntArray
-from qubo_compress.problem.generators import random_problem
+from qubo_compress.problem.generators import tiny_problem
 from qubo_compress.solvers.solver import Search, Solver, solvers
 
 
@@ -104,10 +104,9 @@ def repair_at_random(offsets: IntArray, costs: IntArray, room: IntArray, chosen:
         chosen[group] = pick
 
 
-def warm_up() -> float:
-    """Compile (or load from the disk cache) the repair; returns the seconds it took."""
-    start = time.perf_counter()
-    problem = random_problem("separable", groups=3, choices=2, seed=0)
+@compiling.once
+def warm_up(structure: str) -> None:
+    """Compile (or load from the disk cache) the repair."""
+    problem = tiny_problem(structure)
     costs = np.ascontiguousarray(problem.costs.T)
     repair_at_random(problem.group_offsets.copy(), costs, problem.limits - problem.fixed_costs, np.array([0, 2, 4]), 1)
-    return time.perf_counter() - start

@@ -7,7 +7,6 @@ follow a small portfolio of schedules, in parallel; each ends with an exact fill
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -19,7 +18,7 @@ from qubo_compress._internal.processors import usable_processors
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.problem.energy_scale import energy_scale
-from qubo_compress.problem.generators import random_problem
+from qubo_compress.problem.generators import tiny_problem
 from qubo_compress.solvers.annealer.jobs import (
     OPENING,
     PILOT,
@@ -92,31 +91,26 @@ class Annealer(Solver):
     def run(self, search: Search) -> None:
         """Anneal until the time or the work is used up, or the bound is met."""
         with search.compiling():
-            warm_up()
+            warm_up(search.problem.structure)
         with search.standardised() as standard:
             _Runs(self, standard).all()
 
 
-def warm_up() -> float:
-    """Compile (or load from the disk cache) every kernel, on tiny problems; returns the seconds it took."""
-    start = time.perf_counter()
-    if getattr(improve_random_pairs, "signatures", ()):  # the last one below to be compiled
-        return 0.0
-    with compiling.announced():
-        warm_up_bounds()
-        for kind in ("separable", "dense", "low-rank"):
-            problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
-            tables = make_tables(problem)
-            first = Opening(problem, tables, OPENING, 0).run(_always, 60)
-            pilot = Job(tables, PILOT, 0, None)
-            pilot.length = 5
-            scales = pilot.run(_always, 5).scales
-            Opening(problem, tables, 0, 0, scales, first.relaxation).run(_always, 60)
-            job = Job(tables, PILOT + 1, 0, scales)
-            job.run(_always, 2)
-            descend(tables, job.state, 0.0)  # which small problems do without
-            improve_random_pairs(tables, job.state, 0.0, 1)
-    return time.perf_counter() - start
+@compiling.once
+def warm_up(structure: str) -> None:
+    """Compile (or load from the disk cache) every kernel that a structure needs, on a tiny problem."""
+    warm_up_bounds(structure)
+    problem = tiny_problem(structure)
+    tables = make_tables(problem)
+    first = Opening(problem, tables, OPENING, 0).run(_always, 60)
+    pilot = Job(tables, PILOT, 0, None)
+    pilot.length = 5
+    scales = pilot.run(_always, 5).scales
+    Opening(problem, tables, 0, 0, scales, first.relaxation).run(_always, 60)
+    job = Job(tables, PILOT + 1, 0, scales)
+    job.run(_always, 2)
+    descend(tables, job.state, 0.0)  # which small problems do without
+    improve_random_pairs(tables, job.state, 0.0, 1)
 
 
 def _always(seconds: float) -> bool:

@@ -7,9 +7,10 @@ import time
 import numpy as np
 from scipy import optimize, sparse
 
+from qubo_compress._internal import compiling
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem.energy_scale import standardise
-from qubo_compress.problem.generators import random_problem
+from qubo_compress.problem.generators import tiny_problem
 from qubo_compress.solvers.exact import price_kernels
 from qubo_compress.solvers.exact import relaxation_kernels as kernels
 from qubo_compress.solvers.exact.convex_relaxation import (
@@ -24,6 +25,9 @@ from qubo_compress.solvers.exact.message_passing import fits_in_blocks, message_
 
 LARGEST_EIGENPROBLEM = 1500
 _PATIENCE = 8
+
+_WARM_UP_SECONDS = 600.0
+"""Never the limit: a tiny problem is done at once."""
 
 _PAIRS_PER_SECOND = 12_000_000
 """Stored pair energies that are laid out in blocks in a second."""
@@ -57,7 +61,7 @@ def lower_bound(problem: ChoiceProblem, seconds: float, rng: np.random.Generator
         >>> bound <= problem.energy(cheapest)
         True
     """
-    warm_up()  # what is compiled once per machine does not count
+    warm_up(problem.structure)  # what is compiled once per machine does not count
     standard = standardise(problem)
     bound = _standard_bound(standard.problem, time.perf_counter() + seconds, seconds)
     return None if bound is None else standard.energy(bound)
@@ -74,22 +78,13 @@ def _standard_bound(problem: ChoiceProblem, deadline: float, seconds: float) -> 
     return _factor_bound(problem, deadline)
 
 
-def warm_up() -> float:
-    """Compile (or load from the disk cache) every kernel on tiny problems; returns the seconds it took."""
-    start = time.perf_counter()
-    if getattr(kernels.slopes_of, "signatures", ()):  # the last one below to be compiled
-        return 0.0
-    for kind in ("separable", "dense", "low-rank"):
-        problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
-        if kind == "separable":
-            _separable_bound(problem, 1.0)
-        elif kind == "dense":
-            _pairs_bound(problem, start + 600.0)
-        else:
-            form = convex_form(problem)
-            relax(form, start_at(form, _lowest_vertex(problem)), start + 600.0)
-            _factor_bound(problem, start + 600.0)
-    return time.perf_counter() - start
+@compiling.once
+def warm_up(structure: str) -> None:
+    """Compile (or load from the disk cache) every kernel that a structure needs, on a tiny problem."""
+    problem = tiny_problem(structure)
+    _standard_bound(problem, np.inf, _WARM_UP_SECONDS)
+    if structure == "factor":
+        _factor_bound(problem, np.inf)
 
 
 def _lowest_vertex(problem: ChoiceProblem) -> IntArray:

@@ -12,9 +12,9 @@ from qubo_compress._internal import compiling
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem.energy_scale import energy_scale
-from qubo_compress.problem.generators import random_problem
+from qubo_compress.problem.generators import random_problem, tiny_problem
 from qubo_compress.problem.subproblems import Subproblem, restrict
-from qubo_compress.solvers.exact import bounds, branch_nodes, price_kernels
+from qubo_compress.solvers.exact import bounds, price_kernels
 from qubo_compress.solvers.exact.band_programming import coupled_groups, find_band, solve_band, undominated
 from qubo_compress.solvers.exact.bounds import LARGEST_EIGENPROBLEM, lower_bound
 from qubo_compress.solvers.exact.branch_and_bound import PRUNE, Tree, choices_left
@@ -103,7 +103,7 @@ class Exact(Solver):
     def run(self, search: Search) -> None:
         """Search until proven, out of time, out of work (nodes or states) or interrupted."""
         with search.compiling():
-            warm_up()
+            warm_up_for(search.problem)
         with search.standardised() as standard:
             proof = _Proof(standard, self)
             try:
@@ -358,21 +358,28 @@ def _is_sparse(problem: ChoiceProblem) -> bool:
     return partners <= _MOST_PARTNERS and table_entries(problem) <= MOST_TABLE_ENTRIES
 
 
-def warm_up() -> float:
-    """Compile (or load from the disk cache) every kernel on tiny problems; returns the seconds it took."""
-    start = time.perf_counter()
-    if getattr(branch_nodes.put, "signatures", ()):  # the last one below to be compiled
-        return 0.0
-    with compiling.announced():
-        local_search.warm_up()
-        bounds.warm_up()
-        rng = np.random.default_rng(0)
-        for kind in ("separable", "sparse"):
-            _Proof(Search(random_problem(kind, groups=3, choices=3, seed=0), SearchLimits(60.0), rng), Exact()).solve()
-        # Too many combinations to be enumerated, so that nodes are bounded and taken up, and one that is enumerated.
-        for groups, work in ((13, 4), (3, 1)):
-            problem = random_problem("low-rank", groups=groups, choices=2, seed=0, rank=2)
-            tree = Tree(problem, convex_form(problem), LocalSearch(problem, rng), None)
-            tree.run(start + 600.0, work)
+@compiling.once
+def warm_up(structure: str) -> None:
+    """Compile (or load from the disk cache) every kernel that a structure needs, on tiny problems.
+
+    Without interactions that is what one budget needs; several take a tree, as a factor does.
+    """
+    local_search.warm_up(structure)
+    bounds.warm_up(structure)
+    rng = np.random.default_rng(0)
+    if structure == "separable":
+        _Proof(Search(tiny_problem(structure), SearchLimits(60.0), rng), Exact()).solve()
+        return
+    # Too many combinations to be enumerated, so that nodes are bounded and taken up, and one that is enumerated.
+    for groups, work in ((13, 4), (3, 1)):
+        problem = random_problem("low-rank", groups=groups, choices=2, seed=0, rank=2)
+        Tree(problem, convex_form(problem), LocalSearch(problem, rng), None).run(np.inf, work)
+    if structure == "pairs":
         undominated(np.zeros(1, dtype=np.int64), np.zeros(1))
-    return time.perf_counter() - start
+
+
+def warm_up_for(problem: ChoiceProblem) -> None:
+    """Warm up for the methods that may be tried on a problem."""
+    warm_up(problem.structure)
+    if problem.structure == "separable" and problem.num_budgets > 1:
+        warm_up("factor")

@@ -7,9 +7,10 @@ import time
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress._internal import compiling
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem.energy_scale import energy_scale
-from qubo_compress.problem.generators import random_problem
+from qubo_compress.problem.generators import tiny_problem
 from qubo_compress.solvers.annealer import kernels
 from qubo_compress.solvers.annealer import polish as polishing
 from qubo_compress.solvers.annealer.jobs import make_state
@@ -104,18 +105,13 @@ def _starting_prices(problem: ChoiceProblem) -> FloatArray:
     return np.asarray(1e-3 * spread / np.maximum(1.0, highest), dtype=np.float64)
 
 
-def warm_up() -> float:
-    """Compile (or load from the disk cache) the kernels used here; returns the seconds it took."""
-    start = time.perf_counter()
-    if getattr(polishing.improve_pairs, "signatures", ()) and getattr(polishing.descend, "signatures", ()):
-        return 0.0
-    for kind in ("dense", "low-rank"):
-        problem = random_problem(kind, groups=3, choices=2, seed=0, rank=2)
-        search = LocalSearch(problem, np.random.default_rng(0))
-        search.place(np.zeros(3, dtype=np.int64))
-        search.repair()
-        search.descend(np.inf)
-    return time.perf_counter() - start
+@compiling.once
+def warm_up(structure: str) -> None:
+    """Compile (or load from the disk cache) the kernels used here, which are the same for every structure."""
+    search = LocalSearch(tiny_problem(structure), np.random.default_rng(0))
+    search.place(np.zeros(3, dtype=np.int64))
+    search.repair()
+    search.descend(np.inf)
 
 
 def lagrangian_vertex(problem: ChoiceProblem, price: FloatArray, most_expensive: bool = False) -> IntArray:

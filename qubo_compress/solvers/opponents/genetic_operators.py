@@ -8,15 +8,15 @@ generator words of its own.
 from __future__ import annotations
 
 import itertools
-import time
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress._internal import compiling
 from qubo_compress._internal.compiling import compiled, compiled_inline
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
-from qubo_compress.problem.generators import random_problem
+from qubo_compress.problem.generators import tiny_problem
 from qubo_compress.solvers.annealer.kernels import uniform
 
 Words = npt.NDArray[np.uint64]
@@ -261,12 +261,11 @@ def priced_genomes(levels: Levels, linear: FloatArray, count: int, rng: np.rando
     return np.stack([charged[:, a:b].argmin(axis=1) for a, b in spans], axis=1).astype(np.int64)
 
 
-def warm_up() -> float:
-    """Compile (or load from the disk cache) the operators; returns the seconds it took."""
-    start = time.perf_counter()
+@compiling.once
+def warm_up(structure: str) -> None:
+    """Compile (or load from the disk cache) the operators."""
     rng = np.random.default_rng(0)
-    levels = make_levels(random_problem("separable", groups=3, choices=2, seed=0))
+    levels = make_levels(tiny_problem(structure))
     genomes, words = random_genomes(levels, 2, rng), generator_words(rng)
     repair(levels, genomes, words)
     switch_levels(levels, genomes, 2.0, 1, 0.5, words)
-    return time.perf_counter() - start

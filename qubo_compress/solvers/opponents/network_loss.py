@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress._internal import compiling
 from qubo_compress._internal.compiling import compiled
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
-from qubo_compress.problem.generators import random_problem
+from qubo_compress.problem.generators import tiny_problem
 from qubo_compress.problem.network_loss import LossFunction, network_loss
 from qubo_compress.solvers.search import Search, SearchLimits
 
@@ -118,9 +118,8 @@ def pair_sum(
     return total
 
 
-def warm_up() -> float:
-    """Compile (or load from the disk cache) what energies need; returns the seconds it took."""
-    start = time.perf_counter()
-    problem = random_problem("dense", groups=3, choices=2, seed=0)
-    Objective(Search(problem, SearchLimits(1.0), np.random.default_rng(0)), None)(np.zeros(3, dtype=np.int64))
-    return time.perf_counter() - start
+@compiling.once
+def warm_up(structure: str) -> None:
+    """Compile (or load from the disk cache) what energies need."""
+    search = Search(tiny_problem(structure), SearchLimits(1.0), np.random.default_rng(0))
+    Objective(search, None)(np.zeros(3, dtype=np.int64))

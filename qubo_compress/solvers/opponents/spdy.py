@@ -14,10 +14,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from qubo_compress._internal import compiling
 from qubo_compress._internal.compiling import compiled
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
-from qubo_compress.problem.generators import random_problem
+from qubo_compress.problem.generators import tiny_problem
 from qubo_compress.problem.network_loss import LossFunction
 from qubo_compress.solvers.local_search import descent as local_search
 from qubo_compress.solvers.opponents import network_loss
@@ -211,9 +212,10 @@ def fill_buckets(offsets: IntArray, costs: IntArray, errors: FloatArray, room: i
     return picks
 
 
-def warm_up() -> float:
-    """Compile (or load from the disk cache) the programme; returns the seconds it took."""
-    start = time.perf_counter()
-    problem = random_problem("separable", groups=3, choices=2, seed=0)
+@compiling.once
+def warm_up(structure: str) -> None:
+    """Compile (or load from the disk cache) the programme and what it is compared with."""
+    problem = tiny_problem(structure)
     Programme(problem).solve(problem.linear)
-    return time.perf_counter() - start + local_search.warm_up() + network_loss.warm_up()
+    local_search.warm_up(structure)
+    network_loss.warm_up(structure)

@@ -272,7 +272,7 @@ def test_compiling_is_apart(clock, monkeypatch):
     problem = random_problem("dense", 20, 6, 0)
     with clock(0.002) as wound:
 
-        def compile_for_a_minute():
+        def compile_for_a_minute(_structure):
             wound.ahead += 60.0
             return 60.0
 
