@@ -126,7 +126,7 @@ class _Runs:
         self.threads = options.threads or usable_processors()
         self.pool_size = options.pool_size
         self.most_runs = options.restarts
-        self.seed, self.bound_rng = int(search.rng.integers(2**63)), search.rng.spawn(1)[0]
+        self.seed = int(search.rng.integers(2**63))
         self.stop = threading.Event()
         self.bounder = ThreadPoolExecutor(max_workers=1)
         self.longest_polish = 0.0
@@ -182,7 +182,7 @@ class _Runs:
         bounding: Future[float | None] = Future()
         if self._worth_bounding(tables):
             seconds = _BOUND_SHARE * self.search.limits.seconds
-            bounding = self.bounder.submit(lower_bound, self.problem, seconds, self.bound_rng)
+            bounding = self.bounder.submit(lower_bound, self.problem, seconds)
         scales: Scales | None = None
         opened = False
         submitted = PILOT + 1

@@ -33,7 +33,7 @@ _PAIRS_PER_SECOND = 12_000_000
 """Stored pair energies that are laid out in blocks in a second."""
 
 
-def lower_bound(problem: ChoiceProblem, seconds: float, rng: np.random.Generator | None = None) -> float | None:  # noqa: ARG001
+def lower_bound(problem: ChoiceProblem, seconds: float) -> float | None:
     """A proven lower bound on the energy of every feasible assignment.
 
     With a factor it is the convex relaxation (every group may hold a mixture of its choices), by way
@@ -48,7 +48,6 @@ def lower_bound(problem: ChoiceProblem, seconds: float, rng: np.random.Generator
     Args:
         problem: the problem; its budgets are part of the bound.
         seconds: wall clock to spend.
-        rng: taken so that every engine has one signature; nothing here is random.
 
     Returns:
         The bound; ``inf`` when the budgets were found to exclude everything; None when no bound is

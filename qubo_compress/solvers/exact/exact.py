@@ -24,7 +24,7 @@ from qubo_compress.solvers.exact.dynamic_programming import TableAnswer, solve_t
 from qubo_compress.solvers.exact.infeasibility import proves_infeasible
 from qubo_compress.solvers.exact.integer_programming import MOST_TABLE_ENTRIES, solve_milp, table_entries
 from qubo_compress.solvers.exact.message_passing import fits_in_blocks, message_bound
-from qubo_compress.solvers.exact.relaxation_kernels import ConvexForm
+from qubo_compress.solvers.exact.relaxation_kernels import ConvexForm, is_definite
 from qubo_compress.solvers.exact.strengthening import LARGEST_STRENGTHENED, strengthen
 from qubo_compress.solvers.local_search import descent as local_search
 from qubo_compress.solvers.local_search.descent import LocalSearch, lagrangian_vertex
@@ -374,6 +374,7 @@ def warm_up(structure: str) -> None:
     for groups, work in ((13, 4), (3, 1)):
         problem = random_problem("low-rank", groups=groups, choices=2, seed=0, rank=2)
         Tree(problem, convex_form(problem), LocalSearch(problem, rng), None).run(np.inf, work)
+    is_definite(np.eye(2))  # for strengthening, which only problems that last come to
     if structure == "pairs":
         undominated(np.zeros(1, dtype=np.int64), np.zeros(1))
 

@@ -79,10 +79,10 @@ def fields(problem: ChoiceProblem, chosen: IntArray) -> FloatArray:
     if problem.factor is None:
         return np.zeros(problem.num_choices)
     total = problem.factor[chosen].sum(axis=0, dtype=np.float64)
-    pull = np.empty(problem.num_choices)
+    energies = np.empty(problem.num_choices)
     for g, (start, stop) in enumerate(zip(problem.group_offsets[:-1], problem.group_offsets[1:], strict=True)):
-        pull[start:stop] = problem.factor[start:stop].astype(np.float64) @ (total - problem.factor[chosen[g]])
-    return pull
+        energies[start:stop] = problem.factor[start:stop].astype(np.float64) @ (total - problem.factor[chosen[g]])
+    return energies
 
 
 def _padded(problem: ChoiceProblem, values: FloatArray, filler: float) -> FloatArray:
