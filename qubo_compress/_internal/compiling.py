@@ -119,8 +119,8 @@ def compiled_inline(function: Function) -> Function:
 
 
 def compiled_view(function: Function) -> Function:
-    """As :func:`compiled_inline`, for a helper that returns a part of an array: numba refuses that without ``_nrt``."""
-    return cast(Function, _cached(numba.njit(**{**_PART, **_REORDERED, "_nrt": True})(function)))
+    """As :func:`compiled_inline`, for a helper that returns a part of an array, and that Python may call, too."""
+    return cast(Function, _cached(numba.njit(**_ALL, **_REORDERED)(function)))
 
 
 def _cached(dispatcher: Any) -> Any:

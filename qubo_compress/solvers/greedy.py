@@ -11,7 +11,7 @@ from qubo_compress._internal import compiling
 from qubo_compress._internal.compiling import compiled
 from qubo_compress.problem.choice_problem import FloatArray
 from qubo_compress.problem.generators import tiny_problem
-from qubo_compress.solvers.annealer.kernels import State, change, group_energies
+from qubo_compress.solvers.annealer.kernels import State, change, energies_of
 from qubo_compress.solvers.annealer.polish import fits
 from qubo_compress.solvers.annealer.tables import Tables
 from qubo_compress.solvers.local_search.descent import LocalSearch, lagrangian_vertex
@@ -99,7 +99,6 @@ def walk_steps(tables: Tables, state: State, weights: FloatArray, scores: FloatA
     """
     groups = tables.offsets.size - 1
     budgets = state.totals.size
-    values = state.values[0]
     made = 0
     rescued = False
     while made < most:
@@ -117,7 +116,7 @@ def walk_steps(tables: Tables, state: State, weights: FloatArray, scores: FloatA
                 break
             start, stop = tables.offsets[group], tables.offsets[group + 1]
             old = state.chosen[group]
-            group_energies(tables, state, group, values)
+            values = energies_of(tables, state, group)
             pick, best, gain = -1, np.inf, 0.0
             for v in range(start, stop):
                 if v == old:

@@ -334,8 +334,7 @@ def first_guess(tables: Tables, state: State) -> Scales:
     spreads = np.zeros(tables.num_groups)
     for group in range(tables.num_groups):
         start, stop = tables.offsets[group], tables.offsets[group + 1]
-        kernels.group_energies(tables, state, group, state.values[0])
-        spreads[group] = np.ptp(state.values[0, : stop - start])
+        spreads[group] = np.ptp(kernels.energies_of(tables, state, group)[: stop - start])
     typical = float(np.sqrt((spreads**2).mean()))
     if typical == 0.0:
         typical = 1.0

@@ -156,7 +156,7 @@ def change(tables: Tables, state: State, group: int, new: int, gain: float) -> N
 def energies_of(tables: Tables, state: State, group: int) -> FloatArray:
     """Energy of every choice of a group given all other groups, up to a common constant; to be read only.
 
-    They lie in the fields, or in the first row of ``values`` when they had to be computed.
+    They lie in the fields, or at the start of the first row of ``values`` when they had to be computed.
     """
     start, stop = tables.offsets[group], tables.offsets[group + 1]
     if tables.form != FACTOR:
@@ -169,14 +169,6 @@ def energies_of(tables: Tables, state: State, group: int) -> FloatArray:
     for v in range(start, stop):
         out[v - start] = linear[v] + dot(factor[v], rest)
     return out
-
-
-@compiled_in_place
-def group_energies(tables: Tables, state: State, group: int, out: FloatArray) -> None:
-    """Copy the energies of a group's choices into ``out``: for callers that are not compiled."""
-    energies = energies_of(tables, state, group)
-    for k in range(tables.offsets[group + 1] - tables.offsets[group]):
-        out[k] = energies[k]
 
 
 @compiled_inline

@@ -127,9 +127,7 @@ def test_kernels_keep_energy_totals_and_fields_true(problem, seed):
         assert state.energies[0] == pytest.approx(expected, abs=1e-4 * size)
         assert np.array_equal(state.totals + problem.fixed_costs, problem.totals(local))
         for group in range(problem.num_groups):
-            values = np.zeros(tables.largest_group)
-            kernels.group_energies(tables, state, group, values)
-            values = values[: problem.group_sizes[group]]
+            values = kernels.energies_of(tables, state, group)[: problem.group_sizes[group]]
             assert np.allclose(values - values[local[group]], problem.deltas(local, group), atol=1e-4 * size)
 
 
