@@ -8,7 +8,6 @@ can exceed the budget.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
