@@ -276,7 +276,7 @@ def test_compiling_is_apart(clock, monkeypatch):
 
         monkeypatch.setattr(annealer, "warm_up", compile_for_a_minute)
         solution = solve(problem, Annealer(threads=1), time_limit=1.0)
-    assert solution.work > 0 and solution.timing["compile"] == 60.0
+    assert solution.work > 0 and solution.timing["compile"] == pytest.approx(60.0, abs=0.01)
     assert solution.timing["build"] + solution.timing["solve"] < 2.0
     assert solution.timing["total"] > 60.0
 
