@@ -189,13 +189,14 @@ def compression_of(model: nn.Module) -> Compression:
     if not isinstance(found, Compression):
         raise WrongModel("this module was not made by plan.apply, recover or load; apply a plan to it first")
     tensors = NetworkTensors(model)
-    changed = {member.name for group in found.layout.groups for member in group.members} - set(tensors)
+    members = [member.name for group in found.layout.groups for member in group.members]
+    changed = [name for name in members if name not in tensors]
     if not changed:
-        stored = tensors.assembled(found.parts())
-        changed = {name for name, value in stored.items() if not torch.equal(tensors[name], value)}
+        stored = tensors.assembled(found.parts()).items()
+        changed = [name for name, value in stored if not torch.equal(tensors[name].detach().cpu(), value)]
     if changed:
         raise WrongModel(
-            f"{min(changed)} was changed after the plan was applied, so it is no longer on the plan's grid; "
+            f"{changed[0]} was changed after the plan was applied, so it is no longer on the plan's grid; "
             "use qubo_compress.recover to retrain within the plan"
         )
     return found

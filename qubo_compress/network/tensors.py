@@ -104,9 +104,9 @@ class NetworkTensors(Mapping[str, Tensor]):
         return [self.part(member) for member in group.members]
 
     def assembled(self, parts: Iterable[tuple[Member, Tensor]]) -> dict[str, Tensor]:
-        """First name -> whole tensor in the network's order and on its device, made of the members' parts.
+        """First name -> whole tensor in the network's order, made of the members' parts and on their device.
 
-        Rows that no member owns are as the network holds them. Gradients flow from the tensors to the parts.
+        Rows that no member owns are as the network holds them, on its device. Gradients flow to the parts.
 
         Example:
             >>> net = nn.Linear(2, 2, bias=False)
@@ -123,13 +123,12 @@ class NetworkTensors(Mapping[str, Tensor]):
     def _whole(self, pieces: list[tuple[Member, Tensor]]) -> Tensor:
         """A tensor of its parts; where these are not all its rows, in a copy of what the network holds."""
         first, value = pieces[0]
-        held = self[first.name].detach()
         if first.rows is None:
-            return first.in_network_order(value.to(held.device))
+            return first.in_network_order(value)
         if sum(member.part_shape[0] for member, _ in pieces) == first.shape[0]:
             ordered = sorted(pieces, key=lambda piece: piece[0].rows or (0, 0))
-            return first.in_network_order(torch.cat([part for _, part in ordered]).to(held.device))
-        whole = held.clone()
+            return first.in_network_order(torch.cat([part for _, part in ordered]))
+        whole = self[first.name].detach().clone()
         for member, part in pieces:
             member.write(whole, part)
         return whole
@@ -144,9 +143,10 @@ class NetworkTensors(Mapping[str, Tensor]):
     def swapped(self, values: Mapping[str, Tensor]) -> Iterator[None]:
         """Other tensors in place of the named ones, at every place that shares them; whatever happens, put back after.
 
-        The network's own tensors are never written to: it runs with others for a while.
+        The others are moved to the network's device. Its own tensors are never written to.
         """
-        places = [(*place, value) for name, value in values.items() for place in self.owners(name)]
+        moved = {name: value.to(self[name].device) for name, value in values.items()}
+        places = [(*place, value) for name, value in moved.items() for place in self.owners(name)]
         saved: list[tuple[dict[str, Tensor | None], str, Tensor | None]] = []
         recurrent = {id(module): module for module, _, _ in places if isinstance(module, nn.RNNBase)}
         flat = [(module, _flat_weights(module)) for module in recurrent.values()]

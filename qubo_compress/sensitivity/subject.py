@@ -157,7 +157,7 @@ class Subject:
         members = self.layout.groups[group].members
         # Next to the network's present rows: another group of the same tensor may be swapped in already.
         made = (self.tensors.assembled(zip(members, values, strict=True)) for values in self.choices.values(group))
-        return [tuple(found[member.name] for member in members) for found in made]
+        return [tuple(found[member.name].to(self.device) for member in members) for found in made]
 
     def is_base(self, group: int, variant: tuple[Tensor, ...]) -> bool:
         """Whether a variant equals the base model's tensors."""
