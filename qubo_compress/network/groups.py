@@ -136,7 +136,7 @@ class Kept:
         reason: why it is kept.
         nbytes: that it takes in the file.
         shape: of the tensor.
-        dtype: of the tensor, in words; :data:`EXTRA` for what is no tensor.
+        dtype: of the tensor, as text; :data:`EXTRA` for a value that is not a tensor.
     """
 
     name: str
