@@ -54,7 +54,7 @@ def _compress_a_small_network() -> None:
         compress(model, batches, Budget(ratio=2), menu=menu, solver="greedy", progress=False)
     # Reading codes back: such a small network may pick no choice that needs it.
     nothing = np.zeros(1, dtype=np.int64)
-    contexts_of_place(nothing, nothing, 0, 0, 0, 0, 1, 1.0, False)
+    contexts_of_place(nothing, nothing, 0, 0, 0, 0, 1, 1.0)
 
 
 if __name__ == "__main__":

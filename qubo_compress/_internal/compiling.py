@@ -163,6 +163,6 @@ def _sources_digest() -> str:
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         text = path.read_bytes()
-        if b"compiling import" in text or b"NamedTuple" in text or b"Packed" in text:
+        if b"compiling import" in text or b"NamedTuple" in text or b"KernelArguments" in text:
             digest.update(path.relative_to(package).as_posix().encode() + b"\0" + text)
     return digest.hexdigest()

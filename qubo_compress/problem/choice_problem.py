@@ -35,7 +35,7 @@ from qubo_compress.problem.checks import (
 )
 from qubo_compress.problem.file import WHAT, read_problem, write_problem
 from qubo_compress.problem.pairs import checked_pairs
-from qubo_compress.problem.random_values import random_values
+from qubo_compress.problem.random_values import RandomOptions, random_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -372,7 +372,7 @@ class ChoiceProblem:
         kind: str = "dense", groups: int = 20, choices: int = 16, seed: int = 0, **options: Any
     ) -> ChoiceProblem:
         """A random problem of a given structure: see :func:`qubo_compress.problem.generators.random_problem`."""
-        return ChoiceProblem(**random_values(kind, groups, choices, seed, **options))
+        return ChoiceProblem(**random_values(kind, groups, choices, seed, RandomOptions(**options)))
 
     def to_bqm(
         self, encoding: str = "domain-wall", budget: str = "multiplier", **options: Any

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
-from qubo_compress.problem.random_values import planted_values, random_values
+from qubo_compress.problem.random_values import RandomOptions, planted_values, random_values
 
 
 def random_problem(
@@ -11,12 +13,7 @@ def random_problem(
     groups: int = 20,
     choices: int = 16,
     seed: int = 0,
-    *,
-    rank: int | None = None,
-    budget_fraction: float = 0.45,
-    neighbours: int = 2,
-    coupling: float = 0.3,
-    budgets: int = 1,
+    **options: Any,
 ) -> ChoiceProblem:
     """A random problem of a given interaction structure.
 
@@ -28,11 +25,7 @@ def random_problem(
         groups: number of groups.
         choices: choices in each group; the first one is ``keep``, with zero energy.
         seed: of the whole problem.
-        rank: columns of the factor; None: the smaller of 64 and V.
-        budget_fraction: the budget, as a fraction of the cost of keeping everything.
-        neighbours: reach of the sparse couplings.
-        coupling: size of a group's pair energies relative to its linear ones.
-        budgets: number of budgets; those after bytes weigh the groups differently, as multiplications do.
+        options: the fields of :class:`~qubo_compress.problem.random_values.RandomOptions`.
 
     Raises:
         UnknownName: for another kind.
@@ -43,11 +36,7 @@ def random_problem(
         >>> problem.num_choices, problem.structure, problem.energy([0] * 6)
         (24, 'pairs', 0.0)
     """
-    values = random_values(
-        kind, groups, choices, seed, rank=rank, budget_fraction=budget_fraction, neighbours=neighbours,
-        coupling=coupling, budgets=budgets,
-    )  # fmt: skip
-    return ChoiceProblem(**values)
+    return ChoiceProblem(**random_values(kind, groups, choices, seed, RandomOptions(**options)))
 
 
 def tiny_problem(structure: str) -> ChoiceProblem:
@@ -83,6 +72,7 @@ def planted_problem(
         budgets: number of budgets, all of them tight at the optimum.
 
     Example:
+        >>> import numpy as np
         >>> problem, optimum = planted_problem(groups=5, choices=4, seed=0)
         >>> problem.is_feasible(optimum)
         True

@@ -57,30 +57,38 @@ class _Menu:
         )
 
 
-def random_values(
-    kind: str,
-    groups: int,
-    choices: int,
-    seed: int,
-    *,
-    rank: int | None = None,
-    budget_fraction: float = 0.45,
-    neighbours: int = 2,
-    coupling: float = 0.3,
-    budgets: int = 1,
-) -> Values:
+@dataclass(frozen=True)
+class RandomOptions:
+    """How random problems are made, beside their kind, size and seed.
+
+    Args:
+        rank: columns of the factor; None: the smaller of 64 and V.
+        budget_fraction: the budget, as a fraction of the cost of keeping everything.
+        neighbours: reach of the sparse couplings.
+        coupling: size of a group's pair energies relative to its linear ones.
+        budgets: number of budgets; those after bytes weigh the groups differently, as multiplications do.
+    """
+
+    rank: int | None = None
+    budget_fraction: float = 0.45
+    neighbours: int = 2
+    coupling: float = 0.3
+    budgets: int = 1
+
+
+def random_values(kind: str, groups: int, choices: int, seed: int, options: RandomOptions) -> Values:
     """What :func:`~qubo_compress.problem.generators.random_problem` describes."""
     builders: dict[str, Callable[[_Menu, np.random.Generator], Values]] = {
         "separable": lambda menu, rng: menu.build(_linear(menu, rng)),
-        "sparse": lambda menu, rng: _paired(menu, rng, neighbours, coupling),
-        "dense": lambda menu, rng: _paired(menu, rng, groups, coupling),
-        "low-rank": lambda menu, rng: _low_rank(menu, rng, _rank(rank, menu)),
-        "planted": lambda menu, rng: _planted(menu, rng, _rank(rank, menu), budget_fraction)[0],
+        "sparse": lambda menu, rng: _paired(menu, rng, options.neighbours, options.coupling),
+        "dense": lambda menu, rng: _paired(menu, rng, groups, options.coupling),
+        "low-rank": lambda menu, rng: _low_rank(menu, rng, _rank(options.rank, menu)),
+        "planted": lambda menu, rng: _planted(menu, rng, _rank(options.rank, menu), options.budget_fraction)[0],
     }
     if kind not in builders:
         raise unknown_name("kind of problem", kind, builders)
     rng = np.random.default_rng(seed)
-    return builders[kind](_draw_menu(rng, groups, choices, budget_fraction, budgets), rng)
+    return builders[kind](_draw_menu(rng, groups, choices, options.budget_fraction, options.budgets), rng)
 
 
 def planted_values(

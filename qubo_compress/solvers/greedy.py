@@ -77,7 +77,7 @@ class _Walk:
             self.search.notes.append("the walk ended before the budget was met; the rest was forced")
             self.local.repair()
         if self.local.feasible:
-            self.search.keep(self.local.assignment, self.local.energy)
+            self.search.keep(self.local.assignment)
 
     def _advance(self, filling: bool) -> None:
         # What was last known of each group's best step; -inf forces a first look.

@@ -39,7 +39,7 @@ def test_a_wrong_prediction_is_said_and_takes_the_proof_with_it(
 ) -> None:
     wrong = told(result, 0.0027, Estimate(0.025, 0.004))
     said = " ".join(verdict.warnings(wrong))
-    assert "the model predicted +0.0027, and held-out examples say +0.025 ± 0.0080: 9.26 times more" in said
+    assert "the model predicted +0.0027, but held-out examples say +0.025 ± 0.0080: 9.26 times more" in said
     assert f"{result.table.provenance.examples} calibration examples; give more" in said
     proof = " ".join(verdict.about_solver(wrong))
     assert "is proven optimal for the loss model, which was off by a factor of 9.26 on held-out examples." in proof
@@ -93,7 +93,7 @@ def test_the_solvers_plan_is_held_against_its_prediction_when_another_one_won(
     uniform = dataclasses.replace(turn.candidates[0], name="uniform", also=("additive",))
     both = dataclasses.replace(turn, candidates=(solvers, uniform), winner="uniform")
     said = " ".join(verdict.warnings(dataclasses.replace(made, rounds=(both,))))
-    assert "For the solver's best plan the model predicted −2, and held-out examples say +3 ± 0.20." in said
+    assert "For the solver's best plan the model predicted −2, but held-out examples say +3 ± 0.20." in said
     assert "For the plan taken" not in said
     rows = verdict.candidate_rows(dataclasses.replace(made, rounds=(both,)))
     assert [row[0] for row in rows] == ["solver", "taken: uniform = additive"]

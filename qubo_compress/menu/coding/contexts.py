@@ -109,7 +109,8 @@ def drawn(
     for row in range(rows):
         kernel, in_row = np.zeros(channels, dtype=np.int64), 0
         for position in range(positions):
-            here = contexts_of_place(channel, kernel, total, in_row, row, position, positions, mean, of_mask)
+            before = in_row if of_mask else -1
+            here = contexts_of_place(channel, kernel, total, before, row, position, positions, mean)
             if present is None:
                 values = draw(here)
             else:

@@ -19,10 +19,11 @@ CHANNEL_PRIOR, KERNEL_PRIOR, ROW_PRIOR = 4.0, 2.0, 8.0
 
 @compiled
 def contexts_of_place(
-    channel: Integers, kernel: Integers, total: int, in_row: int, row: int, position: int, positions: int,
-    mean: float, of_mask: bool,
+    channel: Integers, kernel: Integers, total: int, in_row: int, row: int, position: int, positions: int, mean: float
 ) -> Integers:  # fmt: skip
-    """(channels,) contexts of all channels at one position of one row.
+    """(channels,) contexts of all channels at one position of one row; masks alone count what lies ``in_row`` before.
+
+    ``in_row`` is -1 for numbers, whose rows count for nothing.
 
     The order of operations is that of :func:`qubo_compress.menu.coding.contexts.contexts`, so that both round alike.
     """
@@ -33,7 +34,7 @@ def contexts_of_place(
         by_channel = (channel[c] + CHANNEL_PRIOR * positions * usual) / ((row + CHANNEL_PRIOR) * positions * usual)
         by_kernel = (kernel[c] + KERNEL_PRIOR * usual) / ((position + KERNEL_PRIOR) * usual)
         expected[c] = by_channel * by_channel * by_kernel
-        if of_mask:
+        if in_row >= 0:
             expected[c] *= (in_row + ROW_PRIOR * usual) / ((position * channels + ROW_PRIOR) * usual)
         expected[c] *= ROOT_OF_TWO
     # The exponent of a float64 is its logarithm, exactly.

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from qubo_compress._internal.compiling import compiled
+from qubo_compress._internal.kernel_arguments import KernelArguments
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class BookArguments(KernelArguments):
+    """The available codes, as the kernels take them.
+
+    Attributes:
+        low: smallest code.
+        high: largest code.
+        signs_only: 1 where codes are only -1 and 1.
+        bits: (2 * reach + 1,) bits of the codes from -reach to reach; one zero where bits do not count.
+        reach: see ``bits``.
+        price: of a bit, in units of the output error; signs have none.
+    """
+
+    low: float
+    high: float
+    signs_only: int
+    bits: Floats
+    reach: int
+    price: float
 
 
 @compiled
@@ -17,12 +41,7 @@ def descend_rows(
     scale: Floats,
     kept: npt.NDArray[np.bool_],
     moments: Floats,
-    low: float,
-    high: float,
-    signs_only: bool,
-    bits: Floats,
-    reach: int,
-    price: float,
+    book: BookArguments,
     sweeps: int,
 ) -> None:
     """Move every code to its best value given the others, until none moves; codes and gradient are changed.
@@ -33,15 +52,11 @@ def descend_rows(
         scale: (R,) steps.
         kept: (R, D) which codes may move.
         moments: (D, D).
-        low: smallest code.
-        high: largest code.
-        signs_only: codes are -1 and 1.
-        bits: (2 * reach + 1,) bits of the codes from -reach to reach; one zero where bits do not count.
-        reach: see ``bits``.
-        price: of a bit, in units of the output error; signs have none.
+        book: the available codes.
         sweeps: most passes over the columns.
     """
     rows, columns = codes.shape
+    low, high, reach, price = book.low, book.high, book.reach, book.price
     for row in range(rows):
         step = scale[row]
         for _ in range(sweeps):
@@ -53,13 +68,13 @@ def descend_rows(
                     continue
                 old = codes[row, column]
                 target = old - gradient[row, column] / (step * curvature)
-                found = (-1.0 if target < 0.0 else 1.0) if signs_only else min(max(np.rint(target), low), high)
+                found = (-1.0 if target < 0.0 else 1.0) if book.signs_only else min(max(np.rint(target), low), high)
                 if price > 0.0:
                     found = min(max(found, -float(reach)), float(reach))
-                    best = weight * (target - old) ** 2 + price * bits[int(old) + reach]
+                    best = weight * (target - old) ** 2 + price * book.bits[int(old) + reach]
                     nearest, found = found, old
                     for tried in (nearest, nearest - np.sign(nearest), 0.0):
-                        cost = weight * (target - tried) ** 2 + price * bits[int(tried) + reach]
+                        cost = weight * (target - tried) ** 2 + price * book.bits[int(tried) + reach]
                         if cost < best:
                             best, found = cost, tried
                 elif not abs(target - found) < abs(target - old):
@@ -81,17 +96,11 @@ def descend_blocks(
     scale: Floats,
     kept: npt.NDArray[np.bool_],
     moments: Floats,
-    low: float,
-    high: float,
-    signs_only: bool,
-    bits: Floats,
-    reach: int,
-    price: float,
+    book: BookArguments,
     sweeps: int,
 ) -> None:
     """:func:`descend_rows` for every block of rows with moments of its own: all arrays have one axis more, in front."""
     for block in range(len(codes)):
         descend_rows(
-            codes[block], gradient[block], scale[block], kept[block], moments[block], low, high, signs_only, bits,
-            reach, price, sweeps,
+            codes[block], gradient[block], scale[block], kept[block], moments[block], book, sweeps
         )  # fmt: skip

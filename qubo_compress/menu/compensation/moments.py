@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from qubo_compress.menu.compensation.kernels import descend_blocks, descend_rows
+from qubo_compress.menu.compensation.kernels import BookArguments, descend_blocks, descend_rows
 
 SWEEPS = 12
 """Most passes of the descent over a row's columns."""
@@ -41,6 +41,11 @@ class Codebook:
     signs_only: bool = False
     price: float = 0.0
     bits: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
+
+    def for_kernels(self) -> BookArguments:
+        """The same codes for the compiled descent."""
+        reach = (self.bits.numel() - 1) // 2
+        return BookArguments(self.low, self.high, int(self.signs_only), self.bits.numpy(), reach, self.price)
 
     def nearest(self, target: Tensor) -> Tensor:
         """The nearest codes, regardless of their bits."""
@@ -138,8 +143,7 @@ def descended(
     descend = descend_rows if codes.ndim == 2 else descend_blocks
     descend(
         found.numpy(), gradient.numpy(), scale[..., 0].contiguous().numpy(), kept.contiguous().numpy(),
-        moments.contiguous().numpy(), float(book.low), float(book.high), book.signs_only, book.bits.numpy(),
-        (book.bits.numel() - 1) // 2, book.price, SWEEPS,
+        moments.contiguous().numpy(), book.for_kernels(), SWEEPS,
     )  # fmt: skip
     return found
 

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from qubo_compress._internal.compiling import compiled_in_place, compiled_inline, compiled_view
-from qubo_compress._internal.packed import Packed
+from qubo_compress._internal.kernel_arguments import KernelArguments
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.solvers.annealer.tables import DENSE, FACTOR, SPARSE, Tables
 
 
 @dataclass(frozen=True, eq=False)
-class State(Packed):
+class State(KernelArguments):
     """One walker; every array is changed in place by the kernels.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qubo_compress._internal.packed import Packed
+from qubo_compress._internal.kernel_arguments import KernelArguments
 from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, FloatArray, IntArray
 
 DENSE, SPARSE, FACTOR = 0, 1, 2
@@ -22,7 +22,7 @@ _CHANGES_PER_VISIT = 0.3
 
 
 @dataclass(frozen=True, eq=False)
-class Tables(Packed):
+class Tables(KernelArguments):
     """A choice problem for the kernels; arrays that a form does not use have size zero.
 
     Attributes:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qubo_compress._internal.compiling import FIRST, compiled_in_place, compiled_part
-from qubo_compress._internal.packed import Packed
+from qubo_compress._internal.kernel_arguments import KernelArguments
 from qubo_compress.problem.choice_problem import FactorArray, FloatArray, IntArray
 
 SHARES_PER_GROUP = 4
@@ -28,7 +28,7 @@ ShortArray = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
-class Families(Packed):
+class Families(KernelArguments):
     """All open families; row r of every array but the last two belongs to family r.
 
     Attributes:
@@ -61,7 +61,7 @@ class Families(Packed):
 
 
 @dataclass(frozen=True, eq=False)
-class Slots(Packed):
+class Slots(KernelArguments):
     """Nodes at work; row i of every array belongs to one node.
 
     Attributes:

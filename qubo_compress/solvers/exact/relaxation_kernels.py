@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qubo_compress._internal.compiling import compiled, compiled_in_place, compiled_inline
-from qubo_compress._internal.packed import Packed
+from qubo_compress._internal.kernel_arguments import KernelArguments
 from qubo_compress.problem.choice_problem import FactorArray, FloatArray, IntArray
 
 _SHIFTS_PER_VISIT = 4
@@ -28,7 +28,7 @@ _LEVEL = 1e-15
 
 
 @dataclass(frozen=True, eq=False)
-class ConvexForm(Packed):
+class ConvexForm(KernelArguments):
     """energy(x) = constant + diagonal . x + 1/2 x . gram x on assignments, with gram positive semidefinite.
 
     Attributes:
@@ -51,7 +51,7 @@ class ConvexForm(Packed):
 
 
 @dataclass(frozen=True, eq=False)
-class FactorForm(Packed):
+class FactorForm(KernelArguments):
     """The same for a factor whose Gram matrix would not fit: energy(x) = diagonal . x + 1/2 |factor.T x|^2.
 
     Attributes:

@@ -61,14 +61,10 @@ class LoopbackLeap:
         chips: simulated annealing chips to offer; see :class:`~qubo_compress.testing.loopback_leap.Chip`.
         minimum_time: least time limit of the hybrid solvers, in seconds.
         documented_times: take the documented least times instead, which grow with the problem.
-        eager: let hybrid solvers end after a tenth of a second, whatever the time limit.
-        infeasible_first: let the constrained solver return a sample that breaks constraints and has less
-            energy than all others, as the real one sometimes does.
-        chip_temperature: None: as cold as the problem needs. A number: in units of the largest coupling of
-            the chip; small biases then drown, as on real chips.
         workers: problems solved at a time.
         seed: of all answers; the same problems in the same order get the same answers, except for times.
         token: the only accepted one; default: a random one.
+        settings: how the solvers behave; see :class:`~qubo_compress.testing.loopback_leap.tasks.Settings`.
 
     Example:
         >>> from dwave.cloud import Client
@@ -87,19 +83,17 @@ class LoopbackLeap:
         *,
         minimum_time: float = SHORT_MINIMUM,
         documented_times: bool = False,
-        eager: bool = False,
-        infeasible_first: bool = False,
-        chip_temperature: float | None = None,
         workers: int = 2,
         seed: int = 0,
         token: str | None = None,
+        **settings: Any,
     ) -> None:
         if not minimum_time > 0 or workers < 1:
             raise ValueError(f"minimum_time and workers must be positive; got {minimum_time} and {workers}")
         self.token = secrets.token_hex(16) if token is None else token
         self.faults = Faults()
         self._solvers = offered_solvers(chips, minimum_time, documented_times)
-        self._settings = Settings(eager, infeasible_first, chip_temperature)
+        self._settings = Settings(**settings)
         self._workers, self._seed = workers, seed
         self._http: _HttpServer | None = None
         self._log: list[Logged] = []

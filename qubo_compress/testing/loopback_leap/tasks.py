@@ -25,7 +25,16 @@ class ProblemRejected(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """How the solvers behave; see :class:`qubo_compress.testing.loopback_leap.LoopbackLeap`."""
+    """How the solvers behave.
+
+    Args:
+        eager: let hybrid solvers end after a tenth of a second, whatever the time limit.
+        infeasible_first: let the constrained solver return a sample that breaks constraints and has less
+            energy than all others, as the real one sometimes does.
+        chip_temperature: None: as cold as the problem needs. A number: in units of the largest coupling of
+            the chip; small biases then drown, as on real chips.
+        sweeps_per_microsecond: of simulated annealing, for every microsecond of annealing time.
+    """
 
     eager: bool = False
     infeasible_first: bool = False

@@ -1,8 +1,8 @@
 """What kernels take as one argument: many arrays, handed over as one pointer.
 
 Numba passes an array as seven words and a tuple of arrays as all of theirs, to every helper anew: with two dozen arrays
-that is most of what the compiler has to read. A :class:`Packed` lays the addresses and shapes of its arrays out in
-memory once, and kernels read there what they use.
+that is most of what the compiler has to read. A :class:`KernelArguments` writes the addresses and shapes of its arrays
+to memory once, and kernels read from there what they use.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _SHAPE, _STRIDES = 5, 6
 """Places in numba's model of an array, after owner, parent, count, bytes of an element and address."""
 
 
-class PackedType(types.Type):  # type: ignore[misc]
-    """How numba knows a :class:`Packed`: its class, and type and place of every field.
+class KernelArgumentsType(types.Type):  # type: ignore[misc]
+    """How numba knows a :class:`KernelArguments`: its class, and type and place of every field.
 
     Args:
         class_name: name of the class.
@@ -36,7 +36,7 @@ class PackedType(types.Type):  # type: ignore[misc]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Packed:
+class KernelArguments:
     """Base of frozen dataclasses that kernels take: fields are contiguous arrays, whole numbers and real numbers.
 
     Kernels may change the elements of the arrays. Whether an array may be written to makes no difference to its type,
@@ -53,7 +53,7 @@ class Packed:
         memory = np.array(words, dtype=np.int64)
         object.__setattr__(self, "_memory", memory)
         object.__setattr__(self, "_address", memory.ctypes.data)
-        object.__setattr__(self, "_numba_type_", PackedType(type(self).__name__, tuple(members)))
+        object.__setattr__(self, "_numba_type_", KernelArgumentsType(type(self).__name__, tuple(members)))
 
 
 def _laid_out(value: Any, real: bool) -> tuple[Any, list[int]]:
@@ -72,19 +72,19 @@ def _element_of(array: npt.NDArray[Any]) -> Any:
     return types.boolean if array.dtype == np.bool_ else getattr(types, array.dtype.name)
 
 
-@typeof_impl.register(Packed)
-def _type_of(value: Packed, _context: Any) -> PackedType:
+@typeof_impl.register(KernelArguments)
+def _type_of(value: KernelArguments, _context: Any) -> KernelArgumentsType:
     return value._numba_type_  # type: ignore[attr-defined,no-any-return]
 
 
-@register_model(PackedType)
+@register_model(KernelArgumentsType)
 class _Pointer(PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, models: Any, kind: PackedType) -> None:
+    def __init__(self, models: Any, kind: KernelArgumentsType) -> None:
         super().__init__(models, kind, ir.IntType(64).as_pointer())  # type: ignore[no-untyped-call]
 
 
-@unbox(PackedType)  # type: ignore[no-untyped-call,untyped-decorator]
-def _unboxed(_kind: PackedType, value: Any, c: Any) -> NativeValue:
+@unbox(KernelArgumentsType)  # type: ignore[no-untyped-call,untyped-decorator]
+def _unboxed(_kind: KernelArgumentsType, value: Any, c: Any) -> NativeValue:
     address = c.pyapi.object_getattr_string(value, "_address")
     number = c.pyapi.long_as_longlong(address)
     c.pyapi.decref(address)
@@ -95,15 +95,15 @@ def _unboxed(_kind: PackedType, value: Any, c: Any) -> NativeValue:
 
 @infer_getattr
 class _Members(AttributeTemplate):  # type: ignore[misc]
-    key = PackedType
+    key = KernelArgumentsType
 
-    def generic_resolve(self, kind: PackedType, name: str) -> Any:  # type: ignore[override]
+    def generic_resolve(self, kind: KernelArgumentsType, name: str) -> Any:  # type: ignore[override]
         """Type of a field, None where there is none of that name."""
         return next((member for field, member, _ in kind.members if field == name), None)
 
 
-@lower_getattr_generic(PackedType)  # type: ignore[no-untyped-call,untyped-decorator]
-def _member(context: Any, builder: Any, kind: PackedType, pointer: Any, name: str) -> Any:
+@lower_getattr_generic(KernelArgumentsType)  # type: ignore[no-untyped-call,untyped-decorator]
+def _member(context: Any, builder: Any, kind: KernelArgumentsType, pointer: Any, name: str) -> Any:
     """A field, read from memory that never changes, so that the compiler may read it once and ahead of a loop."""
 
     def word(number: int) -> Any:
