@@ -1,4 +1,4 @@
-"""The one door to numba: typed, cached on disk, and free of the global interpreter lock."""
+"""The only module that calls numba's compiler: typed, cached on disk, without the global interpreter lock."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 KERNELS: list[Any] = []
-"""Every compiled function of the package that was imported so far, for whoever wants to see what has been compiled."""
+"""Every compiled function imported so far, to inspect what has been compiled."""
 
 FIRST = cast(int, np.int64(0))
 NONE = cast(int, np.int64(-1))
-"""For variables of kernels that are passed on to kernels: a literal would have those compiled once more for itself."""
+"""For kernel variables passed to other kernels: a literal has its own type, for which they would be compiled again."""
 
 STRUCTURES = ("separable", "pairs", "factor")
-"""Of problems: each needs kernels that others can do without."""
+"""Structures of problems: each needs its own kernels."""
 
 _ANNOUNCED_AFTER = 2.0
-"""Seconds of compiling after which it is said: reading the cache takes less."""
+"""Compiling is announced after this many seconds: reading the cache takes less."""
 
 
 def once(prepare: Callable[[str], None]) -> Callable[..., float]:
-    """Make a warm-up of a function that runs every kernel which problems of a structure need, on a tiny one.
+    """Turn a function that runs every kernel for a structure, on a tiny problem, into a warm-up.
 
-    The warm-up compiles, or reads from the disk cache, on its first call for a structure in a process; without one, for
-    every structure. It returns the seconds it took, 0.0 when all was done before.
+    The warm-up compiles, or reads from the disk cache, on its first call for a structure in a process; if none is
+    given, for every structure. It returns the seconds it took, 0.0 if nothing was left to do.
 
     Example:
         >>> warm_up = once(lambda structure: print(structure))
@@ -67,9 +67,9 @@ def once(prepare: Callable[[str], None]) -> Callable[..., float]:
 
 @contextlib.contextmanager
 def announced() -> Iterator[None]:
-    """Say once, in the log, that kernels are being compiled, if that takes more than a moment.
+    """Log once that kernels are being compiled, if that takes more than a moment.
 
-    Compiling takes half a minute on the first use on a machine, and nothing else would be seen meanwhile.
+    On a machine's first use this takes half a minute, in which nothing else would be shown.
 
     Example:
         >>> with announced():
@@ -90,8 +90,8 @@ _ALL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper
 _PART: dict[str, Any] = {**_ALL, "no_cpython_wrapper": True, "_nrt": False}
 _IN_PLACE: dict[str, Any] = {**_ALL, "_nrt": False}
 _REORDERED: dict[str, Any] = {"fastmath": {"reassoc", "contract"}}
-"""Options of numba. ``_nrt`` is its memory manager: without it nothing counts references, and nothing can be allocated.
-The wrapper that Python calls takes as long to compile as a small kernel."""
+"""Options of numba. ``_nrt`` is its memory manager: without it, references are not counted and nothing is allocated.
+The wrapper for calls from Python takes as long to compile as a small kernel."""
 
 
 def compiled(function: Function) -> Function:
@@ -100,42 +100,42 @@ def compiled(function: Function) -> Function:
 
 
 def compiled_in_place(function: Function) -> Function:
-    """As :func:`compiled`, for what changes its arguments and makes no array: quicker to compile."""
+    """As :func:`compiled`, for functions that change their arguments and allocate no array: quicker to compile."""
     return cast(Function, _cached(numba.njit(**_IN_PLACE)(function)))
 
 
 def compiled_part(function: Function) -> Function:
-    """A part of other compiled functions, which only they call, and which makes no array."""
+    """A part of compiled functions: only they call it, and it allocates no array."""
     return cast(Function, _cached(numba.njit(**_PART)(function)))
 
 
 def compiled_inline(function: Function) -> Function:
-    """A small helper of compiled functions, which only they call, and which makes no array.
+    """A small, inlined helper of compiled functions: only they call it, and it allocates no array.
 
-    Sums may be reordered and products fused, which is what lets a dot product use vector
-    instructions; nothing is assumed about infinities or NaN.
+    Sums may be reordered and products fused, so that a dot product can use vector instructions; infinities and NaN
+    behave as usual.
     """
     return cast(Function, _cached(numba.njit(**_PART, **_REORDERED)(function)))
 
 
 def compiled_view(function: Function) -> Function:
-    """As :func:`compiled_inline`, for a helper that returns a part of an array, and that Python may call, too."""
+    """As :func:`compiled_inline`, for a helper that returns a view of an array and may also be called from Python."""
     return cast(Function, _cached(numba.njit(**_ALL, **_REORDERED)(function)))
 
 
 def _cached(dispatcher: Any) -> Any:
-    """Cache on disk, valid for as long as no kernel of the package has changed.
+    """Cache on disk, valid until any kernel of the package changes.
 
-    Numba looks only at the file that defines a function, although code from other files is compiled
-    into it: after an update of those it would silently run the old code.
+    Numba checks only the file that defines a function, although code from other files is compiled
+    into it: after changes in those, it would silently run the old code.
     """
     KERNELS.append(dispatcher)
     try:
         dispatcher.enable_caching()
-    except RuntimeError:  # numba finds no folder that it may write to
+    except RuntimeError:  # numba found no writable folder
         _say_uncached()
         return dispatcher
-    with contextlib.suppress(AttributeError):  # private to numba; without it the cache is merely numba's own
+    with contextlib.suppress(AttributeError):  # private to numba; without it, numba's own cache rules apply
         file = dispatcher._cache._cache_file
         file._source_stamp = (file._source_stamp, _sources_digest())
     return dispatcher
@@ -143,13 +143,13 @@ def _cached(dispatcher: Any) -> Any:
 
 @functools.cache
 def _announce() -> None:
-    """Once, whatever the number of solvers that compile."""
+    """Log once, for all solvers."""
     _logger.warning("compiling kernels: half a minute on the first use, then they are read from numba's cache")
 
 
 @functools.cache
 def _say_uncached() -> None:
-    """Once, whatever the number of kernels."""
+    """Warn once, for all kernels."""
     _logger.warning(
         "compiled kernels cannot be kept on disk, so every process compiles them anew: neither the package's folder "
         "nor the user's can be written to; set NUMBA_CACHE_DIR to one that can"

@@ -1,8 +1,8 @@
-"""What kernels take as one argument: many arrays, handed over as one pointer.
+"""Many arrays passed to kernels as one pointer.
 
-Numba passes an array as seven words and a tuple of arrays as all of theirs, to every helper anew: with two dozen arrays
-that is most of what the compiler has to read. A :class:`KernelArguments` writes the addresses and shapes of its arrays
-to memory once, and kernels read from there what they use.
+Numba passes an array as seven words, and a tuple of arrays as seven words each, to every helper: with two dozen arrays,
+these are most of the code to compile. A :class:`KernelArguments` stores the addresses and shapes of its arrays in
+memory once, and kernels read the ones they use.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from numba.core.typing.templates import AttributeTemplate
 from numba.extending import NativeValue, infer_getattr, lower_getattr_generic, register_model, typeof_impl, unbox
 
 _SHAPE, _STRIDES = 5, 6
-"""Places in numba's model of an array, after owner, parent, count, bytes of an element and address."""
+"""Positions in numba's model of an array, after owner, parent, count, bytes per element and address."""
 
 
 class KernelArgumentsType(types.Type):  # type: ignore[misc]
-    """How numba knows a :class:`KernelArguments`: its class, and type and place of every field.
+    """The numba type of a :class:`KernelArguments`: its class, and the type and position of every field.
 
     Args:
         class_name: name of the class.
@@ -39,8 +39,8 @@ class KernelArgumentsType(types.Type):  # type: ignore[misc]
 class KernelArguments:
     """Base of frozen dataclasses that kernels take: fields are contiguous arrays, whole numbers and real numbers.
 
-    Kernels may change the elements of the arrays. Whether an array may be written to makes no difference to its type,
-    so that a kernel is compiled once.
+    Kernels may change the elements of the arrays. Read-only and writable arrays have the same type, so a kernel is
+    compiled only once.
     """
 
     def __post_init__(self) -> None:
@@ -98,13 +98,13 @@ class _Members(AttributeTemplate):  # type: ignore[misc]
     key = KernelArgumentsType
 
     def generic_resolve(self, kind: KernelArgumentsType, name: str) -> Any:  # type: ignore[override]
-        """Type of a field, None where there is none of that name."""
+        """Type of a field; None if there is no such field."""
         return next((member for field, member, _ in kind.members if field == name), None)
 
 
 @lower_getattr_generic(KernelArgumentsType)  # type: ignore[no-untyped-call,untyped-decorator]
 def _member(context: Any, builder: Any, kind: KernelArgumentsType, pointer: Any, name: str) -> Any:
-    """A field, read from memory that never changes, so that the compiler may read it once and ahead of a loop."""
+    """A field, read from constant memory, so that the compiler may hoist the read out of loops."""
 
     def word(number: int) -> Any:
         loaded = builder.load(builder.gep(pointer, [ir.Constant(ir.IntType(64), number)], inbounds=True))

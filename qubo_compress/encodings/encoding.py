@@ -1,4 +1,4 @@
-"""What every binary encoding of a choice problem is: a linear map from bits to choices, and back."""
+"""The interface of binary encodings of a choice problem: a linear map from bits to choices, and back."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from qubo_compress.errors import InvalidAssignment, InvalidProblem
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 
 PENALTY_SHARE = 0.1
-"""Default penalty, as a share of the worst case. At the worst case itself single flips freeze: measured on
-dense problems, samplers work between about 0.08 and 0.15 of it, and groups stay valid."""
+"""Default penalty, as a share of the worst case. At the worst case itself, single flips freeze; on dense problems,
+samplers were measured to work between about 0.08 and 0.15 of it, and groups stay valid."""
 
 
 class Decoded(NamedTuple):
@@ -28,7 +28,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         assignments: (G,) or (N, G) local choices; invalid groups are repaired.
-        invalid: () or (N,) how many groups of each sample had to be.
+        invalid: () or (N,) how many groups of each sample were repaired.
     """
 
     assignments: IntArray
@@ -41,8 +41,8 @@ class BitMap:
 
     Attributes:
         gains: (n,) the choice that each bit selects.
-        losses: (n,) the choice that it deselects, or None when bits deselect nothing.
-        start: (V,) what is selected when all bits are zero.
+        losses: (n,) the choice that it deselects, or None if bits deselect nothing.
+        start: (V,) the selection when all bits are zero.
     """
 
     gains: IntArray
@@ -61,7 +61,7 @@ class BitMap:
         return sparse.coo_array(entries, shape=(self.start.size, bit.size)).tocsr()
 
     def of_choices(self, values: FloatArray) -> FloatArray:
-        """(n,) matrix.T @ values: what each bit changes in a sum over the selected choices."""
+        """(n,) matrix.T @ values: how each bit changes a sum over the selected choices."""
         return values[self.gains] if self.losses is None else values[self.gains] - values[self.losses]
 
     def of_pairs(self, pairs: PairEnergies) -> PairEnergies:
@@ -83,7 +83,7 @@ class Encoding(ABC):
 
     Attributes:
         name: as it is registered.
-        single_flips: whether one flip leads from each choice to the next; otherwise a change climbs over a penalty.
+        single_flips: whether one flip leads from each choice to the next; otherwise a change must cross a penalty.
     """
 
     name: ClassVar[str]
@@ -91,7 +91,7 @@ class Encoding(ABC):
 
     @abstractmethod
     def num_bits(self, problem: ChoiceProblem) -> int:
-        """How many bits the choices take."""
+        """The number of bits that the choices take."""
 
     @abstractmethod
     def bit_map(self, problem: ChoiceProblem) -> BitMap:
@@ -99,19 +99,19 @@ class Encoding(ABC):
 
     @abstractmethod
     def worst_case(self, problem: ChoiceProblem, coupling_sums: FloatArray, linear: FloatArray) -> FloatArray:
-        """(G,) penalties at which every ground state is certainly valid."""
+        """(G,) penalties at which every ground state is guaranteed to be valid."""
 
     @abstractmethod
     def penalty_terms(self, problem: ChoiceProblem, penalties: FloatArray) -> tuple[FloatArray, Couplings, float]:
-        """Linear terms, couplings and constant that add the penalty of every invalid group, and 0 if valid."""
+        """Linear terms, couplings and a constant that sum to the penalties of invalid groups, 0 if all are valid."""
 
     @abstractmethod
     def decode(self, problem: ChoiceProblem, bits: npt.NDArray[np.int8]) -> Decoded:
-        """Assignments of (N, n) bits, with invalid groups repaired and counted."""
+        """Assignments from (N, n) bits, with invalid groups repaired and counted."""
 
 
 class Couplings(NamedTuple):
-    """Pairs of bits and their energies; each pair stands once."""
+    """Pairs of bits and their energies; each pair is listed once."""
 
     rows: npt.NDArray[np.int64]
     columns: npt.NDArray[np.int64]
@@ -131,20 +131,20 @@ def build_bqm(
     squares: tuple[Square, ...] = (),
     pairs: PairEnergies | None = None,
 ) -> dimod.BinaryQuadraticModel:
-    """The binary quadratic model with given linear terms, from numpy vectors throughout.
+    """The binary quadratic model with given linear terms, built with numpy vectors.
 
     Args:
         problem: the problem.
         encoding: how choices become bits.
-        linear: (V,) energies of the choices, with whatever the budgets add.
+        linear: (V,) energies of the choices, including the budgets' terms.
         constant: energy of every assignment.
         penalty: of an invalid group, one number or one per group; None for the default rule of :func:`penalties_of`.
-        squares: of the budgets; their slack bits come behind the bits of the choices.
-        pairs: of the problem, where they are at hand already.
+        squares: of the budgets; their slack bits follow the bits of the choices.
+        pairs: of the problem, if they are already computed.
 
     Raises:
         InvalidProblem: for a penalty out of range.
-        ProblemTooLarge: when there would be too many couplings.
+        ProblemTooLarge: if there would be too many couplings.
     """
     if pairs is None or (squares and not isinstance(pairs, np.ndarray)):
         pairs = pair_energies(problem, dense=True if squares else None)
@@ -163,7 +163,7 @@ def build_bqm(
 
 
 def _with_couplings(pairs: PairEnergies, extra: Couplings) -> PairEnergies:
-    """Upper triangles only: a model is built from nothing else."""
+    """Add couplings in the upper triangle, the only part that a model reads."""
     if isinstance(pairs, np.ndarray):
         pairs[extra.rows, extra.columns] += extra.values
         return pairs
@@ -174,7 +174,7 @@ def _with_couplings(pairs: PairEnergies, extra: Couplings) -> PairEnergies:
 def _with_squares(
     bits: BitMap, fields: FloatArray, pairs: PairEnergies, offset: float, squares: tuple[Square, ...]
 ) -> tuple[FloatArray, PairEnergies, float]:
-    """Every square is a vector over all bits, and its couplings are that vector's products with itself."""
+    """Add squares: each is a vector over all bits, and its couplings are that vector's outer product."""
     chosen = fields.size
     total = chosen + sum(square.slack.size for square in squares)
     wide = np.zeros((total, total))
@@ -194,9 +194,9 @@ def _with_squares(
 
 
 def worst_case_penalties(problem: ChoiceProblem, encoding: Encoding, linear: FloatArray | None = None) -> FloatArray:
-    """(G,) penalties at which every ground state is certainly valid; far too stiff to sample with.
+    """(G,) penalties at which every ground state is guaranteed to be valid; far too stiff to sample with.
 
-    Squares of budgets are not in it: where a model has some (``slack``, ``unbalanced``), add the largest
+    Squares of budgets are not included: if a model has some (``slack``, ``unbalanced``), add the largest
     energy that breaking a group could save, such as :func:`~qubo_compress.encodings.budgets.energy_spread`.
     """
     sums = coupling_sums(pair_energies(problem))
@@ -211,10 +211,10 @@ def penalties_of(
     penalty: npt.ArrayLike | None = None,
     squares: tuple[Square, ...] = (),
 ) -> FloatArray:
-    """(G,) penalties: those given, or :data:`PENALTY_SHARE` of each group's own worst case.
+    """(G,) penalties: as given, or :data:`PENALTY_SHARE` of each group's own worst case.
 
-    Per group, because energies of layers differ by orders of magnitude. The worst case takes the budgets'
-    squares for what they are, couplings between choices.
+    They are per group because energies of layers differ by orders of magnitude. The worst case includes the budgets'
+    squares, which are couplings between choices.
     """
     if penalty is None:
         sums, fields = coupling_sums(pairs), linear
@@ -239,7 +239,7 @@ class Decoder:
     Attributes:
         problem: the problem.
         encoding: of the choices in bits.
-        num_bits: of the model; those behind the choices' own are slack bits, and are not read.
+        num_bits: of the model; those after the choices' bits are slack bits, which are not read.
     """
 
     problem: ChoiceProblem
@@ -250,7 +250,7 @@ class Decoder:
         """Assignments, with invalid groups repaired and counted.
 
         Raises:
-            InvalidAssignment: when the samples have another number of bits.
+            InvalidAssignment: if the samples have another number of bits.
         """
         rows = self._rows(samples)
         if rows.shape[-1] != self.num_bits:

@@ -1,4 +1,4 @@
-"""Refinement: measuring again from the plan found, where the quadratic model is exact."""
+"""Refinement: measures again at the plan just found, where the quadratic model is exact."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Round:
-    """One solve and what its plan really costs.
+    """One solve and the measured loss of its plan.
 
     Attributes:
         table: the table that was solved.
@@ -55,7 +55,7 @@ class Round:
         winner: Candidate,
         accepted: bool = True,
     ) -> Round:
-        """A round from its candidates and the one taken."""
+        """A round from its candidates and the winner."""
         return cls(
             table, solution, winner.plan, winner.predicted, winner.measured_loss, accepted, candidates, winner.name
         )
@@ -67,7 +67,7 @@ class Round:
 
     @property
     def measure(self) -> float:
-        """What the winner was chosen by; see :attr:`qubo_compress.selection.comparison.Comparison.measure`."""
+        """The measure that chose the winner; see :attr:`qubo_compress.selection.comparison.Comparison.measure`."""
         return self.chosen.comparison.measure
 
     @property
@@ -81,7 +81,7 @@ class Refinement:
     """How often and how widely to measure again.
 
     Attributes:
-        rounds: a round that improves nothing is the last.
+        rounds: most rounds; one without improvement is the last.
         verify: how many plans of each pool are measured; ``additive``, ``uniform`` and ``greedy`` always are.
         neighbourhood: measure only choices whose bytes are within this factor of the incumbent's; None
             measures all.
@@ -104,13 +104,13 @@ def refine(
     """Re-measure every single swap from the incumbent plan, solve again, keep the better plan.
 
     Args:
-        specimen: the uncompressed network, and how it was measured the first time. In its cache every round has a
-            folder of its own: a later call with the same arguments resumes the measurement it was in; solves and
-            checks on held-out examples are made again.
+        specimen: the uncompressed network, and how it was first measured. Each round has its own folder in the cache:
+            a later call with the same arguments resumes an unfinished measurement; solves and checks on held-out
+            examples are repeated.
         table: the first table; its pins stay in force.
         first: the first solve.
-        held_out: what decides between plans, within a round and between rounds, by the same measure.
-        budget: what may be stored.
+        held_out: compares plans, within a round and between rounds, by the same measure.
+        budget: limits of the plan.
         solve: problem -> solution.
         refinement: how often and how widely.
 
@@ -121,7 +121,7 @@ def refine(
     incumbent = first
     for number in range(1, refinement.rounds + 1):
         base, settings = incumbent.plan.apply(specimen.model), specimen.settings
-        # Two incumbents may be of the same size, so the folder is named by what they hold.
+        # Two incumbents may have the same size, so the folder is named by their contents.
         folder = f"round_{number}_{NetworkTensors(base).signature()[:12]}"
         cache = None if settings.cache is None else Path(settings.cache) / folder
         again = replace(settings, seed=settings.seed + number, cache=cache, seconds=None)
@@ -143,7 +143,7 @@ def refine(
 def _restriction(
     table: SensitivityTable, plan: Plan, neighbourhood: float | None
 ) -> Callable[[int, dict[str, Any]], dict[str, Any]]:
-    """Keep the choices that pins allow and, if asked, those of about the incumbent's size."""
+    """Keep the choices that pins allow and, if ``neighbourhood`` is set, only those near the incumbent's size."""
     offsets, bytes_of = table.offsets, table.costs["bytes"]
 
     def restrict(group: int, offered: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a network loses under an assignment: for searches that minimise it instead of the energy."""
+"""The network's own loss under an assignment, for searches that minimise it instead of the energy."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class NetworkLoss(ABC):
 
     @abstractmethod
     def __call__(self, assignment: IntArray, examples: int | None = None) -> float:
-        """Mean loss on that many examples, the same ones for every assignment; None: on all."""
+        """Mean loss on this many examples, the same for every assignment; None: on all."""
 
     def redraw(self, seed: int) -> None:  # noqa: B027 - a loss that always takes all examples has no other sample
-        """Take another sample of the examples from now on."""
+        """Use another sample of the examples from now on."""
 
 
 class _Function(NetworkLoss):
-    """A plain function; one that counts or redraws its examples itself is of 0.4 and goes with the next release."""
+    """A plain function as a loss; 0.4's functions that count or redraw examples work for one more release."""
 
     def __init__(self, function: LossFunction) -> None:
         self.function = function
@@ -61,7 +61,7 @@ class _Function(NetworkLoss):
 
 
 def network_loss(loss: LossFunction) -> NetworkLoss:
-    """A loss as it is, or a plain function as one that counts the examples it is asked for.
+    """A loss unchanged, or a plain function as a loss that counts its examples.
 
     Example:
         >>> import numpy as np

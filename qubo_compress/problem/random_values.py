@@ -20,7 +20,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 FactorArray = npt.NDArray[np.float32]
 Values = dict[str, Any]
-"""What a choice problem is made of, by the names of its fields."""
+"""Field name -> value of a choice problem."""
 
 _BYTES_PER_WEIGHT = 4
 _SMALLEST_FRACTION = 0.05
@@ -59,7 +59,7 @@ class _Menu:
 
 @dataclass(frozen=True)
 class RandomOptions:
-    """How random problems are made, beside their kind, size and seed.
+    """Options of random problems, in addition to kind, size and seed.
 
     Args:
         rank: columns of the factor; None: the smaller of 64 and V.
@@ -77,7 +77,7 @@ class RandomOptions:
 
 
 def random_values(kind: str, groups: int, choices: int, seed: int, options: RandomOptions) -> Values:
-    """What :func:`~qubo_compress.problem.generators.random_problem` describes."""
+    """The values for :func:`~qubo_compress.problem.generators.random_problem`."""
     builders: dict[str, Callable[[_Menu, np.random.Generator], Values]] = {
         "separable": lambda menu, rng: menu.build(_linear(menu, rng)),
         "sparse": lambda menu, rng: _paired(menu, rng, options.neighbours, options.coupling),
@@ -94,7 +94,7 @@ def random_values(kind: str, groups: int, choices: int, seed: int, options: Rand
 def planted_values(
     groups: int, choices: int, seed: int, *, rank: int | None = None, budget_fraction: float = 0.45, budgets: int = 1
 ) -> tuple[Values, IntArray]:
-    """What :func:`~qubo_compress.problem.generators.planted_problem` describes, and the optimum."""
+    """The values for :func:`~qubo_compress.problem.generators.planted_problem`, and the optimum."""
     rng = np.random.default_rng(seed)
     menu = _draw_menu(rng, groups, choices, budget_fraction, budgets)
     return _planted(menu, rng, _rank(rank, menu), budget_fraction)
@@ -162,7 +162,7 @@ def _paired(menu: _Menu, rng: np.random.Generator, reach: int, coupling: float) 
 
 
 def _draw_factor(menu: _Menu, rng: np.random.Generator, rank: int) -> FactorArray:
-    """Rows that share part of their direction within a group, and a little of it across groups."""
+    """Rows that share much of their direction within a group and a little across groups."""
     groups, choices = menu.shape
     common = rng.standard_normal(rank, dtype=np.float32)
     factor = np.empty((groups, choices, rank), dtype=np.float32)
@@ -203,7 +203,7 @@ def _planted(menu: _Menu, rng: np.random.Generator, rank: int, budget_fraction: 
 
 
 def _draw_assignment(menu: _Menu, rng: np.random.Generator, budget_fraction: float) -> IntArray:
-    """Independent choices, tilted towards expensive or cheap ones so that they spend about the budget."""
+    """Independent choices, biased towards expensive or cheap ones to spend about the budget."""
 
     def probabilities(tilt: float) -> npt.NDArray[np.float64]:
         weights = np.exp(tilt * (menu.fractions - menu.fractions.max(axis=1, keepdims=True) * (tilt > 0)))

@@ -1,7 +1,7 @@
-"""Smaller problems of a choice problem, and the way back: a block of its groups, or some of its choices.
+"""Smaller problems from a choice problem, and back: over a block of its groups, or over some of its choices.
 
-Conditioning holds the choices of all other groups: what decompositions solve. Reductions leave out choices that are
-proven to be needless: the optimum stays.
+Conditioning holds the choices of all other groups; decompositions solve such problems. Reductions remove choices that
+are proven to be unnecessary, so the optimum stays.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from qubo_compress.errors import InvalidAssignment
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 
 _ROUNDING = 1e-13
-"""A proof must hold by this share of the magnitudes that enter it."""
+"""A proof must hold with a margin of this share of its terms' magnitudes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Subproblem:
-    """A smaller problem and the way back.
+    """A smaller problem and its relation to the whole one.
 
-    For every assignment of it ``problem.energy(small) == whole.energy(lift(small))``, and both are feasible or neither
-    is: what the held choices do stands in the linear energies, the constant and the fixed costs.
+    For each of its assignments, ``problem.energy(small) == whole.energy(lift(small))``, and both are feasible or
+    neither is: the linear energies, the constant and the fixed costs include the held choices.
 
     Attributes:
         problem: the smaller problem.
         groups: (H,) numbers of its groups in the whole problem, rising.
         kept: (V',) global numbers of its choices in the whole problem, rising.
-        held: (G,) choices of the groups that are not in it; those of its own groups do not count.
+        held: (G,) choices of the groups that are not in it; entries of its own groups are ignored.
         offsets: (G + 1,) group offsets of the whole problem.
     """
 
@@ -46,10 +46,10 @@ class Subproblem:
         return int(self.offsets[-1]) - self.kept.size
 
     def lift(self, assignment: npt.ArrayLike) -> IntArray:
-        """(G,) the assignment of the whole problem that an assignment of this one stands for.
+        """(G,) the assignment of the whole problem for an assignment of this one.
 
         Raises:
-            InvalidAssignment: when it is not one existing choice for every group.
+            InvalidAssignment: if it is not one existing choice for every group.
         """
         whole = self.held.copy()
         whole[self.groups] = self.kept[self.problem.selected(assignment)] - self.offsets[self.groups]
@@ -59,7 +59,7 @@ class Subproblem:
         """(H,) this problem's part of an assignment of the whole one: the inverse of :meth:`lift`.
 
         Raises:
-            InvalidAssignment: when it uses a choice that was removed.
+            InvalidAssignment: if it uses a removed choice.
         """
         chosen = (np.asarray(assignment, dtype=np.int64) + self.offsets[:-1])[self.groups]
         places = np.searchsorted(self.kept, chosen)
@@ -71,7 +71,7 @@ class Subproblem:
 
 
 def whole(problem: ChoiceProblem) -> Subproblem:
-    """The problem itself as one of its subproblems, for callers that may or may not have a smaller one."""
+    """The problem itself as a subproblem, for callers that may not have a smaller one."""
     groups = np.arange(problem.num_groups)
     return Subproblem(problem, groups, np.arange(problem.num_choices), np.zeros_like(groups), problem.group_offsets)
 
@@ -79,7 +79,7 @@ def whole(problem: ChoiceProblem) -> Subproblem:
 def _part(
     problem: ChoiceProblem, groups: IntArray, kept: IntArray, sizes: IntArray, **changes: object
 ) -> ChoiceProblem:
-    """The problem over some groups and some of their choices, with the values that ``changes`` says."""
+    """The problem over some groups and some of their choices, with the values in ``changes``."""
     values: dict[str, Any] = {
         "linear": problem.linear[kept],
         "group_offsets": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
@@ -97,7 +97,7 @@ def _part(
 
 
 def condition(problem: ChoiceProblem, assignment: npt.ArrayLike, groups: npt.ArrayLike) -> Subproblem:
-    """The problem over a block of groups when all others keep their present choices.
+    """The problem over a block of groups, with all others held at their present choices.
 
     With R the selected choices outside the block and Q the pair energies,
 
@@ -111,7 +111,7 @@ def condition(problem: ChoiceProblem, assignment: npt.ArrayLike, groups: npt.Arr
         groups: numbers of the block's groups, distinct, at least one.
 
     Raises:
-        InvalidAssignment: when the assignment is not one of the problem's, or a group is repeated or unknown.
+        InvalidAssignment: if the assignment is not valid for the problem, or a group is repeated or unknown.
 
     Example:
         >>> problem = ChoiceProblem.random(kind="low-rank", groups=5, choices=4, seed=0)
@@ -151,7 +151,7 @@ def _energies_with(problem: ChoiceProblem, rest: IntArray, kept: IntArray) -> tu
     alone = problem.constant + float(problem.diagonal[rest].sum())
     if problem.factor is not None:
         total = problem.factor[rest].sum(axis=0, dtype=np.float64)
-        # In slices, so that no second copy of a large factor is made in float64.
+        # In slices, to avoid a float64 copy of a large factor.
         slices = [problem.factor[kept[a : a + 4096]].astype(np.float64) @ total for a in range(0, kept.size, 4096)]
         return np.concatenate(slices), alone + 0.5 * float(total @ total)
     if problem.pairs is not None:
@@ -167,8 +167,8 @@ def reduce_dominated(problem: ChoiceProblem) -> Subproblem:
 
         linear[w] - linear[v] + sum over other groups h of max_{u in h} (Q[w, u] - Q[v, u]) <= 0,
 
-    so that whatever the other groups choose, replacing v by w is no worse. Of choices that beat each
-    other, exactly one stays. Removals make contexts fewer, so this is repeated until nothing more goes.
+    so replacing v by w is never worse, whatever the other groups choose. Of choices that beat each
+    other, exactly one stays. Each removal rules out contexts, so this repeats until no choice is removed.
 
     Example:
         >>> problem = ChoiceProblem(
@@ -197,7 +197,7 @@ def reduce_dominated(problem: ChoiceProblem) -> Subproblem:
 
 
 def _typical_context(problem: ChoiceProblem, alive: npt.NDArray[np.bool_]) -> FloatArray:
-    """(V,) energy of each choice when every other group is an even mixture of what is left of it.
+    """(V,) energy of each choice if every other group is an even mixture of its remaining choices.
 
     The worst context is no better than this one, so one comparison decides most pairs of choices.
     """
@@ -255,7 +255,7 @@ def _worst_context(
 
 
 def _difference(problem: ChoiceProblem, winner: int, loser: int) -> FloatArray:
-    """(V,) Q[winner] - Q[loser]; exactly zero where the two are the same."""
+    """(V,) Q[winner] - Q[loser]; exactly zero where they are equal."""
     if problem.factor is not None:
         apart = problem.factor[winner].astype(np.float64) - problem.factor[loser]
         if not apart.any():
@@ -269,7 +269,7 @@ def _difference(problem: ChoiceProblem, winner: int, loser: int) -> FloatArray:
 
 
 def restrict(problem: ChoiceProblem, kept: IntArray) -> Subproblem:
-    """The problem with the choices ``kept`` (ascending global numbers, some of every group) only."""
+    """The problem with only the choices ``kept`` (ascending global numbers, some of every group)."""
     group = np.searchsorted(problem.group_offsets, kept, side="right") - 1
     groups = np.arange(problem.num_groups)
     smaller = _part(problem, groups, kept, np.bincount(group, minlength=problem.num_groups))

@@ -1,4 +1,4 @@
-"""Auto: look at the structure of the problem, pick the solvers that suit it, and say why."""
+"""Auto: chooses solvers by the structure of the problem, and notes why."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _HEURISTIC_WORK = 6000
 """Most sweeps of the annealer before exact takes over: fixed, so that the same total work gives the same answer."""
 
 _HEURISTIC_VISITS = 240_000
-"""The same in visits to groups, so that large problems do not spend all their time on it."""
+"""Most visits to groups in those sweeps, so that large problems do not spend all their time on them."""
 
 _NARROW_BAND = 4
-"""Groups coupled no further apart than this can be decided in order, remembering only a few."""
+"""If groups couple over at most this distance, they can be decided in order with few states."""
 
 _GREEDY_SHARE = 0.2
 _INFEASIBLE_SHARE = 0.4
-"""Most of the time for a proof that nothing fits, where greedy found nothing that does."""
+"""Largest share of the time for a proof that nothing fits, if greedy found nothing that does."""
 
 _WORTHWHILE = 0.1
 """The heuristic resumes if at least this share of the time is left."""
 
 _HEURISTIC_OPERATIONS = 2e9
-"""The same in multiplications of pair energies: about half a second, so that the clock need not end it."""
+"""Most multiplications of pair energies in those sweeps: about half a second, so that the clock rarely ends them."""
 
 _HEURISTIC_SHARE = 0.5
-"""Most of the time that those sweeps may take."""
+"""Largest share of the time that those sweeps may take."""
 
 
 @solvers.register
@@ -51,15 +51,15 @@ _HEURISTIC_SHARE = 0.5
 class Auto(Solver):
     """Choose solvers by the structure of the problem.
 
-    Without interactions, or where a small problem can be searched to the end: ``exact``. Otherwise the
-    ``annealer``; with a factor of modest size, ``exact`` goes on from the annealer's answer to prove or improve it.
+    Without interactions, and for problems small enough to search completely: ``exact``. Otherwise the
+    ``annealer``; with a factor of modest size, ``exact`` continues from the annealer's answer to prove or improve it.
 
-    All of the time is used, unless the answer is proven. The same seed and work give the same answer; where the clock
-    ended the annealer before ``exact`` took over, ``details["repeats"]`` is False, as the recorded work cannot tell
-    when that was.
+    It uses all of the time unless the answer is proven. The same seed and work give the same answer; if the clock
+    ended the annealer before ``exact`` took over, ``details["repeats"]`` is False, because the recorded work does not
+    tell when that was.
 
     Args:
-        heuristic: the solver for problems that cannot be solved to the end.
+        heuristic: the solver for problems that cannot be searched completely.
         threads: how many threads each solver uses; None for one per processor.
 
     Raises:
@@ -87,7 +87,7 @@ class Auto(Solver):
         return replace(self, threads=threads)
 
     def run(self, search: Search) -> None:
-        """Run what suits the problem; the work is the sum over the solvers run."""
+        """Run the solvers that suit the problem; the work is their sum."""
         with search.standardised() as standard:
             self._choose(standard)
 
@@ -155,7 +155,7 @@ class Auto(Solver):
         search.spend("exact", second.elapsed)
         search.take(second)
         if not (search.over(_WORTHWHILE * search.limits.seconds) or _proven(search)):
-            # Exact gave up early: the structure suited it, the size did not.
+            # Exact gave up early: the structure suited it, but the size did not.
             third = search.part()
             third.run(heuristic)
             search.take(third)
@@ -171,7 +171,7 @@ def _sweeps(problem: ChoiceProblem) -> int:
 
 
 def _exact_suits(problem: ChoiceProblem) -> str | None:
-    """Why the problem can be searched to the end, or None."""
+    """Why the problem can be searched completely, or None."""
     if problem.structure == "separable" and problem.num_budgets <= 1:
         return f"no interactions, {problem.num_groups} groups"
     combinations = float(np.exp(min(700.0, np.log(problem.group_sizes).sum())))
@@ -185,7 +185,7 @@ def _exact_suits(problem: ChoiceProblem) -> str | None:
 
 
 def _band(problem: ChoiceProblem) -> int:
-    """How far apart in the order of the groups two coupled ones are at most."""
+    """The largest distance, in the order of the groups, between two coupled ones."""
     if problem.pairs is None:
         return 0
     group = np.repeat(np.arange(problem.num_groups), problem.group_sizes)

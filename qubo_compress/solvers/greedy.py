@@ -1,4 +1,4 @@
-"""Greedy: give up bytes where they cost least, then spend what is left over."""
+"""Greedy: gives up bytes where they cost least, then spends the remaining room."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _STEPS_PER_CALL = 64
 @solvers.register
 @dataclass(frozen=True)
 class Greedy(Solver):
-    """Walk from the choices of least energy to the budget, cheapest step first, then fill the room left.
+    """Walk from the choices of least energy to the budget, cheapest step first, then fill the remaining room.
 
     Every step is the change of one group with the least rise of the energy per unit of overspending removed,
-    interactions with the present choices of all other groups included. Groups that cannot help any more
-    are skipped, never waited for. Afterwards single changes that fit and lower the energy are made, best first.
+    including interactions with the present choices of all other groups. Groups that cannot help any more
+    are skipped. Afterwards it makes the single changes that fit and lower the energy, best first.
 
     Args:
-        fill: whether to spend the room left over.
+        fill: whether to spend the remaining room.
 
     Example:
         >>> from qubo_compress import ChoiceProblem, solve
@@ -62,7 +62,7 @@ class _Walk:
         self.search, self.groups = search, problem.num_groups
         self.local = LocalSearch(problem, search.rng)
         self.local.place(lagrangian_vertex(problem, np.zeros(problem.num_budgets)))
-        # Budgets of different units are compared as shares of what they allow.
+        # Budgets with different units are compared as shares of their room.
         self.weights = 1.0 / np.maximum(1.0, (problem.limits - problem.fixed_costs).astype(np.float64))
 
     def to_budget(self) -> None:
@@ -72,7 +72,7 @@ class _Walk:
         self._advance(filling=True)
 
     def finish(self) -> None:
-        """Keep where the walk has arrived, forced within the budgets if it must be."""
+        """Keep the final assignment, repaired to the budgets if necessary."""
         if not self.local.feasible:
             self.search.notes.append("the walk ended before the budget was met; the rest was forced")
             self.local.repair()
@@ -80,7 +80,7 @@ class _Walk:
             self.search.keep(self.local.assignment)
 
     def _advance(self, filling: bool) -> None:
-        # What was last known of each group's best step; -inf forces a first look.
+        # The last known score of each group's best step; -inf forces its first evaluation.
         scores = np.full(self.groups, -np.inf)
         while not self.search.over():
             most = self.search.most_work(_STEPS_PER_CALL)
@@ -92,10 +92,10 @@ class _Walk:
 
 @compiled
 def walk_steps(tables: Tables, state: State, weights: FloatArray, scores: FloatArray, filling: bool, most: int) -> int:
-    """Make up to ``most`` changes, each the best one at present; returns how many were made.
+    """Make up to ``most`` changes, each the best at present; returns how many were made.
 
-    Scores go stale when other groups change, so the group with the best old score is scored afresh until
-    it stays the best: the next change is then found without looking at every group.
+    Scores go stale when other groups change, so the group with the best old score is scored again until
+    it stays the best: this finds the next change without scoring every group.
     """
     groups = tables.offsets.size - 1
     budgets = state.totals.size

@@ -1,4 +1,4 @@
-"""Solvers written for 0.4, whose ``search(problem, limits, rng)`` returns a ``RawSolution``: kept for one release."""
+"""Solvers written for 0.4, whose ``search(problem, limits, rng)`` returns a ``RawSolution``: work for one release."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def search_as_in_04(solver: Any, search: Search) -> None:
 
 
 def _energy(problem: ChoiceProblem, assignment: IntArray, claimed: float | None) -> float:
-    """The energy, infinite over budget, so that it comes last: verification drops and counts such answers."""
+    """The energy; infinite over budget, which ranks such answers last: verification drops and counts them."""
     if not problem.is_feasible(assignment):
         return np.inf
     return problem.energy(assignment) if claimed is None else claimed

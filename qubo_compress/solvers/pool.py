@@ -9,7 +9,7 @@ import numpy as np
 from qubo_compress.problem.choice_problem import IntArray
 
 _SPARE = 8
-"""The worst are dropped once the pool has this many times its size: sorting at every find would be slower."""
+"""The worst are dropped once the pool holds this many times its size: sorting at every find would be slower."""
 
 
 class Pool:
@@ -19,8 +19,8 @@ class Pool:
         size: how many are returned.
 
     Attributes:
-        energy: the least one; infinite at first.
-        best: (G,) the assignment of that energy, or None.
+        energy: the least energy; infinite at first.
+        best: (G,) the assignment with that energy, or None.
 
     Example:
         >>> pool = Pool(size=2)
@@ -48,7 +48,7 @@ class Pool:
         return better
 
     def join(self, others: list[tuple[float, IntArray]]) -> None:
-        """Add all assignments returned by another pool; at equal energies they come first."""
+        """Add all assignments of another pool's :meth:`ranked`; in a tie they come first."""
         self._found = {**_keyed(others), **self._found}
         self.size = max(self.size, len(self._found))
         for energy, chosen in others:

@@ -1,4 +1,4 @@
-"""Random search: the floor under every other solver."""
+"""Random search: the baseline that every other solver must beat."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from qubo_compress.solvers.solver import Search, Solver, solvers
 @solvers.register
 @dataclass(frozen=True)
 class RandomSearch(Solver):
-    """Draw a choice for every group at random, repair to the budgets at random, keep the best.
+    """Draw a random choice for every group, repair to the budgets at random, keep the best.
 
-    The repair does not look at energies: it makes random changes that reduce the overspending, so that
-    what is left is the floor and not a local search.
+    The repair ignores energies: it makes random changes that reduce the overspending, so that this stays a baseline
+    and not a local search.
 
     Args:
-        pool_size: how many distinct good assignments to give back.
+        pool_size: how many distinct good assignments to return.
 
     Example:
         >>> from qubo_compress import ChoiceProblem, solve
@@ -53,9 +53,9 @@ class RandomSearch(Solver):
 
 @compiled
 def repair_at_random(offsets: IntArray, costs: IntArray, room: IntArray, chosen: IntArray, seed: int) -> bool:
-    """Random changes that reduce the overspending, relative to the limits, until nothing is overspent.
+    """Make random changes that reduce the overspending, relative to the limits, until nothing is overspent.
 
-    After many failures in a row the cheapest choices are tried in turn; False when those do not fit either.
+    After many failures in a row, set each group in turn to its least overspending choice; False if those do not fit.
     """
     groups, budgets = offsets.size - 1, room.size
     totals = np.zeros(budgets, dtype=np.int64)
@@ -70,7 +70,7 @@ def repair_at_random(offsets: IntArray, costs: IntArray, room: IntArray, chosen:
             over = over or totals[b] > room[b]
         if not over:
             return True
-        # xorshift64*: the state of the one generator of the search is only its seed here.
+        # xorshift64*, seeded from the search's generator.
         state ^= state >> np.uint64(12)
         state ^= state << np.uint64(25)
         state ^= state >> np.uint64(27)

@@ -1,4 +1,4 @@
-"""A search in progress: a solver's input, and its answer so far."""
+"""A search in progress: a solver's input and its answer so far."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qubo_compress.solvers.solver import Solver
 
 _LEAST_SECONDS = 1e-3
-"""Seconds for a part that starts when the time is over: every solver must find some answer."""
+"""Seconds for a part that starts after the deadline: every solver must find some answer."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SearchLimits:
 
 
 class SearchOver(Exception):
-    """Raised by a solver to end its search from anywhere; the answer is what was kept so far."""
+    """Raised by a solver to end its search from anywhere; the assignments kept so far are the answer."""
 
 
 def _now() -> float:
@@ -46,11 +46,10 @@ def _now() -> float:
 
 @dataclass(eq=False, repr=False)
 class Search:
-    """One search: the problem, the limits and the generator, and all that was found so far.
+    """One search: the problem, the limits, the generator and all results so far.
 
-    A solver keeps every good assignment, counts its work, and checks the limits before it continues. Everything here is
-    valid at any moment, so that Ctrl-C, which a solver does not catch, leaves an answer. The clock is
-    ``time.perf_counter``.
+    A solver keeps every good assignment, counts its work, and checks the limits before it continues. All attributes are
+    valid at any moment, so Ctrl-C, which a solver does not catch, leaves an answer. The clock is ``time.perf_counter``.
 
     Attributes:
         problem: the problem to solve, without a constant.
@@ -60,13 +59,13 @@ class Search:
         work: done so far, in the solver's own unit.
         bound: the greatest proven lower bound on the energy of every feasible assignment, or None.
         infeasible: whether it is proven that no assignment is feasible.
-        interrupted: whether Ctrl-C ended the search; a solver sets it only if it had to catch that itself.
+        interrupted: whether Ctrl-C ended the search; a solver sets it only if it had to catch the exception itself.
         trace: (seconds, best energy, bound or None), as in the solution.
-        notes: remarks in plain words.
-        details: named figures of the solver's own.
+        notes: remarks as plain text.
+        details: the solver's own figures by name.
         timing: seconds by stage.
         start: of the time limit, on ``time.perf_counter``.
-        standard: the scale of ``problem``, if that is a standardised one: see :meth:`standardised`.
+        standard: the scale of ``problem`` if it is standardised: see :meth:`standardised`.
 
     Example:
         >>> problem = ChoiceProblem.random(kind="dense", groups=6, choices=4, seed=0)
@@ -120,21 +119,21 @@ class Search:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the time is over; negative afterwards."""
+        """Seconds until the deadline; negative after it."""
         return self.deadline - time.perf_counter()
 
     def most_work(self, wanted: int) -> int:
-        """The wanted work, as far as the limit allows it."""
+        """The wanted work, or what the work limit still allows if that is less."""
         return wanted if self.limits.work is None else min(wanted, self.limits.work - self.work)
 
     def over(self, ahead: float = 0.0) -> bool:
-        """Whether the work is used up, or the time will be used up ``ahead`` seconds from now."""
+        """Whether the work is used up, or the time will be ``ahead`` seconds from now."""
         return self.most_work(1) < 1 or self.elapsed + ahead >= self.limits.seconds
 
     def rounds(self) -> Iterator[None]:
-        """Rounds of at least one unit of work each, while there is time for one as long as the last.
+        """Rounds of at least one unit of work each, while there is time for another one of the same length.
 
-        The first one starts whatever the time, so that there is an answer.
+        The first round always starts, so that there is an answer.
         """
         while self.most_work(1) > 0:
             begin = self.elapsed
@@ -176,7 +175,7 @@ class Search:
 
     @property
     def energy(self) -> float:
-        """The least one kept; infinite at first."""
+        """The least energy kept; infinite at first."""
         return self.pool.energy
 
     @property
@@ -185,7 +184,7 @@ class Search:
         return self.pool.best
 
     def keep(self, assignment: IntArray, energy: float | None = None) -> bool:
-        """Keep an assignment that is within the budgets; returns whether it is the best so far.
+        """Keep an assignment within the budgets; returns whether it is the best so far.
 
         Args:
             assignment: (G,) local choices; copied.
@@ -197,16 +196,16 @@ class Search:
         return better
 
     def add(self, assignment: IntArray, energy: float | None = None) -> bool:
-        """The same without an entry in the trace, for assignments found at another time."""
+        """Like :meth:`keep`, but not recorded in the trace: for assignments found at another time."""
         return self.pool.add(assignment, self.problem.energy(assignment) if energy is None else float(energy))
 
     def settle(self, assignment: IntArray) -> None:
-        """Make an assignment the only answer, whatever its energy: for searches that minimise something else."""
+        """Make an assignment the only answer, whatever its energy: for searches with another objective."""
         self.pool = Pool(self.pool.size)
         self.add(assignment)
 
     def result(self) -> RawSolution:
-        """The best so far, with the work and figures of the search."""
+        """The best assignments so far, with the work and figures of the search."""
         ranked = self.pool.ranked()
         return RawSolution(
             assignments=tuple(assignment for _, assignment in ranked),
@@ -238,9 +237,9 @@ class Search:
         """A search within this one; :meth:`take` adds its results to this one.
 
         Args:
-            problem: the problem to solve in it; None: the same.
-            limits: of time and work; None: the rest.
-            rng: its generator; None: a new one, spawned from this one's.
+            problem: the problem to solve; None: the same.
+            limits: of time and work; None: all that is left.
+            rng: its generator; None: a new one, spawned from this search's.
         """
         return Search(
             self.problem if problem is None else problem,
@@ -262,10 +261,10 @@ class Search:
         self._go_on(part)
 
     def take(self, part: Search) -> None:
-        """Add everything that a part found, and all its work and notes.
+        """Add everything that a part found, with its work and notes.
 
         Raises:
-            KeyboardInterrupt: if that ended the part.
+            KeyboardInterrupt: if Ctrl-C ended the part.
         """
         self._merge(part)
         self._go_on(part)

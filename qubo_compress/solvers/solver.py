@@ -31,17 +31,17 @@ __all__ = [
 
 
 class Solver(ABC):
-    """A way to solve choice problems: a frozen dataclass whose fields are its options.
+    """A method for choice problems: a frozen dataclass whose fields are its options.
 
-    :func:`~qubo_compress.solvers.solve` gives it the problem without its ``constant``, and adds that to all energies
-    again. Energies and budgets are checked afterwards; a bound must be proven.
+    :func:`~qubo_compress.solvers.solve` passes the problem without its ``constant``, which it adds back to all
+    energies. It checks energies and budgets afterwards; a bound must be proven.
 
     Attributes:
         name: in the registry and in solutions.
         optimises: whether it finds obvious optima; see ``testing.check_solver``.
         requires: import names of the optional packages that it needs.
-        repeats: whether the same seed and work give the same answer; nothing in a cloud does. Where a single answer
-            does not, its ``details["repeats"]`` is False.
+        repeats: whether the same seed and work give the same answer; cloud services do not repeat. If a single answer
+            does not repeat, its ``details["repeats"]`` is False.
         remote: whether it needs a connection.
 
     Example:
@@ -68,7 +68,7 @@ class Solver(ABC):
 
     @abstractmethod
     def run(self, search: Search) -> None:
-        """Search until the limits are reached or nothing better can be found, and keep what is found in the search."""
+        """Search until the limits are reached or nothing better can be found; keep assignments in ``search``."""
 
     @property
     def threads(self) -> int | None:
@@ -76,17 +76,17 @@ class Solver(ABC):
         return None
 
     def with_threads(self, threads: int | None) -> Solver:
-        """The same solver with this number of threads, where it can use several."""
+        """The same solver with this number of threads, if it can use several."""
         return self
 
     @property
     def encoding(self) -> str:
-        """How it writes a problem in bits, where it does."""
+        """The binary encoding of the problem, for a solver that needs one."""
         return "domain-wall"
 
     @property
     def largest_bits(self) -> int | None:
-        """The most bits of a problem that surely fit; None where there is no such limit."""
+        """The largest number of bits that is guaranteed to fit; None without such a limit."""
         return None
 
     def opened(self, seconds: float) -> AbstractContextManager[Solver]:
@@ -124,7 +124,7 @@ class _Older(Solver):
 
 
 def _adapted(solver: Any) -> Solver:
-    """A solver as it is, or one of the interface of 0.4 with ``run`` and with the abilities that it says it has."""
+    """A solver unchanged, or one with 0.4's interface wrapped: ``run`` is added, its declared abilities are kept."""
     if isinstance(solver, Solver):
         return solver
     warn_of(solver)

@@ -1,4 +1,4 @@
-"""The function that calls solvers and trusts none of them."""
+"""Runs a solver and verifies its answer."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def solve(
 ) -> Solution:
     """Solve a choice problem and verify the answer.
 
-    Energy and every budget are recomputed from the assignment; no solver is trusted.
+    Energies and budgets are recomputed from the assignment; no solver is trusted.
 
     Args:
         problem: what to solve.
         solver: a registered name (see ``qubo_compress.solvers.names()``) or a :class:`Solver`.
         time_limit: wall-clock seconds for everything the solver does.
         work_limit: most sweeps, iterations or nodes; the same seed and work give the same answer.
-        seed: of the one random generator the solver draws from.
-        options: of the solver named.
+        seed: of the solver's only random generator.
+        options: of the named solver.
 
     Raises:
-        InfeasibleBudget: proven that nothing fits; names the smallest reachable totals.
-        NoFeasibleFound: nothing that fits was found, and it is not proven that nothing does.
+        InfeasibleBudget: if it is proven that nothing fits; names the smallest reachable totals.
+        NoFeasibleFound: if nothing that fits was found, without a proof that nothing does.
         InvalidSolverOption: for a limit or an option out of range.
 
     Example:
@@ -73,11 +73,11 @@ _PROOF_SECONDS = 0.5
 """Least seconds for a proof that nothing fits, after a search that found nothing."""
 
 _BOUND_ROUNDING = 1e-9
-"""A bound this far above a feasible energy, relative, was rounded in another order; farther, and it is no bound."""
+"""Relative distance above a feasible energy up to which a bound differs by rounding only; a higher one is wrong."""
 
 
 def check_time_limit(time_limit: float) -> None:
-    """Raise :class:`InvalidSolverOption` for anything but a positive number of seconds."""
+    """Raise :class:`InvalidSolverOption` unless the limit is a positive number of seconds."""
     number = isinstance(plain(time_limit), Real) and not isinstance(time_limit, bool)
     if not (number and math.isfinite(time_limit) and time_limit > 0):
         raise InvalidSolverOption(f"time_limit must be a positive number of seconds; got {time_limit!r}")
@@ -101,12 +101,12 @@ def verify(problem: ChoiceProblem, name: str, raw: RawSolution, seconds: float) 
     Args:
         problem: what was solved.
         name: of the solver.
-        raw: what it claims, in energies of ``problem.without_constant()``.
-        seconds: that it took.
+        raw: the solver's claims, in energies of ``problem.without_constant()``.
+        seconds: the solver's running time.
 
     Raises:
         InfeasibleBudget: when the solver proved that nothing fits.
-        NoFeasibleFound: when none of its assignments fits.
+        NoFeasibleFound: when none of the assignments fits.
     """
     if raw.infeasible:
         raise InfeasibleBudget(
@@ -134,9 +134,9 @@ def verify(problem: ChoiceProblem, name: str, raw: RawSolution, seconds: float) 
     scale = energy_scale(bare)
     bound = _checked_bound(name, raw, ranked[0][0], scale, notes)
     if bound is not None and problem.structure == "separable":
-        bound = max(bound, min(scale.base, ranked[0][0]))  # every group's least term; tolerances may have hidden it
+        bound = max(bound, min(scale.base, ranked[0][0]))  # the sum of the least terms, without solvers' tolerances
     constant = problem.constant
-    # Energies as `problem.energy` gives them, to the last digit, although the constant was added last to the bound.
+    # Exactly the energies of `problem.energy`; adding the constant to the bound may round it above the least one.
     least = problem.energy(ranked[0][1])
     known = None if bound is None else min(least, constant + bound)
     pool = tuple(
@@ -163,7 +163,7 @@ def verify(problem: ChoiceProblem, name: str, raw: RawSolution, seconds: float) 
 
 
 def _checked_bound(name: str, raw: RawSolution, best: float, scale: EnergyScale, notes: list[str]) -> float | None:
-    """The bound, at most the best energy; None where it was none, with a note for what was claimed wrongly."""
+    """The bound, at most the best energy; None if it is not valid. Wrong claims get a note."""
     if raw.claimed_energy is not None and abs(raw.claimed_energy - best) > scale.tolerance(best):
         notes.append(f"{name} claimed energy {raw.claimed_energy:.9g}; recomputed from its assignment: {best:.9g}")
     if raw.bound is None or raw.bound <= best:

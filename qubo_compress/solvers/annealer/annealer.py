@@ -1,6 +1,6 @@
 """The categorical annealer: the library's own solver for coupled choices under budgets.
 
-The state is one choice per group, so that no penalty for invalid groups exists. Runs of doubling length
+The state is one choice per group, so invalid groups need no penalty. Runs of doubling length
 follow a small portfolio of schedules, in parallel; each ends with an exact fill of the budgets.
 """
 
@@ -40,16 +40,16 @@ from qubo_compress.solvers.pool import Pool
 from qubo_compress.solvers.solver import Search, Solver, solvers
 
 _RESERVE = 0.02
-"""Share of the time kept for the last polish, at least what the longest one so far took."""
+"""Share of the time reserved for the last polish; at least the time of the longest one so far is."""
 _BOUND_SHARE = 0.1
 _GAP_CLOSED = 1e-7
 _SINGLE_PRECISION = 1e-5
-"""Relative error of the walkers' own sums: near the bound the energy is recomputed."""
+"""Relative error of the walkers' energy sums: near the bound, the energy is recomputed."""
 _ELITE = 6
-"""Answers of earlier rounds that a later run may go on from."""
+"""Answers of earlier rounds from which a later run may continue."""
 
 _PATIENT_SECONDS = 5.0
-"""From this time limit on, even a bound that cannot end the search is computed, for the report."""
+"""From this time limit on, a bound is computed for the report even if it cannot end the search."""
 
 
 @solvers.register
@@ -60,7 +60,7 @@ class Annealer(Solver):
     Args:
         restarts: most runs, each with its own random start; None for as many as the time allows.
         threads: runs at a time; None for one per processor that this process may use.
-        pool_size: how many distinct good assignments to give back.
+        pool_size: how many distinct good assignments to return.
 
     Raises:
         InvalidSolverOption: when an option is not a positive number.
@@ -85,7 +85,7 @@ class Annealer(Solver):
                 raise InvalidSolverOption(f"{option} must be at least 1; got {value}")
 
     def with_threads(self, threads: int | None) -> Annealer:
-        """As many runs at a time."""
+        """The same with this many runs at a time."""
         return replace(self, threads=threads)
 
     def run(self, search: Search) -> None:
@@ -109,7 +109,7 @@ def warm_up(structure: str) -> None:
     Opening(problem, tables, 0, 0, scales, first.relaxation).run(_always, 60)
     job = Job(tables, PILOT + 1, 0, scales)
     job.run(_always, 2)
-    descend(tables, job.state, 0.0)  # which small problems do without
+    descend(tables, job.state, 0.0)  # not called for small problems
     improve_random_pairs(tables, job.state, 0.0, 1)
 
 
@@ -118,7 +118,7 @@ def _always(seconds: float) -> bool:
 
 
 class _Runs:
-    """Hands runs to threads in order and takes in what they find in order."""
+    """Submits runs to threads and collects their results, both in order."""
 
     def __init__(self, options: Annealer, search: Search) -> None:
         self.search, self.problem = search, search.problem
@@ -132,7 +132,7 @@ class _Runs:
         self.longest_polish = 0.0
         self.bound: float | None = None
         self.found = Pool(max(_ELITE, options.pool_size))
-        """Choices by their numbers in the problem, and the walkers' own sums of energies."""
+        """Keeps assignments as global choice numbers, with the walkers' energy sums."""
         self.improvements: list[tuple[float, float, IntArray]] = []
         self.bound_seconds = np.inf
         self.waiting: dict[int, JobResult] = {}
@@ -142,7 +142,7 @@ class _Runs:
         self.running: dict[Future[JobResult], int] = {}
 
     def all(self) -> None:
-        """Run until it is over; what is found by then becomes the search's, however it ends."""
+        """Run until the search is over; the search gets the results however it ends."""
         executor = ThreadPoolExecutor(max_workers=self.threads)
         try:
             with self.search.stage("build"):
@@ -150,7 +150,7 @@ class _Runs:
             self._drive(tables, executor)
         finally:
             self.stop.set()
-            # Late bounds are not waited for: they would break the time limit and change no answer.
+            # Do not wait for a late bound: it would break the time limit and change no answer.
             self.bounder.shutdown(wait=False, cancel_futures=True)
             executor.shutdown(wait=True, cancel_futures=True)
             for future, number in self.running.items():
@@ -171,7 +171,7 @@ class _Runs:
     def _drive(self, tables: Tables, executor: ThreadPoolExecutor) -> None:
         self._take(first_candidate(tables, self.seed))
         if tables.num_groups == 1:
-            if self.found.best is not None:  # the descent has looked at every choice
+            if self.found.best is not None:  # the descent has tried every choice
                 self.bound = self._best_energy()
             return
         running = self.running
@@ -206,7 +206,7 @@ class _Runs:
                     rounded += 1
                     future = executor.submit(self._open, tables, submitted, scales, before)
                 else:
-                    break  # what it starts from is not there yet
+                    break  # its starting point is not ready yet
                 running[future] = submitted
                 submitted += 1
 
@@ -233,20 +233,20 @@ class _Runs:
         return self._allowed(number) > 0 and self._keep_going(0.0)
 
     def _allowed(self, number: int) -> int:
-        """Sweeps that the work limit leaves to a run once all earlier ones are complete."""
+        """Sweeps that the work limit leaves for a run once all earlier ones are complete."""
         length, most = run_length(number), self.search.limits.work
         if most is None:
             return length
         return min(length, most - sum(run_length(earlier) for earlier in range(number)))
 
     def _take_in_order(self) -> None:
-        """Take in finished runs by number, up to the first incomplete one, and drop what lies beyond it.
+        """Collect finished runs by number, up to the first incomplete one, and drop later ones.
 
-        So the answer is a function of the seed and of the work alone, whichever thread was faster.
+        The answer then depends only on the seed and the work, not on the speed of the threads.
         """
         while self.taken in self.waiting:
             result = self.waiting.pop(self.taken)
-            if result.sweeps:  # a run that had no time for a single sweep would not be started again
+            if result.sweeps:  # a repeat with the same work would not start a run without a single sweep
                 self._take(result)
             self.search.work += result.sweeps
             if not result.complete:
@@ -264,7 +264,7 @@ class _Runs:
         self.improvements += result.improvements
 
     def _worth_bounding(self, tables: Tables) -> bool:
-        """Dense pair energies of both signs take an eigenvalue problem for a bound that is never met."""
+        """False for dense pair energies of both signs: the bound needs an eigenvalue problem and is never met."""
         return self.problem.factor is not None or tables.form != DENSE or self.search.limits.seconds >= _PATIENT_SECONDS
 
     def _take_bound(self, bound: float | None) -> None:
@@ -272,7 +272,7 @@ class _Runs:
         self.bound_seconds = self.search.elapsed
 
     def _trace(self) -> list[tuple[float, float, float | None]]:
-        """Improvements of all runs in the order of time, and the arrival of the bound.
+        """Improvements of all runs and the arrival of the bound, in order of time.
 
         Walkers sum changes in single precision, so the trace's energies are recomputed.
         """
@@ -307,7 +307,7 @@ class _Runs:
         within = self.bound + self.scale.tolerance(least, _GAP_CLOSED)
         if least > within + self.scale.reach(least) * _SINGLE_PRECISION or self.found.best is None:
             return False
-        # What the walkers summed up in single precision does not decide about ending: the assignment does.
+        # The recomputed energy decides whether to stop, not the walkers' single-precision sums.
         return self._best_energy() <= within
 
     def _best_energy(self) -> float:

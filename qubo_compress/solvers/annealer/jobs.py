@@ -1,6 +1,6 @@
 """One annealing run from start to polished answer, and the portfolio of schedules that the runs follow.
 
-A run is a function of (problem, seed, number of the run) alone, never of time or of other runs, so that
+A run depends only on (problem, seed, number of the run), never on time or on other runs, so
 the same amount of work gives the same answer on any number of threads.
 """
 
@@ -24,33 +24,33 @@ OPENING, PILOT = 0, 1
 OPENING_UNITS = 96
 PILOT_SWEEPS = 160
 SHORTEST_RUN = 64
-_PILOT_STEP = 4  # sweeps between two looks at how much still moves
+_PILOT_STEP = 4  # sweeps between two checks of how much still moves
 _PAIRS_PER_SWEEP = 8
-"""Pairs of groups, per group, that take about as long to try as a sweep: what a unit of work is while kicking."""
+"""A unit of work while kicking: this many pairs per group take about as long to try as a sweep."""
 
 _KICKED_GROUPS = 100
 """With more groups a kick, which tries pairs with every group, is expensive, and annealing gains more."""
 
 KICK_PRICE = 0.1
-"""Where prices begin, relative to the measured ones, while room is made after a kick."""
+"""First prices for making room after a kick, relative to the measured ones."""
 
 SECOND_KICK = 0.1
 """Chance of each further group in a kick."""
 
 _INTENSIFYING = 3
-"""Which run of each round of the portfolio goes on from what is known instead of from a random state."""
+"""The run of each round of the portfolio that starts from earlier results instead of a random state."""
 _SLICE_SECONDS = 0.01
 _POLISH_SHARE = 0.15
-"""Random pairs are tried for about this share of the multiplications that the run itself took."""
+"""Random pairs take about this share of the run's own multiplications."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How one run treats the budgets, how hot it begins and how cold it ends.
+    """How one run treats the budgets, and its first and last temperature.
 
     Attributes:
-        below: what a unit of room earns, as a multiple of the price; 0 makes the budget a wall.
-        above: what a unit over the limit costs, as a multiple of the price.
+        below: reward of a unit of room, as a multiple of the price; 0 makes the budget a wall.
+        above: charge of a unit over the limit, as a multiple of the price.
         heating: first temperature, as a multiple of the one at which the pilot began to settle.
         cooling: final temperature, as a multiple of the one at which the pilot had settled.
     """
@@ -61,8 +61,8 @@ class Schedule:
     cooling: float
 
 
-# Chosen on 12 separable, sparse, dense, low-rank and planted problems, at equal sweeps, to differ from
-# one another: each is the best on some. Walls (below = 0) lose on large problems and win on small ones.
+# Chosen on 12 separable, sparse, dense, low-rank and planted problems, at equal sweeps, to complement
+# each other: each is the best on some. Walls (below = 0) lose on large problems and win on small ones.
 PORTFOLIO = (
     Schedule(0.8, 1.5, 0.5, 5.0),
     Schedule(0.95, 1.1, 0.3, 5.0),
@@ -72,12 +72,12 @@ PORTFOLIO = (
 
 
 WARM = Schedule(0.8, 1.5, 0.1, 5.0)
-"""From a state drawn from the relaxation: not so hot that it is forgotten."""
+"""For a state drawn from the relaxation: not hot enough to forget it."""
 
 
 @dataclass(frozen=True)
 class Scales:
-    """What the pilot run measured.
+    """The measurements of the pilot run.
 
     Attributes:
         hot: temperature below which choices begin to settle.
@@ -92,7 +92,7 @@ class Scales:
 
 @dataclass
 class Relaxation:
-    """A point of the convex relaxation of a problem with a factor, on its way to the solution.
+    """An iterate of the convex relaxation of a problem with a factor.
 
     Attributes:
         shares: (V,) share of each choice in its group.
@@ -109,7 +109,7 @@ class Relaxation:
     converged: bool
 
     def copy(self) -> Relaxation:
-        """One that can be changed without changing this one."""
+        """An independent copy."""
         return Relaxation(
             self.shares.copy(), self.total.copy(), self.used.copy(), self.multipliers.copy(), self.converged
         )
@@ -117,16 +117,16 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What one run found.
+    """The result of one run.
 
     Attributes:
         found: (energy, global choices) of states within the budgets, best first.
         sweeps: sweeps done.
         complete: whether the whole schedule was run.
         scales: measured by the pilot run, else None.
-        relaxation: how far the relaxation has come, in the runs that round it, else None.
+        relaxation: the relaxation's present iterate, from runs that round it, else None.
         bound: proven by the opening run, else None.
-        improvements: (``time.perf_counter()``, energy, global choices) whenever the run's best one improved.
+        improvements: (``time.perf_counter()``, energy, global choices) of each improvement of the run's best state.
     """
 
     found: tuple[tuple[float, IntArray], ...]
@@ -139,7 +139,7 @@ class JobResult:
 
 
 def run_length(job: int) -> int:
-    """Units of work of a run: after the first two, each round of the portfolio is twice as long as the one before."""
+    """Units of work of a run: after the first two runs, each round of the portfolio is twice as long as the last."""
     if job <= PILOT:
         return PILOT_SWEEPS if job == PILOT else OPENING_UNITS
     return int(SHORTEST_RUN * 2 ** ((job - PILOT - 1) // len(PORTFOLIO)))
@@ -151,7 +151,7 @@ def intensifies(job: int) -> bool:
 
 
 def round_start(job: int) -> int:
-    """Number of the first run in a run's round."""
+    """Number of the first run in the same round."""
     return job - (job - PILOT - 1) % len(PORTFOLIO)
 
 
@@ -192,18 +192,18 @@ def _ranges(tables: Tables) -> FloatArray:
 
 
 def trades_per_sweep(tables: Tables) -> int:
-    """Pair moves per sweep: useless without a budget, and expensive where each takes inner products."""
+    """Pair moves per sweep: useless without a budget, and expensive if each takes inner products."""
     if tables.room.size == 0 or tables.num_groups == 1:
         return 0
     return max(1, tables.num_groups // (10 if tables.form == FACTOR else 2))
 
 
 class Job:
-    """One run: annealing, repair and descent, then kicks where those pay.
+    """One run: annealing, repair and descent, then kicks if they pay.
 
     Args:
         tables: the problem.
-        number: ``PILOT``, which measures the scales, or higher, following the portfolio.
+        number: ``PILOT``, which measures the scales, or a higher one, which follows the portfolio.
         seed: common to all runs of a search.
         scales: from the pilot, for all other runs.
     """
@@ -236,13 +236,13 @@ class Job:
 
     @property
     def annealing(self) -> int:
-        """Sweeps of the run that anneal; the units of work after them kick."""
+        """Sweeps that anneal; the remaining units of work kick."""
         if not kicks_pay(self.tables):
             return self.length
         return self.length * 3 // 5 if self.number == PILOT else self.length // 2
 
     def run(self, keep_going: Callable[[float], bool], most: int) -> JobResult:
-        """Work for at most ``most`` sweeps, as long as ``keep_going(seconds of the next slice)``."""
+        """Work for at most ``most`` sweeps, while ``keep_going(seconds of the next slice)``."""
         end, annealing = min(self.length, most), self.annealing
         self._go_on(keep_going, min(annealing, end), self._anneal)
         start = time.perf_counter()
@@ -278,7 +278,7 @@ class Job:
             self.seconds_per_sweep = (time.perf_counter() - start) / step
 
     def _kick(self, count: int) -> None:
-        """Units of work end at fixed numbers of pairs, so that it makes no difference where the clock is looked at."""
+        """Kick for some units of work; they end at fixed numbers of pairs, so clock checks change no result."""
         until = (self.sweeps + count - self.annealing) * pairs_per_unit(self.tables)
         self.pairs_tried = kicks.kick(
             self.tables, self.state, KICK_PRICE * self.scales.prices, self.pairs_tried, until, SECOND_KICK,
@@ -302,7 +302,7 @@ class Job:
                 self._changed = 0
 
     def _settle(self) -> list[tuple[float, IntArray]]:
-        """The best state met within the budgets, and what repair and descent make of it."""
+        """The best feasible state visited, and the results of repair and descent."""
         state, tables = self.state, self.tables
         found: list[tuple[float, IntArray]] = []
         if np.isfinite(state.energies[1]):
@@ -316,7 +316,7 @@ class Job:
         return found
 
     def _measure_scales(self) -> Scales:
-        """Where choices begin to settle and where they are settled, and the price at low temperature."""
+        """The temperatures at which choices begin to settle and are settled, and the price at low temperature."""
         if not self._changes:
             return self.scales
         temperatures, rates = np.array(self._changes).T
@@ -330,7 +330,7 @@ class Job:
 
 
 def first_guess(tables: Tables, state: State) -> Scales:
-    """Temperatures and prices wide of the mark on both sides, from the spread of single changes."""
+    """Temperatures that are safely too high and too low, and prices, from the spread of single changes."""
     spreads = np.zeros(tables.num_groups)
     for group in range(tables.num_groups):
         start, stop = tables.offsets[group], tables.offsets[group + 1]
@@ -344,17 +344,17 @@ def first_guess(tables: Tables, state: State) -> Scales:
 
 
 def pairs_per_unit(tables: Tables) -> int:
-    """Pairs of groups tried in a unit of work."""
+    """Pairs of groups tried per unit of work."""
     return _PAIRS_PER_SWEEP * tables.num_groups
 
 
 def kicks_pay(tables: Tables) -> bool:
-    """Whether kicks are worth their time: they need fields, and not too many partners to try."""
+    """Whether kicks pay: they need fields and a moderate number of partners."""
     return tables.form != FACTOR and 1 < tables.num_groups <= _KICKED_GROUPS
 
 
 def draw_from(mixture: FloatArray, offsets: IntArray, rng: np.random.Generator) -> IntArray:
-    """(G,) global choices, each drawn with its share of its group's mixture."""
+    """(G,) global choices, each drawn with the probability of its share in its group's mixture."""
     cumulative = np.cumsum(mixture)
     base = np.concatenate([[0.0], cumulative])[offsets]
     marks = base[:-1] + rng.random(offsets.size - 1) * (base[1:] - base[:-1])
@@ -386,7 +386,7 @@ def polish(tables: Tables, state: State, scales: Scales, sweeps: int) -> bool:
         return False
     groups = tables.num_groups
     tolerance = 1e-9 * scales.cold
-    # From fields most of a pair's combinations are passed over unseen.
+    # With fields, bounds skip most combinations of a pair.
     cheap = (0.5 if groups <= _KICKED_GROUPS else 0.1) * groups * (sweeps + 4)
     if tables.form != FACTOR and groups * (groups - 1) / 2 <= max(500.0, cheap):
         state.dirty[:] = 1

@@ -1,9 +1,8 @@
-"""Compiled state of the categorical annealer: the energies of moves, and making them.
+"""Compiled state of the categorical annealer: evaluates and makes moves.
 
 A state is one choice per group. Pair energies enter through fields (DENSE and SPARSE: the energy each
 choice would have given all others) or through the running sum of factor rows (FACTOR). Budgets enter
-as prices: crossing a limit costs ``above`` times the price per unit, staying under it earns ``below``
-times the price per unit.
+as prices: a unit over a limit costs ``above`` times the price, a unit of room earns ``below`` times the price.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ class State(KernelArguments):
         totals: (B,) cost of the chosen choices, fixed costs excluded.
         prices: (B,) current price of one unit of each budget.
         spans: (B,) size of a typical change of a total, which scales how fast prices move.
-        energies: energy now, energy of ``best``.
-        best: (G,) the best choices met within the budgets at the end of a sweep.
+        energies: present energy, energy of ``best``.
+        best: (G,) the best feasible choices at the end of any sweep.
         random: four words of the xoshiro256++ generator.
-        values: scratch for the energies of up to two groups' worth of choices.
+        values: scratch for the energies of all choices of up to two groups.
         couplings: scratch for two rows of pair energies.
         rest: scratch, (2, r) sums without the groups being moved.
-        free: (G,) 0 for groups that the local search must leave as they are, else 1.
+        free: (G,) 0 for groups that the local search must not change, else 1.
         dirty: (G,) 1 for groups whose pairs the local search has yet to try.
     """
 
@@ -68,7 +67,7 @@ def uniform(words: npt.NDArray[np.uint64]) -> float:
     words[0] ^= words[3]
     words[2] ^= shifted
     words[3] = (words[3] << np.uint64(45)) | (words[3] >> np.uint64(19))
-    # The upper 53 bits, as many as a float64 holds, over 2**53.
+    # The upper 53 bits, which a float64 holds exactly, over 2**53.
     return float(result >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
@@ -106,7 +105,7 @@ def start_state(tables: Tables, state: State) -> None:
         else:
             add_row(tables, fields, v, 1.0)
     if tables.form == FACTOR:
-        # Pairs of different groups are half of what the square of the sum has beyond the squares of the rows.
+        # Pairs of different groups contribute half of the square of the sum less the squares of the rows.
         squares = 0.0
         for j in range(sums.size):
             squares += sums[j] * sums[j]
@@ -154,9 +153,9 @@ def change(tables: Tables, state: State, group: int, new: int, gain: float) -> N
 
 @compiled_view
 def energies_of(tables: Tables, state: State, group: int) -> FloatArray:
-    """Energy of every choice of a group given all other groups, up to a common constant; to be read only.
+    """Energy of every choice of a group given all other groups, up to a common constant; a read-only view.
 
-    They lie in the fields, or at the start of the first row of ``values`` when they had to be computed.
+    It views the fields, or the start of the first row of ``values`` if the energies had to be computed.
     """
     start, stop = tables.offsets[group], tables.offsets[group + 1]
     if tables.form != FACTOR:
@@ -184,7 +183,7 @@ def coupling_row(tables: Tables, v: int, start: int, stop: int, out: FloatArray)
     indices, data = tables.indices, tables.data
     low, end = tables.indptr[v], tables.indptr[v + 1]
     high = end
-    while low < high:  # by bisection: the first stored column that is not before ``start``
+    while low < high:  # bisection for the first stored column that is not before ``start``
         middle = (low + high) // 2
         if indices[middle] < start:
             low = middle + 1
@@ -231,7 +230,7 @@ def pair_energies(tables: Tables, state: State, second: int, v: int, out: FloatA
 
 @compiled_inline
 def budget_charge(tables: Tables, state: State, b: int, total: int, below: float, above: float) -> float:
-    """What budget ``b`` charges at a total: positive over the limit, negative (or nothing) under it."""
+    """The charge of budget ``b`` at a total: positive over the limit, negative or zero under it."""
     excess = float(total - tables.room[b])
     return float(state.prices[b]) * excess * (above if excess > 0.0 else below)
 

@@ -1,8 +1,8 @@
 """Compiled iterated local search: kick a few groups, hold them, let the others make room, keep what is better.
 
-Near the optimum of a tight budget one expensive choice must often give way to many cheap ones at once. A walk of single
-and double changes has to pass through worse states for that, at any temperature; here the expensive choice is imposed
-and the rest answers by repair and by best single and double changes.
+Near the optimum of a tight budget, one expensive choice must often make room for many cheap ones at once. At any
+temperature, a walk of single and double changes must pass through worse states to get there; a kick imposes the change,
+and repair and the best single and double changes adapt the rest.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from qubo_compress.solvers.annealer.polish import descend, improve_partners, rep
 from qubo_compress.solvers.annealer.tables import Tables
 
 _ROUNDS = cast(int, np.int64(60))
-"""Rounds of repair after a kick: prices rise by half in each, so that they end far above any energy."""
+"""Rounds of repair after a kick: prices rise by half in each, so they end far above any energy."""
 
 
 @compiled_part
 def move_to(tables: Tables, state: State, group: int, new: int) -> None:
-    """Make a single change, the gain computed on the way."""
+    """Compute the gain of a single change and make it."""
     energies = energies_of(tables, state, group)
     start = tables.offsets[group]
     change(tables, state, group, new, energies[new - start] - energies[state.chosen[group] - start])
@@ -31,7 +31,7 @@ def move_to(tables: Tables, state: State, group: int, new: int) -> None:
 
 @compiled_in_place
 def settle(tables: Tables, state: State, tolerance: float) -> int:
-    """Single changes, and double changes in which a dirty group takes part; returns how many pairs were tried."""
+    """Make single changes, and double changes that involve a dirty group; returns how many pairs were tried."""
     groups = tables.offsets.size - 1
     free, dirty = state.free, state.dirty
     tried = 0
@@ -43,7 +43,7 @@ def settle(tables: Tables, state: State, tolerance: float) -> int:
             dirty[first] = 0
             tried += groups
             if improve_partners(tables, state, first, FIRST, groups, tolerance) > 0:
-                dirty[first] = 1  # its pairs have changed with it
+                dirty[first] = 1  # its change makes its pairs worth trying again
                 while descend(tables, state, tolerance) > 0:
                     pass
                 idle = 0
@@ -63,19 +63,19 @@ def kick(
     chance: float,
     tolerance: float,
 ) -> int:
-    """Kicks from the best state, at which the state must be, until a number of pairs have been tried.
+    """Kick from the best state, where the walker must be, until a number of pairs have been tried.
 
     Args:
         tables: the problem, not in FACTOR form.
         state: at its ``best``, within the budgets.
-        prices: (B,) prices at which making room begins.
+        prices: (B,) first prices for making room.
         tried: pairs tried so far.
-        until: pairs after which no further kick is begun.
-        chance: of a kick to more than one group, for each further group.
+        until: no kick begins after this many pairs.
+        chance: of each further group in a kick.
         tolerance: least gain that counts.
 
     Returns:
-        Pairs tried, those before included.
+        Pairs tried, including earlier ones.
     """
     offsets, chosen, best = tables.offsets, state.chosen, state.best
     groups = offsets.size - 1
@@ -96,8 +96,8 @@ def kick(
             state.prices[b] = prices[b]
         tried += groups
         if repair(tables, state, _ROUNDS):
-            # First around the kicked groups, which are held, so that they are not simply put back; then all are free,
-            # and pairs of whatever differs from the best state are tried.
+            # First settle with the kicked groups held, so that they do not simply change back; then free all groups
+            # and try the pairs of every group that differs from the best state.
             tried += settle(tables, state, tolerance)
             for group in range(groups):
                 dirty[group] = 1 if chosen[group] != best[group] else 0

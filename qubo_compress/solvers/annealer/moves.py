@@ -25,18 +25,18 @@ from qubo_compress.solvers.annealer.tables import Tables
 _NEGLIGIBLE_EXPONENT = 36.0  # exp(-36) is below the resolution of a float64 next to 1
 
 _LEAST_STEP = 0.2
-"""Share of a span by which every excess counts at least: prices would else creep towards the limit from below."""
+"""Added to every excess, as a share of a span: otherwise prices would approach their level too slowly."""
 
 
 class Cooling(NamedTuple):
-    """How a run of sweeps is cooled and what it charges for budgets.
+    """The cooling of a run and its charges for budgets.
 
     Attributes:
         length: sweeps of the whole run.
         hot: temperature of its first sweep.
         cold: temperature of its last sweep.
-        below: what a unit of room earns, as a multiple of the price.
-        above: what a unit over the limit costs, as a multiple of the price.
+        below: reward of a unit of room, as a multiple of the price.
+        above: charge of a unit over the limit, as a multiple of the price.
         rate: how fast prices move.
         trades: pair moves per sweep.
     """
@@ -72,7 +72,7 @@ def draw(words: npt.NDArray[np.uint64], values: FloatArray, count: int, temperat
 
 @compiled_part
 def visit(tables: Tables, state: State, group: int, temperature: float, below: float, above: float) -> int:
-    """Draw a group's choice afresh given all others; returns 1 when it changed."""
+    """Draw a group's choice again given all others; returns 1 if it changed."""
     start = tables.offsets[group]
     count = tables.offsets[group + 1] - start
     old, totals, costs = state.chosen[group], state.totals, tables.costs
@@ -92,10 +92,10 @@ def visit(tables: Tables, state: State, group: int, temperature: float, below: f
 
 @compiled_part
 def trade(tables: Tables, state: State, temperature: float, below: float, above: float) -> int:
-    """Offer one group a random other choice while a second group answers freely.
+    """Offer one group a random other choice while a second group is free to respond.
 
     The pair is drawn from its exact joint distribution over {current, offered} x (all choices of the
-    second group), so one can get cheaper and the other more expensive in one move that no single visit makes.
+    second group). One group can thus get cheaper and the other more expensive in one move, which no single visit does.
     """
     offsets, costs, totals, values = tables.offsets, tables.costs, state.totals, state.values
     groups = offsets.size - 1
@@ -126,7 +126,7 @@ def trade(tables: Tables, state: State, temperature: float, below: float, above:
     here = raw[old_second - start]
     new_second = start + picked % count
     changed = 0
-    # The gain of the two together is booked once, at the end.
+    # The joint gain is added once, with the second change.
     if picked >= count:
         change(tables, state, first, offered, 0.0)
         changed += 1
@@ -139,7 +139,7 @@ def trade(tables: Tables, state: State, temperature: float, below: float, above:
 
 @compiled_inline
 def keep_best(tables: Tables, state: State) -> None:
-    """Remember the present choices if they are within the budgets and the best so far."""
+    """Store the present choices if they are feasible and the best so far."""
     energies, chosen, best = state.energies, state.chosen, state.best
     if energies[0] < energies[1] and within_budgets(tables, state):
         energies[1] = energies[0]
@@ -149,7 +149,7 @@ def keep_best(tables: Tables, state: State) -> None:
 
 @compiled_inline
 def adapt_prices(tables: Tables, state: State, rate: float, below: float) -> None:
-    """Raise the price of a budget that is exceeded, lower it (only where it also rewards) where there is room."""
+    """Raise the prices of exceeded budgets; lower the others, but only if room is rewarded."""
     for b in range(state.totals.size):
         step = float(state.totals[b] - tables.room[b]) / state.spans[b]
         if step > 0.0:
@@ -167,7 +167,7 @@ def anneal(tables: Tables, state: State, cooling: Cooling, begin: int, end: int)
     for sweep in range(begin, end):
         last = cooling.length - 1 if cooling.length > 1 else 1
         temperature = cooling.hot * (cooling.cold / cooling.hot) ** (sweep / last)
-        # From a random group on: the order of visits would else favour the first groups.
+        # Start at a random group: otherwise the order of visits would favour the first groups.
         shift = int(uniform(state.random) * groups)
         for i in range(groups):
             changes += visit(tables, state, (i + shift) % groups, temperature, below, above)

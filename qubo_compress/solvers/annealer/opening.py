@@ -1,8 +1,8 @@
 """The annealer's first run: answers before any temperature is known.
 
-With a factor it solves the convex relaxation, in which every group may hold a mixture of its choices, and rounds: the
-slopes at its solution are the energies of single choices when everything else is averaged, and where the relaxation
-is tight their minimisers are the optimum. Otherwise it starts from the choices of least priced energy.
+With a factor, it solves the convex relaxation, in which every group may hold a mixture of its choices, and rounds: the
+slopes at its solution are the energies of single choices with all other groups averaged, and if the relaxation
+is tight, their minimisers are the optimum. Otherwise it starts from the choices of least priced energy.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ from qubo_compress.solvers.exact.relaxation_kernels import FactorForm
 _SWEEPS_PER_UNIT = 12
 _ROUNDINGS = 6
 _PRICE_RATE = 0.02
-"""How fast prices move while cooling from a good answer: slowly, as they are nearly right."""
+"""How fast prices move while cooling from a good answer: slowly, because they are nearly right."""
 
 _CONVERGED = 1e-7
 _BEST_CHANCE = 0.5
 _TABLE_STATES = 3_000_000
 _STATES_KEPT = 50_000
-"""Of the dynamic programme without interactions: some tenths of a second at most."""
+"""For the dynamic programme without interactions: a few tenths of a second at most."""
 
 
 class Opening:
-    """The run of number 0 and the intensifying ones after it, which go on from the relaxation and the best answers.
+    """Run 0 and the later intensifying runs, which continue from the relaxation and the best answers.
 
     Args:
         problem: the problem.
-        tables: the same for the kernels.
-        number: of the run; the units of work follow from it.
+        tables: the problem for the kernels.
+        number: of the run; determines its units of work.
         seed: common to all runs of a search.
-        scales: from the pilot, for all but the first.
-        before: where the previous such run left the relaxation.
+        scales: from the pilot, for all except the first.
+        before: the relaxation as the previous such run left it.
         elite: (energy, global choices) of answers of earlier rounds, best first.
     """
 
@@ -88,7 +88,7 @@ class Opening:
         self.improvements: list[tuple[float, float, IntArray]] = []
 
     def run(self, keep_going: Callable[[float], bool], most: int) -> JobResult:
-        """Work for at most ``most`` units, as long as ``keep_going(seconds of the next step)``."""
+        """Work for at most ``most`` units, while ``keep_going(seconds of the next step)``."""
         end = min(self.length, most)
         relaxing = min(self.length // 2, end) if self.problem.factor is not None else 0
         done, slopes = self._relax(keep_going, relaxing) if relaxing else (0, self.problem.linear.copy())
@@ -97,7 +97,7 @@ class Opening:
             self._round(slopes)
         bound = self._tabulate() if self.found and self.scales is None else None
         if self.elite:
-            # Now and then not from the best one, which the kicks may be unable to leave.
+            # Sometimes start from another answer: the kicks may be unable to leave the best one.
             rank = 0 if self.rng.random() < _BEST_CHANCE else int(self.rng.integers(len(self.elite)))
             self.found.insert(0, self.elite[rank])
             if rank == 0:
@@ -106,7 +106,7 @@ class Opening:
         self._note_improvement()
         if done == relaxing:
             if self.tables.num_groups == 1 or not self.found:
-                done = end  # nowhere to go, or nowhere to start from
+                done = end  # no group to kick, or no state to start from
             elif kicks_pay(self.tables):
                 done = self._kick(keep_going, done, end)
             else:
@@ -117,7 +117,7 @@ class Opening:
         )  # fmt: skip
 
     def _anneal(self, keep_going: Callable[[float], bool], begin: int, end: int, scales: Scales) -> int:
-        """Cool from the best rounding, not so hot that it is forgotten."""
+        """Cool from the best rounding, starting cold enough to remember it."""
         energy, chosen = self.found[0]
         self._place(chosen)
         self.state.energies[1] = energy
@@ -157,7 +157,7 @@ class Opening:
             tried = kicks.kick(self.tables, self.state, prices, tried, until, SECOND_KICK, tolerance)
             if self.state.energies[1] < self.found[0][0]:
                 better = float(self.state.energies[1]), self.state.best.copy()
-                self.found[: len(self.found) - kept] = [better]  # replaces what earlier kicks found
+                self.found[: len(self.found) - kept] = [better]  # replaces the result of earlier kicks
                 self._note_improvement()
             seconds = time.perf_counter() - start
         return done
@@ -167,7 +167,7 @@ class Opening:
             self.improvements.append((time.perf_counter(), *self.found[0]))
 
     def _tabulate(self) -> float | None:
-        """Without interactions and under one budget, dynamic programming: its answer, and the bound with it."""
+        """Dynamic programming, without interactions and under one budget: keeps its answer, returns its bound."""
         if self.problem.structure != "separable" or self.problem.num_budgets > 1:
             return None
         starts = self.problem.group_offsets[:-1]
@@ -178,7 +178,7 @@ class Opening:
         return answer.bound
 
     def _relax(self, keep_going: Callable[[float], bool], end: int) -> tuple[int, FloatArray]:
-        """Sweeps of block descent on the augmented Lagrangian; units of work done, and the slopes after them."""
+        """Sweep by block descent on the augmented Lagrangian; returns the units of work done and the last slopes."""
         form = factor_form(self.problem, self.tables.factor if self.problem.factor is None else self.problem.factor)
         now = self._begin(form) if self.relaxation is None else self.relaxation.copy()
         prices, scratch = np.empty(self.room.size), np.empty(self.tables.largest_group)
@@ -210,7 +210,7 @@ class Opening:
         return Relaxation(shares, total, self.costs[vertex].sum(axis=0), self.price.copy(), False)
 
     def _round(self, slopes: FloatArray) -> None:
-        """Least priced slopes, largest shares, and draws from the shares; each repaired and polished."""
+        """Round to least priced slopes, to largest shares, and to draws from the shares; repair and polish each."""
         self._price_of(slopes)
         starts = [_least(slopes + self.costs @ self.price, self.offsets)]
         if self.relaxation is not None:
@@ -238,7 +238,7 @@ class Opening:
             self.price = price
 
     def _prices(self) -> FloatArray:
-        """(B,) per unit of unscaled cost, never zero."""
+        """(B,) prices per unit of unscaled cost, never zero."""
         return np.maximum(self.price / self.cost_scales, 1e-3 * self.guess.prices)
 
     def _place(self, chosen: IntArray) -> None:

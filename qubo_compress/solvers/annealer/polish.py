@@ -19,7 +19,7 @@ from qubo_compress.solvers.annealer.kernels import (
 from qubo_compress.solvers.annealer.tables import DENSE, FACTOR, Tables
 
 _PRICE_RISE = 1.5
-"""By how much the price of a budget that is still exceeded rises after each round of a repair."""
+"""Factor by which the price of an exceeded budget rises after each round of a repair."""
 
 
 @compiled_inline
@@ -45,10 +45,10 @@ def fits_pair(tables: Tables, state: State, old_first: int, old_second: int, fir
 
 @compiled_in_place
 def repair(tables: Tables, state: State, rounds: int) -> bool:
-    """Bring every total within its limit by best responses at ever higher prices; says whether that worked.
+    """Bring every total within its limit by best responses at rising prices; returns whether that worked.
 
-    It stops at the first change that fits, so that as little as possible is given up. Groups whose ``free`` is 0 stay
-    as they are; what changes becomes dirty.
+    It stops at the first change that fits, to give up as little as possible. Groups whose ``free`` is 0 stay
+    fixed; groups that change become dirty.
     """
     offsets, chosen, totals, costs = tables.offsets, state.chosen, state.totals, tables.costs
     groups = offsets.size - 1
@@ -87,7 +87,7 @@ def repair(tables: Tables, state: State, rounds: int) -> bool:
 def descend(tables: Tables, state: State, tolerance: float) -> int:
     """One pass of best single changes that fit; returns how many were made.
 
-    Groups whose ``free`` is 0 stay as they are; what changes becomes dirty.
+    Groups whose ``free`` is 0 stay fixed; groups that change become dirty.
     """
     offsets, chosen, free, dirty = tables.offsets, state.chosen, state.free, state.dirty
     changes = 0
@@ -109,7 +109,7 @@ def descend(tables: Tables, state: State, tolerance: float) -> int:
 
 @compiled_in_place
 def improve_pairs(tables: Tables, state: State, first: int, begin: int, end: int, tolerance: float) -> int:
-    """The best joint change that fits of a group and each of the groups ``begin`` to ``end``, made where it improves.
+    """Make the best fitting joint change of a group with each of the groups ``begin`` to ``end``, if it improves.
 
     Returns how many were made.
     """
@@ -123,7 +123,7 @@ def improve_pairs(tables: Tables, state: State, first: int, begin: int, end: int
 
 @compiled_part
 def improve_factor_pair(tables: Tables, state: State, first: int, second: int, tolerance: float) -> int:
-    """The best joint change of two groups from inner products: every combination is evaluated."""
+    """Make the best joint change of two groups; evaluates every combination by inner products."""
     offsets = tables.offsets
     old_first, old_second = state.chosen[first], state.chosen[second]
     start = offsets[second]
@@ -146,11 +146,11 @@ def improve_factor_pair(tables: Tables, state: State, first: int, second: int, t
 
 @compiled_part
 def improve_partners(tables: Tables, state: State, first: int, begin: int, end: int, tolerance: float) -> int:
-    """The best joint change of a group with each of others, from fields; most combinations are passed over unseen.
+    """Make the best joint change of a group with each of others, from fields; a bound skips most combinations.
 
     With the choices of the second group in order of cost, the least energy among those that leave room for a choice
-    of the first is a running minimum, and adding the least pair energy that there can be gives a bound. Groups whose
-    ``free`` is 0 stay as they are; the partners that change become dirty.
+    of the first is a running minimum; adding the least possible pair energy gives a bound. Groups whose
+    ``free`` is 0 stay fixed; partners that change become dirty.
     """
     fields, order, offsets, chosen, costs = state.fields, tables.order, tables.offsets, state.chosen, tables.costs
     partner, lows, moved = state.values[0], state.values[1], state.values[2]
@@ -167,8 +167,8 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
         start = offsets[second]
         count = offsets[second + 1] - start
         coupled = dense or tables.near.size == 0 or tables.near[first, second]
-        # A field holds a choice's pair energy with the other group's present choice, which goes when both change:
-        # ``row`` and ``back`` are what to take off. The energies count from the present one, so that both olds give 0.
+        # A field includes a choice's pair energy with the other group's present choice, which no longer applies when
+        # both change: ``row`` and ``back`` hold it. Energies are relative to the present, so both old choices give 0.
         base = -fields[old_second]
         if dense:
             near = tables.dense[old_first]
@@ -190,7 +190,7 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
             if value < low:
                 low = value
             lows[i] = low
-        # What the two may cost together under the first budget. Further budgets are looked at only for what is left.
+        # The joint cost allowed by the first budget. Further budgets are checked only for the remaining combinations.
         slack = 0
         if budgets > 0:
             slack = tables.room[0] - state.totals[0] + costs[old_first, 0] + costs[old_second, 0]
@@ -199,8 +199,8 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
         here = fields[old_first]
         for j in range(first_start, first_stop):
             v = order[j]
-            # The first group's choices get more expensive, so that ever fewer of the second one's fit: ``last`` only
-            # falls, and both orders are walked through once.
+            # The first group's choices get more expensive, so fewer of the second's fit: ``last`` only decreases, and
+            # each order is traversed once.
             if budgets > 0:
                 while last >= 0 and costs[order[start + last], 0] + costs[v, 0] > slack:
                     last -= 1
@@ -214,7 +214,7 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
                 own -= back[v - first_start]
             if coupled:
                 floor = tables.floors[second, v] if bounded else -np.inf
-            # Nothing that fits beside ``v`` can be better than this: most choices end here, without a look at pairs.
+            # A bound on everything that fits beside ``v``: most choices end here, without evaluating pairs.
             if own + lows[last] + floor >= least:
                 continue
             if coupled and not dense:
@@ -241,7 +241,7 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
 
 @compiled_in_place
 def improve_random_pairs(tables: Tables, state: State, tolerance: float, count: int) -> int:
-    """Joint changes of ``count`` random pairs of groups; returns how many were made."""
+    """Try joint changes of ``count`` random pairs of groups; returns how many were made."""
     groups = tables.offsets.size - 1
     changes = 0
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""What the annealer's kernels read: one choice problem as plain arrays, in one of three forms."""
+"""The input of the annealer's kernels: one choice problem as plain arrays, in one of three forms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DENSE_BYTES = 256 * 1024**2
 _FLOOR_ENTRIES = 2**22
 _NEAR_GROUPS = 8192
 _CHANGES_PER_VISIT = 0.3
-"""Share of heat-bath visits that change the choice, averaged over a cooling run; only weighs two costs."""
+"""Share of heat-bath visits that change the choice, averaged over a cooling run; only compares the forms' costs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Tables(KernelArguments):
         form: DENSE (``dense`` holds Q), SPARSE (``indptr``, ``indices``, ``data`` hold Q) or FACTOR.
         linear: (V,) energy of each choice on its own.
         offsets: (G + 1,) first choice of each group.
-        costs: (V, B), transposed so that the costs of one choice lie together.
+        costs: (V, B), transposed so that the costs of one choice are contiguous.
         room: (B,) limits less fixed costs.
         dense: (V, V) float32.
         indptr: (V + 1,) of the CSR rows, columns sorted.
@@ -37,7 +37,7 @@ class Tables(KernelArguments):
         data: values of the CSR rows.
         factor: (V, r) float32.
         order: (V,) the choices of each group by rising cost under the first budget.
-        floors: (G, V) least pair energy of a choice with any choice of a group; empty for FACTOR and where too large.
+        floors: (G, V) least pair energy of a choice with any choice of a group; empty for FACTOR and if too large.
         near: (G, G) whether two groups are coupled at all, for SPARSE; else empty.
     """
 
@@ -67,14 +67,14 @@ class Tables(KernelArguments):
 
     @property
     def row_cost(self) -> int:
-        """Multiplications that one choice costs in a heat-bath visit."""
+        """Multiplications per choice in a heat-bath visit."""
         return max(1, self.factor.shape[1]) if self.form == FACTOR else 1
 
 
 def make_tables(problem: ChoiceProblem) -> Tables:
     """Lay a problem out in the form in which a sweep is cheapest.
 
-    A factor is multiplied out where that is small and a field update (V additions per change) beats
+    A factor is multiplied out if the result is small and a field update (V additions per change) beats
     inner products (K r multiplications per visit).
     """
     total = problem.num_choices

@@ -1,4 +1,4 @@
-"""Decomposition: solves one block of groups after the other while the rest is fixed."""
+"""Decomposition: solves one block of groups after another with the rest fixed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which groups to solve together: those whose best joint changes promise the most energy."""
+"""Selects the groups to solve together: those whose best joint changes promise the most energy."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntA
 from qubo_compress.solvers.local_search.local_model import LocalModel, local_model
 
 _MOST_MOVES = 1000
-"""Most candidate changes whose pairs are all computed: a million pairs."""
+"""Most candidate changes for which all pairs are computed: a million pairs."""
 _MOVES_PER_GROUP = 4
 _JITTER = 0.3
-"""Random part of a score, as a share of the spread of all scores, so that blocks do not repeat."""
+"""Random part of a score, as a share of the spread of all scores; keeps blocks from repeating."""
 
 
 @dataclass
 class BlockPicker:
-    """Picks one block after another; groups tried without success wait until something else has changed.
+    """Picks one block after another; groups tried without success wait until the assignment changes.
 
     Args:
         problem: the whole problem.
@@ -38,9 +38,9 @@ class BlockPicker:
         self.tired = np.zeros(self.problem.num_groups)
 
     def pick(self, assignment: IntArray) -> IntArray:
-        """Rising group numbers of the most promising block from this assignment.
+        """Ascending group numbers of the most promising block at this assignment.
 
-        It grows from the most promising pair, always by the group with the best joint change with a member.
+        It grows from the most promising pair by the group with the best joint change with a member.
         """
         movable = np.flatnonzero(self.problem.group_sizes > 1)
         if self.sizes[movable].sum() <= self.capacity:
@@ -79,7 +79,7 @@ def pair_gains(
 ) -> tuple[IntArray, FloatArray]:
     """The gain of the best joint change of each pair of groups, at the model's prices.
 
-    Only the few best single changes of each group count; of more than a thousand groups, only those that gain most.
+    Only the few best single changes of each group count, and of more than a thousand groups only those that gain most.
 
     Returns:
         (n,) group numbers and (n, n) gains between them, of either sign; minus infinity on the diagonal.

@@ -1,6 +1,6 @@
-"""Decomposition: solve the block of groups that promises most, with the rest held, again and again.
+"""Decomposition: repeatedly solves the most promising block of groups, with the rest held.
 
-What is too large for a chip, or for a sampler of binary models, is solved in parts that fit. Blocks are made of
+Problems too large for a chip, or for a sampler of binary models, are solved in parts that fit. Blocks consist of
 whole groups, chosen by the energy that their joint changes can gain, and only improvements are kept.
 """
 
@@ -20,13 +20,13 @@ from qubo_compress.solvers.local_search.local_model import least_linear
 from qubo_compress.solvers.solver import Search, SearchLimits, Solver, make_solver, solvers
 
 _LOCAL_BITS = 128
-"""About what today's chips take, so that a local sampler is compared on the same blocks."""
+"""About the capacity of today's chips, so that local samplers are compared on the same blocks."""
 _LOCAL_WORK = 4000
 _REMOTE_WORK = 4
 _REMOTE_SECONDS = 5.0
 _REMOTE_SHARE = 0.1
 _RESERVE = 0.02
-"""Share of the time that no block gets, for taking in what the last one found."""
+"""Share of the time reserved for processing the last block's result."""
 _LIFTED_PER_BLOCK = 8
 
 
@@ -35,17 +35,17 @@ _LIFTED_PER_BLOCK = 8
 class Decomposition(Solver):
     """Improve an assignment block by block with another solver.
 
-    Each block is a problem of its own (:func:`~qubo_compress.problem.subproblems.condition`), with what is left of the
-    budgets, so any solver can take it: a sampler, a chip, a service in the cloud.
+    Each block is a separate problem (:func:`~qubo_compress.problem.subproblems.condition`) with the remaining budgets,
+    so any solver can take it: a sampler, a chip, a cloud service.
 
     Args:
         inner: the solver of the blocks, by name or as an object.
         block_groups: most groups in a block; None for as many as ``block_bits`` allow.
-        block_bits: most bits of a block in the inner solver's encoding; None for what the inner solver can
-            take (the largest clique of a chip's graph), or 128.
+        block_bits: most bits of a block in the inner solver's encoding; None for the inner solver's capacity
+            (the largest clique of a chip's graph), or 128.
         block_work: most work per block, in the inner solver's unit; None for 4000, and 4 for a remote solver,
             whose unit is a submission.
-        block_seconds: most seconds per block; None for all that is left, and for a remote solver the larger of
+        block_seconds: most seconds per block; None for all remaining time, and for a remote solver the larger of
             5 and a tenth of the time limit.
         blocks: most blocks; None for as many as time and work allow.
 
@@ -80,7 +80,7 @@ class Decomposition(Solver):
             raise InvalidSolverOption("the inner solver is a decomposition itself; name the solver of its blocks")
 
     def run(self, search: Search) -> None:
-        """Solve blocks until time, work or blocks are used up; the work is the sum of the inner solver's."""
+        """Solve blocks until time, work or blocks are used up; the work is the inner solver's total."""
         with search.compiling():
             warm_up()
         blocks = _Blocks(search, self)
@@ -116,11 +116,11 @@ class QpuDecomposition(Decomposition):
 
 
 _ADDED = ("submissions", "samples", "samples_valid", "samples_within_budget", "qpu_access_seconds", "evaluations")
-"""Details of the inner solver that are sums over blocks; of the others the last block's are given."""
+"""Details of the inner solver that are summed over blocks; the others are the last block's."""
 
 
 class _Blocks:
-    """What was made of the blocks so far, and everything needed for the next one."""
+    """The results of the blocks so far, and the state for the next one."""
 
     def __init__(self, search: Search, options: Decomposition) -> None:
         self.search, self.options, self.problem = search, options, search.problem
@@ -130,7 +130,7 @@ class _Blocks:
         self.failure: QuboCompressError | None = None
 
     def begin(self) -> None:
-        """The choices of least linear energy, repaired and filled up: a feasible answer, or nothing to improve."""
+        """Start from the choices of least linear energy, repaired and improved: a feasible answer, if one is found."""
         self.local = LocalSearch(self.problem, self.search.rng)
         self.local.place(least_linear(self.problem))
         if self.local.repair():
@@ -163,7 +163,7 @@ class _Blocks:
         }
 
     def _picker(self, inner: Solver) -> BlockPicker:
-        """Blocks by what the inner solver can take, or by the options."""
+        """A picker of blocks within the options or the inner solver's capacity."""
         options, problem = self.options, self.problem
         if options.block_groups is not None and options.block_bits is None:
             return BlockPicker(problem, np.ones(problem.num_groups, np.int64), options.block_groups, self.search.rng)
@@ -183,7 +183,7 @@ class _Blocks:
         return BlockPicker(problem, sizes, bits, self.search.rng)
 
     def _solve(self, inner: Solver, groups: IntArray) -> bool:
-        """Solve one block and keep what is better; False when the search must end."""
+        """Solve one block and keep improvements; False if the search must end."""
         search = self.search
         assert search.best is not None  # noqa: S101 - called with a start
         block = condition(self.problem, search.best, groups)
@@ -196,7 +196,7 @@ class _Blocks:
             self.failure = failure
             return False
         if not inner.remote and not part.interrupted and part.elapsed >= part.limits.seconds:
-            return False  # cut off by the clock halfway: keeping it would make the answer depend on the clock
+            return False  # ended early by the clock: keeping it would make the answer depend on the clock
         before = search.energy
         search.work += max(1, part.work)
         for _, assignment in part.pool.ranked()[:_LIFTED_PER_BLOCK]:
@@ -208,10 +208,10 @@ class _Blocks:
         return True
 
     def _count(self, part: Search, improved: bool) -> None:
-        """Add one block to the figures of the others.
+        """Add a block's figures to the totals.
 
         Raises:
-            KeyboardInterrupt: when that is what ended it.
+            KeyboardInterrupt: if Ctrl-C ended the block.
         """
         self.solved += 1
         self.improvements += improved
@@ -235,7 +235,7 @@ class _Blocks:
         return self.search.left(left if most is None else min(left, most), work)
 
     def _polish_and_keep(self) -> None:
-        """Single changes across the borders of blocks, which may spend what the block left over."""
+        """Make single changes anywhere, which may spend the room that the block left."""
         self.local.descend(self.search.deadline, pairs=False)
         self._keep(self.local.assignment)
 

@@ -1,10 +1,10 @@
 """Exact solution of narrow-band pair energies under at most one budget: dynamic programming over labels.
 
-Where groups are coupled only within a distance w, what is decided so far matters to the rest only through the choices
-of the last w groups (the state) and the cost spent. A label is (state, cost, energy); it is dropped when another one
-of the same state costs no more and has no more energy, or when even the best completion of the priced problem
-cannot bring it below the best answer known. Costs are exact integers. What has to be dropped for lack of memory
-or time keeps its bound.
+If groups are coupled only within a distance w, earlier decisions affect the rest only through the choices
+of the last w groups (the state) and the cost spent. A label is (state, cost, energy); it is dropped when another label
+with the same state has neither higher cost nor higher energy, or when even the best completion of the priced problem
+cannot bring it below the best known answer. Costs are exact integers. The bounds of labels dropped for lack of memory
+or time count towards the final bound.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST_COMBINATIONS = 300_000
 
 _MOST_ENTRIES = 30_000_000
 _MOST_LABELS = (3_000, 50_000, 500_000)
-"""Labels kept after each group: few at first, since a good answer from a narrow search rules out most of a wide one."""
+"""Labels kept after each group: few at first, because a good answer from a narrow search prunes most of a wide one."""
 
 _MOST_TRACKED = 40_000_000
 _PRICE_STEPS = 60
@@ -45,7 +45,7 @@ class Band:
 
 
 def find_band(problem: ChoiceProblem) -> Band | None:
-    """The narrower of the given order and the reverse Cuthill-McKee order, or None where both are too wide.
+    """The narrower of the given order and the reverse Cuthill-McKee order, or None if both are too wide.
 
     Example:
         >>> problem = ChoiceProblem.random(kind="sparse", groups=9, choices=3, seed=0, neighbours=2)
@@ -54,10 +54,10 @@ def find_band(problem: ChoiceProblem) -> Band | None:
     """
     if problem.structure != "pairs" or problem.num_budgets > 1 or problem.pairs is None:
         return None
-    # Where a window of groups with two choices or more fits, no choice is coupled to more than this.
+    # If a window of groups with at least two choices fits, no choice is coupled to more than this.
     widest = np.log2(MOST_COMBINATIONS)
     if problem.pairs.nnz > 2 * widest * int(problem.group_sizes.max()) * problem.num_choices:
-        return None  # seen before millions of pair energies are looked at one by one
+        return None  # a cheap check before millions of pair energies are examined one by one
     coupled = coupled_groups(problem)
     given = np.arange(problem.num_groups)
     reordered = np.asarray(csgraph.reverse_cuthill_mckee(coupled, symmetric_mode=True), dtype=np.int64)
@@ -141,7 +141,7 @@ class _BandSearch:
         self.tolerance = 4e-16 * (8 * len(spans) + 16) * magnitude
 
     def _window(self, step: int, spans: list[slice]) -> FloatArray:
-        """(states, K): energy that each choice of a group adds, by the choices of the groups just before it."""
+        """(states, K): energy that each choice of a group adds, given the choices of the groups just before it."""
         problem, before = self.problem, range(max(0, step - self.band.width), step)
         energy = problem.linear[spans[step]].reshape((1,) * len(before) + (-1,))
         for axis, other in enumerate(before):
@@ -153,23 +153,23 @@ class _BandSearch:
         return np.ascontiguousarray(np.broadcast_to(energy, (*full, self.sizes[step])).reshape(-1, self.sizes[step]))
 
     def _kept(self, step: int) -> int:
-        """How many states share all that matters behind a step: those that differ in the oldest group only."""
+        """How many states are equivalent after a step: those that differ in the oldest group only."""
         return int(self.sizes[step - self.band.width]) if step >= self.band.width else 1
 
     def completions(self, price: float) -> list[FloatArray]:
-        """Per step, by state: the least energy plus priced cost of all groups from that step on."""
+        """Per step and state: the least energy plus priced cost of all groups from that step on."""
         last = np.zeros(1)
         tables = [last]
         for step in range(len(self.windows) - 1, -1, -1):
             window = self.windows[step] + price * self.costs[step]
-            # The state after this step, by state before and choice.
+            # The state after this step, given the state before and the choice.
             after = tables[0].reshape(1, -1) if tables[0].size > 1 else np.full((1, window.size), tables[0][0])
             repeated = np.broadcast_to(after, (window.size // after.size, after.size)).reshape(window.shape)
             tables.insert(0, (window + repeated).min(axis=1))
         return tables
 
     def _priced_path(self, price: float) -> tuple[float, int]:
-        """Least priced energy (less price x room) and the cost of a path that has it; in a tie the cheaper choice."""
+        """Least priced energy (less price x room) and the cost of such a path; ties take the cheaper choice."""
         tables = self.completions(price)
         state, spent = 0, 0
         for step, window in enumerate(self.windows):
@@ -193,7 +193,7 @@ class _BandSearch:
         return extended % states
 
     def best_price(self, deadline: float) -> float:
-        """The price that maximises the priced bound: the two lines that bracket the peak are intersected."""
+        """The price that maximises the priced bound, found by intersecting the two lines that bracket the peak."""
         if self.problem.num_budgets == 0:
             return 0.0
         value, spent = self._priced_path(0.0)
@@ -225,7 +225,7 @@ class _BandSearch:
         return best[0]
 
     def run(self, price: float, most: int, deadline: float, work: int | None) -> TableAnswer:
-        """Extend labels group by group, ``most`` at a time; the price decides which are the most promising."""
+        """Extend labels group by group, ``most`` at a time; the price ranks them."""
         problem, steps = self.problem, len(self.windows)
         tables = self.completions(price)
         root = float(tables[0][0]) - price * self.room
@@ -282,7 +282,7 @@ class _BandSearch:
 
 @compiled
 def undominated(state: IntArray, energy: FloatArray) -> IntArray:
-    """Places of the labels that no cheaper one of their state beats; sorted by state, then cost, then energy."""
+    """Indices of the undominated labels of each state; sorted by state, then cost, then energy."""
     keep = np.empty(state.size, dtype=np.int64)
     size, lowest = 0, np.inf
     for i in range(state.size):

@@ -27,30 +27,30 @@ LARGEST_EIGENPROBLEM = 1500
 _PATIENCE = 8
 
 _WARM_UP_SECONDS = 600.0
-"""Never the limit: a tiny problem is done at once."""
+"""Never reached: a tiny problem takes no time."""
 
 _PAIRS_PER_SECOND = 12_000_000
-"""Stored pair energies that are laid out in blocks in a second."""
+"""Stored pair energies that can be arranged in blocks in a second."""
 
 
 def lower_bound(problem: ChoiceProblem, seconds: float) -> float | None:
     """A proven lower bound on the energy of every feasible assignment.
 
-    With a factor it is the convex relaxation (every group may hold a mixture of its choices), by way
-    of its dual: for any vector s and prices p >= 0,
+    With a factor, it is the dual bound of the convex relaxation, in which every group may hold a mixture of its
+    choices: for any vector s and prices p >= 0,
 
         energy >= constant - 1/2 |s|^2 - p . room + sum over groups of min_v (diagonal[v] + A[v] . s + p . cost[v]),
 
-    so that whatever the search for good s and p reaches is valid. With pairs it is the better of message
+    so any s and p that the search finds give a valid bound. With pairs, it is the better of message
     passing and the relaxation of the convexified problem; without interactions, the linear relaxation.
-    What rounding can have added is deducted.
+    The largest possible rounding error is deducted.
 
     Args:
         problem: the problem; its budgets are part of the bound.
         seconds: wall clock to spend.
 
     Returns:
-        The bound; ``inf`` when the budgets were found to exclude everything; None when no bound is
+        The bound; ``inf`` if the budgets were found to exclude everything; None if no bound is
         available for a problem of this size.
 
     Example:
@@ -60,7 +60,7 @@ def lower_bound(problem: ChoiceProblem, seconds: float) -> float | None:
         >>> bound <= problem.energy(cheapest)
         True
     """
-    warm_up(problem.structure)  # what is compiled once per machine does not count
+    warm_up(problem.structure)  # compiling, once per machine, does not count
     standard = standardise(problem)
     bound = _standard_bound(standard.problem, time.perf_counter() + seconds, seconds)
     return None if bound is None else standard.energy(bound)
@@ -87,7 +87,7 @@ def warm_up(structure: str) -> None:
 
 
 def _lowest_vertex(problem: ChoiceProblem) -> IntArray:
-    """(G,) global numbers of the choices of lowest linear energy: keeping everything, in measured tables."""
+    """(G,) global numbers of the choices with the lowest linear energy: in measured tables, keeping everything."""
     ends = zip(problem.group_offsets[:-1], problem.group_offsets[1:], strict=True)
     return np.array([start + np.argmin(problem.linear[start:stop]) for start, stop in ends], dtype=np.int64)
 
@@ -99,7 +99,7 @@ def _separable_bound(problem: ChoiceProblem, seconds: float) -> float:
     if room.size > 1:
         price = _linear_program_prices(problem, costs, room, seconds)
     certified = -np.inf
-    if room.size > 1:  # the line searches below start from zero in each budget; never lose what is known
+    if room.size > 1:  # the line searches below start from zero in each budget and may end lower
         certified = _certified(problem, problem.linear, 0.0, costs, room, price)
     if np.isinf(price_kernels.polish_prices(problem.linear.copy(), offsets, choices, costs, room, price, 20)):
         return np.inf
@@ -134,7 +134,7 @@ def _certified(
 def _pairs_bound(problem: ChoiceProblem, deadline: float) -> float | None:
     stored = 0 if problem.pairs is None else problem.pairs.nnz
     if stored > _PAIRS_PER_SECOND * (deadline - time.perf_counter()):
-        return None  # laying out the blocks alone would take longer
+        return None  # arranging the blocks alone would take longer
     found: list[float] = []
     share = 0.5 if problem.num_choices <= LARGEST_EIGENPROBLEM else 1.0
     if fits_in_blocks(problem):

@@ -1,11 +1,11 @@
 """Branch and bound on the convex relaxation: exact for coupled choices and for several budgets.
 
-Nodes are explored by least bound. A node's relaxation fixes what its reduced costs exclude, the group whose mixture
-hides the most energy is branched on, one child per choice left, and once few combinations remain they
-are enumerated. The bound is at every moment the least over all open nodes.
+Nodes are explored by least bound. The reduced costs of a node's relaxation exclude choices. The search branches on the
+group whose mixture hides the most energy, with one child per remaining choice, and enumerates once few combinations
+remain. The bound is always the least over all open nodes.
 
 The queue, the bounding and the enumeration are compiled and work on plain arrays. Nodes are bounded in batches, which
-threads share out; a batch's size depends only on the number of nodes done, so that the tree is the same with any
+threads share; a batch's size depends only on the number of nodes done, so the tree is the same with any
 number of threads.
 """
 
@@ -45,37 +45,37 @@ _BATCH = 32
 _LOOKS = 25
 _FIRST_ROWS = 512
 _MOST_BYTES = 512 * 1024**2
-"""Memory for open nodes; when it is used up the search dives, which needs no more."""
+"""Memory for open nodes; when it is used up, the search dives, which needs no more."""
 
 _ROUND_EVERY = 32
 _PAIRED_GROUPS = 50
-"""Most groups for which every rounded mixture is improved by double changes too."""
+"""Most groups for which double changes improve every rounded mixture."""
 
 _MOST_PAIRED_GROUPS = 400
-"""Most groups for which a rounded mixture that is the best so far is."""
+"""Most groups for which double changes improve a rounded mixture that is the best so far."""
 
 
 class NodeRecord(Protocol):
-    """Where a tree writes what a certificate needs to know of every node."""
+    """Records what a certificate needs of every node of a tree."""
 
     def write(self, number: int, slots: Slots, place: int) -> None:
-        """Take in the node at one place of the slots; numbers count the nodes from 0."""
+        """Record the node in one of the slots; nodes are numbered from 0."""
         ...
 
 
 @dataclass
 class Tree:
-    """One search, advanced in place so that an interruption loses nothing.
+    """One search tree, advanced in place so that an interruption loses nothing.
 
     Args:
         problem: the problem.
-        form: its convex form, which may have been strengthened.
+        form: its convex form, possibly strengthened.
         search: for rounding mixtures to assignments.
         incumbent: a feasible assignment, or None.
         threads: how many nodes are bounded at a time; None for one per processor that this process may use.
-        record: where each bounded node is written for a certificate, or None.
-        closed: least bound of what was cut off, or excluded before.
-        root_bound: a bound that is known, then the one proven at the root.
+        record: records each bounded node for a certificate, or None.
+        closed: least bound of everything cut off here or excluded before.
+        root_bound: a known bound, then the one proven at the root.
     """
 
     problem: ChoiceProblem
@@ -107,7 +107,7 @@ class Tree:
 
     @property
     def bound(self) -> float:
-        """True lower bound at this moment; ``inf`` when the tree is exhausted without an answer."""
+        """Valid lower bound at this moment; ``inf`` when the tree is exhausted without an answer."""
         least = min(self._least_open(), self.closed, self._current)
         if not self._started:
             least = -np.inf
@@ -153,7 +153,7 @@ class Tree:
         mixture = start_at(form, self.problem.selected(seed))
         self.root_bound = max(self.root_bound, relax(form, mixture, deadline)[0])
         self._note()
-        # The root goes straight into the first slot, from where the first step takes it.
+        # The root goes directly into the first slot, where the first step finds it.
         slots.x[0], slots.multipliers[0] = mixture.x, mixture.multipliers
         slots.inherited[0], slots.parent[0], slots.choice[0] = self.root_bound, -1, -1
         slots.allowed[0] = 0
@@ -163,7 +163,7 @@ class Tree:
 
     @property
     def cutoff(self) -> float:
-        """The bound at which a node cannot improve the answer by more than the tolerance."""
+        """The bound from which on a node cannot improve the answer by more than the tolerance."""
         return self.best - self._scale.tolerance(self.best, PRUNE) if np.isfinite(self.best) else np.inf
 
     def _step(self, most: int, executor: Executor) -> None:
@@ -172,7 +172,7 @@ class Tree:
         if self.nodes == 0:
             taken = 1
         else:
-            # While nodes are in the hand they count as open, so that an interruption at any moment loses no bound.
+            # Nodes being bounded still count as open, so that an interruption at any moment loses no bound.
             self._current = self._least_open()
             full = families.counts[1] < _BATCH and families.heap.size >= self._most_rows
             taken = take(families, slots, self.form.offsets, 1 if full else most, cutoff, full)
@@ -192,7 +192,7 @@ class Tree:
         self._current = np.inf
 
     def _expand(self, count: int, cutoff: float, executor: Executor) -> None:
-        """Bound the nodes in the first slots, in as many threads as there are."""
+        """Bound the nodes in the first slots, using all threads."""
         form = self.form
         parts = min(self._workers(), max(1, count // 4))
         edges = [count * part // parts for part in range(parts + 1)]
@@ -205,7 +205,7 @@ class Tree:
             job.result()
 
     def _round(self, x: FloatArray, allowed: ByteArray) -> None:
-        """Turn a mixture into an assignment, improve it, and offer it."""
+        """Round a mixture to an assignment, improve it, and offer it as the incumbent."""
         shares = np.where(allowed, x, -1.0)
         picks = [int(np.argmax(shares[a:b])) for a, b in itertools.pairwise(self.form.offsets)]
         self.search.place(np.array(picks))
@@ -231,7 +231,7 @@ class Tree:
 
 
 def choices_left(form: ConvexForm, vertex: IntArray, cutoff: float) -> IntArray:
-    """Choices that the root relaxation cannot show to be no better than the cutoff, and those of ``vertex``."""
+    """Choices that the root relaxation cannot exclude at the cutoff, and those of ``vertex``."""
     mixture = start_at(form, vertex)
     _, price = relax(form, mixture, np.inf)
     bound = bound_at(form, mixture, np.arange(form.diagonal.size), price)

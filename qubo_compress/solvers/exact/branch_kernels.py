@@ -1,4 +1,4 @@
-"""Compiled inner loops of branch and bound: bounding one node, and enumerating what little is left of one."""
+"""Compiled inner loops of branch and bound: bounding one node, and enumerating small ones."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from qubo_compress.solvers.exact.price_kernels import certified_bound, polish_pr
 from qubo_compress.solvers.exact.relaxation_kernels import ConvexForm, descend_gram, prices_of
 
 _SWEEPS_PER_LOOK = 4
-"""Sweeps of descent between two bounds, which cost about as much as a sweep."""
+"""Sweeps of descent between two bounds; a bound costs about as much as a sweep."""
 
 _POLISHING_ROUNDS = cast(int, np.int64(2))
-"""Line searches over each price: the first moves it most of the way, the second sees what the others did."""
+"""Line searches over each price: the first moves it most of the way, the second reacts to the other prices."""
 
 _LEAST_PACE = 0.03
-"""Share of the way to the cutoff that the relaxation must still be able to gain, or a node is branched on instead."""
+"""A node is branched on if the relaxation can gain less than this share of its distance to the cutoff."""
 
 _ENUMERATE = 4096
-"""Combinations that are enumerated rather than branched on."""
+"""Up to this many combinations are enumerated instead of branched on."""
 
 _PURE = 1e-9
-"""Total share of what is left of a group below which its old mixture says nothing."""
+"""A group's old mixture is discarded if the remaining choices had at most this total share in it."""
 
 _ROUNDED = 1e-15
-"""Deducted from a bound, relative to what was added up last."""
+"""Deducted from a bound, relative to the terms of its last sum."""
 
 
 @compiled
 def drop_unaffordable(form: ConvexForm, offsets: IntArray, choices: IntArray) -> bool:
-    """Take out of the choices left, in place, those that no completion can pay for; False when nothing fits at all."""
+    """Remove, in place, the remaining choices that no completion can afford; False if nothing fits at all."""
     costs, room = form.costs, form.room
     groups, budgets = offsets.size - 1, room.size
     spare, least = np.empty(budgets), np.empty((groups, budgets))
     while True:
-        # What the cheapest choice of every group leaves of each budget: nobody can have more than that beside them.
+        # The room left if every group takes its cheapest choice: no choice may cost more than that on top of its own.
         for b in range(budgets):
             spare[b] = room[b]
         for g in range(groups):
@@ -65,16 +65,15 @@ def drop_unaffordable(form: ConvexForm, offsets: IntArray, choices: IntArray) ->
                     size += 1
             start = stop
             offsets[g + 1] = size
-        if size == before:  # without the cheapest choice of one budget another may be out of reach: look again
+        if size == before:  # removing a choice can raise a group's least cost in another budget: repeat until stable
             return True
 
 
 @compiled_part
 def renormalise(form: ConvexForm, slots: Slots, i: int) -> None:
-    """Make ``x`` of a slot a mixture of the choices left, and ``gradient`` its gradient.
+    """Make ``x`` of a slot a mixture of the remaining choices, and ``gradient`` its gradient.
 
-    ``x`` may hold shares of choices that are gone; a group that loses all its shares gets the choice
-    that suits the others best.
+    ``x`` may hold shares of removed choices; a group without any share gets its choice of least gradient.
     """
     offsets, choices, x = slots.offsets[i], slots.choices[i], slots.x[i]
     gradient, given = slots.gradient[i], slots.given[i]
@@ -103,7 +102,7 @@ def renormalise(form: ConvexForm, slots: Slots, i: int) -> None:
 
 @compiled_part
 def refresh(form: ConvexForm, slots: Slots, i: int) -> None:
-    """The gradient anew from the shares, so that no rounding of earlier shifts remains."""
+    """Recompute the gradient from the shares, which removes the rounding of earlier shifts."""
     choices, x, gradient, diagonal = slots.choices[i], slots.x[i], slots.gradient[i], form.diagonal
     for w in range(gradient.size):
         gradient[w] = diagonal[w]
@@ -117,11 +116,11 @@ def refresh(form: ConvexForm, slots: Slots, i: int) -> None:
 
 @compiled_part
 def bound_node(form: ConvexForm, slots: Slots, i: int, cutoff: float, looks: int) -> float:
-    """Bound of the problem restricted to the choices left in a slot, by the relaxation warm-started from ``x``.
+    """Bound the problem restricted to the remaining choices of a slot, by the relaxation warm-started from ``x``.
 
-    Stops once the bound passes ``cutoff`` or once it evidently cannot. ``x`` and ``multipliers`` go where the search
-    ends; ``proof`` and ``price`` receive the mixture and the prices that prove the bound, and ``reduced`` by how
-    much the bound rises if a choice must be used.
+    Stops once the bound passes ``cutoff`` or progress is too slow to reach it. ``x`` and ``multipliers`` are left at
+    the end of the search; ``proof`` and ``price`` receive the mixture and the prices that prove the bound, and
+    ``reduced`` receives the rise of the bound if a choice must be used.
     """
     diagonal, costs, room, constant = form.diagonal, form.costs, form.room, form.constant
     offsets, choices, x, gradient = slots.offsets[i], slots.choices[i], slots.x[i], slots.gradient[i]
@@ -130,7 +129,7 @@ def bound_node(form: ConvexForm, slots: Slots, i: int, cutoff: float, looks: int
     renormalise(form, slots, i)
     best = -np.inf
     for _ in range(looks):
-        # Used costs and the gradient are shifted along by the sweeps: both are computed anew before rounding adds up.
+        # The sweeps update used costs and gradient incrementally: both are recomputed before rounding accumulates.
         for b in range(budgets):
             used[b] = 0.0
         for position in range(count):
@@ -140,10 +139,10 @@ def bound_node(form: ConvexForm, slots: Slots, i: int, cutoff: float, looks: int
                     used[b] += x[v] * costs[v, b]
         for sweep in range(_SWEEPS_PER_LOOK):
             descend_gram(form, offsets, choices, x, gradient, used, multipliers, priced)
-            if sweep % 2 == 1:  # every second sweep, as prices that follow every sweep swing
+            if sweep % 2 == 1:  # prices updated after every sweep would oscillate
                 prices_of(multipliers, form.stiffness, used, room, multipliers)
         refresh(form, slots, i)
-        # The value of the mixture says how much any bound from here can still gain.
+        # The value of the mixture limits how much any further bound can gain.
         quadratic, primal = 0.0, constant
         for position in range(count):
             v = choices[position]
@@ -152,7 +151,7 @@ def bound_node(form: ConvexForm, slots: Slots, i: int, cutoff: float, looks: int
         primal += 0.5 * quadratic
         for b in range(budgets):  # the augmented Lagrangian, which the mixture may overspend
             primal += (multipliers[b] if multipliers[b] > 0.0 else 0.0) * (used[b] - room[b])
-        # The bound holds with any prices: the search for the best ones starts where the descent is.
+        # The bound holds for any prices: the search for the best ones starts from the multipliers of the descent.
         for b in range(budgets):
             trial[b] = multipliers[b]
         if polish_prices(gradient, offsets, choices, costs, room, trial, _POLISHING_ROUNDS) == np.inf:
@@ -175,7 +174,7 @@ def bound_node(form: ConvexForm, slots: Slots, i: int, cutoff: float, looks: int
 
 @compiled_part
 def reduce_costs(form: ConvexForm, slots: Slots, i: int) -> None:
-    """Put into ``reduced`` by how much the priced slope of each choice left exceeds the least of its group."""
+    """Set ``reduced`` to the excess of each remaining choice's priced slope over the least one of its group."""
     offsets, choices, slopes = slots.offsets[i], slots.choices[i], slots.gradient[i]
     price, reduced, costs = slots.trial[i], slots.reduced[i], form.costs
     for g in range(offsets.size - 1):
@@ -196,7 +195,7 @@ def reduce_costs(form: ConvexForm, slots: Slots, i: int) -> None:
 def expand(form: ConvexForm, slots: Slots, first: int, stop: int, cutoff: float, best: float, looks: int) -> None:
     """Bound the nodes in the slots from ``first`` to ``stop`` and find the children of those that stay open.
 
-    A node with few combinations left is enumerated instead. Slots are independent: threads may share them out.
+    A node with few combinations left is enumerated instead. Slots are independent: threads may divide them.
     """
     for i in range(first, stop):
         slots.children[i, 0], slots.answer[i, 0] = -1, -1
@@ -231,7 +230,7 @@ def expand(form: ConvexForm, slots: Slots, first: int, stop: int, cutoff: float,
 
 @compiled_part
 def list_choices(form: ConvexForm, slots: Slots, i: int) -> None:
-    """Put offsets and choices of the choices that are allowed into their scratch."""
+    """List the allowed choices and their offsets in the slot's scratch."""
     offsets, choices, allowed = slots.offsets[i], slots.choices[i], slots.allowed[i]
     size = 0
     offsets[0] = 0
@@ -245,9 +244,9 @@ def list_choices(form: ConvexForm, slots: Slots, i: int) -> None:
 
 @compiled_part
 def exclude(slots: Slots, i: int, value: float, cutoff: float) -> bool:
-    """Take out, in place, the choices that the reduced costs show to be no better than the cutoff.
+    """Remove, in place, the choices that the reduced costs show to be no better than the cutoff.
 
-    Returns whether a group has lost all of its choices: then nothing better than the cutoff is left.
+    Returns whether a group has lost all of its choices: nothing better than the cutoff is then left.
     """
     offsets, choices, reduced, allowed = slots.offsets[i], slots.choices[i], slots.reduced[i], slots.allowed[i]
     for w in range(allowed.size):
@@ -273,7 +272,7 @@ def exclude(slots: Slots, i: int, value: float, cutoff: float) -> bool:
 
 @compiled_part
 def few(offsets: IntArray) -> bool:
-    """Whether so few combinations are left that they are enumerated."""
+    """Whether the remaining combinations are few enough to enumerate."""
     combinations = 1.0
     for g in range(offsets.size - 1):
         combinations *= offsets[g + 1] - offsets[g]
@@ -282,14 +281,14 @@ def few(offsets: IntArray) -> bool:
 
 @compiled_part
 def branch(form: ConvexForm, slots: Slots, i: int, value: float) -> None:
-    """The choices of the group to branch on with their bounds, best first."""
+    """Set ``children`` to the choices of the group to branch on, and ``bounds`` to theirs, best first."""
     offsets, choices, reduced = slots.offsets[i], slots.choices[i], slots.reduced[i]
     children, bounds, inherited = slots.children[i], slots.bounds[i], slots.inherited[i]
     g = widest_group(form.gram, offsets, choices, slots.x[i])
     count = offsets[g + 1] - offsets[g]
     for k in range(count):
         v = choices[offsets[g] + k]
-        # The parent's bound holds for the child too, but only the node's own one may be raised by reduced costs.
+        # The inherited bound holds for the child too, but reduced costs add only to the bound of this node.
         bound = value + reduced[v]
         if bound < inherited:
             bound = inherited
@@ -304,9 +303,9 @@ def branch(form: ConvexForm, slots: Slots, i: int, value: float) -> None:
 
 @compiled_part
 def widest_group(gram: FloatArray, offsets: IntArray, choices: IntArray, x: FloatArray) -> int:
-    """The group whose mixture hides most energy from the relaxation; the largest one if all are pure.
+    """The group whose mixture hides the most energy from the relaxation; the largest one if all are pure.
 
-    A mixture's own quadratic energy is less than the mean of its choices', by what no pure choice will ever save.
+    A mixture's own quadratic energy is less than the mean over its choices; no pure choice can save that difference.
     """
     best, widest, pick = 1e-12, 0, 0
     fallback = 0
@@ -326,7 +325,7 @@ def widest_group(gram: FloatArray, offsets: IntArray, choices: IntArray, x: Floa
                 for j in range(start, stop):
                     if x[choices[j]] > 0.0:
                         hidden -= x[v] * x[choices[j]] * gram[v, choices[j]]
-        hidden += 1e-9 * mixed  # among groups that hide nothing, the one that is mixed most
+        hidden += 1e-9 * mixed  # among groups that hide nothing, take the most mixed one
         if hidden > best:
             best, pick, found = hidden, g, True
     return pick if found else fallback
@@ -334,9 +333,9 @@ def widest_group(gram: FloatArray, offsets: IntArray, choices: IntArray, x: Floa
 
 @compiled
 def enumerate_rest(form: ConvexForm, offsets: IntArray, choices: IntArray, best: float, answer: IntArray) -> None:
-    """Put the best of all combinations of the choices left into ``answer``, if better than ``best``.
+    """Set ``answer`` to the best combination of the remaining choices, if better than ``best``.
 
-    Depth first, budgets exact; ``answer`` holds local numbers, -1 in front when nothing is better.
+    Depth first with exact budgets; ``answer`` holds local numbers, or -1 first if nothing is better.
     """
     gram, costs, room = form.gram, form.costs, form.room
     groups, size, budgets = offsets.size - 1, offsets[-1], room.size
@@ -344,7 +343,7 @@ def enumerate_rest(form: ConvexForm, offsets: IntArray, choices: IntArray, best:
     fields = np.empty((groups + 1, size))
     for i in range(size):
         fields[0, i] = form.diagonal[choices[i]] + 0.5 * gram[choices[i], choices[i]]
-    # rest[d, b]: the least that the groups from d on cost, so that a branch ends as soon as nothing can complete it.
+    # rest[d, b]: the least cost of the groups from d on, which ends a branch as soon as nothing can complete it.
     rest = np.empty((groups + 1, budgets))
     for b in range(budgets):
         rest[groups, b] = 0.0

@@ -1,7 +1,7 @@
 """Storage of a branch and bound tree in plain arrays, and the compiled queue over it.
 
-An open family is a bounded node whose children still have to be looked at, best child first. Only the next child
-of a family is in the queue, so that a family takes one row of memory whatever its number of children.
+An open family is a bounded node whose children are still to be explored, best child first. Only the next child
+of a family is in the queue, so a family takes one row of memory for any number of children.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from qubo_compress._internal.kernel_arguments import KernelArguments
 from qubo_compress.problem.choice_problem import FactorArray, FloatArray, IntArray
 
 SHARES_PER_GROUP = 4
-"""Most shares per group, on average, that a family remembers of its mixture as the start of its children."""
+"""Most shares per group, on average, that a family stores of its mixture, the start of its children."""
 
 _LEAST_SHARE = 1e-7
-"""Share of a mixture that is not worth remembering."""
+"""Shares up to this are not stored."""
 
 ByteArray = npt.NDArray[np.uint8]
 ShortArray = npt.NDArray[np.int32]
@@ -29,19 +29,19 @@ ShortArray = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Families(KernelArguments):
-    """All open families; row r of every array but the last two belongs to family r.
+    """All open families; row r of every array except ``heap``, ``free`` and ``counts`` belongs to family r.
 
     Attributes:
-        allowed: (R, V) whether a choice is left.
-        support: (R, S) choices with a share in the mixture, -1 behind the last.
+        allowed: (R, V) whether a choice remains.
+        support: (R, S) choices with a share in the mixture, -1 after the last.
         shares: (R, S) their shares.
         multipliers: (R, B) prices to start from.
-        children: (R, K) choices of the group that is branched on, best first, -1 behind the last.
+        children: (R, K) choices of the group that is branched on, best first, -1 after the last.
         bounds: (R, K) lower bounds of the children.
         next_child: (R,) how many children have been taken.
         node: (R,) number of the node whose children these are.
         born: (R,) running number.
-        heap: (R,) rows in heap order of the next child's bound; the newest first where tied.
+        heap: (R,) rows in heap order of the next child's bound; the newest first in a tie.
         free: (R,) stack of unused rows.
         counts: (3,) rows in the heap, unused rows, families born so far.
     """
@@ -62,27 +62,27 @@ class Families(KernelArguments):
 
 @dataclass(frozen=True, eq=False)
 class Slots(KernelArguments):
-    """Nodes at work; row i of every array belongs to one node.
+    """Nodes being bounded; row i of every array belongs to one node.
 
     Attributes:
-        allowed: (P, V) whether a choice is left; narrowed while the node is bounded.
-        x: (P, V) mixture: where the search starts, then where it ended.
-        multipliers: (P, B) prices: where the search starts, then where it ended.
+        allowed: (P, V) whether a choice remains; narrowed while the node is bounded.
+        x: (P, V) mixture: the start of the search, then its end.
+        multipliers: (P, B) prices: the start of the search, then its end.
         price: (P, B) prices that prove the bound.
-        inherited: (P,) the bound that is known before the node is looked at.
-        bound: (P,) the bound that x and price prove; infinite where nothing fits the budgets.
-        children: (P, K) choices to branch on, best first, -1 behind the last.
+        inherited: (P,) the bound known before the node is examined.
+        bound: (P,) the bound that x and price prove; infinite if nothing fits the budgets.
+        children: (P, K) choices to branch on, best first, -1 after the last.
         bounds: (P, K) their bounds.
-        closed: (P,) least bound of what was cut off.
-        answer: (P, G) best combination found by enumeration, its first entry -1 where there is none.
+        closed: (P,) least bound of everything cut off.
+        answer: (P, G) best combination found by enumeration; its first entry is -1 if there is none.
         parent: (P,) number of the node's parent, -1 at the root.
         choice: (P,) the choice that distinguishes it from its parent, -1 at the root.
-        offsets: scratch, (P, G + 1) offsets of the choices left, as a list.
-        choices: scratch, (P, V) the choices left.
+        offsets: scratch, (P, G + 1) group offsets in ``choices``.
+        choices: scratch, (P, V) the remaining choices.
         gradient: scratch, (P, V) gradient of the mixture.
-        given: scratch, (P, V) the mixture before it is made one of the choices left.
+        given: scratch, (P, V) the mixture before it is restricted to the remaining choices.
         proof: scratch, (P, V) the mixture that proves the best bound so far.
-        reduced: scratch, (P, V) by how much that bound rises if a choice must be used.
+        reduced: scratch, (P, V) rise of that bound if a choice must be used.
         used: scratch, (P, B) cost of the mixture.
         trial: scratch, (P, B) prices that are being polished.
         priced: scratch, (P, B) prices during a sweep.
@@ -112,7 +112,7 @@ class Slots(KernelArguments):
 
 
 def make_families(rows: int, offsets: IntArray, budgets: int) -> Families:
-    """Room for a number of families of a problem with these groups."""
+    """Empty families of a problem with these groups."""
     groups, choices = offsets.size - 1, int(offsets[-1])
     widest = int(np.diff(offsets).max())
     support = min(choices, SHARES_PER_GROUP * groups)
@@ -139,7 +139,7 @@ def row_bytes(offsets: IntArray, budgets: int) -> int:
 
 
 def enlarged(families: Families, rows: int) -> Families:
-    """The same families with room for more."""
+    """A copy with ``rows`` rows."""
     old = families.heap.size
     extra = rows - old
     grown: dict[str, npt.NDArray[Any]] = {}
@@ -159,7 +159,7 @@ def enlarged(families: Families, rows: int) -> Families:
 
 
 def make_slots(count: int, offsets: IntArray, budgets: int) -> Slots:
-    """Room for a number of nodes at work."""
+    """Slots for ``count`` nodes."""
     groups, choices = offsets.size - 1, int(offsets[-1])
     widest = int(np.diff(offsets).max())
     return Slots(
@@ -191,7 +191,7 @@ def _before(families: Families, first: int, second: int) -> bool:
 
 @compiled_part
 def _sift(families: Families, position: int) -> None:
-    """Restore the heap order where only the entry at ``position`` may be out of place."""
+    """Restore the heap order if only the entry at ``position`` may be out of place."""
     heap, size = families.heap, families.counts[0]
     row = heap[position]
     while position > 0 and _before(families, row, heap[(position - 1) // 2]):
@@ -214,8 +214,8 @@ def _sift(families: Families, position: int) -> None:
 def take(families: Families, slots: Slots, offsets: IntArray, most: int, cutoff: float, newest: bool) -> int:
     """Move up to ``most`` children from the queue into the slots; returns how many.
 
-    By least bound, or the newest family's (a dive, which needs no memory) where ``newest``. Children whose
-    bound reaches the cutoff stay: everything behind them reaches it too.
+    The children come by least bound; if ``newest``, from the newest family (a dive, which needs no memory). A first
+    child whose bound reaches the cutoff stays: so do the bounds of all others.
     """
     counts, heap, born, next_child = families.counts, families.heap, families.born, families.next_child
     bounds, children, support, shares = families.bounds, families.children, families.support, families.shares
@@ -243,7 +243,7 @@ def take(families: Families, slots: Slots, offsets: IntArray, most: int, cutoff:
                 break
             x[support[row, i]] = shares[row, i]
         if choice >= 0:
-            # The child is the node with one choice in the group that is branched on.
+            # The child keeps only this choice in the group that is branched on.
             group = 0
             while offsets[group + 1] <= choice:
                 group += 1
@@ -270,7 +270,7 @@ def take(families: Families, slots: Slots, offsets: IntArray, most: int, cutoff:
 def put(families: Families, slots: Slots, count: int, first_node: int, cutoff: float) -> float:
     """Queue the children of the first ``count`` slots; returns the least bound of what was closed.
 
-    There must be an unused row for each. Node numbers are ``first_node`` and following.
+    There must be an unused row for each. Nodes are numbered from ``first_node``.
     """
     counts, children, bounds, support = families.counts, families.children, families.bounds, families.support
     closed = np.inf
@@ -295,7 +295,7 @@ def put(families: Families, slots: Slots, count: int, first_node: int, cutoff: f
         families.node[row] = first_node + i
         families.born[row] = counts[2]
         counts[2] += 1
-        # The shares worth remembering: where there is no room for all, only those above ever higher thresholds.
+        # Store the largest shares: if not all fit, raise the threshold until the rest does.
         x, size, least = slots.x[i], 0, _LEAST_SHARE
         while True:
             size = 0

@@ -1,12 +1,12 @@
 """An independent, slow and simple checker of bounds and proofs: numpy only, no code shared with the solvers.
 
-Small problems are enumerated. A branch and bound that kept a certificate is replayed: at each node the
-mixture x and the prices p >= 0 that the solver found are put into the dual bound
+Small problems are enumerated. A branch and bound that kept a certificate is replayed: at each node, the solver's
+mixture x and prices p >= 0 give the dual bound
 
     constant - 1/2 x.Gx - p . room + sum over groups of min_v (d[v] + (Gx)[v] + p . cost[v]),
 
-the choices that it excludes are computed again, and each choice of the branching group must be excluded, beyond the
-budgets, or a node. So the leaves cover everything.
+the choices that it excludes are recomputed, and each choice of the branching group must be excluded, beyond the
+budgets, or a node. The leaves then cover all assignments.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LEAF_ENUMERATION = 4096
 _CHUNK = 100_000
 _ROUNDING = 1e-12
 _TOLERANCE = 5e-7
-"""Relative distance below the answer that a leaf's bound may have: half of an optimal gap's tolerance."""
+"""A leaf's bound may be below the answer by this relative distance: half of an optimal gap's tolerance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class CertificateNode:
         support: choices with a share in the mixture.
         shares: their shares; they sum to one in each group.
         price: (B,) price per unit of each budget, never negative.
-        children: choice -> number of the node in which it is decided.
+        children: choice -> number of the child node that takes it.
     """
 
     support: IntArray
@@ -59,7 +59,7 @@ class BoundCheck:
     Attributes:
         verified: whether the bound of the solution was confirmed.
         how: ``"enumeration"``, ``"dual certificate"`` or ``"not checked"``.
-        value: the checker's own bound, ``-inf`` without one.
+        value: the checker's own bound; ``-inf`` if there is none.
         leaves: number of verified leaves of the tree.
     """
 
@@ -104,7 +104,7 @@ def check_bound(problem: ChoiceProblem, solution: Solution, most: int = LARGEST_
     """
     if solution.bound is None:
         return BoundCheck(False, "not checked", -np.inf)
-    # All figures without the constant, which would swamp the digits of the energies.
+    # All figures leave out the constant, which would swamp the digits of the energies.
     problem, constant = problem.without_constant(), problem.constant
     claimed = solution.bound - constant
     if np.log(problem.group_sizes).sum() <= np.log(most):
@@ -121,7 +121,7 @@ def check_bound(problem: ChoiceProblem, solution: Solution, most: int = LARGEST_
 
 
 def least_energy(problem: ChoiceProblem) -> float:
-    """The least energy within the budgets by trying all combinations, vectorised; ``inf`` if nothing fits."""
+    """The least energy within the budgets over all combinations, vectorised; ``inf`` if nothing fits."""
     groups = [np.arange(a, b) for a, b in zip(problem.group_offsets[:-1], problem.group_offsets[1:], strict=True)]
     return _enumerate(problem, groups)
 
@@ -161,7 +161,7 @@ def _enumerate(problem: ChoiceProblem, groups: list[IntArray]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Box:
-    """Remaining choices of each group, the node that decides about them, and the bound that they inherit."""
+    """Remaining choices of each group, the node that divides them, and the bound that they inherit."""
 
     number: int
     groups: list[IntArray]
@@ -209,7 +209,7 @@ class _Replay:
             return []
         if _combinations(groups) <= _LEAF_ENUMERATION:
             return self._close(_enumerate(self.problem, groups))
-        # Each node once, as in a tree: a cycle would never end.
+        # A tree visits each node once; a cycle would never end.
         node = None if box.number in self.visited else self.certificate.get(box.number)
         if node is None or not self._is_mixture(node):
             return None

@@ -1,10 +1,10 @@
-"""The convex relaxation of a choice problem, from which all dual bounds come.
+"""The convex relaxation of a choice problem, the source of all dual bounds.
 
-Letting every group hold a mixture x of its choices turns the problem into a convex one whenever the
-quadratic part is positive semidefinite. A factor is so by construction. Pair energies are made so
-without changing the energy of any assignment: an assignment has x[v]^2 = x[v], so weight can be moved
-from the linear terms onto the diagonal of the matrix, and x sums to one in every group, so what an
-interaction owes to one group alone can be moved into that group's linear terms.
+If every group may hold a mixture x of its choices, the problem is convex whenever the quadratic part is positive
+semidefinite. A factor is so by construction. Pair energies are made so without changing the energy of any
+assignment: an assignment has x[v]^2 = x[v], so weight can be moved from the linear terms onto the diagonal of the
+matrix; and x sums to one in every group, so the part of an interaction that depends on one group only can be moved
+into that group's linear terms.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ LARGEST_GRAM = 4000
 """Most choices for which the matrix of all pairs (8 bytes each) is formed."""
 
 _LANCZOS_STEPS = 50
-"""An extreme eigenvalue is then known to about a percent, which the factor 1.01 below covers; Cholesky proves it."""
+"""These give an extreme eigenvalue to about a percent, which the factor 1.01 below covers; Cholesky proves it."""
 
 _EVALUATE_EVERY = 8
 """Sweeps between two bounds."""
 
 _PATIENCE = 12
-"""Bounds in a row without a better one after which the relaxation counts as solved."""
+"""The relaxation counts as solved after this many bounds in a row without a better one."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Mixture:
 
 
 def stiffness_of(curvature: float, diagonal: FloatArray, offsets: IntArray, costs: FloatArray) -> FloatArray:
-    """(B,) penalty weights from the typical curvature, or the spread of the linear terms where there is none."""
+    """(B,) penalty weights from the typical curvature, or from the spread of the linear terms if that is zero."""
     starts = offsets[:-1]
     spread = np.maximum.reduceat(diagonal, starts) - np.minimum.reduceat(diagonal, starts)
     typical = max(curvature, 1e-3 * float(spread.mean()), 1e-12)
@@ -82,13 +82,13 @@ def convex_form(problem: ChoiceProblem) -> ConvexForm:
 def form_of(
     constant: float, diagonal: FloatArray, gram: FloatArray, offsets: IntArray, costs: FloatArray, room: FloatArray
 ) -> ConvexForm:
-    """A form with the stiffness that suits it: a unit of overspending matters like a choice."""
+    """A form with a suitable stiffness: a unit of overspending matters as much as a choice."""
     stiffness = stiffness_of(float(np.trace(gram)) / diagonal.size, diagonal, offsets, costs)
     return ConvexForm(constant, diagonal, gram, offsets, costs, room, stiffness)
 
 
 def factor_form(problem: ChoiceProblem, factor: FactorArray) -> FactorForm:
-    """The relaxation of a problem in terms of its factor, for those whose Gram matrix would not fit."""
+    """The relaxation of a problem in terms of its factor, if the Gram matrix would not fit."""
     costs, room, _ = scaled_costs(problem)
     diagonal, norms = problem.diagonal.copy(), 2.0 * (problem.linear - problem.diagonal)
     offsets = problem.group_offsets.copy()
@@ -98,7 +98,7 @@ def factor_form(problem: ChoiceProblem, factor: FactorArray) -> FactorForm:
 
 
 def _convexified(problem: ChoiceProblem, matrix: FloatArray) -> tuple[float, FloatArray, FloatArray]:
-    """Constant, linear terms and positive semidefinite matrix with the energies of the pairs; eats ``matrix``."""
+    """Constant, linear terms and positive semidefinite matrix with the pairs' energies; overwrites ``matrix``."""
     offsets, sizes = problem.group_offsets, problem.group_sizes
     # With c the even mixture and y = c + z: 1/2 y.Qy = 1/2 z.Qz + (Qc).y - 1/2 c.Qc, and z = y less its group means.
     centre = np.repeat(1.0 / sizes, sizes)
@@ -109,7 +109,7 @@ def _convexified(problem: ChoiceProblem, matrix: FloatArray) -> tuple[float, Flo
         means = np.add.reduceat(matrix, offsets[:-1], axis=axis) / np.expand_dims(sizes, 1 - axis)
         matrix -= np.repeat(means, sizes, axis=axis)
     matrix = 0.5 * (matrix + matrix.T)
-    # Strongly coupled choices get the more curvature; the least eigenvalue decides how much.
+    # Strongly coupled choices get more curvature; the least eigenvalue decides how much.
     strength = np.sqrt(np.sqrt((matrix**2).sum(axis=1)) + 1e-12 * np.abs(matrix).max(initial=1e-300))
     shift = (_shift_to_semidefinite(matrix / np.outer(strength, strength)) + 1e-9) * strength**2
     matrix[np.diag_indices_from(matrix)] += shift
@@ -117,10 +117,10 @@ def _convexified(problem: ChoiceProblem, matrix: FloatArray) -> tuple[float, Flo
 
 
 def _shift_to_semidefinite(matrix: FloatArray) -> float:
-    """How much on the diagonal makes a matrix positive semidefinite: estimated by Lanczos, proven by Cholesky.
+    """The diagonal shift that makes a matrix positive semidefinite: estimated by Lanczos, proven by Cholesky.
 
-    Neither hands a large matrix to LAPACK: its threads wait for each other thousands of times, which was
-    measured to turn 0.1 s into 20 s on a busy machine.
+    Neither passes a large matrix to LAPACK: its threads wait for each other thousands of times, which turned 0.1 s
+    into 20 s in a measurement on a busy machine.
     """
     size = matrix.shape[0]
     diagonal, beside = kernels.lanczos(matrix, min(size, _LANCZOS_STEPS))
@@ -132,7 +132,7 @@ def _shift_to_semidefinite(matrix: FloatArray) -> float:
 
 
 def start_at(form: ConvexForm, vertex: IntArray) -> Mixture:
-    """The mixture that is one assignment; ``vertex`` holds global choice numbers."""
+    """The mixture that equals one assignment; ``vertex`` holds global choice numbers."""
     x = np.zeros(form.diagonal.size)
     x[vertex] = 1.0
     gradient = form.diagonal + form.gram[vertex].sum(axis=0)
@@ -140,7 +140,7 @@ def start_at(form: ConvexForm, vertex: IntArray) -> Mixture:
 
 
 def bound_at(form: ConvexForm, mixture: Mixture, choices: IntArray, price: FloatArray) -> float:
-    """A valid bound from a mixture (its gradient is recomputed) after polishing ``price`` in place."""
+    """A valid bound from a mixture, whose gradient is recomputed; polishes ``price`` in place."""
     support = np.flatnonzero(mixture.x)
     coupled = mixture.x[support] @ form.gram[support]
     quadratic = float(coupled @ mixture.x)
@@ -164,7 +164,7 @@ def relax(form: ConvexForm, mixture: Mixture, deadline: float, tolerance: float 
             kernels.descend_gram(
                 form, form.offsets, choices, mixture.x, mixture.gradient, mixture.used, mixture.multipliers, scratch
             )
-            if sweep % 2:  # every second sweep, as prices that follow every sweep swing
+            if sweep % 2:  # prices updated after every sweep would oscillate
                 kernels.prices_of(mixture.multipliers, form.stiffness, mixture.used, form.room, mixture.multipliers)
         price = mixture.multipliers.copy()
         value = bound_at(form, mixture, choices, price)

@@ -1,9 +1,9 @@
 """Exact solution without interactions under one budget: dynamic programming over undominated states.
 
 A state is (total cost, energy) after deciding some of the groups. Costs are exact integers; a state is
-dropped when another costs no more and has no more energy, or when even the linear relaxation of the
-undecided groups cannot bring it below the best answer known. What has to be dropped for lack of memory
-or time keeps its bound, so that the final bound is true and ``optimal`` is claimed only where both meet.
+dropped when another has neither higher cost nor higher energy, or when even the linear relaxation of the
+undecided groups cannot bring it below the best known answer. The bounds of states dropped for lack of memory or time
+count towards the final bound, which is therefore valid; ``optimal`` is claimed only if bound and answer meet.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qubo_compress.solvers.exact import price_kernels
 from qubo_compress.solvers.exact.convex_relaxation import scaled_costs
 
 MOST_STATES = 250_000
-"""States kept after each group: 12 bytes each per group for the way back, 32 bytes while they are extended."""
+"""States kept after each group: each takes 12 bytes per group for backtracking, 32 bytes while it is extended."""
 
 _MOST_TRACKED = 60_000_000
 """States remembered over all groups, 12 bytes each."""
@@ -28,7 +28,7 @@ _MOST_TRACKED = 60_000_000
 
 @dataclass(frozen=True)
 class TableAnswer:
-    """What the dynamic programme found.
+    """The result of a dynamic programme.
 
     Attributes:
         assignment: (G,) local choices.
@@ -51,8 +51,8 @@ def solve_table(
     """Solve a problem without interactions and with at most one budget.
 
     Args:
-        problem: the problem; its pair energies, if any, are not looked at.
-        incumbent: a feasible assignment to start from; the better it is the fewer states survive.
+        problem: the problem; its pair energies, if any, are ignored.
+        incumbent: a feasible assignment to start from; the better it is, the fewer states survive.
         deadline: value of ``time.perf_counter`` at which to stop.
         work: most states to make, or None.
         most_states: memory limit, in states kept per group.
@@ -73,7 +73,7 @@ def solve_table(
     least = np.minimum.reduceat(charged, offsets[:-1])
     tolerance = _rounding(problem)
     limit = problem.energy(incumbent) - problem.constant
-    # Reduced costs: a choice whose use would lift the relaxation above the incumbent is out.
+    # Reduced costs: a choice that would lift the relaxation above the incumbent is excluded.
     excess = charged - np.repeat(least, problem.group_sizes)
     useful = float(least.sum()) - unit_price * room + excess <= limit + tolerance
     useful[problem.selected(incumbent)] = True
@@ -88,7 +88,7 @@ def solve_table(
     for step, g in enumerate(order):
         begin = time.perf_counter()
         if begin + longest >= deadline or (work is not None and states >= work) or tracked > _MOST_TRACKED:
-            # Undecided: every living state is as good as its relaxation.
+            # Stopped early: the bound of each remaining state is its relaxation.
             lives = energy + unit_price * (total - room) + remaining[step]
             return TableAnswer(
                 incumbent, max(root, problem.constant + min(dropped, limit, lives.min()) - tolerance), states
@@ -100,7 +100,7 @@ def solve_table(
                   4 * most_states),
         )  # fmt: skip
         if total.size > most_states:
-            # Keep the most promising by their relaxation; what goes keeps its bound.
+            # Keep the states with the best relaxation; the others count by their bounds.
             bounds = energy + unit_price * (total - room) + remaining[step + 1]
             stay = np.sort(np.argpartition(bounds, most_states)[:most_states])
             going = np.ones(total.size, dtype=np.bool_)
@@ -126,7 +126,7 @@ def solve_table(
 
 
 def _integer_costs(problem: ChoiceProblem) -> tuple[IntArray, int]:
-    """Costs and room divided by their common divisor; nothing is lost, the room is rounded down."""
+    """Costs and room divided by the costs' common divisor; rounding the room down loses nothing."""
     if problem.num_budgets == 0:
         return np.zeros(problem.num_choices, dtype=np.int64), 0
     divisor = _divisor(problem)
@@ -147,9 +147,9 @@ def _relaxed(problem: ChoiceProblem, costs: FloatArray, room: FloatArray, price:
 
 
 def _rounding(problem: ChoiceProblem) -> float:
-    """What summing the energies in another order can change.
+    """The largest difference that summing the energies in another order can make.
 
-    Nothing where keeping the least energies is free of charge and they are all zero: no sum is rounded then.
+    Zero if the least energies fit the budget and are all zero: no sum is rounded then.
     """
     starts = problem.group_offsets[:-1]
     if problem.linear.min() >= 0.0 and not np.minimum.reduceat(problem.linear, starts).any():
@@ -162,7 +162,7 @@ def _rounding(problem: ChoiceProblem) -> float:
 
 
 def _order(excess: FloatArray, offsets: IntArray, useful: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> IntArray:
-    """Groups with few useful choices and large steps first, so that bounds bite early."""
+    """Groups with few useful choices and large steps first, so that bounds prune early."""
     counts = np.add.reduceat(useful.astype(np.int64), offsets[:-1])
     masked = np.where(useful & (excess > 0), excess, np.inf)
     step = np.minimum.reduceat(masked, offsets[:-1])
@@ -173,12 +173,12 @@ class Rules(NamedTuple):
     """Which extensions are kept.
 
     Attributes:
-        most: most that may be spent so that the undecided groups can still be paid for.
+        most: largest cost at which the undecided groups still fit.
         unit_price: price of a unit of cost.
-        room: what may be spent in all.
+        room: largest total cost.
         remaining: least priced energy of the undecided groups.
         limit: bound above which an extension cannot lead to a better answer.
-        most_made: how many there is memory for.
+        most_made: how many fit in memory.
     """
 
     most: int
@@ -199,7 +199,7 @@ def extend(
 ) -> tuple[IntArray, FloatArray, IntArray, IntArray, float, int]:
     """All undominated extensions of the states by one group, sorted by cost.
 
-    Returns totals, energies, parents, choices, the least bound of what was dropped for lack of room in
+    Returns totals, energies, parents, choices, the least bound of what was dropped for lack of
     memory, and the number of states made. The states are sorted by cost, so the extensions by each
     choice are too, and one merge yields them all in order.
     """

@@ -1,4 +1,4 @@
-"""The exact solver: an answer together with the proof, or with the best bound when time runs out."""
+"""The exact solver: an answer with a proof, or with the best bound when time runs out."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from qubo_compress.solvers.local_search.descent import LocalSearch, lagrangian_v
 from qubo_compress.solvers.solver import Search, SearchLimits, Solver, solvers
 
 _KICKS = 60
-"""Restarts of the local search for the first answer, where double changes are cheap."""
+"""Restarts of the local search for the first answer, if double changes are cheap."""
 
 _INFEASIBLE_SHARE = 0.4
-"""Share of the time for a proof that nothing fits, where no first answer was found."""
+"""Share of the time for a proof that nothing fits, if no first answer was found."""
 
 _FEW_GROUPS = 60
 _KICKED_GROUPS = 4
 _FIRST_SHARE = 0.2
 
 PLAIN_NODES = 20_000
-"""Nodes of a small tree after which its root is bounded again; most tables of networks are proven before."""
+"""A small tree's root is bounded again after this many nodes; most networks' tables are proven earlier."""
 
 _SMALL_CHOICES = 400
 _LEAST_PLAIN_NODES = 200
@@ -49,7 +49,7 @@ _LEAST_PLAIN_NODES = 200
 STRENGTHENING_ITERATIONS = 600
 _STRENGTHENING_SHARE = 0.4
 _WORTH_RESTARTING = 0.95
-"""Share of the choices below which what is left is worth a new tree."""
+"""A new tree is worthwhile if at most this share of the choices is left."""
 
 _FEW_COMBINATIONS = 100_000
 _LEAST_MILP_SECONDS = 3.0
@@ -65,18 +65,18 @@ class Exact(Solver):
 
     Without interactions and with at most one budget: dynamic programming over exact integer costs. Pair
     energies in a narrow band and at most one budget: dynamic programming over labels. Other sparse pair energies:
-    mixed-integer programming (HiGHS). Otherwise: branch and bound on the convex relaxation; when that is not soon
-    done, the root is bounded again with the better answer and a strengthened relaxation, which raises the bound
-    and excludes choices, and a new tree goes on with the choices that are left. When the time runs out the best
-    answer comes with a true lower bound. Interactions among more choices than ``LARGEST_GRAM`` (4000; 1500 with
-    pairs) get a local optimum and a bound only, and a note says so.
+    mixed-integer programming (HiGHS). Otherwise: branch and bound on the convex relaxation; if that does not finish
+    soon, the root is bounded again with the better answer and a strengthened relaxation, which raises the bound
+    and excludes choices, and a new tree continues with the remaining choices. When the time runs out, the best
+    answer comes with a valid lower bound. Interactions among more choices than ``LARGEST_GRAM`` (4000; 1500 with
+    pairs) get only a local optimum and a bound, and a note says so.
 
     Args:
         first: an assignment to start from; None for a local search.
         threads: how many nodes are bounded at a time; None for one per processor that this process may use. The tree is
             the same with any number.
-        certificate: keep what a separate checker needs to verify the proof of a branch and bound, in
-            ``Solution.details["certificate"]``; see :mod:`qubo_compress.solvers.exact.certificates`.
+        certificate: keep a certificate in ``Solution.details["certificate"]``, with which a separate checker can
+            verify the proof of a branch and bound; see :mod:`qubo_compress.solvers.exact.certificates`.
 
     Example:
         >>> from qubo_compress import ChoiceProblem, solve
@@ -97,7 +97,7 @@ class Exact(Solver):
             raise InvalidSolverOption(f"threads must be at least 1; got {self.threads}")
 
     def with_threads(self, threads: int | None) -> Exact:
-        """As many nodes are bounded at a time."""
+        """The same, bounding this many nodes at a time."""
         return replace(self, threads=threads)
 
     def run(self, search: Search) -> None:
@@ -114,7 +114,7 @@ class Exact(Solver):
 
 @dataclass
 class _Proof:
-    """One search; every attribute is valid at any moment, so that an interruption can be answered."""
+    """One search; every attribute is valid at any moment, so that an interruption leaves an answer."""
 
     search: Search
     options: Exact
@@ -134,13 +134,13 @@ class _Proof:
         return self.search.deadline
 
     def solve(self) -> None:
-        """Find a first answer, then hand the problem to the method that suits it."""
+        """Find a first answer, then solve the problem by the method that suits it."""
         problem = self.problem
         local = LocalSearch(problem, self.search.rng)
         self._first_answer(local)
         if self.best is None and self._nothing_fits():
             return
-        # One budget within reach can always be repaired to; that it is within reach was checked before.
+        # A single budget that is reachable, which was checked before, can always be repaired to.
         if problem.structure == "separable" and problem.num_budgets <= 1 and self.best is not None:
             self._say("dynamic programming")
             self._take_table(solve_table(problem, self.best, self.deadline, self.search.limits.work))
@@ -159,7 +159,7 @@ class _Proof:
         self._branch(local)
 
     def _nothing_fits(self) -> bool:
-        """Whether the budgets were proven to exclude everything. A separate process would not repeat its work."""
+        """Whether the budgets are proven to exclude everything. A separate process's work would not repeat."""
         limits = self.search.limits
         soon = time.perf_counter() + _INFEASIBLE_SHARE * limits.seconds
         self.search.infeasible = proves_infeasible(self.problem, soon, integers=limits.work is None)
@@ -174,7 +174,7 @@ class _Proof:
         self.best, self.bound, self.search.work = answer.assignment, answer.bound, answer.states
 
     def _solve_sparse(self) -> bool:
-        """Band programming or mixed-integer programming where they suit; False where they do not."""
+        """Try band programming or mixed-integer programming; False if neither suits."""
         problem, limits = self.problem, self.search.limits
         if np.log(problem.group_sizes).sum() <= np.log(_FEW_COMBINATIONS) or self.best is None:
             return False
@@ -183,7 +183,7 @@ class _Proof:
             self._say(f"dynamic programming over a band of width {band.width}")
             self._take_table(solve_band(problem, band, self.best, self.deadline, limits.work))
             return True
-        # Programmes cannot be stopped after a given amount of work, and would not repeat.
+        # HiGHS cannot be stopped after a given amount of work, so its answers would not repeat.
         if limits.work is not None or limits.seconds < _LEAST_MILP_SECONDS or not _is_sparse(problem):
             return False
         self._say("mixed-integer programming")
@@ -199,7 +199,7 @@ class _Proof:
         return True
 
     def _branch(self, local: LocalSearch) -> None:
-        """A tree; while it is not done, fewer choices as the answer and the root improve, and a new tree on those."""
+        """Grow a tree; until it is done, remove choices as answer and root improve, and replant it on the rest."""
         problem, work = self.problem, self.search.limits.work
         record = self.record = CertificateRecord() if self.options.certificate else None
         threads = self.options.threads
@@ -224,7 +224,7 @@ class _Proof:
         tree.run(self.deadline, work)
 
     def _messages_prove(self) -> bool:
-        """Whether message passing, far better than the relaxation where pairs are dense, settles the problem."""
+        """Whether message passing, far better than the relaxation for dense pairs, settles the problem."""
         problem = self.problem
         if problem.structure != "pairs" or not fits_in_blocks(problem):
             return False
@@ -236,7 +236,7 @@ class _Proof:
         return energy - self.bound <= energy_scale(problem).tolerance(energy, PRUNE)
 
     def _replanted(self, tree: Tree, reduction: Subproblem) -> Tree:
-        """A new tree on fewer choices that knows all that the old one knew."""
+        """A new tree on fewer choices with the old one's answers and bounds."""
         small = reduction.problem
         answers = self._lifted(tree)
         again = Tree(
@@ -256,9 +256,9 @@ class _Proof:
         return tree.pool if reduction is None else [reduction.lift(answer) for answer in tree.pool]
 
     def _narrowed(self, tree: Tree, incumbent: IntArray) -> Subproblem | None:
-        """The problem without the choices that the root excludes, if that is worth it; raises the tree's bound.
+        """The problem without the choices that the root excludes, if worthwhile; raises the tree's bound.
 
-        Once few enough choices are left, the root is strengthened, which excludes more.
+        Once few enough choices are left, strengthening the root excludes more.
         """
         before = np.arange(self.problem.num_choices) if self.reduction is None else self.reduction.kept
         left = choices_left(tree.form, tree.problem.selected(incumbent), tree.cutoff)
@@ -277,12 +277,12 @@ class _Proof:
         search.work += result.iterations
         bound = result.bound if search.standard is None else search.standard.energy(result.bound)
         search.details |= {"strengthening iterations": result.iterations, "strengthened root bound": bound}
-        # What was excluded before is no better than the cutoff.
+        # Choices excluded before are no better than the cutoff.
         tree.root_bound = max(tree.root_bound, min(result.bound, tree.cutoff))
         return choices_left(result.form, vertex, tree.cutoff)
 
     def _first_answer(self, local: LocalSearch) -> None:
-        """A local optimum from the least energies and from the least priced energies, then kicks."""
+        """Local optima from the least energies and from the least priced energies, then kicks."""
         problem, rng = self.problem, self.search.rng
         deadline = self.search.start + _FIRST_SHARE * self.search.limits.seconds
         starts = [lagrangian_vertex(problem, np.zeros(problem.num_budgets))]
@@ -315,7 +315,7 @@ class _Proof:
                 self.search.trace.append((self.search.elapsed, energy, None))
 
     def tell(self) -> None:
-        """Hand over what was found; of a tree also the proof."""
+        """Report the results to the search, with a tree's proof."""
         search, pool, tree = self.search, self.pool, self.tree
         if tree is not None:
             self.bound = max(self.bound, tree.bound)
@@ -348,7 +348,7 @@ def _prices(problem: ChoiceProblem) -> FloatArray:
 
 
 def _plain_nodes(problem: ChoiceProblem) -> int:
-    """Nodes before the root is bounded again: fewer if a node takes longer."""
+    """Nodes before the root is bounded again: fewer if nodes take longer."""
     share = min(1.0, (_SMALL_CHOICES / problem.num_choices) ** 1.5)
     return max(min(_LEAST_PLAIN_NODES, PLAIN_NODES), int(PLAIN_NODES * share))
 
@@ -362,7 +362,7 @@ def _is_sparse(problem: ChoiceProblem) -> bool:
 def warm_up(structure: str) -> None:
     """Compile (or load from the disk cache) every kernel that a structure needs, on tiny problems.
 
-    Without interactions that is what one budget needs; several take a tree, as a factor does.
+    Without interactions, these are the kernels for one budget; several budgets need a tree, like a factor.
     """
     local_search.warm_up(structure)
     bounds.warm_up(structure)
@@ -370,17 +370,17 @@ def warm_up(structure: str) -> None:
     if structure == "separable":
         _Proof(Search(tiny_problem(structure), SearchLimits(60.0), rng), Exact()).solve()
         return
-    # Too many combinations to be enumerated, so that nodes are bounded and taken up, and one that is enumerated.
+    # One problem with too many combinations to enumerate, so that nodes are bounded and queued, and one enumerated.
     for groups, work in ((13, 4), (3, 1)):
         problem = random_problem("low-rank", groups=groups, choices=2, seed=0, rank=2)
         Tree(problem, convex_form(problem), LocalSearch(problem, rng), None).run(np.inf, work)
-    is_definite(np.eye(2))  # for strengthening, which only problems that last come to
+    is_definite(np.eye(2))  # for strengthening, which only long runs reach
     if structure == "pairs":
         undominated(np.zeros(1, dtype=np.int64), np.zeros(1))
 
 
 def warm_up_for(problem: ChoiceProblem) -> None:
-    """Warm up for the methods that may be tried on a problem."""
+    """Warm up for the methods that a problem may need."""
     warm_up(problem.structure)
     if problem.structure == "separable" and problem.num_budgets > 1:
         warm_up("factor")

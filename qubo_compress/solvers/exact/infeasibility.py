@@ -2,13 +2,13 @@
 
 One budget alone can always be met down to its smallest total. Several can exclude each other, and a search that finds
 nothing proves nothing. Costs are first reduced in exact integers: each group's least cost is subtracted, choices that
-no budget can afford are removed, and the rest is divided by its common divisor, which also settles parities. A linear
-program then searches prices p >= 0 with
+exceed a budget are removed, and the rest is divided by its common divisor, which also settles parities. A linear
+program then searches for prices p >= 0 with
 
     sum over groups of min_v (p . cost[v])  >  p . room,
 
-which no assignment within the budgets could satisfy; they are rounded to integers and checked exactly. If no such
-prices exist, HiGHS searches for any integer solution.
+which exclude every assignment; they are rounded to integers and checked exactly. If no such prices exist, HiGHS
+searches for any integer solution.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntA
 from qubo_compress.solvers.exact.integer_programming import Programme, run_programme
 
 _PRICE_UNITS = 2**30
-"""Prices are rounded to multiples of the largest price divided by this."""
+"""Prices are rounded to multiples of the largest price divided by this number."""
 
 _LARGEST_COST = 10**6
 """Largest reduced cost for which a floating-point program is trusted: one unit is well above its tolerance."""
@@ -35,7 +35,7 @@ _LARGEST_PROGRAMME = 2_000_000
 
 @dataclass(frozen=True, eq=False)
 class _Budgets:
-    """The reduced problem: costs (B, V') of the remaining choices, the room, and where groups begin."""
+    """The reduced problem: costs (B, V') of the remaining choices, the room, and the group offsets."""
 
     costs: IntArray
     room: IntArray
@@ -133,7 +133,7 @@ def _prices_exclude(budgets: _Budgets, prices: FloatArray) -> bool:
 
 
 def _no_integers(budgets: _Budgets, deadline: float) -> bool:
-    """Whether HiGHS finds that no assignment fits. Half a unit more room, so that rounding excludes none."""
+    """Whether HiGHS finds that no assignment fits. It gets half a unit more room, so that rounding excludes none."""
     total, groups = int(budgets.offsets[-1]), budgets.offsets.size - 1
     scales = _scales(budgets)
     matrix = sparse.vstack([_groups(budgets), sparse.csr_array(budgets.costs / scales[:, None])]).tocsr()

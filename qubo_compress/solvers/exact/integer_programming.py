@@ -2,8 +2,8 @@
 
 Every coupled pair of groups gets a table y of continuous variables over their pairs of choices, with
 sum_j y_ij = x_i and sum_i y_ij = x_j (the local marginal polytope, the first level of the reformulation-linearisation
-technique): with x in {0, 1} then y_ij = x_i x_j. HiGHS' own status is not used: the answer's energy is recomputed, and
-only the dual bound, less the solver's tolerances, is claimed.
+technique): x in {0, 1} then implies y_ij = x_i x_j. HiGHS' own status is not used: the answer's energy is recomputed,
+and only the dual bound, less the solver's tolerances, is claimed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from qubo_compress.solvers.exact import milp_process
 from qubo_compress.solvers.exact.convex_relaxation import scaled_costs
 
 MOST_TABLE_ENTRIES = 250_000
-"""Most entries of all coupled tables for which the program is built."""
+"""The program is built for at most this many entries of coupled tables."""
 
 _RELATIVE_GAP = 2e-7
 _OBJECTIVE_SCALE = 1e3
-"""Typical difference between choices in the program, larger than in the standardised problem: HiGHS' tolerances are
-absolute, and so matter a thousand times less."""
+"""Typical difference between choices in the program. It is larger than in the standardised problem because HiGHS'
+tolerances are absolute: they then matter a thousand times less."""
 
 _TOLERANCE = 1e-6
-"""HiGHS may miss a better node, or take a reduced cost for zero, by this much in the program's units."""
+"""HiGHS may miss a better node, or treat a reduced cost as zero, by this much in the program's units."""
 
 _START_SECONDS = 1.0
 _GRACE_SECONDS = 0.3
@@ -72,8 +72,8 @@ class ProgrammeAnswer:
     """The answer of HiGHS to a program.
 
     Attributes:
-        x: the variables of the best solution; empty without one.
-        bound: dual bound, ``-inf`` without one.
+        x: the variables of the best solution; empty if there is none.
+        bound: dual bound; ``-inf`` if there is none.
         nodes: branch and bound nodes.
         infeasible: whether HiGHS found that there is no solution.
         ended: whether the process was killed because it overran its limit.
@@ -199,7 +199,7 @@ def _run_script(arguments: list[str], deadline: float) -> bool:
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, str(milp_process.__file__), *arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C reaches only us, and we end the process
+        start_new_session=True,  # Ctrl-C reaches only this process, which then ends the child
     )  # fmt: skip
     try:
         process.wait(max(0.01, deadline - time.perf_counter()))

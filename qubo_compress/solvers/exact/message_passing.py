@@ -1,4 +1,4 @@
-"""Lower bounds for pair energies by message passing: weight moves between pairs and single choices.
+"""Lower bounds for pair energies by message passing, which moves weight between pairs and single choices.
 
 The bound is the sum over groups of the least single term plus the sum over coupled pairs of groups of
 the least pair term; moving weight between them changes no energy but can raise the bound.
@@ -17,7 +17,7 @@ from qubo_compress.solvers.exact import price_kernels
 from qubo_compress.solvers.exact.convex_relaxation import scaled_costs
 
 _LARGEST_BLOCKS = 32_000_000
-"""Most entries of coupled blocks (8 bytes each) that are held."""
+"""Most entries of coupled blocks (8 bytes each) that are held in memory."""
 
 _PATIENCE = 10
 
@@ -33,7 +33,7 @@ class _Blocks:
 
 
 def message_bound(problem: ChoiceProblem, seconds: float) -> float:
-    """A valid lower bound for a problem with pairs (or none), as good as the time allows.
+    """A valid lower bound for a problem with pairs (or none), as tight as the time allows.
 
     Example:
         >>> problem = ChoiceProblem(
@@ -53,7 +53,7 @@ def message_bound(problem: ChoiceProblem, seconds: float) -> float:
         largest += float(abs(problem.pairs).sum())
     best, stale = -np.inf, 0
     while True:
-        # Multipliers can rise or fall: they are sought anew on terms freed of the present charge.
+        # Multipliers can rise or fall: they are recomputed on terms without the present charge.
         free = singles - costs @ charged
         price = charged.copy()
         value = price_kernels.polish_prices(free, offsets, choices, costs, room, price, 4)
@@ -62,7 +62,7 @@ def message_bound(problem: ChoiceProblem, seconds: float) -> float:
         singles, charged = free + costs @ price, price
         value += _least_pairs(blocks.values, blocks.starts)
         terms = 2 * blocks.lower.size + problem.num_groups
-        with np.errstate(over="ignore"):  # prices grow without end where hardly anything fits
+        with np.errstate(over="ignore"):  # prices grow without limit if hardly anything fits
             magnitude = largest + float(price @ (costs.max(axis=0, initial=0.0) * problem.num_groups + np.abs(room)))
         coupled = blocks.lower.size > 0 or bool(price.any())
         certified = problem.constant + value - (1.2e-16 * (terms + 60) * magnitude if coupled else 0.0)
@@ -156,7 +156,7 @@ def _shake_hands(
             for j in range(columns):
                 left = values[at + i * columns + j] - singles[two + j]
                 low = left if left < low else low
-            # What the second group did not need goes to the first, and the block keeps the rest.
+            # The excess of the second group goes to the first, and the block keeps the rest.
             singles[one + i] = low
             for j in range(columns):
                 values[at + i * columns + j] -= low + singles[two + j]

@@ -21,7 +21,7 @@ _DIGEST_LENGTH = hashlib.sha256().digest_size
 
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.ArrayLike]) -> None:
-    """Write a checksum and arrays in numpy's format, under another name first: the file is complete or absent."""
+    """Write a checksum and arrays in numpy's format; a temporary name first, so the file is complete or absent."""
     body = io.BytesIO()
     named: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
     np.savez(body, **named)
@@ -34,7 +34,7 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """The arrays from :func:`write_arrays`.
 
     Raises:
-        ValueError: when the file was altered; nothing in it is parsed then.
+        ValueError: when the file was altered; it is then not parsed.
     """
     data = path.read_bytes()
     body = data[_DIGEST_LENGTH:]
@@ -45,7 +45,7 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def main(source: str, target: str) -> None:
-    """Solve the program in one file and write solution, bound and nodes to another."""
+    """Solve the program in one file; write solution, bound and nodes to another."""
     stored = read_arrays(Path(source))
     matrix = sparse.csr_array(
         (stored["data"], stored["indices"], stored["indptr"]), shape=tuple(stored["shape"].tolist())

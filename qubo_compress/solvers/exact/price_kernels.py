@@ -1,4 +1,4 @@
-"""Compiled search for the prices of budgets, and the bound that any prices and slopes prove.
+"""Compiled search for the budgets' prices, and the bound that any prices and slopes prove.
 
 With slopes h (the gradient of the relaxation) and prices p >= 0, the sum over groups of
 min_v (h[v] + p . cost[v]), less p . room, is the budgeted part of a dual bound: concave in p and
@@ -13,22 +13,22 @@ from qubo_compress._internal.compiling import compiled, compiled_in_place, compi
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
 
 _LEAST_ROOM, _LEAST_PRICE = 1e-9, 1e-12
-"""Floors of the first price tried, where there is no room or no difference between choices."""
+"""Lower limits of the first price tried, for no room or no difference between choices."""
 
 _RISE, _MOST_RISES = 4.0, 60
-"""By how much, and how often, the upper price is raised until everything fits: by 10**36 in all."""
+"""The upper price is raised by this factor at most this often until everything fits: by 10**36 in total."""
 
 _MOST_CUTS = 200
-"""A safeguard: the intersections of lines end after as many as the function has pieces, a dozen as a rule."""
+"""A safeguard: there are at most as many intersections of lines as the function has pieces, typically a dozen."""
 
 _ON_THE_LINE = 1e-13
-"""Distance of the function from a line, relative to it, that is rounding."""
+"""Relative distance of the function from a line that counts as rounding."""
 
 _NO_GAIN = 1e-12
-"""Gain of a round of line searches, relative to the value, after which there is no other."""
+"""Relative gain of a round of line searches below which there is no further round."""
 
 _UNIT = 1.2e-16
-"""What one addition can round off, relative to the sum: a little more than half the spacing of float64."""
+"""Largest relative rounding error of one addition: a little more than half the spacing of float64."""
 
 
 @compiled_part
@@ -52,7 +52,7 @@ def priced_minimum(
             for b in range(price.size):
                 slope += price[b] * costs[v, b]
                 cost += costs[v, b]
-            # Of equally good choices the cheaper one, so that a zero price is recognised as enough.
+            # Ties take the cheaper choice, so that a zero price is recognised as sufficient.
             if slope < low or (slope == low and cost < pick_cost):
                 low, pick, pick_cost = slope, v, cost
         value += low
@@ -75,7 +75,7 @@ def best_price(
     """Maximise priced_minimum - price . room over one price in place; returns the maximum.
 
     The function is concave and piecewise linear. The two lines that bracket its peak are intersected
-    until the intersection is on the function: finite, and no step size is needed. ``cheapest`` is scratch.
+    until the intersection lies on the function: this is finite and needs no step size. ``cheapest`` is scratch.
     """
     price[budget] = 0.0
     value = priced_minimum(slopes, offsets, choices, costs, price, cheapest)
@@ -92,7 +92,7 @@ def best_price(
             slope = slopes[choices[position]]
             low, high = slope if slope < low else low, slope if slope > high else high
         spread += high - low
-    # The price at which the room costs as much as all choices differ by, or more, until everything fits.
+    # Start where the room costs as much as the choices differ in total, then raise the price until everything fits.
     right = spread / (room[budget] if room[budget] > _LEAST_ROOM else _LEAST_ROOM)
     if right < _LEAST_PRICE:
         right = _LEAST_PRICE
@@ -109,7 +109,7 @@ def best_price(
             break
         left, left_value, left_slope = right, right_value, right_slope
         right *= _RISE
-    if right_slope > 0.0:  # nothing fits: the bound grows without end
+    if right_slope > 0.0:  # nothing fits: the bound is unlimited
         price[budget] = best
         return np.inf
     for _ in range(_MOST_CUTS):
@@ -171,10 +171,10 @@ def certified_bound(
     price: FloatArray,
     terms: int,
 ) -> float:
-    """The dual bound at given slopes and prices, less all that rounding can have added to it.
+    """The dual bound at given slopes and prices, less the largest possible rounding error.
 
-    ``quadratic`` is x . Gram x, ``budgets`` costs and room, ``terms`` the longest sum behind any slope. Where no
-    interaction and no price takes part (everything kept as it is) nothing is rounded and nothing is deducted.
+    ``quadratic`` is x . Gram x, ``budgets`` costs and room, ``terms`` the length of the longest sum in any slope.
+    Without interactions and prices (everything kept), nothing is rounded and nothing is deducted.
     """
     costs, room = budgets
     value, plain, coupled = 0.0, 0.0, abs(quadratic)

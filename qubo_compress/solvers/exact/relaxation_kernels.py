@@ -4,9 +4,8 @@ The relaxation lets every group hold a mixture of its choices,
 
     minimise  diagonal . x + 1/2 x . Gram x   over x >= 0, groups sum to 1, costs . x <= room,
 
-and is solved by shifting weight between two choices of one group at a time. Budgets enter as an
-augmented Lagrangian, so that any number of them costs nothing extra. ``gradient`` is always
-``diagonal + Gram x``; costs are scaled by the caller.
+and is solved by shifting weight between two choices of one group at a time. An augmented Lagrangian
+handles any number of budgets. ``gradient`` is always ``diagonal + Gram x``; the caller scales costs.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _SHIFTS_PER_VISIT = 4
 """Most weight shifts within one group before the next is visited."""
 
 _LEVEL = 1e-15
-"""Difference of slopes, relative to them, that is rounding."""
+"""Relative difference of slopes that counts as rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +31,12 @@ class ConvexForm(KernelArguments):
     """energy(x) = constant + diagonal . x + 1/2 x . gram x on assignments, with gram positive semidefinite.
 
     Attributes:
-        constant: energy of nothing.
+        constant: the constant energy.
         diagonal: (V,) linear terms.
         gram: (V, V) matrix, blocks within groups included.
         offsets: (G + 1,) first choice of each group.
-        costs: (V, B) costs, scaled by a power of two per budget so that no digit is lost.
-        room: (B,) limits less fixed costs, scaled alike.
+        costs: (V, B) costs, scaled exactly, by a power of two per budget.
+        room: (B,) limits less fixed costs, with the same scale.
         stiffness: (B,) weights of the quadratic penalty on overspending.
     """
 
@@ -52,12 +51,12 @@ class ConvexForm(KernelArguments):
 
 @dataclass(frozen=True, eq=False)
 class FactorForm(KernelArguments):
-    """The same for a factor whose Gram matrix would not fit: energy(x) = diagonal . x + 1/2 |factor.T x|^2.
+    """A form for factors whose Gram matrix would not fit: energy(x) = diagonal . x + 1/2 |factor.T x|^2.
 
     Attributes:
         factor: (V, r) rows.
         norms: (V,) their squared lengths.
-        diagonal: as in :class:`ConvexForm`, like all others.
+        diagonal: as in :class:`ConvexForm`, like the other fields.
     """
 
     factor: FactorArray
@@ -73,7 +72,7 @@ class FactorForm(KernelArguments):
 def prices_of(
     multipliers: FloatArray, stiffness: FloatArray, used: FloatArray, room: FloatArray, out: FloatArray
 ) -> None:
-    """Put into ``out`` what one unit of each budget costs at present: never negative."""
+    """Set ``out`` to the present price of one unit of each budget: never negative."""
     for b in range(room.size):
         price = multipliers[b] + stiffness[b] * (used[b] - room[b])
         out[b] = price if price > 0.0 else 0.0
@@ -90,7 +89,7 @@ def descend_gram(
     multipliers: FloatArray,
     price: FloatArray,
 ) -> float:
-    """One sweep over the groups with the Gram matrix at hand; returns the total improvement.
+    """One sweep over the groups using the Gram matrix; returns the total improvement.
 
     ``choices[offsets[g]:offsets[g + 1]]`` are the choices still allowed in group g; ``price`` is scratch.
     """
@@ -101,7 +100,7 @@ def descend_gram(
         if offsets[g + 1] - offsets[g] < 2:
             continue
         for _ in range(_SHIFTS_PER_VISIT):
-            # From the choice of steepest slope that has a share to the one of least slope.
+            # Shift weight from the choice with the highest slope among those with a share to the one with the lowest.
             prices_of(multipliers, stiffness, used, room, price)
             low, high = np.inf, -np.inf
             to, source = -1, -1
@@ -119,12 +118,12 @@ def descend_gram(
                 break
             entering, leaving = gram[to], gram[source]
             curvature = entering[to] + leaving[source] - 2.0 * entering[source]
-            # A budget bends the augmented Lagrangian only where it is, or comes to be, charged for.
+            # A budget adds curvature to the augmented Lagrangian only if it is charged, or becomes so by this shift.
             for b in range(budgets):
                 change = costs[to, b] - costs[source, b]
                 if price[b] > 0.0 or change > 0.0:
                     curvature += stiffness[b] * change * change
-            # To the minimum on the line, or as far as there is weight to shift.
+            # Move to the minimum on the line, or shift all the weight there is.
             step = x[source]
             if curvature * step > decline:
                 step = decline / curvature
@@ -166,7 +165,7 @@ def descend_factor(
     price: FloatArray,
     slopes: FloatArray,
 ) -> float:
-    """As :func:`descend_gram`, with the factor only: ``total`` is factor.T x; ``price`` and ``slopes`` are scratch."""
+    """As :func:`descend_gram`, using the factor: ``total`` is factor.T x; ``price`` and ``slopes`` are scratch."""
     factor, norms, offsets, costs, room = form.factor, form.norms, form.offsets, form.costs, form.room
     stiffness, x = form.stiffness, shares
     budgets = room.size
@@ -217,7 +216,7 @@ def descend_factor(
 
 @compiled_in_place
 def slopes_of(form: FactorForm, total: FloatArray, out: FloatArray) -> None:
-    """Put the gradient where ``total`` is factor.T x into ``out``, without a float64 copy of the factor."""
+    """Set ``out`` to the gradient, where ``total`` is factor.T x, without a float64 copy of the factor."""
     for v in range(out.size):
         out[v] = form.diagonal[v] + _dot(form.factor[v], total)
 
@@ -232,7 +231,7 @@ def _dot_start(first: FloatArray, second: FloatArray, count: int) -> float:
 
 @compiled_in_place
 def is_definite(matrix: FloatArray) -> bool:
-    """Whether the Cholesky factorisation of a symmetric matrix succeeds; done in place of its lower triangle."""
+    """Whether the Cholesky factorisation of a symmetric matrix succeeds; overwrites its lower triangle."""
     for i in range(matrix.shape[0]):
         for j in range(i):
             matrix[i, j] = (matrix[i, j] - _dot_start(matrix[i], matrix[j], j)) / matrix[j, j]
@@ -245,7 +244,7 @@ def is_definite(matrix: FloatArray) -> bool:
 
 @compiled
 def lanczos(matrix: FloatArray, steps: int) -> tuple[FloatArray, FloatArray]:
-    """Diagonal and off-diagonal of the tridiagonal matrix whose extreme eigenvalues approach the matrix's."""
+    """Diagonal and off-diagonal of a tridiagonal matrix whose extreme eigenvalues approximate the matrix's."""
     size = matrix.shape[0]
     diagonal, beside = np.empty(steps), np.empty(steps)
     before, now, after = np.empty(size), np.empty(size), np.empty(size)
@@ -262,7 +261,7 @@ def lanczos(matrix: FloatArray, steps: int) -> tuple[FloatArray, FloatArray]:
         for i in range(size):
             after[i] -= diagonal[step] * now[i] + coupling * before[i]
         length = math.sqrt(_dot_start(after, after, size))
-        if length < 1e-12:  # the vectors so far span all that the matrix does with the first one
+        if length < 1e-12:  # the Krylov space is exhausted
             return diagonal[: step + 1], beside[:step]
         beside[step] = coupling = length
         for i in range(size):

@@ -1,18 +1,18 @@
-"""A tighter convex form of the same problem: curvature that no assignment feels is taken out of the matrix.
+"""A tighter convex form of the same problem: removes curvature that affects no assignment from the matrix.
 
 An assignment has x_v x_w = 0 for two choices of one group and x_v^2 = x_v. So for any symmetric block-diagonal D
 
     d . x + 1/2 x . G x  =  (d + 1/2 diag D) . x + 1/2 x . (G - D) x      on assignments,
 
-while on mixtures the right-hand side is the larger the more of the diagonal blocks is taken out. It stays convex as
-long as G - D is positive semidefinite on the directions that keep every group's sum. The best D is the dual
+while on mixtures the right-hand side grows as more of the diagonal blocks is removed. It stays convex as
+long as G - D is positive semidefinite on the directions that preserve every group's sum. The best D is the dual
 solution of the semidefinite relaxation
 
     minimise <C, Y>  over  Y = [[1, x'], [x, X]] psd,  X_vv = x_v,  X_vw = 0 within groups,  costs . x <= room
 
 (quadratic convex reformulation: Billionnet, Elloumi, Plateau 2009), which is solved approximately by the alternating
-direction method on its dual (Wen, Goldfarb, Yin 2010). Whatever that yields is made exactly feasible by a shift
-that is checked by a Cholesky factorisation, so that a poor solution costs strength and never truth.
+direction method on its dual (Wen, Goldfarb, Yin 2010). A shift, checked by a Cholesky factorisation, makes the result
+exactly feasible, so a poor solution gives a weaker bound but never a wrong one.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from qubo_compress.solvers.exact.convex_relaxation import form_of, relax, start_
 from qubo_compress.solvers.exact.relaxation_kernels import ConvexForm
 
 LARGEST_STRENGTHENED = 1600
-"""Most choices for which an eigenvalue problem (some seconds at this size) is solved in every iteration."""
+"""Most choices for strengthening: every iteration solves an eigenvalue problem (some seconds at this size)."""
 
 _ITERATIONS = 300
 _STEP = 1.6
 _DIAGONAL_NORM = 1.5
-"""Squared norm of a constraint X_vv - x_v = 0, whose second term lies in two places of the matrix."""
+"""Squared norm of a constraint X_vv - x_v = 0, whose second term has two entries in the matrix."""
 
 _SHARES_TRIED = (1.0, 0.9, 0.75, 0.5)
 _LOOK_EVERY = 50
@@ -44,10 +44,10 @@ _LOOK_EVERY = 50
 
 @dataclass(frozen=True, eq=False)
 class Strengthened:
-    """What strengthening achieved.
+    """The result of strengthening.
 
     Attributes:
-        form: the tighter form, or the one given where nothing was gained.
+        form: the tighter form, or the given one if nothing was gained.
         bound: lower bound that its relaxation proves.
         iterations: iterations done.
     """
@@ -63,7 +63,7 @@ def strengthen(
     """Search for the block-diagonal matrix that raises the root bound the most.
 
     Args:
-        form: the form to start from, best restricted to the choices that can be in an optimum.
+        form: the form to start from, preferably restricted to the choices that can be in an optimum.
         vertex: (G,) global numbers of one choice per group, preferably of a good assignment.
         deadline: value of ``time.perf_counter`` at which to stop.
         iterations: most iterations.
@@ -102,7 +102,7 @@ def strengthen(
 
 @dataclass(frozen=True, eq=False)
 class _Reduced:
-    """The form without the reference choice of each group, whose share is one less all others."""
+    """The form without the reference choice of each group, whose share is one minus all others."""
 
     free: IntArray
     group: IntArray
@@ -137,7 +137,7 @@ def _apart(matrix: FloatArray, free: IntArray, beside: IntArray) -> FloatArray:
 def _better(
     form: ConvexForm, vertex: IntArray, reduced: _Reduced, blocks: FloatArray, best: Strengthened, deadline: float
 ) -> Strengthened:
-    """The best of the present form and of those that take out a share of the blocks."""
+    """The best of the present form and the forms without a share of the blocks."""
     for share in _SHARES_TRIED:
         if time.perf_counter() >= deadline:
             break
@@ -161,7 +161,7 @@ def without_blocks(form: ConvexForm, vertex: IntArray, reduced: _Reduced, blocks
     steps = np.diag_indices_from(matrix)
     while not kernels.is_definite(matrix + shift * np.eye(matrix.shape[0])):
         shift = 1.5 * shift + 1e-11 * scale
-    # A little more than was checked, because a factorisation that succeeds is itself rounded.
+    # Slightly more than the checked shift, because the successful factorisation was itself rounded.
     shift += 1e-12 * scale * matrix.shape[0]
     matrix[steps] += shift
     linear[reduced.free] += 0.5 * (np.diag(blocks) - shift)
@@ -231,7 +231,7 @@ class _AlternatingDirections:
             self._balance(multipliers)
 
     def _balance(self, multipliers: FloatArray) -> None:
-        """Weigh the two residues alike."""
+        """Adjust the penalty so that the primal and dual residuals stay comparable."""
         places = np.arange(1, self.primal.shape[0])
         gap = np.concatenate(
             [
@@ -257,7 +257,7 @@ class _AlternatingDirections:
 
 @contextlib.contextmanager
 def single_threaded_algebra() -> Iterator[None]:
-    """One thread for LAPACK where that can be said: its threads wait for each other thousands of times."""
+    """One thread for LAPACK, if that can be set: its threads wait for each other thousands of times."""
     try:
         limited = importlib.import_module("threadpoolctl").threadpool_limits(limits=1)
     except ImportError:

@@ -17,11 +17,11 @@ from qubo_compress.solvers.annealer.jobs import make_state
 from qubo_compress.solvers.annealer.tables import make_tables
 
 _TIE = 1e-13
-"""Share of the priced energies of a group below which a difference is rounding."""
+"""Difference that counts as rounding, as a share of a group's priced energies."""
 
 
 class LocalSearch:
-    """One assignment at a time, kept with everything that makes the next change cheap.
+    """One assignment, with the tables and sums that make the next change cheap.
 
     Args:
         problem: the problem.
@@ -40,22 +40,22 @@ class LocalSearch:
         self.tables = make_tables(problem)
         self.state = make_state(self.tables, rng, np.zeros(self.tables.room.size))
         self._prices = _starting_prices(problem)
-        # Less is not told from rounding by the tables, which hold pair energies in single precision.
+        # Smaller gains may be rounding: the tables hold pair energies in single precision.
         self._tolerance = 1e-12 * energy_scale(problem).typical
 
     @property
     def assignment(self) -> IntArray:
-        """(G,) local choices at present."""
+        """(G,) the present local choices."""
         return self.state.chosen - self.problem.group_offsets[:-1]
 
     @property
     def energy(self) -> float:
-        """Energy at present, up to the rounding of float32 pair energies."""
+        """The present energy, up to the rounding of float32 pair energies."""
         return self.problem.constant + float(self.state.energies[0])
 
     @property
     def feasible(self) -> bool:
-        """Whether every budget holds at present."""
+        """Whether the present choices meet every budget."""
         return bool((self.state.totals <= self.tables.room).all())
 
     def place(self, assignment: npt.ArrayLike) -> None:
@@ -64,12 +64,12 @@ class LocalSearch:
         kernels.start_state(self.tables, self.state)
 
     def repair(self) -> bool:
-        """Bring every total within its budget at a low price in energy; False when that failed."""
+        """Bring every total within its budget at a low cost in energy; False if that failed."""
         self.state.prices[:] = self._prices
         return bool(polishing.repair(self.tables, self.state, 100)) or self._cheapest()
 
     def descend(self, deadline: float, pairs: bool = True) -> None:
-        """Best single changes, then best double changes where asked, until none helps or time is up."""
+        """Make best single changes, then best double changes if ``pairs``, until none helps or time is up."""
         tolerance = self._tolerance
         groups = self.problem.num_groups
         for _ in range(1000):  # rounding could cycle
@@ -84,7 +84,7 @@ class LocalSearch:
                 return
 
     def _cheapest(self) -> bool:
-        """The last resort: minimise the total overspending as a share of the limits, group by group."""
+        """The last resort: minimise the total overspending, relative to the limits, group by group."""
         problem = self.problem
         shares = (problem.costs / np.maximum(1, problem.limits - problem.fixed_costs)[:, None]).sum(axis=0)
         self.place([int(np.argmin(shares[a:b])) for a, b in _spans(problem)])
@@ -117,8 +117,8 @@ def warm_up(structure: str) -> None:
 def lagrangian_vertex(problem: ChoiceProblem, price: FloatArray, most_expensive: bool = False) -> IntArray:
     """(G,) local choices of least linear energy plus priced cost.
 
-    At the best prices some group has two that rounding cannot tell apart: the cheapest is taken, which fits, or the
-    most expensive ones, from which a repair may find a better answer.
+    At the best prices, some groups have choices that differ by rounding only: the cheapest are taken, which fit, or
+    the most expensive, from which a repair may find a better answer.
     """
     charged = problem.linear + price @ problem.costs
     starts, sizes = problem.group_offsets[:-1], problem.group_sizes
