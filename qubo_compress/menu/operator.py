@@ -2,7 +2,7 @@
 
 A new operator is one new file in this folder: a frozen dataclass whose fields are its settings,
 registered under its name. The name of a choice is the operator's name with its settings, and can be
-read back: ``parse("quantize(bits=4)")``.
+parsed: ``parse("quantize(bits=4)")``.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ class Operator(ABC):
     operator_name: ClassVar[str]
 
     quick: ClassVar[bool] = False
-    """Whether the stored form follows at once from the weights and what :meth:`fit` found.
+    """Whether encoding is quick, given the weights and the result of :meth:`fit`.
 
-    Such a choice need not stay in memory: it is encoded again wherever it is needed.
+    Such a choice need not stay in memory: it is encoded again when needed.
     """
 
     codable: ClassVar[bool] = True
-    """Whether ``coded(of=...)`` takes it."""
+    """Whether ``coded(of=...)`` accepts it."""
 
     unreliable: ClassVar[bool] = False
-    """Whether it stores in cells that come back with random errors."""
+    """Whether it stores in cells that are read back with random errors."""
 
     @abstractmethod
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
@@ -89,7 +89,7 @@ class Operator(ABC):
 
         Args:
             group: what is stored.
-            parts: its members' values, which were encoded.
+            parts: its members' values, as encoded.
             fit: the result of :meth:`fit` on the stored group.
         """
         return self.encode(group, parts)
@@ -103,7 +103,7 @@ class Operator(ABC):
 
     @property
     def code_bits(self) -> int | None:
-        """Bits of its codes: its setting ``bits``, if it has one."""
+        """Bits of its codes: the setting ``bits``, if there is one."""
         return settings_of(self).get("bits")
 
     @classmethod
@@ -113,7 +113,7 @@ class Operator(ABC):
 
     @classmethod
     def faithful(cls) -> tuple[Operator, float] | None:
-        """The settings of highest fidelity, and the largest relative displacement that they leave.
+        """The settings of highest fidelity, and their largest relative displacement.
 
         None if no settings come close, or if displacements mean nothing because the function changes.
         """
@@ -124,7 +124,7 @@ LONGEST_NAME = 1000
 """Most letters of a choice's name: parsing a name from a file takes time and memory that grow with its length."""
 
 ALREADY_STORED = "already stored"
-"""Key of the evidence that holds a group's choices stored before, by name."""
+"""Key in the evidence for a group's choices that are already stored, by name."""
 
 
 class Quick:
@@ -176,7 +176,7 @@ def looks_at_data(operator: Operator) -> bool:
 
 
 def needs_data(operator: Operator) -> InvalidMenu:
-    """The error for an operator that must store weights without its statistics."""
+    """The error if an operator is to store weights without its statistics."""
     return InvalidMenu(
         f"{choice_name(operator)} looks at calibration data: measure a table with it on the menu, and make the plan "
         "with table.plan; it cannot be made from the weights alone"
@@ -196,8 +196,8 @@ def stored_as(
         fit: the result of its operator's search on these values.
 
     Raises:
-        InvalidMenu: when the choice was made from data and there is no payload.
-        CorruptArtifact: when the payload is not of this group.
+        InvalidMenu: if the choice was made from data and there is no payload.
+        CorruptArtifact: if the payload does not belong to this group.
     """
     operator = parse(name)
     if payload is None:
@@ -206,7 +206,7 @@ def stored_as(
         stored, used = operator.decode(group, memoryview(payload))
     except (MissingDependency, MemoryError):
         raise
-    except Exception as cause:  # the bytes may be anything, and so may operators of other authors
+    except Exception as cause:  # bytes and third-party operators are not trusted
         raise CorruptArtifact(f"the stored bytes of {group.name} are not those of {name} ({cause})") from cause
     if used != len(payload):
         raise CorruptArtifact(f"the stored bytes of {group.name} are {len(payload)}, {name} takes {used}")

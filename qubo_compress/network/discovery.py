@@ -1,4 +1,4 @@
-"""Finding the decision groups of a network, and the rules by which weights share one."""
+"""Finds the decision groups of a network, by the rules for which weights share one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qubo_compress.network.wrappers import unwrapped
 NORMALISATIONS: tuple[type[nn.Module], ...] = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,
 )  # fmt: skip
-"""Modules whose vectors together are one group of kind ``"normalisation"``."""
+"""Modules whose vectors form one group of kind ``"normalisation"``."""
 
 GroupRule = str | re.Pattern[str] | Callable[[str, nn.Module], str | None]
 """``"layer"``, ``"filter"``, a regular expression, or a function (parameter name, module) -> group name or None."""
@@ -32,7 +32,7 @@ Matcher = Callable[[str, list[str]], Mapping[str, str | None]]
 """(regular expression, names) -> label of each name, or None; see :mod:`qubo_compress.network.patterns`."""
 
 LOOKED_UP = ("Embedding", "EmbeddingBag")
-"""Class names of modules that pick rows of their weight, which are no filters."""
+"""Class names of modules that pick rows of their weight; such rows are not filters."""
 
 
 def discover(model: nn.Module, groups: GroupRule = "layer") -> Layout:
@@ -42,13 +42,13 @@ def discover(model: nn.Module, groups: GroupRule = "layer") -> Layout:
         model: any module; nothing in it is changed.
         groups: ``"layer"``: one group per weight tensor; ``"filter"``: one per output row of weights that multiply;
             a regular expression: weights whose names match with equal captured text share a group; or a function
-            (parameter name, owning module) -> group label, None to keep. A function is also asked for parameters of
-            two or more axes whose use is not known, which are kept otherwise.
+            (parameter name, owning module) -> group label, None to keep. A function also decides about parameters of
+            two or more axes whose use is unknown, which are kept otherwise.
 
     Raises:
         InvalidMenu: for a rule that is none of these, or text that matches no weight's name.
-        InvalidModel: when the network has no tensors, a parameter that was never initialised, or cannot be looked
-            into (see :func:`qubo_compress.network.unwrapped`).
+        InvalidModel: if the network has no tensors, has a parameter that was never initialised, or cannot be
+            unwrapped (see :func:`qubo_compress.network.unwrapped`).
 
     Example:
         >>> layout = discover(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)))
@@ -59,10 +59,10 @@ def discover(model: nn.Module, groups: GroupRule = "layer") -> Layout:
 
 
 def discover_stored(model: nn.Module, rule: str) -> Layout:
-    """The groups of a network by the rule of a file, which may be anything.
+    """The groups of a network by a file's rule, which is not trusted.
 
     Raises:
-        InvalidMenu: when it is no rule, or a regular expression that takes too long.
+        InvalidMenu: if it is not a rule, or a regular expression that takes too long.
         InvalidModel: see :func:`discover`.
     """
 
@@ -118,7 +118,7 @@ def _discovered(model: nn.Module, groups: GroupRule, matched: Matcher) -> Layout
 
 
 def _extra_kept(model: nn.Module) -> list[Kept]:
-    """What the state dict holds beside tensors; where it cannot be stored, the reason says so, and saving refuses."""
+    """The state dict's extra state. If some cannot be stored, its reason says so, and saving refuses it."""
     found = []
     for name, value in extra_entries(model).items():
         try:
@@ -139,7 +139,7 @@ def _type_name(name: str, tensors: NetworkTensors) -> str:
 
 
 def _group_of(name: str, tensors: NetworkTensors) -> tuple[Group | None, str, bool]:
-    """The group of a tensor, or None, why it has none, and whether a caller's grouping may ask for it."""
+    """The group of a tensor, or None; why it has none; and whether a caller's grouping may still include it."""
     tensor, owners = tensors[name], tensors.owners(name)
     module, attribute = owners[0]
     if tensor.numel() == 0:
@@ -204,7 +204,7 @@ def _labels(
     elif isinstance(rule, re.Pattern):
         labels = labels_by(rule, names)
     if isinstance(rule, re.Pattern):
-        # Text that would be read back as something else, or slowly, is stored by what it made of this network.
+        # An expression that would be read back differently, or slowly, is stored as its groups of this network.
         whole = {name: name if label is None else label for name, label in labels.items()}
         return dict(whole), rule.pattern if is_read_back(rule, labels) else labels_text(whole)
     if not callable(rule):
@@ -218,7 +218,7 @@ def _labels(
 
 
 def _refuse_unmatched(rule: str, labels: Mapping[str, str | None]) -> None:
-    """An expression must match something: a misspelt word is one that matches nothing."""
+    """Refuse an expression that matches nothing, such as a misspelt word."""
     if not labels or any(label is not None for label in labels.values()):
         return
     names = list(labels)

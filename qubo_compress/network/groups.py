@@ -1,4 +1,4 @@
-"""Decision groups: which tensors of a network are compressed together, and which are left alone."""
+"""Decision groups: which tensors of a network are compressed together, and which are kept."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from qubo_compress.network.roles import Kind
 
 @dataclass(frozen=True)
 class Member:
-    """One tensor of a group, or some rows of it, with its output rows along the first axis.
+    """One tensor of a group, or some of its rows, with output rows along the first axis.
 
     Attributes:
         name: first name of the parameter or buffer in the state dict.
         shape: its whole shape, outputs first.
         dtype: its dtype.
-        rows: first and last-but-one row that the group owns, or None for all.
-        inputs_first: 0 where the network holds the tensor in that order. Else it holds (inputs, outputs, *kernel),
-            in so many blocks along the inputs that have outputs of their own: 1 for transformers' ``Conv1D``, and
-            the groups of a transposed convolution.
+        rows: (start, stop) of the rows that the group owns, or None for all.
+        inputs_first: 0 if the network stores the tensor in that order. Otherwise it stores (inputs, outputs, *kernel),
+            in this many blocks along the inputs with separate outputs: 1 for transformers' ``Conv1D``, and
+            the number of groups of a transposed convolution.
 
     Example:
         >>> member = Member("w", (3, 2), torch.float32, inputs_first=1)
@@ -50,33 +50,33 @@ class Member:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of these values as they are in the original network."""
+        """Bytes of these values in the original network."""
         return self.numel * self.dtype.itemsize
 
     def part(self, held: Tensor, leading: int = 0) -> Tensor:
-        """What the group owns of a tensor that the network holds, outputs first.
+        """The group's part of a tensor in the network, outputs first.
 
         Args:
             held: (*leading axes, *axes of the tensor), such as one gradient per example.
-            leading: how many axes come before those of the tensor.
+            leading: number of axes before those of the tensor.
         """
         whole = outputs_first(held, self.inputs_first, leading)
         return whole if self.rows is None else whole.narrow(leading, self.rows[0], self.rows[1] - self.rows[0])
 
     def write(self, held: Tensor, value: Tensor) -> None:
-        """Replace the group's part of a tensor that the network holds, in place."""
+        """Replace the group's part of a tensor in the network, in place."""
         if self.rows is None:
             held.copy_(self.in_network_order(value))
         elif not self.inputs_first:
             held[self.rows[0] : self.rows[1]] = value.to(held.device)
         else:
-            # Splitting and exchanging axes gives views, which reshape would not.
+            # Splitting and swapping axes gives a view; reshape would copy.
             blocks = held.unflatten(0, (self.inputs_first, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
             rows = torch.arange(*self.rows, device=held.device)
             blocks[rows // blocks.shape[1], rows % blocks.shape[1]] = value.to(held.device)
 
     def in_network_order(self, whole: Tensor) -> Tensor:
-        """A whole tensor, outputs first, as the network holds it."""
+        """A whole tensor, given outputs first, in the network's order of axes."""
         if not self.inputs_first:
             return whole
         blocks = whole.reshape(self.inputs_first, -1, *whole.shape[1:]).transpose(1, 2)
@@ -84,7 +84,7 @@ class Member:
 
 
 def outputs_first(held: Tensor, inputs_first: int, leading: int = 0) -> Tensor:
-    """A tensor that the network holds, with its output rows first; see :class:`Member`.
+    """A tensor in the network's order of axes, with its output rows moved first; see :class:`Member`.
 
     Example:
         >>> outputs_first(torch.zeros(4, 3, 5), inputs_first=2).shape
@@ -104,7 +104,7 @@ class Group:
 
     Attributes:
         name: first parameter, such as ``layer1.0.conv1.weight``, or ``layer1.0.conv1.weight[17]`` for a filter.
-        kind: what its operators may assume of it.
+        kind: what operators may assume about it.
         members: its tensors.
         module_type: class name of the (first) owner, for reports.
         epsilon: of a batch normalisation; else None.
@@ -129,12 +129,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Kept:
-    """A tensor that no choice changes, and why.
+    """A tensor that no choice changes, with the reason.
 
     Attributes:
         name: in the state dict.
         reason: why it is kept.
-        nbytes: that it takes in the file.
+        nbytes: its bytes in the file.
         shape: of the tensor.
         dtype: of the tensor, as text; :data:`EXTRA` for a value that is not a tensor.
     """
@@ -147,12 +147,12 @@ class Kept:
 
     @classmethod
     def of(cls, name: str, tensor: Tensor, reason: str) -> Kept:
-        """A tensor of a network."""
+        """The entry for a tensor of a network."""
         return cls(name, reason, tensor.numel() * tensor.element_size(), tuple(tensor.shape), str(tensor.dtype))
 
 
 EXTRA = "extra state"
-"""Stands for the dtype of what the state dict holds beside tensors."""
+"""The ``dtype`` of extra state in the state dict, which is not a tensor."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A network as named tensors: what it holds under each name, at how many places, and other values put in its place."""
+"""A network as named tensors: the tensor under each name, every place that holds it, and temporary substitutes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ Place = tuple[nn.Module, str]
 class NetworkTensors(Mapping[str, Tensor]):
     """The unique parameters and persistent buffers of a network, by their first names in the state dict.
 
-    The network is walked once, when the first name is asked for, so one object serves all groups of a network, of
-    which filters make thousands. The tensors are those that the network holds at present: of one that is swapped out,
-    its substitute.
+    The network is walked once, at the first access, so one object serves all groups of a network; with filters there
+    are thousands. Tensors are the network's present ones: if one is swapped out, its substitute.
 
     Args:
         model: the network. Only :meth:`fill` and :meth:`swapped` change what it holds.
@@ -56,7 +55,7 @@ class NetworkTensors(Mapping[str, Tensor]):
         return places, aliases
 
     def __getitem__(self, name: str) -> Tensor:
-        """The tensor itself, as the network holds it at present."""
+        """The network's present tensor, not a copy."""
         module, attribute = self._walk[0][name][0]
         found = _home(module, attribute)[attribute]
         if found is None:
@@ -78,12 +77,12 @@ class NetworkTensors(Mapping[str, Tensor]):
 
     @property
     def device(self) -> torch.device:
-        """Where the network computes: the device of its first tensor; the CPU where it has none."""
+        """The device of the network's first tensor; the CPU if there are no tensors."""
         held = itertools.chain(self.model.parameters(), self.model.buffers())
         return next((tensor.device for tensor in held), torch.device("cpu"))
 
     def owners(self, name: str) -> list[Place]:
-        """Every place that holds a tensor, the first one first."""
+        """Every place that holds a tensor, beginning with the first."""
         return self._walk[0][name]
 
     def is_parameter(self, name: str) -> bool:
@@ -104,9 +103,9 @@ class NetworkTensors(Mapping[str, Tensor]):
         return [self.part(member) for member in group.members]
 
     def assembled(self, parts: Iterable[tuple[Member, Tensor]]) -> dict[str, Tensor]:
-        """First name -> whole tensor in the network's order, made of the members' parts and on their device.
+        """First name -> whole tensor in the network's order of axes, assembled from members' parts on their device.
 
-        Rows that no member owns are as the network holds them, on its device. Gradients flow to the parts.
+        Rows that no member owns come from the network, on its device. Gradients flow to the parts.
 
         Example:
             >>> net = nn.Linear(2, 2, bias=False)
@@ -121,7 +120,7 @@ class NetworkTensors(Mapping[str, Tensor]):
         return {name: self._whole(pieces) for name, pieces in found.items()}
 
     def _whole(self, pieces: list[tuple[Member, Tensor]]) -> Tensor:
-        """A tensor of its parts; where these are not all its rows, in a copy of what the network holds."""
+        """A tensor from its parts; if they do not cover all rows, in a copy of the network's tensor."""
         first, value = pieces[0]
         if first.rows is None:
             return first.in_network_order(value)
@@ -141,9 +140,9 @@ class NetworkTensors(Mapping[str, Tensor]):
 
     @contextlib.contextmanager
     def swapped(self, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """Other tensors in place of the named ones, at every place that shares them; whatever happens, put back after.
+        """Substitute tensors at every place that shares the named ones, and always restore them afterwards.
 
-        The others are moved to the network's device. Its own tensors are never written to.
+        Substitutes are moved to the network's device. Its own tensors are never written to.
         """
         moved = {name: value.to(self[name].device) for name, value in values.items()}
         places = [(*place, value) for name, value in moved.items() for place in self.owners(name)]
@@ -152,12 +151,12 @@ class NetworkTensors(Mapping[str, Tensor]):
         flat = [(module, _flat_weights(module)) for module in recurrent.values()]
         try:
             for module, attribute, tensor in places:
-                # Going round __setattr__ leaves the registered Parameter, its grad and its flags untouched.
+                # Bypassing __setattr__ leaves the registered Parameter, its grad and its flags untouched.
                 home = _home(module, attribute)
                 saved.append((home, attribute, home[attribute]))
                 home[attribute] = tensor
             for module, _ in flat:
-                # Their forward looks at this list. It is a new one, so that the former stays as it is.
+                # Their forward reads this list. It is a new list, so that the original stays unchanged.
                 module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
             yield
         finally:
@@ -177,10 +176,10 @@ class NetworkTensors(Mapping[str, Tensor]):
 
 
 def _home(module: nn.Module, attribute: str) -> dict[str, Tensor | None]:
-    """The table in which a module registers a tensor."""
+    """The dictionary in which a module registers a tensor."""
     return module._parameters if attribute in module._parameters else module._buffers  # type: ignore[return-value]
 
 
 def _flat_weights(module: nn.RNNBase) -> dict[str, Any]:
-    """What a recurrent module remembers of its weights: their list and, in newer versions of torch, who they are."""
+    """A recurrent module's caches of its weights: their list and, in newer versions of torch, weak references."""
     return {name: module.__dict__[name] for name in ("_flat_weights", "_flat_weight_refs") if name in module.__dict__}

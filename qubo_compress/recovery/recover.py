@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class RecoveryOptions(EvaluationOptions, total=False):
-    """Keyword arguments of :func:`recover`: how networks are run and read, and how they are fine-tuned."""
+    """Keyword arguments of :func:`recover`: how to run networks, read their outputs, and fine-tune."""
 
     learning_rate: float
     splicing: bool
@@ -40,7 +40,7 @@ class RecoveryOptions(EvaluationOptions, total=False):
 
 @dataclass(frozen=True)
 class _Settings:
-    """The same with the values that were left out."""
+    """The options of :func:`recover` with defaults filled in."""
 
     learning_rate: float = LEARNING_RATE
     splicing: bool = False
@@ -52,14 +52,14 @@ class _Settings:
     batch_size: int | None = None
 
     def refuse_without_epochs(self) -> None:
-        """Raise :class:`InvalidBudget` for what concerns fine-tuning alone."""
+        """Raise :class:`InvalidBudget` for options that only affect fine-tuning."""
         if self.noise:
             raise InvalidBudget("noise=True concerns fine-tuning; give epochs of at least 1")
         if self.splicing:
             raise InvalidBudget("splicing moves masks while the network is fine-tuned; give epochs of at least 1")
 
     def training(self, epochs: int, seed: int, teacher: nn.Module, task: Loss) -> Training:
-        """What fine-tuning is told."""
+        """The settings of fine-tuning."""
         return Training(
             epochs, seed, self.learning_rate, make_objective(self.objective, task),
             align=None if task.of_classes else _as_they_came,
@@ -68,7 +68,7 @@ class _Settings:
         )  # fmt: skip
 
 
-@torch.inference_mode(False)  # in which no gradients can be taken, nor writes be noticed
+@torch.inference_mode(False)  # inference mode allows no gradients and hides writes
 def recover(
     small: nn.Module,
     batches: Iterable[Any] | Examples,
@@ -82,35 +82,35 @@ def recover(
 ) -> nn.Module:
     """Repair a compressed network within its plan: the same choices, the same bytes.
 
-    With ``epochs=0`` normalisation statistics and biases are matched to the teacher's outputs. With
-    ``epochs > 0`` all stored values are then fine-tuned with masks fixed (except under ``splicing``) and
-    straight-through quantization, for what ``objective`` asks. A repair of the statistics that moves the outputs
-    further from the teacher's on the calibration examples is not kept; what was fine-tuned is always returned.
+    With ``epochs=0``, normalisation statistics and biases are matched to the teacher's outputs. With
+    ``epochs > 0``, all stored values are then fine-tuned for the ``objective``, with straight-through quantization and
+    fixed masks (except with ``splicing``). A repair of the statistics that moves the outputs
+    further from the teacher's on the calibration examples is not kept; a fine-tuned network is always returned.
     Nothing is written, so an interrupted recovery starts over.
 
     Args:
-        small: made by ``plan.apply`` or ``load``; left as it is.
+        small: made by ``plan.apply`` or ``load``; not changed.
         batches: calibration batches.
-        teacher: the original network; left as it is.
+        teacher: the original network; not changed.
         epochs: passes over the examples; 0: statistics and biases only.
         seed: of the order of the examples.
-        max_examples: reading the batches stops there.
+        max_examples: most examples read from the batches.
         progress: show a progress bar.
-        options: more of fine-tuning, and how the networks are run.
+        options: further settings of fine-tuning, and how the networks are run.
 
             - ``learning_rate``: of Adam, after a short warm-up; it falls to zero along a cosine.
-            - ``splicing``: while fine-tuning, let pruned weights and coefficients return in place of others: see
+            - ``splicing``: while fine-tuning, let pruned weights and coefficients replace others: see
               :class:`~qubo_compress.recovery.splicing.Splicing`. Bytes stay within the plan.
             - ``noise``: draw new read errors of weights in unreliable cells at every step of fine-tuning.
             - ``objective``: what fine-tuning minimises: ``"distillation"`` (labels and the teacher's probabilities),
-              ``"plain"`` (labels alone), ``"label-preserving"`` (above all, answer as the teacher does), settings such
+              ``"plain"`` (labels alone), ``"label-preserving"`` (above all, the teacher's answers), settings such
               as :class:`qubo_compress.recovery.LabelPreserving`, or a function of (rows, teacher's rows, labels).
-            - ``loss``: what the network is for; see :func:`qubo_compress.measure`. Repairs are judged by its divergence
-              from the teacher, the KL divergence between classes and the squared difference of numbers, and
-              ``"plain"`` and ``"distillation"`` minimise it.
-            - ``output``, ``class_axis``: how what the networks return is read; see :func:`qubo_compress.measure`.
-            - ``batch_size``: examples that the networks are given at once; see :func:`qubo_compress.measure`. Steps of
-              fine-tuning stay as large as they are: the gradients of several runs are added up.
+            - ``loss``: the network's task loss; see :func:`qubo_compress.measure`. Repairs are judged by the divergence
+              from the teacher, the KL divergence for classes and the squared difference for numbers;
+              ``"plain"`` and ``"distillation"`` minimise the loss.
+            - ``output``, ``class_axis``: how outputs are read; see :func:`qubo_compress.measure`.
+            - ``batch_size``: examples per run of the networks; see :func:`qubo_compress.measure`. It does not change
+              the steps of fine-tuning: the gradients of several runs are added up.
 
     Returns:
         A new module in eval mode that carries the same plan.
@@ -118,9 +118,9 @@ def recover(
     Raises:
         InvalidOption: for epochs or a seed below zero.
         InvalidBudget: for noise or splicing without epochs.
-        WrongModel: when ``small`` carries no plan, or the teacher is another network.
-        UnknownName, InvalidObjective: when there is no such objective, or it needs labels and there are none.
-        NonFiniteLoss: when fine-tuning diverges.
+        WrongModel: if ``small`` carries no plan, or the teacher is another network.
+        UnknownName, InvalidObjective: if there is no such objective, or it needs labels and there are none.
+        NonFiniteLoss: if fine-tuning diverges.
     """
     epochs, seed = whole("epochs", epochs), whole("seed", seed)
     settings = _Settings(**options)
@@ -129,7 +129,7 @@ def recover(
     small, teacher = unwrapped(small), private_copy(unwrapped(teacher))
     compression = compression_of(small)
     _refuse_other_network(small, teacher)
-    make_objective(settings.objective)  # a misspelt name must not be noticed only after the networks have run
+    make_objective(settings.objective)  # refuses a misspelt name before the networks run
     reading = OutputReading(settings.output, settings.class_axis)
     examples = read_examples(batches, max_examples, settings.batch_size, reading)
     examples = examples.to(NetworkTensors(small).device)
@@ -179,12 +179,12 @@ def _as_they_came(targets: Tensor | None, _: Tensor) -> Tensor | None:
 
 
 def refuse_unfit_objective(objective: str | RecoveryObjective | Objective, loss: LossLike) -> None:
-    """Raise :class:`InvalidObjective` where an objective compares classes and the loss does not."""
+    """Raise :class:`InvalidObjective` if an objective compares classes and the loss does not."""
     make_objective(objective, make_loss(loss))
 
 
 def refuse_missing_labels(objective: str | RecoveryObjective | Objective, examples: Examples) -> None:
-    """Raise :class:`InvalidObjective` where an objective needs labels and there are none."""
+    """Raise :class:`InvalidObjective` if an objective needs labels and there are none."""
     if needs_labels(objective) and not examples.labelled:
         raise InvalidObjective(
             f"the objective {objective!r} needs labels and the batches have none; give (inputs, targets) batches, "

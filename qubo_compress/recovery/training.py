@@ -31,17 +31,17 @@ Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(rows, teacher's rows, labels or None) -> (M,) loss per output row; rows are (M, C) float32."""
 
 Align = Callable[[Tensor | None, Tensor], Tensor | None]
-"""(targets, rows) -> what the objective is given as labels."""
+"""(targets, rows) -> the objective's labels."""
 
 Disturbance = Callable[[Group, Stored], tuple[Tensor, ...] | None]
-"""(group, stored) -> random errors of its members' values, redrawn in every step, or None for none."""
+"""(group, stored) -> random errors of its members' values, redrawn in every step; None: no errors."""
 
 Afterwards = Callable[[Latent, int, int], None]
-"""(latent numbers, steps done, steps in all): called before the first and after every step; may move masks."""
+"""(latent numbers, steps done, total steps): called before the first and after every step; may move masks."""
 
 
 def distillation(found: Tensor, goal: Tensor, labels: Tensor | None) -> Tensor:
-    """Cross-entropy with the labels, where there are any, plus the KL divergence from the teacher."""
+    """Cross-entropy with the labels, if there are any, plus the KL divergence from the teacher."""
     values = functional.kl_div(found.log_softmax(-1), goal.log_softmax(-1), reduction="none", log_target=True).sum(-1)
     if labels is not None:
         values = values + functional.cross_entropy(found, labels, reduction="none")
@@ -54,11 +54,11 @@ class Training:
 
     Attributes:
         epochs: passes over the examples.
-        seed: of their order.
+        seed: of the examples' order.
         learning_rate: of Adam, after a short warm-up; it falls to zero along a cosine.
         objective: what is minimised.
-        align: targets -> its labels; class indices or probabilities, row by row, when left out.
-        disturb: errors that the stored values come back with.
+        align: targets -> the objective's labels; by default class indices or probabilities of each row.
+        disturb: errors with which the stored values are read back.
         afterwards: called between two steps, for example to move masks.
     """
 
@@ -79,16 +79,16 @@ def fine_tuned(
     training: Training,
     progress: bool,
 ) -> dict[str, Stored]:
-    """Stored groups after training.
+    """The stored groups after training.
 
     Normalisations stay in eval mode: their folded scale and shift are trained instead.
 
     Args:
         small: a compressed module in eval mode, which this function may change.
-        compression: carried by the module.
-        teacher: the original network: a private copy.
+        compression: the module's.
+        teacher: a private copy of the original network.
         examples: on the device of both.
-        training: how, and for how long.
+        training: the settings.
         progress: show a progress bar.
     """
     generator = torch.Generator().manual_seed(training.seed)
@@ -101,7 +101,7 @@ def fine_tuned(
         rowwise = _Rowwise(training.objective, training.align or _class_labels)
 
         steps = _orders(examples, None)
-        # By what a full batch weighs on average, so that a short last one counts for what it holds.
+        # Divide by the average weight of a full batch, so that a short last batch counts in proportion.
         usual = max(min(BATCH, examples.count), *(sum(map(len, rows)) for rows in steps)) / examples.count
         total = training.epochs * len(steps)
 
@@ -117,7 +117,7 @@ def fine_tuned(
                 optimizer.zero_grad(set_to_none=True)
                 with _named(done, total, examples.unit):
                     value = _descend(latent.tensors(training.disturb), step, loss)
-                # Codes are whole numbers: rounding would hide a weight that is not a number.
+                # Codes are whole numbers: rounding would hide a NaN weight.
                 if not math.isfinite(value):
                     raise diverged(training)
                 optimizer.step()
@@ -144,13 +144,13 @@ def _share_of_rate(step: int, total: int) -> float:
 def _descend(
     tensors: dict[str, Tensor], parts: Sequence[Slice], loss: Callable[[dict[str, Tensor], Slice], Tensor]
 ) -> float:
-    """The loss of a step, whose gradient is added up over runs of its parts and then reaches the latent numbers."""
+    """The loss of a step; adds up the gradient over its parts, then propagates it to the latent numbers."""
     if len(parts) == 1:
         value = loss(tensors, parts[0])
         if bool(torch.isfinite(value)):
             _backward([value])
         return float(value.detach())
-    # What lies between latent and stored numbers is gone through once a step, not once a run.
+    # The graph between latent and stored numbers is traversed once per step, not once per run.
     leaves = {name: tensor.detach().requires_grad_(tensor.requires_grad) for name, tensor in tensors.items()}
     found = 0.0
     for part in parts:
@@ -165,7 +165,7 @@ def _descend(
 
 
 def _backward(values: list[Tensor], gradients: list[Tensor | None] | None = None) -> None:
-    """Take gradients; what fails in the network's own backward pass is an error of ours."""
+    """Take gradients; turn failures of the network's backward pass into this package's error."""
     try:
         torch.autograd.backward(values, gradients)
     except RuntimeError as cause:
@@ -178,7 +178,7 @@ def _backward(values: list[Tensor], gradients: list[Tensor | None] | None = None
 
 @contextlib.contextmanager
 def _named(done: int, total: int, unit: int) -> Iterator[None]:
-    """Say in which step of the training a network failed; the objective's own errors and ours pass."""
+    """Add the step of the training to a network's failure; errors of the objective and of this package pass."""
     where = f"in step {done + 1} of {total} of fine-tuning (batches of up to {unit} examples, eval mode, gradients on)"
     try:
         yield
@@ -187,9 +187,9 @@ def _named(done: int, total: int, unit: int) -> Iterator[None]:
 
 
 def _steps(examples: Examples, generator: torch.Generator) -> Iterator[list[Slice]]:
-    """All examples in a new order, in small batches; those of one shape are mixed whatever batches they came in.
+    """All examples in a new order, in small batches; examples of one shape are mixed across their original batches.
 
-    A batch is in as many parts as the network is run on one after the other.
+    A batch consists of parts, on which the network runs one after another.
     """
     steps = _orders(examples, generator)
     for number in torch.randperm(len(steps), generator=generator).tolist():
@@ -197,7 +197,7 @@ def _steps(examples: Examples, generator: torch.Generator) -> Iterator[list[Slic
 
 
 def _orders(examples: Examples, generator: torch.Generator | None) -> list[list[Tensor]]:
-    """Numbers of the examples of every part of every step, in order without a generator."""
+    """Numbers of the examples in every part of every step; without a generator, in order."""
     if examples.whole:
         return _whole_orders(examples, generator)
     size = examples.together or BATCH
@@ -205,7 +205,7 @@ def _orders(examples: Examples, generator: torch.Generator | None) -> list[list[
 
 
 def _whole_orders(examples: Examples, generator: torch.Generator | None) -> list[list[Tensor]]:
-    """Slices as they are, about as many examples in a step as elsewhere."""
+    """Unchanged slices, with about the usual number of examples in a step."""
     ends = np.cumsum([len(part) for part in examples.slices]).tolist()
     rows = [torch.arange(end - len(part), end) for end, part in zip(ends, examples.slices, strict=True)]
     order = range(len(rows)) if generator is None else torch.randperm(len(rows), generator=generator).tolist()
@@ -215,7 +215,7 @@ def _whole_orders(examples: Examples, generator: torch.Generator | None) -> list
 
 
 def _mixed(examples: Examples, generator: torch.Generator | None) -> list[list[Tensor]]:
-    """Numbers of the examples of every batch, for the examples of each shape; in order without a generator."""
+    """Numbers of the examples in every batch, for each shape of examples; without a generator, in order."""
     alike: dict[str, list[Tensor]] = {}
     start = 0
     for part in examples.slices:
@@ -246,7 +246,7 @@ def _loss(
 
 @dataclass(frozen=True)
 class _Rowwise:
-    """An objective and what it is given as labels."""
+    """An objective with its labels."""
 
     objective: Objective
     align: Align

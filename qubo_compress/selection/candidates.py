@@ -1,8 +1,8 @@
-"""Which plan to take: named candidates, each measured on held-out examples, and the best one measured wins.
+"""Selects a plan: measures named candidates on held-out examples and takes the best.
 
-A solver's optimum is only as good as its loss model. Beside the best plans of its pool stand three that need less of
-the model: the optimum without interactions, ``uniform`` and ``greedy``. A table that few examples have misled then
-costs little more than the measurement.
+A solver's optimum is only as good as its loss model. The best plans of its pool therefore compete with three that rely
+less on the model: the optimum without interactions, ``uniform`` and ``greedy``. A table misled by few examples then
+costs little more than its measurement.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from qubo_compress.solvers.verification import solve
 logger = logging.getLogger(__name__)
 
 VERIFIED_PLANS = 8
-"""Plans of the solver's pool that are measured on held-out examples."""
+"""Number of plans of the solver's pool that are measured on held-out examples."""
 
 OPPONENT_SECONDS = 2.0
-"""Time limit for the solve of each opponent, which as a rule takes a few milliseconds."""
+"""Time limit for solving each opponent, which usually takes a few milliseconds."""
 
 FINAL_FACTOR = 4.0
-"""Candidates whose measure is this many times the winner's are not repaired: it would not make up for that."""
+"""Candidates whose measure is this many times the winner's are not repaired: a repair would not close the gap."""
 
 TIE = 1e-9
-"""Differences up to this are none: the candidate that comes first stays ahead."""
+"""Differences up to this count as ties, which the earlier candidate wins."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Candidate:
             for the optimum of the same table without interactions; ``"uniform"``; ``"greedy"``.
         plan: the plan.
         predicted: loss change that the table predicts.
-        expected: the same, corrected by what was measured for another candidate that was predicted alike; see
+        expected: ``predicted``, corrected by the measurement of another candidate with a similar prediction; see
             :func:`expectations`.
         comparison: the network with the plan applied against the original on the held-out examples.
-        also: names of other candidates that turned out to be the same plan.
-        repaired: the same after recovery, for the finalists that were repaired; else None.
+        also: names of other candidates that are the same plan.
+        repaired: ``comparison`` after recovery, for finalists that were repaired; else None.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Candidate:
 
     @property
     def final_measure(self) -> float:
-        """The measure of the network that this plan leads to: applied or repaired, whichever is better."""
+        """The measure of the plan's network: applied or repaired, whichever is better."""
         applied = self.comparison.measure
         return applied if self.repaired is None else min(applied, self.repaired.measure)
 
@@ -72,12 +72,12 @@ class Candidate:
 
     @property
     def sought(self) -> bool:
-        """Whether the table's predictions chose it: everything except ``uniform``, which they have little say in."""
+        """Whether the table's predictions chose it: all except ``uniform``, which hardly depends on them."""
         return "uniform" not in self.names
 
     @property
     def measured_loss(self) -> float:
-        """Mean loss on the held-out examples; infinite when it is not finite."""
+        """Mean loss on the held-out examples; infinite if it is not finite."""
         loss = self.comparison.loss
         return loss if math.isfinite(loss) else math.inf
 
@@ -88,12 +88,12 @@ class Candidate:
 
     @property
     def standard_error(self) -> float:
-        """Of the paired change of the loss."""
+        """The standard error of the paired change of the loss."""
         return self.comparison.change.standard_error
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All its names."""
+        """All names of the candidate."""
         return (self.name, *self.also)
 
 
@@ -105,13 +105,13 @@ def select(
     verify: int = VERIFIED_PLANS,
     seed: int = 0,
 ) -> tuple[tuple[Candidate, ...], Candidate]:
-    """Measure every candidate and return all of them, and the one to take.
+    """Measure every candidate; return all of them and the winner.
 
     Args:
-        table: that was solved.
+        table: the solved table.
         problem: of that table, under the budget.
-        solution: the solver's answer to it.
-        held_out: what candidates are measured on.
+        solution: the solver's answer.
+        held_out: measures the candidates.
         verify: how many plans of the solver's pool are measured.
         seed: of the opponents' solvers.
 
@@ -147,16 +147,16 @@ def select(
 
 
 def expectations(predicted: Sequence[float], measured: Sequence[float], sought: Sequence[bool]) -> list[float]:
-    """Predictions corrected by what was measured for other plans of the same table.
+    """Predictions corrected by the measurements of other plans of the same table.
 
-    An optimiser finds what the examples happened to miss, so the plans that it sought out are worse than was predicted,
-    and alike plans by a like factor. The prediction of such a plan is multiplied by measured over predicted of
-    *another* of them, the one with the closest prediction; a plan's own measurement says nothing about how well it
-    was predicted. Plans that the table had no say in keep their predictions, and so do those without such another.
+    An optimiser exploits errors of the table, so the plans that it chose are worse than predicted, similar plans by a
+    similar factor. The prediction of such a plan is multiplied by measured over predicted of *another* one, the one
+    with the closest prediction; its own measurement would make the prediction perfect by construction. Plans that the
+    table did not choose keep their predictions, as do those without another one.
 
     Args:
         predicted: loss changes, one per plan.
-        measured: what was measured for them, in the same unit.
+        measured: measured values, in the same unit.
         sought: whether a plan was chosen by these predictions.
 
     Example:
@@ -178,10 +178,10 @@ def expectations(predicted: Sequence[float], measured: Sequence[float], sought: 
 
 
 def finalists(candidates: tuple[Candidate, ...], winner: Candidate) -> tuple[Candidate, ...]:
-    """The winner, and the best plan of every other kind that is not far behind it.
+    """The winner, and the best plan of every other kind that is not far behind.
 
-    Repair changes the order of plans: with 16 images of a digits network at 16x the plan of the lower divergence had
-    the higher loss once both were repaired. So the plans to be returned repaired are judged repaired.
+    Repair changes the order of plans: for a digits network with 16 images at 16x, the plan with the lower divergence
+    had the higher loss after both were repaired. Plans that will be returned repaired are therefore compared repaired.
     """
     best: dict[str, Candidate] = {}
     for candidate in candidates:
@@ -193,7 +193,7 @@ def finalists(candidates: tuple[Candidate, ...], winner: Candidate) -> tuple[Can
 
 
 def opponents(problem: ChoiceProblem, seed: int = 0) -> list[tuple[str, Solution]]:
-    """The plans that need less of the loss model, as far as they can be found."""
+    """The plans that rely less on the loss model, if they can be found."""
     found = []
     for name, given, solver in (
         ("additive", problem.without_interactions(), "exact"),

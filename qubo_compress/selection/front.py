@@ -1,4 +1,4 @@
-"""The Pareto front of a table: the best plan at every size, solved in one process or in several."""
+"""The Pareto front of a table: the best plan at every size, solved in one or several processes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class FrontPoint:
     """One budget of a Pareto front.
 
     Attributes:
-        ratio: asked for.
-        plan: found.
+        ratio: the requested compression ratio.
+        plan: the best plan found.
         energy: predicted loss change.
         bound: lower bound on it, or None.
         solution: the solver's whole answer.
@@ -39,7 +39,7 @@ class FrontPoint:
 
 @dataclass(frozen=True)
 class SolveSettings:
-    """How each problem of a front is solved; small enough to travel to other processes.
+    """How each problem of a front is solved; cheap to send to other processes.
 
     Attributes:
         solver: a registered name or an object.
@@ -64,12 +64,12 @@ def pareto(
     within: Budget | None = None,
     work_limit: int | None = None,
 ) -> tuple[FrontPoint, ...]:
-    """Best plans over a range of sizes: solves again for each, measures nothing.
+    """The best plan at each of several sizes: solves for each, measures nothing.
 
-    The solves go through :class:`joblib.Parallel`: one after the other in this process, unless the caller says
-    otherwise by ``with joblib.parallel_config(backend="loky", n_jobs=2):``, or ``"dask"`` or ``"ray"`` with the
-    backend that these packages register. Only problems, the solver and its limits travel, never the network; with
-    ``work_limit`` the answers are the same wherever they are found.
+    The solves use :class:`joblib.Parallel`. By default they run one after another in this process; to change that, use
+    ``with joblib.parallel_config(backend="loky", n_jobs=2):``, or ``"dask"`` or ``"ray"`` with the backend that these
+    packages register. Only problems, the solver and its limits are sent, never the network; with
+    ``work_limit`` the answers do not depend on where they are computed.
 
     Args:
         table: measured once.
@@ -78,12 +78,12 @@ def pareto(
         time_limit: wall-clock seconds for each ratio.
         seed: of the solver's generator.
         interactions: False: linear terms only.
-        within: a budget whose other limits, such as ``macs``, hold at every size; its own size does not count.
+        within: a budget whose other limits, such as ``macs``, hold at every size; its size is ignored.
         work_limit: most sweeps, iterations or nodes for each ratio.
 
     Raises:
-        InfeasibleBudget: when a ratio is out of reach.
-        NoFeasibleFound: when no plan of that size was found in time.
+        InfeasibleBudget: if a ratio is out of reach.
+        NoFeasibleFound: if no plan of that size was found in time.
     """
     points = []
     settings = SolveSettings(solver, time_limit, work_limit, seed)
@@ -104,7 +104,7 @@ def try_ratios(
     interactions: bool = True,
     within: Budget | None = None,
 ) -> list[FrontPoint | InfeasibleBudget | NoFeasibleFound]:
-    """Like :func:`pareto`, with the error in place of each point that could not be found."""
+    """Like :func:`pareto`, with the error instead of each point that was not found."""
     budgets = [Budget(ratio=ratio) if within is None else within.resized(ratio) for ratio in ratios]
     problems = [table.problem(budget, interactions) for budget in budgets]
     found: list[FrontPoint | InfeasibleBudget | NoFeasibleFound] = []
@@ -119,7 +119,7 @@ def try_ratios(
 def _explained(
     table: SensitivityTable, error: InfeasibleBudget | NoFeasibleFound
 ) -> InfeasibleBudget | NoFeasibleFound:
-    """The error, with what the table knows of tensors that are kept whatever is chosen."""
+    """The error, with the table's facts about tensors that are always kept."""
     try:
         with explained(table.layout, table.costs, table.fixed_costs, table.offsets, table.kept_because):
             raise error
@@ -130,16 +130,16 @@ def _explained(
 def solve_all(
     problems: Sequence[ChoiceProblem], settings: SolveSettings
 ) -> list[Solution | InfeasibleBudget | NoFeasibleFound]:
-    """Solve problems that do not depend on each other, by the caller's :func:`joblib.parallel_config`.
+    """Solve independent problems under the caller's :func:`joblib.parallel_config`.
 
-    A problem without an answer gives its error; all other errors are raised.
+    A problem without an answer yields its error; all other errors are raised.
 
     Example:
         >>> problems = [ChoiceProblem.random(kind="separable", groups=4, choices=3, seed=s) for s in range(2)]
         >>> [found.status for found in solve_all(problems, SolveSettings("exact"))]
         ['optimal', 'optimal']
     """
-    # A solver registered by the caller is not known by name in another process.
+    # Other processes do not know the names of solvers registered by the caller.
     settings = replace(settings, solver=make_solver(settings.solver))
     return list(Parallel()(delayed(_solved)(problem, settings) for problem in problems))
 
@@ -151,5 +151,5 @@ def _solved(problem: ChoiceProblem, settings: SolveSettings) -> Solution | Infea
             seed=settings.seed,
         )  # fmt: skip
     except (InfeasibleBudget, NoFeasibleFound) as reason:
-        # An exception's traceback does not travel, and one ratio out of reach must not end the others.
+        # A traceback cannot be sent to another process, and one infeasible ratio must not end the others.
         return reason.with_traceback(None)

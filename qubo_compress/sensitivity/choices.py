@@ -1,4 +1,4 @@
-"""The choices of every group, and what they store."""
+"""The choices of every group, and their stored forms."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from qubo_compress.sensitivity.cache import Unit, UnitCache
 from qubo_compress.sensitivity.ranks import Arrays
 
 PACKED_MEMORY = 400_000_000
-"""Bytes of stored choices, and at least those of the network, that are kept; beyond, choices are made again.
+"""Memory for stored choices, at least the network's bytes; choices beyond it are made again when needed.
 
-Decoding coded choices of depthwise layers takes tens of microseconds a weight, and every pass of a measurement asks
-for all of them.
+Decoding coded choices of depthwise layers takes tens of microseconds a weight, and every pass of a measurement needs
+all of them.
 """
 
 VALUE_MEMORY = 4
-"""Bytes per value that a stored choice is taken to hold in memory: codes, a mask, and what they are made of."""
+"""Estimated bytes per value of a stored choice in memory: codes, a mask, and the arrays behind them."""
 
 
 class StoredChoices(Sequence[Mapping[str, Operator]]):
     """The choices of every group: item g maps the names of group g's choices to their operators.
 
-    What a choice stores follows from the uncompressed network, or from its calibration examples: these choices are
-    made once, by :meth:`make_from_data`, and then known by their bytes.
+    A choice is made from the uncompressed network, or also from its calibration examples. The latter are made once, by
+    :meth:`make_from_data`, and then read from their bytes.
 
     Args:
         layout: the groups.
         offered: for every group, choice name -> operator.
-        original: what the uncompressed network holds.
-        calibration: what operators that look at data gather their statistics from.
-        payloads: stored bytes of choices that were made from data before.
-        kept_because: group name -> why it is offered ``keep`` only.
+        original: the uncompressed network's tensors.
+        calibration: the source of statistics for operators that need data.
+        payloads: stored bytes of choices already made from data.
+        kept_because: group name -> why it is offered only ``keep``.
 
     Attributes:
         payloads: (group name, choice name) -> stored bytes of choices made from data; grows as they are made.
-        fits: what encoding searched for, of every choice, once they are priced.
+        fits: the search results of every choice's encoding, once the choices are priced.
     """
 
     def __init__(
@@ -90,15 +90,15 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
         return np.concatenate([[0], np.cumsum([len(names) for names in self._offered])]).astype(np.int64)
 
     def part(self, member: Member) -> Tensor:
-        """What a member owns of the uncompressed network, outputs first, on the CPU."""
+        """A member's part of the uncompressed network, outputs first, on the CPU."""
         return self.original.part(member)
 
     def parts(self, group: int) -> list[Tensor]:
-        """What the members of a group own of the uncompressed network."""
+        """The members' parts of the uncompressed network."""
         return self.original.parts(self.layout.groups[group])
 
     def with_fits(self, fits: Fits) -> StoredChoices:
-        """The same choices, which need not be searched for again."""
+        """The same choices with known search results, so that encoding need not search again."""
         known = copy.copy(self)
         known.fits = fits
         return known
@@ -106,17 +106,16 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
     def packed(self, group: int) -> list[Stored]:
         """Every choice of a group as it would be stored.
 
-        A choice that follows at once from the weights is made again for every call. Of the others as many are kept as
-        the memory allows.
+        Quick choices are made again for every call. The others are kept as far as the memory allows.
         """
         return list(self.stored(group))
 
     def stored(self, group: int) -> Iterator[Stored]:
-        """The choices of :meth:`packed`, one after the other, so that only one need be in memory."""
+        """The choices of :meth:`packed`, one at a time, so that only one must be in memory."""
         return (packed for _, packed in self._each(group, self[group], self._fits_of(group)))
 
     def twins(self, group: int) -> dict[int, int]:
-        """Position of every choice that is another one of the group, only coded -> the other's position."""
+        """Position of every coded choice -> position of the choice of equal values that is not coded, if offered."""
         positions = {name: number for number, name in enumerate(self[group])}
         found = {}
         for number, operator in enumerate(self[group].values()):
@@ -127,7 +126,7 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
         return found
 
     def values(self, group: int, without: Collection[int] = ()) -> Iterator[tuple[Tensor, ...]]:
-        """The members' values under every choice, one choice after the other; nothing goes through an entropy coder.
+        """The members' values under every choice, one choice at a time; bypasses entropy coders.
 
         Args:
             group: its number.
@@ -147,7 +146,7 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
         return (packed.tensors() for _, packed in self._each(group, operators, fits))
 
     def rewritten(self, group: int, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The same function in the parameters that the group's choices are written in."""
+        """The same function in the parameters used by the group's choices."""
         for operator in self[group].values():
             found = operator.reference(self.layout.groups[group], parts)
             if found is not None:
@@ -157,7 +156,7 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
     def _each(
         self, group: int, offered: Mapping[str, Operator], fits: Mapping[str, bytes]
     ) -> Iterator[tuple[str, Stored]]:
-        """Name and stored form of every choice of a group, or of an operator of equal values."""
+        """Name and stored form of every choice of a group, or of another operator with equal values."""
         found, parts = self.layout.groups[group], self.parts(group)
         made = {name: self._kept[group, name] for name in offered if (group, name) in self._kept}
         for name, operator in offered.items():
@@ -180,13 +179,13 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
         return {name: self.fits.of(first + k) for k, name in enumerate(self[group])}
 
     def make_from_data(self, group: int, cache: UnitCache) -> None:
-        """Make a group's choices that look at data, unless their bytes are known."""
+        """Make a group's choices that need data, unless their bytes are known."""
         driven = self._unmade(group)
         if driven:
             self._remember(group, driven, cache.get(f"payload_{group:05d}", partial(self._made, group, driven)))
 
     def share_from_data(self, cache: UnitCache) -> None:
-        """Make all groups' choices that look at data, each group on one rank, where several share the work."""
+        """Make all groups' choices that need data; if several ranks share the work, each group on one rank."""
         if cache.ranks.size == 1:
             return
         wanted = [(number, driven) for number in range(len(self)) if (driven := self._unmade(number))]
@@ -197,13 +196,13 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
             self._remember(number, driven, arrays)
 
     def _unmade(self, group: int) -> dict[str, Operator]:
-        """A group's choices that look at data, unless the bytes of all are known."""
+        """A group's choices that need data, unless the bytes of all are known."""
         name = self.layout.groups[group].name
         driven = {choice: operator for choice, operator in self[group].items() if id(operator) in self._driven}
         return {} if all((name, choice) in self.payloads for choice in driven) else driven
 
     def _made(self, group: int, driven: Mapping[str, Operator]) -> Arrays:
-        """Bytes of choices made from statistics that are gathered here and dropped again."""
+        """Bytes of choices made from statistics, which are gathered here and not kept."""
         if self.calibration is None:
             raise needs_data(next(iter(driven.values())))
         found, parts, made = self.layout.groups[group], self.parts(group), dict[str, Stored]()
@@ -222,14 +221,14 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
 
 
 class _Kept(dict[tuple[int, str], Stored]):
-    """Stored choices that take long to make, by group and name, within the memory that is allowed."""
+    """Stored choices that are slow to make, by group and name, within a memory limit."""
 
     def __init__(self, allowed: int) -> None:
         super().__init__()
         self._left = float(allowed)
 
     def offer(self, key: tuple[int, str], packed: Stored, values: int) -> None:
-        """Hold on to a stored choice of so many values, if there is room."""
+        """Keep a stored choice of ``values`` values, if there is room."""
         size = VALUE_MEMORY * values
         if key not in self and size <= self._left:
             self[key] = packed

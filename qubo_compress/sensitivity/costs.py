@@ -22,7 +22,7 @@ from qubo_compress.sensitivity.ranks import Arrays
 from qubo_compress.sensitivity.subject import Subject
 
 DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""Modules whose every weight multiplies once per output position."""
+"""Modules in which every weight multiplies once per output position."""
 
 ACTIVATION_BITS = 32
 """Activations stay in float32: only weights are compressed."""
@@ -36,12 +36,12 @@ BUDGETS = ("bytes", "macs", "bit_operations", "cells")
 
 @dataclass(frozen=True, eq=False)
 class Prices:
-    """What is known of all choices once they were stored.
+    """The results of storing all choices.
 
     Attributes:
         costs: budget name -> (V,) cost.
-        fits: what encoding searched for.
-        unreliable: (V,) which come back with errors.
+        fits: the search results of encoding.
+        unreliable: (V,) which choices are read back with errors.
     """
 
     costs: dict[str, IntArray]
@@ -50,14 +50,14 @@ class Prices:
 
 
 def price_choices(subject: Subject, advance: Callable[[float], None] = lambda _: None) -> Prices:
-    """What every choice costs: stored bytes, multiplications, bit operations, memory cells.
+    """The cost of every choice: stored bytes, multiplications, bit operations, memory cells.
 
-    Every choice is stored here for the first time, and what that had to search for is among the prices; where the
-    prices come from the cache nothing is stored. ``advance`` is called once per group. The multiplications of
+    Every choice is stored here for the first time, and the prices include the results of its encoding's search;
+    nothing is stored if the prices come from the cache. ``advance`` is called once per group. The multiplications of
     low-rank choices are those of ``plan.apply(model, factored=True)``.
 
-    Of several ranks each makes the choices of some groups from the data. All then store every choice, since they need
-    its values anyway, and take the prices of rank 0.
+    With several ranks, each makes the choices of some groups from the data. All ranks then store every choice, because
+    they need its values anyway, and take the prices of rank 0.
     """
     subject.choices.share_from_data(subject.cache)
     found = subject.cache.get(UNIT, lambda: _priced(subject, advance))
@@ -90,12 +90,12 @@ def _priced(subject: Subject, advance: Callable[[float], None]) -> Arrays:
 
 @dataclass(frozen=True)
 class _Priced:
-    """What is known of some choices once they were stored.
+    """The results of storing some choices.
 
     Attributes:
         costs: (n, 4), in the order of ``BUDGETS``.
         fits: n entries of :class:`Fits`.
-        unreliable: (n,) whether they come back with errors.
+        unreliable: (n,) whether they are read back with errors.
     """
 
     costs: IntArray
@@ -124,7 +124,7 @@ def _group_priced(subject: Subject, number: int) -> _Priced:
 
 
 def _rows_priced(subject: Subject, run: Sequence[int]) -> _Priced:
-    """Filters of one layer, group by group."""
+    """Price the filters of one layer, group by group."""
     groups = [subject.layout.groups[number] for number in run]
     rows = Rows(torch.cat([subject.choices.part(group.members[0]).reshape(1, -1) for group in groups]))
     times = multiplications_per_value(subject.tensors, groups[0], subject.trace)[0]
@@ -139,7 +139,7 @@ def _rows_priced(subject: Subject, run: Sequence[int]) -> _Priced:
 
 
 def _runs(subject: Subject) -> Iterator[list[int]]:
-    """Group numbers in order; those that are single rows of one tensor with the same choices come together."""
+    """Group numbers in order; single rows of one tensor with the same choices form one run."""
     run: list[int] = []
     for number in range(len(subject.layout.groups)):
         if run and not siblings(subject, run[0], number):
@@ -175,8 +175,8 @@ class LayerCall:
 
     Attributes:
         module: the innermost module that was running.
-        positions: how often each value multiplies per example: output positions, of transposed convolutions input
-            positions, of recurrent layers steps.
+        positions: how often each value multiplies per example: output positions; for transposed convolutions input
+            positions, for recurrent layers steps.
         inputs: sizes of its inputs along the spatial axes.
         outputs: sizes of its outputs along them.
     """
@@ -188,7 +188,7 @@ class LayerCall:
 
 
 def layer_calls(tensors: NetworkTensors, group: Group, trace: CallTrace | None) -> list[list[LayerCall]]:
-    """For every member of a group, the calls that it is used in; embeddings do not multiply."""
+    """For every member of a group, the calls that use it; embeddings do not multiply."""
     if trace is None or group.kind != "weight":
         return [[] for _ in group.members]
     found = []
@@ -202,7 +202,7 @@ def layer_calls(tensors: NetworkTensors, group: Group, trace: CallTrace | None) 
 
 
 def _calls_of_owners(owners: list[Place], member: Member, trace: CallTrace) -> list[LayerCall]:
-    """Calls of the modules that own a weight which no known function was given itself: masked ones, for example."""
+    """Calls of the modules that own a weight, if no known function received it directly: masked ones, for example."""
     known = {id(module) for module, _ in owners if isinstance(module, DENSE)}
     axes = slice(2 - len(member.shape), None) if len(member.shape) > 2 else slice(0, 0)
     return [
@@ -213,7 +213,7 @@ def _calls_of_owners(owners: list[Place], member: Member, trace: CallTrace) -> l
 
 
 def factored_multiplications(stored: Stored, calls: Sequence[Sequence[LayerCall]]) -> int:
-    """Multiplications per example of layers that compute in their factors; of whole weights where they cannot."""
+    """Multiplications per example of layers computed in their factors, or with whole weights if they cannot be."""
     total = 0
     for number, made in enumerate(calls):
         stages = stored.stages(number)

@@ -1,4 +1,4 @@
-"""Features from gradients of single examples: a backward pass over every example, whatever the number of choices."""
+"""Features from gradients of single examples: one backward pass per example for any number of choices."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from qubo_compress.sensitivity.subject import Subject
 logger = logging.getLogger(__name__)
 
 GRADIENT_MEMORY = 300_000_000
-"""Bytes that per-example gradients of one chunk of examples may take."""
+"""Most bytes for the per-example gradients of one chunk of examples."""
 
 
 @dataclass(frozen=True)
 class GradientMetric(Metric):
-    """What metrics from gradients share.
+    """The base of metrics from gradients.
 
     Args:
         measured_linear: measure the linear terms by one run per choice instead.
@@ -52,7 +52,7 @@ class GradientMetric(Metric):
 def measured_by_gradients(subject: Subject, kind: str, measured_linear: bool, evaluations: float) -> MetricResult:
     """Linear terms and features of the metric ``"jacobian"`` or ``"fisher"``."""
     subject.examples.refuse_parts(f"metric {kind!r}")
-    # Where every slice comes from the cache nothing is stored again.
+    # If every slice comes from the cache, no choice is stored again.
     stacked = functools.cache(lambda: _displacement_matrix(subject))
     share = (evaluations - (float(subject.offsets[-1]) if measured_linear else 0.0)) / len(subject.examples.slices)
     slope = np.zeros(int(subject.offsets[-1]))
@@ -120,7 +120,7 @@ def _rows_per_example(subject: Subject, number: int) -> int:
 
 
 def _fisher_cotangent(subject: Subject, number: int, part: Slice) -> tuple[Tensor, float]:
-    """Output gradient whose pull-back, row by row, is each g_n, and whether its mean is a slope of the loss."""
+    """Output gradient whose pull-back gives each row's g_n, and whether its mean is a slope of the loss."""
     outputs, reference = subject.outputs[number], subject.reference[number]
     if isinstance(subject.loss, KullbackLeibler):
         generator = torch.Generator().manual_seed(subject.seed * 1_000_003 + number)
@@ -158,7 +158,7 @@ def _per_example_products(
     read = subject.examples.reading.rows
 
     def rows(values: dict[str, Tensor], inputs: Any) -> Tensor:
-        # torch's functional_call leaves its own tensors behind in a module that is registered under two names.
+        # torch's functional_call leaves its tensors in a module that is registered under two names.
         with subject.tensors.swapped({**state, **values}):
             return read(call(subject.base, map_tensors(inputs, lambda t: t.unsqueeze(0)))).reshape(-1)
 
@@ -186,7 +186,7 @@ def _accumulate(out: Tensor, gradients: Tensor, entries: list[tuple[int, Member,
 
 
 def _state_at_reference(subject: Subject) -> dict[str, Tensor]:
-    """The tensors of all groups as the base model holds them, in the parameters their choices are written in."""
+    """The base model's tensors of all groups, in the parameters used by their choices."""
     state = {}
     for group, found in enumerate(subject.layout.groups):
         for member, value in zip(found.members, subject.references(group), strict=True):

@@ -1,4 +1,4 @@
-"""The settings of a measurement, passed whole."""
+"""The settings of a measurement, passed as one object."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """How a network is measured: the keyword arguments of :func:`qubo_compress.measure`, which explains each.
+    """The settings of a measurement: the keyword arguments of :func:`qubo_compress.measure`, which explains each.
 
     Example:
         >>> Measurement(seed=3, class_axis=1).reading.class_axis
@@ -55,12 +55,12 @@ class Measurement:
 
     @property
     def asked(self) -> Metric:
-        """The metric object, also for a name; ``auto`` is a metric, too."""
+        """The metric object, also if given by name; ``auto`` is a metric, too."""
         return make_metric(self.metric)
 
     @property
     def reading(self) -> OutputReading:
-        """How outputs are read, before a network has shown them."""
+        """How outputs are read, before a network has run."""
         return OutputReading(self.output, self.class_axis)
 
     @property

@@ -43,23 +43,23 @@ class MetricResult:
 
 
 class Metric(ABC):
-    """A way to measure what each choice and each pair costs: a frozen dataclass of options."""
+    """A way to measure the loss of each choice and each pair: a frozen dataclass of options."""
 
     metric_name: ClassVar[str]
 
     @property
     def counts_flips(self) -> bool:
-        """Whether it runs every choice, and so gives ``MetricResult.flips``; not by default."""
+        """Whether it runs every choice and returns ``MetricResult.flips``; not by default."""
         return False
 
     @property
     def knows_divergence(self) -> bool:
-        """Whether it gives ``MetricResult.divergence``; if not, shrinkage towards it is refused before measuring."""
+        """Whether it returns ``MetricResult.divergence``; if not, shrinkage towards it is refused before measuring."""
         return True
 
     @property
     def knows_halves(self) -> bool:
-        """Whether it gives ``MetricResult.halves``, which ``shrinkage="auto"`` needs."""
+        """Whether it returns ``MetricResult.halves``, which ``shrinkage="auto"`` needs."""
         return True
 
     def evaluations(self, subject: Subject) -> float:
@@ -70,7 +70,7 @@ class Metric(ABC):
     def measure(self, subject: Subject) -> MetricResult:
         """Measure all choices of all groups.
 
-        Units given to ``subject.gather`` are resumed from a cache and shared by the ranks of ``torch.distributed``.
+        Units passed to ``subject.gather`` are resumed from a cache and shared by the ranks of ``torch.distributed``.
         """
 
 

@@ -1,13 +1,13 @@
-"""What random errors of stored weights cost, and what reliable choices cost in cells of the same memory.
+"""The expected loss of random errors in stored weights, and the cost of reliable choices in cells of the same memory.
 
-Independent errors of variance v_i around the mean that a choice is measured at cost
+A choice is measured at the mean of its values. Independent errors of variance v_i around it cost
 
     E[loss] - loss(mean)  ~=  1/2 sum_i h_i v_i,
 
 h the diagonal of the Gauss-Newton Hessian (Isik et al., arXiv 2102.07725, allocate redundancy by the same sum). It
 is taken at the *uncompressed* weights, and errors of different groups add: both hold while the noise term is small.
-As a Kullback-Leibler divergence the sum is the whole second order. Cross-entropy adds what the bends of the activations
-cost under its slope at the labels, which no derivative shows: on a trained ResNet-20 the
+For a Kullback-Leibler divergence, the sum is the whole second order. For cross-entropy, kinks of the activations add a
+term through the loss's slope at the labels, which no derivative shows: on a trained ResNet-20, the
 sum was 5 to 14 % above the mean over noisy reads. ``benchmarks/studies/unreliable_storage.py`` compares both losses.
 """
 
@@ -30,11 +30,11 @@ from qubo_compress.sensitivity.table import SensitivityTable
 
 
 class Medium(Protocol):
-    """A memory that says what an error-free bit costs, such as the channels of ``qubo_compress.channels``."""
+    """A memory with a price for an error-free bit, such as the channels of ``qubo_compress.channels``."""
 
     @property
     def cells_per_reliable_bit(self) -> float:
-        """Cells per bit, checks of an error-correcting code included."""
+        """Cells per bit, including the check bits of an error-correcting code."""
         ...
 
 
@@ -43,8 +43,8 @@ def noise_terms(subject: Subject, metric: str, unreliable: npt.NDArray[np.bool_]
 
     Args:
         subject: of the measurement.
-        metric: its name; under ``"magnitude"`` the terms are squared norms, as its linear terms are.
-        unreliable: (V,) which choices come back with errors.
+        metric: its name; for ``"magnitude"`` the terms are squared norms, like its linear terms.
+        unreliable: (V,) which choices are read back with errors.
     """
     terms = np.zeros(int(subject.offsets[-1]))
     for number, group in enumerate(subject.layout.groups):
@@ -76,8 +76,8 @@ def expected_loss(variances: tuple[Tensor, ...], curvature: tuple[Tensor, ...] |
 def priced_in_cells(table: SensitivityTable, medium: Medium) -> SensitivityTable:
     """The same table with every reliable choice, and the rest of the file, priced in cells of one memory.
 
-    A table prices a reliable bit at one cell. Where cells hold several bits, or flip, an error-free bit costs
-    ``medium.cells_per_reliable_bit``; choices in ``analog`` and ``digital`` cells are priced so already.
+    A table prices a reliable bit at one cell. If cells hold several bits, or flip, an error-free bit costs
+    ``medium.cells_per_reliable_bit``; ``analog`` and ``digital`` choices are already priced this way.
     """
     price = medium.cells_per_reliable_bit
     names = [name for group in table.choices for name in group]

@@ -1,4 +1,4 @@
-"""How the subject of a measurement is made: networks run, outputs and weights checked, choices offered."""
+"""Makes the subject of a measurement: runs the networks, checks outputs and weights, offers choices."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 
 def prepared(specimen: Specimen, around: Around | None = None) -> Subject:
-    """The subject that a metric is given, without a cache.
+    """The subject for a metric, without a cache.
 
-    Called with both networks in eval mode and without gradients.
+    Both networks must be in eval mode, with gradients disabled.
 
     Raises:
         InvalidBatches, InvalidModel, NonFiniteLoss, ForwardFailed.
@@ -89,7 +89,7 @@ def _outputs(model: nn.Module, examples: Examples) -> list[Tensor]:
 def _measurable(
     offered: dict[str, Operator], group: Group, calls: Mapping[str, Sequence[WeightCall]]
 ) -> dict[str, Operator]:
-    """The choices without those that must watch what a weight multiplies where this cannot be seen."""
+    """The choices, without those that need the inputs of a weight if these cannot be observed."""
     unseen = [name for name, operator in offered.items() if any(need.watches_inputs for need in operator.needs)]
     reasons = [why_unseen(calls.get(member.name, ()), bool(member.inputs_first)) for member in group.members]
     reason = next((said for said in reasons if said is not None), None)
@@ -103,7 +103,7 @@ def _refuse_bad_weights(tensors: NetworkTensors, layout: Layout) -> None:
     grouped = {member.name for group in layout.groups for member in group.members}
     for name, held in tensors.items():
         tensor = held.detach()
-        # A buffer that no operator touches may hold infinities on purpose: attention masks do.
+        # Buffers that no operator touches may hold infinities on purpose, such as attention masks.
         checked = tensor.is_floating_point() and (tensors.is_parameter(name) or name in grouped)
         tensor = tensor.float() if tensor.dtype.itemsize < 2 else tensor
         if checked and not bool(torch.isfinite(tensor).all()):
@@ -122,7 +122,7 @@ def _refuse_bad_outputs(reference: list[Tensor], loss: Any, examples: Examples) 
 
 
 def _refuse_blind_loss(reference: list[Tensor], loss: Loss, examples: Examples) -> None:
-    """A caller's loss may compare classes, too, and of a single output every choice would then cost nothing."""
+    """Refuse a caller's loss that compares classes if there is only one output: no choice would cost anything."""
     if not isinstance(loss, CallableLoss) or any(rows.shape[1] > 1 for rows in reference):
         return
     for part, rows in zip(examples.slices, reference, strict=True):
@@ -137,7 +137,7 @@ def _refuse_blind_loss(reference: list[Tensor], loss: Loss, examples: Examples) 
 
 
 def _placed(model: nn.Module, examples: Examples) -> Examples:
-    """Examples on the model's device; images channels last on the CPU, where that gives the same outputs."""
+    """Examples on the model's device; on the CPU, images are channels last if that gives the same outputs."""
     device = NetworkTensors(model).device
     examples = examples.to(device)
     first = examples.first(PROBE_EXAMPLES).inputs
@@ -151,7 +151,7 @@ def _placed(model: nn.Module, examples: Examples) -> Examples:
     try:
         after = examples.reading.rows(run_model(model, map_tensors(first, last)))
     except QuboCompressError:
-        # A model that reshapes with view() accepts only the layout it was written for.
+        # A model that reshapes with view() may accept only one memory layout.
         return examples
     if before.shape != after.shape or not torch.allclose(before, after, rtol=1e-3, atol=1e-4):
         return examples
@@ -170,7 +170,7 @@ def _trace(model: nn.Module, examples: Examples) -> CallTrace | None:
 
 
 def _calls(tensors: NetworkTensors, examples: Examples, trace: CallTrace | None) -> Mapping[str, Sequence[WeightCall]]:
-    """By name, the calls of the functions that are given that parameter, also where modules cannot be followed."""
+    """Parameter name -> calls of the functions that receive it, even if modules cannot be traced."""
     if trace is not None:
         return {name: [call for _, call in seen] for name, seen in trace.weights.items()}
     probe = examples.first(PROBE_EXAMPLES).inputs

@@ -1,4 +1,4 @@
-"""The object of a measurement: a network with its groups and calibration examples, read and checked at once."""
+"""The object of a measurement: a network with its groups and calibration examples, read and checked together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Specimen:
         model: the uncompressed network, unchanged.
         layout: its groups.
         examples: the calibration examples.
-        settings: of the measurement, with the loss that fits the examples.
+        settings: of the measurement, with a loss that fits the examples.
     """
 
     model: nn.Module
@@ -42,10 +42,10 @@ class Specimen:
         """Find the groups, read the batches, and check that the network, its examples and the loss fit together.
 
         Args:
-            model: as the caller gave it.
+            model: as given by the caller.
             batches: see :func:`qubo_compress.calibration.examples.read_examples`.
-            settings: as the caller gave them.
-            whose: batches they are, for errors.
+            settings: as given by the caller.
+            whose: describes the batches in errors.
 
         Raises:
             InvalidBatches, InvalidModel, InvalidMenu, ForwardFailed, UnknownName.
@@ -65,7 +65,7 @@ class Specimen:
         return self.settings.loss
 
     def private(self) -> Specimen:
-        """The specimen with a private copy of the network, whose outputs and loss are settled."""
+        """The specimen with a private copy of the network, and with its output reading and loss resolved."""
         model = private_copy(self.model)
         examples, loss = settle(model, self.examples, self.loss)
         return Specimen(model, self.layout, examples, replace(self.settings, loss=loss))
@@ -76,7 +76,7 @@ class Specimen:
 
 
 Restriction = Callable[[int, dict[str, Operator]], dict[str, Operator]]
-"""(group number, choice name -> operator) -> the choices that are left."""
+"""(group number, choice name -> operator) -> the remaining choices."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class Around:
     Attributes:
         base: the network with the plan.
         restrict: may shorten a group's choices.
-        payloads: stored bytes of choices that an earlier table made from data.
+        payloads: stored bytes of choices made from data for an earlier table.
     """
 
     base: nn.Module
@@ -99,7 +99,7 @@ class Around:
 
 
 def refuse_unfit(model: nn.Module, layout: Layout) -> None:
-    """Raise :class:`InvalidModel` for networks that cannot be measured, before they run."""
+    """Raise :class:`InvalidModel` for networks that cannot be measured, before running them."""
     refuse_nothing_to_compress(layout)
     _refuse_without_values(model)
     for group in layout.groups:
@@ -113,13 +113,13 @@ def refuse_unfit(model: nn.Module, layout: Layout) -> None:
 
 
 def refuse_nothing_to_compress(layout: Layout) -> None:
-    """Raise :class:`InvalidModel` for a network all of whose tensors are kept, with the reasons."""
+    """Raise :class:`InvalidModel`, with the reasons, if all tensors of a network are kept."""
     if not layout.groups:
         raise InvalidModel(f"nothing in this network can be compressed: {kept_text(layout.kept)}")
 
 
 def _refuse_without_values(model: nn.Module) -> None:
-    """Raise :class:`InvalidModel` for tensors on the meta device, which have shapes and no values."""
+    """Raise :class:`InvalidModel` for tensors on the meta device, which have shapes but no values."""
     missing = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     if missing:
         raise InvalidModel(

@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from qubo_compress.sensitivity.measurement import Measurement
 
 ROWS_PER_PASS = {"cpu": 256, "cuda": 8192}
-"""Choices share a pass up to this many examples: more gains nothing on a CPU and fills the caches."""
+"""Choices share a pass up to this many examples: more does not help on a CPU and overflows its caches."""
 
 MAX_COLUMNS = 65_536
-"""Columns of a feature row; longer rows are hashed into so many."""
+"""Columns of a feature row; longer rows are hashed to this length."""
 
 PROBE_EXAMPLES = 8
-"""Examples on which it is tried whether parts of the network can be run alone."""
+"""Examples for testing whether parts of the network can run alone."""
 
 
 def _unseen(_: float) -> None:
-    """Ignore progress."""
+    """Ignore the progress."""
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """Where the parts of a measurement are cached, and how progress is reported.
+    """The cache of a measurement's parts, and how progress is reported.
 
     Attributes:
         cache: finished units.
@@ -53,16 +53,16 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A measurement as a metric sees it.
+    """The input of a metric.
 
     Attributes:
         tensors: of the network at the point of measurement; the network itself is ``base``.
-        choices: the choices of every group, and their stored forms.
+        choices: the choices of every group, with their stored forms.
         examples: the calibration examples, on the network's device.
         loss: the loss.
         reference: output rows of the uncompressed network, one tensor per slice.
         outputs: output rows of ``base``, one tensor per slice.
-        trace: the calls of its modules, if these can be followed.
+        trace: the calls of its modules, if they can be traced.
         settings: of the measurement.
         work: the cache and the progress.
     """
@@ -94,22 +94,22 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """Where the network computes."""
+        """The network's device."""
         return self.reference[0].device
 
     @property
     def seed(self) -> int:
-        """Of everything drawn."""
+        """The seed of all random draws."""
         return self.settings.seed
 
     @property
     def interactions(self) -> bool:
-        """Whether features are wanted."""
+        """Whether the metric must return features."""
         return bool(self.settings.interactions)
 
     @property
     def first_order(self) -> bool:
-        """Whether slopes of the loss are wanted, if they are not measured anyway."""
+        """Whether linear terms need the loss's slopes, if the metric does not measure them anyway."""
         return self.settings.first_order
 
     @property
@@ -119,7 +119,7 @@ class Subject:
 
     @property
     def rows_per_pass(self) -> int:
-        """Examples that share a pass, limited by memory; one slice if slices are not joined."""
+        """Examples per pass, limited by memory; one slice if slices are not joined."""
         if self.examples.whole:
             return 1
         return min(ROWS_PER_PASS.get(self.device.type, 512), self.examples.together or MOST_JOINED)
@@ -147,15 +147,15 @@ class Subject:
         yield from enumerate(self.examples.slices)
 
     def row_weights(self, number: int) -> Tensor:
-        """(M,) weight of each output row of a slice, zero where its label is ignored; all slices' sum to one."""
+        """(M,) weight of each output row of a slice, zero if its label is ignored; over all slices they sum to one."""
         part = self.examples.slices[number]
         rows = self.outputs[number]
         return self.examples.row_weights(part, rows.shape[0]).to(rows.device)
 
     def variants(self, group: int) -> list[tuple[Tensor, ...]]:
-        """For every choice, the whole tensors to put into the network, on its device."""
+        """For every choice, the whole tensors to swap into the network, on its device."""
         members = self.layout.groups[group].members
-        # Next to the network's present rows: another group of the same tensor may be swapped in already.
+        # Other rows stay as in the network at present: another group of the tensor may be swapped in.
         made = (self.tensors.assembled(zip(members, values, strict=True)) for values in self.choices.values(group))
         return [tuple(found[member.name].to(self.device) for member in members) for found in made]
 
@@ -171,13 +171,13 @@ class Subject:
     def displacements(
         self, group: int, from_original: bool = False, without: Collection[int] = ()
     ) -> list[tuple[Tensor, ...]]:
-        """For every choice, stored minus reference values, part by part, outputs first, on the CPU.
+        """For every choice, stored minus reference values of each part, outputs first, on the CPU.
 
         They are float32, or float64 if the network is.
 
         Args:
             group: its number.
-            from_original: take the uncompressed network for the reference, not the base model.
+            from_original: use the uncompressed network as the reference, not the base model.
             without: positions of choices to leave out.
         """
         kept = self.choices.rewritten(group, self.choices.parts(group))
@@ -212,7 +212,7 @@ class Subject:
             )
 
     def __getattr__(self, name: str) -> Any:
-        """Attributes of 0.4's ``MeasureTask`` that its choices have now."""
+        """Attributes of 0.4's ``MeasureTask`` that have moved to ``choices``."""
         if name not in ("part", "packed", "stored", "twins", "values", "payloads", "fits", "calibration"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         warnings.warn(
@@ -224,6 +224,6 @@ class Subject:
 
 
 def apart(value: Tensor, before: Tensor) -> Tensor:
-    """The difference in float32, or float64 where either is."""
+    """The difference in float32, or in float64 if either is."""
     wide = torch.float64 if torch.float64 in (value.dtype, before.dtype) else torch.float32
     return value.to(wide) - before.to(wide)

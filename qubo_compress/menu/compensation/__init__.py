@@ -1,3 +1,3 @@
-"""Codes and masks chosen by the error of the layer's outputs instead of its weights."""
+"""Codes and masks chosen by the error of a layer's outputs instead of its weights."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Quantization and pruning whose errors are made up by the other weights of the same output."""
+"""Quantization and pruning with errors compensated by the other weights of the same output."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from qubo_compress.menu.storage.streams import Reader
 from qubo_compress.network.groups import Group, Member
 
 CLIPPING_SHARES = tuple(np.linspace(0.3, 1.0, 15))
-"""Shares of the largest magnitude that are tried as the end of the grid, row by row."""
+"""Shares of a row's largest magnitude that are tried as the end of its grid."""
 
 FINALISTS = 3
 ALTERNATIONS = 2
@@ -49,16 +49,16 @@ ROUNDINGS = ("descent", "qubo")
 class Compensate(Compensating):
     """Codes chosen by the layer's output error: column by column with compensation, then code by code.
 
-    Stored exactly as ``quantize`` and ``prune`` store theirs, and never with a larger error in the damped moments,
-    which is the output error expected when inputs come with independent noise of that variance: where the plain
-    choice is better in a row (in the tensor, when it is pruned), it is stored.
+    Codes are stored exactly as by ``quantize`` and ``prune``, and never with a larger error in the damped moments,
+    the expected output error if inputs carry independent noise of that variance: if the plain
+    choice is better in a row (in the tensor, if it is pruned), it is stored instead.
 
     Args:
         bits: bits per code, 2 to 16, or None: survivors keep the tensor's dtype.
         sparsity: share of weights set to zero, per tensor.
-        damping: share of the mean input moment that is added to every input's.
-        rounding: ``"descent"`` or ``"qubo"``: which way to round the weights of each output is also asked of the
-            library's own annealer, see :mod:`qubo_compress.menu.compensation.qubo`; slower by far.
+        damping: share of the mean input moment that is added to every input's moment.
+        rounding: ``"descent"`` or ``"qubo"``, which then also rounds the weights of each output with the
+            library's own annealer, see :mod:`qubo_compress.menu.compensation.qubo`; much slower.
 
     Raises:
         InvalidMenu: for settings out of range.
@@ -99,7 +99,7 @@ class Compensate(Compensating):
     def encode_with(
         self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]
     ) -> QuantizedTensors | PrunedTensors:
-        """Mask, scales and codes of least output error."""
+        """Store the mask, scales and codes with the least output error."""
         found = zip(group.members, parts, evidence[InputMoments()], strict=True)
         if self.bits is None:
             pruned = [self._pruned(part, moments) for _, part, moments in found]
@@ -112,7 +112,7 @@ class Compensate(Compensating):
             return None
         blocks = moments.even_blocks(len(values))
         if blocks:
-            moments.inverse_factors(blocks, self.damping)  # which keeps them
+            moments.inverse_factors(blocks, self.damping)  # caches them
         factors = [
             (slice(a, b), moments.inverse_factor(block, self.damping)) for block, a, b in moments.spans(len(values))
         ]
@@ -123,7 +123,7 @@ class Compensate(Compensating):
         mask = self._mask(values, moments)
         assert mask is not None  # noqa: S101 - refused in __post_init__
         left = self._survivors(values, mask, moments)
-        # Saliencies of single weights do not add up: at high sparsity magnitudes can find the better mask.
+        # Saliencies of single weights do not add up: at high sparsity, magnitudes may give the better mask.
         plain = magnitude_mask(part, self.sparsity).reshape(mask.shape)
         other = self._survivors(values, plain, moments)
         if _total(values, other, moments, self.damping) < _total(values, left, moments, self.damping):
@@ -164,7 +164,7 @@ class Compensate(Compensating):
         return QuantizedTensor(member, self.bits, scale, codes.to(torch.int16), mask)
 
     def _rows(self, values: Tensor, mask: Tensor | None, damped: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes and float16 scales of (R, D) rows that share their moments, or of (B, R, D), each B with its own."""
+        """Codes and float16 scales of (R, D) rows that share their moments, or of (B, R, D) with moments per block."""
         assert self.bits is not None  # noqa: S101 - called with bits only
         book = codebook(self.bits, signs_only=mask is not None and self.bits == 2)
         level = highest_level(self.bits)
@@ -192,7 +192,7 @@ class Compensate(Compensating):
         return best_codes.float(), best_scale
 
     def read(self, group: Group, reader: Reader) -> QuantizedTensors | PrunedTensors:
-        """Read the members one after the other, as ``quantize`` and ``prune`` store them."""
+        """Read the members in order, in the form of ``quantize`` and ``prune``."""
         if self.bits is None:
             return Prune(self.sparsity).read(group, reader)
         return Quantize(self.bits, self.sparsity).read(group, reader)
@@ -206,7 +206,7 @@ def codebook(bits: int, signs_only: bool) -> Codebook:
 def _settled(
     values: Tensor, scale: Tensor, mask: Tensor | None, damped: Tensor, upper: Tensor, book: Codebook
 ) -> tuple[Tensor, Tensor]:
-    """Codes by propagation, then scale and codes in turn while the error falls."""
+    """Codes by propagation, then scale and codes alternately while the error falls."""
     codes = propagated(values, scale.double(), mask, upper, book)
     codes = descended(values, codes, scale.double(), mask, damped, book)
     return _alternated(values, codes, scale, mask, damped, book)
@@ -215,7 +215,7 @@ def _settled(
 def _alternated(
     values: Tensor, codes: Tensor, scale: Tensor, mask: Tensor | None, damped: Tensor, book: Codebook
 ) -> tuple[Tensor, Tensor]:
-    """Scale and codes in turn while the error falls."""
+    """Improve scale and codes alternately while the error falls."""
     codes, scale = codes.clone(), scale.clone()
     least = output_error(values, codes * scale.double(), damped)
     for _ in range(ALTERNATIONS):
@@ -230,7 +230,7 @@ def _alternated(
 
 
 def solved(values: Tensor, mask: Tensor, damped: Tensor) -> Tensor:
-    """(R, D) surviving weights of least output error: S_kk q_k = (S w)_k for the survivors k of each row."""
+    """(R, D) surviving weights with the least output error: S_kk q_k = (S w)_k for the survivors k of each row."""
     goal = values @ damped
     left = torch.zeros_like(values)
     for row in range(len(values)):
@@ -243,7 +243,7 @@ def solved(values: Tensor, mask: Tensor, damped: Tensor) -> Tensor:
 def _better(
     values: Tensor, codes: Tensor, scale: Tensor, plain: QuantizedTensor, moments: Moments, damping: float
 ) -> tuple[Tensor, Tensor]:
-    """Row by row the codes and scale of the lower output error."""
+    """For each row, the codes and scale with the lower output error."""
     ours = _errors(values, codes * scale.float(), moments, damping)
     theirs = _errors(values, plain.codes.float() * plain.scale.float(), moments, damping)
     worse = (theirs < ours)[:, None]

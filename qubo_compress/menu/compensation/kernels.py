@@ -15,13 +15,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class BookArguments(KernelArguments):
-    """The available codes, as the kernels take them.
+    """The available codes, for kernels.
 
     Attributes:
         low: smallest code.
         high: largest code.
-        signs_only: 1 where codes are only -1 and 1.
-        bits: (2 * reach + 1,) bits of the codes from -reach to reach; one zero where bits do not count.
+        signs_only: 1 if codes are only -1 and 1.
+        bits: (2 * reach + 1,) bits of the codes from -reach to reach; a single zero if bits do not count.
         reach: see ``bits``.
         price: of a bit, in units of the output error; signs have none.
     """
@@ -44,11 +44,12 @@ def descend_rows(
     book: BookArguments,
     sweeps: int,
 ) -> None:
-    """Move every code to its best value given the others, until none moves; codes and gradient are changed.
+    """Move every code to its best value given the others, until none moves; changes codes and gradient.
 
     Args:
         codes: (R, D) whole numbers.
-        gradient: (R, D) half the derivative of the output error by the values: (codes * scale - values) @ moments.
+        gradient: (R, D) half the derivative of the output error with respect to the values: (codes * scale - values) @
+            moments.
         scale: (R,) steps.
         kept: (R, D) which codes may move.
         moments: (D, D).
@@ -78,7 +79,7 @@ def descend_rows(
                         if cost < best:
                             best, found = cost, tried
                 elif not abs(target - found) < abs(target - old):
-                    found = old  # a tie would only move on rounding errors
+                    found = old  # a tie would move only because of rounding
                 change = found - old
                 if change != 0.0:
                     moved = True
@@ -99,7 +100,7 @@ def descend_blocks(
     book: BookArguments,
     sweeps: int,
 ) -> None:
-    """:func:`descend_rows` for every block of rows with moments of its own: all arrays have one axis more, in front."""
+    """:func:`descend_rows` for blocks of rows with separate moments: all arrays have an additional leading axis."""
     for block in range(len(codes)):
         descend_rows(
             codes[block], gradient[block], scale[block], kept[block], moments[block], book, sweeps

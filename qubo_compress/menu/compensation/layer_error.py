@@ -1,4 +1,4 @@
-"""What operators share that choose codes by the layer's output error."""
+"""The base of operators that choose codes by the layer's output error."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from qubo_compress.network.groups import Group
 
 
 class Compensating(Operator):
-    """Base of operators whose errors are made up by the other weights of the same output."""
+    """Base of operators that compensate errors by the other weights of the same output."""
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
         return (InputMoments(),)
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Suits weights of convolutions and linear layers."""
+        """Accept only weights of convolutions and linear layers."""
         if group.kind != "weight":
             return f"{group.kind} vectors have no inputs to compensate with"
         if group.module_type == "Embedding":

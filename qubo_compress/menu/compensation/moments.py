@@ -1,4 +1,4 @@
-"""Rounding and pruning in the norm of a layer's input moments, where other weights make up for a weight's error.
+"""Rounding and pruning in the norm of a layer's input moments, in which other weights compensate a weight's error.
 
 For weights W (R, D), stored values Q and input moments S (D, D) the layer's mean squared output error is
 
@@ -8,7 +8,7 @@ For weights W (R, D), stored values Q and input moments S (D, D) the layer's mea
   (optimal brain quantization in a fixed order: GPTQ, Frantar et al., ICLR 2023):
   with U^T U = S^-1, W[:, j+1:] -= (w_j - q_j) / U_jj * U[j, j+1:].
 - :func:`descended` then moves one code at a time to its best value until no move helps: E is quadratic in each.
-- the weights of least w^2 / [S^-1]_jj are pruned (optimal brain surgeon), rounded to zero in the same pass.
+- the weights with the least w^2 / [S^-1]_jj are pruned (optimal brain surgeon): rounded to zero in the same pass.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def output_error(values: Tensor, stored: Tensor, moments: Tensor) -> Tensor:
 
 
 def pruned_mask(values: Tensor, factors: list[tuple[slice, Tensor]], survivors: int) -> Tensor:
-    """(R, D) which weights survive: the largest w^2 / [S^-1]_jj over the whole tensor; ties go to the earlier.
+    """(R, D) which weights survive: the largest w^2 / [S^-1]_jj over the whole tensor; in a tie the earlier one.
 
     Args:
         values: (R, D).
@@ -90,7 +90,7 @@ def pruned_mask(values: Tensor, factors: list[tuple[slice, Tensor]], survivors: 
 
 
 def propagated(values: Tensor, scale: Tensor, mask: Tensor | None, upper: Tensor, book: Codebook) -> Tensor:
-    """(..., R, D) codes, rounded in rising column order, with later columns making up for the error.
+    """(..., R, D) codes, rounded in rising column order, with later columns compensating the error.
 
     Args:
         values: (..., R, D) float64; leading axes are blocks of rows with separate moments.
@@ -121,7 +121,7 @@ def propagated(values: Tensor, scale: Tensor, mask: Tensor | None, upper: Tensor
 def descended(
     values: Tensor, codes: Tensor, scale: Tensor, mask: Tensor | None, moments: Tensor, book: Codebook
 ) -> Tensor:
-    """(..., R, D) codes that no single change improves in output error plus price of bits; never worse than before.
+    """(..., R, D) codes that no single change improves, in output error plus price of bits; never worse than before.
 
     Args:
         values: (..., R, D) float64, with at most one leading axis, along which the moments differ.
@@ -149,7 +149,7 @@ def descended(
 
 
 def refitted(values: Tensor, codes: Tensor, moments: Tensor, fallback: Tensor) -> Tensor:
-    """(..., R, 1) scales of least output error for given codes: (q S w) / (q S q), if positive."""
+    """(..., R, 1) scales with the least output error for given codes: (q S w) / (q S q), if positive."""
     image = codes @ moments
     square = (image * codes).sum(-1, keepdim=True)
     fitted = (image * values).sum(-1, keepdim=True) / square.clamp(min=1e-300)

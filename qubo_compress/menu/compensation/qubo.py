@@ -1,13 +1,13 @@
 """Rounding as a quadratic problem in two choices per weight, one problem per output neuron.
 
-The output error of a layer is a sum over its rows (see :mod:`qubo_compress.menu.compensation.moments`), so which way to
-round every weight of a row is a problem of its own, exact and not a linearisation as in AdaRound (Nagel et al.,
-ICML 2020), whose equation (13) it is. From codes c that no single change improves, weight j may stay at c_j or go
+The output error of a layer is a sum over its rows (see :mod:`qubo_compress.menu.compensation.moments`), so rounding the
+weights of each row up or down is a separate and exact problem: equation (13) of AdaRound (Nagel et al., ICML 2020),
+without its relaxation. From codes c that no single change improves, weight j may stay at c_j or go
 to the code on the other side of its best real value given all others,
 
     t_j = c_j - g_j / (s S_jj),   g = (c s - w) S,   d_j = s sign(t_j - c_j),
 
-so c_j and its alternative are the floor and the ceiling of t_j. With x_j = 1 where it goes, the error changes by
+so c_j and its alternative are the floor and the ceiling of t_j. With x_j = 1 if it moves, the error changes by
 
     sum_j x_j (2 d_j g_j + d_j^2 S_jj) + sum_{j != k} d_j d_k S_jk x_j x_k.
 """
@@ -24,31 +24,31 @@ from qubo_compress.problem.choice_problem import ChoiceProblem
 from qubo_compress.solvers.verification import solve
 
 MOST_WEIGHTS = 96
-"""Weights of a row that one problem decides about, those nearest to a tie: at the same work, problems of all weights
-of a row of 288 or 576 gain next to nothing over the descent, these 6 to 11 % (ResNet-20, three bits)."""
+"""Weights of a row in one problem, those nearest to a tie. At the same work, problems over all weights of a row of 288
+or 576 gain next to nothing over the descent, these gain 6 to 11 % (ResNet-20, three bits)."""
 
 ROUNDS = 2
-"""Problems per row, the second with the weights that are nearest to a tie after the first."""
+"""Problems per row; the second has the weights nearest to a tie after the first."""
 
 WORK = 400
 """Sweeps of the annealer per problem."""
 
 SECONDS = 4.9
-"""More than the work takes by far: it is the work that ends a search, so that the same codes come out every time."""
+"""Far more than the work takes: the work limit ends every search, so that the codes repeat."""
 
 
 def annealed(
     values: Tensor, codes: Tensor, scale: Tensor, mask: Tensor | None, moments: Tensor, book: Codebook
 ) -> Tensor:
-    """(R, D) codes from solved rounding problems, row by row; never of a larger output error than at the start.
+    """(R, D) codes from solved rounding problems, row by row; their output error is never above the start's.
 
     Args:
         values: (R, D) float64.
-        codes: (R, D) to start from: those of the descent.
+        codes: (R, D) to start from, the result of the descent.
         scale: (R, 1) float64.
         mask: survivors, or None.
         moments: (D, D).
-        book: which codes there are; their bits do not count here.
+        book: the available codes; their bits do not count here.
     """
     found = codes.clone()
     least = output_error(values, codes * scale, moments)
@@ -86,18 +86,18 @@ def rounding_problem(
 ) -> tuple[Tensor, Tensor, ChoiceProblem | None]:
     """Which weights of a row may move, by how much, and the problem whose choice 1 moves them.
 
-    The energy is the change of the output error, in units of what the moves would cost alone on average.
+    The energy is the change of the output error, in units of the mean quadratic cost of a single move.
 
     Args:
         values: (D,) float64.
-        codes: (D,) where the weights are.
+        codes: (D,) present codes.
         scale: of the row.
         kept: (D,) survivors, or None.
         moments: (D, D).
-        book: which codes there are.
+        book: the available codes.
 
     Returns:
-        (D,) which weights may move, changes of their codes, and the problem, or None where no weight may move.
+        (D,) which weights may move, changes of their codes, and the problem, or None if no weight may move.
     """
     gradient = (codes * scale - values) @ moments
     curvature = moments.diagonal()
@@ -123,7 +123,7 @@ def rounding_problem(
     couplings = (2 * steps[:, None] * inner * steps / unit).numpy()
     np.fill_diagonal(couplings, 0.0)
     count = len(steps)
-    # Only "moved" choices meet: choice 0 of every weight has no row in the table.
+    # Only "moved" choices interact: choice 0 of every weight has no row in the table.
     pairs = sparse.csr_array(np.kron(couplings, np.array([[0.0, 0.0], [0.0, 1.0]])))
     both = np.zeros(2 * count)
     both[1::2] = linear.numpy()

@@ -1,4 +1,4 @@
-"""A stored group of tensors: what every form of it has, and what only some have."""
+"""The interface of stored groups of tensors: required methods, and abilities of some forms."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from qubo_compress.menu.storage.streams import ByteCounter, PlainWriter, Writer
 class Stored(ABC):
     """A group of tensors as one choice stores it.
 
-    The abstract methods are what every form must say. The others are abilities, and their defaults mean "none": values
-    that are not made of other numbers, memory without errors, no mask that could move, no layer of several stages.
+    Every form must implement the abstract methods. The others are abilities, and their defaults mean "none": values
+    without underlying parameters, memory without errors, no movable mask, no layer of several stages.
     """
 
     unreliable: ClassVar[bool] = False
-    """Whether it comes back with random errors: ``tensors()`` is then the mean of what is read."""
+    """Whether it is read back with random errors: ``tensors()`` is then the mean reading."""
 
     @property
     @abstractmethod
@@ -35,7 +35,7 @@ class Stored(ABC):
 
     @abstractmethod
     def write(self, writer: Writer) -> None:
-        """Everything that is stored, in a fixed order."""
+        """Write everything that is stored, in a fixed order."""
 
     @abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
@@ -51,7 +51,7 @@ class Stored(ABC):
         """
 
     def to_bytes(self) -> bytes:
-        """The bytes that go into the file: what is written, in plain fields."""
+        """The bytes for the file: everything that :meth:`write` writes, in plain fields."""
         writer = PlainWriter()
         self.write(writer)
         return writer.data()
@@ -64,7 +64,7 @@ class Stored(ABC):
         return counter.total
 
     def parameters(self) -> tuple[Tensor, ...]:
-        """The numbers that the values are made of, such as factors, in float32 on the CPU; none by default.
+        """The numbers that determine the values, such as factors, in float32 on the CPU; none by default.
 
         Fine-tuning trains these numbers instead of the values.
         """
@@ -84,11 +84,11 @@ class Stored(ABC):
         return 8 * self.nbytes
 
     def variances(self) -> tuple[Tensor, ...]:
-        """Variance of every value that is read, one float32 tensor per member; none in reliable memory."""
+        """Variance of every value when read, one float32 tensor per member; none in reliable memory."""
         return ()
 
     def drawn(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """The members' values as one read gives them: their mean, by default with normal errors of its variances."""
+        """The members' values from one random read: by default their mean plus normal errors of their variances."""
         values = self.tensors()
         if not self.unreliable:
             return values
@@ -99,24 +99,24 @@ class Stored(ABC):
         )
 
     def movable_masks(self) -> tuple[Tensor, ...]:
-        """Which numbers survive pruning, in the shapes that training has them in; none where no mask may move.
+        """Masks of the numbers that survive pruning, in the shapes used in training; none if no mask may move.
 
-        The numbers are the members' values or, where there are any, the parameters.
+        The numbers are the parameters, if there are any, else the members' values.
         """
         return ()
 
     def numbers(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The float32 numbers that stand for the members' values, those of pruned ones too."""
+        """The float32 numbers that represent the members' values, including pruned ones."""
         return tuple(value.detach().to("cpu", torch.float32) for value in values)
 
     def remasked(self, masks: Sequence[Tensor], numbers: Sequence[Tensor]) -> Stored:
-        """The nearest storable numbers under other masks with as many survivors; scales move too."""
+        """The nearest storable numbers under other masks with the same number of survivors; scales move too."""
         raise NotImplementedError(f"{type(self).__name__} has no masks that could move")
 
     def stages(self, member: int) -> tuple[Stage, ...]:
-        """The maps whose composition is the linear part of an ungrouped layer with that member for its weight.
+        """The maps whose composition is the linear part of an ungrouped layer with that member as its weight.
 
-        Empty where the layer can only be run with the whole weight.
+        Empty if the layer can only run with the whole weight.
         """
         return ()
 
@@ -125,7 +125,7 @@ class Stored(ABC):
         return ()
 
     def with_grids(self, grids: Iterator[Any]) -> Self:
-        """The same group with other grids in the places of its own, taken from an iterator in their order."""
+        """The same group with its grids replaced, in order, by those of an iterator."""
         return self
 
 
@@ -134,7 +134,7 @@ class Grid(ABC):
 
     Attributes:
         codes: (R, D) whole numbers.
-        mask: (R, D) which of them are written, or None when all are.
+        mask: (R, D) which of them are written, or None if all are.
     """
 
     codes: Tensor
@@ -150,8 +150,8 @@ class Grid(ABC):
 
     @abstractmethod
     def with_codes(self, codes: Tensor) -> Self:
-        """Other codes of the same range and places."""
+        """The same grid with other codes of the same range and positions."""
 
     @abstractmethod
     def with_steps(self, steps: Tensor) -> Self:
-        """Other steps, rounded as they are stored; the codes stay."""
+        """The same codes with other steps, rounded to their stored form."""

@@ -37,13 +37,13 @@ SMALLEST_RANGE_SHARE = 0.4
 
 @dataclass(frozen=True)
 class AnalogCode:
-    """How a weight becomes a write level.
+    """The mapping from weights to write levels.
 
     Attributes:
         channel: the cells.
         bits: resolution of the write level.
         sign: signs are stored in reliable bits, which halves the range.
-        small: weights up to this share of their row's range have a range of their own; 0: none do.
+        small: weights up to this share of their row's range have a separate range; 0: none do.
     """
 
     channel: AnalogChannel
@@ -53,11 +53,11 @@ class AnalogCode:
 
     @property
     def highest(self) -> int:
-        """Largest code; codes run from minus this to plus this."""
+        """Largest code; codes range from minus to plus this."""
         return (1 << self.bits) - 1 if self.sign else (1 << (self.bits - 1)) - 1
 
     def gains(self, ranges: Tensor, small: Tensor | None) -> Tensor:
-        """(rows, columns) or (rows, 1) weight that the highest code stands for."""
+        """(rows, columns) or (rows, 1) weight of the highest code."""
         whole = ranges.float()
         return whole if small is None else torch.where(small, self.small * whole, whole)
 
@@ -66,7 +66,7 @@ class AnalogCode:
         return torch.round(values / gains * self.highest).clamp_(-self.highest, self.highest)
 
     def shares(self, codes: Tensor) -> Tensor:
-        """What is written to the cells, as a share of their range."""
+        """Levels written to the cells, as a share of their range."""
         codes = codes.float()
         return codes.abs() / self.highest if self.sign else (codes / self.highest + 1) / 2
 
@@ -75,7 +75,7 @@ class AnalogCode:
         return gains if self.sign else 2 * gains
 
     def variances(self, codes: Tensor, gains: Tensor) -> Tensor:
-        """Variance of what is read from one cell."""
+        """Variance of a reading of one cell."""
         every = torch.arange(-self.highest, self.highest + 1)
         table = torch.from_numpy(self.channel.deviation(self.shares(every).double().numpy())).float()
         return (table[(codes + self.highest).long()] * self.spans(gains)) ** 2
@@ -86,11 +86,11 @@ class AnalogTensor(UnreliablePart):
     """One member in analog cells.
 
     Attributes:
-        member: what is stored.
-        code: how.
+        member: the stored tensor.
+        code: its mapping to write levels.
         ranges: (rows, 1) float16, the largest weight of each row that can be written.
         codes: (rows, columns) int32 write levels with their signs, zero where pruned.
-        mask: (rows, columns) survivors, or None when nothing is pruned; kept reliably.
+        mask: (rows, columns) survivors, or None if nothing is pruned; kept reliably.
         small: (rows, columns) weights with the small range, or None; kept reliably.
         copies: (blocks,) cells per weight of every block of survivors, or one number for all.
         block: survivors per block; 0: one number for all.
@@ -137,7 +137,7 @@ class AnalogTensor(UnreliablePart):
             writer.codes(levels, -self.code.highest, self.code.highest)
 
     def write_reliable(self, writer: Writer) -> None:
-        """Everything but the levels: what is kept in protected bits."""
+        """Write everything except the levels: the protected bits."""
         writer.raw(self.ranges.numpy().tobytes())
         if self.mask is not None:
             writer.mask(self.mask.reshape(-1).numpy())
@@ -182,7 +182,7 @@ class AnalogTensor(UnreliablePart):
         return AnalogTensor(**{**self.__dict__, **changes})
 
     def drawn(self, generator: torch.Generator) -> Tensor:
-        """One noisy read: normal errors, which averaging leaves normal."""
+        """One noisy read with normal errors, which stay normal when averaged."""
         noise = torch.randn(self.member.part_shape, generator=generator) * self.variance().sqrt()
         return as_member(self.value().float() + noise, self.member)
 
@@ -202,7 +202,7 @@ class AnalogTensors(UnreliableParts[AnalogTensor]):
 
     @property
     def cells(self) -> int:
-        """Analog cells of the levels, and cells of the protected bits of everything else."""
+        """Analog cells of the levels, plus cells of the protected bits."""
         counter = ByteCounter()
         for part in self.parts:
             part.write_reliable(counter)
@@ -219,9 +219,9 @@ class Analog(Operator):
         cells: analog cells per stored weight, averaged when read: a whole number from 1 to 16; with
             ``redundancy="curvature"`` the mean, which need not be whole.
         channel: name of a registered channel; see ``qubo_compress.channels.names()``.
-        noise: factor on the channel's deviations, for older or poorer cells.
-        sign: keep signs in protected bits, so that magnitudes have the whole range of a cell: half the noise.
-        small: weights up to this share of their row's range get a gain of their own, marked by a protected bit.
+        noise: factor on the channel's deviations, for older or worse cells.
+        sign: keep signs in protected bits, so that magnitudes use the whole range of a cell: half the noise.
+        small: weights up to this share of their row's range get a separate gain, marked by a protected bit.
         sparsity: share of weights that are pruned first and take no cell; the mask is protected.
         redundancy: ``"uniform"``, or ``"curvature"``: more cells where 1/2 h sigma^2 is large, by water filling
             over blocks; the number of every block is protected.
@@ -282,7 +282,7 @@ class Analog(Operator):
 
     @classmethod
     def faithful(cls) -> tuple[Analog, float] | None:
-        """Highest fidelity, and the largest relative displacement of the mean that it leaves."""
+        """The settings of highest fidelity, and their largest relative displacement of the mean."""
         return cls(cells=16, noise=0.0, bits=14), 1e-3
 
     @property
@@ -298,12 +298,12 @@ class Analog(Operator):
 
     @property
     def block_size(self) -> int:
-        """Weights per number of cells; 0: one number for all."""
+        """Weights that share one number of cells; 0: one number for all."""
         return int(self.block) if self.redundancy == "curvature" else 0
 
     @property
     def copies(self) -> int:
-        """Cells per weight before redundancy is spread."""
+        """Cells per weight before redundancy is distributed."""
         return int(self.cells)
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
@@ -318,7 +318,7 @@ class Analog(Operator):
     def encode_with(
         self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]
     ) -> AnalogTensors:
-        """The same, then spread the cells by curvature."""
+        """As :meth:`encode`, then distribute the cells by curvature."""
         stored = tuple(self._one(m, p) for m, p in zip(group.members, parts, strict=True))
         if not self.needs:
             return AnalogTensors(stored)
@@ -339,7 +339,7 @@ class Analog(Operator):
         return AnalogTensor(member, self.code, ranges, codes, mask, small, copies, 0)
 
     def _fitted_ranges(self, values: Tensor, mask: Tensor | None) -> Tensor:
-        """(rows, 1) float16 ranges of least expected squared error: a narrow range clips, a wide one is noisy."""
+        """(rows, 1) float16 ranges with the least expected squared error: a narrow range clips, a wide one is noisy."""
         keep = torch.ones_like(values) if mask is None else mask.float()
         largest = values.abs().amax(1, keepdim=True)
         best = least = None

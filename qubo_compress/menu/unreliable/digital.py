@@ -1,7 +1,7 @@
-"""Quantized codes in one-bit cells that flip, important bits protected better than others.
+"""Quantized codes in one-bit cells that flip, with better protection for important bits.
 
-Unequal error protection by bit position: every bit of a code is stored in an odd number of cells and voted on, or
-protected by an error-correcting code. Mean and variance of what is read are exact.
+Unequal error protection by bit position: every bit of a code is stored in an odd number of cells with a majority vote,
+or protected by an error-correcting code. Mean and variance of a reading are exact.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SMALLEST_SCALE_SHARE = 0.15
 
 @dataclass(frozen=True, eq=False)
 class BitCode:
-    """What every bit pattern stands for, and what is read where it was written.
+    """The value of every bit pattern, and mean and variance of its readings.
 
     Patterns are whole numbers of ``bits`` binary digits. With transition matrix T of independent flips, the mean
     is T f and the variance T f^2 - (T f)^2, f the value of each pattern.
@@ -41,7 +41,7 @@ class BitCode:
         bits: digits of a pattern.
         rates: flip rate of every digit, the most significant (or sign) first.
         values: (2^bits,) f.
-        means, variances: (2^bits,) of what is read.
+        means, variances: (2^bits,) of readings.
     """
 
     bits: int
@@ -51,14 +51,14 @@ class BitCode:
     variances: Tensor
 
     def nearest(self, numbers: Tensor) -> Tensor:
-        """Patterns whose mean is nearest."""
+        """Patterns with the nearest mean."""
         order = torch.argsort(self.means, stable=True)
         ordered = self.means[order]
         middles = (ordered[1:] + ordered[:-1]) / 2
         return order[torch.searchsorted(middles, numbers.contiguous())]
 
     def flipped(self, patterns: Tensor, generator: torch.Generator) -> Tensor:
-        """Patterns as one read gives them."""
+        """Patterns after one random read."""
         for position, rate in enumerate(self.rates):
             flips = torch.rand(patterns.shape, generator=generator) < rate
             patterns = patterns ^ (flips.long() << (self.bits - 1 - position))
@@ -67,7 +67,7 @@ class BitCode:
 
 @functools.lru_cache(maxsize=64)
 def bit_code(bits: int, representation: str, rates: tuple[float, ...]) -> BitCode:
-    """The code of one representation under given flip rates, which is worked out once.
+    """The code of one representation under given flip rates; cached.
 
     Example:
         >>> code = bit_code(2, "offset", (0.0, 0.25))
@@ -89,8 +89,8 @@ class DigitalTensor(UnreliablePart):
     """One member in cells that flip.
 
     Attributes:
-        member: what is stored.
-        settings: how.
+        member: the stored tensor.
+        settings: of the operator.
         scale: (rows, 1) float16, kept reliably.
         patterns: (rows, columns) int64, zero where pruned.
         mask: (rows, columns) survivors, or None; kept reliably.
@@ -126,7 +126,7 @@ class DigitalTensor(UnreliablePart):
         writer.codes(patterns, 0, (1 << self.settings.bits) - 1)
 
     def write_reliable(self, writer: Writer) -> None:
-        """What is kept in protected bits: scales and mask."""
+        """Write the protected bits: scales and mask."""
         writer.raw(self.scale.numpy().tobytes())
         if self.mask is not None:
             writer.mask(self.mask.reshape(-1).numpy())
@@ -147,7 +147,7 @@ class DigitalTensor(UnreliablePart):
         return cls(member, settings, scale, patterns, mask)
 
     def project(self, value: Tensor, refit: bool) -> DigitalTensor:
-        """Nearest means on the same mask; scales move only with ``refit``."""
+        """The nearest means under the same mask; scales change only with ``refit``."""
         values = values_of(value) * self.survivors
         code, scale = self.settings.code, self.scale
         patterns = code.nearest(values / scale.float())
@@ -164,7 +164,7 @@ class DigitalTensors(UnreliableParts[DigitalTensor]):
 
     @property
     def nonzeros(self) -> int:
-        """Weights that are not pruned: a flip leaves none of them surely zero."""
+        """Weights that are not pruned: with flips, none of them is certainly zero."""
         return sum(int(part.survivors.sum()) for part in self.parts)
 
     @property
@@ -173,7 +173,7 @@ class DigitalTensors(UnreliableParts[DigitalTensor]):
 
     @property
     def cells(self) -> int:
-        """Copies of every bit, protected bits at the channel's price, and cells of scales and masks."""
+        """Cells for the copies of every bit, for protected bits at the channel's price, and for scales and masks."""
         counter = ByteCounter()
         for part in self.parts:
             part.write_reliable(counter)
@@ -188,17 +188,17 @@ class DigitalTensors(UnreliableParts[DigitalTensor]):
 class Digital(Operator):
     """Codes in one-bit cells that flip, with one reliable float16 scale per output row.
 
-    The pattern is stored whose *expected* reading is nearest to the weight, so that the bias of flips, which draw
-    large codes towards the middle, is made up for as far as the grid allows.
+    It stores the pattern whose *expected* reading is nearest to the weight. This compensates the bias of flips, which
+    pull large codes towards the middle, as far as the grid allows.
 
     Args:
         bits: digits of a code, 2 to 10.
         flip_rate: of a cell, 0 to 0.5.
-        copies: odd numbers of cells for every digit, the sign or most significant first; 0: protected by an
+        copies: an odd number of cells for every digit, the sign or most significant first; 0: protected by an
             error-correcting code at the channel's price. Empty: one cell each.
         sparsity: share of weights pruned first; the mask is protected.
-        representation: ``"sign-magnitude"``: small codes risk little but their sign; ``"offset"``: two's complement
-            with its first digit turned over.
+        representation: ``"sign-magnitude"``: small codes risk little except their sign; ``"offset"``: two's complement
+            with its first digit inverted.
 
     Raises:
         InvalidMenu, InvalidChannel: for values out of range.
@@ -246,7 +246,7 @@ class Digital(Operator):
 
     @classmethod
     def faithful(cls) -> tuple[Digital, float] | None:
-        """Highest fidelity, and the largest relative displacement of the mean that it leaves."""
+        """The settings of highest fidelity, and their largest relative displacement of the mean."""
         return cls(10, flip_rate=0.0), 4e-3
 
     @property
@@ -261,7 +261,7 @@ class Digital(Operator):
 
     @property
     def code(self) -> BitCode:
-        """What patterns stand for."""
+        """The values of the patterns."""
         return bit_code(self.bits, self.representation, self.medium.residual_rates(self.protection))
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
@@ -282,7 +282,7 @@ class Digital(Operator):
         return DigitalTensor(member, self, scale, self.code.nearest(values / scale.float()) * keep.long(), mask)
 
     def _fitted_scale(self, values: Tensor, keep: Tensor) -> Tensor:
-        """(rows, 1) float16 scale of least expected squared error, flips included."""
+        """(rows, 1) float16 scale with the least expected squared error, including flips."""
         code = self.code
         largest = values.abs().amax(1, keepdim=True) / float(code.means.max())
         best: Any = None
