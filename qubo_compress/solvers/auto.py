@@ -19,7 +19,9 @@ from qubo_compress.solvers.greedy import Greedy
 from qubo_compress.solvers.solver import Search, SearchLimits, Solver, make_solver, solvers
 
 _SMALL_GROUPS = 12
+"""Up to this many groups are searched completely, unless they have pair energies."""
 _SMALL_COMBINATIONS = 2e6
+"""Up to this many combinations are searched completely, whatever the structure."""
 _MODEST_GROUPS = 120
 """With a factor, branch and bound proves many problems of this size, and bounds the rest."""
 
@@ -33,6 +35,7 @@ _NARROW_BAND = 4
 """If groups couple over at most this distance, they can be decided in order with few states."""
 
 _GREEDY_SHARE = 0.2
+"""Largest share of the time for greedy, whose answer is the fallback for very large problems."""
 _INFEASIBLE_SHARE = 0.4
 """Largest share of the time for a proof that nothing fits, if greedy found nothing that does."""
 

@@ -18,6 +18,7 @@ from qubo_compress.solvers.local_search.descent import LocalSearch, lagrangian_v
 from qubo_compress.solvers.solver import Search, SearchLimits, Solver, solvers
 
 _STEPS_PER_CALL = 64
+"""Most changes between two checks of the clock."""
 
 
 @solvers.register

@@ -42,7 +42,9 @@ from qubo_compress.solvers.solver import Search, Solver, solvers
 _RESERVE = 0.02
 """Share of the time reserved for the last polish; at least the time of the longest one so far is."""
 _BOUND_SHARE = 0.1
+"""Seconds for the bound, as a share of the time limit."""
 _GAP_CLOSED = 1e-7
+"""At this relative distance from the bound, the search ends."""
 _SINGLE_PRECISION = 1e-5
 """Relative error of the walkers' energy sums: near the bound, the energy is recomputed."""
 _ELITE = 6

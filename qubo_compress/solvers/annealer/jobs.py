@@ -22,8 +22,11 @@ OPENING, PILOT = 0, 1
 """Numbers of the first two runs; those of the portfolio follow."""
 
 OPENING_UNITS = 96
+"""Units of work of the opening run."""
 PILOT_SWEEPS = 160
+"""Sweeps of the pilot run."""
 SHORTEST_RUN = 64
+"""Units of work of the runs in the first round."""
 _PILOT_STEP = 4  # sweeps between two checks of how much still moves
 _PAIRS_PER_SWEEP = 8
 """A unit of work while kicking: this many pairs per group take about as long to try as a sweep."""
@@ -40,6 +43,7 @@ SECOND_KICK = 0.1
 _INTENSIFYING = 3
 """The run of each round of the portfolio that starts from earlier results instead of a random state."""
 _SLICE_SECONDS = 0.01
+"""Work between two checks of the clock."""
 _POLISH_SHARE = 0.15
 """Random pairs take about this share of the run's own multiplications."""
 

@@ -38,12 +38,16 @@ from qubo_compress.solvers.exact.dynamic_programming import solve_table
 from qubo_compress.solvers.exact.relaxation_kernels import FactorForm
 
 _SWEEPS_PER_UNIT = 12
+"""Sweeps of the relaxation per unit of work."""
 _ROUNDINGS = 6
+"""Assignments drawn from the shares; only one with inner products, which are slow."""
 _PRICE_RATE = 0.02
 """How fast prices move while cooling from a good answer: slowly, because they are nearly right."""
 
 _CONVERGED = 1e-7
+"""Gain of a sweep, relative to the cold temperature, below which the relaxation counts as solved."""
 _BEST_CHANCE = 0.5
+"""Chance of starting from the best answer."""
 _TABLE_STATES = 3_000_000
 _STATES_KEPT = 50_000
 """For the dynamic programme without interactions: a few tenths of a second at most."""

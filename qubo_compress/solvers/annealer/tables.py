@@ -15,8 +15,11 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, Flo
 DENSE, SPARSE, FACTOR = 0, 1, 2
 
 _DENSE_BYTES = 256 * 1024**2
+"""Largest dense table."""
 _FLOOR_ENTRIES = 2**22
+"""Most entries of ``floors``."""
 _NEAR_GROUPS = 8192
+"""Most groups for ``near``, which takes a byte per pair."""
 _CHANGES_PER_VISIT = 0.3
 """Share of heat-bath visits that change the choice, averaged over a cooling run; only compares the forms' costs."""
 

@@ -12,6 +12,7 @@ from qubo_compress.solvers.local_search.local_model import LocalModel, local_mod
 _MOST_MOVES = 1000
 """Most candidate changes for which all pairs are computed: a million pairs."""
 _MOVES_PER_GROUP = 4
+"""Most candidate changes per group."""
 _JITTER = 0.3
 """Random part of a score, as a share of the spread of all scores; keeps blocks from repeating."""
 

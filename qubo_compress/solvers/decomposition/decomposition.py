@@ -28,6 +28,7 @@ _REMOTE_SHARE = 0.1
 _RESERVE = 0.02
 """Share of the time reserved for processing the last block's result."""
 _LIFTED_PER_BLOCK = 8
+"""Answers of a block that are tried in the whole problem."""
 
 
 @solvers.register

@@ -28,7 +28,9 @@ _MOST_LABELS = (3_000, 50_000, 500_000)
 """Labels kept after each group: few at first, because a good answer from a narrow search prunes most of a wide one."""
 
 _MOST_TRACKED = 40_000_000
+"""Labels remembered over all groups for backtracking."""
 _PRICE_STEPS = 60
+"""A safeguard: the intersections of lines end earlier."""
 
 
 @dataclass(frozen=True, eq=False)

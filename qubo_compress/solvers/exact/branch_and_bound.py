@@ -42,12 +42,16 @@ PRUNE = 1e-7
 """Nodes within this relative distance of the best answer are closed; an optimal gap is 1e-6."""
 
 _BATCH = 32
+"""Most nodes bounded at a time."""
 _LOOKS = 25
+"""Most bounds per node before it is branched on."""
 _FIRST_ROWS = 512
+"""Rows for open nodes at the start; they grow when used up."""
 _MOST_BYTES = 512 * 1024**2
 """Memory for open nodes; when it is used up, the search dives, which needs no more."""
 
 _ROUND_EVERY = 32
+"""The mixtures of this many first nodes are rounded, then one in as many."""
 _PAIRED_GROUPS = 50
 """Most groups for which double changes improve every rounded mixture."""
 

@@ -25,7 +25,9 @@ LARGEST_ENUMERATION = 2_000_000
 """Most combinations to enumerate for a check."""
 
 _LEAF_ENUMERATION = 4096
+"""A node with at most this many combinations is enumerated, as in the solver."""
 _CHUNK = 100_000
+"""Combinations evaluated at a time, which limits memory."""
 _ROUNDING = 1e-12
 _TOLERANCE = 5e-7
 """A leaf's bound may be below the answer by this relative distance: half of an optimal gap's tolerance."""

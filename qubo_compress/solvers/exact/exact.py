@@ -39,21 +39,28 @@ _INFEASIBLE_SHARE = 0.4
 _FEW_GROUPS = 60
 _KICKED_GROUPS = 4
 _FIRST_SHARE = 0.2
+"""Largest share of the time for the first answer."""
 
 PLAIN_NODES = 20_000
 """A small tree's root is bounded again after this many nodes; most networks' tables are proven earlier."""
 
 _SMALL_CHOICES = 400
+"""Trees with up to this many choices are small."""
 _LEAST_PLAIN_NODES = 200
+"""For large trees, whose nodes take longer, at least this many."""
 
 STRENGTHENING_ITERATIONS = 600
 _STRENGTHENING_SHARE = 0.4
+"""Largest share of the remaining time for strengthening."""
 _WORTH_RESTARTING = 0.95
 """A new tree is worthwhile if at most this share of the choices is left."""
 
 _FEW_COMBINATIONS = 100_000
+"""Up to this many combinations, branch and bound needs no help from the sparse methods."""
 _LEAST_MILP_SECONDS = 3.0
+"""Below this time limit, starting a process for HiGHS does not pay."""
 _MESSAGE_SHARE = 0.1
+"""Share of the remaining time for message passing before HiGHS."""
 _MOST_PARTNERS = 8.0
 """Coupled groups per group, on average, above which branch and bound is preferred to linearisation."""
 

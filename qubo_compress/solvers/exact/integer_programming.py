@@ -29,6 +29,7 @@ MOST_TABLE_ENTRIES = 250_000
 """The program is built for at most this many entries of coupled tables."""
 
 _RELATIVE_GAP = 2e-7
+"""Below the gap of an optimal solution, 1e-6, to leave room for tolerances."""
 _OBJECTIVE_SCALE = 1e3
 """Typical difference between choices in the program. It is larger than in the standardised problem because HiGHS'
 tolerances are absolute: they then matter a thousand times less."""
@@ -37,7 +38,9 @@ _TOLERANCE = 1e-6
 """HiGHS may miss a better node, or treat a reduced cost as zero, by this much in the program's units."""
 
 _START_SECONDS = 1.0
+"""Reserved for starting the process."""
 _GRACE_SECONDS = 0.3
+"""Reserved for ending the process."""
 
 
 @dataclass(frozen=True)

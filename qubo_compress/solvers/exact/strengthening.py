@@ -35,11 +35,14 @@ LARGEST_STRENGTHENED = 1600
 
 _ITERATIONS = 300
 _STEP = 1.6
+"""Over-relaxation of the primal step; it converges below (1 + sqrt 5) / 2."""
 _DIAGONAL_NORM = 1.5
 """Squared norm of a constraint X_vv - x_v = 0, whose second term has two entries in the matrix."""
 
 _SHARES_TRIED = (1.0, 0.9, 0.75, 0.5)
+"""Shares of the blocks to remove, largest first: an approximate solution may be too bold."""
 _LOOK_EVERY = 50
+"""Iterations between two evaluations of the bound."""
 
 
 @dataclass(frozen=True, eq=False)
