@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qubo_compress.recovery.reading import read_unreliably
     from qubo_compress.selection import pareto
     from qubo_compress.sensitivity import Forecast, SensitivityTable, estimate, measure
-    from qubo_compress.sensitivity.stitched import StitchedLoss
+    from qubo_compress.sensitivity.stitched_loss import StitchedLoss
     from qubo_compress.solvers import Solution, solve
 
 __all__ = [
@@ -69,7 +69,7 @@ _MODULES = {
     "QuboCompressError": "errors",
     "SensitivityTable": "sensitivity",
     "Solution": "solvers",
-    "StitchedLoss": "sensitivity.stitched",
+    "StitchedLoss": "sensitivity.stitched_loss",
     "TailWeights": "calibration.weights",
     "audit": "audits",
     "compress": "pipeline",

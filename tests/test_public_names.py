@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import qubo_compress as qc
 
+PACKAGE = Path(qc.__file__).parent
 ROOMS = (
     "artifact", "audits", "budget", "channels", "encodings", "errors", "menu", "pipeline", "plan", "problem", "pruning",
     "recovery", "report", "selection", "sensitivity", "solvers", "testing",
@@ -68,3 +71,13 @@ def test_every_name_that_is_reexported_is_listed() -> None:
     listed = {name for room in ROOMS for name in public(room)}
     own = {"StitchedLoss", "TailWeights", "read_unreliably", "tail_weights"}  # of files below their rooms
     assert set(qc.__all__) - set(ROOMS) - own <= listed
+
+
+def test_no_two_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert len(places) > 400
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

@@ -69,7 +69,7 @@ def once(prepare: Callable[[str], None]) -> Callable[..., float]:
 def announced() -> Iterator[None]:
     """Log once that kernels are being compiled, if that takes more than a moment.
 
-    On a machine's first use this takes half a minute, in which nothing else would be shown.
+    On a machine's first use this takes up to a minute, in which nothing else would be shown.
 
     Example:
         >>> with announced():
@@ -144,7 +144,7 @@ def _cached(dispatcher: Any) -> Any:
 @functools.cache
 def _announce() -> None:
     """Log once, for all solvers."""
-    _logger.warning("compiling kernels: half a minute on the first use, then they are read from numba's cache")
+    _logger.warning("compiling kernels: up to a minute on the first use, then they are read from numba's cache")
 
 
 @functools.cache

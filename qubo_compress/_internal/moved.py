@@ -77,7 +77,7 @@ MOVED = {
     "problem_checks": "problem.checks",
     "problem_file": "problem.file",
     "problem_generators": "problem.generators",
-    "ranking": "pruning.ranking",
+    "ranking": "pruning.weight_scores",
     "problem.conditioning": "problem.subproblems",
     "problem.reductions": "problem.subproblems",
     "reductions": "problem.subproblems",
@@ -168,7 +168,7 @@ MOVED = {
     "statistics.input_moments": "calibration.statistics.input_moments",
     "statistics.inverse_fisher": "calibration.statistics.inverse_fisher",
     "statistics.statistic": "calibration.statistics.statistic",
-    "stitched": "sensitivity.stitched",
+    "stitched": "sensitivity.stitched_loss",
     "substitution": "network.every_layer",
 }
 """Old path of a module of 0.4 -> its new path, both relative to the package."""

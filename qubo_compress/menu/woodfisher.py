@@ -55,7 +55,7 @@ PUBLISHED_DAMPING = 1e-5
 
 
 @dataclass(frozen=True)
-class Settings:
+class FisherSettings:
     """Settings of second-order pruning.
 
     Attributes:
@@ -78,13 +78,13 @@ def check_damping(damping: float | None) -> None:
         raise InvalidMenu(f"damping must be a finite number above zero, or None to have it chosen; got {damping!r}")
 
 
-def saliencies(values: Tensor, rows: GradientRows, settings: Settings) -> Tensor:
+def saliencies(values: Tensor, rows: GradientRows, settings: FisherSettings) -> Tensor:
     """(n,) float64 loss change of removing each weight and compensating for it, block by block.
 
     Args:
         values: (n,) weights.
         rows: their gradients.
-        settings: see :class:`Settings`.
+        settings: see :class:`FisherSettings`.
     """
     found = torch.empty(values.numel(), dtype=torch.float64)
     flat = values.double().reshape(-1)
@@ -97,14 +97,14 @@ def saliencies(values: Tensor, rows: GradientRows, settings: Settings) -> Tensor
     return found
 
 
-def compensated(values: Tensor, mask: Tensor, rows: GradientRows, settings: Settings) -> Tensor:
+def compensated(values: Tensor, mask: Tensor, rows: GradientRows, settings: FisherSettings) -> Tensor:
     """(n,) float64 weights after pruning: zero where the mask is False, survivors updated as the settings say.
 
     Args:
         values: (n,) weights.
         mask: (n,) survivors.
         rows: their gradients.
-        settings: see :class:`Settings`.
+        settings: see :class:`FisherSettings`.
     """
     flat = values.double().reshape(-1)
     moved = flat * mask
@@ -139,7 +139,7 @@ def damping_candidates(mean_diagonal: float) -> tuple[float, ...]:
 
 
 def unseen_changes(
-    values: Tensor, rows: GradientRows, sparsity: float, dampings: Sequence[float], settings: Settings
+    values: Tensor, rows: GradientRows, sparsity: float, dampings: Sequence[float], settings: FisherSettings
 ) -> Tensor:
     """(dampings + 1, N) float64: g_n . d for updates d computed without example n; the last row is without update.
 
@@ -214,7 +214,7 @@ def chosen_damping(
     dampings = damping_candidates(squared_norm(rows.values) / rows.values.numel())
     if rows.values.shape[0] < FEWEST or len(dampings) == 1:
         return dampings[len(dampings) // 2], 1.0
-    changes = unseen_changes(values, rows, sparsity, dampings, Settings(1.0, block, "joint", with_gradient))
+    changes = unseen_changes(values, rows, sparsity, dampings, FisherSettings(1.0, block, "joint", with_gradient))
     return best_damping(dampings, held_out_errors(changes, rows.roots, with_gradient))
 
 
@@ -335,13 +335,13 @@ class WoodFisher(Operator):
             tuple(tuple(part.shape) for part in parts),
         )
 
-    def settings(self, values: Tensor, rows: GradientRows) -> Settings:
+    def settings(self, values: Tensor, rows: GradientRows) -> FisherSettings:
         """The settings, with the damping chosen for a tensor."""
         damping = self.damping
         if damping is None:
             damping, error = chosen_damping(values, rows, self.sparsity, self.block, self.order == "first")
             logger.info("damping %.3g chosen; held-out prediction error %.3f of no update's", damping, error)
-        return Settings(damping, self.block, cast(Update, self.update), self.order == "first")
+        return FisherSettings(damping, self.block, cast(Update, self.update), self.order == "first")
 
     def _pruned(self, part: Tensor, rows: GradientRows) -> tuple[Tensor, Tensor]:
         values = part.detach().cpu().reshape(-1)

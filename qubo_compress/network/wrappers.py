@@ -35,21 +35,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InvalidModel(f"the model must be a torch.nn.Module; got {type(model).__name__}")
     found, peeled = model, []
-    while (inner := _inner(found)) is not None:
+    while isinstance(found, PARALLEL) or _is_compiled(found):
         peeled.append(type(found).__name__)
-        found = inner
+        found = cast(nn.Module, found.module if isinstance(found, PARALLEL) else found._orig_mod)
     if peeled:
         logger.info("the network inside %s is used: names are those of this %s", ", ".join(peeled), _kind(found))
     _refuse_opaque(found)
     return found
-
-
-def _inner(model: nn.Module) -> nn.Module | None:
-    if isinstance(model, PARALLEL):
-        return cast(nn.Module, model.module)
-    if _is_compiled(model):
-        return cast(nn.Module, model._orig_mod)
-    return None
 
 
 def _is_compiled(module: nn.Module) -> bool:

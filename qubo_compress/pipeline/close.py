@@ -53,7 +53,7 @@ LARGEST_CORRECTION = 30.0
 
 
 @dataclass(frozen=True, eq=False)
-class _Runs:
+class _ChoiceRuns:
     """A network and the examples that choices are run on.
 
     Attributes:
@@ -69,7 +69,7 @@ class _Runs:
     reference: list[Tensor]
 
     @classmethod
-    def of(cls, specimen: Specimen) -> _Runs:
+    def of(cls, specimen: Specimen) -> _ChoiceRuns:
         """Run a copy of the network once, for its reference outputs."""
         model = private_copy(specimen.model)
         return cls(
@@ -114,7 +114,7 @@ def closely_measured(
     measured = np.zeros(table.linear.size, dtype=bool)
     measured[table.offsets[:-1]] = True  # keeping changes nothing
     current = table
-    runs: _Runs | None = None
+    runs: _ChoiceRuns | None = None
     for number in range(ROUNDS):
         problem = current.problem(budget)
         solution = solve(problem)
@@ -124,7 +124,7 @@ def closely_measured(
             break
         if runs is None:
             count = affordable(touched.size, specimen.examples.count, table)
-            runs = _Runs.of(specimen.on(specimen.examples.spread(count)))
+            runs = _ChoiceRuns.of(specimen.on(specimen.examples.spread(count)))
         tell(f"measuring {touched.size:,} choices of the first plans on {runs.examples.count} examples")
         values[touched], measured[touched] = _measured(runs, table, touched), True
         logger.info("close round %d: %d choices were run", number, touched.size)
@@ -153,7 +153,7 @@ def _untouched(
     return np.array(sorted(used), dtype=np.int64)
 
 
-def _measured(runs: _Runs, table: SensitivityTable, touched: npt.NDArray[np.int64]) -> FloatArray:
+def _measured(runs: _ChoiceRuns, table: SensitivityTable, touched: npt.NDArray[np.int64]) -> FloatArray:
     """Divergences of some choices from running each; a multiple of the table's if that fails or is not finite."""
     group_of = np.searchsorted(table.offsets, touched, side="right") - 1
     found = LARGEST_CORRECTION * table.linear[touched]
@@ -179,6 +179,8 @@ def corrected(table: SensitivityTable, values: FloatArray, measured: npt.NDArray
         measured: (V,) which choices were run; any other takes the median factor of its name.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> import qubo_compress as qc
         >>> net, data = nn.Linear(4, 3), [(torch.randn(32, 4), torch.arange(32) % 3)]
         >>> table = qc.measure(net, data, menu=qc.Menu(bits=(2,), vector_bits=()), metric="products", progress=False)

@@ -10,7 +10,7 @@ from qubo_compress.pruning.pruning import (
     prune_gradually,
     pruned_layers,
 )
-from qubo_compress.pruning.ranking import METHODS, Pruning
+from qubo_compress.pruning.weight_scores import METHODS, Pruning
 
 __all__ = [
     "METHODS",

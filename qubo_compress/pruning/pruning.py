@@ -32,7 +32,7 @@ from qubo_compress.network.replay import run_model
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import Compression, Plan, compression_of, filled
-from qubo_compress.pruning.ranking import (
+from qubo_compress.pruning.weight_scores import (
     METHODS,
     SCOPES,
     Pruning,
@@ -70,7 +70,7 @@ class PruningOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Examined:
     """The options with defaults filled in.
 
     Attributes:
@@ -149,13 +149,14 @@ def prune(
         InvalidMenu: when ``layers`` matches no weight, or the sparsity is out of range.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> data = [(torch.randn(32, 6), torch.randint(3, (32,)))]
         >>> small = prune(net, data, 0.5, Pruning(scope="layer"))
         >>> int(sum((m.weight == 0).sum() for m in small if isinstance(m, nn.Linear)))
         36
     """
-    how, source = how or Pruning(), _Source(**options)
+    how, source = how or Pruning(), _Examined(**options)
     check_sparsity(sparsity)
     model = unwrapped(model)
     layout = discover(model)
@@ -195,13 +196,13 @@ def gradients_of(
     Raises:
         InvalidMenu: when ``layers`` picks nothing.
     """
-    model, source = unwrapped(model), _Source(**options)
+    model, source = unwrapped(model), _Examined(**options)
     picked = _picked(discover(model), source.layers)
     return _gathered(model, read_examples(batches, source.max_examples), how or Pruning(), picked, source)
 
 
 def _gathered(
-    model: nn.Module, examples: Examples, how: Pruning, picked: list[Group], source: _Source
+    model: nn.Module, examples: Examples, how: Pruning, picked: list[Group], source: _Examined
 ) -> dict[str, GradientRows]:
     model = private_copy(model)
     statistic = Gradients(how.gradients, how.batch)
@@ -314,7 +315,7 @@ def prune_gradually(
     rising = all(a < b for a, b in itertools.pairwise(shares))
     if steps < 1 or not shares or not rising or abs(shares[-1] - sparsity) > 1e-12:
         raise InvalidBudget(f"a schedule rises to sparsity={sparsity} in at least one step; got {shares}")
-    small, source = unwrapped(model), _Source(**options)
+    small, source = unwrapped(model), _Examined(**options)
     model = small
     for seed, share in enumerate(shares, source.seed):
         in_step: PruningOptions = {**options, "seed": seed}

@@ -25,7 +25,7 @@ from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.network.replay import run_model
 from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.metric import Metric
-from qubo_compress.sensitivity.metrics.auto import Auto, network_runs, resolved, runs_alone
+from qubo_compress.sensitivity.metrics.auto import AutoMetric, network_runs, resolved, runs_alone
 from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.sensitivity.preparation import prepared
 from qubo_compress.sensitivity.ranks import ALONE, Ranks
@@ -144,7 +144,7 @@ def forecast_within(subject: Subject, settings: Measurement, ranks: Ranks = ALON
     forecast = forecast_of(subject, chosen, why)
     if seconds is None:
         return chosen, forecast
-    if isinstance(asked, Auto):
+    if isinstance(asked, AutoMetric):
         # Products of all examples are better than running every choice on a few. The ranks' clocks differ, so rank 0
         # decides.
         other, reason = resolved(replace(asked, small=0.0), subject)

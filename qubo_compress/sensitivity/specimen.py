@@ -101,7 +101,12 @@ class Around:
 def refuse_unfit(model: nn.Module, layout: Layout) -> None:
     """Raise :class:`InvalidModel` for networks that cannot be measured, before running them."""
     refuse_nothing_to_compress(layout)
-    _refuse_without_values(model)
+    missing = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    if missing:
+        raise InvalidModel(
+            f"tensors without values, on the meta device: {', '.join(missing[:3])}"
+            f"{f' and {len(missing) - 3} more' * (len(missing) > 3)}; load the weights on a real device first"
+        )
     for group in layout.groups:
         for member in group.members:
             if member.dtype.is_floating_point and member.dtype.itemsize < 2:
@@ -116,13 +121,3 @@ def refuse_nothing_to_compress(layout: Layout) -> None:
     """Raise :class:`InvalidModel`, with the reasons, if all tensors of a network are kept."""
     if not layout.groups:
         raise InvalidModel(f"nothing in this network can be compressed: {kept_text(layout.kept)}")
-
-
-def _refuse_without_values(model: nn.Module) -> None:
-    """Raise :class:`InvalidModel` for tensors on the meta device, which have shapes but no values."""
-    missing = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
-    if missing:
-        raise InvalidModel(
-            f"tensors without values, on the meta device: {', '.join(missing[:3])}"
-            f"{f' and {len(missing) - 3} more' * (len(missing) > 3)}; load the weights on a real device first"
-        )

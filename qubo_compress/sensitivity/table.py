@@ -22,7 +22,7 @@ from qubo_compress.plan import Plan
 from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, FloatArray, IntArray
 from qubo_compress.sensitivity.merge import merged_fields, refuse_different, shares_of, tables_of_ranks
 from qubo_compress.sensitivity.ranks import ranks_of
-from qubo_compress.sensitivity.stitched import StitchedLoss
+from qubo_compress.sensitivity.stitched_loss import StitchedLoss
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -50,7 +50,7 @@ class Uniform(Solver):
 
     def run(self, search: Search) -> None:
         """Try every name once, then go up; the work is the number of names tried and of groups raised."""
-        walk = _Walk(search)
+        walk = _Climb(search)
         names = list(dict.fromkeys(search.problem.choice_names)) if self.choice is None else [self.choice]
         try:
             walk.find_base(names)
@@ -60,7 +60,7 @@ class Uniform(Solver):
             walk.finish()
 
 
-class _Walk:
+class _Climb:
     """The base, and the steps up from it."""
 
     def __init__(self, search: Search) -> None:

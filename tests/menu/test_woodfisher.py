@@ -20,7 +20,7 @@ from qubo_compress.calibration.statistics.inverse_fisher import (
 from qubo_compress.calibration.statistics.statistic import Calibration
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.woodfisher import (
-    Settings,
+    FisherSettings,
     WoodFisher,
     chosen_damping,
     compensated,
@@ -73,7 +73,7 @@ def test_the_joint_update_is_the_stationary_point(count: int, with_gradient: boo
     rows, damping = rows_like(count, 30, 1), 1e-2
     values = torch.randn(30, generator=torch.Generator().manual_seed(2))
     mask = largest(values.abs(), 18)
-    moved = compensated(values, mask, rows, Settings(damping, 2000, "joint", with_gradient))
+    moved = compensated(values, mask, rows, FisherSettings(damping, 2000, "joint", with_gradient))
     change = moved - values.double()
     slope = fisher(rows, damping) @ change
     if with_gradient:
@@ -87,10 +87,10 @@ def test_the_joint_update_is_the_stationary_point(count: int, with_gradient: boo
 def test_no_update_is_better_than_the_joint_one(seed: int, size: int, share: float, block: int) -> None:
     rows, damping = rows_like(25, size, seed), 1e-3
     values = torch.randn(size, generator=torch.Generator().manual_seed(seed))
-    mask = largest(saliencies(values, rows, Settings(damping, block)), max(1, int(size * (1 - share))))
+    mask = largest(saliencies(values, rows, FisherSettings(damping, block)), max(1, int(size * (1 - share))))
     costs = {}
     for update in ("joint", "independent", "none"):
-        moved = compensated(values, mask, rows, Settings(damping, block, update))  # type: ignore[arg-type]
+        moved = compensated(values, mask, rows, FisherSettings(damping, block, update))  # type: ignore[arg-type]
         change = moved - values.double()
         costs[update] = sum(
             float(change[where] @ fisher(GradientRows(rows.values[:, where], rows.roots), damping) @ change[where])
@@ -109,9 +109,9 @@ def test_one_weight_at_a_time_both_updates_are_the_surgeon() -> None:
     expected = values.double() - values[5].double() * inverse[:, 5] / inverse[5, 5]
     expected[5] = 0.0
     for update in ("joint", "independent"):
-        found = compensated(values, mask, rows, Settings(damping, 2000, update))  # type: ignore[arg-type]
+        found = compensated(values, mask, rows, FisherSettings(damping, 2000, update))  # type: ignore[arg-type]
         assert torch.allclose(found, expected, rtol=1e-7, atol=1e-10)
-    cost = saliencies(values, rows, Settings(damping))[5]
+    cost = saliencies(values, rows, FisherSettings(damping))[5]
     change = expected - values.double()
     assert float(cost) == pytest.approx(0.5 * float(change @ fisher(rows, damping) @ change), rel=1e-7)
 
@@ -130,7 +130,7 @@ def test_answers_for_many_dampings_are_those_for_each(count: int) -> None:
 
 @pytest.mark.parametrize("with_gradient", [False, True])
 def test_weights_that_are_gone_stay_gone_and_help_nobody(with_gradient: bool) -> None:
-    rows, setting = rows_like(20, 30, 8), Settings(1e-2, 2000, "joint", with_gradient)
+    rows, setting = rows_like(20, 30, 8), FisherSettings(1e-2, 2000, "joint", with_gradient)
     values = torch.randn(30, generator=torch.Generator().manual_seed(9))
     gone = torch.arange(30) < 10
     values[gone] = 0.0
@@ -160,11 +160,11 @@ def test_unseen_changes_are_those_of_updates_from_the_other_half() -> None:
     values = torch.randn(30, generator=torch.Generator().manual_seed(3))
     mask = largest(values.abs(), 15)
     for with_gradient in (False, True):
-        found = unseen_changes(values, rows, 0.5, dampings, Settings(1.0, 12, "joint", with_gradient))
+        found = unseen_changes(values, rows, 0.5, dampings, FisherSettings(1.0, 12, "joint", with_gradient))
         for seen, unseen in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
             half = GradientRows(rows.values[seen], rows.roots[seen])
             for number, damping in enumerate(dampings):
-                moved = compensated(values, mask, half, Settings(damping, 12, "joint", with_gradient))
+                moved = compensated(values, mask, half, FisherSettings(damping, 12, "joint", with_gradient))
                 expected = rows.values[unseen].double() @ (moved - values.double())
                 assert torch.allclose(found[number, unseen], expected, rtol=1e-6, atol=1e-9)
         assert torch.allclose(found[-1], -rows.values.double() @ (values.double() * ~mask))

@@ -15,7 +15,7 @@ from qubo_compress.menu import prune, quantize
 from qubo_compress.menu.storage import many as encoding
 from qubo_compress.sensitivity import choices
 from qubo_compress.sensitivity import costs as prices
-from qubo_compress.sensitivity.metrics.auto import Auto
+from qubo_compress.sensitivity.metrics.auto import AutoMetric
 from qubo_compress.sensitivity.metrics.products import displacements
 
 MENU = qc.Menu(bits=(2, 4, None), sparsity=(0.0, 0.5))
@@ -97,7 +97,7 @@ def test_a_whole_compression_searches_for_scales_once(
         monkeypatch.setattr(choices, "VALUE_MEMORY", 1e12)
     calls = Calls(monkeypatch)
     result = qc.compress(
-        net, batches, qc.Budget(ratio=3), menu=MENU, metric=Auto(small=0.0), solver="annealer", time_limit=0.3,
+        net, batches, qc.Budget(ratio=3), menu=MENU, metric=AutoMetric(small=0.0), solver="annealer", time_limit=0.3,
         progress=False,
     )  # fmt: skip
     assert len(result.taken.candidates) > 2

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress.sensitivity import forecast
-from qubo_compress.sensitivity.metrics.auto import GRADIENT_RUNS, Auto
+from qubo_compress.sensitivity.metrics.auto import GRADIENT_RUNS, AutoMetric
 from qubo_compress.sensitivity.metrics.products import Products
 
 MENU = qc.Menu(bits=(2, 8), sparsity=(0.0,))
@@ -68,11 +68,11 @@ def test_auto_is_decided_for_the_examples_that_compress_measures() -> None:
     net = Scaled(own=False).eval()
     for small in torch.logspace(3, 7, 9).tolist():
         # Somewhere between, all of the examples are too many for gauss-newton and those that are measured are not.
-        metric = Auto(small=small)
+        metric = AutoMetric(small=small)
         table = qc.measure(net, [(batches(100)[0][0][:50], batches(100)[0][1][:50])], MENU, metric, progress=False)
         assert qc.estimate(net, batches(100), MENU, metric).metric == table.provenance.metric
     metrics = [
-        [qc.estimate(net, batches(100), MENU, Auto(small=s), held_out=h).metric for s in torch.logspace(3, 7, 60)]
+        [qc.estimate(net, batches(100), MENU, AutoMetric(small=s), held_out=h).metric for s in torch.logspace(3, 7, 60)]
         for h in (True, False)
     ]
     assert metrics[0] != metrics[1]

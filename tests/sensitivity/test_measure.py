@@ -20,7 +20,7 @@ from qubo_compress import errors
 from qubo_compress._internal.files import write_atomically
 from qubo_compress.network.losses.signature import loss_signature
 from qubo_compress.sensitivity.factor import reduce_features
-from qubo_compress.sensitivity.metrics.auto import Auto
+from qubo_compress.sensitivity.metrics.auto import AutoMetric
 from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.testing import same_snapshot, same_table, snapshot
 
@@ -377,7 +377,7 @@ def test_a_shrinkage_that_the_metric_cannot_give_is_refused_before_any_work(
 def test_what_auto_stands_for_is_refused_before_it_measures(perceptron: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Products, "measure", lambda *_: pytest.fail("it was measured"))
     with pytest.raises(errors.InvalidMenu, match="'products' measures none"):
-        measured(perceptron, metric=Auto(small=0.0), shrinkage="auto")
+        measured(perceptron, metric=AutoMetric(small=0.0), shrinkage="auto")
 
 
 @pytest.mark.parametrize("wrong", ["atuo", 2, -0.1])

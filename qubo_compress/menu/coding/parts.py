@@ -145,7 +145,7 @@ def planes_of(data: bytes, count: int) -> list[Numbers]:
     return [Numbers(table[:, plane], 0, 255) for plane in range(count)]
 
 
-class Recorder(Writer):
+class PartRecorder(Writer):
     """A writer that collects the parts of a group and their layout.
 
     Args:
@@ -180,7 +180,7 @@ def placement(shapes: Mapping[int, Shape], survivors: Mask | None, count: int) -
 
 def recorded(stored: Stored, shapes: Mapping[int, Shape]) -> list[Part]:
     """The parts that a stored group writes."""
-    recorder = Recorder(shapes)
+    recorder = PartRecorder(shapes)
     stored.write(recorder)
     return recorder.parts
 

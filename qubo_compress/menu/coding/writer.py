@@ -30,7 +30,7 @@ from qubo_compress.menu.coding.parts import (
     Coding,
     Numbers,
     Part,
-    Recorder,
+    PartRecorder,
     fitted,
     low_bits,
     placement,
@@ -90,7 +90,7 @@ class CodedWriter(Writer):
 
     def __init__(self, shapes: Mapping[int, Shape], codings: Sequence[Coding] | None = None) -> None:
         self._stream: Any = require("constriction", "entropy").stream
-        self._recorder = Recorder(shapes)
+        self._recorder = PartRecorder(shapes)
         self._codings = codings
 
     def raw(self, data: bytes) -> None:

@@ -34,7 +34,7 @@ BACKWARD_RUNS = 2.0
 
 @metrics.register
 @dataclass(frozen=True)
-class Auto(Metric):
+class AutoMetric(Metric):
     """``gauss-newton`` up to ``small`` multiplications, otherwise ``products``.
 
     The comparison uses counts, not times, so that a network is measured by the same metric on every machine. Networks
@@ -80,7 +80,7 @@ def resolved(metric: Metric, subject: Subject) -> tuple[Metric, str]:
     Raises:
         InvalidMenu: for products under a loss without curvature.
     """
-    if isinstance(metric, Auto):
+    if isinstance(metric, AutoMetric):
         return metric.resolve(subject)
     if isinstance(metric, Products) and metric.measured_linear is not True and not has_curvature(subject):
         raise InvalidMenu(
@@ -98,7 +98,7 @@ def wants_close(asked: str | Metric, used: str) -> bool:
         used: name of the metric that measured.
     """
     metric = make_metric(asked)
-    if isinstance(metric, Auto):
+    if isinstance(metric, AutoMetric):
         return used == Products.metric_name
     return isinstance(metric, Products) and metric.measured_linear == CLOSE
 

@@ -131,7 +131,7 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class Clock:
+class SubmissionTimes:
     """The times known just before a submission, in seconds.
 
     Attributes:
@@ -166,7 +166,7 @@ def longest_seconds(properties: Mapping[str, Any]) -> float:
     return 3600.0 * float(properties.get("maximum_time_limit_hrs", math.inf))
 
 
-def service_limit(options: LeapOptions, clock: Clock, properties: Mapping[str, Any], where: str) -> float:
+def service_limit(options: LeapOptions, clock: SubmissionTimes, properties: Mapping[str, Any], where: str) -> float:
     """Seconds to request from the service, checked before anything is sent.
 
     Raises:

@@ -14,7 +14,7 @@ from qubo_compress.errors import DryRun, NoFeasibleFound, RemoteSolverError
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.solvers.dwave import connection as connections
 from qubo_compress.solvers.dwave.leap_models import HybridModel, size_of
-from qubo_compress.solvers.dwave.leap_options import Clock, LeapOptions, Preview, quota_seconds, service_limit
+from qubo_compress.solvers.dwave.leap_options import LeapOptions, Preview, SubmissionTimes, quota_seconds, service_limit
 from qubo_compress.solvers.dwave.leap_prices import price_search, starting_prices
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
 from qubo_compress.solvers.samplers.prices import PriceSearch
@@ -68,9 +68,9 @@ class LeapSearch:
             self.search.notes.append(f"a further submission failed: {failure}")
         self._tell()
 
-    def _clock(self, minimum: float, submissions: int) -> Clock:
+    def _clock(self, minimum: float, submissions: int) -> SubmissionTimes:
         limit = self.search.limits.seconds
-        return Clock(limit, self.search.seconds_left, minimum, self.options.reserved(limit), submissions)
+        return SubmissionTimes(limit, self.search.seconds_left, minimum, self.options.reserved(limit), submissions)
 
     def _connected(self) -> None:
         kind = self._sampler_class()

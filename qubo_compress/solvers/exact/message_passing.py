@@ -23,7 +23,7 @@ _PATIENCE = 10
 
 
 @dataclass(frozen=True, eq=False)
-class _Blocks:
+class _BlockMessages:
     """The coupled pairs of groups, each as a dense (choices, choices) block in one flat array."""
 
     values: FloatArray
@@ -74,10 +74,10 @@ def message_bound(problem: ChoiceProblem, seconds: float) -> float:
             _shake_hands(singles, blocks.values, blocks.starts, blocks.lower, blocks.upper, offsets, forward)
 
 
-def _blocks(problem: ChoiceProblem) -> _Blocks:
+def _blocks(problem: ChoiceProblem) -> _BlockMessages:
     empty = np.zeros(0, dtype=np.int64)
     if problem.pairs is None or problem.pairs.nnz == 0:
-        return _Blocks(np.zeros(0), np.zeros(1, dtype=np.int64), empty, empty)
+        return _BlockMessages(np.zeros(0), np.zeros(1, dtype=np.int64), empty, empty)
     offsets, sizes = problem.group_offsets, problem.group_sizes
     group = np.repeat(np.arange(problem.num_groups), sizes)
     rows = np.repeat(np.arange(problem.num_choices), np.diff(problem.pairs.indptr))
@@ -90,7 +90,7 @@ def _blocks(problem: ChoiceProblem) -> _Blocks:
     values = np.zeros(int(starts[-1]))
     inside = (rows - offsets[lower[which]]) * sizes[upper[which]] + columns - offsets[upper[which]]
     np.add.at(values, starts[which] + inside, data)
-    return _Blocks(values, starts, lower.astype(np.int64), upper.astype(np.int64))
+    return _BlockMessages(values, starts, lower.astype(np.int64), upper.astype(np.int64))
 
 
 def fits_in_blocks(problem: ChoiceProblem) -> bool:

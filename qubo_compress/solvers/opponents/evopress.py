@@ -127,7 +127,7 @@ class _Evolution:
 
     def begin(self) -> bool:
         """Find a parent; False if no assignment that fits was found."""
-        self.levels = Levels(self.problem, self.options.reach)
+        self.levels = CostLevels(self.problem, self.options.reach)
         starts = self.levels.uniform_starts() or self.levels.random_start(self.rng)
         starts = starts[: self.search.limits.work]
         if not starts:
@@ -236,7 +236,7 @@ class _Evolution:
         return found
 
 
-class Levels:
+class CostLevels:
     """The choices of every group ordered by cost, and the mutation that moves along them.
 
     Args:

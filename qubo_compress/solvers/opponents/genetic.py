@@ -103,7 +103,7 @@ class Genetic(Solver):
             search.details |= populations.figures()
 
 
-class _Parts(NamedTuple):
+class _PymooParts(NamedTuple):
     """What the loop needs of pymoo."""
 
     algorithm: Any
@@ -114,7 +114,7 @@ class _Parts(NamedTuple):
 class _Populations:
     """One population after another."""
 
-    def __init__(self, search: Search, settings: Genetic, levels: Levels, parts: _Parts) -> None:
+    def __init__(self, search: Search, settings: Genetic, levels: Levels, parts: _PymooParts) -> None:
         self.search, self.settings, self.levels, self.parts = search, settings, levels, parts
         self.generations = self.started = 0
 
@@ -162,7 +162,7 @@ class _Populations:
         return {"evaluations": self.search.work, "generations": self.generations, "populations": self.started}
 
 
-def _pymoo_parts(settings: Genetic, levels: Levels, choices: ChoiceProblem) -> _Parts:
+def _pymoo_parts(settings: Genetic, levels: Levels, choices: ChoiceProblem) -> _PymooParts:
     """Pymoo's algorithm with our operators; its classes can only be extended once it is imported."""
     from pymoo.algorithms.soo.nonconvex.ga import GA
     from pymoo.core.mating import Mating
@@ -239,4 +239,4 @@ def _pymoo_parts(settings: Genetic, levels: Levels, choices: ChoiceProblem) -> _
         xu=choices.group_sizes - 1.0,
         vtype=int,
     )
-    return _Parts(algorithm, problem)
+    return _PymooParts(algorithm, problem)

@@ -98,7 +98,7 @@ class _CoefficientSearch:
     def all(self) -> None:
         """Both searches; raises when the limits end them."""
         groups = self.problem.num_groups
-        self.programme = Programme(self.problem, self.options.buckets)
+        self.programme = BucketProgramme(self.problem, self.options.buckets)
         self.errors = self.problem.linear if self.options.errors is None else np.array(self.options.errors)
         best = np.ones(groups)
         self._improves(best)
@@ -150,7 +150,7 @@ class _CoefficientSearch:
         return value
 
 
-class Programme:
+class BucketProgramme:
     """Dynamic programming over the first budget, cut into buckets; solved again and again for other errors.
 
     Costs count from each group's cheapest choice and are rounded up, so that what fits the buckets fits the budget
@@ -162,7 +162,7 @@ class Programme:
 
     Example:
         >>> problem = ChoiceProblem.random(kind="separable", groups=8, choices=5, seed=0)
-        >>> assignment = Programme(problem).solve(problem.linear)
+        >>> assignment = BucketProgramme(problem).solve(problem.linear)
         >>> problem.is_feasible(assignment)
         True
     """
@@ -215,6 +215,6 @@ def fill_buckets(offsets: IntArray, costs: IntArray, errors: FloatArray, room: i
 def warm_up(structure: str) -> None:
     """Compile (or load from the disk cache) the programme and what it is compared with."""
     problem = tiny_problem(structure)
-    Programme(problem).solve(problem.linear)
+    BucketProgramme(problem).solve(problem.linear)
     local_search.warm_up(structure)
     network_loss.warm_up(structure)

@@ -87,7 +87,7 @@ def build_model(problem: ChoiceProblem, encoding: Encoding, prices: FloatArray) 
 
 
 @dataclass(frozen=True)
-class Forecast:
+class ModelForecast:
     """Upper estimates of a large model's seconds, from a part of it.
 
     Attributes:
@@ -101,7 +101,7 @@ class Forecast:
 
 def forecast(
     problem: ChoiceProblem, encoding: Encoding, prices: FloatArray, draw: Callable[[QuboModel], object]
-) -> Forecast:
+) -> ModelForecast:
     """Build the model of a part of the problem, draw from it once, and scale the seconds to the whole.
 
     Neither can be interrupted, and both take time proportional to the couplings. The forecast of a model that is small
@@ -115,7 +115,7 @@ def forecast(
     """
     whole = _terms(problem)
     if whole < _WORTH_A_TRIAL:
-        return Forecast()
+        return ModelForecast()
     part = _leading_part(problem, whole)
     begin = time.perf_counter()
     model = build_model(part, encoding, prices)
@@ -123,7 +123,7 @@ def forecast(
     if model.bqm.num_variables:
         draw(model)
     factor = _CAUTION * whole / _terms(part)
-    return Forecast(factor * (built - begin), factor * (time.perf_counter() - built))
+    return ModelForecast(factor * (built - begin), factor * (time.perf_counter() - built))
 
 
 def _terms(problem: ChoiceProblem) -> float:

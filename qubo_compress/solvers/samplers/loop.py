@@ -27,7 +27,7 @@ from qubo_compress.encodings.quadratic import refuse_too_many
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
 from qubo_compress.solvers.local_search.local_model import least_linear
-from qubo_compress.solvers.samplers.binary_model import Forecast, QuboModel, build_model, forecast
+from qubo_compress.solvers.samplers.binary_model import ModelForecast, QuboModel, build_model, forecast
 from qubo_compress.solvers.samplers.prices import PriceSearch
 from qubo_compress.solvers.search import Search
 
@@ -99,7 +99,7 @@ class SamplingLoop:
         self.encoding, self.first_prices, self.trial = encodings.get(encoding)(), first_prices, trial
         self.model: QuboModel | None = None
         self.drawn = self.valid = self.fitting = self.rounds = 0
-        self.expected = Forecast()
+        self.expected = ModelForecast()
 
     def run(self) -> None:
         """Search; Ctrl-C ends it between two calls of the sampler."""

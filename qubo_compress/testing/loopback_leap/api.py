@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from qubo_compress.testing.loopback_leap.faults import MESSAGES, Fault, Faults
-from qubo_compress.testing.loopback_leap.jobs import Job, Jobs
+from qubo_compress.testing.loopback_leap.jobs import Jobs, LeapJob
 from qubo_compress.testing.loopback_leap.protocol import (
     BASE_PATH,
     BadRequest,
@@ -126,7 +126,7 @@ class Api:
                 answers.append({"error_code": cause.status, "error_msg": str(cause)})
         return json_response(answers if many else answers[0], "problems")
 
-    def _submit_one(self, item: Any) -> Job:
+    def _submit_one(self, item: Any) -> LeapJob:
         try:
             identity, kind, data = item["solver"], item["type"], item["data"]
             params, label = dict(item.get("params") or {}), item.get("label")
@@ -188,7 +188,7 @@ class Api:
         self._jobs.cancel(job)
         return job.message()
 
-    def _job(self, identifier: str) -> Job:
+    def _job(self, identifier: str) -> LeapJob:
         job = self._jobs.get(identifier)
         if job is None:
             raise BadRequest(f"there is no problem {identifier!r}", 404)

@@ -15,7 +15,7 @@ import numpy as np
 
 from qubo_compress.testing.loopback_leap.faults import Faults
 from qubo_compress.testing.loopback_leap.solvers import Offered
-from qubo_compress.testing.loopback_leap.tasks import Answer, ProblemRejected, Settings, Task
+from qubo_compress.testing.loopback_leap.tasks import Answer, ProblemRejected, ServerSettings, Task
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ DEFAULT_LABEL = "loopback, classical"
 
 
 @dataclass
-class Job:
+class LeapJob:
     """One submitted problem; only :class:`Jobs` changes its state, under its lock."""
 
     solver: Offered
@@ -74,41 +74,41 @@ class Jobs:
         seed: problem number n is solved with the generator of seed (seed, n).
     """
 
-    def __init__(self, workers: int, faults: Faults, settings: Settings, seed: int) -> None:
+    def __init__(self, workers: int, faults: Faults, settings: ServerSettings, seed: int) -> None:
         self._faults, self._settings, self._seed = faults, settings, seed
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, LeapJob] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="loopback-leap-worker")
 
-    def submit(self, solver: Offered, kind: str, data: Any, params: dict[str, Any], label: str | None) -> Job:
+    def submit(self, solver: Offered, kind: str, data: Any, params: dict[str, Any], label: str | None) -> LeapJob:
         """Add a problem to the queue and return its job."""
         with self._changed:
             task = Task(
                 type=kind, data=data, params=params, properties=solver.record["properties"],
                 rng=np.random.default_rng((self._seed, len(self._jobs))), settings=self._settings,
             )  # fmt: skip
-            job = Job(solver, task, label or DEFAULT_LABEL)
+            job = LeapJob(solver, task, label or DEFAULT_LABEL)
             self._jobs[job.id] = job
         self._workers.submit(self._work, job)
         return job
 
-    def get(self, identifier: str) -> Job | None:
+    def get(self, identifier: str) -> LeapJob | None:
         """The problem of an identifier, if there is one."""
         with self._changed:
             return self._jobs.get(identifier)
 
-    def all(self) -> list[Job]:
+    def all(self) -> list[LeapJob]:
         """All problems, in the order in which they were submitted."""
         with self._changed:
             return list(self._jobs.values())
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: LeapJob) -> None:
         """Cancel a problem; one that has ended is unchanged."""
         job.task.stopped.set()
         self._change(job, CANCELLED)
 
-    def wait_for_any(self, jobs: Sequence[Job], timeout: float) -> None:
+    def wait_for_any(self, jobs: Sequence[LeapJob], timeout: float) -> None:
         """Wait until one of the problems has ended, the time is over or the server closes."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or any(job.ended for job in jobs), timeout)
@@ -122,7 +122,7 @@ class Jobs:
             self.cancel(job)
         self._workers.shutdown(wait=True, cancel_futures=True)
 
-    def _change(self, job: Job, status: str, message: str | None = None, answer: Answer | None = None) -> None:
+    def _change(self, job: LeapJob, status: str, message: str | None = None, answer: Answer | None = None) -> None:
         with self._changed:
             if job.ended:
                 return
@@ -132,7 +132,7 @@ class Jobs:
                 job.solved_on = datetime.now(UTC).isoformat()
             self._changed.notify_all()
 
-    def _work(self, job: Job) -> None:
+    def _work(self, job: LeapJob) -> None:
         fault = self._faults.take("solve")
         if fault is not None and fault.delay:
             job.task.stopped.wait(fault.delay)

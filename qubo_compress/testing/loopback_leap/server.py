@@ -20,7 +20,7 @@ from qubo_compress.testing.loopback_leap.faults import Faults
 from qubo_compress.testing.loopback_leap.jobs import Jobs
 from qubo_compress.testing.loopback_leap.protocol import BASE_PATH, Request, Response
 from qubo_compress.testing.loopback_leap.solvers import SHORT_MINIMUM, offered_solvers
-from qubo_compress.testing.loopback_leap.tasks import Settings
+from qubo_compress.testing.loopback_leap.tasks import ServerSettings
 from qubo_compress.testing.loopback_leap.topology import Chip
 
 ADDRESS = "127.0.0.1"
@@ -64,7 +64,7 @@ class LoopbackLeap:
         workers: problems solved at a time.
         seed: of all answers; the same problems in the same order get the same answers, except for times.
         token: the only accepted one; default: a random one.
-        settings: how the solvers behave; see :class:`~qubo_compress.testing.loopback_leap.tasks.Settings`.
+        settings: how the solvers behave; see :class:`~qubo_compress.testing.loopback_leap.tasks.ServerSettings`.
 
     Example:
         >>> from dwave.cloud import Client
@@ -93,7 +93,7 @@ class LoopbackLeap:
         self.token = secrets.token_hex(16) if token is None else token
         self.faults = Faults()
         self._solvers = offered_solvers(chips, minimum_time, documented_times)
-        self._settings = Settings(**settings)
+        self._settings = ServerSettings(**settings)
         self._workers, self._seed = workers, seed
         self._http: _HttpServer | None = None
         self._log: list[Logged] = []

@@ -24,7 +24,7 @@ class ProblemRejected(Exception):
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """How the solvers behave.
 
     Args:
@@ -61,7 +61,7 @@ class Task:
     params: Mapping[str, Any]
     properties: Mapping[str, Any]
     rng: np.random.Generator
-    settings: Settings = field(default_factory=Settings)
+    settings: ServerSettings = field(default_factory=ServerSettings)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     @property

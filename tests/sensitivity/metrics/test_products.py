@@ -18,7 +18,7 @@ import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress.menu.coding.coded import Coded
 from qubo_compress.pipeline.close import FEWEST_EXAMPLES, MOST_EXAMPLES, affordable
-from qubo_compress.sensitivity.metrics.auto import Auto
+from qubo_compress.sensitivity.metrics.auto import AutoMetric
 from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.testing import check_metric, same_snapshot, same_table, snapshot
 
@@ -157,7 +157,7 @@ def layer_runs(depth: int, metric: Any) -> tuple[int, int]:
     return seen.forward, seen.backward
 
 
-@pytest.mark.parametrize("metric", ["products", Auto(small=0.0)])
+@pytest.mark.parametrize("metric", ["products", AutoMetric(small=0.0)])
 def test_a_layer_of_a_deep_network_runs_no_more_often_than_one_of_a_shallow_network(metric: Any) -> None:
     """Running every choice takes twice as many runs of every layer at twice the depth."""
     shallow, deep = layer_runs(3, metric), layer_runs(12, metric)

@@ -20,7 +20,7 @@ from qubo_compress.solvers.dwave.token import MASK, Secrets, Token
 from qubo_compress.solvers.dwave.transport import TransportFailed
 from qubo_compress.testing.loopback_leap import Chip, LoopbackLeap
 from qubo_compress.testing.loopback_leap.faults import Fault
-from qubo_compress.testing.loopback_leap.jobs import Job
+from qubo_compress.testing.loopback_leap.jobs import LeapJob
 
 # The loopback server ends early, whatever the limit: enough for any machine, however busy.
 ENOUGH = 120.0
@@ -77,7 +77,7 @@ def test_a_chip_redirects_no_better(server, elsewhere, nothing_left_behind):
 
 
 def test_an_answer_that_lies_elsewhere_is_not_fetched_with_the_token(server, elsewhere, monkeypatch):
-    message = Job.message
+    message = LeapJob.message
 
     def sending_away(job, with_answer=False):
         told = message(job, with_answer)
@@ -85,7 +85,7 @@ def test_an_answer_that_lies_elsewhere_is_not_fetched_with_the_token(server, els
             told["answer"]["url"] = elsewhere.endpoint + told["answer"]["url"]
         return told
 
-    monkeypatch.setattr(Job, "message", sending_away)
+    monkeypatch.setattr(LeapJob, "message", sending_away)
     with pytest.raises(e.RedirectRefused, match="refers to"):
         ask(server, "leap-nonlinear")
     assert elsewhere.requests == []

@@ -16,7 +16,7 @@ from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.problem.network_loss import NetworkLoss
-from qubo_compress.solvers.opponents.evopress import MOST_SWITCHES, EvoPress, Levels
+from qubo_compress.solvers.opponents.evopress import MOST_SWITCHES, CostLevels, EvoPress
 from qubo_compress.testing import brute_force
 
 
@@ -48,7 +48,7 @@ def test_the_defaults_are_those_published() -> None:
 
 def test_the_number_of_switches_is_the_smaller_of_two_draws() -> None:
     problem = ChoiceProblem.random(kind="separable", groups=30, choices=6, seed=0)
-    levels = Levels(problem.with_limits(problem.costs.sum(axis=1)))
+    levels = CostLevels(problem.with_limits(problem.costs.sum(axis=1)))
     cheapest = np.array([order[0] for order in levels.by_level])
     rng = np.random.default_rng(0)
     draws = 3000
@@ -66,7 +66,7 @@ def test_the_number_of_switches_is_the_smaller_of_two_draws() -> None:
 def test_no_offspring_exceeds_a_budget(kind: str, seed: int, budgets: int, reach: int) -> None:
     rng = np.random.default_rng(seed)
     problem = ChoiceProblem.random(kind=kind, groups=8, choices=5, seed=seed, budgets=budgets)
-    levels = Levels(problem, reach)
+    levels = CostLevels(problem, reach)
     parents = levels.uniform_starts() or levels.random_start(rng)
     for parent in parents:
         assert problem.is_feasible(parent)
@@ -83,7 +83,7 @@ def test_uneven_trades_are_drawn_again() -> None:
     problem = ChoiceProblem(
         linear=np.zeros(8), group_offsets=[0, 2, 4, 6, 8], costs=[[1, 100, 1, 2, 1, 2, 1, 2]], limits=[103]
     )
-    levels, rng = Levels(problem), np.random.default_rng(0)
+    levels, rng = CostLevels(problem), np.random.default_rng(0)
     parent = np.array([1, 0, 0, 0])
     even = [levels.mutated(parent, 1, rng, 0.8) for _ in range(60)]
     free = [levels.mutated(parent, 1, rng, 0.0) for _ in range(60)]
@@ -109,7 +109,7 @@ def test_selection_asks_for_growing_samples_and_the_parent_competes_last() -> No
     loss = Recorded(problem)
     solution = solve(problem, "evopress", time_limit=60.0, loss=loss, generations=1)
     counts = Counter(examples for _, examples in loss.asked)
-    starts = len(Levels(problem).uniform_starts()) or 1
+    starts = len(CostLevels(problem).uniform_starts()) or 1
     assert counts == {8: 128, 64: 16, 512: starts + 4 + 1}
     assert len(set(loss.seeds)) == len(loss.seeds) == 1 + 3
     assert solution.work == starts + 128

@@ -14,7 +14,7 @@ import qubo_compress as qc
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import IntArray
-from qubo_compress.solvers.opponents.spdy import Programme, Spdy
+from qubo_compress.solvers.opponents.spdy import BucketProgramme, Spdy
 from qubo_compress.testing import brute_force
 
 
@@ -29,9 +29,9 @@ def test_the_programme_keeps_the_budget_and_is_exact_with_enough_buckets(seed: i
     problem = ChoiceProblem.random(kind="separable", groups=5, choices=4, seed=seed)
     least = problem.smallest_totals()
     problem = problem.with_limits(least + (tight * (problem.limits - least)).astype(np.int64))
-    assignment = Programme(problem, buckets).solve(problem.linear)
+    assignment = BucketProgramme(problem, buckets).solve(problem.linear)
     assert problem.is_feasible(assignment)
-    finest = Programme(problem, 10**6).solve(problem.linear)
+    finest = BucketProgramme(problem, 10**6).solve(problem.linear)
     truth = brute_force(problem)
     assert truth is not None
     assert problem.energy(finest) == pytest.approx(truth[0], abs=1e-9)

@@ -65,7 +65,7 @@ def test_a_model_that_would_take_too_long_is_not_built(monkeypatch):
         return whole(*arguments)
 
     monkeypatch.setattr(loop, "build_model", noted)
-    monkeypatch.setattr(loop, "forecast", lambda *_: binary_model.Forecast(40.0, 30.0))
+    monkeypatch.setattr(loop, "forecast", lambda *_: binary_model.ModelForecast(40.0, 30.0))
     short = searched(problem, 60.0, work=7, trial=random_bits())
     assert not built and short.work == 0 and problem.is_feasible(short.assignments[0])
     assert "may take 70.0 s; raise time_limit" in short.notes[1]
@@ -109,7 +109,7 @@ def test_a_forecast_scales_what_the_part_took_by_the_couplings(kind, clock, monk
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_tries_a_part_first(name, monkeypatch):
     seen = []
-    monkeypatch.setattr(loop, "forecast", lambda *given: seen.append(given) or binary_model.Forecast(1e9, 1e9))
+    monkeypatch.setattr(loop, "forecast", lambda *given: seen.append(given) or binary_model.ModelForecast(1e9, 1e9))
     problem = ChoiceProblem.random(kind="low-rank", groups=6, choices=4, seed=0)
     solution = solve(problem, name, time_limit=30.0)
     assert len(seen) == 1 and solution.work == 0

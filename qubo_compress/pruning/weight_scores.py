@@ -20,7 +20,7 @@ from qubo_compress.errors import InvalidMenu, unknown_name
 from qubo_compress.menu.prune import PrunedTensors, survivor_count
 from qubo_compress.menu.woodfisher import (
     FEWEST,
-    Settings,
+    FisherSettings,
     Update,
     best_damping,
     check_damping,
@@ -118,7 +118,7 @@ class Ranked:
     values: Tensor
     scores: Tensor
     rows: GradientRows | None = None
-    settings: Settings | None = None
+    settings: FisherSettings | None = None
     choice: Damping | None = None
 
 
@@ -169,7 +169,7 @@ def ranked_tensors(
             for g, values in zip(picked, flat, strict=True)
         ]
     rows = [without_zeros(values, gradients[group.name]) for group, values in zip(picked, flat, strict=True)]
-    settings = Settings(how.damping or 1.0, how.block, cast(Update, how.update), how.method == "woodtaylor")
+    settings = FisherSettings(how.damping or 1.0, how.block, cast(Update, how.update), how.method == "woodtaylor")
     if how.damping is not None:
         return _scored(picked, flat, rows, settings, None)
     tried = _tried_dampings(flat, rows, sparsity, settings)
@@ -191,7 +191,7 @@ def ranked_tensors(
 
 
 def _scored(
-    picked: list[Group], flat: list[Tensor], rows: list[GradientRows], settings: Settings, choice: Damping | None
+    picked: list[Group], flat: list[Tensor], rows: list[GradientRows], settings: FisherSettings, choice: Damping | None
 ) -> list[Ranked]:
     used = settings if choice is None else replace(settings, damping=choice.value)
     return [
@@ -207,7 +207,7 @@ def _mean_square(rows: Tensor) -> Tensor:
 
 
 def _tried_dampings(
-    values: list[Tensor], rows: list[GradientRows], sparsity: float, settings: Settings
+    values: list[Tensor], rows: list[GradientRows], sparsity: float, settings: FisherSettings
 ) -> list[Damping]:
     """The dampings, largest first, that best predict the change by all updates together on unseen gradients."""
     squares = sum(squared_norm(item.values) for item in rows)
