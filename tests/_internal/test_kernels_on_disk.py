@@ -41,3 +41,31 @@ def test_kernels_run_where_no_folder_can_be_written_to(tmp_path: Path) -> None:
     assert done.stdout.strip() == "imported and used"
     said = done.stderr.strip().splitlines()
     assert len(said) == 1 and "cannot be kept on disk" in said[0] and "NUMBA_CACHE_DIR" in said[0]
+
+
+MODULE = """
+from qubo_compress._internal.compiling import compiled
+
+@compiled
+def doubled(value: float) -> float:
+    return 2.0 * value
+"""
+
+
+def test_a_package_that_cannot_be_written_to_keeps_its_kernels_in_the_users_folder(tmp_path: Path) -> None:
+    installed, cache = tmp_path / "installed", tmp_path / "user"
+    installed.mkdir()
+    (installed / "kernels.py").write_text(MODULE)
+    # No folder can take the place of a file, not even for root, who may write to read-only folders.
+    (installed / "__pycache__").write_text("")
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    environment |= {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": f"{installed}:{Path(__file__).parents[2]}"}
+    program = "import kernels; kernels.doubled(3.0); print(sum(kernels.doubled.stats.cache_hits.values()))"
+    hits = [
+        subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert hits == ["0", "1"]
+    assert list(cache.rglob("*.nbi"))
