@@ -20,7 +20,7 @@ from torch import Tensor
 from qubo_compress._internal import older_plug_ins
 from qubo_compress._internal.registry import Registry
 from qubo_compress.calibration.statistics.statistic import Statistic
-from qubo_compress.errors import CorruptArtifact, InvalidMenu, MissingDependency
+from qubo_compress.errors import CorruptArtifact, InvalidMenu, MissingDependency, QuboCompressError
 from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.menu.storage.streams import PlainReader, Reader
 from qubo_compress.network.groups import Group
@@ -149,6 +149,15 @@ def adopt_kind(kind: type) -> None:
             setattr(kind, name, _adopting(getattr(kind, name)))
 
 
+def _refuse_other_than_operators(kind: type) -> None:
+    """Adapt an operator's class of 0.4; any other that does not inherit from :class:`Operator` is refused."""
+    adopt_kind(kind)
+    if not issubclass(kind, Operator):
+        raise QuboCompressError(
+            f"{kind.__qualname__} does not inherit from Operator: write class {kind.__name__}(qc.menu.Operator)"
+        )
+
+
 def _adopting(method: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a method of an older operator that returns a stored group, alone or with the bytes read."""
 
@@ -167,7 +176,7 @@ def __getattr__(name: str) -> Any:
     return older_plug_ins.renamed(__name__, {"Packed": Stored})(name)
 
 
-operators: Registry[type[Operator]] = Registry("operator", "operator_name", adopt_kind)
+operators: Registry[type[Operator]] = Registry("operator", "operator_name", _refuse_other_than_operators)
 
 
 def looks_at_data(operator: Operator) -> bool:

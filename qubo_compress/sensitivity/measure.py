@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from qubo_compress.budget import MILLION
 from qubo_compress.calibration.weights import ExampleWeights
-from qubo_compress.errors import CacheMismatch
+from qubo_compress.errors import CacheMismatch, QuboCompressError
 from qubo_compress.menu.menu import Menu
 from qubo_compress.menu.storage.file_format import fixed_bytes
 from qubo_compress.network.discovery import GroupRule
@@ -176,7 +176,7 @@ def measure_specimen(
             with explained(subject.layout, costs, fixed_costs, subject.offsets, subject.choices.kept_because):
                 priced(costs, fixed_costs, subject.offsets)
         with progress_bar(show, f"measuring ({chosen.metric_name})", chosen.evaluations(subject)) as advance:
-            result = chosen.measure(subject.with_progress(advance))
+            result = _checked(chosen.measure(subject.with_progress(advance)), chosen, subject)
         noise = ranks.first(lambda: {"noise": noise_terms(subject, chosen.metric_name, prices.unreliable)})["noise"]
     _add_flips(subject, result, costs, fixed_costs)
 
@@ -244,6 +244,22 @@ def _refuse_other_function(subject: Subject, cache: str | Path | None) -> None:
             "returned something else on these examples: an activation, a stride, a constant or a buffer that is not "
             "stored has changed. Name another folder, or delete this one to measure again"
         )
+
+
+def _checked(result: MetricResult, metric: Metric, subject: Subject) -> MetricResult:
+    """The result of a metric, which may be anybody's, refused unless it has a linear term for every choice."""
+    wanted, name = int(subject.offsets[-1]), metric.metric_name
+    if not isinstance(result, MetricResult):
+        raise QuboCompressError(
+            f"metric {name!r} returned a {type(result).__name__}; measure must return a MetricResult with {wanted} "
+            "linear terms"
+        )
+    if not isinstance(result.linear, np.ndarray) or result.linear.shape != (wanted,):
+        raise QuboCompressError(
+            f"metric {name!r} returned linear terms of shape {np.shape(result.linear)} in a "
+            f"{type(result.linear).__name__}; the {wanted} choices need a numpy array of shape ({wanted},)"
+        )
+    return result
 
 
 def _add_flips(subject: Subject, result: MetricResult, costs: dict[str, IntArray], fixed_costs: dict[str, int]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qubo_compress.errors import QuboCompressError
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.problem.energy_scale import StandardProblem, standardise
 from qubo_compress.solvers.pool import Pool
@@ -97,13 +98,23 @@ class Search:
     _longest: float = 0.0
 
     def run(self, solver: Solver) -> None:
-        """Let a solver search until it returns, ends the search or is interrupted."""
+        """Let a solver search until it returns, ends the search or is interrupted.
+
+        Raises:
+            QuboCompressError: when it returns an answer instead of keeping it.
+        """
+        answer: object = None
         try:
-            solver.run(self)
+            answer = solver.run(self)  # type: ignore[func-returns-value]
         except SearchOver:
             pass
         except KeyboardInterrupt:
             self.interrupted = True
+        if answer is not None:
+            raise QuboCompressError(
+                f"{type(solver).__name__}.run returned a {type(answer).__name__}: keep every good assignment with "
+                "search.keep(assignment), and return nothing"
+            )
 
     # Time and work.
 

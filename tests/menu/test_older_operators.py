@@ -88,6 +88,15 @@ def test_they_are_registered_with_a_warning_and_conform(bare: Any) -> None:
     assert not can_be_coded(bare()) and bare().needs == () and bare().code_bits is None
 
 
+def test_a_class_that_is_no_operator_is_refused() -> None:
+    class Nothing:
+        operator_name = "nothing"
+
+    with pytest.raises(qc.QuboCompressError, match=r"write class Nothing\(qc.menu.Operator\)"):
+        qc.menu.register(Nothing)
+    assert "nothing" not in qc.menu.names()
+
+
 def test_they_are_measured_planned_saved_and_read(bare: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).eval()

@@ -46,6 +46,26 @@ def test_a_metric_that_ignores_its_seed_or_keep_is_caught() -> None:
         check_metric(Wrong())
 
 
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (np.ones(3), "returned a ndarray; measure must return a MetricResult with [0-9]+ linear terms"),
+        (qc.sensitivity.MetricResult(np.ones(3)), r"linear terms of shape \(3,\) in a ndarray"),
+        (qc.sensitivity.MetricResult(torch.ones(3)), r"in a Tensor; the [0-9]+ choices need a numpy array"),
+    ],
+)
+def test_what_is_no_result_is_refused(result: Any, said: str) -> None:
+    class Odd(qc.sensitivity.Metric):
+        metric_name = "odd"
+
+        def measure(self, subject: Any) -> Any:
+            return result
+
+    net, batches = nn.Linear(4, 3), [(torch.randn(8, 4), torch.arange(8) % 3)]
+    with pytest.raises(qc.QuboCompressError, match=said):
+        qc.measure(net, batches, metric=Odd(), progress=False)
+
+
 PER_EXAMPLE = [
     "perceptron",
     "grouped-view-inplace",

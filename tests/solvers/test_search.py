@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import qubo_compress as qc
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.solvers import Search, SearchLimits, SearchOver, Solver
 from qubo_compress.testing.solvers import rescaled
@@ -156,3 +157,15 @@ def test_an_answer_that_is_not_the_least_energy_can_be_settled_on():
         search.keep(EVERY[number])
     search.settle(worst)
     assert [a.tolist() for a in search.result().assignments] == [worst.tolist()]
+
+
+def test_an_answer_that_is_returned_is_refused():
+    @dataclass(frozen=True)
+    class Returning(Solver):
+        name: ClassVar[str] = "returning"
+
+        def run(self, search):
+            return EVERY[0]
+
+    with pytest.raises(qc.QuboCompressError, match=r"Returning.run returned a ndarray: .*search.keep"):
+        solve(PROBLEM, Returning())
