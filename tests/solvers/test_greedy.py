@@ -11,7 +11,7 @@ from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import NoFeasibleFound
 from qubo_compress.solvers.greedy import Greedy
 from qubo_compress.solvers.solver import Search, SearchLimits
-from qubo_compress.solvers.uniform import Uniform, _Walk
+from qubo_compress.solvers.uniform import Uniform, _Climb
 from qubo_compress.testing import brute_force
 
 
@@ -109,7 +109,7 @@ def test_uniform_leaves_no_room_for_the_next_name_of_any_group(seed, budgets, ki
     base, full = solve(problem, Uniform(fill=False)), solve(problem, "uniform")
     assert problem.is_feasible(full.assignment)
     assert solve(problem.without_interactions(), "uniform").choices == full.choices, "pair energies were looked at"
-    walk = _Walk(Search(problem, SearchLimits(60.0), np.random.default_rng(0)))
+    walk = _Climb(Search(problem, SearchLimits(60.0), np.random.default_rng(0)))
     walk.base = base.notes[0].split("'")[1]
     shares = walk.shares[problem.group_offsets[:-1] + base.assignment]
     assert (walk.shares[problem.group_offsets[:-1] + full.assignment] >= shares).all()
