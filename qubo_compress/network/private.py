@@ -162,16 +162,7 @@ def steady_answer(
 
 
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    made = _deep_copied(model, memo)
-    for module in made.modules():
-        # Not by eval(), which some modules override.
-        module.training = False
-        if "_compiled_call_impl" in vars(module):
-            vars(module)["_compiled_call_impl"] = None
-    return made
-
-
-def _deep_copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy in eval mode."""
     for module in model.modules():
         for name, value in vars(module).items():
             if name == CARRIED:
@@ -188,6 +179,11 @@ def _deep_copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         ) from cause
     if CARRIED in vars(model):
         vars(made)[CARRIED] = vars(model)[CARRIED]  # a torch.fx.GraphModule copies only what it knows
+    for module in made.modules():
+        # Not by eval(), which some modules override.
+        module.training = False
+        if "_compiled_call_impl" in vars(module):
+            vars(module)["_compiled_call_impl"] = None
     return made
 
 
