@@ -142,6 +142,10 @@ class InvalidOption(QuboCompressError, ValueError):
     """An argument of a call, such as a seed, is of the wrong kind or out of range."""
 
 
+class UnknownOption(QuboCompressError, TypeError):
+    """A keyword argument that the call does not have."""
+
+
 class InvalidModel(QuboCompressError, ValueError):
     """The model cannot be compressed, for example because a weight is not finite."""
 

@@ -73,3 +73,11 @@ def test_an_old_path_hides_no_function(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CompressionResult is qc.CompressionResult and churn.__module__ == "qubo_compress.audits.churn"
     assert callable(qc.compress) and callable(qc.audit)
     assert sys.modules["qubo_compress.pipeline.compress"].__spec__.name == "qubo_compress.pipeline.compress"
+
+
+def test_solve_and_verify_are_found_where_they_were() -> None:
+    with pytest.warns(DeprecationWarning, match=r"solver\.solve is now qubo_compress\.solvers\.verification\.solve"):
+        from qubo_compress.solvers.solver import solve
+    with pytest.warns(DeprecationWarning, match=r"verification\.verify"):
+        from qubo_compress.solvers.solver import verify
+    assert solve is qc.solve and callable(verify)

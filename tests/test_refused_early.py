@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import qubo_compress as qc
-from qubo_compress import errors
+from qubo_compress import errors, pruning
 
 BUDGET = qc.Budget(ratio=2)
 
@@ -170,3 +170,29 @@ def test_the_nearest_name_is_offered(call: Callable[[], Any], near: str) -> None
 
 def problem() -> qc.ChoiceProblem:
     return qc.ChoiceProblem.random(kind="separable", groups=5, choices=4, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (
+            lambda net: qc.audit(net, net, data(), clas_axis=1),
+            "audit has no argument 'clas_axis'; did you mean 'class_axis'",
+        ),
+        (lambda net: qc.recover(net, data(), net, epoch=1), "recover has no argument 'epoch'; did you mean 'epochs'"),
+        (
+            lambda net: qc.estimate(net, data(), max_exmples=3),
+            "estimate has no argument .* did you mean 'max_examples'",
+        ),
+        (lambda net: qc.StitchedLoss(net, None, data(), clas_axis=1), "StitchedLoss has no argument 'clas_axis'"),
+        (
+            lambda net: pruning.prune(net, data(), 0.5, layer="0"),
+            "prune has no argument 'layer'; did you mean 'layers'",
+        ),
+        (lambda net: pruning.prune_gradually(net, data(), 0.5, step=2), "prune_gradually has no argument 'step'"),
+        (lambda net: qc.ChoiceProblem.random(rnk=2), "random has no argument 'rnk'; did you mean 'rank'"),
+    ],
+)
+def test_misspelt_keywords_are_refused_under_the_name_of_the_call(call: Callable[..., Any], says: str) -> None:
+    with pytest.raises(errors.UnknownOption, match=says):
+        call(network())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import operator
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
-from qubo_compress.errors import InvalidOption, QuboCompressError
+from qubo_compress.errors import InvalidOption, QuboCompressError, UnknownOption, nearest
 
 Class = TypeVar("Class", bound=type)
 
@@ -34,6 +36,33 @@ def whole(name: str, value: Any, least: int = 0, error: type[QuboCompressError] 
     if isinstance(value, (bool, np.bool_)) or found < least:
         raise error(f"{name} must be a whole number of at least {least}; got {value!r}")
     return found
+
+
+def refuse_unknown(call: Callable[..., Any], options: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse keyword arguments that a call does not have, under the name of the call that the user made.
+
+    Args:
+        call: the function or class; its own arguments are known.
+        options: its ``**options``.
+        known: their names.
+
+    Raises:
+        UnknownOption: naming the nearest one.
+
+    Example:
+        >>> def draw(*, seed: int = 0, **options: int) -> None:
+        ...     refuse_unknown(draw, options, ("count",))
+        >>> draw(sed=3)
+        Traceback (most recent call last):
+        qubo_compress.errors.UnknownOption: draw has no argument 'sed'; did you mean 'seed'? It has: seed, count
+    """
+    own = [name for name, value in inspect.signature(call).parameters.items() if value.kind is not value.VAR_KEYWORD]
+    allowed = list(dict.fromkeys([*own, *known]))
+    for name in options:
+        if name not in allowed:
+            raise UnknownOption(
+                f"{call.__name__} has no argument {name!r}{nearest(name, allowed) or '.'} It has: {', '.join(allowed)}"
+            )
 
 
 def plain(value: Any) -> Any:

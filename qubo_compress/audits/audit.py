@@ -13,6 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from torch import Tensor, nn
 
+from qubo_compress._internal.checks import refuse_unknown
 from qubo_compress.audits.churn import Churn, churn_of
 from qubo_compress.audits.classes import ClassChange, class_changes
 from qubo_compress.audits.exemplars import Exemplars, exemplars_of
@@ -238,6 +239,7 @@ def audit(
         >>> audit(net, net, [(torch.eye(2), torch.tensor([0, 1]))]).mismatches
         0
     """
+    refuse_unknown(audit, options, EvaluationOptions.__annotations__)
     corrected((), correction)  # a misspelt name must fail before the networks run
     examples, loss = read_settled(model, batches, **options)
     before, after = outputs_of(model, examples), outputs_of(small, examples)

@@ -13,7 +13,7 @@ with Q = factor @ factor.T or Q = pairs. With a factor Q is never formed:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from qubo_compress._internal.checks import refuse_unknown
 from qubo_compress._internal.reader import refused_as
 from qubo_compress.errors import InvalidAssignment, InvalidProblem
 from qubo_compress.problem.checks import (
@@ -372,6 +373,7 @@ class ChoiceProblem:
         kind: str = "dense", groups: int = 20, choices: int = 16, seed: int = 0, **options: Any
     ) -> ChoiceProblem:
         """A random problem of a given structure: see :func:`qubo_compress.problem.generators.random_problem`."""
+        refuse_unknown(ChoiceProblem.random, options, (field.name for field in fields(RandomOptions)))
         return ChoiceProblem(**random_values(kind, groups, choices, seed, RandomOptions(**options)))
 
     def to_bqm(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
+from qubo_compress._internal.checks import refuse_unknown
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.problem.random_values import RandomOptions, planted_values, random_values
 
@@ -36,6 +38,7 @@ def random_problem(
         >>> problem.num_choices, problem.structure, problem.energy([0] * 6)
         (24, 'pairs', 0.0)
     """
+    refuse_unknown(random_problem, options, (field.name for field in fields(RandomOptions)))
     return ChoiceProblem(**random_values(kind, groups, choices, seed, RandomOptions(**options)))
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypedDict, Unpack, cast
 
 from torch import nn
 
+from qubo_compress._internal.checks import refuse_unknown
 from qubo_compress.calibration.evaluation import settle
 from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.calibration.statistics.gradients import GradientRows, Gradients
@@ -156,6 +157,7 @@ def prune(
         >>> int(sum((m.weight == 0).sum() for m in small if isinstance(m, nn.Linear)))
         36
     """
+    refuse_unknown(prune, options, PruningOptions.__annotations__)
     how, source = how or Pruning(), _Examined(**options)
     check_sparsity(sparsity)
     model = unwrapped(model)
@@ -196,6 +198,7 @@ def gradients_of(
     Raises:
         InvalidMenu: when ``layers`` picks nothing.
     """
+    refuse_unknown(gradients_of, options, PruningOptions.__annotations__)
     model, source = unwrapped(model), _Examined(**options)
     picked = _picked(discover(model), source.layers)
     return _gathered(model, read_examples(batches, source.max_examples), how or Pruning(), picked, source)
@@ -311,6 +314,7 @@ def prune_gradually(
     Raises:
         InvalidBudget: for a schedule that does not rise to the sparsity.
     """
+    refuse_unknown(prune_gradually, options, PruningOptions.__annotations__)
     shares = cubic_schedule(sparsity, steps) if schedule == "cubic" else list(schedule)
     rising = all(a < b for a, b in itertools.pairwise(shares))
     if steps < 1 or not shares or not rising or abs(shares[-1] - sparsity) > 1e-12:

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from qubo_compress._internal.checks import whole
+from qubo_compress._internal.checks import refuse_unknown, whole
 from qubo_compress.calibration.evaluation import EvaluationOptions, outputs_of, settle
 from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.errors import InvalidBudget, InvalidObjective, WrongModel
@@ -122,6 +122,7 @@ def recover(
         UnknownName, InvalidObjective: if there is no such objective, or it needs labels and there are none.
         NonFiniteLoss: if fine-tuning diverges.
     """
+    refuse_unknown(recover, options, RecoveryOptions.__annotations__)
     epochs, seed = whole("epochs", epochs), whole("seed", seed)
     settings = _Settings(**options)
     if not epochs:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from qubo_compress._internal.checks import refuse_unknown
 from qubo_compress.calibration.examples import set_aside
 from qubo_compress.menu.menu import Menu
 from qubo_compress.network.discovery import GroupRule
@@ -130,6 +131,7 @@ def estimate(
         >>> estimate(model, [(torch.randn(16, 4), torch.randint(3, (16,)))], held_out=False).examples
         16
     """
+    refuse_unknown(estimate, settings, (field.name for field in fields(Measurement)))
     whole = Specimen.of(model, batches, Measurement(menu, metric, loss, groups, **settings)).private()
     measured = whole.on(set_aside(whole.examples)[0]) if held_out else whole
     with every_layer_runs(), torch.no_grad():

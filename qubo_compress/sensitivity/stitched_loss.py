@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from qubo_compress._internal.checks import refuse_unknown
 from qubo_compress.calibration.evaluation import OutputOptions, outputs_of, score_examples, settle
 from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.errors import InvalidAssignment, InvalidBatches, WrongModel
@@ -94,6 +95,7 @@ class StitchedLoss(NetworkLoss):
         memory_limit: int = MEMORY_LIMIT,
         **reading: Unpack[OutputOptions],
     ) -> None:
+        refuse_unknown(StitchedLoss, reading, OutputOptions.__annotations__)
         model = unwrapped(model)
         if NetworkTensors(model).signature() != table.provenance.weights:
             raise WrongModel("the table was measured for other weights; measure this network, or give the one measured")

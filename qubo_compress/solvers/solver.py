@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import warnings
 from abc import ABC, abstractmethod
@@ -156,3 +157,16 @@ def make_solver(solver: str | Solver, **options: Any) -> Solver:
             f"{', '.join(allowed) or 'none'}"
         )
     return _adapted(kind(**options))
+
+
+def __getattr__(name: str) -> Any:
+    # Verification knows solvers, so that these two can only be looked up once both are there.
+    if name not in ("solve", "verify"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "qubo_compress.solvers.verification"
+    warnings.warn(
+        f"{__name__}.{name} is now {home}.{name}; the old path goes with the next release",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return getattr(importlib.import_module(home), name)
