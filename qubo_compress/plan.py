@@ -193,7 +193,7 @@ def compression_of(model: nn.Module) -> Compression:
     changed = [name for name in members if name not in tensors]
     if not changed:
         stored = tensors.assembled(found.parts()).items()
-        changed = [name for name, value in stored if not torch.equal(tensors[name].detach().cpu(), value)]
+        changed = [name for name, value in stored if not torch.equal(tensors[name].detach().cpu(), value.cpu())]
     if changed:
         raise WrongModel(
             f"{changed[0]} was changed after the plan was applied, so it is no longer on the plan's grid; "

@@ -55,6 +55,10 @@ class KernelArguments:
         object.__setattr__(self, "_address", memory.ctypes.data)
         object.__setattr__(self, "_numba_type_", KernelArgumentsType(type(self).__name__, tuple(members)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made anew, with addresses of their own."""
+        return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
 
 def _laid_out(value: Any, real: bool) -> tuple[Any, list[int]]:
     """Numba type and words of a field."""

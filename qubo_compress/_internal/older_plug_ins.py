@@ -21,7 +21,8 @@ def adopt(kind: type, base: type[ABC], known: Collection[str], given: Mapping[st
     Returns:
         Whether there was anything to do; then a warning says what to change.
     """
-    if issubclass(kind, base):
+    # What lacks an abstract method is no plug-in of any release: nothing may be written to such a class.
+    if issubclass(kind, base) or not base.__abstractmethods__ <= {*known, *given}:
         return False
     for name, default in {**vars(base), **given}.items():
         if not name.startswith("_") and name not in known:

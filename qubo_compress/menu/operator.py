@@ -164,7 +164,7 @@ def _adopting(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def called(*given: Any, **named: Any) -> Any:
         found = method(*given, **named)
-        stored = found[0] if isinstance(found, tuple) else found
+        stored = found[0] if type(found) is tuple else found
         whole = {"write": lambda form, writer: writer.raw(form.to_bytes()), "unreliable": "variances" in dir(stored)}
         older_plug_ins.adopt(type(stored), Stored, dir(stored), whole)
         return found
@@ -173,7 +173,8 @@ def _adopting(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def __getattr__(name: str) -> Any:
-    return older_plug_ins.renamed(__name__, {"Packed": Stored})(name)
+    stored = dict.fromkeys(("Packed", "Parametrised", "Unreliable"), Stored)
+    return older_plug_ins.renamed(__name__, {**stored, "DataDriven": Operator, "Reparametrised": Operator})(name)
 
 
 operators: Registry[type[Operator]] = Registry("operator", "operator_name", _refuse_other_than_operators)

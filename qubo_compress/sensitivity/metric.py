@@ -12,6 +12,7 @@ from scipy import sparse
 
 from qubo_compress._internal import older_plug_ins
 from qubo_compress._internal.registry import Registry
+from qubo_compress.errors import InvalidMenu
 from qubo_compress.problem.choice_problem import FactorArray, FloatArray
 from qubo_compress.sensitivity.subject import Subject
 
@@ -91,8 +92,12 @@ def make_metric(metric: str | Metric) -> Metric:
 
     Raises:
         UnknownName: when the name is not registered.
+        InvalidMenu: for anything but a metric.
     """
     if isinstance(metric, str):
         return metrics.get(metric)()
     adopt(type(metric))
+    if not isinstance(metric, Metric):
+        hint = f"give {metric.__name__}()" if isinstance(metric, type) else "see qubo_compress.sensitivity.names()"
+        raise InvalidMenu(f"a metric is a registered name or a Metric object; got {metric!r}; {hint}")
     return metric

@@ -213,6 +213,13 @@ class Subject:
 
     def __getattr__(self, name: str) -> Any:
         """Attributes of 0.4's ``MeasureTask`` that have moved to ``choices``."""
+        if name == "originals":
+            warnings.warn(
+                "a metric's originals are now choices.original; the old name goes with the next release",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return {first: tensor.detach().cpu() for first, tensor in self.choices.original.items()}
         if name not in ("part", "packed", "stored", "twins", "values", "payloads", "fits", "calibration"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         warnings.warn(

@@ -24,7 +24,7 @@ def warn_of(solver: Any) -> None:
             "inherit from qubo_compress.solvers.Solver and write run(search) instead, with search.problem, search.rng, "
             "search.keep(assignment), search.work and search.rounds()",
             DeprecationWarning,
-            stacklevel=4,
+            stacklevel=5,  # the caller of `solve`
         )
 
 

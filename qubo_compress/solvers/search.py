@@ -141,15 +141,18 @@ class Search:
         """Whether the work is used up, or the time will be ``ahead`` seconds from now."""
         return self.most_work(1) < 1 or self.elapsed + ahead >= self.limits.seconds
 
+    def another_round(self) -> bool:
+        """Whether work is left and, after the first round, time for one more as long as the longest."""
+        late = self.elapsed + self._longest >= self.limits.seconds
+        return self.most_work(1) > 0 and not (self.work and late)
+
     def rounds(self) -> Iterator[None]:
         """Rounds of at least one unit of work each, while there is time for another one of the same length.
 
         The first round always starts, so that there is an answer.
         """
-        while self.most_work(1) > 0:
+        while self.another_round():
             begin = self.elapsed
-            if self.work and begin + self._longest >= self.limits.seconds:
-                return
             yield
             self._longest = max(0.9 * self._longest, self.elapsed - begin)
 
@@ -226,7 +229,7 @@ class Search:
             trace=tuple(self.trace),
             work=self.work,
             interrupted=self.interrupted,
-            infeasible=self.infeasible and not ranked,
+            infeasible=self.infeasible and self.best is None,
             notes=tuple(dict.fromkeys(self.notes)),
             details=self.details,
         )

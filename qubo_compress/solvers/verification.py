@@ -62,6 +62,8 @@ def solve(
     rng = np.random.default_rng(whole("seed", seed))
     search = Search(problem.without_constant(), SearchLimits(time_limit, work_limit), rng)
     search.run(chosen)
+    if search.interrupted and search.best is None and not search.infeasible:
+        raise KeyboardInterrupt  # nothing was found that it could be exchanged for
     raw = search.result()
     if not raw.infeasible and not any(problem.is_feasible(assignment) for assignment in raw.assignments):
         deadline = max(start + time_limit, time.perf_counter() + _PROOF_SECONDS)

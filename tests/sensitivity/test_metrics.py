@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress.calibration.evaluation import score_examples
 from qubo_compress.network.tensors import NetworkTensors
+from qubo_compress.sensitivity.metric import make_metric
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.testing import check_metric
 from tests.sensitivity.plain import (
@@ -64,6 +65,14 @@ def test_what_is_no_result_is_refused(result: Any, said: str) -> None:
     net, batches = nn.Linear(4, 3), [(torch.randn(8, 4), torch.arange(8) % 3)]
     with pytest.raises(qc.QuboCompressError, match=said):
         qc.measure(net, batches, metric=Odd(), progress=False)
+
+
+@pytest.mark.parametrize("metric", [type(make_metric("products")), None, 5, object()])
+def test_what_is_no_metric_is_refused_and_left_as_it_was(metric: Any) -> None:
+    before = dir(type(metric))
+    with pytest.raises(qc.errors.InvalidMenu, match="a metric is a registered name or a Metric object; got"):
+        qc.measure(nn.Linear(4, 3), [(torch.randn(8, 4), torch.arange(8) % 3)], metric=metric, progress=False)
+    assert dir(type(metric)) == before and not isinstance(type(metric), qc.sensitivity.Metric)
 
 
 PER_EXAMPLE = [

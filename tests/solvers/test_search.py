@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import qubo_compress as qc
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.solvers import Search, SearchLimits, SearchOver, Solver
+from qubo_compress.testing.clocks import steady_clock, under
 from qubo_compress.testing.solvers import rescaled
 
 PROBLEM = ChoiceProblem.random(kind="dense", groups=6, choices=4, seed=0)
@@ -169,3 +170,23 @@ def test_an_answer_that_is_returned_is_refused():
 
     with pytest.raises(qc.QuboCompressError, match=r"Returning.run returned a ndarray: .*search.keep"):
         solve(PROBLEM, Returning())
+
+
+def test_ctrl_c_before_anything_was_found_reaches_the_caller():
+    @dataclass(frozen=True)
+    class Interrupted(Solver):
+        name: ClassVar[str] = "interrupted"
+
+        def run(self, search):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        solve(PROBLEM, Interrupted())
+
+
+def test_the_clock_ends_genetic_with_its_last_round():
+    pytest.importorskip("pymoo")
+    solve(PROBLEM, "genetic", work_limit=50)  # whatever is compiled once
+    with under(steady_clock(1e-3)):
+        found = solve(PROBLEM, "genetic", time_limit=0.3, population=20)
+    assert found.details["populations"] <= found.details["generations"] + 3

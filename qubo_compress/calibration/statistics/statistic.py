@@ -48,6 +48,11 @@ class Calibration:
         """What the model holds."""
         return NetworkTensors(self.model)
 
+    @property
+    def device(self) -> torch.device:
+        """The model's device."""
+        return self.tensors.device
+
     def remembered(self, name: str, key: Hashable, compute: Callable[[], Any]) -> Any:
         """The last value computed under a name, while the key stays: filters of one layer share its statistics."""
         if name not in self._last or self._last[name][0] != key:

@@ -121,7 +121,7 @@ class _Populations:
     def all(self) -> None:
         """Each until it has not got better for a while."""
         barren = 0
-        while barren < 3 and not (self.search.work and self.search.over()):
+        while barren < 3 and self.search.another_round():
             barren = 0 if self._population() else barren + 1
 
     def _population(self) -> bool:
