@@ -101,6 +101,10 @@ class Fold(Operator):
     def samples(cls) -> tuple[Fold, ...]:
         return cls(8), cls(16), cls(32)
 
+    @classmethod
+    def faithful(cls) -> None:
+        """None: a folded normalisation is the same function in other values, so its displacement says nothing."""
+
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Suits batch normalisations with weight, bias and statistics."""
         if group.kind != "normalisation" or group.epsilon is None:

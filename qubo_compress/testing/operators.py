@@ -29,6 +29,9 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "Linear of one weight": (1, 1),
     "Linear with one input": (9, 1),
 }
+ALL_VALUES = ("Linear", "Conv2d, depthwise")
+"""Modules whose awkward values are tried in float64, too."""
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 EPSILON = 1e-5
 
@@ -69,7 +72,7 @@ def sample_groups(seed: int = 0) -> Iterator[Sample]:
         for module, shape in SHAPES.items():
             weight = torch.randn(shape, generator=generator)
             for values, changed in _awkward(weight):
-                if values == "ordinary" or dtype != torch.float64:
+                if values == "ordinary" or dtype != torch.float64 or module in ALL_VALUES:
                     yield f"{module}, {values}, {dtype}", *_group("weight", module, {"weight": changed.to(dtype)})
         whole = torch.randn(6, 4, 3, generator=generator).to(dtype)
         member = Member("layer.weight", tuple(whole.shape), dtype, (2, 3))
@@ -136,6 +139,8 @@ def check_faithful(kind: type[Operator], seed: int = 0) -> None:
     Raises:
         AssertionError: naming the group whose displacement is larger.
     """
+    forgot = getattr(kind.faithful, "__func__", None) is Operator.__dict__["faithful"].__func__
+    assert not forgot, f"operator {kind.operator_name!r} lacks faithful(): settings and largest displacement, or None"
     found = kind.faithful()
     if found is None:
         return
@@ -171,6 +176,8 @@ def _check_group(operator: Operator, group: Group, parts: Sequence[Tensor], seed
     assert packed.to_bytes() == data, "project() changed what it was called on"
     if packed.parameters():
         _check_parameters(operator, group, packed)
+    assert operator.unreliable == packed.unreliable, "the operator and its stored form disagree on unreliable"
+    assert packed.unreliable or not packed.variances(), "variances() without unreliable = True are never used"
     if packed.unreliable:
         _check_variances(group, packed)
 

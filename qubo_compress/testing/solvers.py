@@ -315,14 +315,19 @@ def interruption_returns_the_best(solver: Solver, time_limit: float) -> None:  #
     if threading.current_thread() is not threading.main_thread():
         return
     problem = random_problem("low-rank", groups=60, choices=12, seed=7)
-    _attempt(problem, solver, 0.2)  # whatever is compiled once is compiled here
+    before = _attempt(problem, solver, 0.2)  # whatever is compiled once is compiled here
     begin = _processor_seconds()
     try:
         raw, met = _search_under_ctrl_c(solver, problem, 20.0)
         used = _processor_seconds() - begin
         solution = verify(problem, solver.name, raw, 0.0)
-    except (NoFeasibleFound, ProblemTooLarge):
+    except ProblemTooLarge:
         return
+    except NoFeasibleFound:
+        assert before is None, "Ctrl-C came during the search, and nothing that was found until then was kept"
+        return
+    except KeyboardInterrupt:
+        raise AssertionError("KeyboardInterrupt escaped instead of ending the search") from None
     assert solution.interrupted or solution.status == "optimal" or not met, (
         "Ctrl-C came during the search, and the answer does not say that it was interrupted"
     )
@@ -377,7 +382,7 @@ def _search_under_ctrl_c(solver: Solver, problem: ChoiceProblem, seconds: float)
 
     The time runs from the beginning of the search, so that nothing else is interrupted.
     """
-    pressed, met = threading.Event(), False
+    pressed, met, ended = threading.Event(), False, False
     search = Search(problem, SearchLimits(seconds), np.random.default_rng(0))
 
     def press() -> None:
@@ -390,10 +395,13 @@ def _search_under_ctrl_c(solver: Solver, problem: ChoiceProblem, seconds: float)
     try:
         timer.start()
         search.run(solver)
+        ended = True
         met = pressed.is_set()
         timer.cancel()
         timer.join()
     except KeyboardInterrupt:
+        if not ended:
+            raise
         met = False  # it came when the search had just ended
     finally:
         timer.cancel()

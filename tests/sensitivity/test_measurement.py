@@ -52,6 +52,7 @@ def test_what_compress_and_measure_are_given_arrives(sample: Any, monkeypatch: p
     markers = {name: f"the {name}" for name in settings() if name not in ("metric", "process_group")}
     for function, own, silent in ((qc.measure, (), ()), (qc.compress, (qc.Budget(ratio=4),), NOT_ASKED)):
         given = {name: marker for name, marker in markers.items() if name not in silent}
+        seen.clear()
         with pytest.raises(AttributeError):
             function(sample("perceptron").model, [], *own, metric="magnitude", **given)
         assert {name: getattr(seen[-1], name) for name in given} == given and seen[-1].metric == "magnitude"

@@ -197,14 +197,16 @@ class Interruptible(Solver):
     manner: str
 
     def run(self, search: Search) -> None:
-        search.keep(cheapest(search.problem))
+        if self.manner != "keeps late":
+            search.keep(cheapest(search.problem))
         try:
             while self.manner != "ends before" and not search.over():
                 time.sleep(0.001)
         except KeyboardInterrupt:
-            if self.manner == "leaves":
+            if self.manner in ("leaves", "keeps late"):
                 raise
             search.interrupted = self.manner == "admits"
+        search.keep(cheapest(search.problem))
 
 
 def test_what_becomes_of_ctrl_c_is_checked(monkeypatch):
@@ -213,6 +215,11 @@ def test_what_becomes_of_ctrl_c_is_checked(monkeypatch):
         testing.interruption_returns_the_best(Interruptible(fine), 0.3)
     with pytest.raises(AssertionError, match="does not say that it was interrupted"):
         testing.interruption_returns_the_best(Interruptible("hides"), 0.3)
+    with pytest.raises(AssertionError, match="nothing that was found until then was kept"):
+        testing.interruption_returns_the_best(Interruptible("keeps late"), 0.3)
+    monkeypatch.setattr(Search, "run", lambda search, solver: solver.run(search))
+    with pytest.raises(AssertionError, match="escaped instead of ending the search"):
+        testing.interruption_returns_the_best(Interruptible("leaves"), 0.3)
 
 
 def test_a_false_bound_is_caught():

@@ -303,6 +303,10 @@ class LowRank(Operator):
         """Why a weight of that shape has no such form."""
         raise NotImplementedError
 
+    @classmethod
+    def faithful(cls) -> None:
+        """None: at full rank the factors have more numbers than the weight, which is refused."""
+
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Suits whole weights whose factors have fewer numbers."""
         if group.kind != "weight":
