@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qubo_compress.pruning.pruning import (
+    Layers,
     PrunedLayer,
     cubic_schedule,
     gradients_of,
@@ -10,10 +11,12 @@ from qubo_compress.pruning.pruning import (
     prune_gradually,
     pruned_layers,
 )
-from qubo_compress.pruning.weight_scores import METHODS, Pruning
+from qubo_compress.pruning.weight_scores import METHODS, SCOPES, Pruning
 
 __all__ = [
     "METHODS",
+    "SCOPES",
+    "Layers",
     "PrunedLayer",
     "Pruning",
     "cubic_schedule",

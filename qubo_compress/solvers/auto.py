@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -84,10 +84,6 @@ class Auto(Solver):
     def __post_init__(self) -> None:
         self._exact()
         self._heuristic()
-
-    def with_threads(self, threads: int | None) -> Auto:
-        """The same for each solver that it uses."""
-        return replace(self, threads=threads)
 
     def run(self, search: Search) -> None:
         """Run the solvers that suit the problem; the work is their sum."""

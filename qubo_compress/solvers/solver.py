@@ -8,7 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -77,8 +77,9 @@ class Solver(ABC):
         return None
 
     def with_threads(self, threads: int | None) -> Solver:
-        """The same solver with this number of threads, if it can use several."""
-        return self
+        """The same solver with this number of threads, if it has the option ``threads``."""
+        same: Solver = _threaded(self, threads)
+        return same
 
     @property
     def encoding(self) -> str:
@@ -106,6 +107,11 @@ class Solver(ABC):
         return search.result()
 
 
+def _threaded(solver: Any, threads: int | None) -> Any:
+    known = is_dataclass(solver) and any(field.name == "threads" for field in fields(solver))
+    return replace(solver, threads=threads) if known else solver  # type: ignore[type-var]
+
+
 @dataclass(frozen=True)
 class _Older(Solver):
     """A solver with the interface of 0.4."""
@@ -114,6 +120,9 @@ class _Older(Solver):
 
     def run(self, search: Search) -> None:
         search_as_in_04(self.solver, search)
+
+    def with_threads(self, threads: int | None) -> Solver:
+        return _adapted(_threaded(self.solver, threads))
 
     @contextmanager
     def opened(self, seconds: float) -> Iterator[Solver]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import qubo_compress as qc
-from qubo_compress.solvers import RawSolution, SearchLimits, make_solver
+from qubo_compress.solvers import RawSolution, Search, SearchLimits, Solver, make_solver
+from qubo_compress.solvers.greedy import Greedy
 from qubo_compress.solvers.solver import solvers
 from qubo_compress.testing import check_solver
 
@@ -89,3 +90,25 @@ def test_a_solver_is_still_called_as_in_04() -> None:
     with pytest.warns(DeprecationWarning, match="goes with the next release"):
         raw = make_solver("greedy").search(PROBLEM, SearchLimits(10.0), rng)
     assert isinstance(raw, RawSolution) and PROBLEM.is_feasible(raw.assignments[0])
+
+
+def test_auto_hands_its_threads_to_solvers_of_both_interfaces() -> None:
+    @dataclass(frozen=True)
+    class Older:
+        name: ClassVar[str] = "older"
+        threads: int | None = None
+
+        def search(self, problem: Any, limits: Any, rng: Any) -> Any:
+            raise AssertionError
+
+    @dataclass(frozen=True)
+    class Newer(Solver):
+        name: ClassVar[str] = "newer"
+        threads: int | None = None
+
+        def run(self, search: Search) -> None:
+            raise AssertionError
+
+    assert Newer().with_threads(2).threads == 2 and Greedy().with_threads(2) == Greedy()
+    with pytest.warns(DeprecationWarning):
+        assert make_solver(Older()).with_threads(2).threads == 2  # type: ignore[arg-type]

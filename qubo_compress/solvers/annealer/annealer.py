@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -85,10 +85,6 @@ class Annealer(Solver):
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise InvalidSolverOption(f"{option} must be at least 1; got {value}")
-
-    def with_threads(self, threads: int | None) -> Annealer:
-        """The same with this many runs at a time."""
-        return replace(self, threads=threads)
 
     def run(self, search: Search) -> None:
         """Anneal until the time or the work is used up, or the bound is met."""

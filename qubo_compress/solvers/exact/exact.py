@@ -103,10 +103,6 @@ class Exact(Solver):
         if self.threads is not None and self.threads < 1:
             raise InvalidSolverOption(f"threads must be at least 1; got {self.threads}")
 
-    def with_threads(self, threads: int | None) -> Exact:
-        """The same, bounding this many nodes at a time."""
-        return replace(self, threads=threads)
-
     def run(self, search: Search) -> None:
         """Search until proven, out of time, out of work (nodes or states) or interrupted."""
         with search.compiling():
