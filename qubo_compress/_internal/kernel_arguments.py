@@ -56,7 +56,7 @@ class KernelArguments:
         object.__setattr__(self, "_numba_type_", KernelArgumentsType(type(self).__name__, tuple(members)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles are made anew, with addresses of their own."""
+        """A copy or a pickle is built from the fields, so it has an address of its own."""
         return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
 
