@@ -22,6 +22,9 @@ from qubo_compress.encodings.constrained import to_cqm
 from qubo_compress.encodings.discrete import DiscreteDecoder, to_dqm
 from qubo_compress.encodings.domain_wall import DomainWall
 from qubo_compress.encodings.encoding import Decoded, Decoder, Encoding, build_bqm, encodings, worst_case_penalties
+from qubo_compress.encodings.from_cqm import from_cqm
+from qubo_compress.encodings.from_dqm import from_dqm
+from qubo_compress.encodings.model_samples import ModelSamples
 from qubo_compress.encodings.nonlinear import NonlinearDecoder, to_nonlinear
 from qubo_compress.encodings.one_hot import OneHot
 from qubo_compress.problem.choice_problem import ChoiceProblem
@@ -33,6 +36,7 @@ __all__ = [
     "DiscreteDecoder",
     "DomainWall",
     "Encoding",
+    "ModelSamples",
     "Multiplier",
     "NonlinearDecoder",
     "OneHot",
@@ -40,6 +44,8 @@ __all__ = [
     "Square",
     "Treatment",
     "Unbalanced",
+    "from_cqm",
+    "from_dqm",
     "names",
     "slack_weight",
     "to_bqm",

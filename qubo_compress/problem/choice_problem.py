@@ -401,3 +401,17 @@ class ChoiceProblem:
         from qubo_compress.encodings import to_nonlinear
 
         return to_nonlinear(self)
+
+    @staticmethod
+    def from_cqm(cqm: Any) -> tuple[ChoiceProblem, Any]:
+        """The problem of a dimod constrained model, and its inverse: see :func:`qubo_compress.encodings.from_cqm`."""
+        from qubo_compress.encodings import from_cqm
+
+        return from_cqm(cqm)
+
+    @staticmethod
+    def from_dqm(dqm: Any) -> tuple[ChoiceProblem, Any]:
+        """The problem of a dimod discrete model, and its inverse: see :func:`qubo_compress.encodings.from_dqm`."""
+        from qubo_compress.encodings import from_dqm
+
+        return from_dqm(dqm)
