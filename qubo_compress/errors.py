@@ -62,6 +62,10 @@ class ProblemTooLarge(QuboCompressError, ValueError):
     """A problem does not fit the solver; the message names both sizes and a solver that takes it."""
 
 
+class UnsupportedProblem(QuboCompressError, ValueError):
+    """A solver or a model cannot express the problem; the message says what it lacks, and names one that can."""
+
+
 class TimeLimitTooShort(InvalidSolverOption):
     """The time limit is too short for the solver.
 

@@ -28,6 +28,7 @@ from qubo_compress.encodings.model_samples import ModelSamples
 from qubo_compress.encodings.nonlinear import NonlinearDecoder, to_nonlinear
 from qubo_compress.encodings.one_hot import OneHot
 from qubo_compress.problem.choice_problem import ChoiceProblem
+from qubo_compress.problem.pair_costs import refuse_pair_costs
 
 __all__ = [
     "BudgetTerms",
@@ -104,6 +105,7 @@ def to_bqm(
         True
     """
     chosen = encodings.get(encoding)()
+    refuse_pair_costs(problem, "a binary quadratic model", "the solver 'annealer'")
     terms = make_treatment(budget, options).terms(problem)
     bqm = build_bqm(
         problem,

@@ -9,6 +9,7 @@ from qubo_compress.encodings.encoding import Decoder
 from qubo_compress.encodings.one_hot import OneHot
 from qubo_compress.encodings.quadratic import binary_model, pair_energies
 from qubo_compress.problem.choice_problem import ChoiceProblem
+from qubo_compress.problem.pair_costs import refuse_pair_costs
 
 
 def to_cqm(problem: ChoiceProblem) -> tuple[dimod.ConstrainedQuadraticModel, Decoder]:
@@ -22,6 +23,7 @@ def to_cqm(problem: ChoiceProblem) -> tuple[dimod.ConstrainedQuadraticModel, Dec
         >>> len(cqm.variables), sorted(cqm.discrete), cqm.constraints["bytes"].sense.name
         (9, ['group0', 'group1', 'group2'], 'Le')
     """
+    refuse_pair_costs(problem, "a constrained quadratic model", "the solver 'annealer'")
     cqm = dimod.ConstrainedQuadraticModel()  # type: ignore[no-untyped-call]
     cqm.set_objective(binary_model(problem.linear, pair_energies(problem), problem.constant))
     nothing = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))

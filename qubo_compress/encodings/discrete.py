@@ -15,6 +15,7 @@ from qubo_compress.encodings.encoding import Couplings, Decoded
 from qubo_compress.encodings.quadratic import PairEnergies, pair_energies
 from qubo_compress.errors import InvalidAssignment, InvalidBudget
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
+from qubo_compress.problem.pair_costs import refuse_pair_costs
 
 
 def to_dqm(
@@ -46,6 +47,7 @@ def to_dqm(
         >>> decode(sample).assignments.tolist()
         [2, 0, 3]
     """
+    refuse_pair_costs(problem, "a discrete quadratic model", "the solver 'annealer'")
     treatment = make_treatment(budget, options)
     terms = treatment.terms(problem)
     if terms.num_slack_bits:

@@ -15,6 +15,7 @@ from qubo_compress._internal.optional import require
 from qubo_compress.encodings.encoding import Decoded
 from qubo_compress.errors import InvalidAssignment, ProblemTooLarge
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.pair_costs import refuse_pair_costs
 
 if TYPE_CHECKING:
     from dwave.optimization.model import Model
@@ -45,6 +46,7 @@ def to_nonlinear(problem: ChoiceProblem) -> tuple[Model, NonlinearDecoder]:
         >>> decode(model).assignments.tolist()
         [[2, 0, 3]]
     """
+    refuse_pair_costs(problem, "a nonlinear model", "the solver 'annealer'")
     optimization = require("dwave.optimization")  # importing it takes as long as numpy and scipy together
     _check_size(problem)
     model: Model = optimization.Model()

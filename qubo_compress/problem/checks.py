@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from qubo_compress.errors import InvalidProblem
+from qubo_compress.problem.pair_costs import PairCosts, largest_pair_totals
 
 if TYPE_CHECKING:
     from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, FloatArray, IntArray
@@ -74,9 +75,13 @@ LARGEST_TOTAL = 2**53
 """Totals up to here are exact in double precision, which prices and integer programs use."""
 
 
-def check_totals(costs: IntArray, limits: IntArray, fixed: IntArray, offsets: IntArray) -> None:
+def check_totals(
+    costs: IntArray, limits: IntArray, fixed: IntArray, offsets: IntArray, pair_costs: PairCosts | None = None
+) -> None:
     """Refuse budgets whose totals could overflow, or be rounded by solvers that use floats."""
     most_expensive = np.maximum.reduceat(costs.astype(np.float64), offsets[:-1], axis=1).sum(axis=1)
+    if pair_costs is not None:
+        most_expensive = most_expensive + largest_pair_totals(pair_costs, offsets)
     for budget, total in enumerate((most_expensive + np.abs(fixed.astype(np.float64))).tolist()):
         if total > LARGEST_TOTAL:
             raise InvalidProblem(

@@ -9,6 +9,10 @@ The energy of an assignment that selects the choices S (one per group) is
 with Q = factor @ factor.T or Q = pairs. With a factor Q is never formed:
 
     energy(S) = constant + sum_{v in S} (linear[v] - 1/2 |factor[v]|^2) + 1/2 |sum_{v in S} factor[v]|^2
+
+A budget b limits the total
+
+    total_b(S) = fixed_costs[b] + sum_{v in S} costs[b, v] + 1/2 sum_{v, w in S} pair_costs[b][v, w] <= limits[b]
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from qubo_compress.problem.checks import (
     read_vector,
 )
 from qubo_compress.problem.file import WHAT, read_problem, write_problem
+from qubo_compress.problem.pair_costs import PairCosts, checked_pair_costs, linear_costs, pair_totals
 from qubo_compress.problem.pairs import checked_pairs
 from qubo_compress.problem.random_values import RandomOptions, random_values
 
@@ -57,7 +62,7 @@ _LARGEST_DENSE = 2048
 
 @dataclass(frozen=True, eq=False)
 class ChoiceProblem:
-    """One choice per group, pairwise energies, linear budgets.
+    """One choice per group, pairwise energies, budgets of costs and of pair costs.
 
     Args:
         linear: (V,) energy of each choice alone, in units of the loss.
@@ -72,13 +77,16 @@ class ChoiceProblem:
         choice_names: V names, unique within each group; default: ``choice0`` ...
         budget_names: B names; default: ``budget0`` ...
         constant: added to every energy.
+        pair_costs: for each budget (V, V) scipy sparse symmetric integers of either sign, both triangles stored, empty
+            within groups, or None: what two choices of different groups cost together beyond the sum of each alone.
+            An assignment costs ``costs @ x + 1/2 x @ pair_costs @ x``. None: no budget has any.
 
     Attributes:
         diagonal: (V,) energy of each choice apart from pairs: linear terms less half the squared rows of the factor.
 
     Raises:
         InvalidProblem: when shapes disagree, values are not finite, costs are negative or sum to more than 2**53,
-            or ``pairs`` is not symmetric or couples choices of one group.
+            or ``pairs`` or ``pair_costs`` is not symmetric or couples choices of one group.
 
     Example:
         >>> problem = ChoiceProblem(
@@ -101,6 +109,7 @@ class ChoiceProblem:
     choice_names: tuple[str, ...] = None  # type: ignore[assignment]
     budget_names: tuple[str, ...] = None  # type: ignore[assignment]
     constant: float = 0.0
+    pair_costs: PairCosts | None = None
     diagonal: FloatArray = field(init=False, repr=False)
     """(V,) ``linear - 1/2 |factor|^2``: what a choice adds to half the squared norm of the sum."""
 
@@ -109,7 +118,8 @@ class ChoiceProblem:
         offsets = read_vector("group_offsets", self.group_offsets, np.int64)
         check_offsets(offsets, linear.size)
         costs, limits, fixed = check_budgets(self.costs, self.limits, self.fixed_costs, linear.size)
-        check_totals(costs, limits, fixed, offsets)
+        pair_costs = checked_pair_costs(self.pair_costs, limits.size, offsets)
+        check_totals(costs, limits, fixed, offsets, pair_costs)
         if self.factor is not None and self.pairs is not None:
             raise InvalidProblem("both factor and pairs were given; give one of them or neither")
         if not np.isfinite(linear).all():
@@ -132,6 +142,7 @@ class ChoiceProblem:
             "costs": costs,
             "limits": limits,
             "fixed_costs": fixed,
+            "pair_costs": pair_costs,
             "factor": factor,
             "pairs": pairs,
             "diagonal": diagonal,
@@ -283,20 +294,24 @@ class ChoiceProblem:
         return np.asarray(values - values[chosen[group] - start], dtype=np.float64)
 
     def totals(self, assignment: npt.ArrayLike) -> IntArray:
-        """(B,) cost of an assignment under each budget, fixed costs included."""
+        """(B,) cost of an assignment under each budget, fixed costs and pair costs included."""
         chosen = self.selected(assignment)
-        return np.asarray(self.fixed_costs + self.costs[:, chosen].sum(axis=1), dtype=np.int64)
+        totals = self.fixed_costs + self.costs[:, chosen].sum(axis=1)
+        if self.pair_costs is not None:
+            totals = totals + pair_totals(self.pair_costs, chosen)
+        return np.asarray(totals, dtype=np.int64)
 
     def is_feasible(self, assignment: npt.ArrayLike) -> bool:
         """Whether an assignment's totals are within every limit."""
         return bool((self.totals(assignment) <= self.limits).all())
 
     def smallest_totals(self) -> IntArray:
-        """(B,) the smallest reachable total of each budget alone."""
+        """(B,) the smallest reachable total of each budget alone; with pair costs, a number that is not above it."""
         if self.num_budgets == 0:
             return np.zeros(0, dtype=np.int64)
-        least = np.minimum.reduceat(self.costs, self.group_offsets[:-1], axis=1).sum(axis=1)
-        return np.asarray(self.fixed_costs + least, dtype=np.int64)
+        costs, fixed = (self.costs, self.fixed_costs) if self.pair_costs is None else linear_costs(self)
+        least = np.minimum.reduceat(costs, self.group_offsets[:-1], axis=1).sum(axis=1)
+        return np.asarray(fixed + least, dtype=np.int64)
 
     def names_of(self, assignment: npt.ArrayLike) -> dict[str, str]:
         """Group name -> choice name of an assignment."""
@@ -310,6 +325,26 @@ class ChoiceProblem:
     def without_interactions(self) -> ChoiceProblem:
         """The same problem without pair energies: a separable one."""
         return self._replace(factor=None, pairs=None)
+
+    def without_pair_costs(self, most: bool = False) -> ChoiceProblem:
+        """A problem without pair costs that every feasible assignment of this one meets, with the same energies.
+
+        Its totals are never above the true ones, so that its bounds hold for this problem. The problem itself, if it
+        has no pair costs.
+
+        Args:
+            most: the totals are never below the true ones instead: what it allows is feasible here.
+
+        Example:
+            >>> problem = ChoiceProblem.random(kind="channels", groups=6, choices=3, seed=0)
+            >>> relaxed, plan = problem.without_pair_costs(), [2, 0, 1, 0, 2, 1]
+            >>> bool((relaxed.totals(plan) <= problem.totals(plan)).all())
+            True
+        """
+        if self.pair_costs is None:
+            return self
+        costs, fixed = linear_costs(self, most)
+        return self._replace(costs=costs, fixed_costs=fixed, pair_costs=None)
 
     def without_constant(self) -> ChoiceProblem:
         """The same problem with a constant of zero; all arrays are shared."""

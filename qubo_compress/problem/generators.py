@@ -22,8 +22,9 @@ def random_problem(
     Args:
         kind: ``"separable"`` (no pair energies), ``"sparse"`` (groups g and h coupled where
             ``|g - h| <= neighbours``), ``"dense"`` (every pair, indefinite), ``"low-rank"`` (a
-            positive semidefinite factor; ``keep`` everywhere is the unconstrained optimum) or
-            ``"planted"`` (a factor with a proven optimum, see :func:`planted_problem`).
+            positive semidefinite factor; ``keep`` everywhere is the unconstrained optimum),
+            ``"planted"`` (a factor with a proven optimum, see :func:`planted_problem`) or ``"channels"`` (layers of
+            ``neighbours`` channels; removing one saves weights of the next layer, which are pair costs).
         groups: number of groups.
         choices: choices in each group; the first one is ``keep``, with zero energy.
         seed: of the whole problem.

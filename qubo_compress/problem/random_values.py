@@ -67,6 +67,8 @@ class RandomOptions:
         neighbours: reach of the sparse couplings.
         coupling: size of a group's pair energies relative to its linear ones.
         budgets: number of budgets; those after bytes weigh the groups differently, as multiplications do.
+        pair_costs: size of random pair costs of either sign, relative to the costs of the two choices, for groups
+            within ``neighbours``; 0 for none. Of ``"channels"``, whose pair costs follow from the layers, only 0.
     """
 
     rank: int | None = None
@@ -74,6 +76,7 @@ class RandomOptions:
     neighbours: int = 2
     coupling: float = 0.3
     budgets: int = 1
+    pair_costs: float = 0.0
 
 
 def random_values(kind: str, groups: int, choices: int, seed: int, options: RandomOptions) -> Values:
@@ -84,11 +87,20 @@ def random_values(kind: str, groups: int, choices: int, seed: int, options: Rand
         "dense": lambda menu, rng: _paired(menu, rng, groups, options.coupling),
         "low-rank": lambda menu, rng: _low_rank(menu, rng, _rank(options.rank, menu)),
         "planted": lambda menu, rng: _planted(menu, rng, _rank(options.rank, menu), options.budget_fraction)[0],
+        "channels": lambda menu, rng: _channels(menu, rng, options),
     }
     if kind not in builders:
         raise unknown_name("kind of problem", kind, builders)
+    if not 0.0 <= options.pair_costs < np.inf or (options.pair_costs and kind == "channels"):
+        raise InvalidProblem(
+            f"pair_costs must be 0 or, for other kinds than 'channels', a positive number; got {options.pair_costs}"
+        )
     rng = np.random.default_rng(seed)
-    return builders[kind](_draw_menu(rng, groups, choices, options.budget_fraction, options.budgets), rng)
+    menu = _draw_menu(rng, groups, choices, options.budget_fraction, options.budgets)
+    values = builders[kind](menu, rng)
+    if options.pair_costs and options.neighbours > 0:
+        values["pair_costs"] = _random_pair_costs(menu, rng, options)
+    return values
 
 
 def planted_values(
@@ -142,23 +154,91 @@ def _linear(menu: _Menu, rng: np.random.Generator) -> FloatArray:
 
 
 def _paired(menu: _Menu, rng: np.random.Generator, reach: int, coupling: float) -> Values:
-    groups, choices = menu.shape
     linear = _linear(menu, rng)
-    reach = min(reach, groups - 1)
+    reach = min(reach, menu.shape[0] - 1)
     if reach < 1:
         return menu.build(linear)
-    # Scaled so that all pair energies of a group together weigh as much as its linear term.
-    scale = coupling / np.sqrt(2 * reach)
-    lower, upper = np.concatenate(
-        [np.stack([np.arange(groups - d), np.arange(d, groups)]) for d in range(1, reach + 1)], axis=1
-    )
+    lower, upper = _within(menu.shape[0], reach)
+    return menu.build(linear, pairs=_pair_energies(menu, rng, lower, upper, coupling / np.sqrt(2 * reach)))
+
+
+def _within(groups: int, reach: int) -> tuple[IntArray, IntArray]:
+    """The lower and the upper group of every pair of groups at most ``reach`` apart."""
+    distances = range(1, min(reach, groups - 1) + 1)
+    pairs = [np.stack([np.arange(groups - d), np.arange(d, groups)]) for d in distances]
+    lower, upper = np.concatenate([np.zeros((2, 0), dtype=np.int64), *pairs], axis=1)
+    return lower, upper
+
+
+def _pair_energies(
+    menu: _Menu, rng: np.random.Generator, lower: IntArray, upper: IntArray, scale: float
+) -> sparse.csr_array:
+    """Random pair energies, scaled so that all of a group together weigh as much as its linear term."""
+    choices = menu.shape[1]
     blocks = rng.standard_normal((lower.size, choices, choices))
     blocks *= scale * menu.amplitudes[lower][:, :, None] * menu.amplitudes[upper][:, None, :]
+    return _symmetric(menu, lower, upper, blocks)
+
+
+def _symmetric(menu: _Menu, lower: IntArray, upper: IntArray, blocks: npt.NDArray[Any]) -> sparse.csr_array:
+    """The (V, V) matrix with a block (K, K) of every pair of groups above the diagonal, and its mirror image below."""
+    groups, choices = menu.shape
     rows = (lower[:, None] * choices + np.arange(choices))[:, :, None] + np.zeros((1, 1, choices), dtype=np.int64)
     columns = (upper[:, None] * choices + np.arange(choices))[:, None, :] + np.zeros((1, choices, 1), dtype=np.int64)
     filled = blocks != 0
-    triangle = sparse.coo_array((blocks[filled], (rows[filled], columns[filled])), shape=(linear.size, linear.size))
-    return menu.build(linear, pairs=(triangle + triangle.T).tocsr())
+    shape = (groups * choices, groups * choices)
+    triangle = sparse.coo_array((blocks[filled], (rows[filled], columns[filled])), shape=shape)
+    return (triangle + triangle.T).tocsr()
+
+
+def _random_pair_costs(menu: _Menu, rng: np.random.Generator, options: RandomOptions) -> list[sparse.csr_array]:
+    """Pair costs of either sign, none for ``keep``, of a size between those of the two choices' costs."""
+    lower, upper = _within(menu.shape[0], options.neighbours)
+    size = options.pair_costs / np.sqrt(2 * options.neighbours)
+    found = []
+    for costs in menu.costs.reshape(-1, *menu.shape).astype(np.float64):
+        roots = np.sqrt(costs)
+        roots[:, 0] = 0.0
+        blocks = size * rng.standard_normal((lower.size, menu.shape[1], menu.shape[1]))
+        blocks *= roots[lower][:, :, None] * roots[upper][:, None, :]
+        found.append(_symmetric(menu, lower, upper, np.rint(blocks).astype(np.int64)))
+    return found
+
+
+def _channels(menu: _Menu, rng: np.random.Generator, options: RandomOptions) -> Values:
+    """Channels of successive layers; the last choice of each removes it, with the weights that read it.
+
+    A layer has ``neighbours`` channels, and each reads all channels of the layer before, so a channel has twice as many
+    partners. A weight between two channels costs what the choice of the reading channel says, unless one of them
+    is removed: ``cost(j, k) = inputs * weight(j, k)`` and ``pair_cost((i, removed), (j, k)) = - weight(j, k)``.
+    """
+    groups, choices = menu.shape
+    inputs = max(1, options.neighbours)
+    lower, upper = _within(groups, 2 * inputs - 1)
+    near = lower // inputs + 1 == upper // inputs
+    lower, upper = lower[near], upper[near]
+    weights = np.maximum(1, menu.costs.reshape(-1, groups, choices) // inputs)
+    pair_costs = []
+    if choices > 1:
+        weights[:, :, -1] = 0
+        for weight in weights:
+            blocks = np.zeros((lower.size, choices, choices), dtype=np.int64)
+            blocks[:, -1, :] = -weight[upper]
+            pair_costs.append(_symmetric(menu, lower, upper, blocks))
+    costs = inputs * weights
+    whole = costs[:, :, 0].sum(axis=1)
+    fixed = np.rint(0.01 * whole).astype(np.int64)
+    limits = fixed + np.floor(options.budget_fraction * whole).astype(np.int64)
+    if choices == 1:
+        limits = np.maximum(limits, fixed + whole)
+    linear, energies = _linear(menu, rng), None
+    if options.coupling and lower.size:
+        energies = _pair_energies(menu, rng, lower, upper, options.coupling / np.sqrt(2 * inputs))
+    names = ["keep", *(f"choice{k}" for k in range(1, choices - 1)), *["remove"][: choices - 1]]
+    return menu.build(linear, pairs=energies) | {
+        "costs": costs.reshape(len(costs), -1), "limits": limits, "fixed_costs": fixed,
+        "pair_costs": pair_costs or None, "choice_names": tuple(names) * groups,
+    }  # fmt: skip
 
 
 def _draw_factor(menu: _Menu, rng: np.random.Generator, rank: int) -> FactorArray:

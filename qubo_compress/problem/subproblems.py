@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from qubo_compress.errors import InvalidAssignment
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.pair_costs import PairCosts, costs_beside, pair_totals, without_negative
 
 _ROUNDING = 1e-13
 """A proof must hold with a margin of this share of its terms' magnitudes."""
@@ -24,7 +25,7 @@ class Subproblem:
     """A smaller problem and its relation to the whole one.
 
     For each of its assignments, ``problem.energy(small) == whole.energy(lift(small))``, and both are feasible or
-    neither is: the linear energies, the constant and the fixed costs include the held choices.
+    neither is: the linear energies, the constant, the costs and the fixed costs include the held choices.
 
     Attributes:
         problem: the smaller problem.
@@ -86,6 +87,7 @@ def _part(
         "costs": problem.costs[:, kept],
         "limits": problem.limits,
         "fixed_costs": problem.fixed_costs,
+        "pair_costs": _pair_costs_of(problem, kept),
         "factor": None if problem.factor is None else problem.factor[kept],
         "pairs": None if problem.pairs is None else problem.pairs[kept][:, kept],
         "group_names": tuple(problem.group_names[g] for g in groups),
@@ -96,6 +98,12 @@ def _part(
     return ChoiceProblem(**{**values, **changes})
 
 
+def _pair_costs_of(problem: ChoiceProblem, kept: IntArray) -> PairCosts | None:
+    if problem.pair_costs is None:
+        return None
+    return tuple(None if matrix is None else matrix[kept][:, kept] for matrix in problem.pair_costs)
+
+
 def condition(problem: ChoiceProblem, assignment: npt.ArrayLike, groups: npt.ArrayLike) -> Subproblem:
     """The problem over a block of groups, with all others held at their present choices.
 
@@ -104,6 +112,9 @@ def condition(problem: ChoiceProblem, assignment: npt.ArrayLike, groups: npt.Arr
         linear'[v] = linear[v] + sum_{w in R} Q[v, w]
         constant'  = energy of R alone
         fixed'     = fixed costs + costs of R
+
+    Pair costs are folded into costs and fixed costs in the same way. Where a group's least cost becomes negative, it
+    is moved to the fixed costs.
 
     Args:
         problem: the whole problem.
@@ -128,9 +139,10 @@ def condition(problem: ChoiceProblem, assignment: npt.ArrayLike, groups: npt.Arr
     rest = chosen[~inside]
     kept = np.flatnonzero(np.repeat(inside, problem.group_sizes))
     energies, constant = _energies_with(problem, rest, kept)
+    costs, fixed = _costs_with(problem, rest, kept)
     block = _part(
         problem, members, kept, problem.group_sizes[members], linear=problem.linear[kept] + energies, constant=constant,
-        fixed_costs=problem.fixed_costs + problem.costs[:, rest].sum(axis=1),
+        costs=costs, fixed_costs=fixed,
     )  # fmt: skip
     return Subproblem(block, members, kept, chosen - problem.group_offsets[:-1], problem.group_offsets)
 
@@ -160,10 +172,21 @@ def _energies_with(problem: ChoiceProblem, rest: IntArray, kept: IntArray) -> tu
     return np.zeros(kept.size), alone
 
 
+def _costs_with(problem: ChoiceProblem, rest: IntArray, kept: IntArray) -> tuple[IntArray, IntArray]:
+    """(B, len(kept)) costs of the kept choices beside the held ones, and (B,) the fixed costs with the held ones."""
+    fixed = problem.fixed_costs + problem.costs[:, rest].sum(axis=1)
+    if problem.pair_costs is None:
+        return problem.costs[:, kept], fixed
+    costs = costs_beside(problem, rest)[:, kept]
+    sizes = np.bincount(np.searchsorted(problem.group_offsets, kept, side="right") - 1)
+    offsets = np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
+    return without_negative(costs, fixed + pair_totals(problem.pair_costs, rest), offsets)
+
+
 def reduce_dominated(problem: ChoiceProblem) -> Subproblem:
     """Remove every choice that another choice of its group beats in each budget and every possible context.
 
-    Choice w beats v when it costs no more under any budget and
+    Choice w beats v when it costs no more under any budget, whatever the other groups choose, and
 
         linear[w] - linear[v] + sum over other groups h of max_{u in h} (Q[w, u] - Q[v, u]) <= 0,
 
@@ -181,6 +204,7 @@ def reduce_dominated(problem: ChoiceProblem) -> Subproblem:
     offsets = problem.group_offsets
     # A group is examined again only after another group has lost a choice.
     stale = np.ones(problem.num_groups, dtype=np.bool_)
+    coupled = problem.structure != "separable" or problem.pair_costs is not None
     typical = _typical_context(problem, alive)
     while stale.any():
         group = int(np.argmax(stale))
@@ -191,7 +215,7 @@ def reduce_dominated(problem: ChoiceProblem) -> Subproblem:
         beaten = _beaten(problem, members, alive, group, typical)
         if beaten.size:
             alive[beaten] = False
-            stale[np.arange(problem.num_groups) != group] = problem.structure != "separable"
+            stale[np.arange(problem.num_groups) != group] = coupled
             typical = _typical_context(problem, alive)
     return restrict(problem, np.flatnonzero(alive))
 
@@ -221,9 +245,13 @@ def _beaten(
     gone = np.zeros(members.size, dtype=np.bool_)
     for loser in reversed(range(members.size)):  # in a tie the first stays
         for winner in range(members.size):
-            if winner == loser or gone[winner] or (costs[:, winner] > costs[:, loser]).any():
+            if winner == loser or gone[winner]:
+                continue
+            if problem.pair_costs is None and (costs[:, winner] > costs[:, loser]).any():
                 continue
             if typical[members[winner]] - typical[members[loser]] > slack:
+                continue
+            if problem.pair_costs is not None and _may_cost_more(problem, members[winner], members[loser], alive):
                 continue
             rise = linear[winner] - linear[loser]
             if problem.structure != "separable":
@@ -234,6 +262,20 @@ def _beaten(
                 gone[loser] = True
                 break
     return members[gone]
+
+
+def _may_cost_more(problem: ChoiceProblem, winner: int, loser: int, alive: npt.NDArray[np.bool_]) -> bool:
+    """Whether the winner costs more than the loser under some budget beside some choices of the other groups."""
+    for budget, matrix in enumerate(problem.pair_costs or ()):
+        rise = int(problem.costs[budget, winner] - problem.costs[budget, loser])
+        if matrix is not None:
+            rows = matrix[[winner, loser]].toarray()
+            # Within a group nothing is stored: the group itself adds zero.
+            worst = np.where(alive, rows[0] - rows[1], np.iinfo(np.int64).min)
+            rise += int(np.maximum.reduceat(worst, problem.group_offsets[:-1]).sum())
+        if rise > 0:
+            return True
+    return False
 
 
 def _worst_context(

@@ -101,8 +101,10 @@ class Search:
         """Let a solver search until it returns, ends the search or is interrupted.
 
         Raises:
+            UnsupportedProblem: when it cannot take the problem.
             QuboCompressError: when it returns an answer instead of keeping it.
         """
+        solver.refuse(self.problem)
         answer: object = None
         try:
             answer = solver.run(self)  # type: ignore[func-returns-value]

@@ -16,6 +16,7 @@ import numpy as np
 from qubo_compress._internal.registry import Registry
 from qubo_compress.errors import InvalidSolverOption, nearest
 from qubo_compress.problem.choice_problem import ChoiceProblem
+from qubo_compress.problem.pair_costs import refuse_pair_costs
 from qubo_compress.solvers.older_interface import ABILITIES, search_as_in_04, warn_of
 from qubo_compress.solvers.search import Search, SearchLimits, SearchOver
 from qubo_compress.solvers.solution import RawSolution
@@ -44,6 +45,8 @@ class Solver(ABC):
         repeats: whether the same seed and work give the same answer; cloud services do not repeat. If a single answer
             does not repeat, its ``details["repeats"]`` is False.
         remote: whether it needs a connection.
+        accepts_pair_costs: whether it takes problems whose budgets have pair costs; otherwise they are refused before
+            the search begins.
 
     Example:
         >>> from qubo_compress import ChoiceProblem, solve
@@ -66,6 +69,7 @@ class Solver(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     repeats: ClassVar[bool] = True
     remote: ClassVar[bool] = False
+    accepts_pair_costs: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, search: Search) -> None:
@@ -91,6 +95,11 @@ class Solver(ABC):
         """The largest number of bits that is guaranteed to fit; None without such a limit."""
         return None
 
+    def refuse(self, problem: ChoiceProblem) -> None:
+        """Raise :class:`~qubo_compress.errors.UnsupportedProblem` for a problem that it cannot take."""
+        if problem.pair_costs is not None and not self.accepts_pair_costs:
+            refuse_pair_costs(problem, f"solver {self.name!r}", f"one of: {', '.join(_solvers_of_pair_costs())}")
+
     def opened(self, seconds: float) -> AbstractContextManager[Solver]:
         """The same solver for several searches, its connection held open for at most ``seconds``."""
         return nullcontext(self)
@@ -105,6 +114,12 @@ class Solver(ABC):
         search = Search(problem, limits, rng)
         search.run(self)
         return search.result()
+
+
+def _solvers_of_pair_costs() -> list[str]:
+    """Names of the registered solvers that take pair costs, without those that need a connection."""
+    kinds = ((name, solvers.get(name)) for name in solvers.names())
+    return [name for name, kind in kinds if issubclass(kind, Solver) and kind.accepts_pair_costs and not kind.remote]
 
 
 def _threaded(solver: Any, threads: int | None) -> Any:

@@ -43,6 +43,7 @@ def solve(
 
     Raises:
         InfeasibleBudget: if it is proven that nothing fits; names the smallest reachable totals.
+        UnsupportedProblem: if the solver cannot take the problem, such as budgets with pair costs.
         NoFeasibleFound: if nothing that fits was found, without a proof that nothing does.
         InvalidSolverOption: for a limit or an option out of range.
 
@@ -56,6 +57,7 @@ def solve(
     if work_limit is not None:
         work_limit = whole("work_limit", work_limit, 1, InvalidSolverOption)
     chosen = make_solver(solver, **options)
+    chosen.refuse(problem)
     refuse_unreachable(problem)
     start = time.perf_counter()
     time_limit = float(time_limit)
@@ -89,6 +91,11 @@ def refuse_unreachable(problem: ChoiceProblem) -> None:
     """Raise :class:`InfeasibleBudget` when one budget alone is already out of reach."""
     smallest = problem.smallest_totals()
     for name, least, limit in zip(problem.budget_names, smallest, problem.limits, strict=True):
+        if least > limit and problem.pair_costs is not None:
+            raise InfeasibleBudget(
+                f"the budget allows {limit} {name}, and it is proven that no assignment has less than {least}; "
+                "raise the budget or offer smaller choices"
+            )
         if least > limit:
             raise InfeasibleBudget(
                 f"the budget allows {limit} {name}, but the smallest reachable is {least}; "

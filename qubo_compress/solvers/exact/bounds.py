@@ -43,7 +43,7 @@ def lower_bound(problem: ChoiceProblem, seconds: float) -> float | None:
 
     so any s and p that the search finds give a valid bound. With pairs, it is the better of message
     passing and the relaxation of the convexified problem; without interactions, the linear relaxation.
-    The largest possible rounding error is deducted.
+    The largest possible rounding error is deducted. Pair costs of budgets are replaced by costs that are never above.
 
     Args:
         problem: the problem; its budgets are part of the bound.
@@ -60,6 +60,7 @@ def lower_bound(problem: ChoiceProblem, seconds: float) -> float | None:
         >>> bound <= problem.energy(cheapest)
         True
     """
+    problem = problem.without_pair_costs()
     warm_up(problem.structure)  # compiling, once per machine, does not count
     standard = standardise(problem)
     bound = _standard_bound(standard.problem, time.perf_counter() + seconds, seconds)

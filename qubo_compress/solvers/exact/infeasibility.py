@@ -58,6 +58,7 @@ def proves_infeasible(problem: ChoiceProblem, deadline: float, integers: bool = 
     """
     if problem.num_budgets == 0 or problem.costs.size > _LARGEST_PROGRAMME:
         return False
+    problem = problem.without_pair_costs()  # costs that are never above: what they exclude is excluded
     budgets = _reduced(problem)
     if budgets is None:
         return True
