@@ -6,6 +6,7 @@ Every module in this folder that defines a solver registers it by being imported
 from __future__ import annotations
 
 from qubo_compress._internal.registry import import_plug_ins
+from qubo_compress.solvers.dimod_sampler import DimodSampler
 from qubo_compress.solvers.dwave.connection import Connection
 from qubo_compress.solvers.dwave.leap import Preview, preview
 from qubo_compress.solvers.search import Search, SearchLimits, SearchOver
@@ -16,6 +17,7 @@ from qubo_compress.solvers.verification import solve
 
 __all__ = [
     "Connection",
+    "DimodSampler",
     "Preview",
     "RawSolution",
     "Search",
