@@ -26,6 +26,7 @@ from qubo_compress.menu.storage.parts import within_range
 from qubo_compress.menu.storage.row_kernels import mask_sizes
 from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.menu.storage.streams import code_bytes
+from qubo_compress.menu.zero import Zero
 from qubo_compress.network.groups import Group
 
 Counts = npt.NDArray[np.int64]
@@ -160,7 +161,7 @@ class RowPrices:
 
 def prices_rows(operator: Operator) -> bool:
     """Whether :class:`Rows` can price and store a choice."""
-    return type(operator) in (Keep, Prune, Quantize)
+    return type(operator) in (Keep, Prune, Quantize, Zero)
 
 
 class Rows:
@@ -189,12 +190,16 @@ class Rows:
             return RowPrices(sizes + self._item * survivors, survivors, 8 * self._item, [b""] * rows)
         if isinstance(operator, Quantize):
             return self._quantized(operator, every)
+        if isinstance(operator, Zero):
+            return RowPrices(0 * every, 0 * every, 1, [b""] * rows)
         return RowPrices(every * self._item, every, 8 * self._item, [b""] * rows)
 
     def stored(self, operator: Operator) -> Tensor:
         """(R, D) every group's values under one choice, in the tensor's dtype: equal to those of its stored form."""
         if isinstance(operator, Prune):
             return self._given.where(self._masked(operator.sparsity)[0], torch.zeros_like(self._given))
+        if isinstance(operator, Zero):
+            return torch.zeros_like(self._given)
         if not isinstance(operator, Quantize):
             return self._given
         mask = self._masked(operator.sparsity)[0] if operator.sparsity > 0 else None
