@@ -24,6 +24,7 @@ from qubo_compress.encodings.domain_wall import DomainWall
 from qubo_compress.encodings.encoding import Decoded, Decoder, Encoding, build_bqm, encodings, worst_case_penalties
 from qubo_compress.encodings.from_cqm import from_cqm
 from qubo_compress.encodings.from_dqm import from_dqm
+from qubo_compress.encodings.lp_file import from_lp, to_lp
 from qubo_compress.encodings.model_samples import ModelSamples
 from qubo_compress.encodings.nonlinear import NonlinearDecoder, to_nonlinear
 from qubo_compress.encodings.one_hot import OneHot
@@ -47,11 +48,13 @@ __all__ = [
     "Unbalanced",
     "from_cqm",
     "from_dqm",
+    "from_lp",
     "names",
     "slack_weight",
     "to_bqm",
     "to_cqm",
     "to_dqm",
+    "to_lp",
     "to_nonlinear",
     "unbalanced_weights",
     "worst_case_penalties",

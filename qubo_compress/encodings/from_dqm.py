@@ -54,5 +54,6 @@ def from_dqm(dqm: dimod.DiscreteQuadraticModel) -> tuple[ChoiceProblem, ModelSam
         constant=float(vectors.offset),
     )
     columns = np.repeat(np.arange(sizes.size), sizes)
-    values = sparse.csr_array((cases, (np.arange(total), columns)), shape=(total, sizes.size))
+    later = np.flatnonzero(cases)
+    values = sparse.csr_array((cases[later], (later, columns[later])), shape=(total, sizes.size))
     return problem, ModelSamples(problem, labels, values, np.arange(sizes.size))

@@ -14,6 +14,9 @@ from qubo_compress._internal.reader import printable
 from qubo_compress.errors import InvalidAssignment
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 
+_ROUNDED = 1e-5
+"""Distance from an integer up to which solvers of integer programs return it."""
+
 
 @dataclass(frozen=True, eq=False)
 class ModelSamples:
@@ -22,8 +25,8 @@ class ModelSamples:
     Attributes:
         problem: the problem.
         labels: the model's variables, in its order.
-        values: (V, N) value of every variable where a choice is selected, as a sparse matrix of integers. A variable
-            has the sum over the selected choices, so choices that do not name it give 0.
+        values: (V, N) value of every variable where a choice is selected, as a sparse matrix of integers that stores no
+            zeros. A variable has the sum over the selected choices, so choices without it give 0.
         groups: (N,) the group that decides each variable.
 
     Example:
@@ -66,7 +69,7 @@ class ModelSamples:
         return np.asarray((picks @ self.values).toarray(), dtype=np.int64)
 
     def assignment(self, sample: Mapping[Any, Any]) -> IntArray:
-        """(G,) the assignment of a sample.
+        """(G,) the assignment of a sample; values within 1e-5 of an integer, as solvers return them, count as it.
 
         Raises:
             InvalidAssignment: when a variable is missing, or the values of a group are those of none of its choices.
@@ -75,21 +78,20 @@ class ModelSamples:
         if missing:
             raise InvalidAssignment(f"the sample lacks the variable {printable(repr(missing[0]))}")
         given = np.array([float(sample[label]) for label in self.labels])
-        order = np.argsort(self.groups, kind="stable")
-        starts = np.searchsorted(self.groups[order], np.arange(self.problem.num_groups + 1))
-        found = np.zeros(self.problem.num_groups, dtype=np.int64)
-        for g, (first, last) in enumerate(
-            zip(self.problem.group_offsets[:-1], self.problem.group_offsets[1:], strict=True)
-        ):
-            own = order[starts[g] : starts[g + 1]]
-            same = (self.values[first:last][:, own].toarray() == given[own]).all(axis=1)
-            if not same.any():
-                raise InvalidAssignment(
-                    f"the sample has no choice of the group {printable(self.problem.group_names[g])}: its "
-                    f"{own.size} variables have other values"
-                )
-            found[g] = np.argmax(same)
-        return found
+        given = np.where(np.abs(given - np.rint(given)) <= _ROUNDED, np.rint(given), given)
+        offsets, total, filled = self.problem.group_offsets, self.problem.num_choices, np.diff(self.values.indptr)
+        same = self.values.data == given[self.values.indices]
+        met = np.bincount(np.repeat(np.arange(total), filled)[same], minlength=total)
+        on = np.bincount(self.groups[given != 0], minlength=self.problem.num_groups)
+        fits = (met == filled) & (filled == np.repeat(on, self.problem.group_sizes))
+        chosen = np.minimum.reduceat(np.where(fits, np.arange(total), total), offsets[:-1])
+        lost = np.flatnonzero(chosen == total)
+        if lost.size:
+            name = self.problem.group_names[lost[0]]
+            raise InvalidAssignment(
+                f"the sample's variables of the group {printable(name)} have the values of no choice"
+            )
+        return np.asarray(chosen - offsets[:-1], dtype=np.int64)
 
 
 def unique_names(labels: Iterable[Hashable]) -> tuple[str, ...]:

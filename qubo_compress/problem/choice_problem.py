@@ -450,3 +450,16 @@ class ChoiceProblem:
         from qubo_compress.encodings import from_dqm
 
         return from_dqm(dqm)
+
+    def to_lp(self, path: str | Path) -> Any:
+        """Write an LP file and return its inverse: see :func:`qubo_compress.encodings.to_lp`."""
+        from qubo_compress.encodings import to_lp
+
+        return to_lp(self, path)
+
+    @staticmethod
+    def from_lp(path: str | Path) -> tuple[ChoiceProblem, Any]:
+        """The problem of an LP file, and its inverse: see :func:`qubo_compress.encodings.from_lp`."""
+        from qubo_compress.encodings import from_lp
+
+        return from_lp(path)

@@ -7,6 +7,7 @@ from typing import Any
 
 import dimod
 import numpy as np
+from dimod.core.sampler import Sampler
 
 from qubo_compress._internal.checks import whole
 from qubo_compress.encodings.from_cqm import from_cqm
@@ -16,6 +17,9 @@ from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.solvers.solution import Solution
 from qubo_compress.solvers.solver import Solver, make_solver
 from qubo_compress.solvers.verification import solve
+
+_SAMPLES: Any = dimod.SampleSet
+"""dimod's class of results, which has no types."""
 
 
 class _Watch:
@@ -45,7 +49,7 @@ def _assignments(solution: Solution) -> IntArray:
     return np.array([one.assignment for one in solution.pool], dtype=np.int64)
 
 
-class DimodSampler(dimod.Sampler):
+class DimodSampler(Sampler):  # type: ignore[misc]
     """Solves constrained, discrete and binary quadratic models of dimod, by any registered solver.
 
     Every sample is feasible: constraints hold exactly, and samples that miss one are never returned. ``info`` holds
@@ -117,7 +121,10 @@ class DimodSampler(dimod.Sampler):
         problem, samples = from_cqm(cqm)
         solution = solve(problem, self._solver, time_limit=time_limit, work_limit=work_limit, seed=seed)
         rows = samples.rows(_assignments(solution))
-        return dimod.SampleSet.from_samples_cqm((rows, list(samples.labels)), cqm, info=begin.info(solution, label))
+        answer: dimod.SampleSet = _SAMPLES.from_samples_cqm(
+            (rows, list(samples.labels)), cqm, info=begin.info(solution, label)
+        )
+        return answer
 
     def sample_dqm(
         self,
@@ -135,11 +142,13 @@ class DimodSampler(dimod.Sampler):
         """
         begin = _Watch()
         problem, samples = from_dqm(dqm)
+        model: Any = dqm
         solution = solve(problem, self._solver, time_limit=time_limit, work_limit=work_limit, seed=seed)
         found = samples.rows(_assignments(solution)), list(samples.labels)
-        return dimod.SampleSet.from_samples(
-            found, vartype="DISCRETE", energy=dqm.energies(found), info=begin.info(solution, label)
+        answer: dimod.SampleSet = _SAMPLES.from_samples(
+            found, vartype="DISCRETE", energy=model.energies(found), info=begin.info(solution, label)
         )
+        return answer
 
     def sample(
         self,
@@ -165,9 +174,10 @@ class DimodSampler(dimod.Sampler):
             raise InvalidProblem(f"sample takes a dimod.BinaryQuadraticModel; got {type(bqm).__name__}")
         most = None if num_reads is None else whole("num_reads", num_reads, 1, InvalidSolverOption)
         if not bqm.num_variables:
-            return dimod.SampleSet.from_samples_bqm((np.empty((1, 0)), []), bqm)
+            answer: dimod.SampleSet = _SAMPLES.from_samples_bqm((np.empty((1, 0)), []), bqm)
         cqm = dimod.ConstrainedQuadraticModel.from_bqm(bqm)
         found = self.sample_cqm(cqm, time_limit=time_limit, work_limit=work_limit, seed=seed, label=label)
         rows = found.record.sample[:most]
         info = {name: value for name, value in found.info.items() if name != "constraint_labels"}
-        return dimod.SampleSet.from_samples_bqm((rows, list(found.variables)), bqm, info=info)
+        answer: dimod.SampleSet = _SAMPLES.from_samples_bqm((rows, list(found.variables)), bqm, info=info)
+        return answer
