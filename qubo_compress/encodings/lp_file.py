@@ -44,8 +44,8 @@ def to_lp(problem: ChoiceProblem, path: str | Path) -> ModelSamples:
 
     Choice v is the binary ``x{v}``; group g is the equality ``group{g}`` and budget b the inequality ``budget{b}``,
     which comments in the file map to the problem's own names. Pair energies are in the quadratic part ``[ ... ] / 2``,
-    a factor's multiplied out. A constant is the coefficient of the integer ``constant``, which is fixed at 1: Gurobi
-    takes a bare number for a variable.
+    a factor's multiplied out, and pair costs in the part ``[ ... ]`` of their budget. A constant is the coefficient of
+    the integer ``constant``, which is fixed at 1: Gurobi takes a bare number for a variable.
 
     Args:
         problem: the problem.
@@ -159,6 +159,7 @@ def _refuse_other_text(text: bytes) -> None:
 
 def _refuse_large(problem: ChoiceProblem, pairs: int) -> None:
     terms = pairs + 3 * problem.num_choices + int(np.count_nonzero(problem.costs))
+    terms += sum(matrix.nnz // 2 for matrix in problem.pair_costs or () if matrix is not None)
     if terms * _TERM_BYTES > LARGEST_FILE:
         raise ProblemTooLarge(
             f"an LP file of this problem would have {terms:,} terms and about {terms * _TERM_BYTES:,} bytes; at most "
@@ -189,12 +190,24 @@ def _lines(problem: ChoiceProblem, pairs: sparse.coo_array) -> Iterator[str]:
         paid = np.flatnonzero(costs)
         yield f" budget{b}:"
         yield from _wrapped([_term(int(costs[v]), f"x{v}") for v in paid.tolist()] or ["+ 0 x0"])
+        yield from _pair_costs(problem, b)
         yield f" <= {int(problem.limits[b] - problem.fixed_costs[b])}\n"
     if problem.constant:
         yield f"Bounds\n {_CONSTANT} = 1\nGeneral\n {_CONSTANT}\n"
     yield "Binary\n"
     yield from _wrapped(f"x{v}" for v in range(problem.num_choices))
     yield "\nEnd\n"
+
+
+def _pair_costs(problem: ChoiceProblem, budget: int) -> Iterator[str]:
+    """The quadratic part of a budget; nothing if it has none."""
+    matrix = None if problem.pair_costs is None else problem.pair_costs[budget]
+    if matrix is not None:
+        upper = sparse.triu(matrix, k=1).tocoo()
+        yield "\n + ["
+        products = zip(upper.row.tolist(), upper.col.tolist(), upper.data.tolist(), strict=True)
+        yield from _wrapped(_term(value, f"x{v} * x{w}") for v, w, value in products)
+        yield " ]"
 
 
 def _comments(problem: ChoiceProblem) -> Iterator[str]:

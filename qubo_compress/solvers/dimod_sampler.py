@@ -173,11 +173,11 @@ class DimodSampler(Sampler):  # type: ignore[misc]
         if not isinstance(bqm, dimod.BinaryQuadraticModel):
             raise InvalidProblem(f"sample takes a dimod.BinaryQuadraticModel; got {type(bqm).__name__}")
         most = None if num_reads is None else whole("num_reads", num_reads, 1, InvalidSolverOption)
-        if not bqm.num_variables:
-            answer: dimod.SampleSet = _SAMPLES.from_samples_bqm((np.empty((1, 0)), []), bqm)
-        cqm = dimod.ConstrainedQuadraticModel.from_bqm(bqm)
-        found = self.sample_cqm(cqm, time_limit=time_limit, work_limit=work_limit, seed=seed, label=label)
-        rows = found.record.sample[:most]
-        info = {name: value for name, value in found.info.items() if name != "constraint_labels"}
-        answer: dimod.SampleSet = _SAMPLES.from_samples_bqm((rows, list(found.variables)), bqm, info=info)
+        rows, labels, info = np.empty((1, 0)), [], {}
+        if bqm.num_variables:
+            cqm = dimod.ConstrainedQuadraticModel.from_bqm(bqm)
+            found = self.sample_cqm(cqm, time_limit=time_limit, work_limit=work_limit, seed=seed, label=label)
+            rows, labels = found.record.sample[:most], list(found.variables)
+            info = {name: value for name, value in found.info.items() if name != "constraint_labels"}
+        answer: dimod.SampleSet = _SAMPLES.from_samples_bqm((rows, labels), bqm, info=info)
         return answer
