@@ -39,7 +39,7 @@ from qubo_compress.problem.checks import (
     read_vector,
 )
 from qubo_compress.problem.file import WHAT, read_problem, write_problem
-from qubo_compress.problem.pair_costs import PairCosts, checked_pair_costs, linear_costs, pair_totals
+from qubo_compress.problem.pair_costs import PairCosts, checked_pair_costs, linear_costs, pair_totals, typical_costs
 from qubo_compress.problem.pairs import checked_pairs
 from qubo_compress.problem.random_values import RandomOptions, random_values
 
@@ -326,14 +326,12 @@ class ChoiceProblem:
         """The same problem without pair energies: a separable one."""
         return self._replace(factor=None, pairs=None)
 
-    def without_pair_costs(self, most: bool = False) -> ChoiceProblem:
-        """A problem without pair costs that every feasible assignment of this one meets, with the same energies.
-
-        Its totals are never above the true ones, so that its bounds hold for this problem. The problem itself, if it
-        has no pair costs.
+    def without_pair_costs(self, totals: str = "least") -> ChoiceProblem:
+        """The same energies under budgets without pair costs; the problem itself if it has none.
 
         Args:
-            most: the totals are never below the true ones instead: what it allows is feasible here.
+            totals: ``"least"`` are never above the true ones, so that its bounds hold for this problem; ``"most"`` are
+                never below, so that what it allows is feasible here; ``"typical"`` are those beside average choices.
 
         Example:
             >>> problem = ChoiceProblem.random(kind="channels", groups=6, choices=3, seed=0)
@@ -343,7 +341,7 @@ class ChoiceProblem:
         """
         if self.pair_costs is None:
             return self
-        costs, fixed = linear_costs(self, most)
+        costs, fixed = typical_costs(self) if totals == "typical" else linear_costs(self, totals == "most")
         return self._replace(costs=costs, fixed_costs=fixed, pair_costs=None)
 
     def without_constant(self) -> ChoiceProblem:

@@ -128,6 +128,21 @@ def linear_costs(problem: ChoiceProblem, most: bool = False) -> tuple[IntArray, 
     return without_negative(costs, fixed, offsets)
 
 
+def typical_costs(problem: ChoiceProblem) -> tuple[IntArray, IntArray]:
+    """Costs (B, V) beside even mixtures of all other groups' choices, rounded, and fixed costs (B,) that fit them.
+
+    The totals are the tangent of the true ones at the even mixture: a starting point for prices, not a bound.
+    """
+    shares = np.repeat(1.0 / problem.group_sizes, problem.group_sizes)
+    costs, fixed = problem.costs.copy(), problem.fixed_costs.copy()
+    for budget, matrix in enumerate(problem.pair_costs or ()):
+        if matrix is not None:
+            beside = matrix @ shares
+            costs[budget] += np.rint(beside).astype(np.int64)
+            fixed[budget] -= round(0.5 * float(shares @ beside))
+    return without_negative(costs, fixed, problem.group_offsets)
+
+
 def extreme_pair_costs(matrix: sparse.csr_array, offsets: IntArray, most: bool) -> tuple[IntArray, IntArray, IntArray]:
     """The least (or largest) pair cost of choices with each group that they are coupled to.
 

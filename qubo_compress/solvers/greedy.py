@@ -41,6 +41,7 @@ class Greedy(Solver):
     """
 
     name: ClassVar[str] = "greedy"
+    accepts_pair_costs: ClassVar[bool] = True
     fill: bool = True
 
     def run(self, search: Search) -> None:
@@ -129,7 +130,7 @@ def walk_steps(tables: Tables, state: State, weights: FloatArray, scores: FloatA
                     relief = 0.0
                     for b in range(budgets):
                         now = state.totals[b]
-                        then = now + tables.costs[v, b] - tables.costs[old, b]
+                        then = now + state.costs[v, b] - state.costs[old, b]
                         excess_now = max(0, now - tables.room[b])
                         excess_then = max(0, then - tables.room[b])
                         relief += weights[b] * (excess_now - excess_then)

@@ -76,6 +76,7 @@ class Annealer(Solver):
     """
 
     name: ClassVar[str] = "annealer"
+    accepts_pair_costs: ClassVar[bool] = True
     restarts: int | None = None
     threads: int | None = None
     pool_size: int = 64

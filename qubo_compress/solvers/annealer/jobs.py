@@ -164,15 +164,15 @@ def make_state(tables: Tables, rng: np.random.Generator, prices: FloatArray) -> 
     groups, budgets = tables.num_groups, tables.room.size
     sizes = np.diff(tables.offsets)
     chosen = tables.offsets[:-1] + (rng.random(groups) * sizes).astype(np.int64)
-    ranges = _ranges(tables)
     rank, widest = tables.factor.shape[1], tables.largest_group
     state = State(
         chosen=chosen,
         fields=np.zeros(0 if tables.form == FACTOR else tables.linear.size),
         sums=np.zeros(rank),
         totals=np.zeros(budgets, dtype=np.int64),
+        costs=tables.costs.copy() if tables.cost_partners.size else tables.costs,
         prices=np.array(prices, dtype=np.float64),
-        spans=np.maximum(1.0, np.sqrt((ranges**2).sum(axis=0))),
+        spans=np.ones(budgets),
         energies=np.array([0.0, np.inf]),
         best=chosen.copy(),
         random=rng.integers(1, 2**63, size=4).astype(np.uint64),
@@ -183,16 +183,17 @@ def make_state(tables: Tables, rng: np.random.Generator, prices: FloatArray) -> 
         dirty=np.zeros(groups, dtype=np.uint8),
     )
     kernels.start_state(tables, state)
+    state.spans[:] = np.maximum(1.0, np.sqrt((_ranges(tables, state) ** 2).sum(axis=0)))
     return state
 
 
-def _ranges(tables: Tables) -> FloatArray:
+def _ranges(tables: Tables, state: State) -> FloatArray:
     """(G, B) how much each group can change each total."""
     if tables.room.size == 0:
         return np.zeros((tables.num_groups, 0))
     starts = tables.offsets[:-1]
-    highest = np.maximum.reduceat(tables.costs, starts, axis=0)
-    return np.asarray(highest - np.minimum.reduceat(tables.costs, starts, axis=0), dtype=np.float64)
+    highest = np.maximum.reduceat(state.costs, starts, axis=0)
+    return np.asarray(highest - np.minimum.reduceat(state.costs, starts, axis=0), dtype=np.float64)
 
 
 def trades_per_sweep(tables: Tables) -> int:
@@ -342,7 +343,7 @@ def first_guess(tables: Tables, state: State) -> Scales:
     typical = float(np.sqrt((spreads**2).mean()))
     if typical == 0.0:
         typical = 1.0
-    ranges = _ranges(tables)
+    ranges = _ranges(tables, state)
     costs = np.maximum(1e-9, np.sqrt((ranges**2).mean(axis=0)))
     return Scales(hot=2.0 * max(typical, float(spreads.max())), cold=1e-4 * typical, prices=typical / costs)
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from qubo_compress._internal.compiling import compiled_in_place, compiled_inline, compiled_view
 from qubo_compress._internal.kernel_arguments import KernelArguments
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
+from qubo_compress.solvers.annealer.cost_rows import add_costs, exchange_costs
 from qubo_compress.solvers.annealer.tables import DENSE, FACTOR, SPARSE, Tables
 
 
@@ -27,6 +28,8 @@ class State(KernelArguments):
         fields: (V,) energy of each choice given the others, own group excluded; empty for FACTOR.
         sums: (r,) sum of the chosen factor rows, float64 so that it does not drift.
         totals: (B,) cost of the chosen choices, fixed costs excluded.
+        costs: (V, B) cost of each choice beside the present choices of all other groups; without pair costs, the
+            tables' own array, which nothing changes.
         prices: (B,) current price of one unit of each budget.
         spans: (B,) size of a typical change of a total, which scales how fast prices move.
         energies: present energy, energy of ``best``.
@@ -43,6 +46,7 @@ class State(KernelArguments):
     fields: FloatArray
     sums: FloatArray
     totals: IntArray
+    costs: IntArray
     prices: FloatArray
     spans: FloatArray
     energies: FloatArray
@@ -85,6 +89,7 @@ def start_state(tables: Tables, state: State) -> None:
     """Fill fields or sums, totals and the energy from ``chosen``."""
     chosen, totals, sums, fields = state.chosen, state.totals, state.sums, state.fields
     linear, costs = tables.linear, tables.costs
+    start_costs(tables, state)
     for b in range(totals.size):
         totals[b] = 0
     for j in range(sums.size):
@@ -96,7 +101,7 @@ def start_state(tables: Tables, state: State) -> None:
         v = chosen[g]
         energy += linear[v]
         for b in range(totals.size):
-            totals[b] += costs[v, b]
+            totals[b] += costs[v, b] + state.costs[v, b]
         if tables.form == FACTOR:
             row = tables.factor[v]
             for j in range(row.size):
@@ -104,6 +109,8 @@ def start_state(tables: Tables, state: State) -> None:
                 inner += float(row[j]) * float(row[j])
         else:
             add_row(tables, fields, v, 1.0)
+    for b in range(totals.size):
+        totals[b] //= 2  # exact: what a choice costs beside the others, less its own costs, is there twice
     if tables.form == FACTOR:
         # Pairs of different groups contribute half of the square of the sum less the squares of the rows.
         squares = 0.0
@@ -114,6 +121,18 @@ def start_state(tables: Tables, state: State) -> None:
         for g in range(chosen.size):
             energy += 0.5 * (fields[chosen[g]] - linear[chosen[g]])
     state.energies[0] = energy
+
+
+@compiled_inline
+def start_costs(tables: Tables, state: State) -> None:
+    """Fill the costs beside the chosen choices."""
+    if tables.cost_partners.size == 0:
+        return  # they are the tables' own
+    for v in range(state.costs.shape[0]):
+        for b in range(state.costs.shape[1]):
+            state.costs[v, b] = tables.costs[v, b]
+    for g in range(state.chosen.size):
+        add_costs(tables, state.costs, state.chosen[g])
 
 
 @compiled_inline
@@ -144,9 +163,11 @@ def change(tables: Tables, state: State, group: int, new: int, gain: float) -> N
     else:
         add_row(tables, state.fields, old, -1.0)
         add_row(tables, state.fields, new, 1.0)
-    totals, costs = state.totals, tables.costs
+    totals, costs = state.totals, state.costs
     for b in range(totals.size):
         totals[b] += costs[new, b] - costs[old, b]
+    if tables.cost_partners.size > 0:
+        exchange_costs(tables, costs, old, new)
     state.chosen[group] = new
     state.energies[0] += gain
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from qubo_compress._internal.compiling import compiled_in_place, compiled_inline, compiled_part
 from qubo_compress.problem.choice_problem import FloatArray
+from qubo_compress.solvers.annealer.cost_rows import joint_cost
 from qubo_compress.solvers.annealer.kernels import (
     State,
     begin_pair,
@@ -75,7 +76,7 @@ def visit(tables: Tables, state: State, group: int, temperature: float, below: f
     """Draw a group's choice again given all others; returns 1 if it changed."""
     start = tables.offsets[group]
     count = tables.offsets[group + 1] - start
-    old, totals, costs = state.chosen[group], state.totals, tables.costs
+    old, totals, costs = state.chosen[group], state.totals, state.costs
     energies, priced = energies_of(tables, state, group), state.values[2]
     for k in range(count):
         value = energies[k]
@@ -97,7 +98,7 @@ def trade(tables: Tables, state: State, temperature: float, below: float, above:
     The pair is drawn from its exact joint distribution over {current, offered} x (all choices of the
     second group). One group can thus get cheaper and the other more expensive in one move, which no single visit does.
     """
-    offsets, costs, totals, values = tables.offsets, tables.costs, state.totals, state.values
+    offsets, costs, totals, values = tables.offsets, state.costs, state.totals, state.values
     groups = offsets.size - 1
     first = int(uniform(state.random) * groups)
     second = int(uniform(state.random) * (groups - 1))
@@ -111,6 +112,7 @@ def trade(tables: Tables, state: State, temperature: float, below: float, above:
     count = offsets[second + 1] - start
     begin_pair(tables, state, first, second)
     joined, raw = values[3], values[2]
+    paired = tables.cost_partners.size > 0
     for side in range(2):
         v = offered if side else old_first
         pair_energies(tables, state, second, v, values[0])
@@ -120,6 +122,8 @@ def trade(tables: Tables, state: State, temperature: float, below: float, above:
             for b in range(totals.size):
                 total = totals[b] + costs[v, b] - costs[old_first, b]
                 total += costs[start + k, b] - costs[old_second, b]
+                if side and paired:
+                    total += joint_cost(tables, v, old_first, start + k, old_second, b)
                 energy += budget_charge(tables, state, b, total, below, above)
             joined[side * count + k] = energy
     picked = draw(state.random, joined, 2 * count, temperature)

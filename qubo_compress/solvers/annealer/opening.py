@@ -80,7 +80,8 @@ class Opening:
         self.length = run_length(number)
         self.rng = np.random.default_rng([seed, number])
         self.offsets = problem.group_offsets.copy()
-        self.costs, self.room, self.cost_scales = scaled_costs(problem)
+        self.priced = problem.without_pair_costs("typical")
+        self.costs, self.room, self.cost_scales = scaled_costs(self.priced)
         self.state = make_state(tables, self.rng, np.zeros(tables.room.size))
         self.guess = first_guess(tables, self.state)
         self.scales = scales
@@ -172,7 +173,8 @@ class Opening:
 
     def _tabulate(self) -> float | None:
         """Dynamic programming, without interactions and under one budget: keeps its answer, returns its bound."""
-        if self.problem.structure != "separable" or self.problem.num_budgets > 1:
+        problem = self.problem
+        if problem.structure != "separable" or problem.num_budgets > 1 or problem.pair_costs is not None:
             return None
         starts = self.problem.group_offsets[:-1]
         answer = solve_table(self.problem, self.found[0][1] - starts, np.inf, _TABLE_STATES, _STATES_KEPT)
@@ -183,7 +185,7 @@ class Opening:
 
     def _relax(self, keep_going: Callable[[float], bool], end: int) -> tuple[int, FloatArray]:
         """Sweep by block descent on the augmented Lagrangian; returns the units of work done and the last slopes."""
-        form = factor_form(self.problem, self.tables.factor if self.problem.factor is None else self.problem.factor)
+        form = factor_form(self.priced, self.tables.factor if self.problem.factor is None else self.problem.factor)
         now = self._begin(form) if self.relaxation is None else self.relaxation.copy()
         prices, scratch = np.empty(self.room.size), np.empty(self.tables.largest_group)
         done, seconds = 0, 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qubo_compress._internal.compiling import NONE, compiled_in_place, compiled_inline, compiled_part
+from qubo_compress.solvers.annealer.cost_rows import joint_cost
 from qubo_compress.solvers.annealer.kernels import (
     State,
     begin_pair,
@@ -25,7 +26,7 @@ _PRICE_RISE = 1.5
 @compiled_inline
 def fits(tables: Tables, state: State, group: int, new: int) -> bool:
     """Whether a single change keeps every total within its limit."""
-    old, totals, costs = state.chosen[group], state.totals, tables.costs
+    old, totals, costs = state.chosen[group], state.totals, state.costs
     for b in range(totals.size):  # noqa: SIM110 (kernels know no generators)
         if totals[b] + costs[new, b] - costs[old, b] > tables.room[b]:
             return False
@@ -35,10 +36,14 @@ def fits(tables: Tables, state: State, group: int, new: int) -> bool:
 @compiled_inline
 def fits_pair(tables: Tables, state: State, old_first: int, old_second: int, first: int, second: int) -> bool:
     """Whether changing two groups to the choices ``first`` and ``second`` keeps every total within its limit."""
-    totals, costs = state.totals, tables.costs
+    totals, costs = state.totals, state.costs
+    paired = tables.cost_partners.size > 0
     for b in range(totals.size):
         total = totals[b] + costs[first, b] - costs[old_first, b]
-        if total + costs[second, b] - costs[old_second, b] > tables.room[b]:
+        total += costs[second, b] - costs[old_second, b]
+        if paired:
+            total += joint_cost(tables, first, old_first, second, old_second, b)
+        if total > tables.room[b]:
             return False
     return True
 
@@ -50,7 +55,7 @@ def repair(tables: Tables, state: State, rounds: int) -> bool:
     It stops at the first change that fits, to give up as little as possible. Groups whose ``free`` is 0 stay
     fixed; groups that change become dirty.
     """
-    offsets, chosen, totals, costs = tables.offsets, state.chosen, state.totals, tables.costs
+    offsets, chosen, totals, costs = tables.offsets, state.chosen, state.totals, state.costs
     groups = offsets.size - 1
     for _ in range(rounds):
         if within_budgets(tables, state):
@@ -152,10 +157,13 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
     of the first is a running minimum; adding the least possible pair energy gives a bound. Groups whose
     ``free`` is 0 stay fixed; partners that change become dirty.
     """
-    fields, order, offsets, chosen, costs = state.fields, tables.order, tables.offsets, state.chosen, tables.costs
+    fields, order, offsets, chosen, costs = state.fields, tables.order, tables.offsets, state.chosen, state.costs
     partner, lows, moved = state.values[0], state.values[1], state.values[2]
     row, back = state.couplings[0], state.couplings[1]
     budgets = state.totals.size
+    # The order is by the choices' own costs, to which pair costs are added: then every combination is checked.
+    paired = tables.cost_partners.size > 0
+    ordered = budgets > 0 and not paired
     dense = tables.form == DENSE
     bounded = tables.floors.size > 0
     first_start, first_stop = offsets[first], offsets[first + 1]
@@ -192,7 +200,7 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
             lows[i] = low
         # The joint cost allowed by the first budget. Further budgets are checked only for the remaining combinations.
         slack = 0
-        if budgets > 0:
+        if ordered:
             slack = tables.room[0] - state.totals[0] + costs[old_first, 0] + costs[old_second, 0]
         last = count - 1
         least, new_first, new_second = -tolerance, NONE, NONE
@@ -201,7 +209,7 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
             v = order[j]
             # The first group's choices get more expensive, so fewer of the second's fit: ``last`` only decreases, and
             # each order is traversed once.
-            if budgets > 0:
+            if ordered:
                 while last >= 0 and costs[order[start + last], 0] + costs[v, 0] > slack:
                     last -= 1
                 if last < 0:
@@ -226,7 +234,9 @@ def improve_partners(tables: Tables, state: State, first: int, begin: int, end: 
                     value += tables.dense[v, w]
                 elif coupled:
                     value += moved[w - start]
-                if value < least and (budgets < 2 or fits_pair(tables, state, old_first, old_second, v, w)):
+                if value >= least:
+                    continue
+                if (budgets < 2 and not paired) or fits_pair(tables, state, old_first, old_second, v, w):
                     least, new_first, new_second = value, v, w
         if new_first >= 0:
             improved += 1

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from qubo_compress._internal.kernel_arguments import KernelArguments
 from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, FloatArray, IntArray
+from qubo_compress.solvers.annealer.cost_rows import make_cost_rows
 
 DENSE, SPARSE, FACTOR = 0, 1, 2
 
@@ -32,7 +33,7 @@ class Tables(KernelArguments):
         form: DENSE (``dense`` holds Q), SPARSE (``indptr``, ``indices``, ``data`` hold Q) or FACTOR.
         linear: (V,) energy of each choice on its own.
         offsets: (G + 1,) first choice of each group.
-        costs: (V, B), transposed so that the costs of one choice are contiguous.
+        costs: (V, B), transposed so that the costs of one choice are contiguous; without pair costs.
         room: (B,) limits less fixed costs.
         dense: (V, V) float32.
         indptr: (V + 1,) of the CSR rows, columns sorted.
@@ -42,6 +43,9 @@ class Tables(KernelArguments):
         order: (V,) the choices of each group by rising cost under the first budget.
         floors: (G, V) least pair energy of a choice with any choice of a group; empty for FACTOR and if too large.
         near: (G, G) whether two groups are coupled at all, for SPARSE; else empty.
+        cost_starts: (V + 1,) first pair cost of each choice; this and the next two as in ``CostRows``.
+        cost_partners: (n,) the other choices of the pair costs; empty if there are none.
+        cost_values: (n, B) the pair costs.
     """
 
     form: int
@@ -57,6 +61,9 @@ class Tables(KernelArguments):
     order: IntArray
     floors: npt.NDArray[np.float32]
     near: npt.NDArray[np.bool_]
+    cost_starts: IntArray
+    cost_partners: npt.NDArray[np.int32]
+    cost_values: IntArray
 
     @property
     def num_groups(self) -> int:
@@ -110,6 +117,7 @@ def make_tables(problem: ChoiceProblem) -> Tables:
         arrays["floors"] = np.minimum.reduceat(arrays["dense"], problem.group_offsets[:-1], axis=0)
     if form == SPARSE and problem.num_groups <= _NEAR_GROUPS:
         arrays["near"] = _coupled_groups(problem)
+    rows = make_cost_rows(problem)
     return Tables(
         form=form,
         linear=problem.linear,
@@ -117,6 +125,9 @@ def make_tables(problem: ChoiceProblem) -> Tables:
         costs=np.ascontiguousarray(problem.costs.T),
         room=problem.limits - problem.fixed_costs,
         order=_by_cost(problem),
+        cost_starts=rows.cost_starts,
+        cost_partners=rows.cost_partners,
+        cost_values=rows.cost_values,
         **arrays,
     )
 

@@ -85,9 +85,18 @@ class LocalSearch:
 
     def _cheapest(self) -> bool:
         """The last resort: minimise the total overspending, relative to the limits, group by group."""
-        problem = self.problem
-        shares = (problem.costs / np.maximum(1, problem.limits - problem.fixed_costs)[:, None]).sum(axis=0)
-        self.place([int(np.argmin(shares[a:b])) for a, b in _spans(problem)])
+        for totals in ("most", "least"):
+            problem = self.problem.without_pair_costs(totals)
+            shares = (problem.costs / np.maximum(1, problem.limits - problem.fixed_costs)[:, None]).sum(axis=0)
+            self.place([int(np.argmin(shares[a:b])) for a, b in _spans(problem)])
+            if self.feasible:
+                return True
+            if self.problem.pair_costs is None:
+                break
+            # Neither bound on the totals is exact: from here, changes may still help.
+            self.state.prices[:] = self._prices
+            if polishing.repair(self.tables, self.state, 100):
+                return True
         return self.feasible
 
 
