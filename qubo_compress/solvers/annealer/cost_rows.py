@@ -12,7 +12,6 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from qubo_compress._internal.compiling import compiled_inline
 from qubo_compress._internal.kernel_arguments import KernelArguments
@@ -22,9 +21,17 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 class WithCostRows(Protocol):
     """Kernel arguments that hold pair costs: the fields of :class:`CostRows`."""
 
-    cost_starts: IntArray
-    cost_partners: npt.NDArray[np.int32]
-    cost_values: IntArray
+    @property
+    def cost_starts(self) -> IntArray:
+        """(V + 1,) first entry of each choice."""
+
+    @property
+    def cost_partners(self) -> npt.NDArray[np.int32]:
+        """(n,) the other choice of each entry."""
+
+    @property
+    def cost_values(self) -> IntArray:
+        """(n, B) pair costs."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ def paired(kind: str, seed: int, groups: int = 8, **options: float) -> ChoicePro
 def check(problem: ChoiceProblem, state: State) -> None:
     assignment = state.chosen - problem.group_offsets[:-1]
     assert (state.totals + problem.fixed_costs == problem.totals(assignment)).all()
-    assert (state.costs.T == costs_beside(problem, state.chosen)).all()
+    assert (costs_beside(problem, state.chosen) == state.costs.T).all()
 
 
 @settings(max_examples=20, deadline=None)
