@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from qubo_compress.errors import MissingDependency
@@ -43,3 +44,13 @@ def require(module: str, extra: str = "") -> ModuleType:
         raise MissingDependency(
             f"{top} is needed and cannot be imported ({cause}); run: pip install {package}"
         ) from cause
+
+
+def installed(module: str) -> bool:
+    """Whether a module can be found, without importing it.
+
+    Example:
+        >>> installed("json"), installed("jsonnnn")
+        (True, False)
+    """
+    return importlib.util.find_spec(module) is not None

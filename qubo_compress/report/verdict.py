@@ -325,7 +325,7 @@ def about_solver(result: CompressionResult) -> tuple[str, ...]:
 
 
 WORK = {
-    "annealer": "sweep", "exact": "node", "clado": "node", "scip": "node", "auto": "sweep or node",
+    "annealer": "sweep", "exact": "node", "clado": "node", "scip": "node", "cfn": "backtrack", "auto": "sweep or node",
     "genetic": "evaluation", "evopress": "evaluation", "spdy": "evaluation", "reinforcement": "episode",
     "simulated-annealing": "sweep", "openjij": "sweep", "path-integral": "sweep", "random": "draw",
 }  # fmt: skip

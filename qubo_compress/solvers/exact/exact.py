@@ -10,36 +10,29 @@ import numpy as np
 
 from qubo_compress._internal import compiling
 from qubo_compress.errors import InvalidSolverOption
-from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.problem.energy_scale import energy_scale
 from qubo_compress.problem.generators import random_problem, tiny_problem
 from qubo_compress.problem.subproblems import Subproblem, restrict
-from qubo_compress.solvers.exact import bounds, price_kernels
+from qubo_compress.solvers.exact import bounds
 from qubo_compress.solvers.exact.band_programming import coupled_groups, find_band, solve_band, undominated
 from qubo_compress.solvers.exact.bounds import LARGEST_EIGENPROBLEM, lower_bound
 from qubo_compress.solvers.exact.branch_and_bound import PRUNE, Tree, choices_left
 from qubo_compress.solvers.exact.certificates import CertificateRecord
-from qubo_compress.solvers.exact.convex_relaxation import LARGEST_GRAM, convex_form, scaled_costs
+from qubo_compress.solvers.exact.convex_relaxation import LARGEST_GRAM, convex_form
 from qubo_compress.solvers.exact.dynamic_programming import TableAnswer, solve_table
+from qubo_compress.solvers.exact.first_answer import first_answers
 from qubo_compress.solvers.exact.infeasibility import proves_infeasible
 from qubo_compress.solvers.exact.integer_programming import MOST_TABLE_ENTRIES, solve_milp, table_entries
 from qubo_compress.solvers.exact.message_passing import fits_in_blocks, message_bound
 from qubo_compress.solvers.exact.relaxation_kernels import ConvexForm, is_definite
 from qubo_compress.solvers.exact.strengthening import LARGEST_STRENGTHENED, strengthen
 from qubo_compress.solvers.local_search import descent as local_search
-from qubo_compress.solvers.local_search.descent import LocalSearch, lagrangian_vertex
+from qubo_compress.solvers.local_search.descent import LocalSearch
 from qubo_compress.solvers.solver import Search, SearchLimits, Solver, solvers
-
-_KICKS = 60
-"""Restarts of the local search for the first answer, if double changes are cheap."""
 
 _INFEASIBLE_SHARE = 0.4
 """Share of the time for a proof that nothing fits, if no first answer was found."""
-
-_FEW_GROUPS = 60
-_KICKED_GROUPS = 4
-_FIRST_SHARE = 0.2
-"""Largest share of the time for the first answer."""
 
 PLAIN_NODES = 20_000
 """A small tree's root is bounded again after this many nodes; most networks' tables are proven earlier."""
@@ -140,7 +133,8 @@ class _Proof:
         """Find a first answer, then solve the problem by the method that suits it."""
         problem = self.problem
         local = LocalSearch(problem, self.search.rng)
-        self._first_answer(local)
+        for better in first_answers(self.search, local, self.options.first):
+            self.best = better
         if self.best is None and self._nothing_fits():
             return
         # A single budget that is reachable, which was checked before, can always be repaired to.
@@ -284,39 +278,6 @@ class _Proof:
         tree.root_bound = max(tree.root_bound, min(result.bound, tree.cutoff))
         return choices_left(result.form, vertex, tree.cutoff)
 
-    def _first_answer(self, local: LocalSearch) -> None:
-        """Local optima from the least energies and from the least priced energies, then kicks."""
-        problem, rng = self.problem, self.search.rng
-        deadline = self.search.start + _FIRST_SHARE * self.search.limits.seconds
-        starts = [lagrangian_vertex(problem, np.zeros(problem.num_budgets))]
-        if self.options.first is not None:
-            starts.insert(0, np.array(self.options.first, dtype=np.int64))
-        if problem.num_budgets:
-            prices = _prices(problem)
-            starts += [lagrangian_vertex(problem, prices), lagrangian_vertex(problem, prices, most_expensive=True)]
-        few = problem.num_groups <= _FEW_GROUPS
-        for vertex in starts:
-            self._try(local, vertex, deadline, few)
-        for _ in range(_KICKS if few and problem.structure != "separable" else 0):
-            if self.best is None or time.perf_counter() >= deadline:
-                break
-            kicked = self.best.copy()
-            groups = rng.integers(problem.num_groups, size=_KICKED_GROUPS)
-            kicked[groups] = rng.integers(problem.group_sizes[groups])
-            self._try(local, kicked, deadline, few)
-
-    def _try(self, local: LocalSearch, vertex: IntArray, deadline: float, pairs: bool) -> None:
-        local.place(vertex)
-        if not local.repair():
-            return
-        found = local.assignment
-        local.descend(deadline, pairs)
-        for assignment in (found, local.assignment):
-            energy = self.problem.energy(assignment)
-            if self.best is None or energy < self.problem.energy(self.best):
-                self.best = assignment
-                self.search.trace.append((self.search.elapsed, energy, None))
-
     def tell(self) -> None:
         """Report the results to the search, with a tree's proof."""
         search, pool, tree = self.search, self.pool, self.tree
@@ -337,17 +298,6 @@ class _Proof:
         search.pool.size = max(1, len(pool))
         for answer in sorted(pool, key=self.problem.energy):
             search.keep(answer)
-
-
-def _prices(problem: ChoiceProblem) -> FloatArray:
-    """(B,) prices per unit at which the linear terms alone would meet the budgets."""
-    costs, room, scales = scaled_costs(problem)
-    price = np.zeros(room.size)
-    choices = np.arange(problem.num_choices)
-    value = price_kernels.polish_prices(
-        problem.linear.copy(), problem.group_offsets.copy(), choices, costs, room, price, 4
-    )
-    return price / scales if np.isfinite(value) else np.zeros(room.size)
 
 
 def _plain_nodes(problem: ChoiceProblem) -> int:
