@@ -39,7 +39,7 @@ def within_rounding(problem: ChoiceProblem, network: CostNetwork, picks: np.ndar
     return 0.0 <= apart <= tables * network.unit + 3.0 * network.rounding
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(["separable", "sparse", "dense", "low-rank"]),
     seed=st.integers(0, 50),
@@ -56,7 +56,7 @@ def test_costs_are_energies_rounded_down_and_budgets_are_exact(kind, seed, budge
         assert network.fits(picks) == problem.is_feasible(picks)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(kind=st.sampled_from(["dense", "low-rank"]), seed=st.integers(0, 50), outlier=st.sampled_from([0.0, 1e6, 1e12]))
 def test_no_better_assignment_changes_its_cost_when_large_entries_are_replaced(kind, seed, outlier):
     problem = problem_of(kind, seed, 1, outlier)
