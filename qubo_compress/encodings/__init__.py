@@ -28,8 +28,8 @@ from qubo_compress.encodings.lp_file import from_lp, to_lp
 from qubo_compress.encodings.model_samples import ModelSamples
 from qubo_compress.encodings.nonlinear import NonlinearDecoder, to_nonlinear
 from qubo_compress.encodings.one_hot import OneHot
+from qubo_compress.encodings.quadratic import pair_energies, with_pairs
 from qubo_compress.problem.choice_problem import ChoiceProblem
-from qubo_compress.problem.pair_costs import refuse_pair_costs
 
 __all__ = [
     "BudgetTerms",
@@ -95,6 +95,7 @@ def to_bqm(
         InvalidBudget: for options that the treatment lacks or that are out of range.
         InvalidProblem: for a penalty out of range.
         ProblemTooLarge: for more couplings than can be built.
+        UnsupportedProblem: for ``"slack"`` or ``"unbalanced"`` and a budget with pair costs that binds.
 
     Example:
         >>> problem = ChoiceProblem.random(kind="dense", groups=3, choices=4, seed=0)
@@ -108,7 +109,6 @@ def to_bqm(
         True
     """
     chosen = encodings.get(encoding)()
-    refuse_pair_costs(problem, "a binary quadratic model", "the solver 'annealer'")
     terms = make_treatment(budget, options).terms(problem)
     bqm = build_bqm(
         problem,
@@ -117,5 +117,6 @@ def to_bqm(
         problem.constant + terms.constant,
         penalty,
         squares=terms.squares,
+        pairs=None if terms.pairs is None else with_pairs(pair_energies(problem), terms.pairs),
     )
     return bqm, Decoder(problem, chosen, bqm.num_variables)

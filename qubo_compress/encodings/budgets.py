@@ -2,9 +2,10 @@
 
 Every treatment adds energies to the choices, and squares of linear forms that may include slack bits:
 
-    sum_v linear[v] x[v] + constant + sum_s weight_s (costs_s . x + slack_s . z_s + offset_s)^2
+    sum_v linear[v] x[v] + 1/2 x . pairs x + constant + sum_s weight_s (costs_s . x + slack_s . z_s + offset_s)^2
 
-A square is stored as its vectors, a form of rank one, and becomes couplings only when a model is built.
+A square is stored as its vectors, a form of rank one, and becomes couplings only when a model is built. The pairs are
+priced pair costs; a square of a budget with pair costs would be of the fourth order, which no model here can hold.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from qubo_compress._internal.registry import Registry
 from qubo_compress.encodings.quadratic import energy_spread
-from qubo_compress.errors import InvalidBudget
+from qubo_compress.errors import InvalidBudget, UnsupportedProblem
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.pair_costs import priced_pair_costs
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +51,13 @@ class BudgetTerms:
         linear: (V,) energy of each choice.
         constant: energy of every assignment.
         squares: at most one per budget.
+        pairs: (V, V) symmetric energies of pairs of choices, or None.
     """
 
     linear: FloatArray
     constant: float = 0.0
     squares: tuple[Square, ...] = ()
+    pairs: sparse.csr_array | None = None
 
     @property
     def num_slack_bits(self) -> int:
@@ -96,6 +101,8 @@ def make_treatment(name: str, options: dict[str, Any]) -> Treatment:
 class Multiplier(Treatment):
     """Add multipliers . (totals - limits) to the energy: linear terms only, no couplings and no slack bits.
 
+    Pair costs become couplings, of the pairs of choices that have them.
+
     The sampler must search for the multipliers; the default, zero, is right for budgets that do not bind.
     Any ground state is the optimum for the limits that its own totals would just meet; whether some
     multipliers have the optimum for the given limits as ground state depends on the problem.
@@ -108,7 +115,7 @@ class Multiplier(Treatment):
     multipliers: npt.ArrayLike | None = None
 
     def terms(self, problem: ChoiceProblem) -> BudgetTerms:
-        """Linear terms: each choice's cost times the price.
+        """Linear terms: each choice's cost times the price; pairs: the pair costs times the price.
 
         Raises:
             InvalidBudget: when the multipliers are not one non-negative number per budget.
@@ -120,7 +127,8 @@ class Multiplier(Treatment):
                 f"multipliers must be {problem.num_budgets} non-negative numbers, one per budget; "
                 f"got {self.multipliers!r}"
             )
-        return BudgetTerms(prices @ problem.costs, float(prices @ (problem.fixed_costs - problem.limits)))
+        constant = float(prices @ (problem.fixed_costs - problem.limits))
+        return BudgetTerms(prices @ problem.costs, constant, pairs=priced_pair_costs(problem, prices))
 
 
 @treatments.register
@@ -178,6 +186,7 @@ class Slack(Treatment):
 
         Raises:
             InvalidBudget: for options out of range, or a budget that no assignment meets.
+            UnsupportedProblem: for a budget with pair costs, if it binds.
         """
         if not 0.0 <= self.lower < 1.0 or not 1 <= self.bits <= LARGEST_SLACK_BITS:
             raise InvalidBudget(
@@ -232,6 +241,7 @@ class Unbalanced(Treatment):
 
         Raises:
             InvalidBudget: for weights of another shape or negative ones.
+            UnsupportedProblem: for a budget with pair costs, if it binds.
         """
         count = problem.num_budgets
         if self.weights is None:
@@ -281,10 +291,19 @@ def _above_cheapest(problem: ChoiceProblem, budget: int) -> tuple[IntArray, int,
 
     Raises:
         InvalidBudget: when there is no room even for the cheapest choices.
+        UnsupportedProblem: when the budget has pair costs and may bind.
     """
-    starts, costs = problem.group_offsets[:-1], problem.costs[budget]
+    paired = problem.pair_costs is not None and problem.pair_costs[budget] is not None
+    linear = problem.without_pair_costs("most") if paired else problem
+    starts, costs = problem.group_offsets[:-1], linear.costs[budget]
     least = np.minimum.reduceat(costs, starts)
-    room = int(problem.limits[budget] - problem.fixed_costs[budget] - least.sum())
+    room = int(linear.limits[budget] - linear.fixed_costs[budget] - least.sum())
+    if paired and np.maximum.reduceat(costs, starts).sum() > room + least.sum():
+        raise UnsupportedProblem(
+            f"the square of the budget {problem.budget_names[budget]!r} would be of the fourth order, because it has "
+            "pair costs. Use budget='multiplier', whose prices make them couplings, or to_cqm or to_nonlinear, which "
+            "hold them as they are"
+        )
     if room < 0:
         raise InvalidBudget(
             f"no assignment meets the budget {problem.budget_names[budget]!r}: the smallest total is "

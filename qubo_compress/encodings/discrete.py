@@ -12,10 +12,9 @@ from scipy import sparse
 
 from qubo_compress.encodings.budgets import make_treatment
 from qubo_compress.encodings.encoding import Couplings, Decoded
-from qubo_compress.encodings.quadratic import PairEnergies, pair_energies
+from qubo_compress.encodings.quadratic import PairEnergies, pair_energies, with_pairs
 from qubo_compress.errors import InvalidAssignment, InvalidBudget
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
-from qubo_compress.problem.pair_costs import refuse_pair_costs
 
 
 def to_dqm(
@@ -28,12 +27,14 @@ def to_dqm(
 
     Args:
         problem: the problem.
-        budget: ``"multiplier"`` (linear terms), ``"unbalanced"`` (couples all groups) or ``"none"``.
+        budget: ``"multiplier"`` (linear terms; pair costs become couplings), ``"unbalanced"`` (couples all groups; not
+            for pair costs) or ``"none"``.
         options: of the treatment, such as ``multipliers=`` (one price per budget; default: zero).
 
     Raises:
         UnknownName: for another budget treatment.
         InvalidBudget: for a treatment that needs slack bits, or for options out of range.
+        UnsupportedProblem: for ``"unbalanced"`` and a budget with pair costs that binds.
         ProblemTooLarge: when there would be too many couplings.
 
     Example:
@@ -47,7 +48,6 @@ def to_dqm(
         >>> decode(sample).assignments.tolist()
         [2, 0, 3]
     """
-    refuse_pair_costs(problem, "a discrete quadratic model", "the solver 'annealer'")
     treatment = make_treatment(budget, options)
     terms = treatment.terms(problem)
     if terms.num_slack_bits:
@@ -56,7 +56,7 @@ def to_dqm(
             "use 'multiplier', 'unbalanced' or 'none', or to_bqm or to_cqm"
         )
     linear, constant = problem.linear + terms.linear, problem.constant + terms.constant
-    pairs = pair_energies(problem, dense=True if terms.squares else None)
+    pairs = with_pairs(pair_energies(problem, dense=True if terms.squares else None), terms.pairs)
     for square in terms.squares:
         linear = linear + square.weight * (square.costs**2 + 2 * square.offset * square.costs)
         constant += square.weight * square.offset**2

@@ -140,14 +140,16 @@ def build_bqm(
         constant: energy of every assignment.
         penalty: of an invalid group, one number or one per group; None for the default rule of :func:`penalties_of`.
         squares: of the budgets; their slack bits follow the bits of the choices.
-        pairs: of the problem, if they are already computed.
+        pairs: of the problem, if they are already computed, and of the budgets.
 
     Raises:
         InvalidProblem: for a penalty out of range.
         ProblemTooLarge: if there would be too many couplings.
     """
-    if pairs is None or (squares and not isinstance(pairs, np.ndarray)):
+    if pairs is None:
         pairs = pair_energies(problem, dense=True if squares else None)
+    elif squares and not isinstance(pairs, np.ndarray):
+        pairs = pairs.toarray()
     bits = encoding.bit_map(problem)
     selected = np.asarray(pairs @ bits.start)
     fields = bits.of_choices(linear + selected)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from qubo_compress._internal.optional import require
 from qubo_compress.encodings.encoding import Decoded
 from qubo_compress.errors import InvalidAssignment, ProblemTooLarge
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
-from qubo_compress.problem.pair_costs import refuse_pair_costs
 
 if TYPE_CHECKING:
     from dwave.optimization.model import Model
@@ -46,7 +46,6 @@ def to_nonlinear(problem: ChoiceProblem) -> tuple[Model, NonlinearDecoder]:
         >>> decode(model).assignments.tolist()
         [[2, 0, 3]]
     """
-    refuse_pair_costs(problem, "a nonlinear model", "the solver 'annealer'")
     optimization = require("dwave.optimization")  # importing it takes as long as numpy and scipy together
     _check_size(problem)
     model: Model = optimization.Model()
@@ -62,20 +61,27 @@ def to_nonlinear(problem: ChoiceProblem) -> tuple[Model, NonlinearDecoder]:
         total = model.constant(problem.factor.astype(np.float64))[selected, :].sum(axis=0)
         terms.append(model.constant(0.5) * (total * total).sum())
     elif problem.structure == "pairs":
-        blocks = pair_blocks(problem)
-        first, second = (choices[model.constant(side)] for side in (blocks.first, blocks.second))
-        rows = model.constant(blocks.starts)[model.constant(np.arange(blocks.first.size)), first]
-        terms.append(model.constant(blocks.values)[rows + second].sum())
+        terms.append(_sum_over_pairs(model, choices, pair_blocks(problem)))
     model.minimize(optimization.add(*terms))
-    for costs, limit, fixed in zip(problem.costs, problem.limits, problem.fixed_costs, strict=True):
-        spent = model.constant(costs.astype(np.float64))[selected].sum()
-        model.add_constraint(spent <= model.constant(float(limit - fixed)))
+    for b, room in enumerate((problem.limits - problem.fixed_costs).tolist()):
+        spent = model.constant(problem.costs[b].astype(np.float64))[selected].sum()
+        matrix = None if problem.pair_costs is None else problem.pair_costs[b]
+        if matrix is not None:
+            spent = spent + _sum_over_pairs(model, choices, blocks_of(matrix, problem))
+        model.add_constraint(spent <= model.constant(float(room)))
     return model, NonlinearDecoder(problem)
+
+
+def _sum_over_pairs(model: Model, choices: Any, blocks: PairBlocks) -> Any:
+    """The sum of a table's values at the choices of every coupled pair of groups."""
+    first, second = (choices[model.constant(side)] for side in (blocks.first, blocks.second))
+    rows = model.constant(blocks.starts)[model.constant(np.arange(blocks.first.size)), first]
+    return model.constant(blocks.values)[rows + second].sum()
 
 
 @dataclass(frozen=True, eq=False)
 class PairBlocks:
-    """Pair energies of coupled groups, block by block in one flat array.
+    """Pair energies or pair costs of coupled groups, block by block in one flat array.
 
     Attributes:
         first: (P,) the group of the rows of each block.
@@ -92,9 +98,13 @@ class PairBlocks:
 
 def pair_blocks(problem: ChoiceProblem) -> PairBlocks:
     """The blocks of ``pairs`` with any nonzero value, each pair of groups once."""
-    pairs = problem.pairs
-    if pairs is None:
+    if problem.pairs is None:
         raise InvalidAssignment("the problem has no pair energies")
+    return blocks_of(problem.pairs, problem)
+
+
+def blocks_of(pairs: sparse.csr_array, problem: ChoiceProblem) -> PairBlocks:
+    """The blocks of a symmetric (V, V) matrix with any nonzero value, each pair of groups once."""
     sizes, groups = problem.group_sizes, problem.num_groups
     owner = np.repeat(np.arange(groups), sizes)
     entries = pairs.tocoo()
@@ -115,12 +125,12 @@ def pair_blocks(problem: ChoiceProblem) -> PairBlocks:
 
 def _check_size(problem: ChoiceProblem) -> None:
     constants = 0 if problem.factor is None else problem.factor.size
-    if problem.pairs is not None:
-        owner = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
-        rows = np.repeat(owner, np.diff(problem.pairs.indptr))
-        blocks = np.unique(rows * problem.num_groups + owner[problem.pairs.indices])
-        sizes = problem.group_sizes
-        constants = int((sizes[blocks // problem.num_groups] * sizes[blocks % problem.num_groups]).sum()) // 2
+    owner, sizes = np.repeat(np.arange(problem.num_groups), problem.group_sizes), problem.group_sizes
+    for matrix in (problem.pairs, *(problem.pair_costs or ())):
+        if matrix is not None:
+            rows = np.repeat(owner, np.diff(matrix.indptr))
+            blocks = np.unique(rows * problem.num_groups + owner[matrix.indices])
+            constants += int((sizes[blocks // problem.num_groups] * sizes[blocks % problem.num_groups]).sum()) // 2
     if constants > LARGEST_CONSTANTS:
         raise ProblemTooLarge(
             f"a nonlinear model of this problem would hold {constants:,} constants; at most {LARGEST_CONSTANTS:,} "

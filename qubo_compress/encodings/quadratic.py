@@ -47,6 +47,13 @@ def pair_energies(problem: ChoiceProblem, dense: bool | None = None) -> PairEner
     return problem.pairs.toarray() if dense else problem.pairs
 
 
+def with_pairs(pairs: PairEnergies, more: sparse.csr_array | None) -> PairEnergies:
+    """The sum of pair energies; dense if the first ones are."""
+    if more is None:
+        return pairs
+    return pairs + more.toarray() if isinstance(pairs, np.ndarray) else sparse.csr_array(pairs + more)
+
+
 def refuse_too_many(problem: ChoiceProblem, dense: bool | None = None) -> None:
     """Raise :class:`ProblemTooLarge` if :func:`pair_energies` would, before building anything."""
     if dense is None:
@@ -65,7 +72,9 @@ def _mostly_coupled(problem: ChoiceProblem) -> bool:
 
 
 def _stored(problem: ChoiceProblem) -> int:
-    return 0 if problem.pairs is None else int(problem.pairs.nnz)
+    """Stored pair energies, and pair costs, which prices make pair energies."""
+    costs = sum(matrix.nnz for matrix in problem.pair_costs or () if matrix is not None)
+    return int(costs) + (0 if problem.pairs is None else int(problem.pairs.nnz))
 
 
 def coupling_sums(pairs: PairEnergies) -> FloatArray:

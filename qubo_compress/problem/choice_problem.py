@@ -39,7 +39,7 @@ from qubo_compress.problem.checks import (
     read_vector,
 )
 from qubo_compress.problem.file import WHAT, read_problem, write_problem
-from qubo_compress.problem.pair_costs import PairCosts, checked_pair_costs, linear_costs, pair_totals, typical_costs
+from qubo_compress.problem.pair_costs import PairCosts, checked_pair_costs, linear_costs, pair_totals, tangent_costs
 from qubo_compress.problem.pairs import checked_pairs
 from qubo_compress.problem.random_values import RandomOptions, random_values
 
@@ -96,8 +96,6 @@ class ChoiceProblem:
         (2.0, True)
         >>> problem.deltas([1, 1], 0).tolist()
         [0.0, 0.0]
-        >>> problem
-        ChoiceProblem(2 groups, 4 choices, a factor of rank 1, budget0 <= 10)
     """
 
     linear: FloatArray
@@ -159,19 +157,6 @@ class ChoiceProblem:
         for name, value in values.items():
             object.__setattr__(self, name, value)
         check_unique(self)
-
-    def __repr__(self) -> str:
-        """Its sizes, energies and limits: the arrays of a large problem would fill a notebook."""
-        energies = "no pair energies"
-        if self.factor is not None:
-            energies = f"a factor of rank {self.factor.shape[1]}"
-        elif self.pairs is not None:
-            energies = f"{self.pairs.nnz // 2:,} pair energies"
-        limits = ", ".join(f"{name} <= {limit:,}" for name, limit in zip(self.budget_names, self.limits, strict=True))
-        return (
-            f"ChoiceProblem({self.num_groups:,} groups, {self.num_choices:,} choices, {energies}, "
-            f"{limits or 'no budget'}{', pair costs' if self.pair_costs is not None else ''})"
-        )
 
     @property
     def num_groups(self) -> int:
@@ -356,7 +341,7 @@ class ChoiceProblem:
         """
         if self.pair_costs is None:
             return self
-        costs, fixed = typical_costs(self) if totals == "typical" else linear_costs(self, totals == "most")
+        costs, fixed = tangent_costs(self) if totals == "typical" else linear_costs(self, totals == "most")
         return self._replace(costs=costs, fixed_costs=fixed, pair_costs=None)
 
     def without_constant(self) -> ChoiceProblem:

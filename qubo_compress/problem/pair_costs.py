@@ -98,6 +98,22 @@ def costs_beside(problem: ChoiceProblem, chosen: IntArray) -> IntArray:
     return costs
 
 
+def cost_beside(problem: ChoiceProblem, choice: int, present: IntArray) -> IntArray:
+    """(B,) cost of one choice beside the present choices of all other groups.
+
+    Args:
+        problem: the problem.
+        choice: its global number.
+        present: (V,) 1 for the present choices, else 0.
+    """
+    cost: IntArray = problem.costs[:, choice].copy()
+    for budget, matrix in enumerate(problem.pair_costs or ()):
+        if matrix is not None:
+            row = slice(matrix.indptr[choice], matrix.indptr[choice + 1])
+            cost[budget] += matrix.data[row] @ present[matrix.indices[row]]
+    return cost
+
+
 def linear_costs(problem: ChoiceProblem, most: bool = False) -> tuple[IntArray, IntArray]:
     """Costs (B, V) and fixed costs (B,) without pair costs, whose totals are never above the true ones.
 
@@ -128,12 +144,28 @@ def linear_costs(problem: ChoiceProblem, most: bool = False) -> tuple[IntArray, 
     return without_negative(costs, fixed, offsets)
 
 
-def typical_costs(problem: ChoiceProblem) -> tuple[IntArray, IntArray]:
-    """Costs (B, V) beside even mixtures of all other groups' choices, rounded, and fixed costs (B,) that fit them.
+def priced_pair_costs(problem: ChoiceProblem, prices: FloatArray) -> sparse.csr_array | None:
+    """(V, V) pair energies that prices (B,) make of the pair costs; None without pair costs."""
+    if problem.pair_costs is None:
+        return None
+    total = sparse.csr_array((problem.num_choices, problem.num_choices), dtype=np.float64)
+    for price, matrix in zip(prices.tolist(), problem.pair_costs, strict=True):
+        if matrix is not None:
+            total = total + price * matrix
+    return sparse.csr_array(total)
 
-    The totals are the tangent of the true ones at the even mixture: a starting point for prices, not a bound.
+
+def tangent_costs(problem: ChoiceProblem, shares: FloatArray | None = None) -> tuple[IntArray, IntArray]:
+    """Costs (B, V) and fixed costs (B,) without pair costs, whose totals are the tangent of the true ones at a mixture.
+
+    At an assignment, the tangent is exact there and for every change of a single group. It is an estimate, not a bound.
+
+    Args:
+        problem: the problem.
+        shares: (V,) share of each choice in its group's mixture; default: even ones.
     """
-    shares = np.repeat(1.0 / problem.group_sizes, problem.group_sizes)
+    if shares is None:
+        shares = np.repeat(1.0 / problem.group_sizes, problem.group_sizes)
     costs, fixed = problem.costs.copy(), problem.fixed_costs.copy()
     for budget, matrix in enumerate(problem.pair_costs or ()):
         if matrix is not None:

@@ -77,6 +77,7 @@ class Auto(Solver):
     """
 
     name: ClassVar[str] = "auto"
+    accepts_pair_costs: ClassVar[bool] = True
     optimises: ClassVar[bool] = True
     heuristic: str = "annealer"
     threads: int | None = None
@@ -84,6 +85,10 @@ class Auto(Solver):
     def __post_init__(self) -> None:
         self._exact()
         self._heuristic()
+
+    def refuse(self, problem: ChoiceProblem) -> None:
+        """Raise :class:`~qubo_compress.errors.UnsupportedProblem` for a problem that the heuristic cannot take."""
+        self._heuristic().refuse(problem)
 
     def run(self, search: Search) -> None:
         """Run the solvers that suit the problem; the work is their sum."""
@@ -99,6 +104,10 @@ class Auto(Solver):
 
     def _choose(self, search: Search) -> None:
         problem, say = search.problem, search.notes.append
+        if problem.pair_costs is not None:
+            say(f"auto chose {self.heuristic}: budgets with pair costs, {problem.num_groups} groups")
+            self._heuristic_only(search)
+            return
         reason = _exact_suits(problem)
         if reason is not None:
             say(f"auto chose exact: {reason}")

@@ -11,6 +11,7 @@ from qubo_compress._internal import compiling
 from qubo_compress._internal.compiling import compiled
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.problem.generators import tiny_problem
+from qubo_compress.solvers.annealer.cost_rows import CostRows, add_costs, exchange_costs, make_cost_rows
 from qubo_compress.solvers.solver import Search, Solver, solvers
 
 
@@ -33,6 +34,7 @@ class RandomSearch(Solver):
     """
 
     name: ClassVar[str] = "random"
+    accepts_pair_costs: ClassVar[bool] = True
     pool_size: int = 16
 
     def run(self, search: Search) -> None:
@@ -41,27 +43,39 @@ class RandomSearch(Solver):
             warm_up()
         search.pool.size = self.pool_size
         problem, rng = search.problem, search.rng
-        costs = np.ascontiguousarray(problem.costs.T)
+        costs, rows = np.array(problem.costs.T, order="C"), make_cost_rows(problem)
         room = problem.limits - problem.fixed_costs
         offsets = problem.group_offsets.copy()
         for _ in search.rounds():
             chosen = offsets[:-1] + rng.integers(problem.group_sizes)
             search.work += 1
-            if repair_at_random(offsets, costs, room, chosen, int(rng.integers(2**62))):
+            if repair_at_random(offsets, costs, room, chosen, int(rng.integers(2**62)), rows):
                 search.keep(chosen - offsets[:-1])
 
 
 @compiled
-def repair_at_random(offsets: IntArray, costs: IntArray, room: IntArray, chosen: IntArray, seed: int) -> bool:
+def repair_at_random(
+    offsets: IntArray, costs: IntArray, room: IntArray, chosen: IntArray, seed: int, rows: CostRows
+) -> bool:
     """Make random changes that reduce the overspending, relative to the limits, until nothing is overspent.
 
     After many failures in a row, set each group in turn to its least overspending choice; False if those do not fit.
     """
     groups, budgets = offsets.size - 1, room.size
     totals = np.zeros(budgets, dtype=np.int64)
+    paired = rows.cost_partners.size > 0
     for g in range(groups):
         for b in range(budgets):
             totals[b] += costs[chosen[g], b]
+    if paired:  # from here on, costs are those beside the present choices
+        costs = costs.copy()
+        for g in range(groups):
+            add_costs(rows, costs, chosen[g])
+        for b in range(budgets):
+            beside = 0
+            for g in range(groups):
+                beside += costs[chosen[g], b]
+            totals[b] = (totals[b] + beside) // 2
     state = np.uint64(seed) | np.uint64(1)
     failures, cursor = 0, 0
     while True:
@@ -101,6 +115,8 @@ def repair_at_random(offsets: IntArray, costs: IntArray, room: IntArray, chosen:
         failures = 0 if cursor == 0 else failures
         for b in range(budgets):
             totals[b] += costs[pick, b] - costs[old, b]
+        if paired:
+            exchange_costs(rows, costs, old, pick)
         chosen[group] = pick
 
 
@@ -108,5 +124,6 @@ def repair_at_random(offsets: IntArray, costs: IntArray, room: IntArray, chosen:
 def warm_up(structure: str) -> None:
     """Compile (or load from the disk cache) the repair."""
     problem = tiny_problem(structure)
-    costs = np.ascontiguousarray(problem.costs.T)
-    repair_at_random(problem.group_offsets.copy(), costs, problem.limits - problem.fixed_costs, np.array([0, 2, 4]), 1)
+    costs = np.array(problem.costs.T, order="C")
+    room, rows = problem.limits - problem.fixed_costs, make_cost_rows(problem)
+    repair_at_random(problem.group_offsets.copy(), costs, room, np.array([0, 2, 4]), 1, rows)

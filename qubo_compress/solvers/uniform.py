@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
+from qubo_compress.problem.pair_costs import cost_beside
 from qubo_compress.solvers.solver import Search, Solver, solvers
 
 
@@ -45,6 +46,7 @@ class Uniform(Solver):
     """
 
     name: ClassVar[str] = "uniform"
+    accepts_pair_costs: ClassVar[bool] = True
     choice: str | None = None
     fill: bool = True
 
@@ -102,7 +104,9 @@ class _Climb:
         problem, offsets = self.problem, self.problem.group_offsets
         ladder = self._ladder()
         steps = self._steps(ladder, self.assignment)
-        room = problem.limits - problem.fixed_costs - problem.costs[:, offsets[:-1] + self.assignment].sum(axis=1)
+        room = problem.limits - problem.totals(self.assignment)
+        present = np.zeros(problem.num_choices, dtype=np.int64)
+        present[offsets[:-1] + self.assignment] = 1
         going = [group for group, above in enumerate(steps) if above]
         while going:
             left = []
@@ -110,11 +114,13 @@ class _Climb:
                 if self.search.over():
                     return
                 first = offsets[group]
-                extra = problem.costs[:, first + steps[group][0]] - problem.costs[:, first + self.assignment[group]]
+                old, new = first + self.assignment[group], first + steps[group][0]
+                extra = cost_beside(problem, new, present) - cost_beside(problem, old, present)
                 if (extra > room).any():
                     # It stays: the names above are even larger.
                     continue
                 room = room - extra
+                present[old], present[new] = 0, 1
                 self.assignment[group] = steps[group].pop(0)
                 self.raised += 1
                 self.search.work += 1

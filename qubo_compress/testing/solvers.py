@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from qubo_compress._internal.processors import usable_processors
-from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound, ProblemTooLarge
+from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound, ProblemTooLarge, UnsupportedProblem
 from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, IntArray
 from qubo_compress.problem.generators import random_problem
 from qubo_compress.solvers import RawSolution, Search, SearchLimits, Solution, Solver, make_solver, solve
@@ -103,19 +103,34 @@ def bounds_hold(solver: Solver, time_limit: float) -> None:
     for kind, (budgets, seed) in itertools.product(_KINDS, ((1, 5), (2, 6))):
         rank = 6 if kind == "low-rank" else None
         problem = random_problem(kind, groups=5, choices=4, seed=seed, budgets=budgets, rank=rank)
-        truth = brute_force(problem)
-        solution = _attempt(problem, solver, time_limit)
-        if truth is None or solution is None:
-            assert truth is not None or solution is None
-            continue
-        tolerance = 1e-9 * max(1.0, abs(truth[0]))
-        assert solution.energy >= truth[0] - tolerance, f"energy {solution.energy} below the optimum {truth[0]}"
-        if solution.bound is not None:
-            assert solution.bound <= truth[0] + tolerance, f"bound {solution.bound} above the optimum {truth[0]}"
-        if solution.status == "optimal":
-            assert solution.energy <= truth[0] + 1e-5 * max(abs(truth[0]), 1e-9), (
-                f"called optimal at {solution.energy}, but {truth[0]} can be reached ({kind}, seed {seed})"
-            )
+        _check_claims(problem, _attempt(problem, solver, time_limit), f"{kind}, seed {seed}")
+
+
+def pair_costs_are_taken_or_refused(solver: Solver, time_limit: float) -> None:
+    """Budgets with pair costs: totals, energies and bounds hold, or the problem is refused before any search."""
+    for kind, share, seed in (("channels", 0.0, 3), ("dense", 0.8, 4), ("low-rank", 0.8, 5), ("separable", 0.8, 6)):
+        problem = random_problem(kind, groups=5, choices=3, seed=seed, budgets=1 + seed % 2, pair_costs=share)
+        try:
+            _check_claims(problem, _attempt(problem, solver, time_limit), f"{kind} with pair costs")
+        except UnsupportedProblem:
+            assert not solver.accepts_pair_costs, f"{kind}: says that it accepts pair costs, and refuses them"
+
+
+def _check_claims(problem: ChoiceProblem, solution: Solution | None, where: str) -> None:
+    """An answer, its bound and its status against the optimum found by trying all assignments."""
+    truth = brute_force(problem)
+    if truth is None or solution is None:
+        assert truth is not None or solution is None, f"an answer where nothing fits ({where})"
+        return
+    assert problem.is_feasible(solution.assignment), f"over budget ({where})"
+    tolerance = 1e-9 * max(1.0, abs(truth[0]))
+    assert solution.energy >= truth[0] - tolerance, f"energy {solution.energy} below the optimum {truth[0]} ({where})"
+    if solution.bound is not None:
+        assert solution.bound <= truth[0] + tolerance, f"bound {solution.bound} above the optimum {truth[0]} ({where})"
+    if solution.status == "optimal":
+        assert solution.energy <= truth[0] + 1e-5 * max(abs(truth[0]), 1e-9), (
+            f"called optimal at {solution.energy}, but {truth[0]} can be reached ({where})"
+        )
 
 
 def scales_change_no_claim(solver: Solver, time_limit: float) -> None:
@@ -350,6 +365,7 @@ def keeps_everything_when_free(solver: Solver, time_limit: float) -> None:
 CHECKS: tuple[Callable[[Solver, float], None], ...] = (
     answers_are_verified,
     bounds_hold,
+    pair_costs_are_taken_or_refused,
     scales_change_no_claim,
     same_seed_and_work_repeat,
     loads_change_nothing,

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from qubo_compress.errors import InvalidSolverOption, ProblemTooLarge, QuboCompressError
-from qubo_compress.problem.choice_problem import IntArray
+from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.problem.subproblems import condition
 from qubo_compress.solvers.decomposition.blocks import BlockPicker
 from qubo_compress.solvers.local_search.descent import LocalSearch, warm_up
@@ -63,6 +63,7 @@ class Decomposition(Solver):
     """
 
     name: ClassVar[str] = "decomposition"
+    accepts_pair_costs: ClassVar[bool] = True
     inner: str | Solver = "simulated-annealing"
     block_groups: int | None = None
     block_bits: int | None = None
@@ -79,6 +80,10 @@ class Decomposition(Solver):
             raise InvalidSolverOption(f"block_seconds must be a positive number or None; got {self.block_seconds}")
         if isinstance(make_solver(self.inner), Decomposition):
             raise InvalidSolverOption("the inner solver is a decomposition itself; name the solver of its blocks")
+
+    def refuse(self, problem: ChoiceProblem) -> None:
+        """Raise :class:`~qubo_compress.errors.UnsupportedProblem` for a problem that the inner solver cannot take."""
+        make_solver(self.inner).refuse(problem)
 
     def run(self, search: Search) -> None:
         """Solve blocks until time, work or blocks are used up; the work is the inner solver's total."""

@@ -34,6 +34,8 @@ __all__ = ["LeapBQM", "LeapCQM", "LeapDQM", "LeapNonlinear", "LeapSolver", "Prev
 class LeapSolver(LeapOptions):
     """A hybrid solver of Leap; see :class:`~qubo_compress.solvers.dwave.leap_options.LeapOptions` for its options."""
 
+    accepts_pair_costs: ClassVar[bool] = True
+
     def run(self, search: Search) -> None:
         """Submit the problem, wait, and keep every sample that fits.
 

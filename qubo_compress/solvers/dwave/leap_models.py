@@ -64,6 +64,11 @@ def constrained(problem: ChoiceProblem) -> HybridModel:
             ("variables", "maximum_number_of_variables", len(cqm.variables)),
             ("constraints", "maximum_number_of_constraints", len(cqm.constraints)),
             ("biases", "maximum_number_of_biases", int(cqm.num_biases())),
+            (
+                "variables in quadratic constraints",
+                "maximum_number_of_quadratic_variables",
+                int(cqm.num_quadratic_variables(include_objective=False)),  # type: ignore[no-untyped-call]
+            ),
         ),
         minimum=lambda sampler: float(sampler.min_time_limit(cqm)),
         open_file=cqm.to_file,

@@ -41,7 +41,7 @@ def starting_prices(problem: ChoiceProblem, local: LocalSearch, deadline: float)
 
 def linear_prices(problem: ChoiceProblem, slopes: FloatArray) -> FloatArray:
     """(B,) prices that maximise the dual bound of the problem with only these linear energies."""
-    costs, room, scales = scaled_costs(problem)
+    costs, room, scales = scaled_costs(problem.without_pair_costs("typical"))
     prices = np.zeros(room.size)
     choices = np.arange(problem.num_choices)
     value = price_kernels.polish_prices(slopes.copy(), problem.group_offsets.copy(), choices, costs, room, prices, 4)

@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import dimod
 import numpy as np
 
 from qubo_compress.encodings.encoding import Encoding, build_bqm
+from qubo_compress.encodings.quadratic import pair_energies, with_pairs
 from qubo_compress.errors import ProblemTooLarge
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
+from qubo_compress.problem.pair_costs import priced_pair_costs
 from qubo_compress.problem.subproblems import Subproblem, reduce_dominated, whole
 from qubo_compress.solvers.dwave.minor_embedding import find_minor
 from qubo_compress.solvers.dwave.qpu_device import Device
@@ -81,12 +84,14 @@ def fit(
     if bits <= most:
         return Fit(reduction, bits, None)
     if reduce and bits <= _WORTH_FIXING * most:
-        charged = problem.linear + prices() @ problem.costs
-        if bits - len(fixed_spins(build_bqm(problem, encoding, charged, problem.constant, None))) <= most:
+        charged = _priced(problem, encoding, prices())
+        if bits - len(fixed_spins(charged)) <= most:
             return Fit(reduction, bits, None)
     if bits > len(device.graph) or _too_many_pairs(problem, device):
         raise _too_large(bits, encoding, device, "which a problem with so many couplings needs")
-    model = build_bqm(problem, encoding, problem.linear, problem.constant, None)
+    # Any positive prices show the couplings of pair costs; roots, so that those of two budgets do not cancel.
+    some = np.sqrt(np.arange(2, 2 + problem.num_budgets)) if problem.pair_costs is not None else None
+    model = _priced(problem, encoding, some)
     rows, columns, _ = model.to_numpy_vectors(variable_order=range(bits)).quadratic
     if not may_fit(device.graph, np.bincount(rows, minlength=bits) + np.bincount(columns, minlength=bits)):
         raise _too_large(bits, encoding, device, "which a problem with so many couplings needs")
@@ -101,6 +106,14 @@ def fit(
     return Fit(reduction, bits, minor)
 
 
+def _priced(problem: ChoiceProblem, encoding: Encoding, prices: FloatArray | None) -> dimod.BinaryQuadraticModel:
+    """The model at these prices of the budgets, or without budgets."""
+    if prices is None:
+        return build_bqm(problem, encoding, problem.linear, problem.constant, None)
+    pairs = with_pairs(pair_energies(problem), priced_pair_costs(problem, prices))
+    return build_bqm(problem, encoding, problem.linear + prices @ problem.costs, problem.constant, None, pairs=pairs)
+
+
 def _bits(problem: ChoiceProblem, encoding: Encoding) -> int:
     return int(encoding.bit_map(problem).matrix.shape[1])
 
@@ -109,7 +122,7 @@ def _too_many_pairs(problem: ChoiceProblem, device: Device) -> bool:
     """Whether there are too many pairs, without building the model, which takes seconds for large dense problems."""
     if problem.structure == "factor":
         return True
-    stored = 0 if problem.pairs is None else problem.pairs.nnz // 2
+    stored = sum(m.nnz // 2 for m in (problem.pairs, *(problem.pair_costs or ())) if m is not None)
     return bool(stored > _COUPLINGS_PER_COUPLER * device.graph.number_of_edges())
 
 

@@ -54,6 +54,7 @@ class QpuOptions(Solver):
 
     repeats: ClassVar[bool] = False
     remote: ClassVar[bool] = True
+    accepts_pair_costs: ClassVar[bool] = True
     sampler: Any = None
     connection: Connection | None = None
     endpoint: str | None = None

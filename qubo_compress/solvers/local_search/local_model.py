@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
+from qubo_compress.problem.pair_costs import tangent_costs
 
 _BISECTIONS = 50
 _DOUBLINGS = 60
@@ -37,7 +38,8 @@ class LocalModel:
 def local_model(problem: ChoiceProblem, assignment: npt.ArrayLike) -> LocalModel:
     """The changes around an assignment, and prices found by bisection.
 
-    Several budgets share one multiplier: each budget's price is inversely proportional to its room.
+    Several budgets share one multiplier: each budget's price is inversely proportional to its room. Pair costs are
+    those beside the present choices.
 
     Example:
         >>> problem = ChoiceProblem.random(kind="dense", groups=6, choices=4, seed=0)
@@ -51,10 +53,15 @@ def local_model(problem: ChoiceProblem, assignment: npt.ArrayLike) -> LocalModel
     group = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
     energies = problem.linear + fields(problem, chosen)
     changes = _padded(problem, energies - energies[chosen][group], np.inf)
-    room = np.maximum(1.0, (problem.limits - problem.fixed_costs).astype(np.float64))
-    spent = (problem.costs / room[:, None]).sum(axis=0)
+    costs, fixed = problem.costs, problem.fixed_costs
+    if problem.pair_costs is not None:
+        here_only = np.zeros(problem.num_choices)
+        here_only[chosen] = 1.0
+        costs, fixed = tangent_costs(problem, here_only)
+    room = np.maximum(1.0, (problem.limits - fixed).astype(np.float64))
+    spent = (costs / room[:, None]).sum(axis=0)
     shares = _padded(problem, spent, 0.0)
-    allowed = float(((problem.limits - problem.fixed_costs) / room).sum())
+    allowed = float(((problem.limits - fixed) / room).sum())
     price = _price(changes, shares, allowed) if problem.num_budgets else 0.0
     here = spent[chosen][:, None]
     return LocalModel(changes, price / room, changes + price * (shares - here))

@@ -16,6 +16,7 @@ from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
 from qubo_compress.problem.network_loss import LossFunction
 from qubo_compress.solvers import random as random_search
+from qubo_compress.solvers.annealer.cost_rows import make_cost_rows
 from qubo_compress.solvers.local_search import descent as local_search
 from qubo_compress.solvers.opponents import network_loss
 from qubo_compress.solvers.opponents.network_loss import Objective
@@ -328,8 +329,8 @@ class CostLevels:
         """The most expensive choices, lowered at random until they fit; empty if that fails."""
         offsets = self.problem.group_offsets.copy()
         chosen = offsets[:-1] + np.array([order[-1] for order in self.by_level])
-        costs = np.ascontiguousarray(self.problem.costs.T)
-        if random_search.repair_at_random(offsets, costs, self.room, chosen, int(rng.integers(2**62))):
+        costs, rows = np.array(self.problem.costs.T, order="C"), make_cost_rows(self.problem)
+        if random_search.repair_at_random(offsets, costs, self.room, chosen, int(rng.integers(2**62)), rows):
             return [chosen - offsets[:-1]]
         search = local_search.LocalSearch(self.problem, rng)
         search.place(chosen - offsets[:-1])

@@ -60,6 +60,7 @@ class SoftmaxRelaxation(Solver):
     """
 
     name: ClassVar[str] = "relaxation"
+    accepts_pair_costs: ClassVar[bool] = True
     steps: int = 50
     learning_rate: float = 0.3
     temperatures: tuple[float, float] = (1.0, 0.05)
@@ -117,6 +118,10 @@ class Mixtures:
         unit = np.maximum(1.0, room)
         self.shares = problem.costs / unit[:, None]
         self.room = room / unit
+        self.pair_shares = [
+            None if matrix is None else sparse.csr_array(matrix / scale)
+            for matrix, scale in zip(problem.pair_costs or (), unit.tolist(), strict=False)
+        ]
 
     def softmax(self, parameters: FloatArray, temperature: float) -> FloatArray:
         """(V,) weights that sum to one in every group."""
@@ -140,7 +145,18 @@ class Mixtures:
 
     def excess(self, weights: FloatArray) -> FloatArray:
         """(B,) overspending of mixtures as shares of the limits, negative where there is room."""
-        return np.asarray(self.shares @ weights - self.room, dtype=np.float64)
+        spent = self.shares @ weights
+        for budget, matrix in enumerate(self.pair_shares):
+            spent[budget] += 0.0 if matrix is None else 0.5 * float(weights @ (matrix @ weights))
+        return np.asarray(spent - self.room, dtype=np.float64)
+
+    def charges(self, weights: FloatArray, prices: FloatArray) -> FloatArray:
+        """(V,) gradient of the priced overspending."""
+        slopes = prices @ self.shares
+        for price, matrix in zip(prices.tolist(), self.pair_shares, strict=False):
+            if matrix is not None:
+                slopes = slopes + price * (matrix @ weights)
+        return np.asarray(slopes, dtype=np.float64)
 
     def through_softmax(self, gradient: FloatArray, weights: FloatArray, temperature: float) -> FloatArray:
         """(V,) gradient with respect to the parameters from that with respect to the weights."""
@@ -205,7 +221,7 @@ class _Descents:
             excess = self.mixtures.excess(weights)
             prices = np.maximum(0.0, self.multipliers + self.stiffness * excess)
             self.multipliers += 0.1 * (prices - self.multipliers)
-            slopes = slopes + prices @ self.mixtures.shares
+            slopes = slopes + self.mixtures.charges(weights, prices)
         return slopes
 
     def _round(self, parameters: FloatArray) -> None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import dimod
 import numpy as np
+from scipy import sparse
 
 from qubo_compress.encodings.encoding import PENALTY_SHARE, BitMap, Couplings, Decoder, Encoding, build_bqm
-from qubo_compress.encodings.quadratic import coupling_sums, pair_energies
+from qubo_compress.encodings.quadratic import binary_model, coupling_sums, pair_energies, with_pairs
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
+from qubo_compress.problem.pair_costs import priced_pair_costs
 from qubo_compress.problem.subproblems import condition
 
 _PART = 100_000
@@ -23,6 +25,24 @@ with six samplers on 500 groups of 12 choices."""
 
 _WORTH_A_TRIAL = 5 * _PART
 """Models with at least this many terms are tried in part first."""
+
+
+class PricedPairs:
+    """Adds the pair costs of one budget to a model, at any change of its price."""
+
+    def __init__(self, bit_map: BitMap, pair_costs: sparse.csr_array) -> None:
+        costs = pair_costs.astype(np.float64)
+        selected = np.asarray(costs @ bit_map.start)
+        offset = 0.5 * float(bit_map.start @ selected)
+        self.terms = binary_model(bit_map.of_choices(selected), bit_map.of_pairs(costs), offset)
+        self.terms.change_vartype(dimod.SPIN, inplace=True)
+
+    def add(self, bqm: dimod.BinaryQuadraticModel, price: float) -> None:
+        """Add the pair costs times a price of either sign."""
+        if price:
+            extra = self.terms.copy()  # type: ignore[no-untyped-call]
+            extra.scale(price)
+            bqm.update(extra)
 
 
 class PenaltyTerms:
@@ -52,6 +72,7 @@ class QuboModel:
         penalty: of invalid groups, at their worst case.
         share: of the worst case, at present in the model.
         decode: reads assignments from bits.
+        pair_costs: of each budget, or None.
     """
 
     problem: ChoiceProblem
@@ -60,12 +81,16 @@ class QuboModel:
     penalty: PenaltyTerms
     share: float
     decode: Decoder
+    pair_costs: tuple[PricedPairs | None, ...] = ()
 
     def charge(self, prices: FloatArray) -> None:
         """Add these amounts (of either sign) to the price per unit of each budget."""
         change = self.bit_map.of_choices(prices @ self.problem.costs)
         # A bit is (1 + spin) / 2; the constant is omitted because it does not matter to a sampler.
         self.bqm.add_linear_from_array(0.5 * change)  # type: ignore[arg-type]
+        for price, pairs in zip(prices.tolist(), self.pair_costs, strict=False):
+            if pairs is not None:
+                pairs.add(self.bqm, price)
 
     def penalise(self, share: float) -> None:
         """Set the penalties to a share of their worst case."""
@@ -76,14 +101,16 @@ class QuboModel:
 
 def build_model(problem: ChoiceProblem, encoding: Encoding, prices: FloatArray) -> QuboModel:
     """The model at given prices, (B,) energy per unit of each budget, and at a tenth of the worst-case penalties."""
-    pairs = pair_energies(problem)
+    pairs = with_pairs(pair_energies(problem), priced_pair_costs(problem, prices))
     worst = encoding.worst_case(problem, coupling_sums(pairs), problem.linear)
     bit_map = encoding.bit_map(problem)
     penalty = PenaltyTerms(worst, encoding.penalty_terms(problem, worst))
     charged = problem.linear + prices @ problem.costs
     bqm = build_bqm(problem, encoding, charged, problem.constant, PENALTY_SHARE * worst, pairs=pairs)
     bqm.change_vartype(dimod.SPIN, inplace=True)
-    return QuboModel(problem, bqm, bit_map, penalty, PENALTY_SHARE, Decoder(problem, encoding, bqm.num_variables))
+    decode = Decoder(problem, encoding, bqm.num_variables)
+    costs = tuple(None if matrix is None else PricedPairs(bit_map, matrix) for matrix in problem.pair_costs or ())
+    return QuboModel(problem, bqm, bit_map, penalty, PENALTY_SHARE, decode, costs)
 
 
 @dataclass(frozen=True)
@@ -131,7 +158,8 @@ def _terms(problem: ChoiceProblem) -> float:
     total = problem.num_choices
     if problem.structure == "factor":
         return total + 0.5 * total**2
-    return total + (0.0 if problem.pairs is None else 0.5 * problem.pairs.nnz)
+    stored = sum(m.nnz for m in (problem.pairs, *(problem.pair_costs or ())) if m is not None)
+    return float(total + 0.5 * stored)
 
 
 def _leading_part(problem: ChoiceProblem, whole: float) -> ChoiceProblem:

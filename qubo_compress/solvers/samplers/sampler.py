@@ -59,6 +59,7 @@ class BinarySampler(Solver):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("dwave.samplers",)
+    accepts_pair_costs: ClassVar[bool] = True
 
     @property
     @abstractmethod

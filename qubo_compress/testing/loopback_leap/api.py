@@ -75,9 +75,7 @@ class Api:
         fault = self._faults.take(kind) or Fault()
         if fault.delay:
             self.closing.wait(fault.delay)
-        answer = self._answer(request, call, values, fault)
-        headers = {} if fault.deprecation is None else {"X-Deprecation": fault.deprecation}
-        return replace(answer, drop=fault.drop, drip=fault.drip, headers={**answer.headers, **headers})
+        return replace(self._answer(request, call, values, fault), drop=fault.drop, drip=fault.drip)
 
     def _answer(self, request: Request, call: Call, values: tuple[str, ...], fault: Fault) -> Response:
         if fault.status is not None:

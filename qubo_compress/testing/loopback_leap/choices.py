@@ -68,7 +68,7 @@ def prepare() -> None:
 def from_constrained(cqm: dimod.ConstrainedQuadraticModel) -> Recovered | None:
     """The choice problem behind a constrained model, or None if it has another form.
 
-    The form: binary variables, each in exactly one discrete constraint, and linear inequalities.
+    The form: binary variables, each in exactly one discrete constraint, and inequalities, linear or quadratic.
     """
     if cqm.num_soft_constraints() or any(cqm.vartype(v) is not dimod.BINARY for v in cqm.variables):
         return None
@@ -82,9 +82,12 @@ def from_constrained(cqm: dimod.ConstrainedQuadraticModel) -> Recovered | None:
     for label, constraint in cqm.constraints.items():
         if label in cqm.discrete:
             continue
-        if constraint.sense is dimod.sym.Sense.Eq or not constraint.lhs.is_linear():
+        if constraint.sense is dimod.sym.Sense.Eq:
             return None
-        budgets.append(_budget(constraint, number, offsets))
+        budget = _budget(constraint, number, offsets)
+        if budget is None:
+            return None
+        budgets.append(budget)
     objective = cqm.objective
     linear = np.zeros(len(variables))
     for v, bias in objective.iter_linear():
@@ -96,8 +99,9 @@ def from_constrained(cqm: dimod.ConstrainedQuadraticModel) -> Recovered | None:
     problem = ChoiceProblem(
         linear=linear,
         group_offsets=offsets,
-        costs=np.array([costs for costs, _ in budgets], dtype=np.int64).reshape(len(budgets), len(variables)),
-        limits=np.array([limit for _, limit in budgets], dtype=np.int64),
+        costs=np.array([costs for costs, _, _ in budgets], dtype=np.int64).reshape(len(budgets), len(variables)),
+        limits=np.array([limit for _, limit, _ in budgets], dtype=np.int64),
+        pair_costs=tuple(pair_costs for _, _, pair_costs in budgets),
         pairs=symmetric_pairs(triples["row"], triples["column"], triples["bias"], offsets),
         constant=float(objective.offset),
     )
@@ -140,17 +144,26 @@ def symmetric_pairs(
 
 def _budget(
     constraint: Any, number: dict[Hashable, int], offsets: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], int]:
-    """Costs and limit, as non-negative integers: a group's least cost is paid in any case."""
+) -> tuple[npt.NDArray[np.int64], int, sparse.csr_array | None] | None:
+    """Costs, limit and pair costs, as integers: a group's least cost is paid in any case.
+
+    None for pair costs that are not integers, which could not be rounded to the safe side.
+    """
     costs = np.zeros(int(offsets[-1]))
     for v, bias in constraint.lhs.iter_linear():
         costs[number[v]] = bias
-    limit = constraint.rhs - constraint.lhs.offset
-    if constraint.sense is dimod.sym.Sense.Ge:
-        costs, limit = -costs, -limit
+    sign = -1.0 if constraint.sense is dimod.sym.Sense.Ge else 1.0
+    limit = sign * (constraint.rhs - constraint.lhs.offset)
+    costs *= sign
+    terms = [(number[u], number[v], sign * bias) for u, v, bias in constraint.lhs.iter_quadratic()]
+    first, second, biases = zip(*terms, strict=True) if terms else ((), (), ())
+    pairs = symmetric_pairs(first, second, biases, offsets)
+    if pairs is not None and not ((pairs.data == np.round(pairs.data)).all() and (costs == np.round(costs)).all()):
+        return None
     least = np.minimum.reduceat(costs, offsets[:-1])
     costs, limit = costs - np.repeat(least, np.diff(offsets)), limit - least.sum()
     if not (costs == np.round(costs)).all():
         scale = _FRACTION_DIGITS / costs.max()
         costs, limit = np.ceil(costs * scale), limit * scale
-    return costs.astype(np.int64), int(np.floor(limit + 1e-9))
+    whole = int(np.floor(limit + 1e-9))
+    return costs.astype(np.int64), whole, None if pairs is None else pairs.astype(np.int64)

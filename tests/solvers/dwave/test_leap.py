@@ -46,6 +46,20 @@ def kinds(server, since):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_budgets_with_pair_costs(server, name):
+    """As quadratic constraints, as tables, or as couplings at a price; what comes back is within the true budgets."""
+    for problem in (
+        ChoiceProblem.random(kind="channels", groups=8, choices=4, seed=1, budgets=2),
+        ChoiceProblem.random(kind="dense", groups=6, choices=4, seed=2, pair_costs=0.8),
+    ):
+        solution = solve(problem, name, time_limit=ENOUGH, **options(server))
+        assert problem.is_feasible(solution.assignment)
+        assert solution.energy <= solve(problem, "greedy").energy + 0.2 * abs(solution.energy)
+        if name in ("leap-cqm", "leap-nonlinear"):  # the others' samples are at a price, not within the budget
+            assert solution.details["feasible_share"] > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_solver_end_to_end(server, name, nothing_left_behind):
     with nothing_left_behind():
         solution = solve(PROBLEM, name, time_limit=ENOUGH, **options(server))

@@ -63,6 +63,28 @@ def test_small_problems_are_solved_on_mock_chips(topology, shape, encoding):
     assert stages <= set(solution.timing) and all(seconds >= 0 for seconds in solution.timing.values())
 
 
+@pytest.mark.parametrize("kind", ["channels", "dense"])
+def test_budgets_with_pair_costs_are_priced(kind, chip):
+    share = 0.0 if kind == "channels" else 0.8
+    problem = random_problem(kind, groups=6, choices=3, seed=2, pair_costs=share)
+    solution = solve(problem, Qpu(sampler=chip, submissions=4, num_reads=30, cache=None), time_limit=20.0)
+    assert problem.is_feasible(solution.assignment)
+    truth, _ = conformance.brute_force(problem)
+    assert truth - 1e-9 <= solution.energy <= solution.details["energy_before_sampling"] + 1e-12
+
+
+def test_an_embedding_has_the_couplings_of_pair_costs():
+    """Energies without interactions under a budget with pair costs: at price zero the model has no couplings."""
+    chip = Recorder("chimera", (3, 3, 4))
+    problem = random_problem("channels", groups=20, choices=2, seed=0, neighbours=1, coupling=0.0)
+    solver = Qpu(sampler=chip, encoding="domain-wall", submissions=3, num_reads=10, cache=None, roof_duality=False)
+    solution = solve(problem, solver, time_limit=60.0)
+    assert problem.is_feasible(solution.assignment) and solution.details["submissions"] >= 1
+    assert not [note for note in solution.notes if "stopped early" in note]
+    assert solution.details["bits"] > solution.details["largest_clique"]
+    assert solution.details["longest_chain"] < 4  # no clique: a chain of layers
+
+
 def test_a_mock_is_never_called_quantum(chip):
     solution = solve(PROBLEM, Qpu(sampler=chip, submissions=1, cache=None), time_limit=20.0)
     assert solution.details["simulated"] is True
