@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qubo_compress._internal.moved import MOVED, keep_old_paths
 
 if TYPE_CHECKING:
-    from qubo_compress import channels, menu, sensitivity, solvers
+    from qubo_compress import channels, menu, published, sensitivity, solvers
     from qubo_compress.artifact import load, save
     from qubo_compress.audits import AuditReport, audit
     from qubo_compress.budget import Budget
@@ -49,6 +49,7 @@ __all__ = [
     "measure",
     "menu",
     "pareto",
+    "published",
     "read_unreliably",
     "recover",
     "save",
@@ -87,8 +88,8 @@ _MODULES = {
 
 _ROOMS = (
     "artifact", "audits", "budget", "calibration", "channels", "encodings", "errors", "menu", "network", "pipeline",
-    "page", "plan", "problem", "pruning", "recovery", "report", "selection", "sensitivity", "solvers", "testing",
-    "warm_up",
+    "page", "plan", "problem", "pruning", "published", "recovery", "report", "selection", "sensitivity", "solvers",
+    "testing", "warm_up",
 )  # fmt: skip
 """Modules and folders that are attributes of the package without an import."""
 

@@ -122,6 +122,10 @@ class RemoteCancelled(RemoteSolverError):
     """The problem was cancelled before it was solved."""
 
 
+class ServiceDeprecation(FutureWarning):
+    """A warning: the service says that something this connection used will be switched off, with its dates."""
+
+
 class DryRun(QuboCompressError):
     """Raised for ``dry_run=True``: nothing was submitted and there is no solution, only a preview.
 

@@ -18,7 +18,7 @@ import qubo_compress as qc
 PACKAGE = Path(qc.__file__).parent
 ROOMS = (
     "artifact", "audits", "budget", "channels", "encodings", "errors", "menu", "pipeline", "plan", "problem", "pruning",
-    "recovery", "report", "selection", "sensitivity", "solvers", "testing",
+    "published", "recovery", "report", "selection", "sensitivity", "solvers", "testing",
 )  # fmt: skip
 
 

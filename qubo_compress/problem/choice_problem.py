@@ -96,6 +96,8 @@ class ChoiceProblem:
         (2.0, True)
         >>> problem.deltas([1, 1], 0).tolist()
         [0.0, 0.0]
+        >>> problem
+        ChoiceProblem(2 groups, 4 choices, a factor of rank 1, budget0 <= 10)
     """
 
     linear: FloatArray
@@ -157,6 +159,19 @@ class ChoiceProblem:
         for name, value in values.items():
             object.__setattr__(self, name, value)
         check_unique(self)
+
+    def __repr__(self) -> str:
+        """Its sizes, energies and limits: the arrays of a large problem would fill a notebook."""
+        energies = "no pair energies"
+        if self.factor is not None:
+            energies = f"a factor of rank {self.factor.shape[1]}"
+        elif self.pairs is not None:
+            energies = f"{self.pairs.nnz // 2:,} pair energies"
+        limits = ", ".join(f"{name} <= {limit:,}" for name, limit in zip(self.budget_names, self.limits, strict=True))
+        return (
+            f"ChoiceProblem({self.num_groups:,} groups, {self.num_choices:,} choices, {energies}, "
+            f"{limits or 'no budget'}{', pair costs' if self.pair_costs is not None else ''})"
+        )
 
     @property
     def num_groups(self) -> int:

@@ -104,6 +104,18 @@ class SensitivityTable:
         if self.allowed is None:
             self.allowed = np.ones(self.linear.size, dtype=bool)
 
+    def __repr__(self) -> str:
+        """Its sizes and how it was measured: the arrays would fill a notebook."""
+        pairs = "no pairs"
+        if self.factor is not None:
+            pairs = f"a factor of rank {self.factor.shape[1]}"
+        elif self.pairs is not None:
+            pairs = f"{self.pairs.nnz // 2:,} pairs"
+        return (
+            f"SensitivityTable({len(self.choices):,} groups, {self.linear.size:,} choices, {pairs}, "
+            f"{self.provenance.metric} on {self.provenance.examples:,} examples)"
+        )
+
     @property
     def group_names(self) -> tuple[str, ...]:
         """The names of all groups, in order."""

@@ -28,11 +28,13 @@ from qubo_compress.solvers.annealer.jobs import (
     Scales,
     first_candidate,
     intensifies,
+    raises_prices,
     round_start,
     run_length,
 )
 from qubo_compress.solvers.annealer.opening import Opening
 from qubo_compress.solvers.annealer.polish import descend, improve_random_pairs
+from qubo_compress.solvers.annealer.rising_price import RisingPrice
 from qubo_compress.solvers.annealer.tables import DENSE, Tables, make_tables
 from qubo_compress.solvers.exact.bounds import lower_bound
 from qubo_compress.solvers.exact.bounds import warm_up as warm_up_bounds
@@ -214,9 +216,12 @@ class _Runs:
         return self._finish(Opening(self.problem, tables, number, self.seed, scales, before, elite), number)
 
     def _run(self, tables: Tables, number: int, scales: Scales | None) -> JobResult:
+        if raises_prices(number, tables):
+            rng = np.random.default_rng([self.seed, number])
+            return self._finish(RisingPrice(tables, run_length(number), rng), number)
         return self._finish(Job(tables, number, self.seed, scales), number)
 
-    def _finish(self, job: Job | Opening, number: int) -> JobResult:
+    def _finish(self, job: Job | Opening | RisingPrice, number: int) -> JobResult:
         result = job.run(self._keep_going, self._allowed(number))
         self.longest_polish = max(self.longest_polish, job.polish_seconds)
         return result

@@ -16,7 +16,7 @@ from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.solvers.annealer import kernels, kicks, moves
 from qubo_compress.solvers.annealer import polish as polishing
 from qubo_compress.solvers.annealer.kernels import State
-from qubo_compress.solvers.annealer.tables import FACTOR, Tables
+from qubo_compress.solvers.annealer.tables import FACTOR, SPARSE, Tables
 
 OPENING, PILOT = 0, 1
 """Numbers of the first two runs; those of the portfolio follow."""
@@ -42,6 +42,8 @@ SECOND_KICK = 0.1
 
 _INTENSIFYING = 3
 """The run of each round of the portfolio that starts from earlier results instead of a random state."""
+_RAISING = 1
+"""The run of each round that, for many groups, lets prices rise instead of following its schedule."""
 _SLICE_SECONDS = 0.01
 """Work between two checks of the clock."""
 _POLISH_SHARE = 0.15
@@ -152,6 +154,11 @@ def run_length(job: int) -> int:
 def intensifies(job: int) -> bool:
     """Whether a run starts from the relaxation and from answers of earlier rounds."""
     return job > PILOT and (job - PILOT - 1) % len(PORTFOLIO) == _INTENSIFYING
+
+
+def raises_prices(job: int, tables: Tables) -> bool:
+    """Whether a run of the portfolio begins with the least energies and lets the prices rise."""
+    return job > PILOT and prices_rise(tables) and (job - PILOT - 1) % len(PORTFOLIO) == _RAISING
 
 
 def round_start(job: int) -> int:
@@ -356,6 +363,11 @@ def pairs_per_unit(tables: Tables) -> int:
 def kicks_pay(tables: Tables) -> bool:
     """Whether kicks pay: they need fields and a moderate number of partners."""
     return tables.form != FACTOR and 1 < tables.num_groups <= _KICKED_GROUPS
+
+
+def prices_rise(tables: Tables) -> bool:
+    """Whether some runs let prices rise: with a budget, and too many groups, all coupled, for kicks."""
+    return tables.form != SPARSE and tables.room.size > 0 and tables.num_groups > _KICKED_GROUPS
 
 
 def draw_from(mixture: FloatArray, offsets: IntArray, rng: np.random.Generator) -> IntArray:

@@ -28,9 +28,11 @@ from qubo_compress.solvers.annealer.jobs import (
     make_state,
     pairs_per_unit,
     polish,
+    prices_rise,
     run_length,
     trades_per_sweep,
 )
+from qubo_compress.solvers.annealer.rising_price import FIRST_CHANGING, FIRST_SHARE, RisingPrice
 from qubo_compress.solvers.annealer.tables import FACTOR, Tables
 from qubo_compress.solvers.exact import price_kernels, relaxation_kernels
 from qubo_compress.solvers.exact.convex_relaxation import factor_form, scaled_costs
@@ -39,6 +41,8 @@ from qubo_compress.solvers.exact.relaxation_kernels import FactorForm
 
 _SWEEPS_PER_UNIT = 12
 """Sweeps of the relaxation per unit of work."""
+_RISING_SWEEPS = 4
+"""Sweeps with rising prices per unit of work."""
 _ROUNDINGS = 6
 """Assignments drawn from the shares; only one with inner products, which are slow."""
 _PRICE_RATE = 0.02
@@ -95,8 +99,15 @@ class Opening:
     def run(self, keep_going: Callable[[float], bool], most: int) -> JobResult:
         """Work for at most ``most`` units, while ``keep_going(seconds of the next step)``."""
         end = min(self.length, most)
-        relaxing = min(self.length // 2, end) if self.problem.factor is not None else 0
-        done, slopes = self._relax(keep_going, relaxing) if relaxing else (0, self.problem.linear.copy())
+        done, begin = 0, 0
+        if self.scales is None and prices_rise(self.tables):
+            begin = min(self.length // 2, end)
+            done = self._raise_prices(keep_going, begin)
+        slopes = self.problem.linear.copy()
+        relaxing = begin
+        if self.problem.factor is not None and done == begin:
+            relaxing = min(begin + self.length // 2, end)
+            done, slopes = self._relax(keep_going, begin, relaxing)
         start = time.perf_counter()
         if problem_has_more_to_round(self.problem, self.scales):
             self._round(slopes)
@@ -183,12 +194,20 @@ class Opening:
             self.found.insert(0, (energy, answer.assignment + starts))
         return answer.bound
 
-    def _relax(self, keep_going: Callable[[float], bool], end: int) -> tuple[int, FloatArray]:
+    def _raise_prices(self, keep_going: Callable[[float], bool], units: int) -> int:
+        """Begin with the least energies and let the prices rise; returns the units of work done."""
+        run = RisingPrice(self.tables, _RISING_SWEEPS * units, self.rng, FIRST_SHARE, FIRST_CHANGING)
+        result = run.run(keep_going, run.length)
+        self.found += result.found
+        self.improvements += result.improvements
+        return result.sweeps // _RISING_SWEEPS
+
+    def _relax(self, keep_going: Callable[[float], bool], begin: int, end: int) -> tuple[int, FloatArray]:
         """Sweep by block descent on the augmented Lagrangian; returns the units of work done and the last slopes."""
         form = factor_form(self.priced, self.tables.factor if self.problem.factor is None else self.problem.factor)
         now = self._begin(form) if self.relaxation is None else self.relaxation.copy()
         prices, scratch = np.empty(self.room.size), np.empty(self.tables.largest_group)
-        done, seconds = 0, 0.0
+        done, seconds = begin, 0.0
         while done < end and keep_going(seconds):
             start = time.perf_counter()
             for sweep in range(0 if now.converged else _SWEEPS_PER_UNIT):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from qubo_compress.errors import InvalidSolverOption, RemoteTimeout
+from qubo_compress.errors import InvalidSolverOption, RemoteTimeout, ServiceDeprecation
 from qubo_compress.solvers.dwave.client import connect
 from qubo_compress.solvers.dwave.errors import described, translate, translated
 from qubo_compress.solvers.dwave.token import Secrets, Token
@@ -173,6 +174,9 @@ def opened(kind: Callable[..., Any], connection: Connection, deadline: float, **
 
     Raises:
         RemoteSolverError: the subclass that says what went wrong with the connection.
+
+    Warns:
+        ServiceDeprecation: of what the service says will be switched off, once for each id.
     """
     where = f"{getattr(kind, '__name__', kind)} at {connection.place}"
     sampler = object.__new__(kind)  # type: ignore[arg-type]
@@ -193,6 +197,7 @@ def opened(kind: Callable[..., Any], connection: Connection, deadline: float, **
             within(deadline, begin, where, late=lambda: _end(sampler))
     except BaseException:
         transport.cut()
+        _warn(transport, secrets, where)
         raise
     try:
         yield sampler
@@ -203,6 +208,13 @@ def opened(kind: Callable[..., Any], connection: Connection, deadline: float, **
         closing = threading.Thread(target=_end, args=(sampler,), name="qubo_compress closing", daemon=True)
         closing.start()
         closing.join(max(PATIENCE, min(2.0, deadline - time.perf_counter())))
+        _warn(transport, secrets, where)
+
+
+def _warn(transport: Transport, secrets: Secrets, where: str) -> None:
+    """Warn of what the service said will be switched off; Python shows the same text from here once."""
+    for text in transport.deprecations.texts():
+        warnings.warn(f"{where} says: {secrets.mask(text)}", ServiceDeprecation, stacklevel=1)
 
 
 def uploaded(sampler: Any, handle: Any, deadline: float, where: str) -> str:

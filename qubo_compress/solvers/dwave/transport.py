@@ -27,6 +27,7 @@ from qubo_compress.errors import (
     ServiceFailed,
 )
 from qubo_compress.solvers.dwave.answers import misshapen
+from qubo_compress.solvers.dwave.deprecations import HEADER, Deprecations
 
 LARGEST_ANSWER = 2**28
 """Default limit on the bytes of an answer to a problem."""
@@ -72,12 +73,16 @@ class Transport:
         retries: how often a request is repeated if the service asks for it.
         largest_answer: most bytes of an answer to a problem.
         clock: returns seconds.
+
+    Attributes:
+        deprecations: what the answers said will be switched off.
     """
 
     deadline: float
     retries: int = 3
     largest_answer: int = LARGEST_ANSWER
     clock: Callable[[], float] = time.perf_counter
+    deprecations: Deprecations = field(default_factory=Deprecations)
     _cut: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _sockets: weakref.WeakSet[socket.socket] = field(default_factory=weakref.WeakSet)
@@ -185,6 +190,7 @@ class _Adapter:
         except Exception:
             self.transport.check(late)  # cut off here, which the libraries mistake for a network error
             raise
+        self.transport.deprecations.read(response.headers.pop(HEADER, ""))
         if 300 <= response.status_code < 400 and response.status_code != 304:
             response.close()
             target = response.headers.get("Location")

@@ -75,7 +75,9 @@ class Api:
         fault = self._faults.take(kind) or Fault()
         if fault.delay:
             self.closing.wait(fault.delay)
-        return replace(self._answer(request, call, values, fault), drop=fault.drop, drip=fault.drip)
+        answer = self._answer(request, call, values, fault)
+        headers = {} if fault.deprecation is None else {"X-Deprecation": fault.deprecation}
+        return replace(answer, drop=fault.drop, drip=fault.drip, headers={**answer.headers, **headers})
 
     def _answer(self, request: Request, call: Call, values: tuple[str, ...], fault: Fault) -> Response:
         if fault.status is not None:

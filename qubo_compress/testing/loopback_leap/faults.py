@@ -46,6 +46,7 @@ class Fault:
         retry_after: seconds for a ``Retry-After`` header; clients repeat GET requests after them.
         location: where a status from 300 to 399 sends the client.
         body: do what was asked, then answer this instead, in place of the JSON or the bytes that were due.
+        deprecation: do what was asked, with this value of the header ``X-Deprecation``.
         drip: the answer never ends: after what was due comes a space every so many seconds; 0 for a flood, as fast as
             it is taken.
     """
@@ -59,6 +60,7 @@ class Fault:
     location: str | None = None
     body: bytes | None = None
     drip: float | None = None
+    deprecation: str | None = None
 
 
 class Faults:
