@@ -79,21 +79,21 @@ class Token:
     def __reduce__(self) -> NoReturn:
         raise InvalidToken(
             "a solver or a connection that was given its API token is not pickled, since the token would stand in the "
-            "pickle for everybody to read; leave token out, and set the DWAVE_API_TOKEN variable or a profile in "
-            "dwave.conf where the solver runs"
+            "pickle for everybody to read; leave token out, and for D-Wave's service set the DWAVE_API_TOKEN variable "
+            "or a profile in dwave.conf where the solver runs"
         )
 
 
 def _check(value: str) -> None:
     if not value:
-        raise InvalidToken("the API token is empty; copy it from the Leap dashboard, or leave token out")
+        raise InvalidToken("the API token is empty; copy it from the service's dashboard, or leave token out")
     for place, character in enumerate(value, start=1):
         if not "!" <= character <= "~":
             kind = "white space" if character.isspace() else "a control character"
             kind = kind if character.isascii() else "a character that is not ASCII"
             raise InvalidToken(
                 f"the API token has {kind} at place {place} of {len(value)}, and nothing was sent; copy it again from "
-                "the Leap dashboard"
+                "the service's dashboard"
             )
 
 

@@ -1,0 +1,1 @@
+"""Annealers of other makers, through Fixstars Amplify's package."""
