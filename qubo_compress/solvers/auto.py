@@ -12,6 +12,7 @@ from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.problem.energy_scale import OPTIMAL_GAP, energy_scale
 from qubo_compress.solvers.exact.bounds import LARGEST_EIGENPROBLEM
 from qubo_compress.solvers.exact.convex_relaxation import LARGEST_GRAM
+from qubo_compress.solvers.exact.cost_network import MOST_NETWORK_ENTRIES, network_entries
 from qubo_compress.solvers.exact.exact import Exact
 from qubo_compress.solvers.exact.exact import warm_up_for as warm_up_exact
 from qubo_compress.solvers.exact.infeasibility import proves_infeasible
@@ -24,6 +25,8 @@ _SMALL_COMBINATIONS = 2e6
 """Up to this many combinations are searched completely, whatever the structure."""
 _MODEST_GROUPS = 120
 """With a factor, branch and bound proves many problems of this size, and bounds the rest."""
+_PAIR_GROUPS = 200
+"""With pairs, message passing and toulbar2 prove some problems of this size."""
 
 _HEURISTIC_WORK = 6000
 """Most sweeps of the annealer before exact takes over: fixed, so that the same total work gives the same answer."""
@@ -45,6 +48,9 @@ _WORTHWHILE = 0.1
 _HEURISTIC_OPERATIONS = 2e9
 """Most multiplications of pair energies in those sweeps: about half a second, so that the clock rarely ends them."""
 
+_PROOF_SHARE = 0.4
+"""Largest share of the time for a proof of many coupled groups."""
+
 _HEURISTIC_SHARE = 0.5
 """Largest share of the time that those sweeps may take."""
 
@@ -55,7 +61,8 @@ class Auto(Solver):
     """Choose solvers by the structure of the problem.
 
     Without interactions, and for problems small enough to search completely: ``exact``. Otherwise the
-    ``annealer``; with a factor of modest size, ``exact`` continues from the annealer's answer to prove or improve it.
+    ``annealer``; with a factor of modest size, and with pairs of up to 200 groups, ``exact`` continues from the
+    annealer's answer to prove or improve it, and the ``annealer`` uses what time is left.
 
     It uses all of the time unless the answer is proven. The same seed and work give the same answer; if the clock
     ended the annealer before ``exact`` took over, ``details["repeats"]`` is False, because the recorded work does not
@@ -113,10 +120,10 @@ class Auto(Solver):
             say(f"auto chose exact: {reason}")
             self._exact().run(search)
             return
-        most = _MODEST_GROUPS if problem.structure == "factor" else _SMALL_GROUPS
+        most = _MODEST_GROUPS if problem.structure == "factor" else _PAIR_GROUPS
         narrow = problem.structure == "pairs" and problem.num_budgets <= 1 and _band(problem) <= _NARROW_BAND
         kind = f"{problem.structure} interactions, {problem.num_groups} groups"
-        if not narrow and (problem.num_groups > most or problem.num_choices > LARGEST_EIGENPROBLEM):
+        if not narrow and (problem.num_groups > most or not _fits(problem)):
             say(f"auto chose {self.heuristic}: {kind}, too many to be searched to the end")
             self._heuristic_only(search)
         else:
@@ -158,15 +165,22 @@ class Auto(Solver):
         if first.work < (first.limits.work or 0) and search.elapsed > 0.9 * share:
             search.details["repeats"] = False
         search.spend("heuristic", search.elapsed)
-        second = search.part()
+        second = search.part(limits=search.left(_proof_seconds(search)))
         second.run(self._exact(search.best))
         search.spend("exact", second.elapsed)
         search.take(second)
         if not (search.over(_WORTHWHILE * search.limits.seconds) or _proven(search)):
-            # Exact gave up early: the structure suited it, but the size did not.
+            # Exact gave up: the structure suited it, but the size did not.
             third = search.part()
             third.run(heuristic)
             search.take(third)
+
+
+def _proof_seconds(search: Search) -> float:
+    """Seconds for the proof: some of them, where it is unlikely and the heuristic could find something better."""
+    problem = search.problem
+    unlikely = problem.structure == "pairs" and problem.num_groups > _SMALL_GROUPS and _band(problem) > _NARROW_BAND
+    return _PROOF_SHARE * search.limits.seconds if unlikely else np.inf
 
 
 def _sweeps(problem: ChoiceProblem) -> int:
@@ -190,6 +204,13 @@ def _exact_suits(problem: ChoiceProblem) -> str | None:
     if problem.structure == "separable" and problem.num_choices <= LARGEST_GRAM:
         return f"no interactions, {problem.num_budgets} budgets, {problem.num_groups} groups"
     return None
+
+
+def _fits(problem: ChoiceProblem) -> bool:
+    """Whether a method of ``exact`` can hold the problem."""
+    if problem.structure == "pairs":
+        return network_entries(problem) <= MOST_NETWORK_ENTRIES
+    return problem.num_choices <= LARGEST_EIGENPROBLEM
 
 
 def _band(problem: ChoiceProblem) -> int:

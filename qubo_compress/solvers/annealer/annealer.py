@@ -7,6 +7,7 @@ follow a small portfolio of schedules, in parallel; each ends with an exact fill
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import ClassVar
@@ -51,6 +52,8 @@ _SINGLE_PRECISION = 1e-5
 """Relative error of the walkers' energy sums: near the bound, the energy is recomputed."""
 _ELITE = 6
 """Answers of earlier rounds from which a later run may continue."""
+
+_POLL_SECONDS = 0.05
 
 _PATIENT_SECONDS = 5.0
 """From this time limit on, a bound is computed for the report even if it cannot end the search."""
@@ -136,6 +139,7 @@ class _Runs:
         """Keeps assignments as global choice numbers, with the walkers' energy sums."""
         self.improvements: list[tuple[float, float, IntArray]] = []
         self.bound_seconds = np.inf
+        self.bound_deadline = -np.inf
         self.waiting: dict[int, JobResult] = {}
         self.taken = 0
         self.relaxations: list[Relaxation] = []
@@ -180,16 +184,11 @@ class _Runs:
         running[executor.submit(self._open, tables, OPENING, None, None)] = OPENING
         if self._may_start(PILOT):
             running[executor.submit(self._run, tables, PILOT, None)] = PILOT
-        bounding: Future[float | None] = Future()
-        if self._worth_bounding(tables):
-            seconds = _BOUND_SHARE * self.search.limits.seconds
-            bounding = self.bounder.submit(lower_bound, self.problem, seconds)
+        bounding = self._start_bound(tables)
         scales: Scales | None = None
         opened = False
         submitted = PILOT + 1
         while running and not self._proven():
-            if self.bound is None and bounding.done():
-                self._take_bound(bounding.result())
             finished, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
             for future in finished:
                 number, result = running.pop(future), future.result()
@@ -199,6 +198,10 @@ class _Runs:
                 if result.relaxation is not None:
                     self.relaxations.append(result.relaxation)
             self._take_in_order()
+            if self.search.limits.work is None or (opened and scales is not None):
+                self._look_for(bounding)
+            if self._proven():
+                break
             while scales is not None and opened and len(running) < self.threads and self._may_start(submitted):
                 if not intensifies(submitted):
                     future = executor.submit(self._run, tables, submitted, scales)
@@ -210,6 +213,27 @@ class _Runs:
                     break  # its starting point is not ready yet
                 running[future] = submitted
                 submitted += 1
+        self._look_for(bounding)
+
+    def _start_bound(self, tables: Tables) -> Future[float | None] | None:
+        if not self._worth_bounding(tables):
+            return None
+        seconds = _BOUND_SHARE * self.search.limits.seconds
+        self.bound_deadline = time.perf_counter() + seconds
+        return self.bounder.submit(lower_bound, self.problem, seconds)
+
+    def _look_for(self, bounding: Future[float | None] | None) -> None:
+        """Take the bound if it is there; under a work limit, wait for its share of the time.
+
+        Otherwise it would depend on the speed of the threads whether the same work ends with a bound.
+        """
+        if bounding is None or self.bound is not None:
+            return
+        if self.search.limits.work is not None:
+            while not bounding.done() and time.perf_counter() < self.bound_deadline:
+                wait([bounding], timeout=_POLL_SECONDS)
+        if bounding.done():
+            self._take_bound(bounding.result())
 
     def _open(self, tables: Tables, number: int, scales: Scales | None, before: Relaxation | None) -> JobResult:
         elite = () if number == OPENING else self.elites[round_start(number)]

@@ -20,6 +20,7 @@ from qubo_compress.solvers.exact.bounds import LARGEST_EIGENPROBLEM, lower_bound
 from qubo_compress.solvers.exact.branch_and_bound import PRUNE, Tree, choices_left
 from qubo_compress.solvers.exact.certificates import CertificateRecord
 from qubo_compress.solvers.exact.convex_relaxation import LARGEST_GRAM, convex_form
+from qubo_compress.solvers.exact.cost_network import MOST_NETWORK_ENTRIES, network_entries
 from qubo_compress.solvers.exact.dynamic_programming import TableAnswer, solve_table
 from qubo_compress.solvers.exact.first_answer import first_answers
 from qubo_compress.solvers.exact.infeasibility import proves_infeasible
@@ -27,6 +28,7 @@ from qubo_compress.solvers.exact.integer_programming import MOST_TABLE_ENTRIES, 
 from qubo_compress.solvers.exact.message_passing import fits_in_blocks, message_bound
 from qubo_compress.solvers.exact.relaxation_kernels import ConvexForm, is_definite
 from qubo_compress.solvers.exact.strengthening import LARGEST_STRENGTHENED, strengthen
+from qubo_compress.solvers.exact.toulbar2 import prove_by_network, toulbar2_is_installed
 from qubo_compress.solvers.local_search import descent as local_search
 from qubo_compress.solvers.local_search.descent import LocalSearch
 from qubo_compress.solvers.solver import Search, SearchLimits, Solver, solvers
@@ -56,6 +58,10 @@ _MESSAGE_SHARE = 0.1
 """Share of the remaining time for message passing before HiGHS."""
 _MOST_PARTNERS = 8.0
 """Coupled groups per group, on average, above which branch and bound is preferred to linearisation."""
+_MANY_PARTNERS = 3.0
+"""From this on, toulbar2 is tried first: soft local consistency, unlike a linear program, stays cheap."""
+_NETWORK_SHARE = 0.6
+"""Share of the remaining time for toulbar2."""
 
 
 @solvers.register
@@ -64,8 +70,10 @@ class Exact(Solver):
     """Find the optimum and prove it, by the method that suits the structure; a note says which.
 
     Without interactions and with at most one budget: dynamic programming over exact integer costs. Pair
-    energies in a narrow band and at most one budget: dynamic programming over labels. Other sparse pair energies:
-    mixed-integer programming (HiGHS). Otherwise: branch and bound on the convex relaxation; if that does not finish
+    energies in a narrow band and at most one budget: dynamic programming over labels. Other pair energies: message
+    passing for a bound, then toulbar2 if groups have three partners or more and pytoulbar2 is installed (a note says
+    where it is missing), then, if they are sparse, mixed-integer programming (HiGHS). Otherwise, and for pairs that all
+    these leave open: branch and bound on the convex relaxation; if that does not finish
     soon, the root is bounded again with the better answer and a strengthened relaxation, which raises the bound
     and excludes choices, and a new tree continues with the remaining choices. When the time runs out, the best
     answer comes with a valid lower bound. Interactions among more choices than ``LARGEST_GRAM`` (4000; 1500 with
@@ -142,7 +150,7 @@ class _Proof:
             self._say("dynamic programming")
             self._take_table(solve_table(problem, self.best, self.deadline, self.search.limits.work))
             return
-        if problem.structure == "pairs" and self.best is not None and self._solve_sparse():
+        if problem.structure == "pairs" and self._solve_pairs():
             return
         most = LARGEST_EIGENPROBLEM if problem.structure == "pairs" else LARGEST_GRAM
         if problem.num_choices > most:
@@ -170,38 +178,70 @@ class _Proof:
     def _take_table(self, answer: TableAnswer) -> None:
         self.best, self.bound, self.search.work = answer.assignment, answer.bound, answer.states
 
-    def _solve_sparse(self) -> bool:
-        """Try band programming or mixed-integer programming; False if neither suits."""
+    def _solve_pairs(self) -> bool:
+        """Try the methods for pairs: band programming, message passing, toulbar2, HiGHS; False if none suits."""
         problem, limits = self.problem, self.search.limits
-        if np.log(problem.group_sizes).sum() <= np.log(_FEW_COMBINATIONS) or self.best is None:
-            return False
-        band = find_band(problem)
-        if band is not None:
+        few = np.log(problem.group_sizes).sum() <= np.log(_FEW_COMBINATIONS)
+        band = None if few or self.best is None else find_band(problem)
+        if band is not None and self.best is not None:
             self._say(f"dynamic programming over a band of width {band.width}")
             self._take_table(solve_band(problem, band, self.best, self.deadline, limits.work))
             return True
         # HiGHS cannot be stopped after a given amount of work, so its answers would not repeat.
-        if limits.work is not None or limits.seconds < _LEAST_MILP_SECONDS or not _is_sparse(problem):
-            return False
+        linear = limits.work is None and limits.seconds >= _LEAST_MILP_SECONDS and not few and self.best is not None
+        linear = linear and _is_sparse(problem)
+        if self.options.certificate and not linear:
+            return False  # only the tree can be checked
+        if self._messages_prove() or (not few and self._network_proves()):
+            return True
+        if linear:
+            self._solve_programme()
+        return linear
+
+    def _solve_programme(self) -> None:
         self._say("mixed-integer programming")
-        if fits_in_blocks(problem):
-            self.bound = message_bound(problem, _MESSAGE_SHARE * self.search.seconds_left)
-        answer = solve_milp(problem, self.deadline)
-        self.bound, self.search.work = max(self.bound, answer.bound), answer.nodes
+        answer = solve_milp(self.problem, self.deadline)
+        self.bound, self.search.work = max(self.bound, answer.bound), self.search.work + answer.nodes
         if answer.ended:
             self.search.notes.append("HiGHS overran its time limit and was ended")
-        found = answer.assignment
-        if found is not None and problem.is_feasible(found) and problem.energy(found) < problem.energy(self.best):
+        self._offer(answer.assignment)
+
+    def _offer(self, found: IntArray | None) -> None:
+        """Take an assignment from elsewhere if it fits and is better."""
+        problem = self.problem
+        if found is None or not problem.is_feasible(found):
+            return
+        if self.best is None or problem.energy(found) < problem.energy(self.best):
             self.best = found
-        return True
+            self.search.trace.append((self.search.elapsed, problem.energy(found), None))
+
+    def _network_proves(self) -> bool:
+        """Whether toulbar2 proves the best answer or a better one; in any case its answer and bound count."""
+        problem, search = self.problem, self.search
+        if _partners(problem) < _MANY_PARTNERS or network_entries(problem) > MOST_NETWORK_ENTRIES:
+            return False
+        if not toulbar2_is_installed():
+            search.notes.append("toulbar2, which proves many problems of this kind, is in qubo_compress[cfn]")
+            return False
+        work = None if search.limits.work is None else max(1, search.most_work(search.limits.work) // 2)
+        soon = time.perf_counter() + _NETWORK_SHARE * search.seconds_left
+        proof = prove_by_network(problem, self.best, soon, work)
+        self._offer(proof.assignment)
+        self.bound, search.work = max(self.bound, proof.bound), search.work + proof.answer.work
+        search.infeasible = search.infeasible or proof.bound == np.inf
+        if proof.answer.late or proof.answer.ended:
+            search.details["repeats"] = False  # the recorded work does not tell when the clock stopped it
+        if proof.answer.interrupted:
+            raise KeyboardInterrupt
+        if proof.answer.complete:
+            self._say("cost function network")
+        return proof.answer.complete
 
     def _branch(self, local: LocalSearch) -> None:
         """Grow a tree; until it is done, remove choices as answer and root improve, and replant it on the rest."""
         problem, work = self.problem, self.search.limits.work
         record = self.record = CertificateRecord() if self.options.certificate else None
         threads = self.options.threads
-        if record is None and self._messages_prove():
-            return
         tree = Tree(
             problem, convex_form(problem), local, self.best, start=self.search.start, threads=threads, record=record,
             root_bound=self.bound,
@@ -223,14 +263,17 @@ class _Proof:
     def _messages_prove(self) -> bool:
         """Whether message passing, far better than the relaxation for dense pairs, settles the problem."""
         problem = self.problem
-        if problem.structure != "pairs" or not fits_in_blocks(problem):
+        if not fits_in_blocks(problem):
             return False
         self.bound = message_bound(problem, _MESSAGE_SHARE * self.search.seconds_left)
         self.search.infeasible = self.bound == np.inf
         if self.search.infeasible or self.best is None:
             return self.search.infeasible
         energy = problem.energy(self.best)
-        return energy - self.bound <= energy_scale(problem).tolerance(energy, PRUNE)
+        proven = energy - self.bound <= energy_scale(problem).tolerance(energy, PRUNE)
+        if proven:
+            self._say("message passing")
+        return proven
 
     def _replanted(self, tree: Tree, reduction: Subproblem) -> Tree:
         """A new tree on fewer choices with the old one's answers and bounds."""
@@ -306,9 +349,13 @@ def _plain_nodes(problem: ChoiceProblem) -> int:
     return max(min(_LEAST_PLAIN_NODES, PLAIN_NODES), int(PLAIN_NODES * share))
 
 
+def _partners(problem: ChoiceProblem) -> float:
+    """Coupled groups per group, on average."""
+    return float(coupled_groups(problem).nnz / problem.num_groups)
+
+
 def _is_sparse(problem: ChoiceProblem) -> bool:
-    partners = coupled_groups(problem).nnz / problem.num_groups
-    return partners <= _MOST_PARTNERS and table_entries(problem) <= MOST_TABLE_ENTRIES
+    return _partners(problem) <= _MOST_PARTNERS and table_entries(problem) <= MOST_TABLE_ENTRIES
 
 
 @compiling.once
