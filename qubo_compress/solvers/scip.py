@@ -13,7 +13,7 @@ from qubo_compress._internal.optional import require
 from qubo_compress.errors import ProblemTooLarge
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.problem.energy_scale import standardise
-from qubo_compress.solvers.exact.integer_programming import coupled_tables
+from qubo_compress.solvers.exact.integer_programming import CoupledTable, coupled_tables
 from qubo_compress.solvers.solver import Search, Solver, solvers
 
 _MOST_ENTRIES = 2_000_000
@@ -36,8 +36,8 @@ class Scip(Solver):
     """Branch and cut by SCIP; needs ``pip install 'qubo_compress[scip]'``.
 
     The factor becomes auxiliary variables s = sum of the chosen rows, and 1/2 |s|^2 a convex quadratic constraint; pair
-    energies are linearised. The bound is SCIP's dual bound less its tolerances. This is a cross-check: ``exact`` is the
-    solver to use.
+    energies and pair costs are linearised. The bound is SCIP's dual bound less its tolerances. This is a cross-check:
+    ``exact`` is the solver to use.
 
     The same seed and ``work_limit`` give the same answer as long as the time limit is not reached. A search that the
     clock ended does not repeat from its recorded nodes, and its ``details["repeats"]`` is False: SCIP's heuristics
@@ -53,6 +53,7 @@ class Scip(Solver):
     """
 
     name: ClassVar[str] = "scip"
+    accepts_pair_costs: ClassVar[bool] = True
     optimises: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("pyscipopt",)
 
@@ -98,8 +99,7 @@ def _was_cut(model: Any) -> bool:
 
 def _check_size(problem: ChoiceProblem) -> None:
     entries = 0 if problem.factor is None else problem.factor.size
-    if problem.pairs is not None:
-        entries = 3 * int(problem.pairs.nnz) // 2
+    entries += sum(3 * int(m.nnz) // 2 for m in (problem.pairs, *(problem.pair_costs or ())) if m is not None)
     if entries > _MOST_ENTRIES:
         raise ProblemTooLarge(
             f"scip takes at most {_MOST_ENTRIES:,} coefficients and this problem has {entries:,}; "
@@ -116,22 +116,43 @@ def _model(scip: Any, problem: ChoiceProblem, deadline: float) -> tuple[Any, lis
     x = [model.addVar(vtype="B") for _ in range(problem.num_choices)]
     for start, stop in zip(problem.group_offsets[:-1].tolist(), problem.group_offsets[1:].tolist(), strict=True):
         model.addCons(scip.quicksum(x[start:stop]) == 1)
-    room = problem.limits - problem.fixed_costs
-    for costs, left in zip(problem.costs.tolist(), room.tolist(), strict=True):
-        scale = 1.0 / max(1.0, float(max(costs)))  # SCIP's tolerances are for numbers of moderate size
-        model.addCons(scip.quicksum(scale * cost * v for cost, v in zip(costs, x, strict=True) if cost) <= scale * left)
+    if problem.pair_costs is None:
+        _limit(scip, model, problem, x, [[] for _ in range(problem.num_budgets)])
     terms = [_OBJECTIVE_SCALE * float(value) * v for value, v in zip(problem.diagonal, x, strict=True)]
     if problem.factor is not None:
         norm = _squared_norm(scip, model, problem.factor.astype(np.float64), x, deadline)
         if norm is None:
             return None
         terms.append(_OBJECTIVE_SCALE * norm)
+    products: list[list[Any]] = [[] for _ in range(problem.num_budgets)]
     for block in coupled_tables(problem):
         if time.perf_counter() >= deadline:
             return None
-        terms += _linearised(scip, model, block.first, block.second, _OBJECTIVE_SCALE * block.values, x)
+        table = _table(scip, model, block, x)
+        terms += _weighted(table, _OBJECTIVE_SCALE * block.values)
+        for b, costs in enumerate(block.costs):
+            products[b] += [] if costs is None else _weighted(table, costs)
+    if problem.pair_costs is not None:
+        _limit(scip, model, problem, x, products)
     model.setObjective(scip.quicksum(terms), "minimize")
     return model, x
+
+
+def _limit(scip: Any, model: Any, problem: ChoiceProblem, x: list[Any], products: list[list[Any]]) -> None:
+    """Add the budgets.
+
+    Args:
+        scip: the package.
+        model: the model.
+        problem: the problem.
+        x: the variables of its choices.
+        products: the terms of each budget's pair costs.
+    """
+    room = problem.limits - problem.fixed_costs
+    for costs, more, left in zip(problem.costs.tolist(), products, room.tolist(), strict=True):
+        scale = 1.0 / max(1.0, float(max(costs)))  # SCIP's tolerances are for numbers of moderate size
+        terms = [scale * cost * v for cost, v in zip(costs, x, strict=True) if cost]
+        model.addCons(scip.quicksum([*terms, *(scale * term for term in more)]) <= scale * left)
 
 
 def _squared_norm(scip: Any, model: Any, factor: np.ndarray[Any, Any], x: list[Any], deadline: float) -> Any:
@@ -151,17 +172,20 @@ def _squared_norm(scip: Any, model: Any, factor: np.ndarray[Any, Any], x: list[A
     return half
 
 
-def _linearised(
-    scip: Any, model: Any, first: int, second: int, values: np.ndarray[Any, Any], x: list[Any]
-) -> list[Any]:
-    """The pair energies of two groups, over a table of variables whose marginals are the choices."""
-    rows, columns = values.shape
+def _table(scip: Any, model: Any, block: CoupledTable, x: list[Any]) -> list[list[Any]]:
+    """A table of variables whose marginals are the choices of two groups: each is the product of two choices."""
+    rows, columns = block.values.shape
     table = [[model.addVar(lb=0.0, ub=1.0) for _ in range(columns)] for _ in range(rows)]
     for i in range(rows):
-        model.addCons(scip.quicksum(table[i]) == x[first + i])
+        model.addCons(scip.quicksum(table[i]) == x[block.first + i])
     for j in range(columns):
-        model.addCons(scip.quicksum(table[i][j] for i in range(rows)) == x[second + j])
-    return [float(values[i, j]) * table[i][j] for i in range(rows) for j in range(columns) if values[i, j]]
+        model.addCons(scip.quicksum(table[i][j] for i in range(rows)) == x[block.second + j])
+    return table
+
+
+def _weighted(table: list[list[Any]], values: np.ndarray[Any, Any]) -> list[Any]:
+    """The terms of a table, weighted by values."""
+    return [float(values[i, j]) * table[i][j] for i, j in zip(*np.nonzero(values), strict=True)]
 
 
 def _optimize(model: Any) -> bool:

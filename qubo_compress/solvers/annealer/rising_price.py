@@ -111,7 +111,7 @@ class RisingPrice:
         energies = _single_energies(tables, state)
         now = state.chosen[group]
         rise = energies - energies[now]
-        charge = (tables.costs - tables.costs[now]) @ guess.prices
+        charge = (state.costs - state.costs[now]) @ guess.prices
         price = _marginal_price(rise, charge)
         values = rise + price * charge
         values -= np.minimum.reduceat(values, tables.offsets[:-1])[group]

@@ -26,6 +26,7 @@ from qubo_compress.solvers.exact.first_answer import first_answers
 from qubo_compress.solvers.exact.infeasibility import proves_infeasible
 from qubo_compress.solvers.exact.integer_programming import MOST_TABLE_ENTRIES, solve_milp, table_entries
 from qubo_compress.solvers.exact.message_passing import fits_in_blocks, message_bound
+from qubo_compress.solvers.exact.pair_cost_proof import prove_with_pair_costs
 from qubo_compress.solvers.exact.relaxation_kernels import ConvexForm, is_definite
 from qubo_compress.solvers.exact.strengthening import LARGEST_STRENGTHENED, strengthen
 from qubo_compress.solvers.exact.toulbar2 import prove_by_network, toulbar2_is_installed
@@ -79,6 +80,9 @@ class Exact(Solver):
     answer comes with a valid lower bound. Interactions among more choices than ``LARGEST_GRAM`` (4000; 1500 with
     pairs) get only a local optimum and a bound, and a note says so.
 
+    Budgets with pair costs: enumeration of up to 100,000 combinations, or mixed-integer programming in which products
+    of choices are linearised; no certificate.
+
     Args:
         first: an assignment to start from; None for a local search.
         threads: how many nodes are bounded at a time; None for one per processor that this process may use. The tree is
@@ -95,6 +99,7 @@ class Exact(Solver):
     """
 
     name: ClassVar[str] = "exact"
+    accepts_pair_costs: ClassVar[bool] = True
     optimises: ClassVar[bool] = True
     first: tuple[int, ...] | None = None
     threads: int | None = None
@@ -108,6 +113,10 @@ class Exact(Solver):
         """Search until proven, out of time, out of work (nodes or states) or interrupted."""
         with search.compiling():
             warm_up_for(search.problem)
+        if search.problem.pair_costs is not None:
+            with search.standardised() as standard:
+                prove_with_pair_costs(standard, self.first)
+            return
         with search.standardised() as standard:
             proof = _Proof(standard, self)
             try:

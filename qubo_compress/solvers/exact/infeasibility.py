@@ -13,6 +13,7 @@ searches for any integer solution.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from dataclasses import dataclass
@@ -21,7 +22,13 @@ import numpy as np
 from scipy import optimize, sparse
 
 from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray, IntArray
-from qubo_compress.solvers.exact.integer_programming import Programme, run_programme
+from qubo_compress.solvers.exact.integer_programming import (
+    MOST_TABLE_ENTRIES,
+    Programme,
+    linear_programme,
+    run_programme,
+    table_entries,
+)
 
 _PRICE_UNITS = 2**30
 """Prices are rounded to multiples of the largest price divided by this number."""
@@ -58,7 +65,11 @@ def proves_infeasible(problem: ChoiceProblem, deadline: float, integers: bool = 
     """
     if problem.num_budgets == 0 or problem.costs.size > _LARGEST_PROGRAMME:
         return False
-    problem = problem.without_pair_costs()  # costs that are never above: what they exclude is excluded
+    if problem.pair_costs is not None:
+        # Costs that are never above the true ones: what they exclude is excluded.
+        if proves_infeasible(problem.without_pair_costs(), deadline, integers=False):
+            return True
+        return integers and _no_products(problem, deadline)
     budgets = _reduced(problem)
     if budgets is None:
         return True
@@ -141,3 +152,15 @@ def _no_integers(budgets: _Budgets, deadline: float) -> bool:
     low = np.concatenate([np.ones(groups), np.full(scales.size, -np.inf)])
     high = np.concatenate([np.ones(groups), (budgets.room + 0.5) / scales])
     return run_programme(Programme(np.zeros(total), matrix, low, high), total, deadline).infeasible
+
+
+def _no_products(problem: ChoiceProblem, deadline: float) -> bool:
+    """Whether HiGHS finds that no assignment fits budgets with pair costs, with half a unit more room."""
+    free = dataclasses.replace(problem, linear=np.zeros(problem.num_choices), factor=None, pairs=None, constant=0.0)
+    largest = [matrix.data for matrix in problem.pair_costs or () if matrix is not None]
+    if max(int(np.abs(values).max(initial=0)) for values in (problem.costs, *largest)) > _LARGEST_COST:
+        return False
+    if table_entries(free) > MOST_TABLE_ENTRIES:
+        return False
+    programme = linear_programme(free, 0.5)
+    return run_programme(programme, free.num_choices, deadline).infeasible

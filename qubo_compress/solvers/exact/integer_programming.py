@@ -91,17 +91,19 @@ class ProgrammeAnswer:
 
 @dataclass(frozen=True, eq=False)
 class CoupledTable:
-    """The pair energies of two groups.
+    """The pair energies and pair costs of two groups.
 
     Attributes:
         first: global number of the first choice of one group.
         second: global number of the first choice of the other.
         values: (K, K') energies.
+        costs: (K, K') pair costs of each budget, or None for a budget without; empty if no budget has any.
     """
 
     first: int
     second: int
     values: FloatArray
+    costs: tuple[IntArray | None, ...] = ()
 
 
 def coupled_tables(problem: ChoiceProblem) -> Iterator[CoupledTable]:
@@ -109,8 +111,12 @@ def coupled_tables(problem: ChoiceProblem) -> Iterator[CoupledTable]:
     offsets = problem.group_offsets
     lower, upper = _coupled(problem)
     for g, h in zip(lower.tolist(), upper.tolist(), strict=True):
-        rows = problem.pairs[offsets[g] : offsets[g + 1]]  # type: ignore[index]
-        yield CoupledTable(int(offsets[g]), int(offsets[h]), rows[:, offsets[h] : offsets[h + 1]].toarray())
+        first, second = slice(offsets[g], offsets[g + 1]), slice(offsets[h], offsets[h + 1])
+        values = np.zeros((first.stop - first.start, second.stop - second.start))
+        if problem.pairs is not None:
+            values = problem.pairs[first][:, second].toarray()
+        costs = [None if matrix is None else matrix[first][:, second].toarray() for matrix in problem.pair_costs or ()]
+        yield CoupledTable(int(offsets[g]), int(offsets[h]), values, tuple(costs))
 
 
 def table_entries(problem: ChoiceProblem) -> int:
@@ -121,7 +127,7 @@ def table_entries(problem: ChoiceProblem) -> int:
 
 
 def solve_milp(problem: ChoiceProblem, deadline: float, gap: float = _RELATIVE_GAP) -> MilpAnswer:
-    """Solve a problem with pair energies (or none) as a mixed-integer linear program.
+    """Solve a problem with pair energies (or none) as a mixed-integer linear program; pair costs are exact.
 
     The process is killed when the deadline passes, and when an exception leaves this function.
 
@@ -137,7 +143,7 @@ def solve_milp(problem: ChoiceProblem, deadline: float, gap: float = _RELATIVE_G
         True
     """
     standard = standardise(problem)
-    programme = _programme(standard.problem)
+    programme = linear_programme(standard.problem)
     scaled = replace(programme, objective=_OBJECTIVE_SCALE * programme.objective)
     found = run_programme(scaled, problem.num_choices, deadline, gap)
     assignment = None
@@ -217,30 +223,41 @@ def _run_script(arguments: list[str], deadline: float) -> bool:
 
 
 def _coupled(problem: ChoiceProblem) -> tuple[IntArray, IntArray]:
-    """The lower and the upper group of every coupled pair."""
-    empty = np.zeros(0, dtype=np.int64)
-    if problem.pairs is None or problem.pairs.nnz == 0:
-        return empty, empty
+    """The lower and the upper group of every pair that is coupled by energies or by pair costs."""
     group = np.repeat(np.arange(problem.num_groups), problem.group_sizes)
-    entries = problem.pairs.tocoo()
-    keys = np.unique(group[entries.row] * problem.num_groups + group[entries.col])
+    found = [np.zeros(0, dtype=np.int64)]
+    for matrix in (problem.pairs, *(problem.pair_costs or ())):
+        if matrix is not None:
+            entries = matrix.tocoo()
+            found.append(group[entries.row] * problem.num_groups + group[entries.col])
+    keys = np.unique(np.concatenate(found))
     lower, upper = keys // problem.num_groups, keys % problem.num_groups
     above = lower < upper
     return lower[above], upper[above]
 
 
-def _programme(problem: ChoiceProblem) -> Programme:
+def linear_programme(problem: ChoiceProblem, more: float = 0.0) -> Programme:
+    """The program of a problem without a factor: a variable for every choice, then those of the coupled tables.
+
+    Args:
+        problem: the problem.
+        more: room added to every budget, in units of cost.
+    """
     total, groups, sizes = problem.num_choices, problem.num_groups, problem.group_sizes
     objective, rows, columns, values = [problem.linear], [], [], []
     rows.append(np.repeat(np.arange(groups), sizes))
     columns.append(np.arange(total))
     values.append(np.ones(total))
     row, column = groups, total
+    spent: list[tuple[int, IntArray, IntArray]] = []
     for block in coupled_tables(problem):
         table = block.values
         m, k = table.shape
         places = column + np.arange(m * k).reshape(m, k)
         objective.append(table.ravel())
+        for b, extra in enumerate(block.costs):
+            if extra is not None and extra.any():
+                spent.append((b, places[extra != 0], extra[extra != 0]))
         for axis, (size, start) in enumerate(((m, block.first), (k, block.second))):
             own = row + np.arange(size)
             rows += [np.broadcast_to(own[:, None] if axis == 0 else own, (m, k)).ravel(), own]
@@ -248,13 +265,17 @@ def _programme(problem: ChoiceProblem) -> Programme:
             values += [np.ones(m * k), -np.ones(size)]
             row += size
         column += m * k
-    costs, room, _ = scaled_costs(problem)
+    costs, room, scales = scaled_costs(problem)
+    for b, where, extra in spent:
+        rows.append(np.full(where.size, row + b))
+        columns.append(where)
+        values.append(extra / scales[b])
     for b in range(room.size):
         rows.append(np.full(total, row + b))
         columns.append(np.arange(total))
         values.append(costs[:, b])
     low = np.concatenate([np.ones(groups), np.zeros(row - groups), np.full(room.size, -np.inf)])
-    high = np.concatenate([np.ones(groups), np.zeros(row - groups), room])
+    high = np.concatenate([np.ones(groups), np.zeros(row - groups), room + more / scales])
     matrix = sparse.csr_array(
         (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(row + room.size, column)
     )
