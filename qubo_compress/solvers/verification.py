@@ -14,6 +14,7 @@ from qubo_compress._internal.checks import plain, whole
 from qubo_compress.errors import InfeasibleBudget, InvalidSolverOption, NoFeasibleFound
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.problem.energy_scale import EnergyScale, energy_scale
+from qubo_compress.problem.whole_energies import raised_bound
 from qubo_compress.solvers.exact.infeasibility import proves_infeasible
 from qubo_compress.solvers.search import Search, SearchLimits
 from qubo_compress.solvers.solution import RawSolution, Solution
@@ -144,6 +145,8 @@ def verify(problem: ChoiceProblem, name: str, raw: RawSolution, seconds: float) 
     bound = _checked_bound(name, raw, ranked[0][0], scale, notes)
     if bound is not None and problem.structure == "separable":
         bound = max(bound, min(scale.base, ranked[0][0]))  # the sum of the least terms, without solvers' tolerances
+    if bound is not None:
+        bound = min(raised_bound(bare, bound), ranked[0][0])
     constant = problem.constant
     # Exactly the energies of `problem.energy`; adding the constant to the bound may round it above the least one.
     least = problem.energy(ranked[0][1])

@@ -80,3 +80,31 @@ def test_errors_are_ours():
         DimodSampler("annealer", thread=1)
     with pytest.raises(InvalidProblem, match="takes a dimod.BinaryQuadraticModel; got dict"):
         DimodSampler().sample({})
+
+
+KNAPSACK = ((35, 12), (85, 27), (30, 11), (50, 17), (70, 20), (80, 10), (55, 15))
+"""Values and weights of ``data/small.csv`` in dwave-examples/knapsack."""
+
+
+def test_dwaves_knapsack_is_solved_to_its_optimum():
+    cqm = dimod.ConstrainedQuadraticModel()
+    cqm.set_objective(dimod.quicksum(-value * dimod.Binary(i) for i, (value, _) in enumerate(KNAPSACK)))
+    load = dimod.quicksum(weight * dimod.Binary(i) for i, (_, weight) in enumerate(KNAPSACK))
+    cqm.add_constraint(load <= int(0.8 * sum(weight for _, weight in KNAPSACK)), label="capacity")
+    best = dimod.ExactCQMSolver().sample_cqm(cqm).filter(lambda one: one.is_feasible).first.energy
+    found = DimodSampler("exact").sample_cqm(cqm)
+    assert found.first.energy == best == found.info["bound"] and found.info["status"] == "optimal"
+
+
+def test_the_bins_of_dimods_own_example_are_packed_and_proven():
+    weights = (0.9, 0.7, 0.2, 0.1)
+    cqm = dimod.ConstrainedQuadraticModel()
+    cqm.set_objective(dimod.quicksum(dimod.Binary(f"y_{j}") for j in range(4)))
+    for i in range(4):
+        cqm.add_discrete([f"x_{i}_{j}" for j in range(4)], label=f"item_{i}")
+    for j in range(4):
+        load = dimod.quicksum(weight * dimod.Binary(f"x_{i}_{j}") for i, weight in enumerate(weights))
+        cqm.add_constraint(load - dimod.Binary(f"y_{j}") <= 0, label=f"capacity_{j}")
+    best = dimod.ExactCQMSolver().sample_cqm(cqm).filter(lambda one: one.is_feasible).first.energy
+    found = DimodSampler("exact").sample_cqm(cqm)
+    assert found.first.energy == best == 2.0 and found.info["status"] == "optimal"

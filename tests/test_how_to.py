@@ -1,0 +1,21 @@
+"""The code of the how-to pages runs, in its order, in one namespace each."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_page_for_dwave_users(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "dimod.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(compile(block, "dimod.md", "exec"), namespace)
+    found, again = namespace["found"], namespace["again"]
+    assert found.first.energy == 2.0 and found.first.is_feasible
+    assert found.info["bound"] == 2.0 and found.info["status"] == "optimal"
+    assert again.num_groups == namespace["problem"].num_groups == 30
