@@ -24,6 +24,7 @@ from qubo_compress.network.groups import Layout
 from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.network.scores import OutputLike
 from qubo_compress.pipeline.close import closely_measured
+from qubo_compress.pipeline.evolved import evolved, search_examples
 from qubo_compress.pipeline.finals import judged_repaired
 from qubo_compress.pipeline.refinement import Refinement, Round, refine
 from qubo_compress.pipeline.result import CompressionResult
@@ -34,6 +35,7 @@ from qubo_compress.recovery.recover import refuse_missing_labels, refuse_unfit_o
 from qubo_compress.recovery.training import Objective
 from qubo_compress.selection.candidates import TIE, select
 from qubo_compress.selection.comparison import HeldOut
+from qubo_compress.selection.evolution import refuse_too_few
 from qubo_compress.sensitivity.measure import measure_specimen
 from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.metric import Metric
@@ -77,6 +79,7 @@ def compress(
     class_axis: int | None = None,
     seconds: float | None = None,
     batch_size: int | None = None,
+    evaluations: int = 0,
 ) -> CompressionResult:
     """Compress a trained network to a budget: measure, solve, refine, apply, recover, score.
 
@@ -123,14 +126,19 @@ def compress(
         seconds: about how long the measurement may take; see :func:`qubo_compress.measure`.
         batch_size: examples per run of a network; default: the batches' own number; see
             :func:`qubo_compress.measure`. Fine-tuning sums the gradients of several runs for a step.
+        evaluations: most examples forwarded through the network by a search for better plans on its real loss, which
+            starts from the best plans so far; see :func:`qubo_compress.selection.evolution.evolve`. It runs on the
+            measured examples, and on half of the held-out ones if there are at least 256. Its plan is taken only if it
+            does better on the other held-out examples. 0: no search. The measurement and the checks are not counted.
 
     Raises:
         InfeasibleBudget: when the budget is below the smallest reachable size, which it names.
+        InvalidOption: when the evaluations do not suffice for one pass over the examples of the search.
         InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.
     """
     refuse_other_than_a_budget(budget)
     check_time_limit(time_limit)
-    rounds, epochs = whole("rounds", rounds), whole("epochs", epochs)
+    rounds, epochs, evaluations = whole("rounds", rounds), whole("epochs", epochs), whole("evaluations", evaluations)
     # A misspelt name must fail before the measurement.
     chosen_solver = make_solver(solver)
     make_objective(objective)
@@ -148,6 +156,11 @@ def compress(
         refuse_unfit_objective(objective, everything.loss)
     refuse_uncounted_flips(budget, everything)
     specimen, held_out = _held_out(everything, validation)
+    searched = specimen
+    if evaluations:
+        among, checking = search_examples(specimen.examples, held_out.examples)
+        searched, held_out = specimen.on(among), held_out.on(checking)
+        refuse_too_few(evaluations, among.count)
     judge, before = _judge(held_out, "calibration" if validation is None else "validation")
     table = measure_specimen(specimen, priced=partial(_refuse_out_of_reach, budget, specimen.layout))
     tell = say if progress else logger.info
@@ -164,6 +177,11 @@ def compress(
     first = Round.of(table, solution, *select(table, problem, solution, judge, seed=seed))
     history = refine(specimen, table, first, judge, budget, solve, Refinement(rounds))
     last = max(number for number, found in enumerate(history) if found.accepted)
+    evolution = None
+    if evaluations:
+        tell(f"searching for better plans with {evaluations:,} evaluations on {searched.examples.count:,} examples")
+        accepted = [found for found in history if found.accepted]
+        evolution, history[last] = evolved(searched, table, budget, accepted, judge, evaluations)
 
     def repair(applied: nn.Module, given: Examples, passes: int) -> nn.Module:
         return recover_model(
@@ -199,6 +217,7 @@ def compress(
         recovery_kept=kept,
         held_out_is_validation=validation is not None,
         budget=budget,
+        evolution=evolution,
     )
 
 

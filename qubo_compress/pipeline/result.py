@@ -15,6 +15,7 @@ from qubo_compress.pipeline.refinement import Round
 from qubo_compress.plan import Plan
 from qubo_compress.report import print_summary, write_report
 from qubo_compress.selection.comparison import Comparison
+from qubo_compress.selection.evolution import Evolution
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.solvers.solution import Solution
 
@@ -38,6 +39,8 @@ class CompressionResult:
             held-out examples, by the measure that chose the plan.
         held_out_is_validation: whether these examples are the caller's validation batches.
         budget: as given.
+        evolution: the search on the network, with its trace; None without one. Its plan is the candidate
+            ``"evolved"`` of the round taken.
     """
 
     model: nn.Module
@@ -55,6 +58,7 @@ class CompressionResult:
     recovery_kept: bool
     held_out_is_validation: bool
     budget: Budget
+    evolution: Evolution | None = None
 
     @property
     def taken(self) -> Round:

@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from qubo_compress.problem.choice_problem import IntArray
+from qubo_compress.problem.choice_problem import FloatArray, IntArray
 
 LossFunction = Callable[[IntArray, int | None], float]
 """(assignment (G,), number of examples or None for all) -> mean loss; every :class:`NetworkLoss` is one."""
@@ -29,6 +29,30 @@ class NetworkLoss(ABC):
 
     def redraw(self, seed: int) -> None:  # noqa: B027 - a loss that always takes all examples has no other sample
         """Use another sample of the examples from now on."""
+
+
+class ExampleLoss(NetworkLoss):
+    """A network loss that is known example by example; ``surrogate`` needs one.
+
+    Two assignments compared on the same examples differ far less by luck than two means, and an assignment measured on
+    some examples goes on to further ones without repeating the first.
+    """
+
+    @property
+    @abstractmethod
+    def weights(self) -> FloatArray:
+        """(N,) weight of every example, in the order of :meth:`values`; they sum to one."""
+
+    @abstractmethod
+    def values(self, assignment: IntArray, start: int, stop: int) -> FloatArray:
+        """(stop - start,) losses of the examples from number ``start`` up to ``stop``.
+
+        The order of the examples is random and changes only with :meth:`redraw`. Values that are not finite stay so.
+        """
+
+    def whole(self, count: int) -> int:
+        """At least this many examples, such that none of the batches that must stay whole is split."""
+        return min(count, self.weights.size)
 
 
 class _Function(NetworkLoss):

@@ -17,12 +17,14 @@ from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group
 from qubo_compress.network.private import CARRIED
 from qubo_compress.network.tensors import NetworkTensors
+from qubo_compress.page import numbers
 from qubo_compress.plan import Compression
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.sensitivity.table import SensitivityTable
 
 if TYPE_CHECKING:
     from qubo_compress.pipeline.compress import CompressionResult
+    from qubo_compress.selection.evolution import Evolution
 
 SPEED = (
     "Applied densely, as here, the plan saves bytes, not time: the network computes with weights of the "
@@ -295,12 +297,26 @@ def about_calibration(result: CompressionResult) -> tuple[str, ...]:
             f"{rounds} refinement round{'s' * (rounds > 1)} measured again from the plan found ({extra:,} more runs, "
             f"{seconds:.1f} s); {taken or 'none'} improved it."
         )
+    if result.evolution is not None:
+        said.append(search_sentence(result.evolution))
     whose = "validation examples given" if result.held_out_is_validation else "calibration examples set aside"
     said.append(
         f"Loss and accuracy are from the {held_out:,} {whose}. These chose between plans, so judge the final "
         "network on examples that it has never seen."
     )
     return tuple(said)
+
+
+def search_sentence(search: Evolution) -> str:
+    """What a search on the network did, and how its best plan improved."""
+    said = f"A search on the network forwarded {search.evaluations:,} examples"
+    if not search.trace:
+        return said + " and found no plan."
+    steps = [
+        f"{numbers.number(loss)} after {spent:,} ({examples:,} examples)"
+        for spent, loss, examples in (search.trace[0], *search.trace[-1:])
+    ]
+    return said + f"; its best plan measured {' and '.join(dict.fromkeys(steps))}, on other examples than those below."
 
 
 def _trust_sentence(trust: float) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from qubo_compress.calibration.intervals import NORMAL_95, paired_change
 from qubo_compress.page.numbers import number, percent, signed, size
 from qubo_compress.report.facts import gap_text
-from qubo_compress.selection.candidates import Candidate
+from qubo_compress.selection.candidates import EVOLVED, Candidate
 from qubo_compress.selection.comparison import Comparison, Estimate
 
 if TYPE_CHECKING:
@@ -227,6 +227,7 @@ def winner_sentence(result: CompressionResult) -> str:
     running = [name for candidate in found.candidates for name in candidate.names]
     pool = sum(name.startswith("solver") for name in running)
     others = [f"{name} ({OPPONENTS[name]})" if name != "greedy" else name for name in OPPONENTS if name in running]
+    others += [f"{name} (the search on the network)" for name in running if name == EVOLVED]
     measure = "divergence from the original" if found.chosen.comparison.by_divergence else "loss"
     repaired = sum(candidate.repaired is not None for candidate in found.candidates)
     measure += " once repaired" if repaired > 1 else ""
@@ -326,7 +327,8 @@ def about_solver(result: CompressionResult) -> tuple[str, ...]:
 
 WORK = {
     "annealer": "sweep", "exact": "node", "clado": "node", "scip": "node", "cfn": "backtrack", "auto": "sweep or node",
-    "genetic": "evaluation", "evopress": "evaluation", "spdy": "evaluation", "reinforcement": "episode",
+    "genetic": "evaluation", "surrogate": "plan", "evopress": "evaluation", "spdy": "evaluation",
+    "reinforcement": "episode",
     "simulated-annealing": "sweep", "openjij": "sweep", "path-integral": "sweep", "random": "draw",
 }  # fmt: skip
 """The unit of a solver's work; all others count steps."""

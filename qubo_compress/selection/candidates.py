@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 VERIFIED_PLANS = 8
 """Number of plans of the solver's pool that are measured on held-out examples."""
 
+EVOLVED = "evolved"
+"""Name of the plan that a search on the network found; see :mod:`qubo_compress.selection.evolution`."""
+
 OPPONENT_SECONDS = 2.0
 """Time limit for solving each opponent, which usually takes a few milliseconds."""
 
@@ -41,7 +44,7 @@ class Candidate:
 
     Attributes:
         name: ``"solver"`` for the solver's best plan, ``"solver 2"`` and so on for others of its pool; ``"additive"``
-            for the optimum of the same table without interactions; ``"uniform"``; ``"greedy"``.
+            for the optimum of the same table without interactions; ``"uniform"``; ``"greedy"``; ``"evolved"``.
         plan: the plan.
         predicted: loss change that the table predicts.
         expected: ``predicted``, corrected by the measurement of another candidate with a similar prediction; see

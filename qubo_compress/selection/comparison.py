@@ -114,7 +114,7 @@ class HeldOut:
     def compare(self, network: nn.Module) -> Comparison:
         """Run another network on the examples and compare its outputs with the original's."""
         parts = zip(self.examples.slices, self.reference, outputs_of(network, self.examples), strict=True)
-        columns = [_values(part, reference, outputs, self.loss) for part, reference, outputs in parts]
+        columns = [example_values(part, reference, outputs, self.loss) for part, reference, outputs in parts]
         after, before, apart, lost, gained, labelled, weights = (
             torch.cat(column) for column in zip(*columns, strict=True)
         )
@@ -154,7 +154,13 @@ def judges_classes(loss: LossLike) -> bool:
     return isinstance(loss, str) and loss in ("cross-entropy", "kl", "binary-cross-entropy")
 
 
-def _values(part: Slice, reference: Tensor, outputs: Tensor, loss: LossLike) -> tuple[Tensor, ...]:
+def measures(part: Slice, reference: Tensor, outputs: Tensor, loss: LossLike) -> Tensor:
+    """(n,) what :attr:`Comparison.measure` is the weighted mean of."""
+    after, _, apart, *_ = example_values(part, reference, outputs, loss)
+    return apart if judges_classes(loss) else after
+
+
+def example_values(part: Slice, reference: Tensor, outputs: Tensor, loss: LossLike) -> tuple[Tensor, ...]:
     """(n,) each: losses after and before, divergences, rows lost, gained and labelled, weights."""
     checked, count = make_loss(loss), len(part)
     goal = None if part.targets is None else part.targets.to(outputs.device)

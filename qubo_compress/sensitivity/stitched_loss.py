@@ -7,54 +7,40 @@ The weights equal those of :meth:`qubo_compress.Plan.apply`, bit for bit.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qubo_compress._internal.checks import refuse_unknown
 from qubo_compress.calibration.evaluation import OutputOptions, outputs_of, score_examples, settle
-from qubo_compress.calibration.examples import Examples, read_examples
-from qubo_compress.errors import InvalidAssignment, InvalidBatches, WrongModel
-from qubo_compress.menu.operator import stored_as
-from qubo_compress.network.groups import Group
+from qubo_compress.calibration.examples import read_examples
+from qubo_compress.errors import InvalidBatches, WrongModel
 from qubo_compress.network.losses.classification import AUTO, LossLike, make_loss
 from qubo_compress.network.private import private_copy
 from qubo_compress.network.scores import OutputReading
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.network.wrappers import unwrapped
-from qubo_compress.problem.network_loss import NetworkLoss
+from qubo_compress.problem.choice_problem import FloatArray, IntArray
+from qubo_compress.problem.network_loss import ExampleLoss
+from qubo_compress.sensitivity.sample import Sample
+from qubo_compress.sensitivity.stitched_choices import MEMORY_LIMIT, StitchedChoices
 
 if TYPE_CHECKING:
     from qubo_compress.sensitivity.table import SensitivityTable
 
 logger = logging.getLogger(__name__)
 
-MEMORY_LIMIT = 2_000_000_000
-"""Bytes of compressed tensors that are kept in memory; choices beyond are made again whenever they are needed."""
 
-
-@dataclass(frozen=True)
-class _Sample:
-    """Some of the calibration examples, and the uncompressed network's output rows on them, if needed."""
-
-    examples: Examples
-    reference: list[Tensor] | None
-
-
-class StitchedLoss(NetworkLoss):
+class StitchedLoss(ExampleLoss):
     """Mean loss of the network with an assignment's choices stitched in, on calibration examples.
 
     Calling it with an assignment, and optionally a number of examples, returns the loss, or infinity if it is not
-    finite. Pass it to ``evopress``, ``spdy`` and ``reinforcement`` as ``loss=``. Assignments are those of
+    finite. Pass it to ``surrogate``, ``evopress``, ``spdy`` or ``reinforcement`` as ``loss=``. Assignments are those of
     ``table.problem(...)`` with the pins in force when this object was made.
 
     Args:
@@ -65,7 +51,7 @@ class StitchedLoss(NetworkLoss):
         max_examples: reading the batches stops there.
         slice_size: examples forwarded at once; a CPU is often faster with few. None: see ``batch_size`` of
             :func:`qubo_compress.measure`.
-        memory_limit: bytes of compressed tensors kept; see :data:`MEMORY_LIMIT`.
+        memory_limit: bytes of compressed tensors kept; see :mod:`qubo_compress.sensitivity.stitched_choices`.
         reading: ``output`` and ``class_axis``, how what the network returns is read; see :func:`qubo_compress.measure`.
 
     Raises:
@@ -114,10 +100,10 @@ class StitchedLoss(NetworkLoss):
         if not checked.needs_targets and (loss == "kl" or not examples.labelled):
             reference = outputs_of(model, examples)
             self.evaluations += examples.count
-        self._all = _Sample(examples, reference)
+        self._all = Sample(examples, reference)
         self._order: npt.NDArray[np.int64] = np.arange(examples.count)
-        self._samples: dict[int, _Sample] = {}
-        self._choices = _Choices(tensors, table, memory_limit)
+        self._samples: dict[int, Sample] = {}
+        self._choices = StitchedChoices(tensors, table, memory_limit)
 
     @property
     def examples(self) -> int:
@@ -146,124 +132,51 @@ class StitchedLoss(NetworkLoss):
             value = score_examples(self.model, sample.examples, self.loss, sample.reference).loss
         return value if math.isfinite(value) else math.inf
 
-    def _sample(self, count: int | None) -> _Sample:
+    @property
+    def weights(self) -> FloatArray:
+        """(N,) weights of the examples in the order of :meth:`values`; they sum to one."""
+        every = np.concatenate([part.weights.double().cpu().numpy() for part in self._all.examples.slices])
+        found: FloatArray = every[self._order]
+        return found
+
+    def values(self, assignment: IntArray, start: int, stop: int) -> FloatArray:
+        """(stop - start,) losses of the examples from number ``start`` up to ``stop`` of the present order.
+
+        Raises:
+            InvalidAssignment: when the assignment is not one of the table's.
+            InvalidModel: for a part of batches that must not be split.
+        """
+        numbers = self._order[start:stop]
+        ranks = np.argsort(numbers, kind="stable")
+        sample = self._all.select(numbers[ranks])
+        with self._choices.stitched(assignment):
+            self.evaluations += sample.examples.count
+            values = self._per_example(sample)
+        found = np.empty(numbers.size)
+        found[ranks] = values
+        return found
+
+    def whole(self, count: int) -> int:
+        """This many examples, or all if the network takes its batches as they are."""
+        return self.examples if self._all.examples.whole else min(count, self.examples)
+
+    def _per_example(self, sample: Sample) -> FloatArray:
+        """(n,) losses; an example's rows count as they do in the mean over all examples."""
+        checked, found = make_loss(self.loss), []
+        for number, (part, rows) in enumerate(
+            zip(sample.examples.slices, outputs_of(self.model, sample.examples), strict=True)
+        ):
+            targets = None if part.targets is None else part.targets.to(rows.device)
+            values = checked.values(rows, targets, rows if sample.reference is None else sample.reference[number])
+            shares = self._all.examples.row_shares(part, len(rows)).to(rows.device)
+            found.append((values.double().reshape(shares.shape) * shares).sum(1).cpu().numpy())
+        return np.concatenate(found)
+
+    def _sample(self, count: int | None) -> Sample:
         if count is None or count >= self.examples:
             return self._all
         if count < 1:
             raise InvalidBatches(f"examples must be at least 1 or None; got {count}")
         if count not in self._samples:
-            self._samples[count] = _selected(self._all, np.sort(self._order[:count]))
+            self._samples[count] = self._all.select(np.sort(self._order[:count]))
         return self._samples[count]
-
-
-def _selected(sample: _Sample, index: npt.NDArray[np.int64]) -> _Sample:
-    """The examples of these rising numbers, with their share of the reference outputs."""
-    chosen = sample.examples.select(index)
-    if sample.reference is None:
-        return _Sample(chosen, None)
-    rows, start = [], 0
-    for part, outputs in zip(sample.examples.slices, sample.reference, strict=True):
-        inside = index[(index >= start) & (index < start + len(part))] - start
-        start += len(part)
-        if inside.size:
-            by_example = outputs.reshape(len(part), -1, outputs.shape[-1])
-            rows += list(by_example[torch.from_numpy(inside).to(outputs.device)])
-    counts = np.cumsum([0, *(len(part) for part in chosen.slices)])
-    return _Sample(chosen, [torch.cat(rows[a:b]) for a, b in itertools.pairwise(counts)])
-
-
-class _Choices:
-    """The tensors of every choice, put into a model together."""
-
-    def __init__(self, held: NetworkTensors, table: SensitivityTable, memory_limit: int) -> None:
-        self.groups, self.payloads = table.layout.groups, table.payloads
-        self.held = held
-        allowed = np.split(table.allowed, table.offsets[1:-1])
-        self.names = [
-            [name for name, is_open in zip(names, open_ones, strict=True) if is_open]
-            for names, open_ones in zip(table.choices, allowed, strict=True)
-        ]
-        self.fits, self.numbers = (
-            table.fits,
-            np.split(np.flatnonzero(table.allowed), np.cumsum([*map(len, self.names)])[:-1]),
-        )
-        self.kept: dict[tuple[int, int], tuple[Tensor, ...]] = {}
-        self.whole: dict[str, Tensor] = {}
-        self.present: dict[int, int] = {}
-        used = 0
-        sizes = [
-            sum(member.nbytes for member in group.members) * len(names)
-            for group, names in zip(self.groups, self.names, strict=True)
-        ]
-        for number in np.argsort(sizes, kind="stable"):
-            if used + sizes[number] > memory_limit:
-                logger.info(
-                    "the tensors of all choices take %d bytes and %d are allowed; some choices are made again each "
-                    "time they are needed", sum(sizes), memory_limit,
-                )  # fmt: skip
-                break
-            used += sizes[number]
-            for choice in range(len(self.names[number])):
-                self.kept[int(number), choice] = self._made(int(number), choice)
-
-    def stitched(self, assignment: npt.ArrayLike) -> contextlib.AbstractContextManager[None]:
-        """The model with the choices of an assignment in it."""
-        with torch.no_grad():
-            tensors = self._tensors(self._checked(assignment))
-        for name, tensor in tensors.items():
-            # A product takes another kernel for a weight that needs no gradient, which rounds otherwise.
-            tensor.requires_grad_(self.held[name].requires_grad)
-        return self.held.swapped(tensors)
-
-    def _checked(self, assignment: npt.ArrayLike) -> list[int]:
-        local = np.asarray(assignment)
-        if local.shape != (len(self.groups),) or not np.issubdtype(local.dtype, np.integer):
-            raise InvalidAssignment(
-                f"an assignment has shape ({len(self.groups)},) and integer type; got {local.shape} {local.dtype}"
-            )
-        for group, names, index in zip(self.groups, self.names, local, strict=True):
-            if not 0 <= index < len(names):
-                raise InvalidAssignment(f"group {group.name!r} has {len(names)} open choices; got index {index}")
-        return [int(index) for index in local]
-
-    def _tensors(self, assignment: list[int]) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {}
-        for number, choice in enumerate(assignment):
-            group = self.groups[number]
-            values: tuple[Tensor, ...] | None = None
-            for position, member in enumerate(group.members):
-                if member.rows is not None and self.present.get(number) == choice:
-                    tensors[member.name] = self.whole[member.name]
-                    continue
-                if values is None:
-                    values = self._values(number, choice)
-                tensors[member.name] = self._joined(group, position, values[position])
-            self.present[number] = choice
-        return tensors
-
-    def _joined(self, group: Group, position: int, value: Tensor) -> Tensor:
-        """A whole tensor; groups that own some of its rows share one, rewritten only where their choices changed."""
-        member = group.members[position]
-        if member.rows is None:
-            return value
-        if member.name not in self.whole:
-            self.whole[member.name] = self.held[member.name].detach().clone()
-        whole = self.whole[member.name]
-        member.write(whole, value)
-        return whole
-
-    def _values(self, number: int, choice: int) -> tuple[Tensor, ...]:
-        found = self.kept.get((number, choice))
-        return self._made(number, choice) if found is None else found
-
-    def _made(self, number: int, choice: int) -> tuple[Tensor, ...]:
-        """The stored values of one choice, laid out in memory as the model's own tensors are."""
-        group, name = self.groups[number], self.names[number][choice]
-        fit = None if self.fits is None else self.fits.of(int(self.numbers[number][choice]))
-        stored = stored_as(name, group, self.held.parts(group), self.payloads.get((group.name, name)), fit).tensors()
-        made = []
-        for member, value in zip(group.members, stored, strict=True):
-            whole, tensor = member.rows is None, self.held[member.name].detach()
-            home = torch.empty_like(tensor if whole else member.part(tensor))
-            made.append(home.copy_(member.in_network_order(value) if whole else value))
-        return tuple(made)

@@ -13,6 +13,9 @@ import torch
 import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress.calibration.evaluation import score
+from qubo_compress.calibration.examples import read_examples
+from qubo_compress.pipeline.evolved import search_examples
+from qubo_compress.report.facts import about_calibration
 from qubo_compress.testing import same_snapshot, snapshot
 
 MENU = qc.Menu(bits=(2, 4, 8), sparsity=(0.0, 0.5))
@@ -187,3 +190,36 @@ def test_a_gpu_goes_the_whole_way(any_sample: Any, tmp_path: Path) -> None:
     net = qc.load(tmp_path / "net", found.model)
     assert size == result.plan.bytes
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), result.model.parameters(), strict=True))
+
+
+def test_a_search_on_the_network_is_checked_on_examples_that_it_has_not_seen(digits: Any) -> None:
+    options = {**OPTIONS, "metric": "magnitude", "recover": False}
+    before = qc.compress(digits.model, digits.calibration, qc.Budget(ratio=16), **options)
+    found = qc.compress(digits.model, digits.calibration, qc.Budget(ratio=16), **options, evaluations=1500)
+    assert before.evolution is None and found.evolution is not None
+    assert 136 <= found.evolution.evaluations <= 1500 and found.before.examples == before.before.examples
+    names = [name for candidate in found.taken.candidates for name in candidate.names]
+    assert "evolved" in names
+    # The candidates without the search are the same, on the same examples, so the plan taken is never worse.
+    assert found.taken.measure <= before.taken.measure
+    assert found.plan.bytes * 16 <= found.plan.original_bytes
+    assert any("search on the network forwarded" in line for line in about_calibration(found))
+
+
+def test_many_held_out_examples_are_shared_with_the_search() -> None:
+    measured = read_examples([torch.zeros(100, 2)])
+    for count, searched, checking in ((100, 100, 100), (300, 250, 150)):
+        among, judge = search_examples(measured, read_examples([torch.arange(2.0 * count).reshape(count, 2) + 1]))
+        assert (among.count, judge.count) == (searched, checking)
+        seen = {tuple(row) for part in among.slices for row in part.inputs.tolist()}
+        assert not seen & {tuple(row) for part in judge.slices for row in part.inputs.tolist()}
+
+
+def test_evaluations_that_make_no_sense_are_refused_before_the_measurement(
+    digits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["qubo_compress.pipeline.compress"]
+    monkeypatch.setattr(module, "measure_specimen", lambda *_, **__: pytest.fail("it was measured"))
+    for wrong, said in ((20, "one pass over the 136 examples"), (-1, "evaluations must be"), (1.5, "evaluations must")):
+        with pytest.raises(errors.QuboCompressError, match=said):
+            qc.compress(digits.model, digits.calibration, qc.Budget(ratio=8), **OPTIONS, evaluations=wrong)
