@@ -134,6 +134,14 @@ def test_loss(name: str, seed: int, images: int) -> qc.StitchedLoss:
     return table.stitched_loss(network.model, network.test, "cross-entropy", max_examples=images, slice_size=SLICE)
 
 
+@functools.lru_cache(maxsize=8)
+def calibration_loss(name: str, seed: int, images: int) -> tuple[qc.StitchedLoss, int]:
+    """The divergence on the pool's first images, and the evaluations that making it took."""
+    network, table = network_of(name, seed), table_of(name, seed, COSTS_IMAGES)
+    loss = table.stitched_loss(network.model, network.calibration, "kl", max_examples=images, slice_size=SLICE)
+    return loss, loss.evaluations
+
+
 @functools.lru_cache(maxsize=1000)
 def scored(name: str, seed: int, images: int, assignment: tuple[int, ...]) -> float:
     """The test loss of an assignment."""
@@ -168,32 +176,24 @@ class Cell:
         """The problem of some images."""
         return self.table(images).problem(self.budget)
 
-    def loss(self, images: int) -> qc.StitchedLoss:
-        """The divergence on the pool's first images."""
-        table = self.table(COSTS_IMAGES)
-        return table.stitched_loss(
-            self.network.model, self.network.calibration, "kl", max_examples=images, slice_size=SLICE
-        )
-
     def solved(self, problem: qc.ChoiceProblem, solver: str, evaluations: int) -> Found:
         """What a solver that runs no network chooses."""
         solution = qc.solve(problem, solver, time_limit=self.options.time_limit, seed=self.seed)
         return Found(solution.assignment, evaluations)
 
-    def searched(
-        self, problem: qc.ChoiceProblem, solver: str, loss: qc.StitchedLoss, before: int, **given: Any
-    ) -> Found:
-        """What a search on the network chooses; the loss may already have spent evaluations, and a table did."""
-        before += loss.evaluations
+    def searched(self, problem: qc.ChoiceProblem, solver: str, images: int, before: int = 0, **given: Any) -> Found:
+        """What a search on the network chooses, with the real loss on some images; ``before`` was spent on a table."""
+        loss, made = calibration_loss(self.name, self.seed, images)
         solution = qc.solve(
-            problem, solver, time_limit=1e6, seed=self.seed, loss=loss, most_evaluations=self.total - before, **given
-        )
-        return Found(solution.assignment, before + solution.details["network_evaluations"])
+            problem, solver, time_limit=1e6, seed=self.seed, loss=loss, most_evaluations=self.total - before - made,
+            **given,
+        )  # fmt: skip
+        return Found(solution.assignment, before + made + solution.details["network_evaluations"])
 
     def search(self) -> Found:
         """The surrogate on the table."""
         table, images = next((row[1:] for row in SEARCH_IMAGES if self.total <= row[0]), (POOL, POOL))
-        return self.searched(self.problem(table), "surrogate", self.loss(images), TABLE_COST * table)
+        return self.searched(self.problem(table), "surrogate", images, TABLE_COST * table)
 
     def full(self) -> Found:
         """The table alone."""
@@ -214,7 +214,7 @@ class Cell:
 
     def spdy(self) -> Found:
         """Squared displacements, as shares of the largest of the layer, under the real loss."""
-        loss = self.loss(min(POOL, max(SPDY_IMAGES, self.total // SPDY_CANDIDATES)))
+        images = min(POOL, max(SPDY_IMAGES, self.total // SPDY_CANDIDATES))
         table = self.table(COSTS_IMAGES)
         network, starts = self.network, table.offsets[:-1]
         plain = qc.measure(
@@ -222,17 +222,15 @@ class Cell:
         ).linear
         largest = np.repeat(np.maximum.reduceat(plain, starts), np.diff(table.offsets))
         errors = tuple(plain / np.maximum(largest, 1e-30))
-        return self.searched(table.problem(self.budget), "spdy", loss, 0, errors=errors)
+        return self.searched(table.problem(self.budget), "spdy", images, errors=errors)
 
     def evopress(self) -> Found:
         """EvoPress with many small generations."""
-        return self.searched(
-            self.problem(COSTS_IMAGES), "evopress", self.loss(self._sampled), 0, generations=None, **EVOPRESS
-        )
+        return self.searched(self.problem(COSTS_IMAGES), "evopress", self._sampled, generations=None, **EVOPRESS)
 
     def evopress_published(self) -> Found:
         """EvoPress as published."""
-        return self.searched(self.problem(COSTS_IMAGES), "evopress", self.loss(self._sampled), 0)
+        return self.searched(self.problem(COSTS_IMAGES), "evopress", self._sampled)
 
     @property
     def _sampled(self) -> int:
@@ -266,7 +264,8 @@ class Cell:
         """The agent's best episode by the real loss; every episode and the uniform start cost one score."""
         episodes = min(EPISODES, self.total // EPISODE_IMAGES - 2)
         images = min(POOL, self.total // (episodes + 2))
-        loss, best = self.loss(images), (np.inf, np.zeros(0, dtype=np.int64))
+        loss, made = calibration_loss(self.name, self.seed, images)
+        begin, best = loss.evaluations - made, (np.inf, np.zeros(0, dtype=np.int64))
         problem = self.problem(COSTS_IMAGES)
 
         def limited(assignment: np.ndarray, examples: int | None) -> float:
@@ -277,7 +276,7 @@ class Cell:
             return min(value, WORST_LOSS)
 
         qc.solve(problem, "reinforcement", time_limit=1e6, work_limit=episodes, seed=self.seed, loss=limited)
-        return Found(best[1], loss.evaluations)
+        return Found(best[1], loss.evaluations - begin)
 
 
 @STUDY.table

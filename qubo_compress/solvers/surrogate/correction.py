@@ -67,7 +67,7 @@ def nothing_observed(baseline: IntArray) -> Observations:
     return Observations(baseline, np.zeros((0, baseline.size), dtype=np.int64), np.zeros(0), np.zeros(0))
 
 
-class Energies:
+class EnergyTerms:
     """The features of assignments that a problem's energy is made of, each computed once.
 
     Args:
@@ -135,12 +135,12 @@ class Correction:
         >>> problem = ChoiceProblem.random(kind="separable", groups=3, choices=2, seed=0)
         >>> baseline, other = np.zeros(3, np.int64), np.array([[1, 0, 0]])
         >>> observed = Observations(baseline, other, np.array([9.0]), np.array([1e-6]))
-        >>> corrected = Correction(Energies(problem), observed).problem()
+        >>> corrected = Correction(EnergyTerms(problem), observed).problem()
         >>> bool(corrected.energy([1, 0, 0]) > problem.energy([1, 0, 0]))
         True
     """
 
-    def __init__(self, energies: Energies, observed: Observations, spread: Spread | None = None) -> None:
+    def __init__(self, energies: EnergyTerms, observed: Observations, spread: Spread | None = None) -> None:
         self.energies, self.base, self.observed = energies, energies.problem, observed
         self._start = energies.features(observed.baseline[None])[0]
         self.unit = max(abs(float(self._start[:2].sum())), 1e-12)

@@ -20,7 +20,7 @@ from qubo_compress.solvers.annealer.annealer import Annealer, warm_up
 from qubo_compress.solvers.greedy import Greedy
 from qubo_compress.solvers.search import Search
 from qubo_compress.solvers.solver import Solver, solvers
-from qubo_compress.solvers.surrogate.correction import Correction, Energies, Spread, nothing_observed
+from qubo_compress.solvers.surrogate.correction import Correction, EnergyTerms, Spread, nothing_observed
 from qubo_compress.solvers.surrogate.proposals import near_optima
 from qubo_compress.solvers.surrogate.records import Record, Records
 from qubo_compress.solvers.uniform import Uniform
@@ -83,20 +83,20 @@ class Surrogate(Solver):
             return
         with search.compiling():
             warm_up(search.problem.structure)
-        evolution = _Evolution(search, self, self.loss)
+        progress = _SurrogateSearch(search, self, self.loss)
         try:
-            evolution.begin()
-            while evolution.may_go_on() and evolution.round():
+            progress.begin()
+            while progress.may_go_on() and progress.round():
                 pass
         finally:
-            search.details |= evolution.figures()
+            search.details |= progress.figures()
 
 
 class _OutOfBudget(Exception):
     """Ends a round when evaluations, time or work are used up."""
 
 
-class _Evolution:
+class _SurrogateSearch:
     """One run: what was measured, and the best of it."""
 
     def __init__(self, search: Search, options: Surrogate, loss: ExampleLoss) -> None:
@@ -104,7 +104,7 @@ class _Evolution:
         search.pool.size = 1
         self.before = loss.evaluations
         loss.redraw(int(search.rng.integers(2**31)))
-        self.records, self.energies = Records(loss), Energies(search.problem)
+        self.records, self.energies = Records(loss), EnergyTerms(search.problem)
         self.best: Record | None = None
         self.spread: Spread | None = None
         self.rounds = 0

@@ -10,7 +10,7 @@ import pytest
 import qubo_compress as qc
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.network_loss import ExampleLoss
-from qubo_compress.solvers.surrogate.correction import Correction, Energies, Observations, nothing_observed
+from qubo_compress.solvers.surrogate.correction import Correction, EnergyTerms, Observations, nothing_observed
 from qubo_compress.solvers.surrogate.records import Records
 
 
@@ -131,7 +131,7 @@ def test_observed_losses_are_reproduced_where_they_are_exact():
     baseline = drawn[0]
     truth = np.array([loss.problem.energy(a) for a in drawn])
     observed = Observations(baseline, drawn[1:], truth[1:] - truth[0], np.full(39, 1e-12))
-    correction = Correction(Energies(problem), observed)
+    correction = Correction(EnergyTerms(problem), observed)
     assert np.allclose(correction.at_observed(), truth[1:] - truth[0], atol=1e-4)
     # The corrected problem ranks assignments that were never observed better than the problem itself.
     fresh = rng.integers(0, problem.group_sizes, (200, problem.num_groups))
@@ -142,7 +142,7 @@ def test_observed_losses_are_reproduced_where_they_are_exact():
 def test_draws_of_the_prior_differ_and_stay_above_zero():
     problem, _ = misjudged()
     problem = dataclasses.replace(problem, linear=np.abs(problem.linear))
-    prior = Correction(Energies(problem), nothing_observed(np.zeros(problem.num_groups, dtype=np.int64)))
+    prior = Correction(EnergyTerms(problem), nothing_observed(np.zeros(problem.num_groups, dtype=np.int64)))
     first, second = (prior.problem(np.random.default_rng(seed)) for seed in range(2))
     assert not np.allclose(first.linear, second.linear) and first.linear.min() >= 0
     assert np.allclose(prior.problem().linear, problem.linear)
