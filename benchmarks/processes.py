@@ -18,12 +18,12 @@ from torch import nn
 import qubo_compress as qc
 
 MEBIBYTE = 1 << 20
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def in_new_process(call: Callable[..., Any], *given: Any, threads: int) -> Any:
     """The answer of a call that is made in a new process with a number of threads; raises what the call raises."""
-    os.environ |= {name: str(threads) for name in _THREADS}
+    os.environ |= {name: str(threads) for name in THREAD_VARIABLES}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         return pool.submit(call, *given).result()

@@ -1,0 +1,1 @@
+"""Exact, constraint and integer programming by others, as solvers: CP-SAT, HiGHS and Gurobi."""

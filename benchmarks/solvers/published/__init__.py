@@ -1,0 +1,1 @@
+"""Problems of others as choice problems, with their sources and their known best values."""
