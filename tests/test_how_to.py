@@ -19,3 +19,13 @@ def test_the_page_for_dwave_users(tmp_path, monkeypatch):
     assert found.first.energy == 2.0 and found.first.is_feasible
     assert found.info["bound"] == 2.0 and found.info["status"] == "optimal"
     assert again.num_groups == namespace["problem"].num_groups == 30
+
+
+def test_the_page_about_pair_costs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pair_costs.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "pair_costs.md", "exec"), namespace)
+    assert namespace["stored"] <= 180 and "remove" in namespace["plan"]

@@ -16,6 +16,7 @@ from qubo_compress.solvers.exact.cost_network import MOST_NETWORK_ENTRIES, netwo
 from qubo_compress.solvers.exact.exact import Exact
 from qubo_compress.solvers.exact.exact import warm_up_for as warm_up_exact
 from qubo_compress.solvers.exact.infeasibility import proves_infeasible
+from qubo_compress.solvers.exact.pair_cost_proof import FEW_COMBINATIONS, combinations
 from qubo_compress.solvers.greedy import Greedy
 from qubo_compress.solvers.solver import Search, SearchLimits, Solver, make_solver, solvers
 
@@ -112,8 +113,7 @@ class Auto(Solver):
     def _choose(self, search: Search) -> None:
         problem, say = search.problem, search.notes.append
         if problem.pair_costs is not None:
-            say(f"auto chose {self.heuristic}: budgets with pair costs, {problem.num_groups} groups")
-            self._heuristic_only(search)
+            self._choose_for_pair_costs(search)
             return
         reason = _exact_suits(problem)
         if reason is not None:
@@ -130,6 +130,19 @@ class Auto(Solver):
             reason = "each coupled to near ones only" if narrow else "few enough to try for a proof"
             say(f"auto chose {self.heuristic}, then exact: {kind}, {reason}")
             self._both(search)
+
+    def _choose_for_pair_costs(self, search: Search) -> None:
+        problem, say = search.problem, search.notes.append
+        kind = f"budgets with pair costs, {problem.num_groups} groups"
+        if combinations(problem) <= FEW_COMBINATIONS:
+            say(f"auto chose exact: {kind}, only {combinations(problem):.0f} combinations")
+            self._exact().run(search)
+        elif search.limits.work is None and problem.num_groups <= _PAIR_GROUPS:
+            say(f"auto chose {self.heuristic}, then exact: {kind}, few enough to try for a proof")
+            self._both(search)
+        else:
+            say(f"auto chose {self.heuristic}: {kind}")
+            self._heuristic_only(search)
 
     def _heuristic_only(self, search: Search) -> None:
         """The heuristic, with greedy's answer as a floor: on very large problems little else fits into seconds."""
@@ -179,6 +192,8 @@ class Auto(Solver):
 def _proof_seconds(search: Search) -> float:
     """Seconds for the proof: some of them, where it is unlikely and the heuristic could find something better."""
     problem = search.problem
+    if problem.pair_costs is not None:
+        return _PROOF_SHARE * search.limits.seconds
     unlikely = problem.structure == "pairs" and problem.num_groups > _SMALL_GROUPS and _band(problem) > _NARROW_BAND
     return _PROOF_SHARE * search.limits.seconds if unlikely else np.inf
 

@@ -60,6 +60,15 @@ def test_a_decomposition_refuses_what_its_inner_solver_refuses() -> None:
         qc.solve(paired("sparse", 0), "auto", heuristic="spdy")
 
 
+def test_auto_proves_small_problems_and_tries_modest_ones() -> None:
+    small = qc.solve(paired("channels", 0), "auto", time_limit=30.0)
+    assert small.status == "optimal" and small.notes[0].startswith("auto chose exact: budgets with pair costs")
+    modest = random_problem("channels", 12, 4, 1)
+    solution = qc.solve(modest, "auto", time_limit=12.0, threads=1)
+    assert solution.notes[0].startswith("auto chose annealer, then exact: budgets with pair costs, 12 groups")
+    assert modest.is_feasible(solution.assignment) and solution.bound is not None
+
+
 def test_bounds_hold_with_pair_costs() -> None:
     for kind in KINDS:
         for seed in range(3):
