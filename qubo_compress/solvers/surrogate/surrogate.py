@@ -146,8 +146,8 @@ class _SurrogateSearch:
         return self.best is not None and self.left >= FEWEST_EXAMPLES and not self.search.over(self.longest)
 
     def round(self) -> bool:
-        """Propose and measure one batch; False if there was nothing new."""
-        self.spread = None
+        """Propose and measure one batch; False if there was nothing new, or nothing that what is left pays for."""
+        self.spread, before = None, self.spent
         found, correction = self._corrected()
         proposed, last = self._proposed(correction), self.stages()[-1]
         ranked = sorted(zip(correction.at_observed().tolist(), range(len(found)), strict=True))
@@ -156,7 +156,7 @@ class _SurrogateSearch:
             return False
         self.rounds += 1
         self._race([*proposed, *again])
-        return True
+        return self.spent > before
 
     def _proposed(self, correction: Correction) -> list[Record]:
         """New assignments: near the optimum of the mean correction, and optima of its draws."""

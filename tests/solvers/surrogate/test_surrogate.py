@@ -68,6 +68,13 @@ def test_evaluations_are_counted_kept_to_and_traced():
     assert all(problem.is_feasible(np.array(entry["assignment"])) for entry in details["history"])
 
 
+@pytest.mark.parametrize("most", [800, 811, 829, 850])
+def test_it_ends_when_too_few_evaluations_are_left_for_anything(most):
+    problem, loss = misjudged(examples=400)
+    solution = qc.solve(problem, "surrogate", loss=loss, most_evaluations=most, time_limit=60.0, depth=3)
+    assert most - 400 < loss.evaluations <= most and solution.timing["total"] < 60.0
+
+
 def test_the_same_seed_and_work_give_the_same_answer():
     runs = [misjudged() for _ in range(2)]
     first, second = (
