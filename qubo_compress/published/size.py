@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import dimod
 import numpy as np
 from torch import nn
 
-from qubo_compress._internal.checks import whole
+from qubo_compress._internal.checks import refuse_unknown, whole
 from qubo_compress.budget import Budget, refuse_other_than_a_budget
 from qubo_compress.encodings.published import FiltersAndBits, bits_of_assignment, minimum, to_problem
 from qubo_compress.errors import InfeasibleBudget, InvalidBudget, InvalidOption, NoFeasibleFound
@@ -30,9 +31,19 @@ STEPS = 16
 
 _FIRST_STRIDE = 1.5
 _MOST_STRIDES = 12
+_ENDLESS = 1e6
+"""Seconds: a limit on work repeats the answer only if the clock does not end the search first."""
 
 Sampling = Callable[[dimod.BinaryQuadraticModel], dimod.SampleSet]
 """Any dimod sampler as a function of the model, such as ``lambda bqm: sampler.sample(bqm, num_reads=10, seed=0)``."""
+
+
+class SolveOptions(TypedDict, total=False):
+    """Limits of every solve of the search, and the seed."""
+
+    seed: int
+    time_limit: float
+    work_limit: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +86,7 @@ def plan_of_size(
     *,
     start: float | None = None,
     steps: int = STEPS,
-    work_limit: int | None = None,
-    seed: int = 0,
+    **options: Unpack[SolveOptions],
 ) -> SizedPlan:
     """The published objective at the least gamma whose plan fits a budget of stored bytes.
 
@@ -96,8 +106,8 @@ def plan_of_size(
         formulation: the settings of the objective.
         start: gamma where the search begins; None: the loss of the smallest network.
         steps: bisections; every one takes a solve.
-        work_limit: of a solver of this library, per solve; None: its time limit of 10 s ends it.
-        seed: of a solver of this library.
+        options: ``seed``, ``time_limit`` and ``work_limit`` of every solve by a solver of this library; see
+            :func:`qubo_compress.solve`. A limit on work without one on time repeats the answer.
 
     Returns:
         The plan with its figures; the same for the same arguments, if the solver repeats.
@@ -121,7 +131,8 @@ def plan_of_size(
     steps = whole("steps", steps, 1)
     if start is not None and not (isinstance(start, (int, float)) and 0 < start < math.inf):
         raise InvalidOption(f"start must be a positive number or None; got {start!r}")
-    solving = _solving(solver, work_limit, seed)
+    refuse_unknown(plan_of_size, options, SolveOptions.__annotations__)
+    solving = _solving(solver, options)
     plans = published_plans(model, 0.0, formulation or Formulation())
     limit = budget.limits(plans.layout.original_bytes, plans.layout.parameters)["bytes"]
     if plans.smallest_bytes > limit:
@@ -132,17 +143,16 @@ def plan_of_size(
     return _Bracket(plans, limit, solving).search(start, steps)
 
 
-def _solving(
-    solver: str | Solver | Sampling, work_limit: int | None, seed: int
-) -> Callable[[FiltersAndBits], IntArray]:
+def _solving(solver: str | Solver | Sampling, options: SolveOptions) -> Callable[[FiltersAndBits], IntArray]:
     """The solver as a function from the objective to bits."""
     if solver == SORTING:
         return lambda objective: minimum(objective).astype(np.int64)
     if isinstance(solver, (str, Solver)):
         chosen = make_solver(solver)
+        limits = {"time_limit": _ENDLESS, **options} if "work_limit" in options else {**options}
 
         def solved(objective: FiltersAndBits) -> IntArray:
-            found = solve(to_problem(objective), chosen, work_limit=work_limit, seed=seed, **_unlimited(work_limit))
+            found = solve(to_problem(objective), chosen, **limits)  # type: ignore[arg-type]
             return bits_of_assignment(objective, found.assignment).astype(np.int64)
 
         return solved
@@ -155,11 +165,6 @@ def _solving(
         return objective.checked(dict(found.first.sample)).astype(np.int64)
 
     return sampled
-
-
-def _unlimited(work_limit: int | None) -> dict[str, float]:
-    """A limit on work repeats the answer only if the clock does not end the search first."""
-    return {} if work_limit is None else {"time_limit": 3600.0}
 
 
 class _Bracket:

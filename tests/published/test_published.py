@@ -22,6 +22,7 @@ from qubo_compress.errors import (
     InvalidOption,
     InvalidProblem,
     UnknownName,
+    UnknownOption,
     UnsupportedProblem,
 )
 from qubo_compress.menu.quantize import Quantize
@@ -307,6 +308,8 @@ def test_what_cannot_be_done_is_refused(net: nn.Module) -> None:
     for options in ({"steps": 0}, {"start": -1.0}, {"start": float("inf")}):
         with pytest.raises(InvalidOption, match="must be a"):
             plan_of_size(net, qc.Budget(ratio=4), **options)
+    with pytest.raises(UnknownOption, match="did you mean 'seed'"):
+        plan_of_size(net, qc.Budget(ratio=4), "greedy", sed=1)
     _, decode = filters_and_bits(net, 1.0)
     with pytest.raises(InvalidAssignment, match="has 26 bits"):
         decode([0, 1])
