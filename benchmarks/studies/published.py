@@ -357,8 +357,8 @@ def tables(options: Options) -> str:
             {"ratio": "{ratio:g}x", "L_q": "{form}", "beta": "{beta:g}", "filters pruned": "{pruned}",
              "validation loss": "{validation_loss:.3f}", "accuracy": "{validation_accuracy:.1f} %"},
         ),
-        f"\n## Who minimises H\n\nThe same H for all, about {options.seconds:g} s each; the last column says how much of "
-        "it was CPU on this shared machine. Building is included, compiling is not.\n\n",
+        f"\n## Who minimises H\n\nThe same H for all, about {options.seconds:g} s each; the last column says how much "
+        "of it was CPU on this shared machine. Building is included, compiling is not.\n\n",
         table(
             newest(STUDY.records("energies"), "network", "ratio", "method"),
             {"network": "{network}", "ratio": "{ratio:g}x", "method": "{method}", "H": "{energy:.6g}",
