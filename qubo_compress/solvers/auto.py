@@ -153,11 +153,8 @@ class Auto(Solver):
         cut = search.elapsed >= limit
         if quick.interrupted:
             search.take(quick)
-        if quick.best is None:
-            soon = time.perf_counter() + _INFEASIBLE_SHARE * search.limits.seconds
-            search.infeasible = proves_infeasible(search.problem, soon, integers=search.limits.work is None)
-            if search.infeasible:
-                return
+        if quick.best is None and _nothing_fits(search):
+            return
         search.spend("greedy", search.elapsed)
         main = search.part()
         main.run(self._heuristic())
@@ -169,6 +166,13 @@ class Auto(Solver):
         """The heuristic for a fixed amount of work, exact from its answer, and the heuristic again if time is left."""
         with search.compiling():
             warm_up_exact(search.problem)
+        if search.problem.num_budgets > 1:
+            quick = search.part(
+                limits=SearchLimits(_GREEDY_SHARE * search.limits.seconds), rng=np.random.default_rng(0)
+            )
+            quick.run(Greedy())
+            if quick.best is None and _nothing_fits(search):
+                return
         heuristic, problem, share = self._heuristic(), search.problem, _HEURISTIC_SHARE * search.limits.seconds
         first = search.part(limits=search.left(share, _sweeps(problem)))
         first.run(heuristic)
@@ -187,6 +191,13 @@ class Auto(Solver):
             third = search.part()
             third.run(heuristic)
             search.take(third)
+
+
+def _nothing_fits(search: Search) -> bool:
+    """Whether the budgets are proven to exclude everything. A separate process's work would not repeat."""
+    soon = time.perf_counter() + _INFEASIBLE_SHARE * search.limits.seconds
+    search.infeasible = proves_infeasible(search.problem, soon, integers=search.limits.work is None)
+    return search.infeasible
 
 
 def _proof_seconds(search: Search) -> float:

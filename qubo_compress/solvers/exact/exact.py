@@ -26,6 +26,7 @@ from qubo_compress.solvers.exact.first_answer import first_answers
 from qubo_compress.solvers.exact.infeasibility import proves_infeasible
 from qubo_compress.solvers.exact.integer_programming import MOST_TABLE_ENTRIES, solve_milp, table_entries
 from qubo_compress.solvers.exact.message_passing import fits_in_blocks, message_bound
+from qubo_compress.solvers.exact.message_tree import LARGEST_TREE_BLOCKS, MessageTree
 from qubo_compress.solvers.exact.pair_cost_proof import prove_with_pair_costs
 from qubo_compress.solvers.exact.relaxation_kernels import ConvexForm, is_definite
 from qubo_compress.solvers.exact.strengthening import LARGEST_STRENGTHENED, strengthen
@@ -57,6 +58,8 @@ _LEAST_MILP_SECONDS = 3.0
 """Below this time limit, starting a process for HiGHS does not pay."""
 _MESSAGE_SHARE = 0.1
 """Share of the remaining time for message passing before HiGHS."""
+_FIRST_TREE_NODES = 100
+"""Nodes of branch and bound on messages before toulbar2: most small problems are proven by then."""
 _MOST_PARTNERS = 8.0
 """Coupled groups per group, on average, above which branch and bound is preferred to linearisation."""
 _MANY_PARTNERS = 3.0
@@ -72,9 +75,9 @@ class Exact(Solver):
 
     Without interactions and with at most one budget: dynamic programming over exact integer costs. Pair
     energies in a narrow band and at most one budget: dynamic programming over labels. Other pair energies: message
-    passing for a bound, then toulbar2 if groups have three partners or more and pytoulbar2 is installed (a note says
-    where it is missing), then, if they are sparse, mixed-integer programming (HiGHS). Otherwise, and for pairs that all
-    these leave open: branch and bound on the convex relaxation; if that does not finish
+    passing, branch and bound on its bounds, toulbar2 if groups have three partners or more and pytoulbar2 is installed
+    (a note says where it is missing), then, if they are sparse, mixed-integer programming (HiGHS). Otherwise, and for
+    pairs that all these leave open: branch and bound on the convex relaxation; if that does not finish
     soon, the root is bounded again with the better answer and a strengthened relaxation, which raises the bound
     and excludes choices, and a new tree continues with the remaining choices. When the time runs out, the best
     answer comes with a valid lower bound. Interactions among more choices than ``LARGEST_GRAM`` (4000; 1500 with
@@ -89,6 +92,7 @@ class Exact(Solver):
             the same with any number.
         certificate: keep a certificate in ``Solution.details["certificate"]``, with which a separate checker can
             verify the proof of a branch and bound; see :mod:`qubo_compress.solvers.exact.certificates`.
+        cfn: try toulbar2 for pairs, where pytoulbar2 is installed.
 
     Example:
         >>> from qubo_compress import ChoiceProblem, solve
@@ -104,6 +108,7 @@ class Exact(Solver):
     first: tuple[int, ...] | None = None
     threads: int | None = None
     certificate: bool = False
+    cfn: bool = True
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -137,6 +142,7 @@ class _Proof:
     reduction: Subproblem | None = None
     record: CertificateRecord | None = None
     pool: list[IntArray] = field(default_factory=list)
+    messages: MessageTree | None = None
 
     @property
     def problem(self) -> ChoiceProblem:
@@ -201,11 +207,40 @@ class _Proof:
         linear = linear and _is_sparse(problem)
         if self.options.certificate and not linear:
             return False  # only the tree can be checked
-        if self._messages_prove() or (not few and self._network_proves()):
+        if self._messages_prove() or self._tree_proves(_FIRST_TREE_NODES) or (not few and self._network_proves()):
             return True
         if linear:
             self._solve_programme()
-        return linear
+        return linear or self._tree_proves(None)
+
+    def _tree_proves(self, nodes: int | None) -> bool:
+        """Whether branch and bound on messages settles the problem within some nodes, or half of what is left."""
+        problem, search = self.problem, self.search
+        if network_entries(problem) > LARGEST_TREE_BLOCKS:
+            return False
+        if self.messages is None:
+            self.messages = MessageTree(problem, self.best)
+        elif self.best is not None:
+            self.messages.offer(self.best)
+        tree, deadline = self.messages, self.deadline
+        begin, left = tree.nodes, None if search.limits.work is None else search.most_work(search.limits.work)
+        if nodes is None:
+            deadline = time.perf_counter() + 0.5 * search.seconds_left
+        elif left is not None:
+            left = min(left, nodes)
+        try:
+            tree.run(deadline, nodes if left is None else begin + left)
+        finally:
+            search.work += tree.nodes - begin
+            self.bound = max(self.bound, tree.bound)
+            self.pool = [*tree.pool, *self.pool]
+            self._offer(tree.best)
+        if tree.finished:
+            search.infeasible = tree.bound == np.inf
+            self._say("branch and bound on messages")
+        elif time.perf_counter() >= deadline:
+            search.details["repeats"] = False  # the recorded work does not tell when the clock stopped it
+        return tree.finished
 
     def _solve_programme(self) -> None:
         self._say("mixed-integer programming")
@@ -227,12 +262,16 @@ class _Proof:
     def _network_proves(self) -> bool:
         """Whether toulbar2 proves the best answer or a better one; in any case its answer and bound count."""
         problem, search = self.problem, self.search
-        if _partners(problem) < _MANY_PARTNERS or network_entries(problem) > MOST_NETWORK_ENTRIES:
+        if not self.options.cfn or _partners(problem) < _MANY_PARTNERS:
+            return False
+        if network_entries(problem) > MOST_NETWORK_ENTRIES:
             return False
         if not toulbar2_is_installed():
             search.notes.append("toulbar2, which proves many problems of this kind, is in qubo_compress[cfn]")
             return False
-        work = None if search.limits.work is None else max(1, search.most_work(search.limits.work) // 2)
+        work = None if search.limits.work is None else search.most_work(search.limits.work)
+        if work == 0:
+            return False
         soon = time.perf_counter() + _NETWORK_SHARE * search.seconds_left
         proof = prove_by_network(problem, self.best, soon, work)
         self._offer(proof.assignment)
@@ -344,8 +383,8 @@ class _Proof:
                 unit = 1.0 if search.standard is None else search.standard.unit
                 nodes = self.record.certificate()
                 search.details["certificate"] = {n: replace(node, price=unit * node.price) for n, node in nodes.items()}
-        if not pool and self.best is not None:
-            pool = [self.best]
+        if self.best is not None and not any((self.best == answer).all() for answer in pool):
+            pool = [*pool, self.best]
         search.bound = self.bound if np.isfinite(self.bound) else None
         search.pool.size = max(1, len(pool))
         for answer in sorted(pool, key=self.problem.energy):

@@ -83,7 +83,14 @@ def test_integer_programming_agrees(budgets):
     assert truth - 1e-5 * abs(truth) <= answer.bound <= truth
 
 
-def test_sparse_problems_with_two_budgets_go_to_highs():
+@pytest.fixture
+def nothing_before_highs(monkeypatch):
+    """Small problems are proven before HiGHS gets them."""
+    monkeypatch.setattr(exact, "LARGEST_TREE_BLOCKS", -1)
+    monkeypatch.setattr(exact, "toulbar2_is_installed", lambda: False)
+
+
+def test_sparse_problems_with_two_budgets_go_to_highs(nothing_before_highs):
     problem = ChoiceProblem.random(kind="sparse", groups=12, choices=4, seed=0, neighbours=1, budgets=2)
     solution = solve(problem, "exact", time_limit=30.0)
     assert solution.details["method"] == "mixed-integer programming"
@@ -100,7 +107,7 @@ def test_a_process_that_hangs_is_ended(monkeypatch, tmp_path):
     assert answer.ended and answer.assignment is None and answer.bound == -np.inf
 
 
-def test_an_answer_without_the_process_is_said_to_be_one(monkeypatch):
+def test_an_answer_without_the_process_is_said_to_be_one(monkeypatch, nothing_before_highs):
     monkeypatch.setattr(exact, "solve_milp", lambda *_, **__: MilpAnswer(None, -np.inf, 0, True))
     problem = ChoiceProblem.random(kind="sparse", groups=12, choices=4, seed=0, neighbours=1, budgets=2)
     solution = solve(problem, "exact", time_limit=60.0)
@@ -136,7 +143,7 @@ def test_a_damaged_answer_claims_nothing(monkeypatch):
     assert answer.assignment is None and answer.bound == -np.inf
 
 
-def test_ctrl_c_ends_the_process(monkeypatch, tmp_path, ctrl_c):
+def test_ctrl_c_ends_the_process(monkeypatch, tmp_path, ctrl_c, nothing_before_highs):
     script = tmp_path / "hangs.py"
     script.write_text("import time\ntime.sleep(3600)\n")
     monkeypatch.setattr(milp_process, "__file__", str(script))
