@@ -161,7 +161,7 @@ def _gram_tables(problem: ChoiceProblem) -> Iterator[CoupledTable]:
 def _bits(problem: ChoiceProblem, first: IntArray | None, parts: list[FloatArray]) -> int:
     """Binary digits of the unit: enough for a proof, and so few that no cost is too large."""
     scale = energy_scale(problem)
-    reach = scale.reach(problem.energy(first)) if first is not None else scale.typical
+    reach = scale.reach(problem.energy(first)) if first is not None else 0.1 * scale.typical
     wanted = len(parts) / max(_ROUNDING_SHARE * OPTIMAL_GAP * reach, 2.0**-_FINEST)
     bits = min(_FINEST, max(_COARSEST, math.ceil(math.log2(max(wanted, 1.0)))))
     largest = max(float(np.abs(part).max()) for part in parts)

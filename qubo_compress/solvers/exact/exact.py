@@ -58,8 +58,8 @@ _LEAST_MILP_SECONDS = 3.0
 """Below this time limit, starting a process for HiGHS does not pay."""
 _MESSAGE_SHARE = 0.1
 """Share of the remaining time for message passing before HiGHS."""
-_FIRST_TREE_NODES = 100
-"""Nodes of branch and bound on messages before toulbar2: most small problems are proven by then."""
+_FIRST_TREE_NODES = 500
+"""Nodes of branch and bound on messages before toulbar2: dense pairs of up to 16 x 10 are proven by then."""
 _MOST_PARTNERS = 8.0
 """Coupled groups per group, on average, above which branch and bound is preferred to linearisation."""
 _MANY_PARTNERS = 3.0
