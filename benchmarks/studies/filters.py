@@ -12,6 +12,7 @@ Records are appended to ``benchmarks/results/filters.jsonl``.
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -27,30 +28,30 @@ LEVELS = ("layer", "filter")
 SOLVERS = ("auto", "annealer", "greedy", "exact", "tabu")
 
 STUDY = Study(
-    __doc__, "filters", field="step", network="cifar10-resnet20", examples=256, ratios=[8.0, 10.0, 12.0], seeds=[0],
+    __doc__, "filters", field="step", network="cifar10-resnet20", examples=[256], ratios=[8.0, 10.0, 12.0], seeds=[0],
     levels=Option(list(LEVELS), choices=LEVELS), solvers=Option(list(SOLVERS)), time_limit=20.0,
     test=Option(5_000, "test examples"), work=Option(Path("out/filters"), "folder of the measurements"), threads=1,
 )  # fmt: skip
 
 
-def measured(options: Options, network: str, level: str, seed: int) -> tuple[Any, qc.SensitivityTable]:
+def measured(options: Options, network: str, examples: int, level: str, seed: int) -> tuple[Any, qc.SensitivityTable]:
     """The network and its table, from the cache where it was measured before."""
-    loaded = load(network, calibration_examples=options.examples, seed=seed)
-    folder = options.work.absolute() / f"{network}_{options.examples}_{level}_{seed}"
+    loaded = load(network, calibration_examples=examples, seed=seed)
+    folder = options.work.absolute() / f"{network}_{examples}_{level}_{seed}"
     found = qc.measure(
         loaded.model, loaded.calibration, metric="products", groups=level, seed=seed, cache=folder, progress=False
     )
     return loaded, found
 
 
-def call(options: Options, network: str, level: str, seed: int, ratio: float) -> Record:
+def call(options: Options, network: str, examples: int, level: str, seed: int, ratio: float) -> Record:
     """One ``compress`` call; runs in a separate process."""
-    loaded = load(network, calibration_examples=options.examples, seed=seed)
+    loaded = load(network, calibration_examples=examples, seed=seed)
     test = first(loaded.test, options.test)
     original = score(loaded.model, test)
     warm_up()
     reset_peak_memory()
-    folder = options.work.absolute() / f"compress_{network}_{options.examples}_{level}_{seed}"
+    folder = options.work.absolute() / f"compress_{network}_{examples}_{level}_{seed}"
     before, started = peak_memory(), time.process_time()
     result = qc.compress(
         loaded.model, loaded.calibration, qc.Budget(ratio=ratio), metric="products", groups=level, seed=seed,
@@ -59,16 +60,16 @@ def call(options: Options, network: str, level: str, seed: int, ratio: float) ->
     cpu, peak = time.process_time() - started, peak_memory()
     after = score(result.model, test, original.logits).means()
     return {
-        "examples": options.examples, "groups": len(result.table.choices), "choices": int(result.table.linear.size),
+        "groups": len(result.table.choices), "choices": int(result.table.linear.size),
         "original_accuracy": original.means()["accuracy"], **after, "bytes": result.plan.bytes, "cpu_seconds": cpu,
         "memory": peak - before, "from_cache": result.table.provenance.resumed > 0,
         "predicted": result.plan.predicted_loss, "winner": result.taken.winner,
     }  # fmt: skip
 
 
-def solved(options: Options, network: str, level: str, seed: int, ratio: float, solver: str) -> Record:
+def solved(options: Options, network: str, examples: int, seed: int, ratio: float, solver: str) -> Record:
     """One solver on the table's problem; runs in a separate process."""
-    _, found = measured(options, network, level, seed)
+    _, found = measured(options, network, examples, "filter", seed)
     problem = found.problem(qc.Budget(ratio=ratio))
     warm_up()
     reset_peak_memory()
@@ -86,21 +87,27 @@ def solved(options: Options, network: str, level: str, seed: int, ratio: float, 
 
 def cells(options: Options) -> list[Record]:
     """One call for every level, seed and ratio."""
-    said = {"network": [options.network], "level": options.levels}
+    said = {"network": [options.network], "examples": options.examples, "level": options.levels}
     return list(grid(**said, seed=options.seeds, ratio=options.ratios))
 
 
 @STUDY.step(cells)
-def networks(options: Options, network: str, level: str, seed: int, ratio: float) -> Record:
+def networks(options: Options, network: str, examples: int, level: str, seed: int, ratio: float) -> Record:
     """Accuracy of a whole ``compress`` call."""
-    found: Record = in_new_process(call, options, network, level, seed, ratio, threads=options.threads)
+    found: Record = in_new_process(call, options, network, examples, level, seed, ratio, threads=options.threads)
     return found
 
 
-@STUDY.step(lambda o: grid(network=[o.network], level=["filter"], seed=o.seeds[:1], ratio=o.ratios, solver=o.solvers))
-def solvers(options: Options, network: str, level: str, seed: int, ratio: float, solver: str) -> Record:
+def problems(options: Options) -> list[Record]:
+    """Every solver on the problems of the first seed and the fewest examples."""
+    said = {"network": [options.network], "examples": options.examples[:1], "seed": options.seeds[:1]}
+    return list(grid(**said, ratio=options.ratios, solver=options.solvers))
+
+
+@STUDY.step(problems)
+def solvers(options: Options, network: str, examples: int, seed: int, ratio: float, solver: str) -> Record:
     """Energy and bound of one solver on the problem of filters."""
-    given = options, network, level, seed, ratio, solver
+    given = options, network, examples, seed, ratio, solver
     found: Record = in_new_process(solved, *given, threads=options.threads)
     return found
 
@@ -108,16 +115,18 @@ def solvers(options: Options, network: str, level: str, seed: int, ratio: float,
 @STUDY.table
 def tables(options: Options) -> str:
     """Accuracy by level, then energies by solver."""
-    key = ("network", "ratio", "seed", "level")
-    found = sorted(newest(STUDY.records("networks"), *key), key=lambda r: [str(r[name]) for name in key[::-1]][::-1])
+    key = ("network", "examples", "ratio", "seed", "level")
+    found = sorted(newest(STUDY.records("networks"), *key), key=lambda r: [r[name] for name in key])
     accuracy = {
-        "network": "{network}", "ratio": "{ratio:g}x", "seed": "{seed}", "groups": "{groups:,} {level}s",
-        "choices": "{choices:,}", "bytes": "{bytes:,}", "top-1 before": "{original_accuracy:.2f}",
+        "network": "{network}", "examples": "{examples:,}", "ratio": "{ratio:g}x", "seed": "{seed}",
+        "groups": "{groups:,} {level}s", "choices": "{choices:,}", "bytes": "{bytes:,}", "top-1 before": "{original_accuracy:.2f}",
         "top-1": "{accuracy:.2f}", "loss": "{loss:.4f}", "plan": "{winner}",
         "CPU s": lambda r: "" if r["from_cache"] else f"{r['cpu_seconds']:.0f}", "MiB": "{memory:.0f}",
     }  # fmt: skip
     key = ("network", "ratio", "solver")
-    runs = sorted(newest(STUDY.records("solvers"), *key), key=lambda r: (r["network"], r["ratio"], r.get("energy", 9e9)))
+    runs = sorted(
+        newest(STUDY.records("solvers"), *key), key=lambda r: (r["network"], r["ratio"], r.get("energy", 9e9))
+    )
     energies = {
         "network": "{network}", "ratio": "{ratio:g}x", "groups": "{groups:,}", "solver": "{solver}",
         "energy": "{energy:.5g}", "bound": lambda r: f"{r['bound']:.5g}" if r.get("bound") is not None else "",
