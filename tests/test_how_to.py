@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import torch
+from torch import nn
+
+import qubo_compress as qc
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -29,3 +34,14 @@ def test_the_page_about_pair_costs(tmp_path, monkeypatch):
     for block in blocks:
         exec(compile(block, "pair_costs.md", "exec"), namespace)
     assert namespace["stored"] <= 180 and "remove" in namespace["plan"]
+
+
+def test_the_page_about_the_published_qubo(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 24, 3), nn.ReLU(), nn.Conv2d(24, 48, 3)).eval()
+    namespace: dict[str, object] = {"model": model}
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "published.md").read_text(), flags=re.DOTALL)
+    block = block.replace("ratio=12", "ratio=8").replace('"annealer"', '"greedy"')
+    exec(compile(block, "published.md", "exec"), namespace)
+    assert isinstance(namespace["plan"], qc.Plan) and namespace["found"].plan.ratio >= 8
