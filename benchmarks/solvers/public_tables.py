@@ -17,6 +17,18 @@ EQUAL = 1e-6
 """Relative distance within which two energies are the same."""
 
 
+NOTES = """\
+Distances are in percent of the best known value; where that is zero, they are differences. A bound counts as a proof
+if it leaves a relative gap of at most 1e-6, or, where all energies are whole numbers, if the next whole number is the
+energy found. *No answer*: nothing that meets the budgets was found in time. *Killed*: two seconds and a fifth of the
+limit late, with whatever had been found. *Too large*: beyond Gurobi's free licence (200 variables with products). A
+time with < is the whole search: that solver does not say when. SCIP, CP-SAT and HiGHS get a linearised model from
+Python, and building it is within the limit. Five settings of CP-SAT were tried, none of HiGHS, Gurobi and SCIP.
+`exact` and `auto` call toulbar2 and HiGHS, too. One seed. Import and compile: the first start in a fresh checkout, on
+the busy machine.
+"""
+
+
 def report(records: list[Record]) -> str:
     """The whole page."""
     records = newest(records, "contender", "instance", "seconds", "seed")
@@ -25,6 +37,7 @@ def report(records: list[Record]) -> str:
     longest = matching(records, seconds=limits[-1])
     parts = {
         "Who finds, who proves, and where the annealer loses": findings(longest, best),
+        "How to read the tables": NOTES,
         "The instances": instance_table(records, best),
         **{f"All contenders after {limit:g} s": contender_table(matching(records, seconds=limit), best)
            for limit in limits},
@@ -74,7 +87,12 @@ def distance(apart: float, best: float) -> str:
     """A difference in percent of the best value, or as it is where that is zero."""
     if best == 0.0:
         return "0" if apart == 0.0 else f"+{apart:g}"
-    return f"{100 * abs(apart) / abs(best):.3g} %"
+    return percent(abs(apart) / abs(best))
+
+
+def percent(share: float) -> str:
+    """A share in percent, to three digits."""
+    return f"{100 * share:,.0f} %" if share >= 10.0 else f"{100 * share:.3g} %"
 
 
 def shown_gap(record: Record, best: dict[str, float]) -> str:
@@ -108,7 +126,7 @@ def seconds_to_best(record: Record, best: dict[str, float]) -> float:
     if not found(record, best):
         return math.inf
     hits = (seconds for seconds, energy in record["trace"] if same(energy, best[record["instance"]]))
-    return float(next(hits, record["taken"]))
+    return float(next(hits, min(record["taken"], record["seconds"])))
 
 
 def _failure(record: Record) -> str:
@@ -191,7 +209,7 @@ def _mean_gap(answered: list[Record], best: dict[str, float]) -> str:
         for record in answered
         if not found(record, best) and best[record["instance"]] != 0.0
     ]
-    return f"{100 * statistics.mean(gaps):.3g} %" if gaps else "-"
+    return percent(statistics.mean(gaps)) if gaps else "-"
 
 
 def anytime_table(records: list[Record], best: dict[str, float]) -> str:
@@ -210,7 +228,8 @@ def findings(records: list[Record], best: dict[str, float]) -> str:
     names = _contenders(records)
     lines = [
         f"One process, one thread, one shared processor each, {limit:g} s of wall clock, building included. Problems "
-        "of others, in their published numbers or by their published formulas. Nothing here is a quantum computer.\n",
+        "of others, in their published numbers or by their published formulas. Nothing here is a quantum computer. "
+        f"{_load(records)}\n",
     ]
     for verb, test in (("finds", found), ("proves", lambda record, best: bool(record.get("proven")))):
         counts = {n: sum(test(r, best) for r in matching(records, contender=n)) for n in names}
@@ -223,8 +242,43 @@ def findings(records: list[Record], best: dict[str, float]) -> str:
     alone = [r["instance"] for r in matching(records, contender="auto") if found(r, best) and not any(
         found(o, best) for o in matching(records, instance=r["instance"])
         if o["contender"] in ("scip", "cp-sat", "highs", "gurobi", "cfn"))]  # fmt: skip
-    lines.append("* **What only ours find:** " + (", ".join(dict.fromkeys(alone)) or "nothing") + ".")
+    lines.append("* **What only ours find:** " + ("; ".join(dict.fromkeys(alone)) or "nothing") + ".")
+    lines += [_unproven_by_auto(records), _open(records, best)]
     return "\n".join(lines) + "\n"
+
+
+def _load(records: list[Record]) -> str:
+    """What the machine was busy with meanwhile."""
+    shares = [r["cpu_seconds"] / r["taken"] for r in records if r.get("cpu_seconds") and r["taken"] > 1.0]
+    if not shares:
+        return ""
+    return (
+        f"Other work ran on the machine: a contender had a median of {statistics.median(shares):.2f} CPU seconds for "
+        f"each second (between {min(shares):.2f} and {max(shares):.2f})."
+    )
+
+
+def _unproven_by_auto(records: list[Record]) -> str:
+    """What others prove and `auto` does not."""
+    lost = []
+    for mine in matching(records, contender="auto"):
+        rivals = matching(records, instance=mine["instance"], seed=mine["seed"])
+        provers = [f"`{r['contender']}`" for r in rivals if r.get("proven")]
+        if provers and not mine.get("proven"):
+            lost.append(f"{mine['instance']} ({', '.join(provers)})")
+    return "* **What others prove and `auto` does not:** " + ("; ".join(lost) or "nothing") + "."
+
+
+def _open(records: list[Record], best: dict[str, float]) -> str:
+    """The greatest bound on each instance that nobody proves."""
+    bounds = []
+    for instance in dict.fromkeys(record["instance"] for record in records):
+        known = [r for r in matching(records, instance=instance) if r.get("bound") is not None]
+        if known and not any(r["proven"] for r in known):
+            first = max(known, key=lambda r: float(r["bound"]))
+            below = distance(best[instance] - first["bound"], best[instance])
+            bounds.append(f"{instance} (`{first['contender']}`, {below} below)")
+    return "* **What nobody proves, and whose bound is greatest:** " + ("; ".join(bounds) or "nothing") + "."
 
 
 def _losses(own: str, records: list[Record], best: dict[str, float]) -> str:
