@@ -41,7 +41,7 @@ def assignment_problem(name: str) -> ChoiceProblem:
 
     Example:
         >>> assignment_problem("nug8")
-        ChoiceProblem(8 groups, 64 choices, 1,568 pair energies, at0 <= 1, at1 <= 1, at2 <= 1, at3 <= 1, at4 <= 1, at5 <= 1, at6 <= 1, at7 <= 1)
+        ChoiceProblem(8 groups, 64 choices, 1,008 pair energies, at0 <= 1, at1 <= 1, at2 <= 1, at3 <= 1, at4 <= 1, at5 <= 1, at6 <= 1, at7 <= 1)
     """  # noqa: E501
     first, second = matrices(name)
     size = len(first)

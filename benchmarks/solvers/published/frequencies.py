@@ -30,7 +30,7 @@ def frequency_problem(weights: tuple[int, ...] = WEIGHTS) -> ChoiceProblem:
 
     Example:
         >>> frequency_problem()
-        ChoiceProblem(16 groups, 640 choices, 26,180 pair energies, no budget)
+        ChoiceProblem(16 groups, 640 choices, 64,032 pair energies, no budget)
     """
     data = json.loads(_DATA.read_text())
     choices = [_both(data["frequencies"][kind], data["apart"]) for kind in data["kinds"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.solvers.public import INSTANCES
-from benchmarks.solvers.published import frequencies
+from benchmarks.solvers.published import assignment, colouring, frequencies, knapsack
 from benchmarks.solvers.published.assignment import assignment_problem, matrices
 from benchmarks.solvers.published.colouring import colouring_problem, graph
 from benchmarks.solvers.published.frequencies import WEIGHTS, frequency_problem
@@ -107,3 +108,9 @@ def test_every_instance_can_be_made_and_names_its_source():
     sizes = {name: public.make().num_groups for name, public in INSTANCES.items()}
     assert min(sizes.values()) >= 12
     assert all(public.source for public in INSTANCES.values())
+
+
+@pytest.mark.parametrize("module", [assignment, colouring, frequencies, knapsack])
+def test_the_examples_of_the_conversions_are_right(module):
+    failed, tried = doctest.testmod(module)
+    assert tried and not failed
