@@ -12,7 +12,6 @@ Records are appended to ``benchmarks/results/filters.jsonl``.
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -119,8 +118,8 @@ def tables(options: Options) -> str:
     found = sorted(newest(STUDY.records("networks"), *key), key=lambda r: [r[name] for name in key])
     accuracy = {
         "network": "{network}", "examples": "{examples:,}", "ratio": "{ratio:g}x", "seed": "{seed}",
-        "groups": "{groups:,} {level}s", "choices": "{choices:,}", "bytes": "{bytes:,}", "top-1 before": "{original_accuracy:.2f}",
-        "top-1": "{accuracy:.2f}", "loss": "{loss:.4f}", "plan": "{winner}",
+        "groups": "{groups:,} {level}s", "choices": "{choices:,}", "bytes": "{bytes:,}",
+        "top-1 before": "{original_accuracy:.2f}", "top-1": "{accuracy:.2f}", "loss": "{loss:.4f}", "plan": "{winner}",
         "CPU s": lambda r: "" if r["from_cache"] else f"{r['cpu_seconds']:.0f}", "MiB": "{memory:.0f}",
     }  # fmt: skip
     key = ("network", "ratio", "solver")

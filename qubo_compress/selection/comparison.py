@@ -132,6 +132,17 @@ class HeldOut:
             examples=self.examples.count,
         )
 
+    def lead(self, first: nn.Module, second: nn.Module) -> Estimate:
+        """By how much the criterion for plans is lower for the second network, from differences per example."""
+        column = 2 if judges_classes(self.loss) else 0  # divergences, or losses
+        found, weights = [], []
+        ran = zip(*(outputs_of(network, self.examples) for network in (first, second)), strict=True)
+        for part, reference, outputs in zip(self.examples.slices, self.reference, ran, strict=True):
+            columns = [example_values(part, reference, of_one, self.loss) for of_one in outputs]
+            found.append(columns[0][column] - columns[1][column])
+            weights.append(columns[0][-1])
+        return estimate(torch.cat(found), torch.cat(weights))
+
 
 def estimate(values: Tensor, weights: Tensor) -> Estimate:
     """Mean and standard error of (N,) values with weights that sum to one.

@@ -136,3 +136,16 @@ def test_one_logit_and_a_binary_loss_go_by_the_bernoulli_divergence() -> None:
     share, other = first(inputs).sigmoid(), second(inputs).sigmoid()
     apart = share * (share / other).log() + (1 - share) * ((1 - share) / (1 - other)).log()
     assert found.measure == pytest.approx(float(apart.detach().mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "squared-error"])
+def test_a_lead_is_the_difference_of_the_measures(loss: str) -> None:
+    torch.manual_seed(1)
+    original, first, second = (nn.Linear(4, 3).eval() for _ in range(3))
+    targets = torch.arange(50) % 3 if loss == "cross-entropy" else torch.randn(50, 3)
+    held_out = HeldOut.of(original, read_examples([(torch.randn(50, 4), targets)], batch_size=20), loss)
+    lead, back = held_out.lead(first, second), held_out.lead(second, first)
+    measures = [held_out.compare(network).measure for network in (first, second)]
+    assert lead.mean == pytest.approx(measures[0] - measures[1]) == pytest.approx(-back.mean)
+    assert lead.standard_error == pytest.approx(back.standard_error) and lead.standard_error > 0
+    assert held_out.lead(first, first).mean == 0.0
