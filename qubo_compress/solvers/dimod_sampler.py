@@ -84,6 +84,10 @@ class DimodSampler(Sampler):  # type: ignore[misc]
     def __init__(self, solver: str | Solver = "auto", **options: Any) -> None:
         self._solver = make_solver(solver, **options)
 
+    def __repr__(self) -> str:
+        """Which solver it asks."""
+        return f"DimodSampler({self._solver!r})"
+
     @property
     def parameters(self) -> dict[str, Any]:
         """The keywords of ``sample``; all except ``num_reads`` are also those of ``sample_cqm`` and ``sample_dqm``."""

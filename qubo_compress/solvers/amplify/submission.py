@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +65,24 @@ def submitted(task: dict[str, Any], client: Any, deadline: float, where: str, se
 def _in_process(task: dict[str, Any], deadline: float, where: str) -> dict[str, Any]:
     command = [sys.executable, "-P", _SCRIPT]
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(command, text=True, **pipes) as process:  # noqa: S603
+    text = json.dumps(task)  # through a pipe: the token is in no argument, no variable and no file
+    # In a thread without a time limit: after a timeout, `communicate` would not send what the pipe did not hold.
+    with (
+        ThreadPoolExecutor(1) as executor,
+        subprocess.Popen(command, text=True, **pipes) as process,  # noqa: S603
+    ):
+        talk = executor.submit(process.communicate, text)
         try:
-            pending: str | None = json.dumps(task)  # through a pipe: the token is in no argument and no variable
-            while True:
-                try:
-                    text, _ = process.communicate(pending, timeout=_POLL_SECONDS)
-                    break
-                except subprocess.TimeoutExpired:
-                    pending = None
-                    if time.perf_counter() >= deadline:
-                        raise RemoteTimeout(
-                            f"{where}: the service did not answer within the time limit; raise the time limit. A job "
-                            "that it has accepted goes on there"
-                        ) from None
+            while not wait([talk], timeout=_POLL_SECONDS).done:
+                if time.perf_counter() >= deadline:
+                    raise RemoteTimeout(
+                        f"{where}: the service did not answer within the time limit; raise the time limit. A job "
+                        "that it has accepted goes on there"
+                    )
         finally:
             process.kill()
+            wait([talk])
+        text, _ = talk.result()
     if process.returncode != 0:
         raise ServiceFailed(f"{where}: the process that submits ended with code {process.returncode}; try again")
     answer: dict[str, Any] = json.loads(text)

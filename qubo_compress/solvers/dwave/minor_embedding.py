@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import IO, Any
 
 from qubo_compress._internal.optional import require
 from qubo_compress.errors import QuboCompressError
@@ -59,15 +61,17 @@ def find_minor(
     }
     end = time.perf_counter() + seconds
     command = [sys.executable, "-P", _SCRIPT]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+    # A file, not a pipe: after a timeout, `communicate` would not send the rest of a task that a pipe cannot hold.
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as source,
+        _started(command, task, source) as process,
+    ):
         try:
-            pending: str | None = json.dumps(task)
             while True:
                 try:
-                    answer, _ = process.communicate(pending, timeout=_POLL_SECONDS)
+                    answer, _ = process.communicate(timeout=_POLL_SECONDS)
                     break
                 except subprocess.TimeoutExpired:
-                    pending = None  # output that was started must be read to its end
                     if stop() or time.perf_counter() >= end:
                         return None
         finally:
@@ -78,3 +82,10 @@ def find_minor(
         )
     found = json.loads(answer)
     return [found[str(v)] for v in range(variables)] if found else None
+
+
+def _started(command: list[str], task: dict[str, Any], source: IO[str]) -> subprocess.Popen[str]:
+    """The process, which reads its task from the file."""
+    json.dump(task, source)
+    source.seek(0)
+    return subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, text=True)  # noqa: S603
