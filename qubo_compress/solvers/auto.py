@@ -10,6 +10,7 @@ import numpy as np
 
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.problem.energy_scale import OPTIMAL_GAP, energy_scale
+from qubo_compress.solvers.exact.annealed_answer import annealing_sweeps
 from qubo_compress.solvers.exact.bounds import LARGEST_EIGENPROBLEM
 from qubo_compress.solvers.exact.convex_relaxation import LARGEST_GRAM
 from qubo_compress.solvers.exact.cost_network import MOST_NETWORK_ENTRIES, network_entries
@@ -29,12 +30,6 @@ _MODEST_GROUPS = 120
 _PAIR_GROUPS = 200
 """With pairs, message passing and toulbar2 prove some problems of this size."""
 
-_HEURISTIC_WORK = 6000
-"""Most sweeps of the annealer before exact takes over: fixed, so that the same total work gives the same answer."""
-
-_HEURISTIC_VISITS = 240_000
-"""Most visits to groups in those sweeps, so that large problems do not spend all their time on them."""
-
 _NARROW_BAND = 4
 """If groups couple over at most this distance, they can be decided in order with few states."""
 
@@ -45,9 +40,6 @@ _INFEASIBLE_SHARE = 0.4
 
 _WORTHWHILE = 0.1
 """The heuristic resumes if at least this share of the time is left."""
-
-_HEURISTIC_OPERATIONS = 2e9
-"""Most multiplications of pair energies in those sweeps: about half a second, so that the clock rarely ends them."""
 
 _PROOF_SHARE = 0.4
 """Largest share of the time for a proof of many coupled groups."""
@@ -174,7 +166,7 @@ class Auto(Solver):
             if quick.best is None and _nothing_fits(search):
                 return
         heuristic, problem, share = self._heuristic(), search.problem, _HEURISTIC_SHARE * search.limits.seconds
-        first = search.part(limits=search.left(share, _sweeps(problem)))
+        first = search.part(limits=search.left(share, annealing_sweeps(problem)))
         first.run(heuristic)
         search.take(first)
         if search.infeasible or search.over() or _proven(search):
@@ -207,15 +199,6 @@ def _proof_seconds(search: Search) -> float:
         return _PROOF_SHARE * search.limits.seconds
     unlikely = problem.structure == "pairs" and problem.num_groups > _SMALL_GROUPS and _band(problem) > _NARROW_BAND
     return _PROOF_SHARE * search.limits.seconds if unlikely else np.inf
-
-
-def _sweeps(problem: ChoiceProblem) -> int:
-    """Sweeps of the heuristic before exact takes over: a function of the problem alone."""
-    rank = 1 if problem.factor is None else max(1, problem.factor.shape[1])
-    # From a table of all pairs or from the rows of the factor, whichever is cheaper, as the annealer does it.
-    sweep = problem.num_choices * min(rank, problem.num_choices)
-    most = min(_HEURISTIC_VISITS // problem.num_groups, int(_HEURISTIC_OPERATIONS / sweep))
-    return min(_HEURISTIC_WORK, most + 1)
 
 
 def _exact_suits(problem: ChoiceProblem) -> str | None:

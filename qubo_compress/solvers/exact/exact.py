@@ -11,10 +11,11 @@ import numpy as np
 from qubo_compress._internal import compiling
 from qubo_compress.errors import InvalidSolverOption
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
-from qubo_compress.problem.energy_scale import energy_scale
+from qubo_compress.problem.energy_scale import OPTIMAL_GAP, energy_scale
 from qubo_compress.problem.generators import random_problem, tiny_problem
 from qubo_compress.problem.subproblems import Subproblem, restrict
 from qubo_compress.solvers.exact import bounds
+from qubo_compress.solvers.exact.annealed_answer import annealed
 from qubo_compress.solvers.exact.band_programming import coupled_groups, find_band, solve_band, undominated
 from qubo_compress.solvers.exact.bounds import LARGEST_EIGENPROBLEM, lower_bound
 from qubo_compress.solvers.exact.branch_and_bound import PRUNE, Tree, choices_left
@@ -52,6 +53,11 @@ _STRENGTHENING_SHARE = 0.4
 _WORTH_RESTARTING = 0.95
 """A new tree is worthwhile if at most this share of the choices is left."""
 
+_PLAIN_TREE_NODES = 500
+"""Nodes of a tree without interactions before HiGHS: random problems are proven by then, packing problems are not."""
+_PROGRAMME_SHARE = 0.5
+"""Share of the remaining time for HiGHS where branch and bound can do the rest."""
+
 _FEW_COMBINATIONS = 100_000
 """Up to this many combinations, branch and bound needs no help from the sparse methods."""
 _LEAST_MILP_SECONDS = 3.0
@@ -73,21 +79,22 @@ _NETWORK_SHARE = 0.6
 class Exact(Solver):
     """Find the optimum and prove it, by the method that suits the structure; a note says which.
 
-    Without interactions and with at most one budget: dynamic programming over exact integer costs. Pair
-    energies in a narrow band and at most one budget: dynamic programming over labels. Other pair energies: message
-    passing, branch and bound on its bounds, toulbar2 if groups have three partners or more and pytoulbar2 is installed
-    (a note says where it is missing), then, if they are sparse, mixed-integer programming (HiGHS). Otherwise, and for
-    pairs that all these leave open: branch and bound on the convex relaxation; if that does not finish
-    soon, the root is bounded again with the better answer and a strengthened relaxation, which raises the bound
-    and excludes choices, and a new tree continues with the remaining choices. When the time runs out, the best
-    answer comes with a valid lower bound. Interactions among more choices than ``LARGEST_GRAM`` (4000; 1500 with
-    pairs) get only a local optimum and a bound, and a note says so.
+    Without interactions and with at most one budget: dynamic programming over exact integer costs; with several
+    budgets, 500 nodes of branch and bound, then mixed-integer programming (HiGHS). Pair energies in a narrow band and
+    at most one budget: dynamic programming over labels. More than 12 groups with other interactions: the annealer's
+    answer first. Pair energies: message passing, branch and bound on its bounds, toulbar2 if groups have three partners
+    or more and pytoulbar2 is installed (a note says where it is missing), then, if they are sparse, HiGHS. Otherwise,
+    and for what all these leave open: branch and bound on the convex relaxation; if that does not finish soon, the root
+    is bounded again with the better answer and a strengthened relaxation, which raises the bound and excludes choices,
+    and a new tree continues with the remaining choices. When the time runs out, the best answer comes with a valid
+    lower bound. Interactions among more choices than ``LARGEST_GRAM`` (4000; 1500 with pairs) get only the first answer
+    and a bound, and a note says so.
 
     Budgets with pair costs: enumeration of up to 100,000 combinations, or mixed-integer programming in which products
     of choices are linearised; no certificate.
 
     Args:
-        first: an assignment to start from; None for a local search.
+        first: an assignment to start from, instead of a local search's and the annealer's.
         threads: how many nodes are bounded at a time; None for one per processor that this process may use. The tree is
             the same with any number.
         certificate: keep a certificate in ``Solution.details["certificate"]``, with which a separate checker can
@@ -167,16 +174,46 @@ class _Proof:
             return
         if problem.structure == "pairs" and self._solve_pairs():
             return
+        if problem.structure == "factor" and self._anneal():
+            return
         most = LARGEST_EIGENPROBLEM if problem.structure == "pairs" else LARGEST_GRAM
         if problem.num_choices > most:
             self._say("bound only")
             self.search.notes.append(
                 f"{problem.num_choices} choices are more than the {most} that exact can branch on: bound only"
             )
-            self.bound = lower_bound(problem, self.search.seconds_left) or -np.inf
+            self.bound = max(self.bound, lower_bound(problem, self.search.seconds_left) or -np.inf)
             return
         self._say("branch and bound")
         self._branch(local)
+
+    def _anneal(self) -> bool:
+        """Take the annealer's answer and bound, unless there is an answer to start from; whether nothing fits."""
+        search = self.search
+        if self.options.first is not None or self.options.certificate:
+            return False
+        part = annealed(search, self.options.threads)
+        if part is None:
+            return False
+        search.infeasible = search.infeasible or part.infeasible
+        self.bound = max(self.bound, -np.inf if part.bound is None else part.bound)
+        self._offer(part.best)
+        if part.interrupted:
+            raise KeyboardInterrupt
+        return search.infeasible
+
+    def _programme_may_prove(self) -> bool:
+        """Whether HiGHS may be asked: it cannot be stopped after an amount of work, so its answers would not repeat."""
+        limits = self.search.limits
+        return limits.work is None and limits.seconds >= _LEAST_MILP_SECONDS
+
+    def _programme_proves(self) -> bool:
+        """Whether HiGHS proves the best answer, without interactions and under several budgets."""
+        if self.best is None:
+            return False
+        self._solve_programme(time.perf_counter() + _PROGRAMME_SHARE * self.search.seconds_left)
+        energy = self.problem.energy(self.best)
+        return energy - self.bound <= energy_scale(self.problem).tolerance(energy, OPTIMAL_GAP)
 
     def _nothing_fits(self) -> bool:
         """Whether the budgets are proven to exclude everything. A separate process's work would not repeat."""
@@ -202,15 +239,18 @@ class _Proof:
             self._say(f"dynamic programming over a band of width {band.width}")
             self._take_table(solve_band(problem, band, self.best, self.deadline, limits.work))
             return True
-        # HiGHS cannot be stopped after a given amount of work, so its answers would not repeat.
-        linear = limits.work is None and limits.seconds >= _LEAST_MILP_SECONDS and not few and self.best is not None
-        linear = linear and _is_sparse(problem)
+        linear = self._programme_may_prove() and not few and self.best is not None and _is_sparse(problem)
         if self.options.certificate and not linear:
             return False  # only the tree can be checked
-        if self._messages_prove() or self._tree_proves(_FIRST_TREE_NODES) or (not few and self._network_proves()):
+        if (
+            self._anneal()
+            or self._messages_prove()
+            or self._tree_proves(_FIRST_TREE_NODES)
+            or (not few and self._network_proves())
+        ):
             return True
         if linear:
-            self._solve_programme()
+            self._solve_programme(self.deadline)
         return linear or self._tree_proves(None)
 
     def _tree_proves(self, nodes: int | None) -> bool:
@@ -242,9 +282,9 @@ class _Proof:
             search.details["repeats"] = False  # the recorded work does not tell when the clock stopped it
         return tree.finished
 
-    def _solve_programme(self) -> None:
+    def _solve_programme(self, deadline: float) -> None:
         self._say("mixed-integer programming")
-        answer = solve_milp(self.problem, self.deadline)
+        answer = solve_milp(self.problem, deadline)
         self.bound, self.search.work = max(self.bound, answer.bound), self.search.work + answer.nodes
         if answer.ended:
             self.search.notes.append("HiGHS overran its time limit and was ended")
@@ -296,6 +336,11 @@ class _Proof:
         )  # fmt: skip
         self.tree = tree
         quota = _plain_nodes(problem)
+        if problem.structure == "separable" and record is None and self._programme_may_prove():
+            tree.run(self.deadline, _PLAIN_TREE_NODES)
+            self._offer(tree.incumbent)
+            if tree.finished or self._programme_proves():
+                return
         while record is None:
             left = min(quota, self.search.most_work(quota + tree.nodes) - tree.nodes)
             wanted = tree.nodes + left
@@ -313,7 +358,7 @@ class _Proof:
         problem = self.problem
         if not fits_in_blocks(problem):
             return False
-        self.bound = message_bound(problem, _MESSAGE_SHARE * self.search.seconds_left)
+        self.bound = max(self.bound, message_bound(problem, _MESSAGE_SHARE * self.search.seconds_left))
         self.search.infeasible = self.bound == np.inf
         if self.search.infeasible or self.best is None:
             return self.search.infeasible
