@@ -83,7 +83,7 @@ def evolve(
         >>> from torch import nn
         >>> from qubo_compress.calibration.evaluation import settle
         >>> from qubo_compress.calibration.examples import read_examples
-        >>> net, data = nn.Linear(8, 3), [(torch.randn(64, 8), torch.arange(64) % 3)]
+        >>> net, data = nn.Linear(64, 32), [(torch.randn(64, 64), torch.arange(64) % 32)]
         >>> table = qc.measure(net, data, menu=qc.Menu(bits=(2, 4, 8)), progress=False)
         >>> held_out = HeldOut.of(net, *settle(net, read_examples(data)))
         >>> found = evolve(table, qc.Budget(ratio=1.5), held_out, 500)

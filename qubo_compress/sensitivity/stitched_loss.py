@@ -59,7 +59,7 @@ class StitchedLoss(ExampleLoss):
         InvalidBatches: for a loss that needs targets, without targets.
 
     Example:
-        >>> import qubo_compress as qc
+        >>> import torch, qubo_compress as qc
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> data = [(torch.randn(16, 4), torch.randint(3, (16,)))]
         >>> table = qc.measure(model, data, menu=qc.Menu(bits=(2, 8), sparsity=(0.0,)), progress=False)

@@ -70,7 +70,9 @@ def test_units_of_any_rank_are_measured_once(shared: Path, folders: str) -> None
         arrays["known"][3] = 0
     assert equal(first[0], again[0])
     groups = len(list(shared.glob("common/forward_*.npz")))
-    assert resumed == [0, groups - 1 + 1]  # all but the unit deleted, and the prices
+    # In a common folder, a rank that lags behind finds what the other has written meanwhile.
+    assert resumed[0] == 0 if folders == "own" else resumed[0] < groups
+    assert resumed[1] == groups - 1 + 1  # all but the unit deleted, and the prices
     if folders == "own":
         written = [{path.name for path in (shared / f"own-{rank}").glob("forward_*.npz")} for rank in (0, 1)]
         assert len(written[0] | written[1]) == groups

@@ -142,7 +142,8 @@ def test_random_draws_are_feasible_and_different():
         ("low-rank", 8, 4, 1, "exact: only 8 groups"),
         ("dense", 6, 4, 1, "exact: only 4096 combinations"),
         ("low-rank", 20, 6, 1, "annealer, then exact"),
-        ("dense", 30, 6, 1, "annealer: pairs"),
+        ("dense", 30, 6, 1, "annealer, then exact: pairs"),
+        ("dense", 210, 3, 1, "annealer: pairs"),
         ("separable", 20, 6, 2, "exact: no interactions, 2 budgets"),
     ],
 )

@@ -26,7 +26,7 @@ def near_optima(problem: ChoiceProblem, seed: int, keep_going: Callable[[float],
     Example:
         >>> from qubo_compress.solvers.annealer.annealer import warm_up
         >>> problem = ChoiceProblem.random(kind="dense", groups=6, choices=4, seed=0)
-        >>> warm_up(problem.structure)
+        >>> _ = warm_up(problem.structure)  # the seconds it took
         >>> all(problem.is_feasible(found) for found in near_optima(problem, 0, lambda seconds: True))
         True
     """
