@@ -108,7 +108,7 @@ def losses(options: Options, network: str, ratio: float, seed: int, total: int, 
     found = getattr(cell, method.replace("+", "_").replace(", ", "_"))()
     if found.evaluations > total:
         raise RuntimeError(f"{method} spent {found.evaluations} of {total} evaluations")
-    seconds = {"cpu": round(time.process_time() - processor, 1), "wall": round(time.perf_counter() - begin, 1)}
+    seconds = {"cpu_seconds": round(time.process_time() - processor, 1), "wall": round(time.perf_counter() - begin, 1)}
     loss = scored(network, seed, options.test, tuple(found.assignment.tolist()))
     return {"evaluations": found.evaluations, "loss": loss, "test_images": options.test} | seconds
 
