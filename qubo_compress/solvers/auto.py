@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +15,7 @@ from qubo_compress.solvers.exact.convex_relaxation import LARGEST_GRAM
 from qubo_compress.solvers.exact.cost_network import MOST_NETWORK_ENTRIES, network_entries
 from qubo_compress.solvers.exact.exact import Exact
 from qubo_compress.solvers.exact.exact import warm_up_for as warm_up_exact
-from qubo_compress.solvers.exact.infeasibility import proves_infeasible
+from qubo_compress.solvers.exact.infeasibility import nothing_fits
 from qubo_compress.solvers.exact.pair_cost_proof import FEW_COMBINATIONS, combinations
 from qubo_compress.solvers.greedy import Greedy
 from qubo_compress.solvers.solver import Search, SearchLimits, Solver, make_solver, solvers
@@ -35,8 +34,6 @@ _NARROW_BAND = 4
 
 _GREEDY_SHARE = 0.2
 """Largest share of the time for greedy, whose answer is the fallback for very large problems."""
-_INFEASIBLE_SHARE = 0.4
-"""Largest share of the time for a proof that nothing fits, if greedy found nothing that does."""
 
 _WORTHWHILE = 0.1
 """The heuristic resumes if at least this share of the time is left."""
@@ -145,7 +142,7 @@ class Auto(Solver):
         cut = search.elapsed >= limit
         if quick.interrupted:
             search.take(quick)
-        if quick.best is None and _nothing_fits(search):
+        if quick.best is None and nothing_fits(search):
             return
         search.spend("greedy", search.elapsed)
         main = search.part()
@@ -163,7 +160,7 @@ class Auto(Solver):
                 limits=SearchLimits(_GREEDY_SHARE * search.limits.seconds), rng=np.random.default_rng(0)
             )
             quick.run(Greedy())
-            if quick.best is None and _nothing_fits(search):
+            if quick.best is None and nothing_fits(search):
                 return
         heuristic, problem, share = self._heuristic(), search.problem, _HEURISTIC_SHARE * search.limits.seconds
         first = search.part(limits=search.left(share, annealing_sweeps(problem)))
@@ -183,13 +180,6 @@ class Auto(Solver):
             third = search.part()
             third.run(heuristic)
             search.take(third)
-
-
-def _nothing_fits(search: Search) -> bool:
-    """Whether the budgets are proven to exclude everything. A separate process's work would not repeat."""
-    soon = time.perf_counter() + _INFEASIBLE_SHARE * search.limits.seconds
-    search.infeasible = proves_infeasible(search.problem, soon, integers=search.limits.work is None)
-    return search.infeasible
 
 
 def _proof_seconds(search: Search) -> float:

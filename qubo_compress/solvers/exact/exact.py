@@ -24,7 +24,7 @@ from qubo_compress.solvers.exact.convex_relaxation import LARGEST_GRAM, convex_f
 from qubo_compress.solvers.exact.cost_network import MOST_NETWORK_ENTRIES, network_entries
 from qubo_compress.solvers.exact.dynamic_programming import TableAnswer, solve_table
 from qubo_compress.solvers.exact.first_answer import first_answers
-from qubo_compress.solvers.exact.infeasibility import proves_infeasible
+from qubo_compress.solvers.exact.infeasibility import nothing_fits
 from qubo_compress.solvers.exact.integer_programming import MOST_TABLE_ENTRIES, solve_milp, table_entries
 from qubo_compress.solvers.exact.message_passing import fits_in_blocks, message_bound
 from qubo_compress.solvers.exact.message_tree import LARGEST_TREE_BLOCKS, MessageTree
@@ -35,9 +35,6 @@ from qubo_compress.solvers.exact.toulbar2 import prove_by_network, toulbar2_is_i
 from qubo_compress.solvers.local_search import descent as local_search
 from qubo_compress.solvers.local_search.descent import LocalSearch
 from qubo_compress.solvers.solver import Search, SearchLimits, Solver, solvers
-
-_INFEASIBLE_SHARE = 0.4
-"""Share of the time for a proof that nothing fits, if no first answer was found."""
 
 PLAIN_NODES = 20_000
 """A small tree's root is bounded again after this many nodes; most networks' tables are proven earlier."""
@@ -165,7 +162,7 @@ class _Proof:
         local = LocalSearch(problem, self.search.rng)
         for better in first_answers(self.search, local, self.options.first):
             self.best = better
-        if self.best is None and self._nothing_fits():
+        if self.best is None and nothing_fits(self.search):
             return
         # A single budget that is reachable, which was checked before, can always be repaired to.
         if problem.structure == "separable" and problem.num_budgets <= 1 and self.best is not None:
@@ -214,13 +211,6 @@ class _Proof:
         self._solve_programme(time.perf_counter() + _PROGRAMME_SHARE * self.search.seconds_left)
         energy = self.problem.energy(self.best)
         return energy - self.bound <= energy_scale(self.problem).tolerance(energy, OPTIMAL_GAP)
-
-    def _nothing_fits(self) -> bool:
-        """Whether the budgets are proven to exclude everything. A separate process's work would not repeat."""
-        limits = self.search.limits
-        soon = time.perf_counter() + _INFEASIBLE_SHARE * limits.seconds
-        self.search.infeasible = proves_infeasible(self.problem, soon, integers=limits.work is None)
-        return self.search.infeasible
 
     def _say(self, method: str) -> None:
         self.search.details["method"] = method

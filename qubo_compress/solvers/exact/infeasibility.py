@@ -17,6 +17,7 @@ import dataclasses
 import itertools
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import optimize, sparse
@@ -29,6 +30,12 @@ from qubo_compress.solvers.exact.integer_programming import (
     run_programme,
     table_entries,
 )
+
+if TYPE_CHECKING:
+    from qubo_compress.solvers.search import Search
+
+_SHARE = 0.4
+"""Largest share of a search's time for the proof that nothing fits."""
 
 _PRICE_UNITS = 2**30
 """Prices are rounded to multiples of the largest price divided by this number."""
@@ -47,6 +54,16 @@ class _Budgets:
     costs: IntArray
     room: IntArray
     offsets: IntArray
+
+
+def nothing_fits(search: Search) -> bool:
+    """Whether the budgets are proven to exclude everything; the search, which has found nothing yet, is told so.
+
+    With a work limit no integer program runs, because a separate process's work would not repeat.
+    """
+    soon = time.perf_counter() + _SHARE * search.limits.seconds
+    search.infeasible = proves_infeasible(search.problem, soon, integers=search.limits.work is None)
+    return search.infeasible
 
 
 def proves_infeasible(problem: ChoiceProblem, deadline: float, integers: bool = True) -> bool:

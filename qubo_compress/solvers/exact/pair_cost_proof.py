@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import time
 
 import numpy as np
 from scipy import sparse
@@ -18,7 +17,7 @@ from scipy import sparse
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
 from qubo_compress.solvers.exact.bounds import lower_bound
 from qubo_compress.solvers.exact.first_answer import first_answers
-from qubo_compress.solvers.exact.infeasibility import proves_infeasible
+from qubo_compress.solvers.exact.infeasibility import nothing_fits
 from qubo_compress.solvers.exact.integer_programming import MOST_TABLE_ENTRIES, solve_milp, table_entries
 from qubo_compress.solvers.local_search.descent import LocalSearch
 from qubo_compress.solvers.search import Search
@@ -32,8 +31,6 @@ _LEAST_MILP_SECONDS = 3.0
 """Below this time limit, starting a process for HiGHS does not pay."""
 _BOUND_SHARE = 0.1
 """Share of the remaining time for a bound before HiGHS."""
-_INFEASIBLE_SHARE = 0.4
-"""Share of the time for a proof that nothing fits, if no first answer was found."""
 
 
 def prove_with_pair_costs(search: Search, first: tuple[int, ...] | None) -> None:
@@ -61,7 +58,7 @@ def prove_with_pair_costs(search: Search, first: tuple[int, ...] | None) -> None
         _say(search, "enumeration")
         if _enumerate(search):
             return
-    elif search.best is None and _nothing_fits(search):
+    elif search.best is None and nothing_fits(search):
         return
     # HiGHS cannot be stopped after a given amount of work, so its answers would not repeat.
     entries = table_entries(problem) if problem.factor is None else _factor_entries(problem)
@@ -96,13 +93,6 @@ def _raise_bound(search: Search, bound: float | None) -> None:
         search.infeasible = True
     elif np.isfinite(bound):
         search.bound = bound if search.bound is None else max(search.bound, bound)
-
-
-def _nothing_fits(search: Search) -> bool:
-    """Whether the budgets are proven to exclude everything. A separate process's work would not repeat."""
-    soon = time.perf_counter() + _INFEASIBLE_SHARE * search.limits.seconds
-    search.infeasible = proves_infeasible(search.problem, soon, integers=search.limits.work is None)
-    return search.infeasible
 
 
 def _enumerate(search: Search) -> bool:
