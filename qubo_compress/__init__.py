@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qubo_compress.pipeline import CompressionResult, compress
     from qubo_compress.plan import Plan
     from qubo_compress.problem import ChoiceProblem
+    from qubo_compress.pruning.shrink import shrink
     from qubo_compress.recovery import recover
     from qubo_compress.recovery.reading import read_unreliably
     from qubo_compress.selection import pareto
@@ -54,6 +55,7 @@ __all__ = [
     "recover",
     "save",
     "sensitivity",
+    "shrink",
     "solve",
     "solvers",
     "tail_weights",
@@ -81,6 +83,7 @@ _MODULES = {
     "read_unreliably": "recovery.reading",
     "recover": "recovery",
     "save": "artifact",
+    "shrink": "pruning.shrink",
     "solve": "solvers",
     "tail_weights": "calibration.weights",
 }

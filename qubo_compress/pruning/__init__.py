@@ -11,6 +11,7 @@ from qubo_compress.pruning.pruning import (
     prune_gradually,
     pruned_layers,
 )
+from qubo_compress.pruning.shrink import Shrunk, shrink
 from qubo_compress.pruning.weight_scores import METHODS, SCOPES, Pruning
 
 __all__ = [
@@ -19,9 +20,11 @@ __all__ = [
     "Layers",
     "PrunedLayer",
     "Pruning",
+    "Shrunk",
     "cubic_schedule",
     "gradients_of",
     "prune",
     "prune_gradually",
     "pruned_layers",
+    "shrink",
 ]

@@ -1,0 +1,205 @@
+"""From sets that leave to the smaller network: hooks and numbers that its modules need, and the proof that it is right.
+
+The proof compares two networks on a few examples: the smaller one, and the original whose layers do not read the sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qubo_compress.errors import ForwardFailed, InvalidModel
+from qubo_compress.network.channels.labels import IntArray
+from qubo_compress.network.channels.removal import ChangedNumber, HookedModule, KeptIndices, Removal
+from qubo_compress.network.channels.sets import TOGETHER, Channels, ChannelSet
+from qubo_compress.network.channels.uses import Passage
+from qubo_compress.network.every_layer import every_layer_runs
+from qubo_compress.network.inputs import Inputs
+from qubo_compress.network.private import independent_copy
+from qubo_compress.network.replay import run_model
+from qubo_compress.network.tensors import NetworkTensors
+
+TOLERANCE = 1e-4
+"""Largest difference of outputs that counts as rounding, relative to the largest output."""
+
+
+def removal_of_sets(channels: Channels, gone: Collection[int], model: nn.Module) -> Removal:
+    """What is left when some sets leave.
+
+    Args:
+        channels: of the network.
+        gone: positions in ``channels.sets``.
+        model: the network.
+
+    Raises:
+        InvalidModel: when nothing of an axis would be left.
+    """
+    tensors, leaving = NetworkTensors(model), set(gone)
+    lost: dict[tuple[str, int], set[int]] = {}
+    for number in leaving:
+        for part in channels.sets[number].slices:
+            lost.setdefault((part.tensor, part.axis), set()).update(part.indices)
+    kept = []
+    for (name, axis), indices in lost.items():
+        full = tensors[name].shape[axis]
+        left = tuple(index for index in range(full) if index not in indices)
+        if not left:
+            raise InvalidModel(f"nothing of {name} would be left along axis {axis}; keep one of its channels")
+        kept.append(KeptIndices(name, axis, full, left))
+    order = {name: number for number, name in enumerate(tensors)}
+    kept.sort(key=lambda part: (order[part.tensor], part.axis))
+    modules = dict(model.named_modules())
+    hooked = [_hooked(channels, passage, leaving, modules[passage.module]) for passage in channels.passages]
+    numbers = _numbers(channels, leaving, modules)
+    return Removal(tuple(kept), tuple(item for item in hooked if item is not None), tuple(numbers))
+
+
+def unread(model: nn.Module, sets: Sequence[ChannelSet]) -> nn.Module:
+    """A copy whose layers have zeros for weights that read the sets."""
+    copy = independent_copy(model)
+    tensors = NetworkTensors(copy)
+    with torch.no_grad():
+        for item in sets:
+            for part in item.slices:
+                if part.role == "reads":
+                    tensors[part.tensor].index_fill_(part.axis, torch.tensor(part.indices), 0.0)
+    return copy
+
+
+def refusals(channels: Channels, model: nn.Module, inputs: Inputs) -> dict[str, str]:
+    """Sets that cannot be removed although they are connected rightly, with the reason: by trying it.
+
+    Half of every family of sets is removed from a copy on the CPU, of all families at once; if that fails, of one
+    family after another.
+
+    Args:
+        channels: of the network.
+        model: the network, on the CPU.
+        inputs: of a few examples.
+    """
+    families: dict[tuple[tuple[str, int], ...], list[int]] = {}
+    for number, item in enumerate(channels.sets):
+        families.setdefault(item.family, []).append(number)
+    refused: dict[str, str] = {}
+    tried: dict[tuple[tuple[str, int], ...], list[int]] = {}
+    for family, members in families.items():
+        if len(members) == 1:
+            refused[channels.sets[members[0]].name] = TOGETHER
+        else:
+            tried[family] = members[1::2]
+    everything = [number for some in tried.values() for number in some]
+    if everything and why_different(channels, everything, model, inputs) is not None:
+        for family, some in tried.items():
+            reason = why_different(channels, some, model, inputs)
+            if reason is not None:
+                refused.update({channels.sets[number].name: reason for number in families[family]})
+    return refused
+
+
+def why_different(channels: Channels, gone: Sequence[int], model: nn.Module, inputs: Inputs) -> str | None:
+    """Why the network without some sets does not compute what it computes when nothing reads them; None if it does."""
+    with every_layer_runs(), torch.no_grad():
+        wanted = _outputs(unread(model, [channels.sets[number] for number in gone]), inputs)
+        try:
+            found = _outputs(removal_of_sets(channels, gone, model).applied(model), inputs)
+        except (ForwardFailed, InvalidModel) as cause:
+            return f"the network without them does not run: {f'{cause}'.split('; the model is as it was')[0]}"
+    for one, other in zip(wanted, found, strict=True):
+        if one.shape != other.shape or not close(one, other, TOLERANCE):
+            return "the network without them computes something else"
+    return None
+
+
+def close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Whether outputs agree up to a share of the largest one."""
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    scale = float(one.abs().max()) if one.numel() else 0.0
+    return bool(torch.allclose(one, other, rtol=0.0, atol=tolerance * scale + 1e-12))
+
+
+def apart_at_most(one: nn.Module, other: nn.Module, inputs: Inputs) -> float:
+    """Largest difference between two networks' outputs, relative to the largest output; infinite for other shapes."""
+    largest = 0.0
+    with every_layer_runs(), torch.no_grad():
+        for first, second in zip(_outputs(one, inputs), _outputs(other, inputs), strict=True):
+            if first.shape != second.shape:
+                return float("inf")
+            if first.numel():
+                scale = float(first.double().abs().max()) or 1.0
+                largest = max(largest, float((first.double() - second.double()).abs().max()) / scale)
+    return largest
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    made = run_model(model, inputs)
+    values = list(made.values()) if isinstance(made, Mapping) else made if isinstance(made, (tuple, list)) else [made]
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def _hooked(channels: Channels, passage: Passage, leaving: set[int], module: nn.Module) -> HookedModule | None:
+    """Hooks around a module without tensors, unless it computes the same with fewer channels."""
+    before, after = (_axis(channels, labels, leaving, passage.module) for labels in (passage.before, passage.after))
+    if before is None and after is None:
+        return None
+    try:
+        with torch.no_grad():
+            found, wanted = module(_part(passage.inputs, before)), _part(module(passage.inputs), after)
+        alike = found.shape == wanted.shape and torch.equal(found, wanted)
+    except (RuntimeError, ValueError, IndexError):
+        alike = False
+    return None if alike else HookedModule(passage.module, before, after)
+
+
+def _part(tensor: Tensor, kept: KeptIndices | None) -> Tensor:
+    return tensor if kept is None else tensor.index_select(kept.axis, torch.tensor(kept.indices))
+
+
+def _axis(channels: Channels, labels: Tensor, leaving: set[int], name: str) -> KeptIndices | None:
+    """The axis of an activation along which channels leave; None if none do, or they are not along one axis."""
+    gone = np.isin(channels.of_labels(labels.numpy()), list(leaving))
+    if not gone.any():
+        return None
+    for axis in range(1, gone.ndim):
+        rows = np.moveaxis(gone, axis, 0).reshape(gone.shape[axis], -1)
+        if (rows == rows[:, :1]).all():
+            return KeptIndices(name, axis, len(rows), tuple(np.flatnonzero(~rows[:, 0]).tolist()))
+    return None
+
+
+def _numbers(channels: Channels, leaving: set[int], modules: Mapping[str, nn.Module]) -> list[ChangedNumber]:
+    """New numbers of heads, and of their total width, in modules that multiply activations head by head.
+
+    An attribute is taken for one of them by its value and its name; the proof then tells whether that was right.
+    """
+    found: dict[tuple[str, str], ChangedNumber] = {}
+    for use in channels.heads:
+        module = modules[use.module]
+        sets = channels.of_labels(use.labels)
+        each = _heads_of_example(use.labels)
+        left = int((~np.isin(sets[:each], list(leaving))).sum())
+        if left == each or isinstance(module, nn.MultiheadAttention):
+            continue
+        for name, value in vars(module).items():
+            if type(value) is not int:
+                continue
+            if value == each and "head" in name:
+                found[use.module, name] = ChangedNumber(use.module, name, left)
+            elif value % each == 0 and value > each and name in TOTAL_WIDTHS:
+                found[use.module, name] = ChangedNumber(use.module, name, value // each * left)
+    return list(found.values())
+
+
+TOTAL_WIDTHS = ("all_head_size", "inner_dim", "inner_size", "attn_dim", "attention_head_size_all", "split_size")
+"""Names by which networks call the width of all heads together."""
+
+
+def _heads_of_example(labels: IntArray) -> int:
+    """Entries per example: the pattern of labels is repeated for every example."""
+    for each in range(1, len(labels) + 1):
+        if len(labels) % each == 0 and (labels.reshape(-1, each) == labels[:each]).all():
+            return each
+    return len(labels)
