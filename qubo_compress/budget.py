@@ -32,7 +32,8 @@ class Budget:
         bytes: largest size of the file.
         bits_per_weight: eight times the bytes of the file over the number of unique parameters.
         macs: largest number of multiplications by non-zero weights per example.
-        bit_operations: ``macs`` with each multiplication weighted by the bits of its weight and of a 32-bit activation.
+        bit_operations: ``macs`` with each multiplication weighted by the bits of its weight and of its activation: 32,
+            unless the choice rounds the layer's inputs.
         cells: largest number of one-bit memory cells for the compressed tensors.
         harmful_flips: largest expected share of calibration examples, 0 to 1, that the original gets right and the
             compressed network gets wrong. Examples count by their weights: those of the batches times

@@ -20,6 +20,7 @@ from qubo_compress.network.discovery import discover_stored
 from qubo_compress.network.groups import Group, Layout, Member
 from qubo_compress.network.older_groups import newer_names, older_layout
 from qubo_compress.network.private import CARRIED, independent_copy
+from qubo_compress.network.rounding import InputRange
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan_file import read_plan, write_plan
@@ -148,6 +149,15 @@ class Compression:
         for group in self.layout.groups:
             yield from zip(group.members, self.stored[group.name].tensors(), strict=True)
 
+    def ranges(self) -> dict[str, InputRange | None]:
+        """Name of every weight -> range to which its layers' inputs are rounded, or None."""
+        found: dict[str, InputRange | None] = {}
+        for group in self.layout.groups:
+            if group.kind == "weight":
+                ranges = self.stored[group.name].input_ranges or (None,) * len(group.members)
+                found.update(zip((member.name for member in group.members), ranges, strict=True))
+        return found
+
     def with_stored(self, stored: Mapping[str, Stored]) -> Compression:
         """The same plan with other codes for some groups."""
         return Compression(self.plan, self.layout, {**self.stored, **stored})
@@ -162,6 +172,7 @@ def filled(model: nn.Module, compression: Compression) -> nn.Module:
     small = independent_copy(model)
     tensors = NetworkTensors(small)
     tensors.fill(tensors.assembled(compression.parts()))
+    tensors.round_inputs(compression.ranges())
     setattr(small, CARRIED, compression)
     return small.eval()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qubo_compress._internal.checks import plain
 from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.activations import Activations, takes_activations
 from qubo_compress.menu.cast import Cast
 from qubo_compress.menu.coding.coded import Coded, can_be_coded, coded_name
 from qubo_compress.menu.families import choices_of, family_names
@@ -129,6 +130,29 @@ class Menu:
                 offered[name] = operator
             if coded is not None:
                 offered[choice_name(coded)] = coded
+        return Menu(list(offered.values()))
+
+    def with_activations(self, bits: int = 8, instead: bool = False) -> Menu:
+        """This menu with every choice of whole numbers also with the layer's inputs rounded to some bits.
+
+        Args:
+            bits: of the inputs, 2 to 8; runtimes compute with 8. See :mod:`qubo_compress.menu.activations`.
+            instead: omit the form whose inputs stay as they are.
+
+        Raises:
+            InvalidMenu: when that makes more than 255 choices, or for other bits.
+
+        Example:
+            >>> Menu(bits=(8,), sparsity=(0.0, 0.5), vector_bits=()).with_activations(8, instead=True).names
+            ('keep', 'quantize(bits=8,activations=8)', 'quantize(bits=8,sparsity=0.5,activations=8)')
+        """
+        offered: dict[str, Operator] = {}
+        for name, operator in self._operators.items():
+            rounded = Activations(name, bits) if takes_activations(operator) else None
+            if rounded is None or not instead:
+                offered[name] = operator
+            if rounded is not None:
+                offered[choice_name(rounded)] = rounded
         return Menu(list(offered.values()))
 
     @property

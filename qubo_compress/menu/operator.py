@@ -47,6 +47,12 @@ class Operator(ABC):
     unreliable: ClassVar[bool] = False
     """Whether it stores in cells that are read back with random errors."""
 
+    whole_numbers: ClassVar[bool] = False
+    """Whether its weights are whole numbers of ``code_bits`` bits times a step per output row, as integer kernels need.
+
+    Only such choices take ``activations``.
+    """
+
     @abstractmethod
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Why this operator does not suit the group, or None if it does."""
@@ -106,6 +112,18 @@ class Operator(ABC):
         """Bits of its codes: the setting ``bits``, if there is one."""
         return settings_of(self).get("bits")
 
+    @property
+    def written(self) -> str:
+        """The name of the choice: the operator's name, with the settings that differ from their defaults."""
+        usual = {field.name: field.default for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        settings = [f"{name}={value!r}" for name, value in settings_of(self).items() if value != usual[name]]
+        return f"{self.operator_name}({','.join(settings)})" if settings else self.operator_name
+
+    @property
+    def activation_bits(self) -> int | None:
+        """Bits to which it rounds the layer's inputs; None: it does not."""
+        return None
+
     @classmethod
     def samples(cls) -> tuple[Operator, ...]:
         """Instances with the settings that the conformance suite must test."""
@@ -122,6 +140,9 @@ class Operator(ABC):
 
 LONGEST_NAME = 1000
 """Most letters of a choice's name: parsing a name from a file takes time and memory that grow with its length."""
+
+ACTIVATIONS = "activations"
+"""The setting that any choice of whole numbers takes, and the operator that it stands for."""
 
 ALREADY_STORED = "already stored"
 """Key in the evidence for a group's choices that are already stored, by name."""
@@ -237,9 +258,7 @@ def choice_name(operator: Operator) -> str:
         >>> choice_name(Quantize(bits=4)), choice_name(Quantize(bits=4, sparsity=0.5))
         ('quantize(bits=4)', 'quantize(bits=4,sparsity=0.5)')
     """
-    usual = {field.name: field.default for field in dataclasses.fields(operator)}  # type: ignore[arg-type]
-    settings = [f"{name}={value!r}" for name, value in settings_of(operator).items() if value != usual[name]]
-    return f"{operator.operator_name}({','.join(settings)})" if settings else operator.operator_name
+    return operator.written
 
 
 def parse(name: str) -> Operator:
@@ -252,6 +271,8 @@ def parse(name: str) -> Operator:
     Example:
         >>> parse("quantize(bits=4,sparsity=0.5)")
         Quantize(bits=4, sparsity=0.5)
+        >>> parse("quantize(bits=8,activations=8)")
+        Activations(of='quantize(bits=8)', bits=8)
     """
     if len(name) > LONGEST_NAME:
         raise InvalidMenu(f"a choice has a name of at most {LONGEST_NAME} letters; got {len(name):,}")
@@ -262,7 +283,11 @@ def parse(name: str) -> Operator:
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError("settings must be given by name")
         settings = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+        around = settings.pop(ACTIVATIONS, None)
         operator: Operator = kind(**settings)
+        if around is not None:
+            wrapper: Any = operators.get(ACTIVATIONS)
+            operator = wrapper(of=choice_name(operator), bits=around)
     except (SyntaxError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as cause:
         raise InvalidMenu(f"{name!r} is not a choice of operator {head!r}: {cause}") from cause
     return operator

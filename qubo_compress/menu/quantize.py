@@ -256,6 +256,7 @@ class Quantize(Operator):
     """
 
     operator_name: ClassVar[str] = "quantize"
+    whole_numbers: ClassVar[bool] = True
     quick: ClassVar[bool] = True
     bits: int
     sparsity: float = 0.0

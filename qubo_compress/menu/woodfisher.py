@@ -272,6 +272,7 @@ class WoodFisher(Operator):
     """
 
     operator_name: ClassVar[str] = "woodfisher"
+    whole_numbers: ClassVar[bool] = True
     sparsity: float
     bits: int | None = None
     damping: float | None = None

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from qubo_compress.errors import ForwardFailed, QuboCompressError
 from qubo_compress.network.calls import WeightCall, WeightCalls
 from qubo_compress.network.inputs import Inputs, call, map_tensors, tensors_of
+from qubo_compress.network.rounding import InputRange, placed_ranges, ranges_of, rounded
 from qubo_compress.network.scores import OutputReading
 from qubo_compress.network.tensors import NetworkTensors
 
@@ -313,7 +314,15 @@ class GroupSweep:
         return 1 if mistaken or self._one_by_one else wanted
 
     def _swapped(self, variant: Sequence[Tensor]) -> contextlib.AbstractContextManager[None]:
-        return self._tensors.swapped(dict(zip(self._names, variant, strict=True)))
+        return self._tensors.swapped(dict(zip(self._names, variant, strict=True)), self._ranges(variant))
+
+    def _ranges(self, variant: Sequence[Tensor]) -> dict[str, InputRange | None]:
+        """Name -> range of the group's layers, if any of its choices rounds their inputs."""
+        return dict(zip(self._names, ranges_of(variant), strict=False))
+
+    def _unrounded(self, variant: Sequence[Tensor]) -> contextlib.AbstractContextManager[None]:
+        """The group's layers get their inputs unrounded: each choice then rounds them itself."""
+        return placed_ranges({m: None for name in self._ranges(variant) for m, _ in self._tensors.owners(name)})
 
     def _full(self, inputs: Inputs, variant: Sequence[Tensor]) -> Tensor:
         with torch.no_grad(), self._swapped(variant):
@@ -382,7 +391,7 @@ class GroupSweep:
             finally:
                 inside = False
 
-        with intercepted(self._model, handle), torch.no_grad():
+        with self._unrounded(variants[0]), intercepted(self._model, handle), torch.no_grad():
             rows = self._reading.rows(run_model(self._model, repeated(inputs, clone=False)))
         if rows.shape[0] % copies:
             raise _Diverged("its outputs do not split evenly over the choices")
@@ -404,13 +413,21 @@ class GroupSweep:
 
         results = []
         for k, variant in enumerate(variants):
+            given = self._rounded(module, map_tensors(args, part(k)), variant)
             with self._swapped(variant):
-                results.append(original(*map_tensors(args, part(k)), **map_tensors(kwargs, part(k))))
+                results.append(original(*given, **map_tensors(kwargs, part(k))))
         if copies == 1:
             return results[0]
         if not all(isinstance(result, Tensor) for result in results):
             raise _Diverged(f"{type(module).__name__} does not return one tensor")
         return torch.cat(results)
+
+    def _rounded(self, module: nn.Module, args: tuple[Any, ...], variant: Sequence[Tensor]) -> tuple[Any, ...]:
+        """A module's arguments as the hook of a variant rounds them: ``original`` is called behind all hooks."""
+        for name, given in self._ranges(variant).items():
+            if given is not None and any(owner is module for owner, _ in self._tensors.owners(name)):
+                return (rounded(args[0], given), *args[1:])
+        return args
 
     def _require_trace(self) -> CallTrace:
         if self._trace is None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qubo_compress.network.groups import Group, Member
+from qubo_compress.network.rounding import InputRange, place_range, placed_ranges, range_of
 from qubo_compress.network.tensor_bytes import raw_bytes
 
 Place = tuple[nn.Module, str]
@@ -138,12 +139,33 @@ class NetworkTensors(Mapping[str, Tensor]):
             for name, value in values.items():
                 self[name].copy_(value)
 
+    def range_of(self, name: str) -> InputRange | None:
+        """The range to which the inputs of the layer with that weight are rounded, or None."""
+        return range_of(self.owners(name)[0][0])
+
+    def round_inputs(self, ranges: Mapping[str, InputRange | None]) -> None:
+        """Round the inputs of the layers with these weights from now on; None: no longer."""
+        for name, wanted in ranges.items():
+            for module, _ in self.owners(name):
+                place_range(module, wanted)
+
     @contextlib.contextmanager
-    def swapped(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+    def swapped(
+        self, values: Mapping[str, Tensor], ranges: Mapping[str, InputRange | None] | None = None
+    ) -> Iterator[None]:
         """Substitute tensors at every place that shares the named ones, and always restore them afterwards.
 
-        Substitutes are moved to the network's device. Its own tensors are never written to.
+        Args:
+            values: first name -> substitute, which is moved to the network's device. The network's own tensors are
+                never written to.
+            ranges: weight's first name -> range to which the inputs of its layers are rounded meanwhile.
         """
+        rounding = {module: given for name, given in (ranges or {}).items() for module, _ in self.owners(name)}
+        with placed_ranges(rounding), self._substituted(values):
+            yield
+
+    @contextlib.contextmanager
+    def _substituted(self, values: Mapping[str, Tensor]) -> Iterator[None]:
         moved = {name: value.to(self[name].device) for name, value in values.items()}
         places = [(*place, value) for name, value in moved.items() for place in self.owners(name)]
         saved: list[tuple[dict[str, Tensor | None], str, Tensor | None]] = []

@@ -82,9 +82,10 @@ class _ChoiceRuns:
         number = int(table.offsets[group]) + table.choices[group].index(choice)
         fit = None if table.fits is None else table.fits.of(number)
         payload = table.payloads.get((found.name, choice))
-        stored = stored_as(choice, found, self.tensors.parts(found), payload, fit).tensors()
+        stored = stored_as(choice, found, self.tensors.parts(found), payload, fit)
+        ranges = dict(zip((member.name for member in found.members), stored.input_ranges, strict=False))
         total = 0.0
-        with self.tensors.swapped(self.tensors.assembled(zip(found.members, stored, strict=True))):
+        with self.tensors.swapped(self.tensors.assembled(zip(found.members, stored.tensors(), strict=True)), ranges):
             for part, reference in zip(self.examples.slices, self.reference, strict=True):
                 inputs = map_tensors(part.inputs, lambda t, home=reference.device: t.to(home))
                 rows = self.examples.reading.rows(run_model(self.tensors.model, inputs))

@@ -16,6 +16,7 @@ from qubo_compress.menu.operator import ALREADY_STORED, Operator, choice_name, l
 from qubo_compress.menu.storage.many import Fits, encoded, of_equal_values
 from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Layout, Member
+from qubo_compress.network.rounding import InputRange
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.sensitivity.cache import Unit, UnitCache
@@ -144,6 +145,24 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
                 if choice_name(plain) in fits:
                     fits[name] = fits[choice_name(plain)]
         return (packed.tensors() for _, packed in self._each(group, operators, fits))
+
+    def ranges(self, group: int) -> list[tuple[InputRange | None, ...]]:
+        """For every choice, the ranges of the members' inputs, None where it rounds none; () if no choice does."""
+        found, offered = self.layout.groups[group], self[group]
+        if not any(operator.activation_bits for operator in offered.values()):
+            return [()] * len(offered)
+        none: tuple[InputRange | None, ...] = (None,) * len(found.members)
+        return [
+            self._kept_or_read(group, name).input_ranges if operator.activation_bits else none
+            for name, operator in offered.items()
+        ]
+
+    def _kept_or_read(self, group: int, name: str) -> Stored:
+        """The stored form of a choice made from data."""
+        found = self.layout.groups[group]
+        if (group, name) in self._kept:
+            return self._kept[group, name]
+        return stored_as(name, found, self.parts(group), self.payloads[found.name, name])
 
     def rewritten(self, group: int, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The same function in the parameters used by the group's choices."""

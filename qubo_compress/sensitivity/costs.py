@@ -13,7 +13,7 @@ from torch import nn
 from qubo_compress.menu.low_rank.factored import left_dense
 from qubo_compress.menu.low_rank.stages import stage_positions
 from qubo_compress.menu.storage.many import Fits, Rows, prices_rows
-from qubo_compress.menu.storage.stored import Stored
+from qubo_compress.menu.storage.stored import FLOAT_BITS, Stored
 from qubo_compress.network.groups import Group, Member
 from qubo_compress.network.replay import CallTrace
 from qubo_compress.network.tensors import NetworkTensors, Place
@@ -24,11 +24,8 @@ from qubo_compress.sensitivity.subject import Subject
 DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Modules in which every weight multiplies once per output position."""
 
-ACTIVATION_BITS = 32
-"""Activations stay in float32: only weights are compressed."""
 
-
-UNIT = "prices_1"
+UNIT = "prices_2"
 """Name of the cached unit. The number increases whenever an operator changes its stored form."""
 
 BUDGETS = ("bytes", "macs", "bit_operations", "cells")
@@ -117,7 +114,7 @@ def _group_priced(subject: Subject, number: int) -> _Priced:
             macs = sum(count * times for count, times in zip(counts, positions, strict=True))
         nbytes = packed.nbytes
         cells = packed.cells if packed.unreliable else 8 * nbytes  # counting bytes a second time would take as long
-        costs.append((nbytes, macs, macs * packed.weight_bits * ACTIVATION_BITS, cells))
+        costs.append((nbytes, macs, macs * packed.weight_bits * packed.activation_bits, cells))
         fits.append(operator.fit(packed))
         unreliable.append(packed.unreliable)
     return _Priced(np.array(costs, dtype=np.int64), fits, unreliable)
@@ -132,7 +129,7 @@ def _rows_priced(subject: Subject, run: Sequence[int]) -> _Priced:
     for operator in subject.choices[run[0]].values():
         made = rows.priced(operator)
         macs = made.nonzeros * times
-        costs.append(np.stack([made.nbytes, macs, macs * made.weight_bits * ACTIVATION_BITS, 8 * made.nbytes], axis=1))
+        costs.append(np.stack([made.nbytes, macs, macs * made.weight_bits * FLOAT_BITS, 8 * made.nbytes], axis=1))
         fits.append(made.fits)
     joined = [fit for group in zip(*fits, strict=True) for fit in group]
     return _Priced(np.stack(costs, axis=1).reshape(len(joined), len(BUDGETS)), joined, [False] * len(joined))

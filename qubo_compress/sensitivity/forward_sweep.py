@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress.network.losses.classification import class_targets, target_rows
+from qubo_compress.network.rounding import InputRange, ranges_of
 from qubo_compress.network.scores import predicted
 from qubo_compress.network.tensor_bytes import raw_bytes
 from qubo_compress.problem.choice_problem import FactorArray, FloatArray
@@ -160,12 +161,12 @@ def _right(subject: Subject, number: int) -> Tensor:
 
 
 def _first_alike(variants: Sequence[tuple[Tensor, ...]]) -> list[int]:
-    """For every variant, the number of the first one with the same values."""
-    first: dict[bytes, int] = {}
+    """For every variant, the number of the first one with the same values and ranges."""
+    first: dict[tuple[bytes, tuple[InputRange | None, ...]], int] = {}
     found = []
     for number, tensors in enumerate(variants):
         digest = hashlib.sha256(b"".join(raw_bytes(tensor) for tensor in tensors)).digest()
-        found.append(first.setdefault(digest, number))
+        found.append(first.setdefault((digest, ranges_of(tensors)), number))
     return found
 
 

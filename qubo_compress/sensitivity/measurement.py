@@ -78,7 +78,16 @@ class Measurement:
         check_shrinkage(self.shrinkage)
         check_interactions(self.interactions)
         refuse_unshrinkable(self.asked, self.shrinkage)
+        self._refuse_unseen_inputs()
         if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds > 0):
             raise InvalidMenu(f"seconds must be a positive number or None; got {self.seconds!r}")
         check_example_weights(self.example_weights)
         return replace(self, seed=whole("seed", self.seed))
+
+    def _refuse_unseen_inputs(self) -> None:
+        rounding = [name for name in self.offered.names if self.offered.operator(name).activation_bits]
+        if rounding and not self.asked.sees_inputs:
+            raise InvalidMenu(
+                f"{rounding[0]} rounds a layer's inputs, and the metric {self.asked.metric_name!r} sees only changed "
+                "weights; use 'auto', 'products', 'gauss-newton' or 'pairwise', or take it off the menu"
+            )

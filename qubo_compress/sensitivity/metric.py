@@ -63,6 +63,11 @@ class Metric(ABC):
         """Whether it returns ``MetricResult.halves``, which ``shrinkage="auto"`` needs."""
         return True
 
+    @property
+    def sees_inputs(self) -> bool:
+        """Whether it measures choices that round a layer's inputs; if not, menus with ``activations`` are refused."""
+        return False
+
     def evaluations(self, subject: Subject) -> float:
         """Expected runs over all examples, for the progress bar; none by default."""
         return 0.0

@@ -20,6 +20,7 @@ from qubo_compress.network.inputs import map_tensors
 from qubo_compress.network.losses.classification import Loss, make_loss
 from qubo_compress.network.losses.custom import CallableLoss
 from qubo_compress.network.replay import CallTrace, run_model, trace_calls
+from qubo_compress.network.roundable import why_not_rounded
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.choices import StoredChoices
@@ -71,8 +72,10 @@ def _offered(
 
     unreached = unreached_groups(original.model, layout, examples, rows)
     choices, menu = [], settings.offered
+    suited = [menu.offered(group, original.parts(group)) for group in layout.groups]
+    unrounded = _unrounded(specimen, original, suited)
     for number, group in enumerate(layout.groups):
-        offered = _measurable(menu.offered(group, original.parts(group)), group, calls)
+        offered = _measurable(suited[number], group, calls, unrounded)
         if group.name in unreached:
             offered = {"keep": offered["keep"]}
         choices.append(offered if around is None or around.restrict is None else around.restrict(number, offered))
@@ -87,16 +90,36 @@ def _outputs(model: nn.Module, examples: Examples) -> list[Tensor]:
 
 
 def _measurable(
-    offered: dict[str, Operator], group: Group, calls: Mapping[str, Sequence[WeightCall]]
+    offered: dict[str, Operator],
+    group: Group,
+    calls: Mapping[str, Sequence[WeightCall]],
+    unrounded: Mapping[str, str],
 ) -> dict[str, Operator]:
-    """The choices, without those that need the inputs of a weight if these cannot be observed."""
-    unseen = [name for name, operator in offered.items() if any(need.watches_inputs for need in operator.needs)]
+    """The choices, without those that need the inputs of a weight if these cannot be observed, or not rounded."""
+    watching = [name for name, operator in offered.items() if any(need.watches_inputs for need in operator.needs)]
     reasons = [why_unseen(calls.get(member.name, ()), bool(member.inputs_first)) for member in group.members]
-    reason = next((said for said in reasons if said is not None), None)
-    if not unseen or reason is None:
-        return offered
-    logger.info("%s is not offered %s: %s", group.name, ", ".join(unseen), reason)
-    return {name: operator for name, operator in offered.items() if name not in unseen}
+    unseen = next((said for said in reasons if said is not None), None)
+    rounding = [name for name in watching if offered[name].activation_bits]
+    fixed = next((unrounded[member.name] for member in group.members if member.name in unrounded), None)
+    for names, reason in ((watching, unseen), (rounding, fixed)):
+        if names and reason is not None:
+            logger.info("%s is not offered %s: %s", group.name, ", ".join(names), reason)
+            offered = {name: operator for name, operator in offered.items() if name not in names}
+    return offered
+
+
+def _unrounded(
+    specimen: Specimen, original: NetworkTensors, offered: Sequence[Mapping[str, Operator]]
+) -> dict[str, str]:
+    """Name -> why the inputs of a weight cannot be rounded, of the groups that are offered such choices."""
+    wanted = [
+        member.name
+        for group, choices in zip(specimen.layout.groups, offered, strict=True)
+        if any(operator.activation_bits for operator in choices.values())
+        for member in group.members
+    ]
+    probe = specimen.examples.first(PROBE_EXAMPLES).inputs
+    return why_not_rounded(original, wanted, lambda: run_model(original.model, probe)) if wanted else {}
 
 
 def _refuse_bad_weights(tensors: NetworkTensors, layout: Layout) -> None:

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from qubo_compress.errors import InvalidAssignment
-from qubo_compress.menu.operator import stored_as
+from qubo_compress.menu.operator import parse, stored_as
+from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group
+from qubo_compress.network.rounding import InputRange
 from qubo_compress.network.tensors import NetworkTensors
 
 if TYPE_CHECKING:
@@ -47,6 +49,11 @@ class StitchedChoices:
             np.split(np.flatnonzero(table.allowed), np.cumsum([*map(len, self.names)])[:-1]),
         )
         self.kept: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+        #: The groups that have choices with rounded inputs.
+        self.rounding = [
+            number for number, names in enumerate(self.names) if any(parse(name).activation_bits for name in names)
+        ]
+        self.known_ranges: dict[tuple[int, int], dict[str, InputRange | None]] = {}
         self.whole: dict[str, Tensor] = {}
         self.present: dict[int, int] = {}
         used = 0
@@ -67,12 +74,16 @@ class StitchedChoices:
 
     def stitched(self, assignment: npt.ArrayLike) -> contextlib.AbstractContextManager[None]:
         """The model with the choices of an assignment in it."""
+        checked = self._checked(assignment)
         with torch.no_grad():
-            tensors = self._tensors(self._checked(assignment))
+            tensors = self._tensors(checked)
         for name, tensor in tensors.items():
             # A product takes another kernel for a weight that needs no gradient, which rounds otherwise.
             tensor.requires_grad_(self.held[name].requires_grad)
-        return self.held.swapped(tensors)
+        ranges = {
+            name: found for number in self.rounding for name, found in self._ranges(number, checked[number]).items()
+        }
+        return self.held.swapped(tensors, ranges)
 
     def _checked(self, assignment: npt.ArrayLike) -> list[int]:
         local = np.asarray(assignment)
@@ -115,11 +126,23 @@ class StitchedChoices:
         found = self.kept.get((number, choice))
         return self._made(number, choice) if found is None else found
 
-    def _made(self, number: int, choice: int) -> tuple[Tensor, ...]:
-        """The stored values of one choice, laid out in memory as the model's own tensors are."""
+    def _ranges(self, number: int, choice: int) -> dict[str, InputRange | None]:
+        """Weight -> range to which one choice rounds the inputs of its layers, or None."""
+        if (number, choice) not in self.known_ranges:
+            group, name = self.groups[number], self.names[number][choice]
+            rounds = parse(name).activation_bits is not None
+            ranges = self._stored(number, choice).input_ranges if rounds else (None,) * len(group.members)
+            self.known_ranges[number, choice] = dict(zip((m.name for m in group.members), ranges, strict=True))
+        return self.known_ranges[number, choice]
+
+    def _stored(self, number: int, choice: int) -> Stored:
         group, name = self.groups[number], self.names[number][choice]
         fit = None if self.fits is None else self.fits.of(int(self.numbers[number][choice]))
-        stored = stored_as(name, group, self.held.parts(group), self.payloads.get((group.name, name)), fit).tensors()
+        return stored_as(name, group, self.held.parts(group), self.payloads.get((group.name, name)), fit)
+
+    def _made(self, number: int, choice: int) -> tuple[Tensor, ...]:
+        """The stored values of one choice, laid out in memory as the model's own tensors are."""
+        group, stored = self.groups[number], self._stored(number, choice).tensors()
         made = []
         for member, value in zip(group.members, stored, strict=True):
             whole, tensor = member.rows is None, self.held[member.name].detach()

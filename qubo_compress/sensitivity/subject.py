@@ -15,6 +15,7 @@ from qubo_compress.errors import NonFiniteLoss
 from qubo_compress.network.groups import Layout
 from qubo_compress.network.losses.classification import Loss
 from qubo_compress.network.replay import CallTrace, GroupSweep
+from qubo_compress.network.rounding import Variant, ranges_of
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.sensitivity.cache import Unit, UnitCache
@@ -153,16 +154,24 @@ class Subject:
         return self.examples.row_weights(part, rows.shape[0]).to(rows.device)
 
     def variants(self, group: int) -> list[tuple[Tensor, ...]]:
-        """For every choice, the whole tensors to swap into the network, on its device."""
+        """For every choice, the whole tensors to swap into the network, on its device, and ranges of inputs.
+
+        Each is a :class:`~qubo_compress.network.rounding.Variant`, whose ranges are of the layers with these tensors.
+        """
         members = self.layout.groups[group].members
         # Other rows stay as in the network at present: another group of the tensor may be swapped in.
         made = (self.tensors.assembled(zip(members, values, strict=True)) for values in self.choices.values(group))
-        return [tuple(found[member.name].to(self.device) for member in members) for found in made]
+        return [
+            Variant((found[member.name].to(self.device) for member in members), ranges)
+            for found, ranges in zip(made, self.choices.ranges(group), strict=True)
+        ]
 
     def is_base(self, group: int, variant: tuple[Tensor, ...]) -> bool:
-        """Whether a variant equals the base model's tensors."""
+        """Whether a variant equals the base model's tensors, with inputs rounded as there."""
         members = self.layout.groups[group].members
-        return all(torch.equal(self.tensors[m.name], value) for m, value in zip(members, variant, strict=True))
+        return all(torch.equal(self.tensors[m.name], value) for m, value in zip(members, variant, strict=True)) and all(
+            self.tensors.range_of(m.name) == given for m, given in zip(members, ranges_of(variant), strict=False)
+        )
 
     def references(self, group: int) -> tuple[Tensor, ...]:
         """The group's values in the base model, in the parameters of its choices."""

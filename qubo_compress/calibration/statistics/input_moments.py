@@ -256,11 +256,11 @@ def _second_moments(call: WeightCall, weights: Tensor) -> list[Tensor]:
         raise InvalidMenu(f"the inputs of {call.function} have no moments; leave its weight out of such choices")
     if call.sliding is not None:
         batch = call.inputs[0]
-        return _convolved(call.sliding, batch, _row_weights(weights, batch.shape[0]).to(batch.device).sqrt())
+        return _convolved(call.sliding, batch, row_weights(weights, batch.shape[0]).to(batch.device).sqrt())
     found: dict[int, Tensor] = {}
     for batch in call.inputs:
         if id(batch) not in found:
-            scale = _row_weights(weights, batch.shape[0]).to(batch.device).double().sqrt()
+            scale = row_weights(weights, batch.shape[0]).to(batch.device).double().sqrt()
             rows = batch.double() * scale.reshape(-1, *[1] * (batch.ndim - 1))
             flat = rows.reshape(-1, batch.shape[-1])
             found[id(batch)] = (flat.T @ flat).cpu()
@@ -269,7 +269,7 @@ def _second_moments(call: WeightCall, weights: Tensor) -> list[Tensor]:
     return [found[id(batch)] for batch in call.inputs]
 
 
-def _row_weights(weights: Tensor, count: int) -> Tensor:
+def row_weights(weights: Tensor, count: int) -> Tensor:
     """(count,) weights along the first axis of a layer's inputs, for (n,) example weights.
 
     Networks that fold time or windows into the first axis have several consecutive rows per example. A single row

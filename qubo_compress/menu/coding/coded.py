@@ -296,6 +296,10 @@ class Coded(Operator):
         return self.inner.code_bits
 
     @property
+    def whole_numbers(self) -> bool:  # type: ignore[override]
+        return self.inner.whole_numbers
+
+    @property
     def needs(self) -> tuple[Statistic, ...]:
         return self.inner.needs
 

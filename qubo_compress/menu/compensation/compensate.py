@@ -69,6 +69,7 @@ class Compensate(Compensating):
     """
 
     operator_name: ClassVar[str] = "compensate"
+    whole_numbers: ClassVar[bool] = True
     bits: int | None
     sparsity: float = 0.0
     damping: float = DAMPING

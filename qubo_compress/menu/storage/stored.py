@@ -11,6 +11,10 @@ from torch import Tensor
 
 from qubo_compress.menu.low_rank.stages import Stage
 from qubo_compress.menu.storage.streams import ByteCounter, PlainWriter, Writer
+from qubo_compress.network.rounding import InputRange
+
+FLOAT_BITS = 32
+"""Bits of an activation that is not rounded."""
 
 
 class Stored(ABC):
@@ -32,6 +36,16 @@ class Stored(ABC):
     @abstractmethod
     def weight_bits(self) -> int:
         """Bits of one stored value."""
+
+    @property
+    def activation_bits(self) -> int:
+        """Bits of the layers' inputs: 32 unless they are rounded."""
+        return FLOAT_BITS
+
+    @property
+    def input_ranges(self) -> tuple[InputRange, ...]:
+        """The range of every member's inputs, if they are rounded; none by default."""
+        return ()
 
     @abstractmethod
     def write(self, writer: Writer) -> None:

@@ -47,6 +47,7 @@ class AutoMetric(Metric):
     """
 
     metric_name: ClassVar[str] = "auto"
+    sees_inputs: ClassVar[bool] = True
     small: float = SMALL
 
     def resolve(self, subject: Subject) -> tuple[Metric, str]:
@@ -59,10 +60,12 @@ class AutoMetric(Metric):
         if not has_curvature(subject):
             return GaussNewton(), "the loss has no curvature"
         try:
-            inspect(subject)
+            unknown = inspect(subject).single & rounded_weights(subject)
         except InvalidModel as cause:
             logger.info("products cannot follow this network: %s", cause)
             return GaussNewton(), "its examples have no gradients of their own"
+        if unknown:
+            return GaussNewton(), "some rounded inputs cannot be followed"
         return products, "this loss has too many outputs" if small else "running every choice would take too long"
 
     def evaluations(self, subject: Subject) -> float:
@@ -101,6 +104,16 @@ def wants_close(asked: str | Metric, used: str) -> bool:
     if isinstance(metric, AutoMetric):
         return used == Products.metric_name
     return isinstance(metric, Products) and metric.measured_linear == CLOSE
+
+
+def rounded_weights(subject: Subject) -> frozenset[str]:
+    """Names of the weights whose layers' inputs some choice rounds."""
+    return frozenset(
+        member.name
+        for group, offered in zip(subject.layout.groups, subject.choices, strict=True)
+        if any(operator.activation_bits for operator in offered.values())
+        for member in group.members
+    )
 
 
 def has_features(subject: Subject) -> bool:

@@ -21,6 +21,7 @@ class GaussNewton(Metric):
 
     metric_name: ClassVar[str] = "gauss-newton"
     counts_flips: ClassVar[bool] = True
+    sees_inputs: ClassVar[bool] = True
 
     def evaluations(self, subject: Subject) -> float:
         """One run over all examples per choice."""

@@ -13,6 +13,7 @@ import torch
 from scipy import sparse
 
 from qubo_compress.network.replay import GroupSweep
+from qubo_compress.network.rounding import ranges_of
 from qubo_compress.sensitivity.cache import Unit
 from qubo_compress.sensitivity.forward_sweep import forward_sweep
 from qubo_compress.sensitivity.metric import Metric, MetricResult, metrics
@@ -27,6 +28,7 @@ class Pairwise(Metric):
 
     metric_name: ClassVar[str] = "pairwise"
     counts_flips: ClassVar[bool] = True
+    sees_inputs: ClassVar[bool] = True
 
     def evaluations(self, subject: Subject) -> float:
         """One per choice and one per pair of choices of different groups."""
@@ -74,7 +76,8 @@ def _pair_losses(subject: Subject, sweep: Callable[[int], GroupSweep], group: in
     sweeps = [sweep(other) for other in range(group + 1, len(subject.layout.groups))]
     joint = np.zeros((len(variants), total - stop))
     for k, variant in enumerate(variants):
-        with subject.tensors.swapped(dict(zip(names, variant, strict=True))):
+        ranges = dict(zip(names, ranges_of(variant), strict=False))
+        with subject.tensors.swapped(dict(zip(names, variant, strict=True)), ranges):
             for other, behind in enumerate(sweeps, start=group + 1):
                 # Built again each time: two groups may be rows of one tensor, which then has to hold both.
                 choices = subject.variants(other)

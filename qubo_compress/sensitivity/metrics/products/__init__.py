@@ -69,6 +69,7 @@ class Products(Metric):
     """
 
     metric_name: ClassVar[str] = "products"
+    sees_inputs: ClassVar[bool] = True
     probes: int | None = None
     measured_linear: bool | str = False
     first_order: bool | None = None

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from qubo_compress.network.rounding import InputRange
+
 Bound = tuple[str, tuple[str, ...]]
 """The kind of a layer, and the names of the function's arguments in order."""
 
@@ -82,6 +84,7 @@ class Call:
         version: of the inputs at the call, to notice changes in place.
         weight_shape: shape of the weight as the function saw it.
         output_shape: shape of the output.
+        unrounded: the inputs before they were rounded; None if they were not.
     """
 
     number: int
@@ -92,6 +95,7 @@ class Call:
     version: int
     weight_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    unrounded: Tensor | None = None
 
     @property
     def signature(self) -> tuple[str, tuple[View, ...]]:
@@ -108,11 +112,14 @@ class Recorder(TorchFunctionMode):
         watch: called with a call and the gradient of its output when a backward pass reaches it; None to record
             nothing.
         copied: numbers of the calls whose inputs are changed in place later, so a copy must be kept.
+        ranges: weight's name -> range to which the inputs of its calls are rounded here, so that they are seen before
+            and after; the network's own hooks must not round them.
     """
 
     parameters: Mapping[str, Tensor]
     watch: Callable[[Call, Tensor], None] | None
     copied: frozenset[int] = frozenset()
+    ranges: Mapping[str, InputRange] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     roots: list[Tensor] = field(default_factory=list)
 
@@ -139,8 +146,13 @@ class Recorder(TorchFunctionMode):
             # torch omits the gradient of a padding row, but the network does use its values.
             args, kwargs = (), {**given, "padding_idx": None}
         views = None if self.watch is None or not isinstance(given.get("input"), Tensor) else self._views(kind, given)
+        wanted = self.ranges.get(views["weight"].name) if views is not None and "weight" in views else None
+        before = None
+        if wanted is not None:
+            before, given["input"] = given["input"], wanted.rounded(given["input"])
+            args, kwargs = (), given
         output = func(*args, **kwargs)
-        return output if views is None else self._record(kind, views, given, output)
+        return output if views is None else self._record(kind, views, given, output, before)
 
     def _views(self, kind: str, given: Mapping[str, Any]) -> dict[str, View] | None:
         """The parameters in the roles of weight and bias; None if there are none, or the use is unknown."""
@@ -168,7 +180,14 @@ class Recorder(TorchFunctionMode):
         offset = int(tensor.storage_offset()) - int(self.parameters[names[0]].storage_offset())
         return View(names[0], tuple(tensor.shape), tensor.stride(), offset)
 
-    def _record(self, kind: str, views: dict[str, View], settings: dict[str, Any], output: Tensor) -> Tensor:
+    def _record(
+        self,
+        kind: str,
+        views: dict[str, View],
+        settings: dict[str, Any],
+        output: Tensor,
+        before: Tensor | None,
+    ) -> Tensor:
         watch = self.watch
         assert watch is not None  # noqa: S101 - nothing is recorded without a watch
         number = len(self.calls)
@@ -178,6 +197,7 @@ class Recorder(TorchFunctionMode):
         call = Call(
             number, kind, views, settings, inputs.clone() if number in self.copied else inputs, inputs._version,
             () if weight is None else tuple(weight.shape), tuple(output.shape),
+            None if before is None else before.detach().clone(),
         )  # fmt: skip
         self.calls.append(call)
         first = not output.requires_grad

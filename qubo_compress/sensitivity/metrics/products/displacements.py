@@ -12,6 +12,7 @@ from torch import Tensor
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.storage.many import Rows
 from qubo_compress.network.groups import Member, outputs_first
+from qubo_compress.network.rounding import InputRange
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.sensitivity.costs import siblings
 from qubo_compress.sensitivity.subject import Subject, apart
@@ -28,11 +29,15 @@ class Block:
         choices: (K,) their numbers among all choices.
         member: the part of the parameter that they change.
         values: (K, *shape) float32: the whole parameter in the network's layout, or the member's rows, outputs first.
+        rounds: whether these choices round the layer's inputs otherwise than the network at present.
+        range: to which they round them, then; None: they do not.
     """
 
     choices: IntArray
     member: Member
     values: Tensor
+    rounds: bool = False
+    range: InputRange | None = None
 
     @property
     def whole(self) -> bool:
@@ -64,6 +69,8 @@ class RowBlock:
     values: Tensor
 
     whole: ClassVar[bool] = False
+    rounds: ClassVar[bool] = False
+    range: ClassVar[InputRange | None] = None
 
     def products(self, gradients: Tensor) -> Tensor:
         """(R * K, n) inner products with (n, *parameter shape) gradients."""
@@ -131,19 +138,22 @@ class Displacements:
         twins = subject.choices.twins(number)
         left = [k for k in range(len(subject.choices[number])) if k not in twins]
         rows = dict(zip(left, subject.displacements(number, without=twins), strict=True))
-        found = []
+        every, found = subject.choices.ranges(number), []
         for position, member in enumerate(group.members):
             if member.name != name or not member.dtype.is_floating_point:
                 continue
-            changing = [k for k, row in rows.items() if bool(row[position].any())]
-            if not changing:
-                continue
-            self._refuse_unchangeable(name, list(subject.choices[number])[changing[0]])
-            values = [rows[k][position].float() for k in changing]
-            held = values if member.rows is not None else [member.in_network_order(value) for value in values]
-            found.append(
-                Block(start + np.array(changing, dtype=np.int64), member, torch.stack(held).to(subject.device))
-            )
+            present = subject.tensors.range_of(name)
+            # Choices that round the inputs alike share a block; the network's own rounding changes nothing.
+            ranges = {k: every[k][position] if every[k] else present for k in rows}
+            changing = [k for k, row in rows.items() if ranges[k] != present or bool(row[position].any())]
+            for wanted in dict.fromkeys(ranges[k] for k in changing):
+                alike = [k for k in changing if ranges[k] == wanted]
+                self._refuse_unchangeable(name, list(subject.choices[number])[alike[0]])
+                values = [rows[k][position].float() for k in alike]
+                held = values if member.rows is not None else [member.in_network_order(value) for value in values]
+                stacked = torch.stack(held).to(subject.device)
+                numbers = start + np.array(alike, dtype=np.int64)
+                found.append(Block(numbers, member, stacked, wanted != present, wanted))
         return found
 
     def _rows(self, numbers: list[int], name: str) -> tuple[RowBlock, ...]:

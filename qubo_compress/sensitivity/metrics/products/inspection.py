@@ -21,6 +21,7 @@ from qubo_compress.errors import InvalidModel
 from qubo_compress.network.groups import Member
 from qubo_compress.network.inputs import Inputs, map_tensors, tensors_of
 from qubo_compress.network.replay import run_model
+from qubo_compress.network.rounding import InputRange
 from qubo_compress.network.scores import OutputReading
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder
@@ -52,6 +53,7 @@ class _Probe:
     reading: OutputReading
     state: Mapping[str, Tensor]
     inputs: Inputs
+    ranges: Mapping[str, InputRange]
 
     def rows(self) -> Tensor:
         return self.reading.rows(run_model(self.tensors.model, self.inputs))
@@ -75,7 +77,9 @@ def inspect(subject: Subject) -> Structure:
     )
     low = any(t.dtype in (torch.bfloat16, torch.float16) for t in (*state.values(), *tensors_of(inputs)))
     tolerance = LOW_PRECISION_TOLERANCE if low else TOLERANCE
-    probe = _Probe(subject.tensors, subject.examples.reading, state, inputs)
+    present = {name: subject.tensors.range_of(name) for name in sorted(wanted)}
+    ranges = {name: found for name, found in present.items() if found is not None}
+    probe = _Probe(subject.tensors, subject.examples.reading, state, inputs, ranges)
     structure = _recorded(probe, wanted)
     generator = torch.Generator().manual_seed(subject.seed)
     directions = {
@@ -138,8 +142,8 @@ def _recorded(probe: _Probe, wanted: frozenset[str]) -> Structure:
     """The calls of a pass, and their axes from a pass with one example less."""
     passes = []
     for count in (EXAMPLES, EXAMPLES - 1):
-        recorder = Recorder(probe.state, _ignore)
-        with probe.tensors.swapped(probe.state), torch.enable_grad(), recorder:
+        recorder = Recorder(probe.state, _ignore, ranges=probe.ranges)
+        with probe.tensors.swapped(probe.state, dict.fromkeys(probe.ranges)), torch.enable_grad(), recorder:
             run_model(probe.tensors.model, map_tensors(probe.inputs, lambda t, count=count: t[:count]))
         passes.append(recorder.calls)
     more, fewer = passes
@@ -157,7 +161,7 @@ def _recorded(probe: _Probe, wanted: frozenset[str]) -> Structure:
     )
     return Structure(
         probe.reading, probe.state, tuple(call.signature for call in more), axes, wanted, frozenset(), copied,
-        held // EXAMPLES + 1,
+        held // EXAMPLES + 1, probe.ranges,
     )  # fmt: skip
 
 

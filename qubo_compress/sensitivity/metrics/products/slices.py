@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from qubo_compress.calibration.examples import Slice
 from qubo_compress.errors import ForwardFailed, InvalidModel
 from qubo_compress.network.inputs import Inputs, map_tensors
 from qubo_compress.network.replay import run_model
+from qubo_compress.network.rounding import InputRange
 from qubo_compress.network.scores import OutputReading
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder, View
@@ -57,6 +58,7 @@ class Structure:
         single: parameters with other uses, whose gradients are taken one example at a time.
         copied: calls whose inputs are changed in place afterwards.
         bytes_per_example: held by the calls of one pass.
+        ranges: weight's name -> range to which the network at present rounds the inputs of its layers.
     """
 
     reading: OutputReading
@@ -67,6 +69,7 @@ class Structure:
     single: frozenset[str]
     copied: frozenset[int]
     bytes_per_example: int
+    ranges: Mapping[str, InputRange] = field(default_factory=dict)
 
 
 def slice_products(
@@ -92,8 +95,8 @@ def slice_products(
         InvalidModel: when single examples have to run, and their outputs differ from those among others.
     """
     accumulator = _Accumulator(structure, len(part), len(cotangents), blocks_of, choices, cotangents[0].device)
-    with tensors.swapped(structure.state), torch.enable_grad():
-        recorder = Recorder(structure.state, accumulator.watch, structure.copied)
+    with tensors.swapped(structure.state, dict.fromkeys(structure.ranges)), torch.enable_grad():
+        recorder = Recorder(structure.state, accumulator.watch, structure.copied, structure.ranges)
         with recorder:
             outputs = structure.reading.rows(run_model(tensors.model, part.inputs))
         if tuple(call.signature for call in recorder.calls) != structure.signatures:
@@ -119,6 +122,12 @@ def _add_singles(
 ) -> None:
     """Products of parameters with other uses: one run and S backward passes per example."""
     names = sorted(structure.single)
+    for name in names:
+        if any(block.rounds for block in accumulator.blocks_of(name)):
+            raise InvalidModel(
+                f"the inputs of {name} cannot be followed on these examples, and choices on the menu round them; use "
+                "metric='gauss-newton', which runs every choice"
+            )
     leaves = {name: structure.state[name].clone().requires_grad_() for name in names}
     rows = cotangents[0].shape[0] // len(part)
     with tensors.swapped({**structure.state, **leaves}), torch.enable_grad():
@@ -195,6 +204,45 @@ class _Accumulator:
         size = self._examples_at_once(call, wanted, inputs, delta)
         for start in range(0, self.examples, size):
             self._chunk(call, wanted, inputs[start : start + size], delta[start : start + size], start)
+        rounding = [block for block in self._blocks(wanted.get("weight")) if block.rounds]
+        if rounding:
+            before = (
+                inputs if call.unrounded is None else by_example(call.unrounded, axes.inputs, self.examples, axes.inner)
+            )
+            for start in range(0, self.examples, size):
+                some = slice(start, start + size)
+                self._add_rounded(call, wanted["weight"], rounding, (before[some], inputs[some], delta[some]), start)
+
+    def _blocks(self, view: View | None) -> Sequence[Block | RowBlock]:
+        return () if view is None else self.blocks_of(view.name)
+
+    def _add_rounded(
+        self,
+        call: Call,
+        view: View,
+        blocks: Sequence[Block | RowBlock],
+        given: tuple[Tensor, Tensor, Tensor],
+        start: int,
+    ) -> None:
+        """Products of choices that also change the layer's inputs, from x to y: <d, G(y)> + <w, G(y - x)>.
+
+        G is linear in the inputs, so this is the output's change, layer(y; w + d) - layer(x; w), times its gradient.
+        """
+        before, inputs, delta = given
+        narrowed = Call(**{**vars(call), "views": {"weight": view}})
+        held = self.structure.state[view.name]
+        for wanted in dict.fromkeys(block.range for block in blocks):
+            changed = before if wanted is None else wanted.rounded(before)
+            gradients, apart = (
+                _in_parameter(parameter_gradients(narrowed, some, delta)["weight"], view, held)
+                for some in (changed, changed - inputs)
+            )
+            of_inputs = apart.flatten(1) @ held.float().flatten()
+            for block in blocks:
+                if block.range == wanted:
+                    where = torch.from_numpy(block.choices).to(gradients.device)
+                    count = gradients.shape[0]
+                    self.products[where, self.probe, start : start + count] += block.products(gradients) + of_inputs
 
     def _examples_at_once(self, call: Call, wanted: Mapping[str, View], inputs: Tensor, delta: Tensor) -> int:
         weight = _numel(call.weight_shape)
@@ -221,7 +269,7 @@ class _Accumulator:
         blocks = self.blocks_of(view.name)
         if not all(block.whole for block in blocks):
             return False
-        choices = sum(len(block.choices) for block in blocks)
+        choices = sum(len(block.choices) for block in blocks if not block.rounds)
         values = _numel(call.weight_shape)
         positions = delta[0].numel() // delta.shape[-1]
         if call.kind == "embedding":
@@ -231,7 +279,7 @@ class _Accumulator:
     def _called(self, call: Call, view: View, inputs: Tensor, delta: Tensor, start: int) -> None:
         """Products from calling the layer with every displacement as its weight, times the gradient of its output."""
         flat = delta.float().flatten(1, -2)
-        for block in self.blocks_of(view.name):
+        for block in self._unrounded(view.name):
             for k, choice in enumerate(block.choices.tolist()):
                 weight = _seen(block.values[k], view)
                 if call.kind == "embedding":
@@ -241,10 +289,14 @@ class _Accumulator:
                     change = rows @ (weight if call.kind == "product" else weight.T)
                 self.products[choice, self.probe, start : start + len(flat)] += (change * flat).flatten(1).sum(1)
 
+    def _unrounded(self, name: str) -> list[Block | RowBlock]:
+        """The blocks that leave the inputs of the layer as they are."""
+        return [block for block in self.blocks_of(name) if not block.rounds]
+
     def add(self, name: str, gradients: Tensor, start: int) -> None:
         """Add <d(v), G_n> for the given examples and all choices of a parameter."""
         count = gradients.shape[0]
-        for block in self.blocks_of(name):
+        for block in self._unrounded(name):
             found = block.products(gradients)
             where = torch.from_numpy(block.choices).to(found.device)
             self.products[where, self.probe, start : start + count] += found
