@@ -46,6 +46,7 @@ UNCHANGED = 1e-3
 
 OPPONENTS = {
     "additive": "the optimum without interactions", "uniform": "one choice for all groups", "greedy": "greedy",
+    "layerwise": "the same choice for all parts of each layer",
 }  # fmt: skip
 
 
@@ -236,7 +237,7 @@ def winner_sentence(result: CompressionResult) -> str:
         f"plan{'s' * (pool != 1)} of the solver's pool"
     )
     said += f" and the plans {', '.join(others)}." if others else "."
-    missing = [name for name in OPPONENTS if name not in running]
+    missing = [name for name in OPPONENTS if name not in (*running, "layerwise")]
     return said + (f" Not found in time: {', '.join(missing)}." if missing else "")
 
 

@@ -2,23 +2,26 @@
 
 A solver's optimum is only as good as its loss model. The best plans of its pool therefore compete with three that rely
 less on the model: the optimum without interactions, ``uniform`` and ``greedy``. A table misled by few examples then
-costs little more than its measurement.
+costs little more than its measurement. Where groups are parts of layers, one more plan has one choice for all parts of
+each layer: with few examples, what tells filters apart is often luck.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from qubo_compress.errors import NoFeasibleFound, ProblemTooLarge
+from qubo_compress.errors import InfeasibleBudget, InvalidProblem, NoFeasibleFound, ProblemTooLarge, UnsupportedProblem
 from qubo_compress.plan import Plan
 from qubo_compress.problem.choice_problem import ChoiceProblem
+from qubo_compress.problem.ties import tie
 from qubo_compress.selection.comparison import Comparison, HeldOut
 from qubo_compress.sensitivity.table import SensitivityTable
-from qubo_compress.solvers.solution import Solution
-from qubo_compress.solvers.verification import solve
+from qubo_compress.solvers.solution import RawSolution, Solution
+from qubo_compress.solvers.verification import solve, verify
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,9 @@ VERIFIED_PLANS = 8
 
 EVOLVED = "evolved"
 """Name of the plan that a search on the network found; see :mod:`qubo_compress.selection.evolution`."""
+
+PART = re.compile(r"\[\d+\]$")
+"""What the name of a part of a layer adds to the layer's."""
 
 OPPONENT_SECONDS = 2.0
 """Time limit for solving each opponent, which usually takes a few milliseconds."""
@@ -44,7 +50,8 @@ class Candidate:
 
     Attributes:
         name: ``"solver"`` for the solver's best plan, ``"solver 2"`` and so on for others of its pool; ``"additive"``
-            for the optimum of the same table without interactions; ``"uniform"``; ``"greedy"``; ``"evolved"``.
+            for the optimum of the same table without interactions; ``"uniform"``; ``"greedy"``; ``"layerwise"`` for the
+            best one with the same choice for all parts of each layer; ``"evolved"``.
         plan: the plan.
         predicted: loss change that the table predicts.
         expected: ``predicted``, corrected by the measurement of another candidate with a similar prediction; see
@@ -119,7 +126,8 @@ def select(
         seed: of the opponents' solvers.
 
     Returns:
-        The candidates, the solver's first, then ``additive``, ``uniform`` and ``greedy``; and the winner: the lowest
+        The candidates, the solver's first, then ``additive``, ``uniform``, ``greedy`` and, where groups are parts of
+        layers, ``layerwise``; and the winner: the lowest
         :attr:`~qubo_compress.selection.comparison.Comparison.measure`, the KL divergence from the original's outputs
         for losses on class outputs, the loss itself for others. Within 1e-9 the earlier one wins.
     """
@@ -207,7 +215,24 @@ def opponents(problem: ChoiceProblem, seed: int = 0) -> list[tuple[str, Solution
             found.append((name, solve(given, solver, time_limit=OPPONENT_SECONDS, seed=seed)))
         except (NoFeasibleFound, ProblemTooLarge) as reason:
             logger.info("%s is not compared: %s", name, reason)
-    return found
+    return found + _layerwise(problem, seed)
+
+
+def _layerwise(problem: ChoiceProblem, seed: int) -> list[tuple[str, Solution]]:
+    """The best plan with the same choice for all parts of each layer, where groups are parts of layers."""
+    layers: dict[str, list[int]] = {}
+    for number, name in enumerate(problem.group_names):
+        layers.setdefault(PART.sub("", name), []).append(number)
+    if len(layers) == problem.num_groups:
+        return []
+    try:
+        tied = tie(problem, list(layers.values()))
+        found = solve(tied.problem, "annealer", time_limit=OPPONENT_SECONDS, seed=seed)
+    except (NoFeasibleFound, InfeasibleBudget, InvalidProblem, UnsupportedProblem) as reason:
+        logger.info("layerwise is not compared: %s", reason)
+        return []
+    lifted = RawSolution((tied.lift(found.assignment),))
+    return [("layerwise", verify(problem, found.solver, lifted, found.timing["total"]))]
 
 
 def _pool(solution: Solution, verify: int) -> list[tuple[str, Solution]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -112,6 +114,19 @@ def test_an_opponent_without_an_answer_is_left_out(monkeypatch: pytest.MonkeyPat
     found = dict(selection.opponents(problem))
     assert set(found) == {"additive", "greedy"}
     assert found["additive"].status == "optimal"
+
+
+def test_parts_of_layers_have_a_layerwise_opponent() -> None:
+    names = tuple(f"{layer}.weight[{part}]" for layer in "abc" for part in range(4))
+    plain = qc.ChoiceProblem.random(kind="low-rank", groups=12, choices=3, seed=4)
+    problem = dataclasses.replace(plain, group_names=names)
+    found = dict(selection.opponents(problem))["layerwise"]
+    assert problem.is_feasible(found.assignment)
+    assert all(len(set(layer)) == 1 for layer in found.assignment.reshape(3, 4).tolist())
+    assert found.energy == problem.energy(found.assignment)
+    alike = [np.repeat(few, 4) for few in itertools.product(range(3), repeat=3)]
+    assert found.energy == pytest.approx(min(problem.energy(a) for a in alike if problem.is_feasible(a)), rel=1e-6)
+    assert "layerwise" not in dict(selection.opponents(plain))
 
 
 # ------------------------------------------------------------------------------------------- in compress

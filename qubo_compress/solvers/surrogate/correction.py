@@ -30,7 +30,7 @@ SCALE_DEVIATION = 0.5
 LEAST_DEVIATION = 0.1
 """A choice is at least as uncertain as this share of the mean linear term in the best assignment."""
 
-CHOICE_DEVIATIONS = (0.1, 0.3, 1.0)
+CHOICE_DEVIATIONS = (0.03, 0.1, 0.3, 1.0)
 """Prior standard deviations of a choice, relative to its linear term; the likeliest is taken."""
 
 UNEXPLAINED = (0.03, 0.1, 0.3)

@@ -30,7 +30,11 @@ SHARES = (0.5, 0.0)
 
 
 FEWEST_EXAMPLES = 16
-"""An assignment is first measured on at least this many examples."""
+"""An assignment is measured on at least this many examples."""
+
+FIRST_MEASUREMENTS = 40
+"""An assignment is first measured on at least this part of all evaluations. Near the optimum, losses differ by less
+than their luck on a few hundred examples, and the energy tells more than fewer could."""
 
 STAGE = 4
 """From one stage to the next, examples are multiplied by this number and assignments divided."""
@@ -106,6 +110,7 @@ class _SurrogateSearch:
         loss.redraw(int(search.rng.integers(2**31)))
         self.records, self.energies = Records(loss), EnergyTerms(search.problem)
         self.best: Record | None = None
+        self.anchor: Record | None = None
         self.spread: Spread | None = None
         self.rounds = 0
         self.longest = 0.0
@@ -122,9 +127,10 @@ class _SurrogateSearch:
 
     def stages(self) -> list[int]:
         """Numbers of examples on which assignments are measured one after another."""
-        last = self.loss.whole(max(FEWEST_EXAMPLES, self.spent // self.options.depth))
+        fewest = max(FEWEST_EXAMPLES, (self.options.most_evaluations or 0) // FIRST_MEASUREMENTS)
+        last = self.loss.whole(max(fewest, self.spent // self.options.depth))
         last = max(last, 0 if self.best is None else self.best.count)
-        wanted = {self.loss.whole(max(FEWEST_EXAMPLES, last // STAGE**power)) for power in (2, 1, 0)}
+        wanted = {self.loss.whole(max(fewest, last // STAGE**power)) for power in (2, 1, 0)}
         return sorted({*(count for count in wanted if count < last), last})
 
     def begin(self) -> None:
@@ -133,6 +139,7 @@ class _SurrogateSearch:
         if not first:
             return
         self.search.settle(first[0])
+        self.anchor = self.records.of(first[0])
         found = [first[0], *(np.array(start, dtype=np.int64) for start in self.options.starts)]
         for share in SHARES:
             found += self._near(_shared(self.problem, share))[:1]
@@ -174,8 +181,9 @@ class _SurrogateSearch:
         stages = self.stages()
         try:
             for number, count in enumerate(stages):
-                if self.best is not None:
-                    self._measure(self.best, count)
+                for known in (self.best, self.anchor):
+                    if known is not None:
+                        self._measure(known, count)
                 for record in running:
                     self._measure(record, count)
                 if self.best is None:
