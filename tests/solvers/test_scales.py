@@ -13,7 +13,7 @@ from qubo_compress import ChoiceProblem, solve
 from qubo_compress.errors import InfeasibleBudget, InvalidProblem, NoFeasibleFound
 from qubo_compress.problem.energy_scale import energy_scale, standardise
 from qubo_compress.problem.generators import planted_problem
-from qubo_compress.solvers.exact import exact
+from qubo_compress.solvers.exact import proof
 from qubo_compress.solvers.exact.certificates import check_bound, least_energy
 from qubo_compress.testing.solvers import rescaled
 
@@ -74,8 +74,8 @@ def test_a_constant_proves_nothing(solver):
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-7, 1e9])
 def test_programmes_prove_at_every_scale_and_claim_no_bound_above_the_optimum(scale, monkeypatch):
-    monkeypatch.setattr(exact, "toulbar2_is_installed", lambda: False)  # others would prove it first
-    monkeypatch.setattr(exact, "LARGEST_TREE_BLOCKS", -1)
+    monkeypatch.setattr(proof, "toulbar2_is_installed", lambda: False)  # others would prove it first
+    monkeypatch.setattr(proof, "LARGEST_TREE_BLOCKS", -1)
     problem = ring(14, 3, 2, seed=1, reaches=(1, 5))
     optimum = solve(problem, "exact", time_limit=60.0)
     scaled = solve(rescaled(problem, scale, 0.0), "exact", time_limit=60.0)

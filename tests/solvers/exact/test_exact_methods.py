@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from qubo_compress import ChoiceProblem, solve
-from qubo_compress.solvers.exact import exact, integer_programming, milp_process
+from qubo_compress.solvers.exact import exact, integer_programming, milp_process, proof
 from qubo_compress.solvers.exact.band_programming import find_band, solve_band
 from qubo_compress.solvers.exact.certificates import CertificateNode, check_bound, least_energy
 from qubo_compress.solvers.exact.convex_relaxation import convex_form, relax, start_at
@@ -86,8 +86,8 @@ def test_integer_programming_agrees(budgets):
 @pytest.fixture
 def nothing_before_highs(monkeypatch):
     """Small problems are proven before HiGHS gets them."""
-    monkeypatch.setattr(exact, "LARGEST_TREE_BLOCKS", -1)
-    monkeypatch.setattr(exact, "toulbar2_is_installed", lambda: False)
+    monkeypatch.setattr(proof, "LARGEST_TREE_BLOCKS", -1)
+    monkeypatch.setattr(proof, "toulbar2_is_installed", lambda: False)
 
 
 def test_sparse_problems_with_two_budgets_go_to_highs(nothing_before_highs):
@@ -108,7 +108,7 @@ def test_a_process_that_hangs_is_ended(monkeypatch, tmp_path):
 
 
 def test_an_answer_without_the_process_is_said_to_be_one(monkeypatch, nothing_before_highs):
-    monkeypatch.setattr(exact, "solve_milp", lambda *_, **__: MilpAnswer(None, -np.inf, 0, True))
+    monkeypatch.setattr(proof, "solve_milp", lambda *_, **__: MilpAnswer(None, -np.inf, 0, True))
     problem = ChoiceProblem.random(kind="sparse", groups=12, choices=4, seed=0, neighbours=1, budgets=2)
     solution = solve(problem, "exact", time_limit=60.0)
     assert any("overran" in note for note in solution.notes)
@@ -182,8 +182,8 @@ def test_strengthening_raises_the_bound_and_changes_no_energy(kind):
 def test_strengthened_search_agrees_with_the_plain_one(monkeypatch):
     problem = ChoiceProblem.random(kind="low-rank", groups=14, choices=10, seed=1)
     plain = solve(problem, "exact", time_limit=30.0)
-    monkeypatch.setattr(exact, "PLAIN_NODES", 20)
-    monkeypatch.setattr(exact, "STRENGTHENING_ITERATIONS", 100)
+    monkeypatch.setattr(proof, "PLAIN_NODES", 20)
+    monkeypatch.setattr(proof, "STRENGTHENING_ITERATIONS", 100)
     strong = solve(problem, "exact", time_limit=30.0)
     assert strong.details["strengthening iterations"] == 100
     assert strong.status == plain.status == "optimal"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qubo_compress import ChoiceProblem, solve
 from qubo_compress.problem.energy_scale import standardise
-from qubo_compress.solvers.exact import exact
+from qubo_compress.solvers.exact import proof
 from qubo_compress.solvers.exact.message_tree import MessageTree
 from qubo_compress.testing.solvers import brute_force
 
@@ -53,7 +53,7 @@ def test_nothing_that_fits_is_proven():
 
 
 def test_dense_pairs_are_proven_without_other_software(monkeypatch):
-    monkeypatch.setattr(exact, "toulbar2_is_installed", lambda: False)
+    monkeypatch.setattr(proof, "toulbar2_is_installed", lambda: False)
     problem = ChoiceProblem.random(kind="dense", groups=14, choices=8, seed=0, budgets=2)
     solution = solve(problem, "exact", time_limit=600.0)
     assert solution.status == "optimal" and solution.details["method"] == "branch and bound on messages"
