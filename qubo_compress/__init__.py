@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qubo_compress.budget import Budget
     from qubo_compress.calibration.weights import TailWeights, tail_weights
     from qubo_compress.errors import QuboCompressError
+    from qubo_compress.exports import Exported, export
     from qubo_compress.menu import Menu
     from qubo_compress.pipeline import CompressionResult, compress
     from qubo_compress.plan import Plan
@@ -34,6 +35,7 @@ __all__ = [
     "Budget",
     "ChoiceProblem",
     "CompressionResult",
+    "Exported",
     "Forecast",
     "Menu",
     "Plan",
@@ -46,6 +48,7 @@ __all__ = [
     "channels",
     "compress",
     "estimate",
+    "export",
     "load",
     "measure",
     "menu",
@@ -66,6 +69,7 @@ _MODULES = {
     "Budget": "budget",
     "ChoiceProblem": "problem",
     "CompressionResult": "pipeline",
+    "Exported": "exports",
     "Forecast": "sensitivity",
     "Menu": "menu",
     "Plan": "plan",
@@ -77,6 +81,7 @@ _MODULES = {
     "audit": "audits",
     "compress": "pipeline",
     "estimate": "sensitivity",
+    "export": "exports",
     "load": "artifact",
     "measure": "sensitivity",
     "pareto": "selection",
@@ -90,9 +95,9 @@ _MODULES = {
 """Public name -> its module, relative to the package."""
 
 _ROOMS = (
-    "artifact", "audits", "budget", "calibration", "channels", "encodings", "errors", "menu", "network", "pipeline",
-    "page", "plan", "problem", "pruning", "published", "recovery", "report", "selection", "sensitivity", "solvers",
-    "testing", "warm_up",
+    "artifact", "audits", "budget", "calibration", "channels", "encodings", "errors", "exports", "menu", "network",
+    "page", "pipeline", "plan", "problem", "pruning", "published", "recovery", "report", "selection", "sensitivity",
+    "solvers", "testing", "warm_up",
 )  # fmt: skip
 """Modules and folders that are attributes of the package without an import."""
 

@@ -206,6 +206,10 @@ class StorageError(QuboCompressError, OSError):
     """A file could not be read, or could not be written, for example because the disk is full; nothing was replaced."""
 
 
+class ExportRefused(QuboCompressError, ValueError):
+    """A network has no form in a format of another program, or computes something else there; nothing was written."""
+
+
 class WrongModel(QuboCompressError, ValueError):
     """A plan or an artifact belongs to another architecture or to other weights."""
 

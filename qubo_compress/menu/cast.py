@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.operator import Operator, operators
+from qubo_compress.menu.storage.portable import Portable
 from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.menu.storage.vectors import StoredVector, check_vector_bits, fits_half
@@ -39,6 +40,9 @@ class CastTensors(Stored):
         """The vectors in the members' dtype and shape."""
         pairs = zip(self.members, self.vectors, strict=True)
         return tuple(vector.value().to(member.dtype).reshape(member.part_shape) for member, vector in pairs)
+
+    def portable(self, member: int) -> Portable | None:
+        return self.vectors[member].portable(self.members[member].part_shape)
 
     def project(self, values: Sequence[Tensor], refit: bool = False) -> CastTensors:
         """Nearest values of the same precision; an 8-bit scale moves only with ``refit``."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.operator import Operator, operators
+from qubo_compress.menu.storage.portable import Portable
 from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.menu.storage.vectors import StoredVector, check_vector_bits, fits_half
@@ -68,6 +69,12 @@ class FoldedNormalisation(Stored):
             "num_batches_tracked": torch.zeros(()),
         }
         return tuple(named[attribute(m.name)].to(m.dtype).reshape(m.shape) for m in self.group.members)
+
+    def portable(self, member: int) -> Portable | None:
+        """Scale and shift as stored; means and variances are numbers."""
+        found = self.group.members[member]
+        vector = {"weight": self.scale, "bias": self.shift}.get(attribute(found.name))
+        return None if vector is None else vector.portable(found.shape)
 
     def project(self, values: Sequence[Tensor], refit: bool = False) -> FoldedNormalisation:
         """Fold the new values and round them as before."""

@@ -16,6 +16,7 @@ from qubo_compress.menu.operator import Operator, operators, values_of
 from qubo_compress.menu.prune import check_sparsity, magnitude_mask
 from qubo_compress.menu.storage.packing import mask_size
 from qubo_compress.menu.storage.parts import StoredPart, StoredParts, as_member
+from qubo_compress.menu.storage.portable import ScaledCodes
 from qubo_compress.menu.storage.row_kernels import LARGEST_SCALE, SMALLEST_SCALE, fit_rows, round_rows
 from qubo_compress.menu.storage.stored import Grid
 from qubo_compress.menu.storage.streams import Reader, Writer, code_bytes
@@ -108,6 +109,10 @@ class QuantizedTensor(StoredPart, Grid):
     def value(self) -> Tensor:
         """The decoded weights, clamped to the range of their dtype."""
         return as_member(self.codes.float() * self.scale.float(), self.member)
+
+    def portable(self) -> ScaledCodes:
+        """All codes, pruned ones as zeros; vectors have one step."""
+        return ScaledCodes(self.codes.reshape(self.member.part_shape), self.scale.float().reshape(-1))
 
     def stored_codes(self) -> Tensor:
         """The codes that are written: only the survivors'."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress.menu.operator import Operator, operators
+from qubo_compress.menu.storage.portable import ScaledCodes
 from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.groups import Group, Member
@@ -38,6 +39,11 @@ class ZeroTensors(Stored):
 
     def tensors(self) -> tuple[Tensor, ...]:
         return tuple(torch.zeros(member.part_shape, dtype=member.dtype) for member in self.members)
+
+    def portable(self, member: int) -> ScaledCodes:
+        """Codes that are zero."""
+        codes = torch.zeros(self.members[member].part_shape, dtype=torch.int8)
+        return ScaledCodes(codes, torch.ones(1))
 
     def project(self, values: Sequence[Tensor], refit: bool = False) -> ZeroTensors:
         return self

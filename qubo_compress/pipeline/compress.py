@@ -51,6 +51,9 @@ __all__ = ["CompressionResult", "compress"]
 
 logger = logging.getLogger(__name__)
 
+EXPORTED = 256
+"""Held-out inputs that a result keeps, for checking exported files."""
+
 
 @torch.inference_mode(False)  # inference mode allows no gradients, and hides writes
 def compress(
@@ -218,6 +221,7 @@ def compress(
         held_out_is_validation=validation is not None,
         budget=budget,
         evolution=evolution,
+        inputs=tuple(part.inputs for part in judge.examples.leading(EXPORTED).slices),
     )
 
 

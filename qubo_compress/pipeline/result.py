@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from qubo_compress.artifact.writing import save
 from qubo_compress.audits import AuditReport
 from qubo_compress.budget import Budget
 from qubo_compress.calibration.evaluation import Score
+from qubo_compress.exports import Exported, export
+from qubo_compress.network.inputs import Inputs
 from qubo_compress.pipeline.refinement import Round
 from qubo_compress.plan import Plan
 from qubo_compress.report import print_summary, write_report
@@ -41,6 +44,7 @@ class CompressionResult:
         budget: as given.
         evolution: the search on the network, with its trace; None without one. Its plan is the candidate
             ``"evolved"`` of the round taken.
+        inputs: some of the held-out inputs, batch by batch, which :meth:`export` checks a file with.
     """
 
     model: nn.Module
@@ -59,6 +63,7 @@ class CompressionResult:
     held_out_is_validation: bool
     budget: Budget
     evolution: Evolution | None = None
+    inputs: tuple[Inputs, ...] = ()
 
     @property
     def taken(self) -> Round:
@@ -88,6 +93,15 @@ class CompressionResult:
     def save(self, path: str | Path) -> int:
         """Write the compressed network; returns the bytes written."""
         return save(self.model, path)
+
+    def export(
+        self, path: str | Path, format: str = "onnx", runtime: str | None = None, dynamic: Sequence[int] = (0,)
+    ) -> Exported:
+        """Write the compressed network for other programs, checked on held-out examples.
+
+        See :func:`qubo_compress.export`.
+        """
+        return export(self.model, path, list(self.inputs), format, runtime, dynamic)
 
     def report(self, path: str | Path, audit: AuditReport | None = None) -> Path:
         """Write one self-contained HTML file, with the sections of an audit if given, and return its path."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.operator import Operator, adopt, choice_name, looks_at_data, operators, parse
+from qubo_compress.menu.storage.portable import holds
 from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group, Member
 from qubo_compress.network.roles import Kind
@@ -231,6 +232,9 @@ def _check_packed(operator: Operator, group: Group, packed: Stored) -> bytes:
         got, want = (tuple(value.shape), value.dtype), (member.part_shape, member.dtype)
         assert got == want, f"{member.name} came back as {got}, not {want}"
         assert bool(torch.isfinite(value).all()), f"{member.name} came back with values that are not finite"
+    for number, (member, value) in enumerate(zip(group.members, values, strict=True)):
+        form = packed.portable(number)
+        assert form is None or holds(form, value), f"portable() of {member.name} has other values than tensors()"
     decoded, used = operator.decode(group, memoryview(data + b"\x5a" * 9))
     assert used == len(data), f"decode() read {used} of {len(data)} bytes"
     assert _equal(decoded, packed), "decode() does not give the stored values bit for bit"

@@ -21,6 +21,7 @@ from qubo_compress.menu.coding.writer import CodedReader, coded_bytes, varint
 from qubo_compress.menu.low_rank.stages import Stage
 from qubo_compress.menu.operator import ALREADY_STORED, Operator, choice_name, needs_data, operators, parse
 from qubo_compress.menu.quantize import Quantize, QuantizedTensors
+from qubo_compress.menu.storage.portable import Portable
 from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.menu.storage.streams import Writer
 from qubo_compress.network.groups import Group
@@ -128,6 +129,9 @@ class CodedGroup(Stored):
     def store(self, parameters: Sequence[Tensor], refit: bool = False) -> CodedGroup:
         """The nearest storable parameters whose coded bytes fit the capacity."""
         return self._moved(parameters, _PARAMETERS, refit)
+
+    def portable(self, member: int) -> Portable | None:
+        return self.inner.portable(member)
 
     def stages(self, member: int) -> tuple[Stage, ...]:
         return self.inner.stages(member)

@@ -24,6 +24,7 @@ from qubo_compress.menu.families import offer
 from qubo_compress.menu.operator import operators, values_of
 from qubo_compress.menu.quantize import half_scale
 from qubo_compress.menu.storage.parts import StoredPart, StoredParts, as_member
+from qubo_compress.menu.storage.portable import ScaledCodes
 from qubo_compress.menu.storage.stored import Grid
 from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.groups import Group, Member
@@ -52,6 +53,10 @@ class LatticeTensor(StoredPart, Grid):
 
     def value(self) -> Tensor:
         return as_member(self.codes.float() * self.step.float(), self.member)
+
+    def portable(self) -> ScaledCodes:
+        """All codes, with one step."""
+        return ScaledCodes(self.codes.reshape(self.member.part_shape), self.step.float().reshape(1))
 
     def write(self, writer: Writer) -> None:
         writer.raw(self.step.reshape(1).numpy().tobytes())

@@ -20,6 +20,7 @@ from qubo_compress.menu.operator import Operator, operators
 from qubo_compress.menu.prune import check_sparsity, survivor_count
 from qubo_compress.menu.quantize import QuantizedTensor, fit_scale, round_to_codes
 from qubo_compress.menu.storage.parts import StoredPart, StoredParts, as_member
+from qubo_compress.menu.storage.portable import Product, ScaledCodes
 from qubo_compress.menu.storage.stored import Grid
 from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.groups import Group, Member
@@ -86,6 +87,17 @@ class FrequencyTensor(StoredPart):
     def value(self) -> Tensor:
         """The kernels. They are added up in float64, so that every machine rounds to the same float32."""
         return as_member(self.grid.spectrum.synthesise(self.coefficients()).float(), self.grid.member)
+
+    def portable(self) -> Product:
+        """Codes, a kernel in a row, times cosines, which carry the slope, and the steps if those are by frequency."""
+        grid, codes = self.grid, self.codes
+        basis = grid.spectrum.basis.double() * grid.steps[:, None]
+        table = grid.table(codes.codes).contiguous()
+        if grid.by_frequency:
+            left, basis = ScaledCodes(table, torch.ones(1)), basis * codes.scale.double()
+        else:
+            left = ScaledCodes(codes.codes, codes.scale.float().reshape(-1))
+        return Product(left, basis.float(), grid.member.part_shape)
 
     def write(self, writer: Writer) -> None:
         self.codes.write(writer)

@@ -63,6 +63,7 @@ class FactoredLayer(nn.Module):
             if hasattr(layer, name):
                 setattr(self, name, getattr(layer, name))
         self.steps = tuple(stage.step for stage in stages)
+        self.portable = tuple(stage.portable for stage in stages)
         made = [_module(layer, stage) for stage in stages]
         if layer.bias is not None:
             made[-1].bias = layer.bias

@@ -34,6 +34,7 @@ from qubo_compress.menu.low_rank.stages import Stage, stage_of
 from qubo_compress.menu.operator import Operator, needs_data
 from qubo_compress.menu.quantize import QuantizedTensor, fit_scale, round_to_codes
 from qubo_compress.menu.storage.parts import StoredPart, StoredParts, as_member
+from qubo_compress.menu.storage.portable import Product, ScaledCodes
 from qubo_compress.menu.storage.stored import Grid
 from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.groups import Group, Member
@@ -204,8 +205,22 @@ class FactoredTensor(StoredPart):
     def stages(self) -> tuple[Stage, ...]:
         """The factors as maps, in the order of their application."""
         dimensions, last = len(self.member.part_shape) - 2, len(self.factors) - 1
-        pairs = zip(self.parameters(), self.form.steps, strict=True)
-        return tuple(stage_of(factor, step, dimensions, n == last) for n, (factor, step) in enumerate(pairs))
+        found = []
+        for number, (values, step) in enumerate(zip(self.parameters(), self.form.steps, strict=True)):
+            stage, factor = stage_of(values, step, dimensions, number == last), self.factors[number]
+            if isinstance(factor, QuantizedTensor):
+                codes = stage_of(factor.codes.reshape(values.shape), step, dimensions, number == last).weight
+                form = ScaledCodes(codes, factor.scale.float().reshape(-1), axis=int(number == last))
+                stage = replace(stage, portable=form)
+            found.append(stage)
+        return tuple(found)
+
+    def portable(self) -> Product | None:
+        """The product of two factors; None for more factors, or factors of plain numbers."""
+        first, last = self.factors[0], self.factors[-1]
+        if len(self.factors) != 2 or not (isinstance(first, QuantizedTensor) and isinstance(last, QuantizedTensor)):
+            return None
+        return Product(last.portable().transposed(), first.portable(), self.member.part_shape)
 
     def store(self, factors: Sequence[Tensor], refit: bool) -> FactoredTensor:
         """Nearest storable factors in the same bytes."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from qubo_compress.menu.storage.portable import ScaledCodes
+
 
 @dataclass(frozen=True)
 class Step:
@@ -46,10 +48,12 @@ class Stage:
     Attributes:
         weight: (outputs, inputs, *kernel) float32, or (outputs, 1, *kernel) if depthwise.
         step: which axes it convolves.
+        portable: the weight as codes with steps, if it is stored so.
     """
 
     weight: Tensor
     step: Step
+    portable: ScaledCodes | None = None
 
 
 def stage_of(factor: Tensor, step: Step, dimensions: int, last: bool) -> Stage:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import torch
 from torch import Tensor
 
+from qubo_compress.menu.storage.portable import Portable
 from qubo_compress.menu.storage.stored import Grid, Stored
 from qubo_compress.menu.storage.streams import Writer
 from qubo_compress.network.groups import Member
@@ -29,6 +30,10 @@ class StoredPart(ABC):
     @abstractmethod
     def project(self, value: Tensor, refit: bool) -> Any:
         """The nearest storable values in the same bytes; scales move only with ``refit``."""
+
+    def portable(self) -> Portable | None:
+        """A form that other programs can read; none by default."""
+        return None
 
     def grids(self) -> tuple[Grid, ...]:
         """Its grids of codes; none by default."""
@@ -75,6 +80,9 @@ class StoredParts(Stored, Generic[Part]):
     def project(self, values: Sequence[Tensor], refit: bool = False) -> Self:
         """The nearest storable values in the same bytes, member by member."""
         return type(self)(tuple(p.project(v, refit) for p, v in zip(self.parts, values, strict=True)))
+
+    def portable(self, member: int) -> Portable | None:
+        return self.parts[member].portable()
 
     def grids(self) -> tuple[Grid, ...]:
         return tuple(grid for part in self.parts for grid in part.grids())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress.menu.low_rank.stages import Stage
+from qubo_compress.menu.storage.portable import Portable
 from qubo_compress.menu.storage.streams import ByteCounter, PlainWriter, Writer
 from qubo_compress.network.rounding import InputRange
 
@@ -21,7 +22,8 @@ class Stored(ABC):
     """A group of tensors as one choice stores it.
 
     Every form must implement the abstract methods. The others are abilities, and their defaults mean "none": values
-    without underlying parameters, memory without errors, no movable mask, no layer of several stages.
+    without underlying parameters, memory without errors, no movable mask, no layer of several stages, no form for other
+    programs.
     """
 
     unreliable: ClassVar[bool] = False
@@ -133,6 +135,13 @@ class Stored(ABC):
         Empty if the layer can only run with the whole weight.
         """
         return ()
+
+    def portable(self, member: int) -> Portable | None:
+        """A member in a form that other programs can read, with exactly the values of :meth:`tensors`.
+
+        A product of factors may differ from them by rounding. None by default: other programs get the numbers.
+        """
+        return None
 
     def grids(self) -> tuple[Grid, ...]:
         """Its grids of codes; none by default."""

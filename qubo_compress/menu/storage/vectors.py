@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.quantize import fit_scale, half_scale, round_to_codes
+from qubo_compress.menu.storage.portable import Halves, Portable, ScaledCodes
 from qubo_compress.menu.storage.row_kernels import LARGEST_SCALE
 from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.tensor_bytes import from_raw_bytes, raw_bytes
@@ -51,6 +52,12 @@ class StoredVector:
     def value(self) -> Tensor:
         """The float32 vector that is stored."""
         return self.values.float() if self.scale is None else self.values.float() * self.scale.float().reshape(())
+
+    def portable(self, shape: tuple[int, ...]) -> Portable | None:
+        """The codes or the float16 numbers in a shape; None for float32."""
+        if self.scale is not None:
+            return ScaledCodes(self.values.reshape(shape), self.scale.float().reshape(1))
+        return Halves(self.values.reshape(shape)) if self.bits == 16 else None
 
     def write(self, writer: Writer) -> None:
         """Scale, then values."""

@@ -1,0 +1,8 @@
+"""Compressed networks for other programs: ONNX files, plain PyTorch modules, and compressed-tensors."""
+
+from __future__ import annotations
+
+from qubo_compress.exports.export import export
+from qubo_compress.exports.exported import Exported, ExportedTensor
+
+__all__ = ["Exported", "ExportedTensor", "export"]

@@ -1,0 +1,111 @@
+"""The one call behind ``qc.export`` and ``result.export``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from qubo_compress._internal.files import refuse_unwritable
+from qubo_compress.errors import InvalidBatches, InvalidOption, unknown_name
+from qubo_compress.exports.exported import Exported
+from qubo_compress.exports.onnx.writing import OnnxSettings, write_onnx
+from qubo_compress.network.inputs import Inputs, tensors_of
+from qubo_compress.network.wrappers import unwrapped
+from qubo_compress.plan import compression_of
+
+FORMATS = ("onnx",)
+RUNTIMES = ("onnxruntime", "openvino")
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    example_inputs: Inputs | Sequence[Inputs],
+    format: str = "onnx",
+    runtime: str | None = None,
+    dynamic: Sequence[int] = (0,),
+) -> Exported:
+    """Write a compressed network for other programs, and check that it computes the same there.
+
+    Args:
+        model: made by ``plan.apply``, ``recover``, ``compress`` or ``load``.
+        path: of the file.
+        example_inputs: what the network is called with: a tensor, a tuple or a dict of tensors, with the examples
+            along the first axis; or a list of such batches. The file is checked on them.
+        format: ``"onnx"``.
+        runtime: ``None``: standard operators, which onnxruntime makes quick; ``"onnxruntime"``: its own ``MatMulNBits``
+            for linear layers, for files whose convolutions are to be unpacked once when they are loaded;
+            ``"openvino"``: without integers of 2 bits, which OpenVINO does not read.
+        dynamic: axes of the inputs that may have any length in the file: 0 is the batch; (0, 1) for texts.
+
+    Raises:
+        WrongModel: when the module carries no plan, or its values have left the plan's grid.
+        ExportRefused: when the network has no form in that format; the message names what is in the way.
+        InvalidBatches: when the example inputs are none.
+        UnknownName, InvalidOption: for other arguments.
+        MissingDependency: without the extra ``onnx``; the message says what to install.
+        StorageError: when the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> import qubo_compress as qc
+        >>> net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
+        >>> data = [(torch.randn(32, 64), torch.arange(32) % 4)]
+        >>> table = qc.measure(net, data, metric="magnitude", progress=False)
+        >>> small = table.plan(qc.solve(table.problem(qc.Budget(ratio=4)))).apply(net)
+        >>> found = qc.export(small, Path(tempfile.mkdtemp()) / "net.onnx", data[0][0])
+        >>> found.largest_difference < 1e-4, found.nbytes < found.float_bytes / 2
+        (True, True)
+    """
+    if format not in FORMATS:
+        raise unknown_name("format", format, FORMATS)
+    if runtime is not None and runtime not in RUNTIMES:
+        raise unknown_name("runtime", runtime, RUNTIMES)
+    axes = checked_axes(dynamic)
+    refuse_unwritable(path)
+    model = unwrapped(model)
+    compression = compression_of(model)
+    batches = checked_batches(example_inputs)
+    return write_onnx(model, compression, Path(path), batches, OnnxSettings(runtime, axes))
+
+
+def checked_axes(dynamic: Sequence[int]) -> tuple[int, ...]:
+    """The axes as a tuple.
+
+    Raises:
+        InvalidOption: unless they are whole numbers from 0, among them 0.
+    """
+    axes = tuple(dynamic) if isinstance(dynamic, (tuple, list)) else ()
+    if 0 not in axes or not all(type(axis) is int and 0 <= axis < 16 for axis in axes):
+        raise InvalidOption(f"dynamic lists axes of the inputs from 0, the batch, which must be there; got {dynamic!r}")
+    return axes
+
+
+def checked_batches(example_inputs: Any) -> list[Inputs]:
+    """The batches of inputs.
+
+    Raises:
+        InvalidBatches: when there is none, or something in one is no tensor or has no examples.
+    """
+    batches = list(example_inputs) if isinstance(example_inputs, list) else [example_inputs]
+    if not batches:
+        raise InvalidBatches("example_inputs is an empty list; give a few calibration examples to check the file with")
+    for inputs in batches:
+        held = (
+            [inputs]
+            if isinstance(inputs, Tensor)
+            else list(inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else ())
+        )
+        if not held or len(held) != len(tensors_of(inputs if held else ())):
+            raise InvalidBatches(
+                "example_inputs must be a tensor, a tuple or a dict of tensors, as the network is called with, or a "
+                f"list of such batches; got {type(inputs).__name__}"
+            )
+        if any(tensor.ndim == 0 or len(tensor) == 0 for tensor in held):
+            raise InvalidBatches("a tensor of example_inputs has no examples; they lie along its first axis")
+    return batches

@@ -1,0 +1,100 @@
+"""What an export wrote: sizes, differences, and where it runs faster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+SHOWN = 12
+"""Rows of a table in a terminal."""
+
+FEW_ROWS = "onnxruntime, few rows at a time"
+NOWHERE = "nowhere: fewer bytes only"
+
+
+@dataclass(frozen=True)
+class ExportedTensor:
+    """One tensor in the file.
+
+    Attributes:
+        name: in the network.
+        choice: of the plan.
+        form: how the file holds it, such as ``"int4"``.
+        nbytes: in the file.
+        runs: the operators or modules that read it.
+        faster: where that is faster than floating point.
+    """
+
+    name: str
+    choice: str
+    form: str
+    nbytes: int
+    runs: str
+    faster: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A network in a file of another program.
+
+    Attributes:
+        path: of the file, or of the folder.
+        format: ``"onnx"``, ``"torch"`` or ``"compressed-tensors"``.
+        nbytes: of the file, or of the files in the folder.
+        graph_bytes: of these, all that is not data of tensors.
+        float_bytes: of the same file with every tensor in the network's own dtype.
+        artifact_bytes: of the file that :func:`qubo_compress.save` writes.
+        original_bytes: of the uncompressed network's parameters and buffers.
+        largest_difference: from the PyTorch module's outputs, as a share of the largest one, computed as the file says.
+        agreement: share of answers equal to the PyTorch module's in the runtime's own arithmetic, which may round
+            inputs to 8 bits.
+        examples: that both were measured on.
+        tensors: one entry for every tensor.
+    """
+
+    path: Path
+    format: str
+    nbytes: int
+    graph_bytes: int
+    float_bytes: int
+    artifact_bytes: int
+    original_bytes: int
+    largest_difference: float
+    agreement: float
+    examples: int
+    tensors: tuple[ExportedTensor, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Bytes of the file in floating point over bytes of this one."""
+        return self.float_bytes / self.nbytes
+
+    def __str__(self) -> str:
+        names = ("tensor", "choice", "stored", "bytes", "runs", "faster")
+        shown = sorted(self.tensors, key=lambda one: -one.nbytes)[:SHOWN]
+        rows = [(one.name, one.choice, one.form, f"{one.nbytes:,}", one.runs, one.faster) for one in shown]
+        widths = [max(len(row[column]) for row in (names, *rows)) for column in range(len(names))]
+        lines = [
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in (names, *rows)
+        ]
+        more = len(self.tensors) - len(shown)
+        return "\n".join([*self._facts(), *lines, *([f"and {more} smaller tensors"] if more else [])])
+
+    def _repr_html_(self) -> str:
+        facts = "".join(f"<p>{escape(line)}</p>" for line in self._facts())
+        head = "".join(f"<th>{name}</th>" for name in ("tensor", "choice", "stored", "bytes", "runs", "faster"))
+        rows = "".join(
+            f"<tr><td>{escape(one.name)}</td><td>{escape(one.choice)}</td><td>{escape(one.form)}</td>"
+            f"<td>{one.nbytes:,}</td><td>{escape(one.runs)}</td><td>{escape(one.faster)}</td></tr>"
+            for one in self.tensors
+        )
+        return f"{facts}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+    def _facts(self) -> list[str]:
+        return [
+            f"{self.path}: {self.nbytes:,} bytes, {self.graph_bytes:,} of them not data of tensors; "
+            f"{self.float_bytes:,} in floating point, {self.artifact_bytes:,} in our own file",
+            f"outputs differ from PyTorch's by at most {self.largest_difference:.1e} of the largest; "
+            f"{100 * self.agreement:.1f} % of {self.examples:,} examples' answers are equal",
+        ]

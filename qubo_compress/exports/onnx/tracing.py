@@ -1,0 +1,145 @@
+"""From a PyTorch module to an ONNX graph, whose shapes are computed ahead and whose weights are not touched."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qubo_compress._internal.optional import require
+from qubo_compress.errors import ExportRefused
+from qubo_compress.exports.onnx.canvas import EXTRA, Canvas
+from qubo_compress.exports.weights import Exportable, Held
+from qubo_compress.network.inputs import Inputs, map_tensors
+from qubo_compress.network.tensors import NetworkTensors
+
+TRACED = 2
+"""Examples in the inputs that the network is traced with: a batch of one is taken for a fixed size."""
+
+
+def traced(network: Exportable, inputs: Inputs, dynamic: Sequence[int], opset: int) -> Canvas:
+    """The graph of a network.
+
+    Args:
+        network: on the CPU.
+        inputs: of one example or more.
+        dynamic: axes of the inputs that may have any length, 0 the batch.
+        opset: version of ONNX's operators.
+
+    Raises:
+        ExportRefused: when torch cannot trace the network, or the network fixes the length of a dynamic axis.
+        MissingDependency: without the extra ``onnx``.
+    """
+    require("onnxscript", EXTRA)
+    model = _program(network.model, _few(inputs), dynamic, opset).model
+    _refuse_fixed_batch(network.model, model.graph)
+    aliases = NetworkTensors(network.model).aliases
+    held = {}
+    for name, value in model.graph.initializers.items():
+        known = network.held.get(aliases.get(name, name))
+        if known is None:
+            known = Held(torch.from_numpy(value.const_value.numpy().copy()), None, name)
+        held[name] = known
+    with _opaque(model.graph):
+        require("onnxscript.optimizer", EXTRA).optimize_ir(model)
+    return Canvas(model, held)
+
+
+def _few(inputs: Inputs) -> Inputs:
+    """The first examples, repeated if there is only one."""
+
+    def few(tensor: Tensor) -> Tensor:
+        found = tensor[:TRACED].cpu()
+        return found.repeat(TRACED, *[1] * (found.ndim - 1)) if found.ndim and len(found) < TRACED else found
+
+    found: Inputs = map_tensors(inputs, few)
+    return found
+
+
+def _program(model: nn.Module, inputs: Inputs, dynamic: Sequence[int], opset: int) -> Any:
+    named = inputs if isinstance(inputs, dict) else {}
+    args = (inputs,) if isinstance(inputs, Tensor) else inputs if isinstance(inputs, tuple) else ()
+    shapes = {name: _free(tensor, dynamic) for name, tensor in named.items()}
+    free = shapes or tuple(_free(tensor, dynamic) for tensor in args)
+    try:
+        with _quiet(), _plain_attention(), torch.no_grad():
+            return torch.onnx.export(
+                model, args, kwargs=named, dynamic_shapes=free, opset_version=opset, dynamo=True, optimize=False,
+                verbose=False, verify=False, report=False,
+            )  # fmt: skip
+    except Exception as cause:  # torch's and the network's own
+        raise ExportRefused(
+            f"torch.onnx.export cannot trace this {type(model).__name__}: {_first_line(cause)}; its forward must be "
+            "free of branches on values of tensors. Nothing was written"
+        ) from cause
+
+
+def _free(tensor: Tensor, dynamic: Sequence[int]) -> dict[int, Any]:
+    return {axis: torch.export.Dim.AUTO for axis in dynamic if axis < tensor.ndim}
+
+
+def _first_line(cause: BaseException) -> str:
+    """What was wrong at first: torch's exporter wraps the cause in its own error."""
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0][:300] if lines else 'no reason given'}"
+
+
+def _refuse_fixed_batch(model: nn.Module, graph: Any) -> None:
+    fixed = [value.name for value in graph.inputs if value.shape and isinstance(value.shape[0], int)]
+    if fixed and len(fixed) == len(graph.inputs):
+        raise ExportRefused(
+            f"the forward of this {type(model).__name__} fixes the batch of {fixed[0]} to the size that it was traced "
+            "with; write sizes as x.shape[0], not as numbers. Nothing was written"
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes on its own progress."""
+    names = ("torch.onnx", "onnxscript", "onnx_ir")
+    before = [(logging.getLogger(name), logging.getLogger(name).level) for name in names]
+    try:
+        for logger, _ in before:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in before:
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention as products and a softmax: torch's fused kernel has no operator in ONNX."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextlib.contextmanager
+def _opaque(graph: Any) -> Iterator[None]:
+    """Hide the values of floating-point constants, so that nothing is computed from them ahead."""
+    hidden = [value for value in graph.initializers.values() if value.const_value.dtype.is_floating_point()]
+    values = [value.const_value for value in hidden]
+    for value in hidden:
+        del graph.initializers[value.name]
+        value.const_value = None
+        graph.inputs.append(value)
+    try:
+        yield
+    finally:
+        for value, found in zip(hidden, values, strict=True):
+            graph.inputs.remove(value)
+            value.const_value = found
+            graph.register_initializer(value)

@@ -1,0 +1,310 @@
+"""ONNX files: every operator on every kind of layer, in onnxruntime and OpenVINO, in the bytes it should take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import qubo_compress as qc
+from qubo_compress.errors import ExportRefused
+from qubo_compress.exports.onnx.running import TOLERANCE
+from qubo_compress.menu.cast import Cast
+from qubo_compress.menu.compensation.compensate import Compensate
+from qubo_compress.menu.fold import Fold
+from qubo_compress.menu.keep import Keep
+from qubo_compress.menu.low_rank.svd import Svd
+from qubo_compress.menu.operator import Operator
+from qubo_compress.menu.quantize import Quantize
+from qubo_compress.testing import registered_samples
+from tests.exports.networks import (
+    WIDTH,
+    Attentions,
+    Convolutions,
+    Side,
+    Slices,
+    Tables,
+    Tied,
+    pictures,
+    rows,
+    texts,
+    unusual,
+)
+from tests.exports.plans import compressed
+
+SAMPLES = registered_samples()
+VECTORS = ("cast", "fold")
+WEIGHTS = [one for one in SAMPLES if one.operator_name not in VECTORS]
+KINDS = list({one.operator_name: one for one in reversed(WEIGHTS)}.values())
+"""One sample of every operator on weights."""
+
+
+VECTOR_SAMPLES = [one for one in SAMPLES if one.operator_name in VECTORS]
+
+
+def side_by_side(axes: int, groups: int, channels: int = 6, kernel: int = 3) -> Side:
+    """A convolution for every operator; every other one has a normalisation behind it."""
+    convolution, normalisation = (
+        (nn.Conv1d, nn.BatchNorm1d),
+        (nn.Conv2d, nn.BatchNorm2d),
+        (nn.Conv3d, nn.BatchNorm3d),
+    )[axes - 1]
+    layers = [convolution(6, channels, kernel, padding=1, groups=groups, bias=n % 3 > 0) for n in range(len(WEIGHTS))]
+    return Side(layers, [normalisation(channels) for _ in range(len(WEIGHTS) // 2)])
+
+
+CASES: dict[str, tuple[Any, Any]] = {
+    "Conv1d": (lambda: side_by_side(1, 1, kernel=5), lambda: pictures(1, size=11, channels=6)),
+    "Conv2d": (lambda: side_by_side(2, 1), lambda: pictures(2, size=5, channels=6)),
+    "Conv2d, depthwise": (lambda: side_by_side(2, 6), lambda: pictures(2, size=5, channels=6)),
+    "Conv3d": (lambda: side_by_side(3, 2), lambda: pictures(3, size=4, channels=6)),
+    "Linear": (lambda: Slices([(24 + n, 10 + n) for n in range(len(WEIGHTS))]), lambda: rows(5, 99)),
+    "Embedding": (lambda: Tables([(10 + n, 20 + n) for n in range(len(WEIGHTS))]), lambda: texts()),
+    "attention": (lambda: Attentions(len(KINDS)), lambda: rows(30, WIDTH).reshape(5, 6, WIDTH)),
+}
+
+
+def by_openvino(path: Path, inputs: Tensor) -> list[np.ndarray]:
+    """What OpenVINO computes in float32 arithmetic."""
+    core = openvino.Core()
+    exactly = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    running = core.compile_model(core.read_model(path), "CPU", exactly)
+    found = running([inputs.numpy()])
+    return [np.asarray(found[number]) for number in range(len(running.outputs))]
+
+
+def by_onnxruntime(path: Path, inputs: Tensor) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    running = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return [np.asarray(one) for one in running.run(None, {running.get_inputs()[0].name: inputs.numpy()})]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_operator_computes_the_same_in_other_programs(case: str, tmp_path: Path) -> None:
+    build, given_inputs = CASES[case]
+    net, inputs = unusual(build()), given_inputs()
+    turns = {"weight": iter(KINDS * 2 if case == "attention" else WEIGHTS), "vector": iter(100 * VECTOR_SAMPLES)}
+    small, _ = compressed(net, lambda group: next(turns["weight" if group.kind == "weight" else "vector"]))
+    with torch.no_grad():
+        wanted = [one.numpy() for one in small(inputs)]
+    path = tmp_path / "net.onnx"
+    found = qc.export(small, path, inputs, runtime="openvino")
+    assert found.largest_difference <= TOLERANCE and found.nbytes == path.stat().st_size
+    for number, (one, want) in enumerate(zip(by_openvino(path, inputs[:2]), wanted, strict=True)):
+        assert np.abs(one - want[:2]).max() <= TOLERANCE * np.abs(want).max(), f"output {number}"
+
+
+PACKED = {2: "int2", 3: "int4", 4: "int4", 5: "int8", 6: "int8", 7: "int8", 8: "int8", 9: "int16", 16: "int16"}
+Shapes = list[tuple[int, int, int]]
+
+
+def some(most_rows: int, most_columns: int) -> st.SearchStrategy[Shapes]:
+    """Rows, columns and bits of six weights."""
+    one = st.tuples(st.integers(1, most_rows), st.integers(1, most_columns), st.sampled_from(sorted(PACKED)))
+    return st.lists(one, min_size=6, max_size=6)
+
+
+def form_of(bits: int, runtime: str | None) -> str:
+    return "int4" if runtime == "openvino" and bits == 2 else PACKED[bits]
+
+
+fast = settings(deadline=None, max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@fast
+@given(shapes=some(70, 40), runtime=st.sampled_from([None, "onnxruntime", "openvino"]))
+def test_linear_layers_of_any_shape(tmp_path: Path, shapes: Shapes, runtime: str | None) -> None:
+    net, inputs = unusual(Slices([shape[:2] for shape in shapes])), rows(4, 70)
+    bits = iter(shape[2] for shape in shapes)
+    small, _ = compressed(net, lambda group: Quantize(next(bits)) if group.kind == "weight" else Keep())
+    path = tmp_path / "net.onnx"
+    found = qc.export(small, path, inputs, runtime=runtime)
+    assert found.largest_difference <= TOLERANCE
+    assert [one.shape for one in by_onnxruntime(path, inputs[:3])] == [(3, shape[1]) for shape in shapes]
+    for number, (ins, outs, width) in enumerate(shapes):
+        held = next(one for one in found.tensors if one.name == f"layers.{number}.weight")
+        # Codes may need fewer bits than they have, if there are few of them.
+        assert int(held.form[3:]) <= int(form_of(width, runtime)[3:])
+        assert ins * outs < 200 or held.form == form_of(width, runtime)
+        if runtime != "onnxruntime":
+            assert held.nbytes == -(-ins * outs * int(held.form[3:]) // 8) + 4 * outs
+
+
+@fast
+@given(shapes=some(20, 19), runtime=st.sampled_from([None, "openvino"]))
+def test_embeddings_of_any_shape(tmp_path: Path, shapes: Shapes, runtime: str | None) -> None:
+    net, picked = unusual(Tables([shape[:2] for shape in shapes])), texts(3, 4)
+    bits = iter(shape[2] for shape in shapes)
+    small, _ = compressed(net, lambda group: Quantize(next(bits)))
+    path = tmp_path / "tables.onnx"
+    found = qc.export(small, path, picked, runtime=runtime, dynamic=(0, 1))
+    assert found.largest_difference <= 1e-6
+    with torch.no_grad():
+        wanted = [one.numpy() for one in small(picked[:, :1])]
+    for one, want in zip(by_openvino(path, picked[:, :1]), wanted, strict=True):
+        assert np.allclose(one, want, rtol=1e-6, atol=1e-7)
+    for number, (count, width, _) in enumerate(shapes):
+        held = next(one for one in found.tensors if one.name == f"layers.{number}.weight")
+        each = 8 // min(8, int(held.form[3:]))
+        row = -(-width // each) if each > 1 else width * int(held.form[3:]) // 8
+        assert held.nbytes == count * (row + 4)
+
+
+def test_the_file_is_hardly_larger_than_its_packed_tensors(tmp_path: Path) -> None:
+    """At most 3 % above codes of the next wider integers, steps of 4 bytes, biases, and the graph."""
+    net = unusual(Convolutions(64))
+    small, compression = compressed(net, lambda group: Quantize(3) if group.kind == "weight" else Fold(16))
+    found = qc.export(small, tmp_path / "net.onnx", pictures(2))
+    weights = [group.members[0].shape for group in compression.layout.groups if group.kind == "weight"]
+    ideal = sum(torch.Size(shape).numel() / 2 + 4 * shape[0] for shape in weights) + 4 * (64 + 64 + 64 + 128 + 5)
+    assert found.nbytes <= 1.03 * (ideal + found.graph_bytes)
+    assert found.graph_bytes < 3000
+
+
+def test_packed_products_are_those_that_onnxruntime_has_kernels_for(tmp_path: Path) -> None:
+    net = unusual(nn.Sequential(nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)))
+    inputs = torch.randn(64, 96, generator=torch.Generator().manual_seed(3))
+    bits = iter((2, 0, 4, 0, 8, 0))
+    small, _ = compressed(net, lambda group: Quantize(next(bits) or 8))
+    for runtime in (None, "onnxruntime"):
+        found = qc.export(small, tmp_path / "net.onnx", inputs, runtime=runtime)
+        assert optimised(tmp_path / "net.onnx").count("MatMulNBits") == 3
+        assert found.agreement >= 0.85  # random logits of 32 classes are close
+        assert [one.faster for one in found.tensors].count("onnxruntime, few rows at a time") == 3
+    assert [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node].count("MatMulNBits") == 3
+
+
+def optimised(path: Path) -> list[str]:
+    """The operators that onnxruntime makes of a file."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(path.with_suffix(".optimised"))
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+
+
+def test_normalisations_behind_convolutions_take_no_node(tmp_path: Path) -> None:
+    net = unusual(Convolutions(160))
+    mixed: dict[str, Operator] = {"weight": Quantize(4), "bias": Cast(16), "normalisation": Fold(16)}
+    small, _ = compressed(net, lambda group: mixed[group.kind])
+    found = qc.export(small, tmp_path / "net.onnx", pictures(2), runtime="openvino")
+    operators = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
+    assert "BatchNormalization" not in operators and operators.count("Conv") == 3
+    forms = {one.name: one.form for one in found.tensors if one.name.startswith("norm1")}
+    assert forms == {"norm1.bias": "float16"}  # the stored shift is the convolution's bias, as it is stored
+
+
+def test_low_rank_layers_are_two_products(tmp_path: Path) -> None:
+    net = unusual(nn.Sequential(nn.Linear(60, 50), nn.Tanh()))
+    small, _ = compressed(net, Svd(rank=16, bits=4))
+    found = qc.export(small, tmp_path / "net.onnx", torch.randn(9, 60))
+    forms = [(one.form, one.nbytes) for one in found.tensors if one.name == "0.weight"]
+    assert len(forms) == 1 and forms[0] == ("int4", 16 * (60 + 50) // 2 + 4 * (16 + 1))
+    assert optimised(tmp_path / "net.onnx").count("MatMulNBits") == 2
+
+
+def test_filters_with_choices_of_their_own_share_one_tensor(tmp_path: Path) -> None:
+    net = unusual(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Flatten(2)))
+    widths = iter(range(100))
+    small, _ = compressed(net, lambda group: Quantize((2, 3, 4)[next(widths) % 3]), groups="filter")
+    found = qc.export(small, tmp_path / "net.onnx", pictures(2), runtime="openvino")
+    held = next(one for one in found.tensors if one.name == "0.weight")
+    assert held.form == "int4" and held.nbytes == 16 * 27 // 2 + 4 * 16
+
+
+def test_a_tied_table_is_stored_once(tmp_path: Path) -> None:
+    net = unusual(Tied())
+    small, _ = compressed(net, Quantize(4))
+    for runtime in (None, "onnxruntime"):
+        found = qc.export(small, tmp_path / "net.onnx", texts(), runtime=runtime, dynamic=(0, 1))
+        assert [one.name for one in found.tensors].count("tokens.weight") == 1
+        assert by_onnxruntime(tmp_path / "net.onnx", texts(2, 3))[0].shape == (2, 3, 37)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_networks_of_other_dtypes(dtype: torch.dtype, tmp_path: Path) -> None:
+    net = unusual(nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 3))).to(dtype)
+    small, _ = compressed(net, Compensate(bits=4))
+    found = qc.export(small, tmp_path / "net.onnx", torch.randn(4, 30).to(dtype))
+    assert found.largest_difference <= (1e-2 if dtype == torch.float16 else 1e-6)
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs) if inputs.sum() > 0 else inputs
+
+
+class Noisy(nn.Module):
+    """Its outputs depend on more than its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs) + torch.rand_like(inputs)
+
+
+class Fixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs.reshape(2, 4))
+
+
+@pytest.mark.parametrize(("net", "reason"), [(Branching(), "cannot trace"), (Noisy(), "differ"), (Fixed(), "batch")])
+def test_what_cannot_be_exported_is_refused_and_nothing_is_written(net: nn.Module, reason: str, tmp_path: Path) -> None:
+    small, _ = compressed(net.eval(), Quantize(4))
+    (tmp_path / "net.onnx").write_text("an older file")
+    with pytest.raises(ExportRefused, match=reason):
+        qc.export(small, tmp_path / "net.onnx", torch.randn(2, 4))
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+    assert (tmp_path / "net.onnx").read_text() == "an older file"
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"format": "tflite"}, qc.QuboCompressError),
+        ({"runtime": "tensorrt"}, qc.QuboCompressError),
+        ({"dynamic": (1,)}, qc.QuboCompressError),
+        ({"dynamic": "batch"}, qc.QuboCompressError),
+        ({"example_inputs": []}, qc.QuboCompressError),
+        ({"example_inputs": torch.zeros(0, 4)}, qc.QuboCompressError),
+        ({"example_inputs": "an image"}, qc.QuboCompressError),
+        ({"example_inputs": (torch.zeros(1, 4), 3)}, qc.QuboCompressError),
+        ({"example_inputs": torch.zeros(2, 5)}, qc.QuboCompressError),
+        ({"model": nn.Linear(4, 4)}, qc.errors.WrongModel),
+        ({"path": "."}, qc.errors.StorageError),
+    ],
+)
+def test_other_arguments_are_refused(changed: dict[str, Any], error: type[Exception], tmp_path: Path) -> None:
+    small, _ = compressed(nn.Linear(4, 4).eval(), Quantize(4))
+    arguments = {"model": small, "path": tmp_path / "net.onnx", "example_inputs": torch.zeros(2, 4)} | changed
+    with pytest.raises(error):
+        qc.export(**arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_table_says_what_is_stored_and_what_is_faster(tmp_path: Path) -> None:
+    small, _ = compressed(unusual(nn.Sequential(nn.Linear(64, 40), nn.Linear(40, 5))), Quantize(3))
+    found = qc.export(small, tmp_path / "<net>.onnx", torch.randn(6, 64))
+    assert "quantize(bits=3)" in str(found) and "int4" in str(found) and "onnxruntime, few rows" in str(found)
+    assert "&lt;net&gt;" in found._repr_html_() and "<net>" not in found._repr_html_()
+    assert found.ratio > 2 and found.float_bytes > found.nbytes > found.artifact_bytes
