@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from qubo_compress._internal.reader import printable, refused_as
 from qubo_compress._internal.tensors import read_tensors
-from qubo_compress.errors import CorruptArtifact, InvalidMenu, WrongModel
+from qubo_compress.errors import CorruptArtifact, InvalidMenu, InvalidModel, WrongModel
 from qubo_compress.menu.operator import parse
 from qubo_compress.menu.storage.file_format import FORMAT, TENSOR, file_digest, unpack_names, without_extra
 from qubo_compress.menu.storage.stored import Stored
+from qubo_compress.network.channels.removal import removals_of
+from qubo_compress.network.channels.removal_file import removals_from
 from qubo_compress.network.discovery import discover_stored
 from qubo_compress.network.extra_state import read_stored, restore
 from qubo_compress.network.groups import EXTRA, Layout
@@ -48,7 +50,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         FileNotFoundError: when there is no file.
     """
     described, payload, size = _read(path)
-    model = with_memory(unwrapped(model))
+    model = _smaller(path, with_memory(unwrapped(model)), described)
     layout = _layout_of(path, model, described)
     with refused_as(path, UNREADABLE, "it was written by another version or altered"):
         names = unpack_names(described["menu"])
@@ -68,6 +70,18 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     NetworkTensors(net).fill(kept)
     _restore(path, net, extra)
     return net
+
+
+def _smaller(path: str | Path, model: nn.Module, described: Mapping[str, str]) -> nn.Module:
+    """The network without the channels that the file says were removed."""
+    with refused_as(path, UNREADABLE, "it was written by another version or altered"):
+        removals = removals_from(described.get("removed", ""))
+    for removal in () if removals_of(model) == removals else removals:
+        try:
+            model = removal.applied(model)
+        except (WrongModel, InvalidModel) as cause:
+            raise WrongModel(f"{path} was written for another architecture: {printable(cause)}") from cause
+    return model
 
 
 def _layout_of(path: str | Path, model: nn.Module, described: Mapping[str, str]) -> Layout:

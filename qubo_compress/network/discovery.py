@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from qubo_compress.errors import InvalidMenu, InvalidModel
+from qubo_compress.network.channels.removal_file import removals_text
 from qubo_compress.network.extra_state import extra_entries, stored_bytes
 from qubo_compress.network.groups import EXTRA, Group, Kept, Layout, Member, outputs_first
 from qubo_compress.network.patterns import labels_by, labels_within_limits
@@ -114,6 +115,7 @@ def _discovered(model: nn.Module, groups: GroupRule, matched: Matcher) -> Layout
         original_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
         parameters=sum(tensor.numel() for tensor in tensors.parameters().values()),
         rule=rule,
+        removed=removals_text(model),
     )
 
 

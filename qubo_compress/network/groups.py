@@ -166,6 +166,7 @@ class Layout:
         original_bytes: numel x itemsize over unique parameters and persistent buffers.
         parameters: number of unique parameters.
         rule: the grouping as text, from which :mod:`qubo_compress.network.discovery` makes the same groups again.
+        removed: channels that the network lacks, as text; see :mod:`qubo_compress.network.channels.removal_file`.
     """
 
     groups: tuple[Group, ...]
@@ -174,6 +175,7 @@ class Layout:
     original_bytes: int
     parameters: int
     rule: str = "layer"
+    removed: str = ""
 
 
 def kept_text(kept: Sequence[Kept], most: int = 4) -> str:

@@ -12,7 +12,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-Kind = Literal["weight", "normalisation", "bias"]
+Kind = Literal["weight", "normalisation", "bias", "channels"]
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag)
 """Modules whose ``weight`` is a group of kind ``"weight"``, one scale per row of the first axis."""

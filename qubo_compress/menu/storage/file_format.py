@@ -44,13 +44,14 @@ def unpack_names(text: str) -> tuple[str, ...]:
 
 def metadata(layout: Layout, menu_names: Sequence[str], digest: str = "0" * DIGEST_LENGTH) -> dict[str, str]:
     """The header's description of the file."""
-    return {
+    said = {
         "format": FORMAT,
         "model": architecture_signature(layout),
         "groups": layout.rule,
         "menu": pack_names(menu_names),
         "digest": digest,
     }
+    return {**said, "removed": layout.removed} if layout.removed else said
 
 
 def _header_json(described: Mapping[str, str], payload_bytes: int) -> bytes:

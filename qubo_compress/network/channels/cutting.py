@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qubo_compress.errors import ForwardFailed, InvalidModel
 from qubo_compress.network.channels.labels import IntArray
 from qubo_compress.network.channels.removal import ChangedNumber, HookedModule, KeptIndices, Removal
+from qubo_compress.network.channels.removal_file import TOTAL_WIDTHS
 from qubo_compress.network.channels.sets import TOGETHER, Channels, ChannelSet
 from qubo_compress.network.channels.uses import Passage
 from qubo_compress.network.every_layer import every_layer_runs
@@ -192,9 +193,6 @@ def _numbers(channels: Channels, leaving: set[int], modules: Mapping[str, nn.Mod
                 found[use.module, name] = ChangedNumber(use.module, name, value // each * left)
     return list(found.values())
 
-
-TOTAL_WIDTHS = ("all_head_size", "inner_dim", "inner_size", "attn_dim", "attention_head_size_all", "split_size")
-"""Names by which networks call the width of all heads together."""
 
 
 def _heads_of_example(labels: IntArray) -> int:

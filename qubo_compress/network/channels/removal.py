@@ -149,6 +149,12 @@ class Removal:
         missing = [name for name in named if name not in modules]
         if missing:
             raise WrongModel(f"this {type(model).__name__} has no module {missing[0]}; give the original network")
+        for number in self.numbers:
+            if type(vars(modules[number.module]).get(number.attribute)) is not int:
+                raise WrongModel(
+                    f"{number.module}.{number.attribute} is to count {number.value}, and is no whole number of this "
+                    f"{type(model).__name__}; give the original network"
+                )
 
 
 def removals_of(model: nn.Module) -> tuple[Removal, ...]:

@@ -13,7 +13,8 @@ layers' gradients, whatever the depth and the number of groups.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
@@ -27,7 +28,7 @@ from qubo_compress.problem.choice_problem import FloatArray
 from qubo_compress.sensitivity.cache import Unit
 from qubo_compress.sensitivity.forward_sweep import forward_sweep
 from qubo_compress.sensitivity.metric import Metric, MetricResult, metrics
-from qubo_compress.sensitivity.metrics.products.displacements import Displacements
+from qubo_compress.sensitivity.metrics.products.displacements import Block, ColumnBlock, Displacements, RowBlock
 from qubo_compress.sensitivity.metrics.products.inspection import inspect
 from qubo_compress.sensitivity.metrics.products.slices import Structure, slice_products
 from qubo_compress.sensitivity.ranks import Arrays
@@ -119,23 +120,44 @@ class Products(Metric):
         return MetricResult(linear, features, None, runs, divergence, halves, flips, second_half)
 
 
+@dataclass(frozen=True, eq=False)
+class AddedChoices:
+    """Choices that are not those of a subject's groups, numbered behind them.
+
+    Attributes:
+        count: how many.
+        blocks: parameter -> their displacements of it.
+    """
+
+    count: int = 0
+    blocks: Mapping[str, Sequence[Block | ColumnBlock]] = field(default_factory=dict)
+
+
+def rows_with(subject: Subject, settings: Products, added: AddedChoices) -> tuple[np.ndarray, FloatArray]:
+    """Rows and slopes of a subject's choices and of added ones, from the same probes; see :class:`Products`."""
+    return _Collection(subject, settings, added).gathered()
+
+
 class _Collection:
     """Rows of all choices over all examples.
 
     Args:
         subject: the measurement.
         settings: of the metric.
+        added: choices that are not those of the subject's groups.
     """
 
-    def __init__(self, subject: Subject, settings: Products) -> None:
+    def __init__(self, subject: Subject, settings: Products, added: AddedChoices | None = None) -> None:
         self.subject, self.settings = subject, settings
+        self.added = added or AddedChoices()
+        self.total = int(subject.offsets[-1]) + self.added.count
         self._structure: Structure | None = None
         self._displacements: Displacements | None = None
 
     def gathered(self) -> tuple[np.ndarray, FloatArray]:
         """(V, columns) float32 rows, S columns an example, and (V,) slopes of the loss."""
         subject = self.subject
-        slope = np.zeros(int(subject.offsets[-1]))
+        slope = np.zeros(self.total)
         units, blocks = [], []
         share = (
             self.settings.evaluations(subject) - (float(subject.offsets[-1]) if self.settings.counts_flips else 0.0)
@@ -158,14 +180,14 @@ class _Collection:
         structure, displacements = self._prepared()
         repeats = subject.outputs[number].shape[0] // len(part)
         size = self._examples_at_once(structure.bytes_per_example)
-        total = int(subject.offsets[-1])
+        total = self.total
         rows = torch.zeros(total, len(part), self.settings.probes_of(self.subject))
         slope = torch.zeros(total, dtype=torch.float64)
         for start in range(0, len(part), size):
             some = part.rows(slice(start, start + size))
             of_rows = slice(start * repeats, (start + len(some)) * repeats)
             cotangents = self._cotangents(number, part, of_rows, first + start, repeats)
-            products = slice_products(subject.tensors, structure, some, cotangents, displacements.of, total).cpu()
+            products = slice_products(subject.tensors, structure, some, cotangents, self._blocks, total).cpu()
             products = displacements.with_twins(products)
             rows[:, start : start + len(some)] = products[:, : self.settings.probes_of(self.subject)].transpose(1, 2)
             if self.settings.has_slope(subject):
@@ -176,6 +198,10 @@ class _Collection:
         """As many as fit into ``JOINED_BYTES``, or of one of the caller's batches into ``SLICE_BYTES``."""
         unit = self.subject.examples.unit
         return max(1, JOINED_BYTES // each, min(unit, SLICE_BYTES // each))
+
+    def _blocks(self, name: str) -> Sequence[Block | RowBlock | ColumnBlock]:
+        """The displacements of a parameter by all choices, those of the subject first."""
+        return (*self._prepared()[1].of(name), *self.added.blocks.get(name, ()))
 
     def _prepared(self) -> tuple[Structure, Displacements]:
         """Structure and displacements, prepared for the first slice that is not in the cache."""

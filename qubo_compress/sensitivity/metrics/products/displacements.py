@@ -80,6 +80,33 @@ class RowBlock:
         return (self.values @ rows.permute(1, 2, 0)).flatten(0, 1)
 
 
+@dataclass(frozen=True, eq=False)
+class ColumnBlock:
+    """Choices that set all weights at some indices along one axis to zero, such as those that read a channel.
+
+    Attributes:
+        choices: (K,) their numbers among all choices.
+        axis: of the parameter.
+        indices: (I,) indices along the axis that some choice sets to zero.
+        owners: (I,) position among the choices of the one that does.
+        values: the whole parameter, in float32.
+    """
+
+    choices: IntArray
+    axis: int
+    indices: Tensor
+    owners: Tensor
+    values: Tensor
+
+    whole: ClassVar[bool] = False
+
+    def products(self, gradients: Tensor) -> Tensor:
+        """(K, n) inner products with (n, *parameter shape) gradients."""
+        read = (gradients * self.values).movedim(self.axis + 1, 1).flatten(2).sum(2)
+        found = read.new_zeros(len(self.choices), len(read))
+        return found.index_add_(0, self.owners, read[:, self.indices].T, alpha=-1)
+
+
 class Displacements:
     """The displacement of every parameter by every choice, without choices that change nothing, and without twins.
 

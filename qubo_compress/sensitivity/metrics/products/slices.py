@@ -16,7 +16,7 @@ from qubo_compress.network.rounding import InputRange
 from qubo_compress.network.scores import OutputReading
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.metrics.products.calls import Call, Recorder, View
-from qubo_compress.sensitivity.metrics.products.displacements import Block, RowBlock
+from qubo_compress.sensitivity.metrics.products.displacements import Block, ColumnBlock, RowBlock
 from qubo_compress.sensitivity.metrics.products.gradients import by_example, parameter_gradients
 
 GRADIENT_BYTES = 8_000_000
@@ -25,7 +25,7 @@ GRADIENT_BYTES = 8_000_000
 SAME_OUTPUTS = 0.05
 """Relative distance up to which an example's outputs alone and among others count as equal, even in bfloat16."""
 
-BlocksOf = Callable[[str], Sequence[Block | RowBlock]]
+BlocksOf = Callable[[str], Sequence[Block | RowBlock | ColumnBlock]]
 """Parameter name -> the displacements of its choices."""
 
 

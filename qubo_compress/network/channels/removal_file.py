@@ -1,0 +1,123 @@
+"""What was removed from a network, as text in a file; text from elsewhere is checked before it is used."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from qubo_compress._internal.reader import inflated, parsed_json
+from qubo_compress.network.channels.removal import ChangedNumber, HookedModule, KeptIndices, Removal, removals_of
+
+MOST_TEXT = 64 * 2**20
+"""Bytes of the unpacked text: a bit per channel, and the names of the tensors."""
+
+LONGEST_AXIS = 2**24
+
+
+def removals_text(model: nn.Module) -> str:
+    """What was removed from a network, as short text; empty for one that is whole."""
+    return text_of(removals_of(model))
+
+
+def text_of(removals: Sequence[Removal]) -> str:
+    """Some removals, in order, as short text; empty if there are none.
+
+    Example:
+        >>> removal = Removal((KeptIndices("0.weight", 0, 4, (0, 2, 3)),))
+        >>> removals_from(text_of([removal])) == (removal,)
+        True
+    """
+    if not removals:
+        return ""
+    said = [
+        {
+            "kept": [_axis(part) for part in removal.kept],
+            "hooked": [[item.module, _axis(item.before), _axis(item.after)] for item in removal.hooked],
+            "numbers": [[item.module, item.attribute, item.value] for item in removal.numbers],
+        }
+        for removal in removals
+    ]
+    return base64.b64encode(zlib.compress(json.dumps(said, separators=(",", ":")).encode(), 9)).decode()
+
+
+def removals_from(text: str) -> tuple[Removal, ...]:
+    """Inverse of :func:`text_of`.
+
+    Raises:
+        ValueError: when the text is damaged or says what no network can be.
+    """
+    if not text:
+        return ()
+    said = parsed_json(inflated(text, MOST_TEXT))
+    if not isinstance(said, list):
+        raise ValueError("it is no list of removals")
+    return tuple(_removal(item) for item in said)
+
+
+def _axis(part: KeptIndices | None) -> list[Any] | None:
+    if part is None:
+        return None
+    bits = bytearray(-(-part.full // 8))
+    for index in part.indices:
+        bits[index // 8] |= 1 << index % 8
+    return [part.tensor, part.axis, part.full, bits.hex()]
+
+
+def _removal(said: Any) -> Removal:
+    if not isinstance(said, Mapping) or set(said) != {"kept", "hooked", "numbers"}:
+        raise ValueError("a removal lacks a part")
+    kept = tuple(_kept(item) for item in _list(said["kept"]))
+    hooked = []
+    for item in _list(said["hooked"]):
+        name, before, after = _list(item, 3)
+        sides = [None if side is None else _kept(side) for side in (before, after)]
+        hooked.append(HookedModule(_text(name), sides[0], sides[1]))
+    numbers = []
+    for item in _list(said["numbers"]):
+        module, attribute, value = _list(item, 3)
+        # Only what counts heads is ever changed: a file must not set anything else.
+        if "head" not in _text(attribute) and attribute not in TOTAL_WIDTHS:
+            raise ValueError(f"{attribute!r} counts no heads")
+        numbers.append(ChangedNumber(_text(module), attribute, _whole(value)))
+    return Removal(kept, tuple(hooked), tuple(numbers))
+
+
+TOTAL_WIDTHS = ("all_head_size", "inner_dim", "inner_size", "attn_dim", "split_size")
+"""Names by which networks call the width of all heads together."""
+
+
+def _kept(said: Any) -> KeptIndices:
+    tensor, axis, full, text = _list(said, 4)
+    full = _whole(full)
+    if full > LONGEST_AXIS or not isinstance(text, str):
+        raise ValueError("an axis is too long")
+    bits = bytes.fromhex(text)
+    if len(bits) != -(-full // 8):
+        raise ValueError("the bits of an axis are not as many as its indices")
+    indices = tuple(index for index in range(full) if bits[index // 8] >> index % 8 & 1)
+    if not indices:
+        raise ValueError("nothing of an axis is left")
+    return KeptIndices(_text(tensor), _whole(axis), full, indices)
+
+
+def _list(said: Any, length: int | None = None) -> list[Any]:
+    if not isinstance(said, list) or (length is not None and len(said) != length):
+        raise ValueError("a list was expected")
+    return said
+
+
+def _text(said: Any) -> str:
+    if not isinstance(said, str):
+        raise ValueError("a name was expected")
+    return said
+
+
+def _whole(said: Any) -> int:
+    if type(said) is not int or not 0 <= said < 2**31:
+        raise ValueError("a whole number was expected")
+    return said
