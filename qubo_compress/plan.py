@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from qubo_compress.menu.low_rank.factored import FactoredReport
 from qubo_compress.menu.low_rank.factored import factored as factored_layers
 from qubo_compress.menu.operator import stored_as
 from qubo_compress.menu.storage.stored import Stored
+from qubo_compress.network.channels import Removal
 from qubo_compress.network.discovery import discover_stored
 from qubo_compress.network.groups import Group, Layout, Member
 from qubo_compress.network.older_groups import newer_names, older_layout
@@ -45,6 +46,8 @@ class Plan:
         payloads: group name -> stored bytes, for choices that were made from calibration data.
         fits: group name -> scales and the like that encoding searched for when the table was made, so that applying the
             plan need not search again; optional and not saved.
+        removal: the channels that leave the network, or None; then ``choices`` are about channels, and ``payloads``
+            hold the layers that make up for them.
     """
 
     choices: Mapping[str, str]
@@ -57,6 +60,7 @@ class Plan:
     weights: str = field(repr=False)
     payloads: Mapping[str, builtins.bytes] = field(default_factory=dict, repr=False)
     fits: Mapping[str, builtins.bytes] = field(default_factory=dict, repr=False, compare=False)
+    removal: Removal | None = field(default=None, repr=False)
 
     @property
     def ratio(self) -> float:
@@ -104,6 +108,9 @@ class Plan:
             raise WrongModel(
                 "the plan was made for other weights; apply it to the network that was measured, or measure this one"
             )
+        if self.removal is not None:
+            small = self._smaller(self.removal, model)
+            return run_in_factors(small) if factored else small
         layout = discover_stored(model, self.rule)
         different = sorted({group.name for group in layout.groups} ^ set(self.choices))
         if different:
@@ -118,6 +125,23 @@ class Plan:
             stored[group.name] = stored_as(self.choices[group.name], group, tensors.parts(group), payload, fit)
         small = filled(model, Compression(self, layout, stored))
         return run_in_factors(small) if factored else small
+
+    def _smaller(self, removal: Removal, model: nn.Module) -> nn.Module:
+        """The network without channels; the plan that it carries keeps every layer as it then is."""
+        small = removal.applied(model)
+        tensors, layout = NetworkTensors(small), discover_stored(small, "layer")
+        strange = sorted(set(self.payloads) - {group.name for group in layout.groups})
+        if strange:
+            raise WrongModel(f"the plan holds bytes for {strange[0]!r}, which is no layer of this network")
+        stored = {
+            group.name: stored_as("keep", group, tensors.parts(group), self.payloads.get(group.name))
+            for group in layout.groups
+        }
+        kept = replace(
+            self, choices=dict.fromkeys(stored, "keep"), menu_names=("keep",), rule="layer", payloads={}, removal=None,
+            weights=f"smaller than {self.weights}", original_bytes=self.original_bytes,
+        )  # fmt: skip
+        return filled(small, Compression(kept, layout, stored))
 
     def _refuse_older(self, model: nn.Module, layout: Layout) -> None:
         """Raise :class:`WrongModel` where the groups are those that version 0.3 made of this network."""

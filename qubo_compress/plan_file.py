@@ -17,6 +17,8 @@ from qubo_compress._internal.files import write_atomically
 from qubo_compress._internal.reader import parsed_json, read_whole, refused_as
 from qubo_compress._internal.tensors import read_tensors
 from qubo_compress.errors import CorruptArtifact
+from qubo_compress.network.channels import Removal
+from qubo_compress.network.channels.removal_file import removals_from, text_of
 
 WHAT = "a complete plan"
 
@@ -31,6 +33,9 @@ def write_plan(path: str | Path, fields: Mapping[str, Any]) -> None:
     """
     packed = {name: base64.b64encode(data).decode() for name, data in fields["payloads"].items()}
     described = {"format": _FORMAT, **fields, "payloads": packed}
+    removal = described.pop("removal", None)
+    if removal is not None:
+        described["removal"] = text_of([removal])
     text = with_checksum(described, indent=1)
     write_atomically(path, lambda handle: handle.write(text))
 
@@ -58,13 +63,23 @@ def read_plan(path: str | Path) -> dict[str, Any]:
             values["format"] = form
             refuse_altered(values)
             del values["format"]
+            removal = values.pop("removal", None)
+            if removal is not None and not isinstance(removal, str):
+                raise ValueError("what it removes is no text")
             _refuse_other_types(values, _TYPES)
+            values["removal"] = None if removal is None else _only(removals_from(removal))
             packed = values["payloads"].items()
             values["payloads"] = {name: base64.b64decode(text, validate=True) for name, text in packed}
         else:
             raise ValueError("its format is not known")
         _refuse_contradictions(values)
         return {**values, "menu_names": tuple(values["menu_names"])}
+
+
+def _only(removals: tuple[Removal, ...]) -> Removal:
+    if len(removals) != 1:
+        raise ValueError(f"a plan removes channels once; this one does {len(removals)} times")
+    return removals[0]
 
 
 def _is_whole(value: object) -> bool:
@@ -108,7 +123,8 @@ def _refuse_contradictions(values: Mapping[str, Any]) -> None:
     absent = sorted(set(choices.values()) - set(names))
     if absent:
         raise ValueError(f"{absent[0]!r} is not on its menu")
-    strange = sorted(set(values["payloads"]) - set(choices))
+    # With channels removed, choices are about channels, and the bytes are those of layers.
+    strange = [] if values.get("removal") is not None else sorted(set(values["payloads"]) - set(choices))
     if strange:
         raise ValueError(f"it holds bytes for {strange[0]!r}, which is none of its groups")
 

@@ -33,7 +33,7 @@ PLAN = Plan(
 
 def written_by_0_4(plan: Plan, path: Path) -> None:
     """As version 0.4 wrote plans: JSON without a checksum, and a file beside it for bytes made from data."""
-    described = {f.name: getattr(plan, f.name) for f in fields(plan) if f.name not in ("payloads", "fits")}
+    described = {f.name: getattr(plan, f.name) for f in fields(plan) if f.name not in ("payloads", "fits", "removal")}
     if plan.payloads:
         arrays = {name: np.frombuffer(data, dtype=np.uint8) for name, data in plan.payloads.items()}
         path.with_suffix(".safetensors").write_bytes(safetensors.numpy.save(arrays, metadata={"weights": plan.weights}))

@@ -17,7 +17,7 @@ from qubo_compress.budget import Budget, refuse_other_than_a_budget
 from qubo_compress.calibration.evaluation import ALL_EXAMPLES, Score, settle
 from qubo_compress.calibration.examples import Examples, read_examples, set_aside
 from qubo_compress.calibration.weights import ExampleWeights
-from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidBudget, InvalidModel
+from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidBudget, InvalidModel, InvalidOption
 from qubo_compress.menu.menu import Menu
 from qubo_compress.network.discovery import GroupRule
 from qubo_compress.network.groups import Layout
@@ -154,6 +154,11 @@ def compress(
             process_group=False, batch_size=batch_size,
         ), "calibration",
     )  # fmt: skip
+    if everything.settings.about_channels and (rounds or evaluations):
+        raise InvalidOption(
+            f"rounds={rounds} and evaluations={evaluations} were given; with groups='channel' plans are "
+            "neither refined nor evolved: leave both at 0"
+        )
     if epochs:
         refuse_missing_labels(objective, everything.examples)
         refuse_unfit_objective(objective, everything.loss)
@@ -172,7 +177,7 @@ def compress(
         tell(f"solving by {chosen_solver.name} for at most {time_limit:g} s")
         return solve_problem(problem, chosen_solver, time_limit=time_limit, seed=seed)
 
-    if wants_close(metric, table.provenance.metric) and shrinkage in (None, 1):
+    if table.removals is None and wants_close(metric, table.provenance.metric) and shrinkage in (None, 1):
         table = closely_measured(specimen, table, budget, solve, tell)
     problem = table.problem(budget)
     solution = solve(problem)

@@ -14,6 +14,7 @@ from qubo_compress._internal.checks import refuse_unknown, whole
 from qubo_compress.calibration.evaluation import EvaluationOptions, outputs_of, settle
 from qubo_compress.calibration.examples import Examples, read_examples
 from qubo_compress.errors import InvalidBudget, InvalidObjective, WrongModel
+from qubo_compress.network.channels.removal import removals_of
 from qubo_compress.network.losses.classification import AUTO, Loss, LossLike, make_loss
 from qubo_compress.network.private import differentiable, independent_copy, private_copy
 from qubo_compress.network.scores import OutputLike, OutputReading
@@ -156,6 +157,8 @@ def recover(
 
 def _refuse_other_network(small: nn.Module, teacher: nn.Module) -> None:
     """Raise :class:`WrongModel` for a teacher whose tensors are not those of the compressed network."""
+    for removal in removals_of(small)[len(removals_of(teacher)) :]:
+        teacher = removal.applied(teacher)  # only for its shapes
     ours, theirs = ({n: tensor.shape for n, tensor in NetworkTensors(net).items()} for net in (small, teacher))
     different = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if different:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from qubo_compress.calibration.examples import Examples, Slice
 from qubo_compress.menu.fold import attribute
 from qubo_compress.menu.storage.stored import Stored
+from qubo_compress.network.channels.removal import removals_of
 from qubo_compress.network.every_layer import every_layer_runs
 from qubo_compress.network.groups import Group
 from qubo_compress.network.inputs import map_tensors, tensors_of
@@ -40,6 +41,8 @@ REMEMBERED_BYTES = 600_000_000
 
 BLOCK_VALUES = 4_000_000
 """Most values of a layer in double precision at a time."""
+
+BATCH_NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.GroupNorm)
 """Modules whose outputs are (N, C, ...); others with a bias give (..., C)."""
@@ -74,7 +77,18 @@ def matched_statistics(
     with every_layer_runs(), torch.no_grad():
         batch = _batch(teacher, examples, [target.name for target in targets])
         wanted = _remembered(teacher, batch, [target.name for target in targets])
+        wanted = {name: _left(tensors.model, name, goal) for name, goal in wanted.items()}
         return _repaired(tensors, compression, batch, [t for t in targets if t.name in wanted], wanted, method)
+
+
+def _left(small: nn.Module, name: str, goal: Tensor) -> Tensor:
+    """The outputs of a module of the original, without the channels that the compressed network lacks."""
+    axis = 1 if isinstance(small.get_submodule(name), (*CHANNELS_FIRST, *BATCH_NORMALISATIONS)) else -1
+    for removal in removals_of(small):
+        for part in removal.kept:
+            if part.tensor == f"{name}.bias".lstrip(".") and part.axis == 0 and goal.shape[axis] == part.full:
+                goal = goal.index_select(axis, torch.tensor(part.indices, device=goal.device))
+    return goal
 
 
 def _targets(tensors: NetworkTensors, compression: Compression) -> list[_Target]:

@@ -28,6 +28,7 @@ from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.costs import price_choices
+from qubo_compress.sensitivity.coupled.measure import measure_channels
 from qubo_compress.sensitivity.forecast import forecast_within
 from qubo_compress.sensitivity.forward_sweep import base_flips
 from qubo_compress.sensitivity.function_signature import function_signature, same_function
@@ -147,6 +148,8 @@ def measure_specimen(
     specimen: Specimen, around: Around | None = None, priced: Priced | None = None
 ) -> SensitivityTable:
     """Measure every single choice, from the uncompressed network or around a plan already applied."""
+    if specimen.settings.about_channels:
+        return measure_channels(specimen)
     started, settings = time.perf_counter(), specimen.settings
     ranks = ranks_of(settings.process_group, specimen.model)
     show = settings.progress and ranks.rank == 0

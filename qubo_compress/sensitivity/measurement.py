@@ -20,6 +20,9 @@ from qubo_compress.sensitivity.shrinkage import check_interactions, check_shrink
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+CHANNELS = "channel"
+"""The grouping whose decisions are to keep or to remove coupled channels."""
+
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
@@ -82,7 +85,27 @@ class Measurement:
         if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds > 0):
             raise InvalidMenu(f"seconds must be a positive number or None; got {self.seconds!r}")
         check_example_weights(self.example_weights)
-        return replace(self, seed=whole("seed", self.seed))
+        checked = replace(self, seed=whole("seed", self.seed))
+        return checked.checked_for_channels() if self.about_channels else checked
+
+    @property
+    def about_channels(self) -> bool:
+        """Whether the decisions are to keep or to remove coupled channels."""
+        return isinstance(self.groups, str) and self.groups == CHANNELS
+
+    def checked_for_channels(self) -> Measurement:
+        """The same settings for decisions about channels, whose only choices are to keep and to remove."""
+        if self.menu is not None and self.menu.names != ("keep",):
+            raise InvalidMenu(
+                f"with groups='channel' every decision is to keep or to remove; the menu also offers "
+                f"{self.menu.names[1]}. Leave menu out, and compress the smaller network again, with groups='layer', "
+                "for its bits"
+            )
+        if self.asked.metric_name not in ("auto", "products"):
+            raise InvalidMenu(
+                f"groups='channel' is measured by 'products'; got the metric {self.asked.metric_name!r}: leave it out"
+            )
+        return replace(self, menu=Menu([]))
 
     def _refuse_unseen_inputs(self) -> None:
         rounding = [name for name in self.offered.names if self.offered.operator(name).activation_bits]

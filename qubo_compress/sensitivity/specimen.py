@@ -52,7 +52,7 @@ class Specimen:
         """
         settings = settings.checked()
         model = unwrapped(model)
-        layout = discover(model, settings.groups)
+        layout = discover(model, "layer" if settings.about_channels else settings.groups)
         refuse_unfit(model, layout)
         read = read_examples(batches, settings.max_examples, settings.batch_size, settings.reading, whose)
         read, loss = settle(model, read, settings.loss)

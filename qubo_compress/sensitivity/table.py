@@ -12,7 +12,7 @@ from scipy import sparse
 from torch import nn
 
 from qubo_compress.budget import Budget, refuse_other_than_a_budget
-from qubo_compress.errors import InvalidBudget, InvalidMenu, unknown_name
+from qubo_compress.errors import InvalidBudget, InvalidMenu, TablesDiffer, unknown_name
 from qubo_compress.menu.operator import parse
 from qubo_compress.menu.storage.file_format import fixed_bytes
 from qubo_compress.menu.storage.many import Fits
@@ -20,6 +20,7 @@ from qubo_compress.network.groups import Layout
 from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.plan import Plan
 from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, FloatArray, IntArray
+from qubo_compress.sensitivity.coupled.choices import RemovalChoices
 from qubo_compress.sensitivity.merge import merged_fields, refuse_different, shares_of, tables_of_ranks
 from qubo_compress.sensitivity.ranks import ranks_of
 from qubo_compress.sensitivity.stitched_loss import StitchedLoss
@@ -82,6 +83,8 @@ class SensitivityTable:
         payloads: (group name, choice name) -> stored bytes of choices made from data.
         fits: the results of encoding's searches for every choice, or None.
         kept_because: group name -> why it has only ``keep``, if the menu is not the reason.
+        pair_costs: budget name -> sparse symmetric (V, V) cost of two choices together, for decisions about channels.
+        removals: what the decisions about channels need, or None.
     """
 
     layout: Layout
@@ -99,6 +102,8 @@ class SensitivityTable:
     payloads: Mapping[tuple[str, str], bytes] = field(default_factory=dict, repr=False)
     fits: Fits | None = field(default=None, repr=False)
     kept_because: Mapping[str, str] = field(default_factory=dict)
+    pair_costs: Mapping[str, sparse.csr_array] = field(default_factory=dict, repr=False)
+    removals: RemovalChoices | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.allowed is None:
@@ -184,14 +189,19 @@ class SensitivityTable:
             choices=choices,
             linear=self.linear[index],
             costs={name: values[index] for name, values in self.costs.items()},
-            fixed_costs={**self.fixed_costs, "bytes": fixed_bytes(self.layout, menu_names)},
+            fixed_costs={**self.fixed_costs, "bytes": self._fixed_bytes(menu_names)},
             factor=None if self.factor is None else self.factor[index],
             pairs=None if self.pairs is None else self.pairs[index][:, index],
             divergence=None if self.divergence is None else self.divergence[index],
             allowed=self.allowed[index],
             payloads={key: data for key, data in self.payloads.items() if key[1] in wanted},
+            pair_costs={name: values[index][:, index] for name, values in self.pair_costs.items()},
             fits=None if self.fits is None else self.fits.select(index),
         )
+
+    def _fixed_bytes(self, menu_names: tuple[str, ...]) -> int:
+        """Bytes of a file that no choice changes, with another menu."""
+        return self.fixed_costs["bytes"] if self.removals else fixed_bytes(self.layout, menu_names)
 
     @classmethod
     def merge(
@@ -236,6 +246,10 @@ class SensitivityTable:
             32
         """
         shares = shares_of(tables, weights)
+        if any(table.removals is not None for table in tables):
+            raise TablesDiffer(
+                "tables about channels cannot be merged: each has its own moments; measure one on all examples"
+            )
         refuse_different(tables)
         return replace(tables[0], **merged_fields(tables, shares, max_rank, seed))
 
@@ -325,6 +339,7 @@ class SensitivityTable:
             group_names=self.group_names,
             choice_names=tuple(names[i] for i in index),
             budget_names=tuple(limits),
+            pair_costs=tuple(self.pair_costs[name][index][:, index] for name in limits) if self.pair_costs else None,
             constant=self.constant,
         )
 
@@ -344,17 +359,25 @@ class SensitivityTable:
             if chosen[group] not in names:
                 raise unknown_name(f"choice of group {group!r}:", chosen[group], names)
         local = self.assignment(chosen)
+        removal, payloads = (
+            None,
+            {g: self.payloads[g, name] for g, name in chosen.items() if (g, name) in self.payloads},
+        )
+        size = int(self.fixed_costs["bytes"] + self.costs["bytes"][self.offsets[:-1] + local].sum())
+        if self.removals is not None:
+            removal, payloads, size = self.removals.removed(self.removals.gone(self.group_names, chosen))
         return Plan(
             choices=chosen,
-            bytes=int(self.fixed_costs["bytes"] + self.costs["bytes"][self.offsets[:-1] + local].sum()),
+            bytes=size,
             original_bytes=self.layout.original_bytes,
             parameters=self.layout.parameters,
             predicted_loss=self.predict(chosen),
             menu_names=self.menu_names,
             rule=self.layout.rule,
             weights=self.provenance.weights,
-            payloads={g: self.payloads[g, name] for g, name in chosen.items() if (g, name) in self.payloads},
+            payloads=payloads,
             fits=self._fits_of(self.offsets[:-1] + local),
+            removal=removal,
         )
 
     def _fits_of(self, chosen: IntArray) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ the channels that left come back as zeros, and of its result only the channels t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -77,13 +78,11 @@ class FewerHeads(nn.MultiheadAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """As in ``nn.MultiheadAttention``, which explains the arguments."""
         batched = query.ndim == 3
-        given = [tensor if batched else tensor[None] for tensor in (query, key, value)]
-        if batched and not self.batch_first:
-            given = [tensor.transpose(0, 1) for tensor in given]
-        parts = zip(given, self.in_proj_weight.chunk(3), self._biases(), strict=True)
+        alike = query is key and key is value
+        given = [self._batch_first(tensor) for tensor in ((query,) if alike else (query, key, value))]
+        given = given * 3 if alike else given
         split = (self.num_heads, self.head_dim)
-        made = (functional.linear(x, w, b) for x, w, b in parts)
-        heads = [rows.reshape(*rows.shape[:2], *split).transpose(1, 2) for rows in made]
+        heads = [rows.reshape(*rows.shape[:2], *split).transpose(1, 2) for rows in self._projected(given)]
         mask = self._mask(heads[0], heads[1], key_padding_mask, attn_mask)
         weights = None
         if need_weights:
@@ -99,8 +98,19 @@ class FewerHeads(nn.MultiheadAttention):
             return result[0], weights
         return (result if self.batch_first else result.transpose(0, 1)), weights
 
-    def _biases(self) -> tuple[Tensor | None, ...]:
-        return (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+    def _batch_first(self, tensor: Tensor) -> Tensor:
+        """(N, T, width) from any layout."""
+        if tensor.ndim == 2:
+            return tensor[None]
+        return tensor if self.batch_first else tensor.transpose(0, 1)
+
+    def _projected(self, given: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Queries, keys and values, by one product where all come from one tensor."""
+        if given[0] is given[1] and given[1] is given[2]:
+            return functional.linear(given[0], self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+        weights = self.in_proj_weight.chunk(3)
+        biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        return [functional.linear(x, w, b) for x, w, b in zip(given, weights, biases, strict=True)]
 
     def _mask(self, query: Tensor, key: Tensor, padding: Tensor | None, attention: Tensor | None) -> Tensor | None:
         """(N, 1 or heads, T, S) numbers to be added to the scores."""

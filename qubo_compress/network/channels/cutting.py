@@ -194,7 +194,6 @@ def _numbers(channels: Channels, leaving: set[int], modules: Mapping[str, nn.Mod
     return list(found.values())
 
 
-
 def _heads_of_example(labels: IntArray) -> int:
     """Entries per example: the pattern of labels is repeated for every example."""
     for each in range(1, len(labels) + 1):

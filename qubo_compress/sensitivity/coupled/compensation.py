@@ -1,6 +1,6 @@
 """What layers do about channels that leave: the channels that stay stand in for them, by least squares.
 
-Let a layer read channels x = (x_K, x_R) with weights W, and let x_R leave. With the moments S of x and a one behind them,
+Let a layer read channels x = (x_K, x_R) with weights W, and let x_R leave. With the moments S of x and a one behind it,
 
     B = (S_KK + damping)^-1 S_KR,       x_R ~= B^T (x_K, 1),       W_K += W_R B^T,
 

@@ -8,11 +8,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from qubo_compress.errors import InvalidMenu, InvalidModel
+from qubo_compress.errors import InvalidModel
 from qubo_compress.menu.menu import Menu
 from qubo_compress.menu.storage.file_format import fixed_bytes
 from qubo_compress.network.channels import Channels, find_channels
-from qubo_compress.network.channels.sets import ChannelSet
 from qubo_compress.network.every_layer import every_layer_runs
 from qubo_compress.network.groups import Group, Layout
 from qubo_compress.network.tensors import NetworkTensors
@@ -24,7 +23,7 @@ from qubo_compress.sensitivity.coupled.prices import PairPrices, keeping_prices
 from qubo_compress.sensitivity.coupled.rows import removals
 from qubo_compress.sensitivity.coupled.statistics import ChannelMoments, channel_moments
 from qubo_compress.sensitivity.factor import reduce_features
-from qubo_compress.sensitivity.measurement import Measurement
+from qubo_compress.sensitivity.measurement import CHANNELS
 from qubo_compress.sensitivity.metrics.auto import multiplications
 from qubo_compress.sensitivity.metrics.products import Products, rows_with
 from qubo_compress.sensitivity.preparation import prepared
@@ -34,24 +33,8 @@ from qubo_compress.sensitivity.specimen import Specimen
 from qubo_compress.sensitivity.subject import PROBE_EXAMPLES, Subject, Work
 from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 
-RULE = "channel"
-"""The grouping ``groups="channel"``."""
-
 LARGEST_HEADER_SHARE = 512
 """Bytes that the list of removed channels takes in a file, beside a quarter of a byte per channel."""
-
-
-def refuse_unfit_for_channels(settings: Measurement) -> None:
-    """Raise :class:`InvalidMenu` for settings that decisions about channels do not know."""
-    if settings.menu is not None and settings.menu.names != ("keep",):
-        raise InvalidMenu(
-            f"with groups='channel' every decision is to keep or to remove; the menu also offers {settings.menu.names[1]}. "
-            "Leave menu out, and compress the smaller network again with groups='layer' for its bits"
-        )
-    if settings.metric != "auto" and not isinstance(settings.asked, Products):
-        raise InvalidMenu(
-            f"groups='channel' is measured by 'products'; got the metric {settings.asked.metric_name!r}: leave metric out"
-        )
 
 
 def measure_channels(specimen: Specimen) -> SensitivityTable:
@@ -78,7 +61,9 @@ def measure_channels(specimen: Specimen) -> SensitivityTable:
     linear = np.array([linear[list(block)].sum() for block in blocks])
     linear = linear + 0.5 * np.einsum("vc,vc->v", rows, rows, dtype=np.float64)
     kept = always_kept(channels, blocks, linear)
-    return _table(subject, RemovalChoices(specimen.model, channels, blocks, moments), kept, rows, linear, weights, started)
+    return _table(
+        subject, RemovalChoices(specimen.model, channels, blocks, moments), kept, rows, linear, weights, started
+    )
 
 
 def _removable(channels: Channels, subject: Subject) -> Channels:
@@ -104,7 +89,7 @@ def _cache(specimen: Specimen, weights: str, metric: Products) -> UnitCache:
     signature = {
         "weights": weights,
         "data": specimen.examples.signature(),
-        "groups": RULE,
+        "groups": CHANNELS,
         "metric": repr(metric),
         "loss": str(settings.loss),
         "options": f"seed={settings.seed} first_order={settings.first_order}",
@@ -150,6 +135,7 @@ def _table(
         spread = price.pairs.tocoo()
         where = (offsets[spread.row], offsets[spread.col])
         pairs[name] = type(price.pairs)((spread.data, where), shape=(int(offsets[-1]),) * 2)
+    stays = "one of these channels has to stay"
     return SensitivityTable(
         layout=_layout(subject.layout, names),
         menu_names=("keep", REMOVE),
@@ -158,20 +144,26 @@ def _table(
         costs=costs,
         fixed_costs={name: price.fixed for name, price in prices.items()},
         provenance=Provenance(
-            "products", str(settings.loss), subject.examples.count, _baseline(subject), 0, time.perf_counter() - started,
-            dropped, 1.0, weights, subject.cache.loaded, trust, multiplications(subject),
+            "products", str(settings.loss), subject.examples.count, _baseline(subject), 0,
+            time.perf_counter() - started, dropped, 1.0, weights, subject.cache.loaded, trust,
+            multiplications(subject),
         ),
         factor=np.asarray(factor * np.float32(trust**0.5), dtype=np.float32) if settings.interactions else None,
         divergence=terms.copy(),
-        kept_because={name: "one of these channels has to stay" for name, fixed in zip(names, always, strict=True) if fixed},
+        kept_because={name: stays for name, fixed in zip(names, always, strict=True) if fixed},
         pair_costs=pairs,
         removals=choices,
     )  # fmt: skip
 
 
 def _baseline(subject: Subject) -> float:
-    parts = zip(subject.examples.slices, subject.reference, strict=True)
-    return subject.examples.mean(subject.loss.values(rows, part.targets, rows) for part, rows in parts)
+    """Mean loss of the network on the examples."""
+    total = 0.0
+    for number, part in subject.slices():
+        rows = subject.reference[number]
+        values = subject.loss.values(rows, part.targets, rows).double()
+        total += float((values * subject.row_weights(number)).sum())
+    return total
 
 
 def _prices(subject: Subject, choices: RemovalChoices) -> dict[str, PairPrices]:
@@ -199,7 +191,4 @@ def _prices(subject: Subject, choices: RemovalChoices) -> dict[str, PairPrices]:
 def _layout(layout: Layout, names: list[str]) -> Layout:
     """The decisions as groups, in the layout of the whole network."""
     groups = tuple(Group(name, "channels", (), "ChannelSet") for name in names)
-    return replace(layout, groups=groups, kept=(), rule=RULE)
-
-
-__all__ = ["ChannelSet", "measure_channels", "refuse_unfit_for_channels"]
+    return replace(layout, groups=groups, kept=(), rule=CHANNELS)

@@ -62,9 +62,7 @@ def removals(
     return AddedChoices(len(channels.sets), blocks)
 
 
-def _shifted(
-    channels: Channels, reading: Reading, means: Tensor, tensors: NetworkTensors, first: int
-) -> Block | None:
+def _shifted(channels: Channels, reading: Reading, means: Tensor, tensors: NetworkTensors, first: int) -> Block | None:
     """What the means of channels that leave add to the outputs of a layer that reads them."""
     sets = channels.of_labels(reading.use.labels)
     numbers, position = np.unique(sets[sets >= 0], return_inverse=True)

@@ -66,7 +66,8 @@ def channel_moments(
 
 def _whole(reading: Reading, tensors: NetworkTensors) -> bool:
     """Whether the layer reads along a whole axis, index by index."""
-    return reading.use.indices.tolist() == list(range(tensors[reading.use.tensor].shape[reading.use.axis]))
+    whole: list[int] = list(range(tensors[reading.use.tensor].shape[reading.use.axis]))
+    return bool(reading.use.indices.tolist() == whole)
 
 
 class _Sums:
@@ -89,7 +90,9 @@ class _Sums:
         rows = torch.cat([batch, batch.new_ones(*batch.shape[:2], 1)], dim=2)
         count = len(rows)
         even = count % len(self.weights) == 0
-        weights = self.weights.repeat_interleave(count // len(self.weights)) if even else self.weights.mean().expand(count)
+        weights = (
+            self.weights.repeat_interleave(count // len(self.weights)) if even else self.weights.mean().expand(count)
+        )
         flat = (rows * weights.clamp(min=0).sqrt().to(rows)[:, None, None]).flatten(0, 1)
         found = (flat.T @ flat).double().cpu()
         self.sums[name] = self.sums[name] + found if name in self.sums else found

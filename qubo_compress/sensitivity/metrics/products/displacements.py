@@ -99,6 +99,7 @@ class ColumnBlock:
     values: Tensor
 
     whole: ClassVar[bool] = False
+    rounds: ClassVar[bool] = False
 
     def products(self, gradients: Tensor) -> Tensor:
         """(K, n) inner products with (n, *parameter shape) gradients."""

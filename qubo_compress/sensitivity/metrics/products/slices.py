@@ -204,7 +204,8 @@ class _Accumulator:
         size = self._examples_at_once(call, wanted, inputs, delta)
         for start in range(0, self.examples, size):
             self._chunk(call, wanted, inputs[start : start + size], delta[start : start + size], start)
-        rounding = [block for block in self._blocks(wanted.get("weight")) if block.rounds]
+        given = self._blocks(wanted.get("weight"))
+        rounding = [block for block in given if block.rounds and not isinstance(block, ColumnBlock)]
         if rounding:
             before = (
                 inputs if call.unrounded is None else by_example(call.unrounded, axes.inputs, self.examples, axes.inner)
@@ -213,7 +214,7 @@ class _Accumulator:
                 some = slice(start, start + size)
                 self._add_rounded(call, wanted["weight"], rounding, (before[some], inputs[some], delta[some]), start)
 
-    def _blocks(self, view: View | None) -> Sequence[Block | RowBlock]:
+    def _blocks(self, view: View | None) -> Sequence[Block | RowBlock | ColumnBlock]:
         return () if view is None else self.blocks_of(view.name)
 
     def _add_rounded(
@@ -289,7 +290,7 @@ class _Accumulator:
                     change = rows @ (weight if call.kind == "product" else weight.T)
                 self.products[choice, self.probe, start : start + len(flat)] += (change * flat).flatten(1).sum(1)
 
-    def _unrounded(self, name: str) -> list[Block | RowBlock]:
+    def _unrounded(self, name: str) -> list[Block | RowBlock | ColumnBlock]:
         """The blocks that leave the inputs of the layer as they are."""
         return [block for block in self.blocks_of(name) if not block.rounds]
 
