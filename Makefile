@@ -9,11 +9,12 @@ TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg DWAVE_CACHE_ENABLED=false
 
 install: $(VENV)/.compiled
 
+# Python compiles what is imported when it is imported, in as many processes as there are; pip would compile all of it in one.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(RUN) -m pip install --quiet --no-compile --constraint constraints.txt "torch==2.13.0"
+	$(RUN) -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 # The solvers' inner loops, once; checks that run none of them need not wait for it.
@@ -21,9 +22,9 @@ $(VENV)/.compiled: $(VENV)/.installed
 	$(RUN) -m qubo_compress.warm_up
 	touch $@
 
-# One thread: on a loaded machine two wait for each other, and the small networks of the demo gain nothing.
+# One thread in each of two processes: on a loaded machine two wait for each other, and the small networks of the demo gain nothing.
 demo: install
-	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.demo
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.demo --jobs 2
 
 test: install
 	$(TEST_ENV) $(RUN) -m pytest

@@ -12,7 +12,7 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -38,6 +38,9 @@ _REACTION = 3.0
 
 _READINGS = {"sparse": (7, 60), "low-rank": (20, 150)}
 """Numbers of clock readings after which the time is over, on problems of each kind."""
+
+_BLOCK = 2**15
+"""Assignments whose energies are computed at once."""
 
 _KINDS = ("separable", "sparse", "dense", "low-rank")
 
@@ -77,13 +80,29 @@ def brute_force(problem: ChoiceProblem) -> tuple[float, IntArray] | None:
         1.0
     """
     best: tuple[float, IntArray] | None = None
-    for picks in itertools.product(*(range(size) for size in problem.group_sizes)):
-        assignment = np.array(picks, dtype=np.int64)
-        if problem.is_feasible(assignment):
-            energy = problem.energy(assignment)
-            if best is None or energy < best[0]:
-                best = energy, assignment
+    for picks in _blocks_of_all_assignments(problem):
+        energies = problem.energies(picks)
+        slack = 1e-9 * float(np.abs(energies).max())  # many energies at once are rounded otherwise than one
+        for row in np.argsort(energies, kind="stable"):
+            if best is not None and energies[row] > best[0] + slack:
+                break
+            if problem.is_feasible(picks[row]):
+                energy = problem.energy(picks[row])
+                if best is None or energy < best[0]:
+                    best = energy, picks[row].copy()
     return best
+
+
+def _blocks_of_all_assignments(problem: ChoiceProblem) -> Iterator[IntArray]:
+    """(N, G) arrays that hold every assignment once; only those within the budgets if no pair costs count."""
+    every = itertools.product(*(range(size) for size in problem.group_sizes))
+    while block := list(itertools.islice(every, _BLOCK)):
+        picks = np.array(block, dtype=np.int64).reshape(len(block), problem.num_groups)
+        if problem.pair_costs is None:
+            totals = problem.costs[:, picks + problem.group_offsets[:-1]].sum(axis=2)
+            picks = picks[(totals.T + problem.fixed_costs <= problem.limits).all(axis=1)]
+        if len(picks):
+            yield picks
 
 
 def answers_are_verified(solver: Solver, time_limit: float) -> None:

@@ -1,4 +1,4 @@
-"""What the ranks of the tests of shared measurements run: ``torchrun on_ranks.py FOLDER``."""
+"""What the ranks of the tests of shared measurements run: ``python on_ranks.py FOLDER``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -148,34 +149,41 @@ def odd_arrays(rank: int) -> list[dict[str, Any]]:
     return [{} if a is None else {k: [v.dtype.str, v.shape, v.tolist()] for k, v in a.items()} for a in found]
 
 
-def kill(folder: Path) -> None:
-    """Two ranks of their own, one of which is killed: torchrun would end the other itself.
+def in_two_processes(run: Callable[[int], None]) -> list[int]:
+    """The exit statuses of two processes that run this with their ranks.
 
-    They are forked before this process has threads, which saves the time that imports take.
+    They are forked before this process has threads, which saves the time that imports and torchrun take.
     """
     children = []
     for rank in (0, 1):
         child = os.fork()
         if child == 0:
             try:
-                store = f"file://{folder / 'store'}"
-                dist.init_process_group("gloo", store, timedelta(seconds=1800), world_size=2, rank=rank)
-                said = error_of(lambda: measured("", metric=Failing("killed")))
-                (folder / f"killed-{rank}.json").write_text(json.dumps(said))
+                run(rank)
+                # Threads of gloo that are not yet joined at exit abort the process now and then.
                 os._exit(0)
+            except BaseException:
+                traceback.print_exc()
             finally:
+                sys.stderr.flush()
                 os._exit(1)
         children.append(child)
-    statuses = [os.waitpid(child, 0)[1] for child in children]
-    (folder / "killed.json").write_text(json.dumps([os.waitstatus_to_exitcode(status) for status in statuses]))
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def main(folder: Path) -> None:
+def begin(rank: int, store: Path) -> None:
     torch.set_num_threads(1)
-    rank = int(os.environ["RANK"])
-    if rank == 0:
-        kill(folder)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=1800))
+    dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=1800), world_size=2, rank=rank)
+
+
+def be_killed(rank: int, folder: Path) -> None:
+    begin(rank, folder / "store-of-the-killed")
+    said = error_of(lambda: measured("", metric=Failing("killed")))
+    (folder / f"killed-{rank}.json").write_text(json.dumps(said))
+
+
+def measure_all(rank: int, folder: Path) -> None:
+    begin(rank, folder / "store")
     (folder / f"errors-{rank}.json").write_text(json.dumps(errors(rank)))
     tables = {name: numbers(measured(name)) for name in OPTIONS}
     tables |= cached(rank, folder)
@@ -187,10 +195,14 @@ def main(folder: Path) -> None:
     (folder / f"odd-{rank}.json").write_text(json.dumps(odd_arrays(rank)))
     dist.barrier()
     dist.destroy_process_group()
-    sys.stdout.flush()
-    # Everything is written. Threads of gloo that are not yet joined at exit abort the process now and then.
-    os._exit(0)
+
+
+def main(folder: Path) -> int:
+    """Whether the ranks that should end well did."""
+    killed = in_two_processes(lambda rank: be_killed(rank, folder))
+    (folder / "killed.json").write_text(json.dumps(killed))
+    return max(map(abs, in_two_processes(lambda rank: measure_all(rank, folder))))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))

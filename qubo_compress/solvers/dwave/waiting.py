@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as WaitTimeout
+from concurrent.futures import wait
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -21,6 +22,9 @@ _logger = logging.getLogger(__name__)
 
 _PAUSES = (0.1, 0.3, 1.0)
 """Seconds before each retry to get the answer to a problem that the service has accepted."""
+
+_LOOK = 0.5
+"""Seconds between two looks at the clock."""
 
 _UNDER_WAY = ("PENDING", "IN_PROGRESS")
 
@@ -63,14 +67,13 @@ def outcome(future: Future[Result], deadline: float, where: str) -> Result:
     Raises:
         RemoteTimeout: when the deadline passed first.
     """
-    try:
-        return future.result(max(0.0, deadline - time.perf_counter()))
-    except WaitTimeout:
-        if future.done():
-            raise
+    while not future.done() and time.perf_counter() < deadline:
+        wait((future,), _until_next_look(deadline))
+    if not future.done():
         raise RemoteTimeout(
             f"{where}: the service did not answer within the time limit; raise the time limit or try again"
-        ) from None
+        )
+    return future.result()
 
 
 def resolve(future: Any, deadline: float, where: str, secrets: Secrets | None = None) -> Any:
@@ -114,8 +117,13 @@ def resolve(future: Any, deadline: float, where: str, secrets: Secrets | None = 
     raise AssertionError("the last attempt returns or raises")
 
 
+def _until_next_look(deadline: float) -> float:
+    """Seconds to wait before reading the clock again: it need not be the clock that the wait itself counts on."""
+    return max(0.0, min(_LOOK, deadline - time.perf_counter()))
+
+
 def _wait(job: Any, deadline: float, where: str) -> None:
-    while not job.wait(max(0.0, min(0.5, deadline - time.perf_counter()))):
+    while not job.wait(_until_next_look(deadline)):
         if time.perf_counter() >= deadline:
             raise RemoteTimeout(
                 f"{where}: no answer to problem {job.id or '(not yet numbered)'} within the time limit; the "

@@ -25,6 +25,8 @@ _FIRST_SHARE = 0.2
 def first_answers(search: Search, local: LocalSearch, given: tuple[int, ...] | None = None) -> Iterator[IntArray]:
     """Feasible assignments, each better than the one before, noted in the search's trace.
 
+    If the clock ends them, the search's ``details["repeats"]`` is False.
+
     Args:
         search: the search on the standardised problem.
         local: a local search on the same problem.
@@ -56,6 +58,8 @@ def first_answers(search: Search, local: LocalSearch, given: tuple[int, ...] | N
         for better in _improvements(search, local, kicked, best, deadline, few):
             best = better
             yield better
+    if time.perf_counter() >= deadline:
+        search.details["repeats"] = False  # the recorded work does not tell when the clock stopped the starts
 
 
 def _starts(problem: ChoiceProblem, given: tuple[int, ...] | None) -> list[IntArray]:

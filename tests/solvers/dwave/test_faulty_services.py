@@ -25,8 +25,6 @@ from qubo_compress.testing.loopback_leap.jobs import LeapJob
 # The loopback server ends early, whatever the limit: enough for any machine, however busy.
 ENOUGH = 120.0
 NO_TEST_TAKES_SO_LONG = 3600.0
-# For what ends at the time limit only: the service's minimum is 0.2 s, and all else may take the rest.
-SHORT = 5.0
 PROBLEM = ChoiceProblem.random(kind="low-rank", groups=5, choices=3, seed=0)
 KINDS = ("list", "submit", "poll", "load", "upload")
 CHIPS = (Chip("zephyr", 2),)
@@ -154,10 +152,11 @@ def test_a_flood_is_cut_off_at_a_size(server, kind, nothing_left_behind, monkeyp
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_drips_is_cut_off_at_the_deadline(server, kind, nothing_left_behind):
+def test_what_drips_is_cut_off_at_the_deadline(server, late, kind, nothing_left_behind):
     server.faults.next(kind, times=9, drip=0.1)
+    late(kind)
     with nothing_left_behind(), pytest.raises(e.RemoteTimeout, match="time limit"):
-        ask(server, time_limit=SHORT, reserve=0.0)
+        ask(server)
 
 
 def test_a_refusal_without_end_is_cut_off_too(server, nothing_left_behind, monkeypatch):
@@ -177,11 +176,12 @@ def test_an_hour_is_not_waited_for(server, kind, status, expected, nothing_left_
     assert [request.kind for request in server.requests[before:]].count(kind) == 1
 
 
-def test_a_cancellation_that_is_to_wait_an_hour_is_given_up(server, nothing_left_behind):
+def test_a_cancellation_that_is_to_wait_an_hour_is_given_up(server, late, nothing_left_behind):
     server.faults.next("solve", delay=NO_TEST_TAKES_SO_LONG)
     server.faults.next("cancel", status=503, retry_after=3600)
+    late("solve")
     with nothing_left_behind(), pytest.raises(e.RemoteTimeout):
-        ask(server, time_limit=SHORT, reserve=0.0)
+        ask(server)
 
 
 def test_a_short_wait_is_kept_and_the_answer_comes(server, nothing_left_behind):
@@ -244,7 +244,7 @@ def test_the_deadline_does_not_hide_why_the_tries_before_failed():
         uploaded(uploading(None), None, time.perf_counter(), "here")
 
 
-def test_an_upload_in_many_parts_is_cut_off_with_all_that_wait(server, monkeypatch, nothing_left_behind):
+def test_an_upload_in_many_parts_is_cut_off_with_all_that_wait(server, late, monkeypatch, nothing_left_behind):
     from dwave.cloud import Client
 
     monkeypatch.setattr(Client, "_UPLOAD_PART_SIZE_BYTES", 100)  # more parts than the client has threads for them
@@ -254,8 +254,9 @@ def test_an_upload_in_many_parts_is_cut_off_with_all_that_wait(server, monkeypat
     monkeypatch.setattr(
         server.faults, "take", lambda of: Fault(drip=0.1) if of == "upload" and next(asked) >= 3 else kind(of)
     )
+    late("upload")
     with nothing_left_behind(), pytest.raises(e.RemoteTimeout):
-        ask(server, time_limit=SHORT, reserve=0.0)
+        ask(server)
     assert next(asked) >= 4
 
 
@@ -380,11 +381,12 @@ def test_a_token_that_is_echoed_is_shown_nowhere(server, asked_by, written, capl
         assert echo not in said and server.token not in said and MASK in said
 
 
-def test_a_token_that_comes_back_as_a_name_or_a_number_is_shown_nowhere(server, monkeypatch):
+def test_a_token_that_comes_back_as_a_name_or_a_number_is_shown_nowhere(server, late, monkeypatch):
     server.faults.next("submit", body=f'[{{"id": "{server.token}", "status": "PENDING"}}]'.encode())
     server.faults.next("poll", delay=NO_TEST_TAKES_SO_LONG, times=9)
+    late("poll")
     with pytest.raises(e.RemoteTimeout, match=f"no answer to problem {MASK}") as raised:
-        ask(server, time_limit=SHORT, reserve=0.0)
+        ask(server)
     server.faults.clear()
     assert server.token not in everything_said(raised.value)
     name = server._solvers["loopback_hybrid_cqm"].record["identity"]
