@@ -6,9 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as WaitTimeout
-from concurrent.futures import wait
 from contextlib import suppress
 from typing import Any, TypeVar
 

@@ -90,10 +90,12 @@ class Proof:
 
     @property
     def problem(self) -> ChoiceProblem:
+        """The search's problem."""
         return self.search.problem
 
     @property
     def deadline(self) -> float:
+        """The end of the search's time limit, on ``time.perf_counter``."""
         return self.search.deadline
 
     def solve(self) -> None:
