@@ -95,9 +95,9 @@ _MODULES = {
 """Public name -> its module, relative to the package."""
 
 _ROOMS = (
-    "artifact", "audits", "budget", "calibration", "channels", "encodings", "errors", "exports", "menu", "network",
-    "page", "pipeline", "plan", "problem", "pruning", "published", "recovery", "report", "selection", "sensitivity",
-    "solvers", "testing", "warm_up",
+    "artifact", "audits", "budget", "calibration", "channels", "encodings", "errors", "exports", "layers", "menu",
+    "network", "page", "pipeline", "plan", "problem", "pruning", "published", "recovery", "report", "selection",
+    "sensitivity", "solvers", "testing", "warm_up",
 )  # fmt: skip
 """Modules and folders that are attributes of the package without an import."""
 

@@ -17,8 +17,8 @@ import qubo_compress as qc
 
 PACKAGE = Path(qc.__file__).parent
 ROOMS = (
-    "artifact", "audits", "budget", "channels", "encodings", "errors", "exports", "menu", "pipeline", "plan", "problem",
-    "pruning", "published", "recovery", "report", "selection", "sensitivity", "solvers", "testing",
+    "artifact", "audits", "budget", "channels", "encodings", "errors", "exports", "layers", "menu", "pipeline", "plan",
+    "problem", "pruning", "published", "recovery", "report", "selection", "sensitivity", "solvers", "testing",
 )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
-"""Reading safetensors files: a length, a JSON header, and the bytes of the named tensors."""
+"""Safetensors files: a length, a JSON header, and the bytes of the named tensors."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,28 @@ def read_tensors(path: str | Path, what: str) -> Tensors:
             raise ValueError("its metadata is not text")
         body = memoryview(data)[_PREFIX + length :]
         return Tensors(metadata, _divided(header, body), len(data))
+
+
+def tensors_file(metadata: dict[str, str], tensors: dict[str, tuple[str, tuple[int, ...], bytes]]) -> bytes:
+    """The bytes of a safetensors file: inverse of :func:`read_tensors`.
+
+    Args:
+        metadata: names and texts.
+        tensors: name -> dtype as the format names it, shape, and bytes; wide numbers first, so that all are aligned.
+
+    Example:
+        >>> data = tensors_file({"format": "note"}, {"a": ("U8", (3,), b"abc")})
+        >>> len(data) % 8, data[-3:]
+        (3, b'abc')
+    """
+    header: dict[str, Any] = {_METADATA: metadata} if metadata else {}
+    end = 0
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + len(data)]}
+        end += len(data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _PREFIX)
+    return len(text).to_bytes(_PREFIX, "little") + text + b"".join(data for _, _, data in tensors.values())
 
 
 def _divided(header: dict[str, Any], body: memoryview) -> dict[str, StoredTensor]:

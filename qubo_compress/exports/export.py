@@ -12,11 +12,12 @@ from qubo_compress._internal.files import refuse_unwritable
 from qubo_compress.errors import InvalidBatches, InvalidOption, unknown_name
 from qubo_compress.exports.exported import Exported
 from qubo_compress.exports.onnx.writing import OnnxSettings, write_onnx
+from qubo_compress.exports.packed_modules import write_packed_modules
 from qubo_compress.network.inputs import Inputs, tensors_of
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import compression_of
 
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "torch")
 RUNTIMES = ("onnxruntime", "openvino")
 
 
@@ -27,6 +28,7 @@ def export(
     format: str = "onnx",
     runtime: str | None = None,
     dynamic: Sequence[int] = (0,),
+    packed_products: bool = True,
 ) -> Exported:
     """Write a compressed network for other programs, and check that it computes the same there.
 
@@ -35,11 +37,14 @@ def export(
         path: of the file.
         example_inputs: what the network is called with: a tensor, a tuple or a dict of tensors, with the examples
             along the first axis; or a list of such batches. The file is checked on them.
-        format: ``"onnx"``.
-        runtime: ``None``: standard operators, which onnxruntime makes quick; ``"onnxruntime"``: its own ``MatMulNBits``
-            for linear layers, for files whose convolutions are to be unpacked once when they are loaded;
-            ``"openvino"``: without integers of 2 bits, which OpenVINO does not read.
-        dynamic: axes of the inputs that may have any length in the file: 0 is the batch; (0, 1) for texts.
+        format: ``"onnx"``; or ``"torch"``: a safetensors file with the state dict of packed modules, which
+            :func:`qubo_compress.layers.load` runs without the rest of the library.
+        runtime: of an ONNX file. ``None``: standard operators, which onnxruntime makes quick; ``"onnxruntime"``: its
+            own ``MatMulNBits`` for linear layers; ``"openvino"``: without integers of 2 bits, which it does not read.
+        dynamic: axes of the inputs that may have any length in an ONNX file: 0 is the batch; (0, 1) for texts.
+        packed_products: whether linear layers of an ONNX file multiply by packed integers, which is several times
+            faster for a few rows at a time and slower for more than about 64; False: they are unpacked once when the
+            file is loaded, as convolutions are, and run as fast as in floating point.
 
     Raises:
         WrongModel: when the module carries no plan, or its values have left the plan's grid.
@@ -71,7 +76,9 @@ def export(
     model = unwrapped(model)
     compression = compression_of(model)
     batches = checked_batches(example_inputs)
-    return write_onnx(model, compression, Path(path), batches, OnnxSettings(runtime, axes))
+    if format == "torch":
+        return write_packed_modules(model, compression, Path(path), batches)
+    return write_onnx(model, compression, Path(path), batches, OnnxSettings(runtime, axes, bool(packed_products)))
 
 
 def checked_axes(dynamic: Sequence[int]) -> tuple[int, ...]:

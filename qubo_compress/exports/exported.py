@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+
+from qubo_compress.plan import Compression
 
 SHOWN = 12
 """Rows of a table in a terminal."""
@@ -98,3 +101,12 @@ class Exported:
             f"outputs differ from PyTorch's by at most {self.largest_difference:.1e} of the largest; "
             f"{100 * self.agreement:.1f} % of {self.examples:,} examples' answers are equal",
         ]
+
+
+def choices_by_tensor(compression: Compression) -> Mapping[str, str]:
+    """Name of a tensor -> the choices of its groups, each once."""
+    found: dict[str, dict[str, None]] = {}
+    for group in compression.layout.groups:
+        for member in group.members:
+            found.setdefault(member.name, {})[compression.plan.choices[group.name]] = None
+    return {name: ", ".join(choices) for name, choices in found.items()}

@@ -62,13 +62,15 @@ def exportable(small: nn.Module, compression: Compression, in_factors: bool = Tr
         return Exportable(made, held)
     names = {id(module): name for name, module in made.named_modules()}
     layers = {names[id(owner)]: name for name in tensors for owner, place in tensors.owners(name) if place == "weight"}
+    before = {id(tensor): name for name, tensor in tensors.items()}
     made, report = factored(made, compression.layout, compression.stored)
     for name in report.replaced:
         layer = made.get_submodule(name)
         assert isinstance(layer, FactoredLayer)  # noqa: S101 - that is what replaced means
         held |= _factors(layer, name, layers[name])
-    present = NetworkTensors(made)
-    return Exportable(made, {name: item for name, item in held.items() if name in present})
+    # A layer in factors has its bias under another name.
+    present = {name: before.get(id(tensor), name) for name, tensor in NetworkTensors(made).items()}
+    return Exportable(made, {name: held[known] for name, known in present.items()})
 
 
 def _forms(compression: Compression) -> dict[str, Portable]:

@@ -18,6 +18,7 @@ from qubo_compress.calibration.statistics.input_ranges import InputRanges, Value
 from qubo_compress.calibration.statistics.statistic import Statistic
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.operator import ACTIVATIONS, ALREADY_STORED, Operator, choice_name, needs_data, operators, parse
+from qubo_compress.menu.storage.portable import Portable
 from qubo_compress.menu.storage.stored import Grid, Stored
 from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.groups import Group
@@ -67,6 +68,9 @@ class RangedGroup(Stored):
 
     def tensors(self) -> tuple[Tensor, ...]:
         return self.inner.tensors()
+
+    def portable(self, member: int) -> Portable | None:
+        return self.inner.portable(member)
 
     def project(self, values: Sequence[Tensor], refit: bool = False) -> RangedGroup:
         """The nearest storable weights; ranges stay."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -94,14 +94,15 @@ class CompressionResult:
         """Write the compressed network; returns the bytes written."""
         return save(self.model, path)
 
-    def export(
-        self, path: str | Path, format: str = "onnx", runtime: str | None = None, dynamic: Sequence[int] = (0,)
-    ) -> Exported:
+    def export(self, path: str | Path, format: str = "onnx", **options: Any) -> Exported:
         """Write the compressed network for other programs, checked on held-out examples.
 
-        See :func:`qubo_compress.export`.
+        Args:
+            path: of the file.
+            format: see :func:`qubo_compress.export`.
+            options: its other arguments.
         """
-        return export(self.model, path, list(self.inputs), format, runtime, dynamic)
+        return export(self.model, path, list(self.inputs), format, **options)
 
     def report(self, path: str | Path, audit: AuditReport | None = None) -> Path:
         """Write one self-contained HTML file, with the sections of an audit if given, and return its path."""

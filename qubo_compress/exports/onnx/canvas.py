@@ -51,6 +51,7 @@ class Canvas:
         held: name of a constant -> tensor.
         runtime: which the graph is written for; None for any.
         placed: one entry per tensor.
+        packed_products: whether linear layers multiply by packed integers; otherwise they are unpacked when loaded.
         float_bytes: of all tensors in the network's own dtypes.
     """
 
@@ -58,6 +59,7 @@ class Canvas:
     held: dict[str, Held]
     runtime: str | None = None
     placed: list[Placed] = field(default_factory=list)
+    packed_products: bool = True
     float_bytes: int = 0
 
     @property
@@ -66,7 +68,12 @@ class Canvas:
         return self.model.graph
 
     def width(self, codes: ScaledCodes) -> int:
-        """Bits of the integers that hold codes in this file: OpenVINO reads none of two bits."""
+        """Bits of the integers that hold codes in this file: OpenVINO reads none of two bits.
+
+        Biases are short, and integers of 8 bits are known to more programs.
+        """
+        if codes.codes.ndim < 2:
+            return max(codes.bits, 8)
         return max(codes.bits, 4) if self.runtime == "openvino" else codes.bits
 
     def integers(self, name: str, codes: Tensor, bits: int) -> Any:

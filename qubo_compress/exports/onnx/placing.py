@@ -49,11 +49,17 @@ def _place(canvas: Canvas, value: Any, held: Held) -> None:
     form, single = held.portable, held.value.dtype == torch.float32
     if isinstance(form, ScaledCodes) and held.value.ndim == 2 and single:
         uses = linear_uses(value)
-        if uses is not None:
+        if uses is not None and canvas.packed_products:
             return place_linear(canvas, value, form, uses, held.source)
         if picks_rows(value):
             return place_table(canvas, value, form, held.source)
-        if canvas.runtime == "onnxruntime" and form.bits <= 8 and form.by_row() is not None and _is_tied(value):
+        if (
+            canvas.packed_products
+            and canvas.runtime == "onnxruntime"
+            and form.bits <= 8
+            and form.by_row() is not None
+            and _is_tied(value)
+        ):
             return _place_tied(canvas, value, form, held.source)
     if isinstance(form, Product) and held.value.ndim == 2 and single and picks_rows(value):
         return place_product_table(canvas, value, form, held.source)
@@ -90,11 +96,11 @@ def _place_anywhere(canvas: Canvas, value: Any, held: Held) -> None:
         _place_numbers(canvas, value, held, readers)
         return
     if isinstance(form, ScaledCodes):
-        found, constants = dequantized(canvas, value.name, form)
-        kind, runs = narrow_name(canvas.width(form)), f"DequantizeLinear, {readers}"
+        found, constants = unpacked(canvas, value.name, form)
+        kind, runs = narrow_name(canvas.width(form)), f"{readers}, unpacked when loaded"
     elif isinstance(form, Product):
         found, constants, kind = _multiplied(canvas, value.name, form)
-        runs = f"MatMul, {readers}"
+        runs = f"{readers}, multiplied when loaded"
     else:
         assert isinstance(form, Halves)  # noqa: S101 - there is no other form
         constants = [canvas.numbers(f"{value.name}_half", form.values)]
@@ -109,7 +115,7 @@ def _place_anywhere(canvas: Canvas, value: Any, held: Held) -> None:
 
 def _saves(canvas: Canvas, form: ScaledCodes, value: Tensor) -> bool:
     """Whether codes, steps and a node take fewer bytes than the numbers."""
-    size = form.codes.numel() * canvas.width(form) / 8 + 4 * form.steps.numel() + NODE_BYTES
+    size = form.codes.numel() * canvas.width(form) / 8 + 4 * form.steps.numel() + 2 * NODE_BYTES
     return size < value.numel() * value.element_size()
 
 
@@ -130,23 +136,26 @@ def _place_numbers(canvas: Canvas, value: Any, held: Held, readers: str) -> None
     canvas.record(source, str(held.value.dtype).removeprefix("torch."), [made], readers)
 
 
-def dequantized(canvas: Canvas, name: str, codes: ScaledCodes) -> tuple[Any, list[Any]]:
-    """The float32 numbers of packed codes, and the constants behind them."""
+def unpacked(canvas: Canvas, name: str, codes: ScaledCodes) -> tuple[Any, list[Any]]:
+    """The float32 numbers of packed codes, and the constants behind them.
+
+    ``Cast`` and ``Mul`` of constants are computed once when a file is loaded; ``DequantizeLinear`` is not, because
+    programs look for it: convolutions behind it ran up to 2.6 times slower.
+    """
     packed = canvas.integers(f"{name}_codes", codes.codes, canvas.width(codes))
-    single = codes.steps.numel() == 1
-    steps = canvas.numbers(f"{name}_steps", codes.steps.reshape(()) if single else codes.steps)
-    axis = {} if single else {"axis": codes.axis}
-    return canvas.call("DequantizeLinear", [packed, steps], **axis), [packed, steps]
+    steps = canvas.numbers(f"{name}_steps", codes.spread() if codes.steps.numel() > 1 else codes.steps.reshape(()))
+    numbers = canvas.call("Cast", [packed], to=ONNX_TYPES[torch.float32])
+    return canvas.call("Mul", [numbers, steps]), [packed, steps]
 
 
 def _multiplied(canvas: Canvas, name: str, form: Product) -> tuple[Any, list[Any], str]:
     """The value of a product, its constants, and their form."""
-    left, constants = dequantized(canvas, f"{name}_left", form.left)
+    left, constants = unpacked(canvas, f"{name}_left", form.left)
     if isinstance(form.right, Tensor):
         right, rank = canvas.numbers(f"{name}_right", form.right), form.right.shape[0]
         constants.append(right)
     else:
-        right, more = dequantized(canvas, f"{name}_right", form.right)
+        right, more = unpacked(canvas, f"{name}_right", form.right)
         rank, constants = form.right.codes.shape[0], [*constants, *more]
     if tuple(form.left.codes.shape[1:]) != (rank,):
         left = canvas.call("Reshape", [left, canvas.constant(f"{name}_rows", np.array([-1, rank]))])

@@ -1,61 +1,17 @@
-"""Runs an ONNX file beside the module that it was made of, before anybody else does."""
+"""Runs ONNX files in onnxruntime."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor
 
 from qubo_compress._internal.optional import require
 from qubo_compress.errors import ExportRefused
 from qubo_compress.exports.onnx.canvas import EXTRA, MICROSOFT
-from qubo_compress.network.inputs import Inputs, map_tensors
-from qubo_compress.network.replay import run_model
-
-TOLERANCE = 1e-4
-"""Largest difference of a file's outputs from the module's, as a share of the largest output."""
-
-COARSE_TOLERANCE = 1e-2
-"""The same for networks in float16, whose programs sum in various orders and widths."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far a file's outputs are from a module's.
-
-    Attributes:
-        largest: difference, as a share of the largest output.
-        agreement: share of equal answers: of the class with the largest output or, without classes, of outputs within
-            the tolerance.
-        examples: that were run.
-    """
-
-    largest: float
-    agreement: float
-    examples: int
-
-
-def answers(model: nn.Module, batches: Sequence[Inputs]) -> list[list[Tensor]]:
-    """The floating-point outputs of a module on every batch."""
-    with torch.no_grad():
-        return [_floating(pytree.tree_leaves(run_model(model, inputs))) for inputs in batches]
-
-
-def allowed(wanted: Sequence[Sequence[Tensor]]) -> float:
-    """The tolerance for outputs of these dtypes."""
-    coarse = any(one.dtype in (torch.float16, torch.bfloat16) for outputs in wanted for one in outputs)
-    return COARSE_TOLERANCE if coarse else TOLERANCE
-
-
-def single(inputs: Inputs) -> Inputs:
-    """The first example alone."""
-    found: Inputs = map_tensors(inputs, lambda tensor: tensor[:1])
-    return found
+from qubo_compress.network.inputs import Inputs
 
 
 def session(data: bytes, exactly: bool) -> Any:
@@ -84,50 +40,12 @@ def session(data: bytes, exactly: bool) -> Any:
 
 
 def outputs(running: Any, inputs: Inputs) -> list[Tensor]:
-    """The floating-point outputs of a session."""
+    """The outputs of a session."""
     given = inputs.values() if isinstance(inputs, dict) else (inputs,) if isinstance(inputs, Tensor) else inputs
     feeds = {
         argument.name: value.detach().cpu().numpy() for argument, value in zip(running.get_inputs(), given, strict=True)
     }
-    return _floating([torch.from_numpy(np.asarray(found)) for found in running.run(None, feeds)])
-
-
-def compared(running: Any, batches: Sequence[Inputs], wanted: Sequence[Sequence[Tensor]]) -> Difference:
-    """The outputs of a session against those of the module."""
-    largest, scale, equal, total, examples = 0.0, 0.0, 0.0, 0, 0
-    for inputs, want in zip(batches, wanted, strict=True):
-        found = outputs(running, inputs)
-        if [one.shape for one in found] != [one.shape for one in want]:
-            raise ExportRefused(
-                f"the graph gives outputs of the shapes {[tuple(one.shape) for one in found]}, the network "
-                f"{[tuple(one.shape) for one in want]}: its forward depends on more than its inputs. "
-                "Nothing was written"
-            )
-        for one, other in zip(found, want, strict=True):
-            if other.numel():
-                largest = max(largest, float((one.double() - other.double()).abs().nan_to_num(np.inf).max()))
-                scale = max(scale, float(other.double().abs().max()))
-        same = _same(found[0], want[0], scale)
-        equal, total = equal + float(same.sum()), total + same.numel()
-        examples += len(want[0])
-    return Difference(largest / max(scale, 1e-30), equal / max(1, total), examples)
-
-
-def _same(found: Tensor, want: Tensor, scale: float) -> Tensor:
-    """Which answers are equal."""
-    if want.ndim < 2 or want.shape[_class_axis(want)] == 1:
-        return (found.double() - want.double()).abs() <= TOLERANCE * scale
-    axis = _class_axis(want)
-    return found.argmax(axis) == want.argmax(axis)
-
-
-def _class_axis(want: Tensor) -> int:
-    """The axis of classes: pictures have it second, texts last."""
-    return 1 if want.ndim >= 4 else want.ndim - 1
-
-
-def _floating(values: Sequence[Any]) -> list[Tensor]:
-    return [value.detach().cpu() for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+    return [torch.from_numpy(np.asarray(found)) for found in running.run(None, feeds)]
 
 
 def in_full_precision(model: Any) -> bytes:

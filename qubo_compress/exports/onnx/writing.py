@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from qubo_compress._internal.files import write_atomically
 from qubo_compress.errors import ExportRefused
-from qubo_compress.exports.exported import FEW_ROWS, NOWHERE, Exported, ExportedTensor
+from qubo_compress.exports.difference import Difference, allowed, answers, compared, single
+from qubo_compress.exports.exported import FEW_ROWS, NOWHERE, Exported, ExportedTensor, choices_by_tensor
 from qubo_compress.exports.onnx.canvas import Canvas, Placed
 from qubo_compress.exports.onnx.file import finished, graph_bytes, version_needed
 from qubo_compress.exports.onnx.normalisations import fold_normalisations
 from qubo_compress.exports.onnx.placing import place_all
-from qubo_compress.exports.onnx.running import (
-    Difference,
-    allowed,
-    answers,
-    compared,
-    in_full_precision,
-    session,
-    single,
-)
+from qubo_compress.exports.onnx.running import in_full_precision, outputs, session
 from qubo_compress.exports.onnx.splits import split_constants
 from qubo_compress.exports.onnx.tracing import traced
 from qubo_compress.exports.weights import Exportable, exportable
@@ -45,10 +38,12 @@ class OnnxSettings:
     Attributes:
         runtime: ``None`` for any; ``"onnxruntime"`` for its own operators; ``"openvino"`` without integers of 2 bits.
         dynamic: axes of the inputs that may have any length.
+        packed_products: whether linear layers multiply by packed integers.
     """
 
     runtime: str | None = None
     dynamic: tuple[int, ...] = (0,)
+    packed_products: bool = True
 
 
 def write_onnx(
@@ -73,8 +68,8 @@ def write_onnx(
     model = finished(canvas)
     data = bytes(model.SerializeToString())
     wanted = answers(network.model, batches)
-    exact = _same(session(in_full_precision(model), exactly=True), network.model, batches, wanted)
-    usual = compared(session(data, exactly=False), batches, wanted)
+    exact = _same(partial(outputs, session(in_full_precision(model), exactly=True)), network.model, batches, wanted)
+    usual = compared(partial(outputs, session(data, exactly=False)), batches, wanted)
     if usual.agreement < FEW_EQUAL:
         logger.warning(
             "onnxruntime gives the network's own answer on %.1f %% of %d examples: it rounds the inputs of products "
@@ -84,13 +79,18 @@ def write_onnx(
     return _exported(path, canvas, compression, (len(data), graph_bytes(model)), exact, usual)
 
 
-def _same(running: Any, model: nn.Module, batches: Sequence[Inputs], wanted: Sequence[Sequence[Tensor]]) -> Difference:
+def _same(
+    run: Callable[[Inputs], Sequence[Tensor]],
+    model: nn.Module,
+    batches: Sequence[Inputs],
+    wanted: Sequence[Sequence[Tensor]],
+) -> Difference:
     """The difference of a graph from the network, on the batches and on a single example.
 
     Raises:
         ExportRefused: when it is more than rounding explains.
     """
-    exact = compared(running, batches, wanted)
+    exact = compared(run, batches, wanted)
     if not exact.largest <= allowed(wanted):
         raise ExportRefused(
             f"the graph's outputs differ from the network's by {exact.largest:.2g} of the largest output, where "
@@ -99,7 +99,7 @@ def _same(running: Any, model: nn.Module, batches: Sequence[Inputs], wanted: Seq
         )
     one = single(batches[0])
     try:
-        alone = compared(running, [one], answers(model, [one]))
+        alone = compared(run, [one], answers(model, [one]))
     except Exception as cause:  # the network's or onnxruntime's own
         raise ExportRefused(
             f"the network or its graph takes no batch of another size ({str(cause).splitlines()[0][:300]}): its "
@@ -117,7 +117,7 @@ def drawn(network: Exportable, inputs: Inputs, settings: OnnxSettings) -> Canvas
     """The graph of a network with its tensors packed."""
     opset = version_needed([held.portable for held in network.held.values()])
     canvas = traced(network, inputs, settings.dynamic, opset)
-    canvas.runtime = settings.runtime
+    canvas.runtime, canvas.packed_products = settings.runtime, settings.packed_products
     fold_normalisations(canvas)
     split_constants(canvas)
     place_all(canvas)
@@ -148,12 +148,3 @@ def _sizes(placed: Sequence[Placed]) -> dict[tuple[str, str, str, bool], int]:
         key = one.name, one.form, one.runs, one.few_rows
         found[key] = found.get(key, 0) + one.nbytes
     return found
-
-
-def choices_by_tensor(compression: Compression) -> Mapping[str, str]:
-    """Name of a tensor -> the choices of its groups, each once."""
-    found: dict[str, dict[str, None]] = {}
-    for group in compression.layout.groups:
-        for member in group.members:
-            found.setdefault(member.name, {})[compression.plan.choices[group.name]] = None
-    return {name: ", ".join(choices) for name, choices in found.items()}

@@ -1,0 +1,203 @@
+"""What an exported network weighs and how fast it runs elsewhere, against its float32 ONNX file in the same run.
+
+    python -m benchmarks.studies.export [--networks text-gpt] [table]
+
+Files: torch's own export of the network in float32, and ours at 8x with the default menu, for onnxruntime, with its own
+operators, and for OpenVINO. One thread. Milliseconds are CPU time, the median of runs that alternate with those of the
+float32 file, so that a loaded machine slows both. ``unpacked``: onnxruntime's ``session.disable_quant_qdq``, which
+unpacks the weights of convolutions once when the file is loaded.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import openvino
+import torch
+from torch import Tensor, nn
+
+import qubo_compress as qc
+from benchmarks.networks import first, load
+from benchmarks.records import table
+from benchmarks.study import Options, Study, grid
+
+NETWORKS = ("cifar10-resnet20", "imagenet-efficientnet-lite0", "fashion-mnist-vit", "text-gpt")
+TEXT = "text-gpt"
+RATIO = 8.0
+SCORED = 1_000
+"""Test examples, or windows of text, that a file is scored on."""
+
+RUNS = 15
+LONGEST = 8.0
+"""CPU seconds of timing one file at one batch, at most, once three runs are there."""
+
+STUDY = Study(__doc__, "export", networks=list(NETWORKS), examples=200, folder="out/export")
+
+Running = Callable[[np.ndarray], np.ndarray]
+
+
+def by_onnxruntime(path: Path, unpacked: bool = False) -> Running:
+    """A session of one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if unpacked:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda inputs: np.asarray(session.run(None, {name: inputs})[0])
+
+
+def by_openvino(path: Path) -> Running:
+    """A compiled model of one thread."""
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_NUM_THREADS": "1"})
+    request = compiled.create_infer_request()
+    return lambda inputs: np.asarray(request.infer([inputs])[compiled.output(0)])
+
+
+def float_file(model: nn.Module, inputs: Tensor, path: Path, axes: tuple[int, ...]) -> None:
+    """Torch's own export, with its optimisations."""
+    shapes = (dict.fromkeys(axes, torch.export.Dim.AUTO),)
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(model, (inputs[:2],), dynamic_shapes=shapes, dynamo=True, verbose=False)
+    torch.backends.mha.set_fastpath_enabled(before)
+    program.save(path)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file and a program that runs it.
+
+    Attributes:
+        name: in the table.
+        path: of the file.
+        run: the program.
+        against: the name of the float32 file in the same program.
+    """
+
+    name: str
+    path: Path
+    run: Running
+    against: str
+
+
+def files(small: nn.Module, original: nn.Module, inputs: Tensor, folder: Path, axes: tuple[int, ...]) -> list[File]:
+    """All files and programs of one network."""
+    plain = folder / "float.onnx"
+    float_file(original, inputs, plain, axes)
+    for runtime in (None, "onnxruntime", "openvino"):
+        found = qc.export(small, folder / f"{runtime}.onnx", inputs, runtime=runtime, dynamic=axes)
+        print(found, flush=True)
+    own = folder / "onnxruntime.onnx"
+    return [
+        File("float32, onnxruntime", plain, by_onnxruntime(plain), "float32, onnxruntime"),
+        File("8x, onnxruntime", folder / "None.onnx", by_onnxruntime(folder / "None.onnx"), "float32, onnxruntime"),
+        File("8x, MatMulNBits, unpacked", own, by_onnxruntime(own, unpacked=True), "float32, onnxruntime"),
+        File("float32, OpenVINO", plain, by_openvino(plain), "float32, OpenVINO"),
+        File("8x, OpenVINO", folder / "openvino.onnx", by_openvino(folder / "openvino.onnx"), "float32, OpenVINO"),
+    ]
+
+
+def compressed(options: Options, network: str) -> tuple[nn.Module, Any]:
+    """The network at 8x, from its file if there is one."""
+    loaded = load(network, calibration_examples=options.examples)
+    path = Path(options.folder) / f"{network}.safetensors"
+    if path.exists():
+        return qc.load(path, loaded.model), loaded
+    result = qc.compress(loaded.model, loaded.calibration, qc.Budget(ratio=RATIO), progress=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result.save(path)
+    return result.model, loaded
+
+
+def milliseconds(runs: dict[str, Running], inputs: np.ndarray) -> dict[str, float]:
+    """Median CPU milliseconds of several programs, which take turns."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run(inputs)
+    for number in range(RUNS):
+        for name, run in runs.items():
+            if number >= 3 and sum(taken[name]) > 1e3 * LONGEST:
+                continue
+            repeats = 1 if not taken[name] else max(1, min(50, int(20 / max(taken[name][0], 1e-3))))
+            begin = time.process_time()
+            for _ in range(repeats):
+                run(inputs)
+            taken[name].append(1e3 * (time.process_time() - begin) / repeats)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def batches_of(network: str, inputs: Tensor) -> Iterator[tuple[str, np.ndarray]]:
+    """Inputs to time: one row at a time, one example, 32 examples."""
+    if network == TEXT:
+        yield "one row", inputs[:1, :1].numpy()
+    for count in (1, 32):
+        yield f"batch {count}", inputs[:count].numpy()
+
+
+@STUDY.step(lambda o: grid(network=o.networks))
+def exported(options: Options, network: str) -> Iterator[dict[str, Any]]:
+    """Bytes, accuracy and milliseconds of every file of one network."""
+    small, loaded = compressed(options, network)
+    test = first(loaded.test, SCORED)
+    inputs, targets = torch.cat([x for x, _ in test]), torch.cat([y for _, y in test])
+    axes = (0, 1) if network == TEXT else (0,)
+    with tempfile.TemporaryDirectory() as folder:
+        found = files(small, loaded.model, inputs[:32], Path(folder), axes)
+        times: dict[str, dict[str, float]] = {
+            name: milliseconds({one.name: one.run for one in found}, given)
+            for name, given in batches_of(network, inputs)
+        }
+        ours = Path(options.folder, f"{network}.safetensors").stat().st_size
+        with torch.no_grad():
+            wanted = [loaded.model(x).argmax(-1) for x, _ in test]
+        for one in found:
+            answers = [torch.from_numpy(one.run(x.numpy())).argmax(-1) for x, _ in test]
+            yield {
+                "file": one.name, "bytes": one.path.stat().st_size, "ours": ours,
+                "accuracy": float((torch.cat(answers) == targets).float().mean()),
+                "agreement": float((torch.cat(answers) == torch.cat(wanted)).float().mean()),
+                **{f"{name} ms": taken[one.name] for name, taken in times.items()},
+                **{f"{name} speed": taken[one.against] / taken[one.name] for name, taken in times.items()},
+            }  # fmt: skip
+
+
+@STUDY.table
+def tables(options: Options) -> str:
+    """One table for each network."""
+    parts = [
+        "# Exported networks\n\nAt 8x by the default menu from 200 examples. One thread; CPU milliseconds, and in "
+        "brackets how many times faster than float32 in the same program and run. Accuracy, and answers equal to the "
+        f"original network's, on {SCORED:,} test examples.\n"
+    ]
+    for network in NETWORKS:
+        records = STUDY.records(network=network)
+        if not records:
+            continue
+        newest = list({record["file"]: record for record in records}.values())
+        columns = {"file": "{file}", "bytes": "{bytes:,}", "accuracy": "{accuracy:.4f}", "equal": "{agreement:.4f}"}
+        columns |= {
+            name: f"{{{name} ms:.2f}} ({{{name} speed:.2f}}x)"
+            for name in ("one row", "batch 1", "batch 32")
+            if f"{name} ms" in newest[0]
+        }
+        ours = f"Our own file: {newest[0]['ours']:,} bytes. {newest[0]['cpu']}."
+        parts.append(f"## {network}\n\n{ours}\n\n{table(newest, columns)}")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    STUDY.main()
