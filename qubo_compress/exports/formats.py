@@ -1,4 +1,4 @@
-"""The one call behind ``qc.export`` and ``result.export``."""
+"""The formats of other programs: the one call behind ``qc.export`` and ``result.export``."""
 
 from __future__ import annotations
 
