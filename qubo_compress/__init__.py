@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qubo_compress.calibration.weights import TailWeights, tail_weights
     from qubo_compress.errors import QuboCompressError
     from qubo_compress.exports import Exported, export
+    from qubo_compress.latency import LatencyTable
     from qubo_compress.menu import Menu
     from qubo_compress.pipeline import CompressionResult, compress
     from qubo_compress.plan import Plan
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from qubo_compress.sensitivity import Forecast, SensitivityTable, estimate, measure
     from qubo_compress.sensitivity.stitched_loss import StitchedLoss
     from qubo_compress.solvers import Solution, solve
+    from qubo_compress.timing import latency_table, measured_latency
 
 __all__ = [
     "AuditReport",
@@ -37,6 +39,7 @@ __all__ = [
     "CompressionResult",
     "Exported",
     "Forecast",
+    "LatencyTable",
     "Menu",
     "Plan",
     "QuboCompressError",
@@ -49,8 +52,10 @@ __all__ = [
     "compress",
     "estimate",
     "export",
+    "latency_table",
     "load",
     "measure",
+    "measured_latency",
     "menu",
     "pareto",
     "published",
@@ -71,6 +76,7 @@ _MODULES = {
     "CompressionResult": "pipeline",
     "Exported": "exports",
     "Forecast": "sensitivity",
+    "LatencyTable": "latency",
     "Menu": "menu",
     "Plan": "plan",
     "QuboCompressError": "errors",
@@ -82,8 +88,10 @@ _MODULES = {
     "compress": "pipeline",
     "estimate": "sensitivity",
     "export": "exports",
+    "latency_table": "timing",
     "load": "artifact",
     "measure": "sensitivity",
+    "measured_latency": "timing",
     "pareto": "selection",
     "read_unreliably": "recovery.reading",
     "recover": "recovery",
@@ -95,9 +103,9 @@ _MODULES = {
 """Public name -> its module, relative to the package."""
 
 _ROOMS = (
-    "artifact", "audits", "budget", "calibration", "channels", "encodings", "errors", "exports", "layers", "menu",
-    "network", "page", "pipeline", "plan", "problem", "pruning", "published", "recovery", "report", "selection",
-    "sensitivity", "solvers", "testing", "warm_up",
+    "artifact", "audits", "budget", "calibration", "channels", "encodings", "errors", "exports", "latency",
+    "layers", "menu", "network", "page", "pipeline", "plan", "problem", "pruning", "published", "recovery", "report",
+    "selection", "sensitivity", "solvers", "testing", "timing", "warm_up",
 )  # fmt: skip
 """Modules and folders that are attributes of the package without an import."""
 

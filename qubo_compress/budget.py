@@ -1,20 +1,24 @@
-"""Limits on bytes, on arithmetic and memory cells, and on what may be forgotten."""
+"""Limits on bytes, on arithmetic, time and memory cells, and on what may be forgotten."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 
 from qubo_compress._internal.checks import plain
 from qubo_compress.errors import InvalidBudget
+from qubo_compress.latency import UNITS, LatencyTable
 
 MILLION = 1_000_000
 """Shares of examples are counted in millionths because costs are whole numbers."""
 
 
 _EXTRAS = ("macs", "bit_operations", "cells", "harmful_flips")
+
+LATENCY = "latency_ns"
+"""The name of the limit on milliseconds, which counts whole nanoseconds."""
 
 
 LARGEST = 2**53
@@ -23,7 +27,7 @@ LARGEST = 2**53
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit on stored bytes, and optionally on arithmetic, memory cells or harmful flips.
+    """A limit on stored bytes, and optionally on arithmetic, milliseconds, memory cells or harmful flips.
 
     Exactly one of ``ratio``, ``bytes`` and ``bits_per_weight`` sets the bytes of the file, header included.
 
@@ -42,6 +46,8 @@ class Budget:
             guarantee: real plans flip more or fewer (``benchmarks/studies/long_tail.py`` measures it). Counts of a few
             flips are noise, and plans that avoid just those flips may flip others: give many examples near the decision
             boundary. It needs class labels and a metric that runs every choice.
+        latency_ms: most milliseconds of one run, as ``latency`` predicts them, raised by its margin.
+        latency: what each choice takes, from :func:`qubo_compress.latency_table`; given if ``latency_ms`` is.
 
     Raises:
         InvalidBudget: when none or several of the three sizes are given, or a value is out of range.
@@ -62,6 +68,8 @@ class Budget:
     bit_operations: int | None = None
     cells: int | None = None
     harmful_flips: float | None = None
+    latency_ms: float | None = None
+    latency: LatencyTable | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in ("ratio", "bytes", "bits_per_weight")}
@@ -70,14 +78,15 @@ class Budget:
             raise InvalidBudget(
                 f"give exactly one of ratio, bytes and bits_per_weight; got {', '.join(given) or 'none of them'}"
             )
-        for field in fields(self):
-            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
-            _refuse_other_than_a_number(field.name, getattr(self, field.name))
-        for name in ("ratio", "bytes", "bits_per_weight", "macs", "bit_operations", "cells"):
+        for name in (item.name for item in fields(self) if item.name != "latency"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+            _refuse_other_than_a_number(name, getattr(self, name))
+        _refuse_half_a_latency(self.latency_ms, self.latency)
+        for name in ("ratio", "bytes", "bits_per_weight", "macs", "bit_operations", "cells", "latency_ms"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InvalidBudget(f"{name} must be a positive number; got {value}")
-            if value is not None and name not in ("ratio", "bits_per_weight") and value != int(value):
+            if value is not None and name not in ("ratio", "bits_per_weight", "latency_ms") and value != int(value):
                 raise InvalidBudget(f"{name} must be a whole number; got {value}")
             if value is not None and value > LARGEST:
                 raise InvalidBudget(f"{name} must be at most 2**53; got {value}")
@@ -88,7 +97,7 @@ class Budget:
     def names(self) -> tuple[str, ...]:
         """Names of the limits that are set, ``bytes`` first."""
         extra = tuple(name for name in _EXTRAS if getattr(self, name) is not None)
-        return ("bytes", *extra)
+        return ("bytes", *extra, *(() if self.latency_ms is None else (LATENCY,)))
 
     def resized(self, ratio: float) -> Budget:
         """The same budget at another size: only the other limits are kept.
@@ -107,9 +116,12 @@ class Budget:
             size = math.floor(original_bytes / self.ratio)
         else:
             size = math.floor(float(self.bits_per_weight or 0.0) * parameters / 8)
-        extra = {name: int(getattr(self, name)) for name in self.names[1:] if name != "harmful_flips"}
+        plain_limits = [name for name in self.names[1:] if name not in ("harmful_flips", LATENCY)]
+        extra = {name: int(getattr(self, name)) for name in plain_limits}
         if self.harmful_flips is not None:
             extra["harmful_flips"] = math.floor(self.harmful_flips * MILLION + 1e-6)
+        if self.latency_ms is not None:
+            extra[LATENCY] = math.floor(self.latency_ms * UNITS)
         return {"bytes": size, **extra}
 
 
@@ -118,6 +130,16 @@ def refuse_other_than_a_budget(budget: object) -> None:
     if not isinstance(budget, Budget):
         example = f"qc.Budget(ratio={budget})" if isinstance(budget, Real) else "qc.Budget(ratio=8)"
         raise InvalidBudget(f"a budget is a qc.Budget, such as {example}; got {budget!r} ({type(budget).__name__})")
+
+
+def _refuse_half_a_latency(limit: float | None, table: object) -> None:
+    if table is not None and not isinstance(table, LatencyTable):
+        raise InvalidBudget(f"latency must be a table made by qc.latency_table; got {table!r} ({type(table).__name__})")
+    if (limit is None) != (table is None):
+        given, missing = ("latency", "latency_ms=...") if limit is None else ("latency_ms", "latency=a table")
+        raise InvalidBudget(
+            f"{given} was given alone: give also {missing}; qc.latency_table(model, example) makes the table"
+        )
 
 
 def _refuse_other_than_a_number(name: str, value: object) -> None:

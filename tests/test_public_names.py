@@ -17,8 +17,9 @@ import qubo_compress as qc
 
 PACKAGE = Path(qc.__file__).parent
 ROOMS = (
-    "artifact", "audits", "budget", "channels", "encodings", "errors", "exports", "layers", "menu", "pipeline", "plan",
-    "problem", "pruning", "published", "recovery", "report", "selection", "sensitivity", "solvers", "testing",
+    "artifact", "audits", "budget", "channels", "encodings", "errors", "exports", "latency", "layers", "menu",
+    "pipeline", "plan", "problem", "pruning", "published", "recovery", "report", "selection", "sensitivity", "solvers",
+    "testing", "timing",
 )  # fmt: skip
 
 

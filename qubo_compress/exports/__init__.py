@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qubo_compress.exports.formats import export
 from qubo_compress.exports.exported import Exported, ExportedTensor
+from qubo_compress.exports.formats import export
 
 __all__ = ["Exported", "ExportedTensor", "export"]

@@ -24,6 +24,13 @@ from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.groups import Group
 from qubo_compress.network.rounding import InputRange
 
+WITHOUT_INPUTS = (
+    "Embedding", "EmbeddingBag", "MultiheadAttention", "NonDynamicallyQuantizableLinear", "Bilinear", "RNN", "LSTM",
+    "GRU", "RNNCell", "LSTMCell", "GRUCell", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
+)  # fmt: skip
+"""Kinds of modules whose weights never take rounded inputs; of all others, :mod:`qubo_compress.network.roundable` tells
+by trying."""
+
 MOST_WEIGHT_BITS = 8
 """Integer kernels take weights of up to 8 bits."""
 
@@ -160,6 +167,8 @@ class Activations(Operator):
         """As the inner choice; a filter alone has no inputs of its own."""
         if any(member.rows is not None for member in group.members):
             return "inputs are rounded for all filters of a layer at once: group by layer"
+        if group.module_type in WITHOUT_INPUTS:
+            return f"a {group.module_type} has no input that is multiplied with its weight alone"
         return self.inner.refusal(group, parts)
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> RangedGroup:

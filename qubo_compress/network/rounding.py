@@ -154,6 +154,11 @@ def range_of(module: nn.Module) -> InputRange | None:
     return found[0] if found else None
 
 
+def rounds_inputs(model: nn.Module) -> bool:
+    """Whether any module of a network rounds its inputs."""
+    return any(range_of(module) is not None for module in model.modules())
+
+
 def place_range(module: nn.Module, wanted: InputRange | None) -> InputRange | None:
     """Round a module's inputs to a range, or no longer; returns the range before."""
     before = range_of(module)

@@ -36,6 +36,8 @@ from qubo_compress.recovery.training import Objective
 from qubo_compress.selection.candidates import TIE, select
 from qubo_compress.selection.comparison import HeldOut
 from qubo_compress.selection.evolution import refuse_too_few
+from qubo_compress.sensitivity.choices import StoredChoices
+from qubo_compress.sensitivity.latency_costs import with_latency
 from qubo_compress.sensitivity.measure import measure_specimen
 from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.metric import Metric
@@ -252,15 +254,17 @@ def refuse_uncounted_flips(budget: Budget, specimen: Specimen) -> None:
 
 
 def _refuse_out_of_reach(
-    budget: Budget, layout: Layout, costs: Mapping[str, IntArray], fixed: Mapping[str, int], offsets: IntArray
+    budget: Budget, layout: Layout, costs: Mapping[str, IntArray], fixed: Mapping[str, int], choices: StoredChoices
 ) -> None:
     """Refuse a budget out of reach before the measurement."""
+    if budget.latency is not None:
+        costs, fixed = with_latency(budget.latency, layout, [tuple(names) for names in choices], costs, fixed)
     limits = budget.limits(layout.original_bytes, layout.parameters)
     limits = {name: limit for name, limit in limits.items() if name in costs}  # flips are not counted yet
     refuse_unreachable(
         ChoiceProblem(
-            linear=np.zeros(int(offsets[-1])),
-            group_offsets=offsets,
+            linear=np.zeros(int(choices.offsets[-1])),
+            group_offsets=choices.offsets,
             costs=np.stack([costs[name] for name in limits]),
             limits=np.array(list(limits.values()), dtype=np.int64),
             fixed_costs=np.array([fixed.get(name, 0) for name in limits], dtype=np.int64),

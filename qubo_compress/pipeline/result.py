@@ -80,6 +80,14 @@ class CompressionResult:
         return self.taken.chosen.expected
 
     @property
+    def predicted_latency(self) -> float | None:
+        """Milliseconds of one run, as the budget's latency table predicts them; None without a table.
+
+        :func:`qubo_compress.measured_latency` measures them.
+        """
+        return None if self.budget.latency is None else self.budget.latency.predicted(self.plan.choices)
+
+    @property
     def final(self) -> Score:
         """The score of ``model`` on the held-out examples."""
         return self.recovered if self.recovered is not None and self.recovery_kept else self.compressed

@@ -257,9 +257,9 @@ def budget_rows(result: CompressionResult) -> tuple[tuple[str, int, int], ...]:
     table = result.table
     chosen = chosen_indices(table, result.plan.choices)
     limits = result.budget.limits(table.layout.original_bytes, table.layout.parameters)
+    costs, fixed = table.costs_under(result.budget)
     return tuple(
-        (name, limit, int(table.fixed_costs.get(name, 0)) + int(table.costs[name][chosen].sum()))
-        for name, limit in limits.items()
+        (name, limit, int(fixed.get(name, 0)) + int(costs[name][chosen].sum())) for name, limit in limits.items()
     )
 
 
@@ -339,7 +339,7 @@ def budget_text(budget: Budget) -> str:
     given = [
         ("ratio", "ratio {:g}"), ("bytes", "{:,} bytes"), ("bits_per_weight", "{:g} bits per weight"),
         ("macs", "{:,} multiplications"), ("bit_operations", "{:,} bit operations"), ("cells", "{:,} cells"),
-        ("harmful_flips", "at most {:.3%} harmful flips"),
+        ("harmful_flips", "at most {:.3%} harmful flips"), ("latency_ms", "{:g} ms"),
     ]  # fmt: skip
     return ", ".join(form.format(getattr(budget, name)) for name, form in given if getattr(budget, name) is not None)
 

@@ -27,6 +27,7 @@ from qubo_compress.network.scores import OutputLike
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.sensitivity.cache import UnitCache
+from qubo_compress.sensitivity.choices import StoredChoices
 from qubo_compress.sensitivity.costs import price_choices
 from qubo_compress.sensitivity.coupled.measure import measure_channels
 from qubo_compress.sensitivity.forecast import forecast_within
@@ -49,8 +50,8 @@ from qubo_compress.sensitivity.table import Provenance, SensitivityTable
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-Priced = Callable[[Mapping[str, IntArray], Mapping[str, int], IntArray], None]
-"""Called with costs, fixed costs and group offsets before anything is measured; it may refuse them."""
+Priced = Callable[[Mapping[str, IntArray], Mapping[str, int], StoredChoices], None]
+"""Called with costs, fixed costs and the choices before anything is measured; it may refuse them."""
 
 
 @torch.inference_mode(False)  # inference mode allows no gradients, and hides writes
@@ -177,7 +178,7 @@ def measure_specimen(
         fixed_costs = {"bytes": fixed_bytes(subject.layout, settings.offered.names)}
         if priced is not None:
             with explained(subject.layout, costs, fixed_costs, subject.offsets, subject.choices.kept_because):
-                priced(costs, fixed_costs, subject.offsets)
+                priced(costs, fixed_costs, subject.choices)
         with progress_bar(show, f"measuring ({chosen.metric_name})", chosen.evaluations(subject)) as advance:
             result = _checked(chosen.measure(subject.with_progress(advance)), chosen, subject)
         noise = ranks.first(lambda: {"noise": noise_terms(subject, chosen.metric_name, prices.unreliable)})["noise"]

@@ -21,6 +21,7 @@ from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.plan import Plan
 from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, FloatArray, IntArray
 from qubo_compress.sensitivity.coupled.choices import RemovalChoices
+from qubo_compress.sensitivity.latency_costs import with_latency
 from qubo_compress.sensitivity.merge import merged_fields, refuse_different, shares_of, tables_of_ranks
 from qubo_compress.sensitivity.ranks import ranks_of
 from qubo_compress.sensitivity.stitched_loss import StitchedLoss
@@ -313,7 +314,8 @@ class SensitivityTable:
             interactions: False: only linear terms.
 
         Raises:
-            InvalidBudget: when it limits harmful flips, which this table did not count.
+            InvalidBudget: when it limits harmful flips, which this table did not count, or milliseconds of choices that
+                its latency table does not know.
         """
         refuse_other_than_a_budget(budget)
         limits = budget.limits(self.layout.original_bytes, self.layout.parameters)
@@ -324,6 +326,7 @@ class SensitivityTable:
                 "'gauss-newton', 'pairwise', or 'jacobian' and 'fisher' with measured_linear=True. "
                 "Measure again, or leave harmful_flips out"
             )
+        costs, fixed_costs = self.costs_under(budget)
         index = np.flatnonzero(self.allowed)
         group_of = np.repeat(np.arange(len(self.choices)), np.diff(self.offsets))[index]
         counts = np.bincount(group_of, minlength=len(self.choices))
@@ -331,9 +334,9 @@ class SensitivityTable:
         return ChoiceProblem(
             linear=self.linear[index],
             group_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            costs=np.stack([self.costs[name][index] for name in limits]),
+            costs=np.stack([costs[name][index] for name in limits]),
             limits=np.array(list(limits.values()), dtype=np.int64),
-            fixed_costs=np.array([self.fixed_costs.get(name, 0) for name in limits], dtype=np.int64),
+            fixed_costs=np.array([fixed_costs.get(name, 0) for name in limits], dtype=np.int64),
             factor=self.factor[index] if interactions and self.factor is not None else None,
             pairs=self.pairs[index][:, index] if interactions and self.pairs is not None else None,
             group_names=self.group_names,
@@ -342,6 +345,16 @@ class SensitivityTable:
             pair_costs=tuple(self.pair_costs[name][index][:, index] for name in limits) if self.pair_costs else None,
             constant=self.constant,
         )
+
+    def costs_under(self, budget: Budget) -> tuple[Mapping[str, IntArray], Mapping[str, int]]:
+        """Costs and fixed costs by budget name, with those of the budget's own latency table.
+
+        Raises:
+            InvalidBudget: when that table is of another network, or lacks a choice.
+        """
+        if budget.latency is None:
+            return self.costs, self.fixed_costs
+        return with_latency(budget.latency, self.layout, self.choices, self.costs, self.fixed_costs)
 
     def plan(self, solution: Solution | Mapping[str, str]) -> Plan:
         """The plan of a solution, or of group name -> choice name (missing groups are kept).

@@ -53,6 +53,7 @@ class Canvas:
         placed: one entry per tensor.
         packed_products: whether linear layers multiply by packed integers; otherwise they are unpacked when loaded.
         float_bytes: of all tensors in the network's own dtypes.
+        rounded: names of the weights that multiply with rounded inputs.
     """
 
     model: Any
@@ -61,18 +62,20 @@ class Canvas:
     placed: list[Placed] = field(default_factory=list)
     packed_products: bool = True
     float_bytes: int = 0
+    rounded: set[str] = field(default_factory=set)
 
     @property
     def graph(self) -> Any:
         """The graph of onnx_ir."""
         return self.model.graph
 
-    def width(self, codes: ScaledCodes) -> int:
-        """Bits of the integers that hold codes in this file: OpenVINO reads none of two bits.
+    def width(self, codes: ScaledCodes, name: str = "") -> int:
+        """Bits of the integers that hold a constant's codes in this file: OpenVINO reads none of two bits.
 
-        Biases are short, and integers of 8 bits are known to more programs.
+        Biases are short, and integers of 8 bits are known to more programs; integer kernels, of layers with rounded
+        inputs, know no others.
         """
-        if codes.codes.ndim < 2:
+        if codes.codes.ndim < 2 or name in self.rounded:
             return max(codes.bits, 8)
         return max(codes.bits, 4) if self.runtime == "openvino" else codes.bits
 

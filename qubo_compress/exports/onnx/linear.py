@@ -76,7 +76,7 @@ class Turned:
     def of(cls, canvas: Canvas, name: str, codes: ScaledCodes) -> Turned:
         """The constants of codes (outputs, inputs)."""
         turned, single = codes.transposed(), codes.steps.numel() == 1
-        packed = canvas.integers(f"{name}_codes", turned.codes, canvas.width(codes))
+        packed = canvas.integers(f"{name}_codes", turned.codes, canvas.width(codes, name))
         steps = canvas.numbers(f"{name}_steps", turned.steps.reshape(()) if single else turned.steps)
         return cls(canvas, packed, steps, None if single else turned.axis)
 
@@ -183,8 +183,8 @@ def multiply(canvas: Canvas, blocks: Blocks, inputs: Any) -> Any:
 
 def place_linear(canvas: Canvas, value: Any, codes: ScaledCodes, uses: list[LinearUse], source: str) -> None:
     """Replace a weight that only multiplies."""
-    name, bits = value.name, canvas.width(codes)
-    if canvas.runtime == "onnxruntime" and bits <= 8 and codes.by_row() is not None:
+    name, bits = value.name, canvas.width(codes, value.name)
+    if name not in canvas.rounded and canvas.runtime == "onnxruntime" and bits <= 8 and codes.by_row() is not None:
         blocks = in_blocks(canvas, name, codes)
         replace_products(canvas, uses, lambda inputs: multiply(canvas, blocks, inputs))
         constants, runs = [blocks.packed, blocks.steps], "MatMulNBits"

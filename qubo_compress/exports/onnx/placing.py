@@ -49,7 +49,7 @@ def _place(canvas: Canvas, value: Any, held: Held) -> None:
     form, single = held.portable, held.value.dtype == torch.float32
     if isinstance(form, ScaledCodes) and held.value.ndim == 2 and single:
         uses = linear_uses(value)
-        if uses is not None and canvas.packed_products:
+        if uses is not None and (canvas.packed_products or value.name in canvas.rounded):
             return place_linear(canvas, value, form, uses, held.source)
         if picks_rows(value):
             return place_table(canvas, value, form, held.source)
@@ -88,7 +88,7 @@ def _place_anywhere(canvas: Canvas, value: Any, held: Held) -> None:
     """Place a tensor for any use: its value is computed from its constants in front of all else."""
     readers = ", ".join(sorted({node.op_type for node, _ in value.uses()}))
     form = held.portable
-    if isinstance(form, Halves) or (isinstance(form, ScaledCodes) and not _saves(canvas, form, held.value)):
+    if isinstance(form, Halves) or _is_wasteful(canvas, value, held):
         form = None
     if form is None and _fits_half(held.value):
         form = Halves(held.value.to(torch.float16))
@@ -96,8 +96,13 @@ def _place_anywhere(canvas: Canvas, value: Any, held: Held) -> None:
         _place_numbers(canvas, value, held, readers)
         return
     if isinstance(form, ScaledCodes):
-        found, constants = unpacked(canvas, value.name, form)
-        kind, runs = narrow_name(canvas.width(form)), f"{readers}, unpacked when loaded"
+        kind = narrow_name(canvas.width(form, value.name))
+        if value.name in canvas.rounded:
+            found, constants = dequantized(canvas, value.name, form)
+            runs = f"{readers} in integers"
+        else:
+            found, constants = unpacked(canvas, value.name, form)
+            runs = f"{readers}, unpacked when loaded"
     elif isinstance(form, Product):
         found, constants, kind = _multiplied(canvas, value.name, form)
         runs = f"{readers}, multiplied when loaded"
@@ -113,10 +118,13 @@ def _place_anywhere(canvas: Canvas, value: Any, held: Held) -> None:
     canvas.record(held.source, kind, constants, runs)
 
 
-def _saves(canvas: Canvas, form: ScaledCodes, value: Tensor) -> bool:
-    """Whether codes, steps and a node take fewer bytes than the numbers."""
+def _is_wasteful(canvas: Canvas, value: Any, held: Held) -> bool:
+    """Whether codes, steps and nodes take more bytes than the numbers, where no kernel needs the codes."""
+    form, numbers = held.portable, held.value
+    if not isinstance(form, ScaledCodes) or value.name in canvas.rounded:
+        return False
     size = form.codes.numel() * canvas.width(form) / 8 + 4 * form.steps.numel() + 2 * NODE_BYTES
-    return size < value.numel() * value.element_size()
+    return size >= numbers.numel() * numbers.element_size()
 
 
 def _fits_half(value: Tensor) -> bool:
@@ -146,6 +154,15 @@ def unpacked(canvas: Canvas, name: str, codes: ScaledCodes) -> tuple[Any, list[A
     steps = canvas.numbers(f"{name}_steps", codes.spread() if codes.steps.numel() > 1 else codes.steps.reshape(()))
     numbers = canvas.call("Cast", [packed], to=ONNX_TYPES[torch.float32])
     return canvas.call("Mul", [numbers, steps]), [packed, steps]
+
+
+def dequantized(canvas: Canvas, name: str, codes: ScaledCodes) -> tuple[Any, list[Any]]:
+    """The float32 numbers of codes that a kernel multiplies as they are, and the constants behind them."""
+    packed = canvas.integers(f"{name}_codes", codes.codes, canvas.width(codes, name))
+    single = codes.steps.numel() == 1
+    steps = canvas.numbers(f"{name}_steps", codes.steps.reshape(()) if single else codes.steps)
+    axis = {} if single else {"axis": codes.axis}
+    return canvas.call("DequantizeLinear", [packed, steps], **axis), [packed, steps]
 
 
 def _multiplied(canvas: Canvas, name: str, form: Product) -> tuple[Any, list[Any], str]:

@@ -41,11 +41,15 @@ def session(data: bytes, exactly: bool) -> Any:
 
 def outputs(running: Any, inputs: Inputs) -> list[Tensor]:
     """The outputs of a session."""
+    return [torch.from_numpy(np.asarray(found)) for found in running.run(None, fed(running, inputs))]
+
+
+def fed(running: Any, inputs: Inputs) -> dict[str, Any]:
+    """Name of every input of a session -> array."""
     given = inputs.values() if isinstance(inputs, dict) else (inputs,) if isinstance(inputs, Tensor) else inputs
-    feeds = {
+    return {
         argument.name: value.detach().cpu().numpy() for argument, value in zip(running.get_inputs(), given, strict=True)
     }
-    return [torch.from_numpy(np.asarray(found)) for found in running.run(None, feeds)]
 
 
 def in_full_precision(model: Any) -> bytes:

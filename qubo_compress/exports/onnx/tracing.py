@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qubo_compress._internal.optional import require
 from qubo_compress.errors import ExportRefused
 from qubo_compress.exports.onnx.canvas import EXTRA, Canvas
+from qubo_compress.exports.onnx.rounding import translations
 from qubo_compress.exports.weights import Exportable, Held
 from qubo_compress.network.inputs import Inputs, map_tensors
 from qubo_compress.network.tensors import NetworkTensors
@@ -71,6 +72,7 @@ def _program(model: nn.Module, inputs: Inputs, dynamic: Sequence[int], opset: in
             return torch.onnx.export(
                 model, args, kwargs=named, dynamic_shapes=free, opset_version=opset, dynamo=True, optimize=False,
                 verbose=False, verify=False, report=False,
+                custom_translation_table=translations(),
             )  # fmt: skip
     except Exception as cause:  # torch's and the network's own
         raise ExportRefused(
