@@ -108,7 +108,8 @@ def compress(
         loss: ``"auto"``: the one that fits outputs and targets, see
             :func:`qubo_compress.calibration.fitting_loss.fitting_loss`; ``"cross-entropy"``, ``"kl"``,
             ``"binary-cross-entropy"``, ``"squared-error"`` or a function (outputs, targets) -> (N,).
-        groups: ``"layer"``, ``"filter"``, a regular expression or a function; see :func:`qubo_compress.menu.discover`.
+        groups: ``"layer"``, ``"filter"``, a regular expression or a function; see :func:`qubo_compress.menu.discover`;
+            or ``"channel"``, to remove coupled channels; see :func:`qubo_compress.measure`.
         solver: a registered name or an object; see :func:`qubo_compress.solve`.
         time_limit: wall-clock seconds for each solve.
         rounds: refinement rounds: each re-measures every swap from the best plan so far.

@@ -18,7 +18,7 @@ from qubo_compress.network.groups import Group
 from qubo_compress.network.private import CARRIED
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.page import numbers
-from qubo_compress.plan import Compression
+from qubo_compress.plan import Compression, Plan
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.sensitivity.table import SensitivityTable
 
@@ -30,6 +30,7 @@ SPEED = (
     "Applied densely, as here, the plan saves bytes, not time: the network computes with weights of the "
     "original shape and type, and runs as fast as before."
 )
+SMALLER = "The network is physically smaller: it stores and computes only the channels that are left."
 
 _FILTER = re.compile(r"\[\d+\]$")
 
@@ -40,7 +41,7 @@ class GroupRow:
 
     Attributes:
         name: of the group, or of the joined groups.
-        kind: ``"weight"``, ``"normalisation"``, ``"bias"`` or ``"mixed"``.
+        kind: ``"weight"``, ``"normalisation"``, ``"bias"``, ``"channels"`` or ``"mixed"``.
         choice: its choice, or a count of choices.
         bits: bits per stored value as coded, averaged over several groups.
         zeros: share of weights that are zero; None for vectors.
@@ -91,9 +92,16 @@ class KeptRow:
     reason: str
 
 
+def about_speed(result: CompressionResult) -> str:
+    """Whether the network runs faster, as a sentence."""
+    return SPEED if result.plan.removal is None else SMALLER
+
+
 def group_rows(result: CompressionResult) -> tuple[GroupRow, ...]:
     """One row per group, in the order of the network."""
     table, plan = result.table, result.plan
+    if table.removals is not None:
+        return _channel_rows(table, plan)
     stored = _compression(result).stored
     chosen = chosen_indices(table, plan.choices)
     rows = []
@@ -112,6 +120,19 @@ def group_rows(result: CompressionResult) -> tuple[GroupRow, ...]:
                 bytes=int(table.costs["bytes"][position]),
                 alone=float(table.linear[position]),
             )
+        )
+    return tuple(rows)
+
+
+def _channel_rows(table: SensitivityTable, plan: Plan) -> tuple[GroupRow, ...]:
+    """One row per decision about channels; its bytes are those that it takes beside what always stays."""
+    rows = []
+    for number, (group, first) in enumerate(zip(table.layout.groups, table.offsets[:-1], strict=True)):
+        own, choice = int(table.costs["bytes"][first]), plan.choices[group.name]
+        kept = choice == "keep"
+        alone = float(table.linear[first + table.choices[number].index(choice)])
+        rows.append(
+            GroupRow(printable(group.name), group.kind, choice, 32.0 * kept, None, own // 4, own, own * kept, alone)
         )
     return tuple(rows)
 
@@ -221,6 +242,11 @@ def kept_rows(result: CompressionResult) -> tuple[KeptRow, ...]:
     """Everything stored unchanged: tensors outside all groups, then groups for which ``keep`` was chosen."""
     layout = result.table.layout
     rows = [KeptRow(printable(item.name), item.nbytes, printable(item.reason)) for item in layout.kept]
+    if result.table.removals is not None:
+        return tuple(
+            KeptRow(printable(pinned.name), 0, f"{pinned.count} sets of channels: {pinned.reason}")
+            for pinned in result.table.removals.channels.pinned
+        )
     for number, group in enumerate(layout.groups):
         if result.plan.choices[group.name] == "keep":
             rows.append(KeptRow(printable(group.name), group.nbytes, _why_kept(result, number, group)))
@@ -259,7 +285,14 @@ def budget_rows(result: CompressionResult) -> tuple[tuple[str, int, int], ...]:
     limits = result.budget.limits(table.layout.original_bytes, table.layout.parameters)
     costs, fixed = table.costs_under(result.budget)
     return tuple(
-        (name, limit, int(fixed.get(name, 0)) + int(costs[name][chosen].sum())) for name, limit in limits.items()
+        (
+            name,
+            limit,
+            int(fixed.get(name, 0))
+            + int(costs[name][chosen].sum())
+            + (int(table.pair_costs[name][chosen][:, chosen].sum()) // 2 if name in table.pair_costs else 0),
+        )
+        for name, limit in limits.items()
     )
 
 

@@ -125,7 +125,7 @@ def _warnings(result: CompressionResult) -> str:
 
 
 def _plain_words(result: CompressionResult) -> str:
-    said = (*verdict.measured_sentences(result), facts.SPEED, *verdict.about_solver(result))
+    said = (*verdict.measured_sentences(result), facts.about_speed(result), *verdict.about_solver(result))
     return f'<section class="plain"><h2>In plain words</h2>{list_html(said)}</section>'
 
 

@@ -46,7 +46,7 @@ def print_summary(result: CompressionResult, console: Console | None = None) -> 
         groups_table(result),
         *_kept(result),
         *details,
-        Text(f"  {facts.SPEED}"),
+        Text(f"  {facts.about_speed(result)}"),
     )
     (console or Console()).print(everything)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +21,8 @@ from qubo_compress.sensitivity.shrinkage import check_interactions, check_shrink
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-CHANNELS = "channel"
-"""The grouping whose decisions are to keep or to remove coupled channels."""
+CHANNELS = re.compile(r"channel(?::([1-9][0-9]{0,3}))?")
+"""Groupings whose decisions are to keep or to remove coupled channels, one by one or in blocks: ``"channel:8"``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,13 @@ class Measurement:
     @property
     def about_channels(self) -> bool:
         """Whether the decisions are to keep or to remove coupled channels."""
-        return isinstance(self.groups, str) and self.groups == CHANNELS
+        return isinstance(self.groups, str) and CHANNELS.fullmatch(self.groups) is not None
+
+    @property
+    def channels_together(self) -> int | None:
+        """How many coupled sets a decision is about; None if that was not said."""
+        found = CHANNELS.fullmatch(self.groups) if isinstance(self.groups, str) else None
+        return int(found[1]) if found is not None and found[1] else None
 
     def checked_for_channels(self) -> Measurement:
         """The same settings for decisions about channels, whose only choices are to keep and to remove."""

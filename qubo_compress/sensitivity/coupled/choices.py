@@ -64,21 +64,25 @@ class RemovalChoices:
         return removal, payloads, size
 
 
-def blocks_of_sets(channels: Channels, importance: npt.NDArray[np.float64]) -> tuple[tuple[int, ...], ...]:
+def blocks_of_sets(
+    channels: Channels, importance: npt.NDArray[np.float64], together: int | None = None
+) -> tuple[tuple[int, ...], ...]:
     """Which sets are decided together: each alone, or, if there are very many, those of a family that matter alike.
 
     Args:
         channels: of the network.
         importance: (S,) of every set.
+        together: how many; None: as few as give at most ``MOST_DECISIONS``. A family of fewer sets is one of single
+            sets, such as heads.
     """
     families: dict[tuple[tuple[str, int], ...], list[int]] = {}
     for number, item in enumerate(channels.sets):
         families.setdefault(item.family, []).append(number)
-    size = -(-len(channels.sets) // MOST_DECISIONS)
+    size = together or -(-len(channels.sets) // MOST_DECISIONS)
     found: list[tuple[int, ...]] = []
     for members in families.values():
         ordered = members if size == 1 else sorted(members, key=lambda number: importance[number])
-        width = min(size, max(1, len(members) // 2))
+        width = size if len(members) > size else 1
         found += [tuple(ordered[start : start + width]) for start in range(0, len(ordered), width)]
     return tuple(found)
 

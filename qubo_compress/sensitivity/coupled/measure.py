@@ -23,7 +23,6 @@ from qubo_compress.sensitivity.coupled.prices import PairPrices, keeping_prices
 from qubo_compress.sensitivity.coupled.rows import removals
 from qubo_compress.sensitivity.coupled.statistics import ChannelMoments, channel_moments
 from qubo_compress.sensitivity.factor import reduce_features
-from qubo_compress.sensitivity.measurement import CHANNELS
 from qubo_compress.sensitivity.metrics.auto import multiplications
 from qubo_compress.sensitivity.metrics.products import Products, rows_with
 from qubo_compress.sensitivity.preparation import prepared
@@ -56,7 +55,7 @@ def measure_channels(specimen: Specimen) -> SensitivityTable:
         with progress_bar(settings.progress, "measuring channels (products)", metric.evaluations(subject)) as advance:
             rows, linear = _rows(subject.with_progress(advance), metric, channels, moments)
     importance = 0.5 * np.einsum("vc,vc->v", rows, rows, dtype=np.float64)
-    blocks = blocks_of_sets(channels, importance)
+    blocks = blocks_of_sets(channels, importance, settings.channels_together)
     rows = np.stack([rows[list(block)].sum(0) for block in blocks])
     linear = np.array([linear[list(block)].sum() for block in blocks])
     linear = linear + 0.5 * np.einsum("vc,vc->v", rows, rows, dtype=np.float64)
@@ -89,7 +88,7 @@ def _cache(specimen: Specimen, weights: str, metric: Products) -> UnitCache:
     signature = {
         "weights": weights,
         "data": specimen.examples.signature(),
-        "groups": CHANNELS,
+        "groups": "channel",
         "metric": repr(metric),
         "loss": str(settings.loss),
         "options": f"seed={settings.seed} first_order={settings.first_order}",
@@ -191,4 +190,4 @@ def _prices(subject: Subject, choices: RemovalChoices) -> dict[str, PairPrices]:
 def _layout(layout: Layout, names: list[str]) -> Layout:
     """The decisions as groups, in the layout of the whole network."""
     groups = tuple(Group(name, "channels", (), "ChannelSet") for name in names)
-    return replace(layout, groups=groups, kept=(), rule=CHANNELS)
+    return replace(layout, groups=groups, kept=(), rule="channel")

@@ -167,7 +167,7 @@ def test_moments_are_those_of_the_inputs() -> None:
     torch.testing.assert_close(found["head.weight"].matrix, rows.T @ rows / EXAMPLES, rtol=1e-4, atol=1e-5)
 
 
-def test_compress_chooses_channels() -> None:
+def test_compress_chooses_channels(tmp_path: Path) -> None:
     net, data = network("residual")
     macs = int(0.7 * qc.measure(net, data, menu=qc.Menu([]), progress=False).costs["macs"].sum())
     result = qc.compress(
@@ -175,6 +175,9 @@ def test_compress_chooses_channels() -> None:
     )
     assert result.plan.removal is not None and sum(p.numel() for p in result.model.parameters()) < 60_000
     assert {candidate.kind for candidate in result.taken.candidates} >= {"solver"}
+    page = result.report(tmp_path / "report.html").read_text()
+    assert "physically smaller" in page and "one of these channels has to stay" not in page
+    assert "the network returns them" in page
     with pytest.raises(errors.InvalidOption, match="rounds=1"):
         qc.compress(net, data, qc.Budget(ratio=1), groups="channel", rounds=1, progress=False)
 
@@ -236,3 +239,24 @@ def test_repair_without_training_brings_the_outputs_closer() -> None:
             for m in (small, repaired)
         ]
     assert apart[1] < 0.9 * apart[0]
+
+
+def test_channels_leave_in_blocks() -> None:
+    net, data = network("residual")
+    table = qc.measure(net, data, groups="channel:8", progress=False)
+    assert table.removals is not None and {len(block) for block in table.removals.blocks} == {8}
+    small = table.plan(solved(table, 0.7)).apply(net)
+    widths = {module.out_channels for module in small.modules() if isinstance(module, nn.Conv2d)}
+    assert all(width % 8 == 0 for width in widths) and len(widths) > 2
+    with pytest.raises(errors.InvalidMenu, match="channel:0"):
+        qc.measure(net, data, groups="channel:0", progress=False)
+
+
+def test_very_many_sets_are_decided_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qubo_compress.sensitivity.coupled.choices.MOST_DECISIONS", 40)
+    net, data, table = table_of("residual")
+    assert table.removals is not None
+    sets, blocks = table.removals.channels.sets, table.removals.blocks
+    assert len(blocks) <= 48 and sorted(number for block in blocks for number in block) == list(range(len(sets)))
+    assert all(len({sets[number].family for number in block}) == 1 for block in blocks)
+    assert [y for _, y in zip(blocks, table.group_names)] == [sets[block[0]].name for block in blocks]
