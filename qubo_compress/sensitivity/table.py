@@ -354,6 +354,11 @@ class SensitivityTable:
         """
         if budget.latency is None:
             return self.costs, self.fixed_costs
+        if self.removals is not None:
+            raise InvalidBudget(
+                "milliseconds were limited, and a latency table knows whole layers, not channels: limit macs, and "
+                "measure the smaller network"
+            )
         return with_latency(budget.latency, self.layout, self.choices, self.costs, self.fixed_costs)
 
     def plan(self, solution: Solution | Mapping[str, str]) -> Plan:
