@@ -156,6 +156,6 @@ class VisionTransformer(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """(N, 1, 28, 28) -> logits (N, classes)."""
         patches = self.patches(inputs).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(len(inputs), -1, -1), patches], dim=1) + self.position
+        tokens = torch.cat([self.class_token.expand(inputs.shape[0], -1, -1), patches], dim=1) + self.position
         logits: Tensor = self.head(self.norm(self.blocks(tokens)[:, 0]))
         return logits

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qubo_compress._internal.files import refuse_unwritable
 from qubo_compress.errors import InvalidBatches, InvalidOption, unknown_name
+from qubo_compress.exports.compressed_tensors import write_compressed_tensors
 from qubo_compress.exports.exported import Exported
 from qubo_compress.exports.onnx.writing import OnnxSettings, write_onnx
 from qubo_compress.exports.packed_modules import write_packed_modules
@@ -17,7 +18,7 @@ from qubo_compress.network.inputs import Inputs, tensors_of
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import compression_of
 
-FORMATS = ("onnx", "torch")
+FORMATS = ("onnx", "torch", "compressed-tensors")
 RUNTIMES = ("onnxruntime", "openvino")
 
 
@@ -34,11 +35,12 @@ def export(
 
     Args:
         model: made by ``plan.apply``, ``recover``, ``compress`` or ``load``.
-        path: of the file.
+        path: of the file, or of the folder.
         example_inputs: what the network is called with: a tensor, a tuple or a dict of tensors, with the examples
             along the first axis; or a list of such batches. The file is checked on them.
         format: ``"onnx"``; or ``"torch"``: a safetensors file with the state dict of packed modules, which
-            :func:`qubo_compress.layers.load` runs without the rest of the library.
+            :func:`qubo_compress.layers.load` runs without the rest of the library; or ``"compressed-tensors"``: a
+            folder that this package reads, for networks whose compressed layers are Linear and Embedding.
         runtime: of an ONNX file. ``None``: standard operators, which onnxruntime makes quick; ``"onnxruntime"``: its
             own ``MatMulNBits`` for linear layers; ``"openvino"``: without integers of 2 bits, which it does not read.
         dynamic: axes of the inputs that may have any length in an ONNX file: 0 is the batch; (0, 1) for texts.
@@ -72,10 +74,13 @@ def export(
     if runtime is not None and runtime not in RUNTIMES:
         raise unknown_name("runtime", runtime, RUNTIMES)
     axes = checked_axes(dynamic)
-    refuse_unwritable(path)
+    if format != "compressed-tensors":
+        refuse_unwritable(path)
     model = unwrapped(model)
     compression = compression_of(model)
     batches = checked_batches(example_inputs)
+    if format == "compressed-tensors":
+        return write_compressed_tensors(model, compression, Path(path), batches)
     if format == "torch":
         return write_packed_modules(model, compression, Path(path), batches)
     return write_onnx(model, compression, Path(path), batches, OnnxSettings(runtime, axes, bool(packed_products)))

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from qubo_compress._internal.optional import require
 from qubo_compress.errors import ExportRefused
+from qubo_compress.exports.onnx.attention import exchange_axes_at_once
 from qubo_compress.exports.onnx.canvas import EXTRA, Canvas
 from qubo_compress.exports.onnx.rounding import translations
+from qubo_compress.exports.onnx.sizes import read_sizes_from_inputs
 from qubo_compress.exports.weights import Exportable, Held
 from qubo_compress.network.inputs import Inputs, map_tensors
 from qubo_compress.network.tensors import NetworkTensors
@@ -48,6 +50,8 @@ def traced(network: Exportable, inputs: Inputs, dynamic: Sequence[int], opset: i
         held[name] = known
     with _opaque(model.graph):
         require("onnxscript.optimizer", EXTRA).optimize_ir(model)
+        exchange_axes_at_once(model.graph)
+        read_sizes_from_inputs(model)
     return Canvas(model, held)
 
 

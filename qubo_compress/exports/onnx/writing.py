@@ -95,25 +95,28 @@ def _same(
     Raises:
         ExportRefused: when it is more than rounding explains.
     """
-    exact, tolerance = compared(run, batches, wanted), allowed(wanted, rounds_inputs(model))
+    one = single(batches[0])
+    try:
+        exact = compared(run, batches, wanted)
+        alone = compared(run, [one], answers(model, [one]))
+    except ExportRefused:
+        raise
+    except Exception as cause:  # the network's or onnxruntime's own
+        raise ExportRefused(
+            f"the network or its graph takes no batch of another size ({str(cause).splitlines()[0][:300]}): its "
+            "forward must read sizes as x.shape[0], not as numbers or len(x). Nothing was written"
+        ) from cause
+    tolerance = allowed(wanted, rounds_inputs(model))
     if not exact.largest <= tolerance:
         raise ExportRefused(
             f"the graph's outputs differ from the network's by {exact.largest:.2g} of the largest output, where "
             f"{tolerance:g} is allowed: its forward may depend on more than its inputs and weights. "
             "Nothing was written"
         )
-    one = single(batches[0])
-    try:
-        alone = compared(run, [one], answers(model, [one]))
-    except Exception as cause:  # the network's or onnxruntime's own
-        raise ExportRefused(
-            f"the network or its graph takes no batch of another size ({str(cause).splitlines()[0][:300]}): its "
-            "forward must read sizes as x.shape[0]. Nothing was written"
-        ) from cause
     if not alone.largest <= tolerance:
         raise ExportRefused(
             f"with a batch of one example the graph's outputs differ from the network's by {alone.largest:.2g} of the "
-            "largest output: its forward must read the size of a batch as x.shape[0]. Nothing was written"
+            "largest output: its forward must read sizes as x.shape[0], not as numbers or len(x). Nothing was written"
         )
     return exact
 
