@@ -61,7 +61,8 @@ def verdict(records: Records) -> str:
         if SEARCH not in medians or not others:
             continue
         best = min(others, key=lambda method: others[method])
-        word = "at or below" if medians[SEARCH] <= others[best] else "ABOVE"
+        above = medians[SEARCH] - others[best]
+        word = "at or below" if above <= 0 else f"{above:.3f} ABOVE"
         lines.append(
             f"- {ratio:g}x, {total:,}: search {medians[SEARCH]:.3f} is {word} the best of {len(others)} others, "
             f"{best} {others[best]:.3f} ({len(seeds)} seeds)."
