@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from qubo_compress.selection.comparison import Comparison
 from qubo_compress.selection.evolution import Evolution
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.solvers.solution import Solution
+from qubo_compress.timing import Elsewhere, run_elsewhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +114,26 @@ class CompressionResult:
         """
         return export(self.model, path, list(self.inputs), format, **options)
 
-    def report(self, path: str | Path, audit: AuditReport | None = None) -> Path:
-        """Write one self-contained HTML file, with the sections of an audit if given, and return its path."""
-        return write_report(self, path, audit=audit)
+    def elsewhere(self, batch: int = 1, runtimes: Sequence[str] | None = None, **options: Any) -> Elsewhere:
+        """Export the original and the compressed network, and run both: bytes, milliseconds, equal answers.
+
+        Args:
+            batch: held-out examples of one run.
+            runtimes: ``"onnxruntime"``, ``"openvino"``; None: those that are installed.
+            options: of :func:`qubo_compress.timing.run_elsewhere`.
+        """
+        plain = self.table.plan({}).apply(self.original)
+        return run_elsewhere(self.model, plain, list(self.inputs), batch, runtimes, **options)
+
+    def report(self, path: str | Path, audit: AuditReport | None = None, elsewhere: Elsewhere | None = None) -> Path:
+        """Write one self-contained HTML file and return its path.
+
+        Args:
+            path: of the file.
+            audit: adds its sections.
+            elsewhere: of :meth:`elsewhere`; adds the table of runtimes.
+        """
+        return write_report(self, path, audit=audit, elsewhere=elsewhere)
 
     def show(self) -> None:
         """Print the summary tables on the terminal."""

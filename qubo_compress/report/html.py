@@ -20,6 +20,7 @@ from qubo_compress.report.front import Front, find_front, limit_names
 if TYPE_CHECKING:
     from qubo_compress.audits import AuditReport
     from qubo_compress.pipeline.compress import CompressionResult
+    from qubo_compress.timing import Elsewhere
 
 MOST_ROWS = 160
 """Groups in a table; beyond that, filters are joined to layers."""
@@ -28,7 +29,12 @@ MOST_KEPT = 200
 
 
 def write_report(
-    result: CompressionResult, path: str | Path, *, seconds_per_point: float = 1.0, audit: AuditReport | None = None
+    result: CompressionResult,
+    path: str | Path,
+    *,
+    seconds_per_point: float = 1.0,
+    audit: AuditReport | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Path:
     """Write the whole report as one HTML file and return its path.
 
@@ -37,6 +43,7 @@ def write_report(
         path: of the file; an older one is replaced only when the new one is complete.
         seconds_per_point: time for each solve of the Pareto front; 0 omits the front.
         audit: of :func:`qubo_compress.audit`, on examples of the caller's choice; adds its sections.
+        elsewhere: of ``result.elsewhere()``; adds bytes and milliseconds in other runtimes.
 
     Raises:
         MissingDependency: without matplotlib, which draws the pictures; ``result.show()`` does without.
@@ -44,13 +51,18 @@ def write_report(
     """
     require("matplotlib")  # before the front is searched
     front = find_front(result, seconds_per_point) if seconds_per_point > 0 else None
-    text = page(result, front, audit)
+    text = page(result, front, audit, elsewhere)
     target = Path(path)
     write_atomically(target, lambda handle: handle.write(text.encode()))
     return target
 
 
-def page(result: CompressionResult, front: Front | None, audit: AuditReport | None = None) -> str:
+def page(
+    result: CompressionResult,
+    front: Front | None,
+    audit: AuditReport | None = None,
+    elsewhere: Elsewhere | None = None,
+) -> str:
     """The whole report as HTML text."""
     model = escape(type(result.original).__name__)
     parts = [
@@ -60,6 +72,7 @@ def page(result: CompressionResult, front: Front | None, audit: AuditReport | No
         _plain_words(result),
         _scores(result),
         _candidates(result),
+        "" if elsewhere is None else _elsewhere(elsewhere),
         "" if audit is None else audit_sections(audit),
         _layers(result),
         _prediction_and_search(result),
@@ -127,6 +140,12 @@ def _warnings(result: CompressionResult) -> str:
 def _plain_words(result: CompressionResult) -> str:
     said = (*verdict.measured_sentences(result), facts.about_speed(result), *verdict.about_solver(result))
     return f'<section class="plain"><h2>In plain words</h2>{list_html(said)}</section>'
+
+
+def _elsewhere(found: Elsewhere) -> str:
+    """Bytes and milliseconds in runtimes of others."""
+    table = table_html(found.HEAD, found.rows(), numeric=range(1, len(found.HEAD)))
+    return f"<section><h2>In other runtimes</h2><p>{escape(found.caption)}</p>{table}</section>"
 
 
 def _candidates(result: CompressionResult) -> str:

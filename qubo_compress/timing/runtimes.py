@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -75,10 +75,16 @@ class Stopwatch:
                     return self._timed(lambda: run_model(small, inputs))
             finally:
                 torch.set_num_threads(before)
-        data = onnx_bytes(small, compression, [inputs], OnnxSettings(self.runtime))
-        return self._timed(
-            self._by_openvino(data, inputs) if self.runtime == "openvino" else self._by_onnx(data, inputs)
-        )
+        return self._timed(self.runner(onnx_bytes(small, compression, [inputs], OnnxSettings(self.runtime)), inputs))
+
+    def least_of_turns(self, runs: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+        """Milliseconds of several programs that take turns, so that load hits all alike: the least median of each."""
+        taken = [[self._timed(run) for run in runs] for _ in range(rounds)]
+        return [min(times) for times in zip(*taken, strict=True)]
+
+    def runner(self, data: bytes, inputs: Inputs) -> Callable[[], Any]:
+        """Runs the network of an ONNX file on the inputs, in onnxruntime or OpenVINO."""
+        return self._by_openvino(data, inputs) if self.runtime == "openvino" else self._by_onnx(data, inputs)
 
     def _timed(self, run: Callable[[], Any]) -> float:
         for _ in range(WARM_UP):
