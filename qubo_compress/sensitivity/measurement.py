@@ -112,7 +112,8 @@ class Measurement:
             raise InvalidMenu(
                 f"groups='channel' is measured by 'products'; got the metric {self.asked.metric_name!r}: leave it out"
             )
-        return replace(self, menu=Menu([]))
+        metric = "products" if self.asked.metric_name == "auto" else self.metric
+        return replace(self, menu=Menu([]), metric=metric)
 
     def _refuse_unseen_inputs(self) -> None:
         rounding = [name for name in self.offered.names if self.offered.operator(name).activation_bits]
