@@ -47,6 +47,9 @@ class Tokens(nn.Module):
         return self.head((x + self.narrow(nn.functional.gelu(self.wide(x)))).mean(1))
 
 
+INTEGERS = {"residual": (4, 2), "tokens": (0, 3)}
+"""Convolutions and linear layers."""
+
 MAKERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "residual": lambda: (Residual(), torch.randn(EXAMPLES, 3, 8, 8)),
     "tokens": lambda: (Tokens(), torch.randn(EXAMPLES, 7, 16)),
@@ -71,6 +74,13 @@ def _agreement(found: np.ndarray, small: nn.Module, inputs: Tensor) -> float:
         return float((found.argmax(1) == small(inputs).argmax(1).numpy()).mean())
 
 
+def _kernels(path: Path) -> Counter[str]:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(path.with_suffix(".opt")), 3
+    onnxruntime.InferenceSession(path, options)
+    return Counter(node.op_type for node in onnx.load(path.with_suffix(".opt")).graph.node)
+
+
 @pytest.mark.parametrize("runtime", [None, "onnxruntime"])
 @pytest.mark.parametrize("name", sorted(MAKERS))
 def test_both_runtimes_give_the_answers_of_pytorch(name: str, runtime: str | None, tmp_path: Path) -> None:
@@ -83,21 +93,11 @@ def test_both_runtimes_give_the_answers_of_pytorch(name: str, runtime: str | Non
     by_openvino = core.compile_model(core.read_model(tmp_path / "net.onnx"), "CPU")(inputs.numpy())[0]
     assert _agreement(by_ort, small, inputs) >= 0.99
     assert _agreement(by_openvino, small, inputs) >= 0.99
-
-
-def _kernels(path: Path) -> Counter[str]:
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath, options.log_severity_level = str(path.with_suffix(".opt")), 3
-    onnxruntime.InferenceSession(path, options)
-    return Counter(node.op_type for node in onnx.load(path.with_suffix(".opt")).graph.node)
-
-
-def test_onnxruntime_computes_every_layer_in_integers(tmp_path: Path) -> None:
-    small, inputs = _rounded("residual", "quantize(bits=8,activations=8)")
-    qc.export(small, tmp_path / "net.onnx", inputs[:64], runtime="onnxruntime")
     kernels = _kernels(tmp_path / "net.onnx")
-    assert kernels["QLinearConv"] == 4 and kernels["MatMulIntegerToFloat"] == 2
-    assert not any(kernels[floating] for floating in ("Conv", "FusedConv", "MatMul", "Gemm", "MatMulNBits"))
+    assert kernels["MatMulIntegerToFloat"] == INTEGERS[name][1]
+    if runtime == "onnxruntime":
+        assert kernels["QLinearConv"] == INTEGERS[name][0]
+        assert not any(kernels[floating] for floating in ("Conv", "FusedConv", "MatMul", "Gemm", "MatMulNBits"))
 
 
 def test_narrow_codes_are_written_in_the_eight_bits_that_kernels_read(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 A layer between rounded inputs and integer weights is computed in integers by OpenVINO without more, and so are linear
 layers by onnxruntime. A convolution of onnxruntime also needs rounded *outputs*. Where its output, behind a ReLU, goes
 straight to the next rounded layer, it has them; before a sum or an average it gets them here, for this runtime only,
-with the range that it has on the example inputs. That is one rounding more than the network has.
+with the range that it has on the example inputs, and sums read the rounded form of what a layer reads rounded. These
+are more roundings than the network has.
 """
 
 from __future__ import annotations
@@ -72,10 +73,9 @@ def round_outputs(model: Any, batches: Sequence[Inputs]) -> int:
         batches: examples on which the outputs have their ranges.
     """
     graph = model.graph
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = _readers(graph)
+    _share_codes(graph, readers)
+    readers = _readers(graph)
     makers = {name: node for node in graph.node for name in node.output}
     wanted = [
         node.output[0]
@@ -85,6 +85,44 @@ def round_outputs(model: Any, batches: Sequence[Inputs]) -> int:
     for name, (low, high) in zip(wanted, _extremes(model, wanted, batches), strict=True):
         _round(graph, makers[name], readers.get(name, []), low, high)
     return len(wanted)
+
+
+def _readers(graph: Any) -> dict[str, list[Any]]:
+    """Name of a value -> the nodes that read it."""
+    found: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def _share_codes(graph: Any, readers: dict[str, list[Any]]) -> None:
+    """Let sums and slices read the rounded form of a value that a layer reads rounded: then they are integers, too."""
+    for node in graph.node:
+        if node.op_type != "QuantizeLinear":
+            continue
+        behind = [one for one in readers.get(node.output[0], []) if one.op_type == "DequantizeLinear"]
+        others = [one for one in readers.get(node.input[0], []) if one.op_type in ("Add", "Slice")]
+        for other in others if behind else ():
+            for number, given in enumerate(other.input):
+                if given == node.input[0]:
+                    other.input[number] = behind[0].output[0]
+    _in_order(graph)
+
+
+def _in_order(graph: Any) -> None:
+    """Put every node behind those that it reads."""
+    left, known = list(graph.node), {value.name for value in (*graph.input, *graph.initializer)} | {""}
+    made = []
+    while left:
+        ready = [node for node in left if known.issuperset(node.input)]
+        left = [node for node in left if not known.issuperset(node.input)]
+        made += ready
+        known.update(name for node in ready for name in node.output)
+        if not ready:
+            return  # what it reads comes from outside, as in the body of a loop: nothing was moved there
+    del graph.node[:]
+    graph.node.extend(made)
 
 
 def _both_in_codes(node: Any, makers: dict[str, Any]) -> bool:
