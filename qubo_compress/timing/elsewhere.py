@@ -74,7 +74,9 @@ class Elsewhere:
     original_bytes: int
     runtimes: tuple[InRuntime, ...]
 
-    HEAD: ClassVar[tuple[str, ...]] = ("runtime", "ONNX bytes", "before", "ms", "before", "faster", "equal answers")
+    HEAD: ClassVar[tuple[str, ...]] = (
+        "runtime", "ONNX bytes", "original's", "ms", "original's ms", "faster", "equal answers",
+    )  # fmt: skip
 
     def rows(self) -> list[list[str]]:
         """A line for every runtime, under :attr:`HEAD`."""
