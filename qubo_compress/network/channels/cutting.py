@@ -5,11 +5,14 @@ The proof compares two networks on a few examples: the smaller one, and the orig
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from qubo_compress.errors import ForwardFailed, InvalidModel
 from qubo_compress.network.channels.labels import IntArray
@@ -25,6 +28,10 @@ from qubo_compress.network.tensors import NetworkTensors
 
 TOLERANCE = 1e-4
 """Largest difference of outputs that counts as rounding, relative to the largest output."""
+
+
+Family = tuple[tuple[str, int], ...]
+"""The axes that some sets have in common."""
 
 
 def removal_of_sets(channels: Channels, gone: Collection[int], model: nn.Module) -> Removal:
@@ -73,31 +80,60 @@ def unread(model: nn.Module, sets: Sequence[ChannelSet]) -> nn.Module:
 def refusals(channels: Channels, model: nn.Module, inputs: Inputs) -> dict[str, str]:
     """Sets that cannot be removed although they are connected rightly, with the reason: by trying it.
 
-    Half of every family of sets is removed from a copy on the CPU, of all families at once; if that fails, of one
-    family after another.
+    From every family, half of the sets are removed, then any of them; from families that share an axis, in turns: code
+    may split channels by their position, which holds only while all parts lose equally many. All families are tried at
+    once. If that fails, one is tried after another, and if each is right alone, none of them can be removed.
 
     Args:
         channels: of the network.
         model: the network, on the CPU.
         inputs: of a few examples.
     """
-    families: dict[tuple[tuple[str, int], ...], list[int]] = {}
+    families: dict[Family, list[int]] = {}
     for number, item in enumerate(channels.sets):
         families.setdefault(item.family, []).append(number)
-    refused: dict[str, str] = {}
-    tried: dict[tuple[tuple[str, int], ...], list[int]] = {}
-    for family, members in families.items():
-        if len(members) == 1:
-            refused[channels.sets[members[0]].name] = TOGETHER
-        else:
-            tried[family] = members[1::2]
-    everything = [number for some in tried.values() for number in some]
-    if everything and why_different(channels, everything, model, inputs) is not None:
-        for family, some in tried.items():
-            reason = why_different(channels, some, model, inputs)
-            if reason is not None:
-                refused.update({channels.sets[number].name: reason for number in families[family]})
-    return refused
+    refused = {channels.sets[members[0]].name: TOGETHER for members in families.values() if len(members) == 1}
+    several = {family: members for family, members in families.items() if len(members) > 1}
+    turns, generator = _turns(several), np.random.default_rng(0)
+    trials = [{family: members[1::2] for family, members in several.items()}]
+    for turn in sorted(set(turns.values())):
+        trials.append({f: _some(members, generator) for f, members in several.items() if turns[f] == turn})
+    wrong: dict[Family, str] = {}
+    for trial in trials:
+        tried = {family: some for family, some in trial.items() if family not in wrong}
+        wrong |= _failures(channels, tried, model, inputs)
+    return refused | {channels.sets[n].name: reason for family, reason in wrong.items() for n in several[family]}
+
+
+def _turns(families: Iterable[Family]) -> dict[Family, int]:
+    """0 or 1 for every family, in turns for those that share an axis."""
+    seen: Counter[tuple[str, int]] = Counter()
+    found = {}
+    for family in families:
+        found[family] = max(seen[axis] for axis in family) % 2
+        seen.update(family)
+    return found
+
+
+def _some(members: Sequence[int], generator: np.random.Generator) -> list[int]:
+    """Any of a family, but not all."""
+    count = int(generator.integers(1, len(members)))
+    return sorted(generator.choice(members, count, replace=False).tolist())
+
+
+def _failures(
+    channels: Channels, tried: Mapping[Family, list[int]], model: nn.Module, inputs: Inputs
+) -> dict[Family, str]:
+    """Families that cannot lose the sets that are tried, with the reason."""
+    together = why_different(channels, [n for some in tried.values() for n in some], model, inputs) if tried else None
+    if together is None:
+        return {}
+    reasons = {family: why_different(channels, some, model, inputs) for family, some in tried.items()}
+    alone = {family: reason for family, reason in reasons.items() if reason is not None}
+    if not alone:
+        return dict.fromkeys(tried, together)
+    left = {family: some for family, some in tried.items() if family not in alone}
+    return alone | _failures(channels, left, model, inputs)
 
 
 def why_different(channels: Channels, gone: Sequence[int], model: nn.Module, inputs: Inputs) -> str | None:
@@ -135,10 +171,23 @@ def apart_at_most(one: nn.Module, other: nn.Module, inputs: Inputs) -> float:
     return largest
 
 
+def outputs_in(made: Any) -> list[Tensor]:
+    """All tensors in what a network returned, however deep in dicts, lists and tuples.
+
+    Raises:
+        InvalidModel: when there are none.
+    """
+    found = [value for value in pytree.tree_leaves(made) if isinstance(value, Tensor)]
+    if not found:
+        raise InvalidModel(
+            f"the network returned a {type(made).__name__}, in which no tensors are seen: its forward must return "
+            "tensors, or dicts, lists and tuples of them"
+        )
+    return found
+
+
 def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    made = run_model(model, inputs)
-    values = list(made.values()) if isinstance(made, Mapping) else made if isinstance(made, (tuple, list)) else [made]
-    return [value for value in values if isinstance(value, Tensor)]
+    return outputs_in(run_model(model, inputs))
 
 
 def _hooked(channels: Channels, passage: Passage, leaving: set[int], module: nn.Module) -> HookedModule | None:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from qubo_compress.network.channels.cutting import refusals
+from qubo_compress.network.channels.cutting import outputs_in, refusals
 from qubo_compress.network.channels.labels import Marks
 from qubo_compress.network.channels.layers import LAYERS
 from qubo_compress.network.channels.rules import RULES
 from qubo_compress.network.channels.sets import Channels, coupled_sets
-from qubo_compress.network.channels.walk import ChannelWalk, named_modules, tensors_in
+from qubo_compress.network.channels.walk import ChannelWalk, named_modules
 from qubo_compress.network.every_layer import every_layer_runs
 from qubo_compress.network.inputs import Inputs, map_tensors, tensors_of
 from qubo_compress.network.private import independent_copy
@@ -38,6 +38,7 @@ def find_channels(model: nn.Module, inputs: Inputs) -> Channels:
 
     Raises:
         ForwardFailed: when the network does not run.
+        InvalidModel: when it returns no tensors.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
@@ -70,7 +71,7 @@ def find_channels(model: nn.Module, inputs: Inputs) -> Channels:
         walk.begin(tensors_of(few))
         with walk:
             made = run_model(model, few)
-    for tensor in tensors_in([*made.values()] if isinstance(made, dict) else [made]):
+    for tensor in outputs_in(made):
         found = walk.known(tensor)
         if isinstance(found, Marks):
             walk.ties.pin(found.labels, "the network returns them")

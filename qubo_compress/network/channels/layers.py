@@ -162,7 +162,7 @@ def attended(walk: ChannelWalk, operation: Operation, operands: Sequence[Tensor]
     first = blocks[0].expand(shape)
     for block in blocks[1:]:
         walk.ties.tie(first, block.expand(shape), reason)
-    walk.uses.heads.append(HeadUse(walk.place, first.reshape(-1).numpy()))
+    walk.uses.heads.append(HeadUse(walk.module, first.reshape(-1).numpy()))
     walk.mark(made, first.expand(made.shape), _fixed_product(walk, operands[-1], made))
     for other in operation.results[1:]:
         walk.mark(other, torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.bool))

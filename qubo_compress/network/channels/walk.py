@@ -113,9 +113,14 @@ class ChannelWalk(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     @property
+    def module(self) -> str:
+        """The innermost module that is running; the network itself has an empty name."""
+        return self.running[-1] if self.running else ""
+
+    @property
     def place(self) -> str:
-        """The innermost module that is running, for reasons."""
-        return self.running[-1] if self.running and self.running[-1] else "the network"
+        """The same, for reasons."""
+        return self.module or "the network"
 
     def known(self, tensor: Any) -> Known | None:
         """What is known about a tensor; None for constants and anything but a tensor."""

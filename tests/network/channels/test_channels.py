@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -261,3 +262,77 @@ def test_torch_pruning_couples_the_same(make: Callable[[], nn.Module]) -> None:
 
 def _depthwise(net: nn.Module, name: str) -> bool:
     return getattr(net.get_submodule(name), "groups", 1) > 1
+
+
+class Returning(nn.Module):
+    """Two linear layers whose result is returned in something."""
+
+    def __init__(self, wrap: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.wrap, self.first, self.last = wrap, nn.Linear(3, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> object:
+        return self.wrap(self.last(torch.relu(self.first(x))))
+
+
+@pytest.mark.parametrize("wrap", [lambda y: {"out": {"logits": y}}, lambda y: ([y], 3), lambda y: {"a": (y, None)}])
+def test_outputs_stay_however_they_are_wrapped(wrap: Callable[[Tensor], object]) -> None:
+    found = find_channels(Returning(wrap), torch.randn(3, 3))
+    assert {part.tensor for item in found.sets for part in item.slices if part.role == "makes"} == {
+        "first.weight",
+        "first.bias",
+    }
+
+
+def test_outputs_that_cannot_be_seen_are_refused() -> None:
+    with pytest.raises(InvalidModel, match="returned a SimpleNamespace"):
+        find_channels(Returning(lambda y: SimpleNamespace(logits=y)), torch.randn(3, 3))
+
+
+class Split(nn.Module):
+    """Channels that code tells apart by their position; the parts are wide alike."""
+
+    def __init__(self, parts: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.parts, self.stem = parts, nn.Linear(3, 12)
+        self.left, self.right = nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.parts(torch.relu(self.stem(x)))
+        return self.left(left) + self.right(right)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        lambda y: y.chunk(2, 1),
+        lambda y: (y[:, : y.shape[1] // 2], y[:, y.shape[1] // 2 :]),
+        lambda y: (y[:, ::2], y[:, 1::2]),
+    ],
+    ids=["chunk", "halves", "strided"],
+)
+def test_parts_that_must_lose_equally_many_channels_stay(parts: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+    found = find_channels(Split(parts), torch.randn(3, 3))
+    assert not found.sets
+    assert any("the network without them" in pinned.reason for pinned in found.pinned)
+
+
+class Attending(nn.Module):
+    """Attention in the network's own forward, beside a layer that can be narrower."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.three, self.middle, self.last = nn.Linear(4, 12), nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.three(x).chunk(3, -1)
+        mixed = (query @ key.transpose(1, 2)).softmax(-1) @ value
+        return self.last(torch.relu(self.middle(mixed.mean(1))))
+
+
+def test_attention_in_the_network_itself() -> None:
+    net, inputs = Attending(), torch.randn(3, 5, 4)
+    found = find_channels(net, inputs)
+    assert [item.name for item in found.sets] == [f"middle.weight[{index}]" for index in range(6)]
+    small = removal_of_sets(found, [1, 4], net).applied(net)
+    assert apart_at_most(unread(net, [found.sets[1], found.sets[4]]), small, inputs) < 1e-5
