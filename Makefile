@@ -22,9 +22,9 @@ $(VENV)/.compiled: $(VENV)/.installed
 	$(RUN) -m qubo_compress.warm_up
 	touch $@
 
-# One thread: on a loaded machine two wait for each other, and the small networks of the demo gain nothing.
+# One thread a process: on a loaded machine two wait for each other, and the small networks of the demo gain nothing.
 demo: install
-	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.demo
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.demo --jobs 2
 
 test: install
 	$(TEST_ENV) $(RUN) -m pytest

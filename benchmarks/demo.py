@@ -136,8 +136,8 @@ def main() -> None:
     console = Console()
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
+    rows = [run_seed(0, options.ratio, options.out / "report.html", console)]
     with parallel_config(n_jobs=options.jobs):
-        rows = [run_seed(0, options.ratio, options.out / "report.html", console)]
         rows += Parallel()(delayed(run_seed)(seed, options.ratio, None, None) for seed in range(1, options.seeds))
     show(rows, console)
     with parallel_config(n_jobs=options.jobs):
@@ -151,4 +151,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # As a module of its name: other processes cannot read what belongs to __main__.
+    from benchmarks import demo
+
+    demo.main()
