@@ -152,6 +152,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     # As a module of its name: other processes cannot read what belongs to __main__.
-    from benchmarks import demo
+    from benchmarks import demo  # noqa: PLW0406
 
     demo.main()
