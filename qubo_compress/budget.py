@@ -9,7 +9,7 @@ from numbers import Real
 
 from qubo_compress._internal.checks import plain
 from qubo_compress.errors import InvalidBudget
-from qubo_compress.latency import UNITS, LatencyTable
+from qubo_compress.latency import LONGEST, UNITS, LatencyTable
 
 MILLION = 1_000_000
 """Shares of examples are counted in millionths because costs are whole numbers."""
@@ -69,7 +69,7 @@ class Budget:
     cells: int | None = None
     harmful_flips: float | None = None
     latency_ms: float | None = None
-    latency: LatencyTable | None = field(default=None, repr=False)
+    latency: LatencyTable | None = field(default=None, repr=False, hash=False)
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in ("ratio", "bytes", "bits_per_weight")}
@@ -90,6 +90,8 @@ class Budget:
                 raise InvalidBudget(f"{name} must be a whole number; got {value}")
             if value is not None and value > LARGEST:
                 raise InvalidBudget(f"{name} must be at most 2**53; got {value}")
+        if self.latency_ms is not None and self.latency_ms > LONGEST:
+            raise InvalidBudget(f"latency_ms must be at most {LONGEST:g}; got {self.latency_ms}")
         if self.harmful_flips is not None and not 0 <= self.harmful_flips <= 1:
             raise InvalidBudget(f"harmful_flips must be a share of the examples, 0 to 1; got {self.harmful_flips}")
 

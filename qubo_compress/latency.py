@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ UNITS = 1_000_000
 LONGEST = 1e7
 """Most milliseconds of anything in a table."""
 
+FARTHEST = 100.0
+"""Most times that an anchor may have taken longer than predicted: more is no measurement."""
+
 
 @dataclass(frozen=True)
 class LatencyTable:
@@ -42,6 +45,7 @@ class LatencyTable:
         layers: group name -> choice name -> milliseconds.
         untimed: groups of weights that are in the rest whatever is chosen.
         anchors: (predicted, measured) milliseconds of whole networks that the table was fitted to.
+        sizes: group name -> how many weights it has: a table serves only networks with the same.
 
     Example:
         >>> table = LatencyTable("torch", "2", "a processor", 1, 1, 0.5, {"w": {"keep": 2.0, "quantize(bits=8)": 1.0}})
@@ -58,6 +62,7 @@ class LatencyTable:
     layers: Mapping[str, Mapping[str, float]]
     untimed: tuple[str, ...] = ()
     anchors: tuple[tuple[float, float], ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def error(self) -> float:
@@ -163,6 +168,11 @@ class LatencyTable:
         pairs = [tuple(_listed(pair)) for pair in _listed(anchors)]
         if not all(len(pair) == 2 and all(_is_time(number) and number > 0 for number in pair) for pair in pairs):
             raise ValueError("an anchor is no pair of times")
+        if any(measured > FARTHEST * predicted for predicted, measured in pairs):
+            raise ValueError(f"an anchor took more than {FARTHEST:g} times what is predicted")
+        sizes = values["sizes"]
+        if not isinstance(sizes, dict) or not all(type(size) is int and size >= 0 for size in sizes.values()):
+            raise ValueError("its sizes are no whole numbers")
         times = [values["rest"], *(ms for offered in layers.values() for ms in offered.values())]
         if not all(_is_time(ms) for ms in times):
             raise ValueError(f"a time is no number from 0 to {LONGEST:g} ms")

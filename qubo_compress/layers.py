@@ -36,6 +36,10 @@ KINDS = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BF16
 STAGES = {"Linear": nn.Linear, "Conv1d": nn.Conv1d, "Conv2d": nn.Conv2d, "Conv3d": nn.Conv3d}
 """Layers that the factors of a low-rank layer may be."""
 
+ARGUMENTS = {"in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding",
+             "dilation", "groups", "padding_mode", "bias"}  # fmt: skip
+"""What these layers may be made with."""
+
 WHAT = "packed layers"
 
 
@@ -185,6 +189,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
             net = _replaced(net, name, [_stage(stage) for stage in stages])
         for name, settings in _entries(described, "packed").items():
             _pack(net, name, settings, values)
+        _allocate(net, values)
         for name, given in _entries(described, "rounded").items():
             _submodule(net, name).register_forward_pre_hook(_rounding(name, given))
     try:
@@ -235,9 +240,9 @@ def _pack(net: nn.Module, name: str, settings: Any, values: Mapping[str, Tensor]
         raise ValueError(f"{name!r} cannot be packed as {settings!r}")
     if steps.ndim != 1 or steps.numel() not in (1, held.shape[axis] if held.ndim else 1):
         raise ValueError(f"{name!r} of the shape {tuple(held.shape)} has {steps.numel()} steps")
-    tensor = PackedTensor(tuple(held.shape), bits, lowest, steps.numel(), axis, held.dtype)
-    if codes.shape != tensor.codes.shape:
+    if codes.shape != (-(-held.numel() * bits // 8),):
         raise ValueError(f"{name!r} of the shape {tuple(held.shape)} has {codes.numel()} bytes of {bits}-bit codes")
+    tensor = PackedTensor(tuple(held.shape), bits, lowest, steps.numel(), axis, held.dtype)
     tensor.steps = tensor.steps.to(steps.dtype)
     for place in list(net.modules()):
         for other, parameter in list(place._parameters.items()):
@@ -261,12 +266,28 @@ def _rounding(name: str, given: Any) -> RoundInput:
 
 
 def _stage(described: Any) -> nn.Module:
-    """A layer of a low-rank layer, with memory but without values."""
+    """A layer of a low-rank layer, without memory: the file's tensors must have its shapes first."""
     arguments = {
         name: tuple(value) if isinstance(value, list) else value for name, value in described["arguments"].items()
     }
-    made: nn.Module = STAGES[described["kind"]](**arguments)
+    strange = sorted(set(arguments) - ARGUMENTS)
+    if strange:
+        raise ValueError(f"no layer is made with {strange[0]!r}")
+    with torch.device("meta"):
+        made: nn.Module = STAGES[described["kind"]](**arguments)
     return made.eval()
+
+
+def _allocate(net: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give memory to the tensors without any, whose shapes are those of the file's."""
+    for name, module in net.named_modules():
+        for attribute, held in list(module._parameters.items()):
+            given = values.get(f"{name}.{attribute}".lstrip("."))
+            if held is None or given is None or not held.is_meta:
+                continue
+            if given.shape != held.shape:
+                raise ValueError(f"{name}.{attribute} has the shape {tuple(given.shape)}, not {tuple(held.shape)}")
+            module._parameters[attribute] = nn.Parameter(torch.empty_like(held, device="cpu"))
 
 
 def _replaced(net: nn.Module, name: str, stages: list[nn.Module]) -> nn.Module:

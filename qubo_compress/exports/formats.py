@@ -120,4 +120,6 @@ def checked_batches(example_inputs: Any) -> list[Inputs]:
             )
         if any(tensor.ndim == 0 or len(tensor) == 0 for tensor in held):
             raise InvalidBatches("a tensor of example_inputs has no examples; they lie along its first axis")
+        if any(tensor.is_floating_point() and not bool(tensor.isfinite().all()) for tensor in held):
+            raise InvalidBatches("example_inputs hold NaN or infinity, with which no file can be checked")
     return batches

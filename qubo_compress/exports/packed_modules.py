@@ -16,7 +16,7 @@ from qubo_compress.errors import ExportRefused
 from qubo_compress.exports.difference import Difference, allowed, answers, compared
 from qubo_compress.exports.exported import NOWHERE, Exported, ExportedTensor, choices_by_tensor
 from qubo_compress.exports.weights import Exportable, Held, exportable
-from qubo_compress.layers import KINDS, STAGES, described, load, pack_bits
+from qubo_compress.layers import ARGUMENTS, KINDS, STAGES, described, load, pack_bits
 from qubo_compress.menu.low_rank.factored import FactoredLayer
 from qubo_compress.menu.storage.portable import ScaledCodes
 from qubo_compress.network.inputs import Inputs
@@ -27,11 +27,6 @@ from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.plan import Compression
 
 NAMES = {dtype: name for name, dtype in KINDS.items()}
-
-_ARGUMENTS = (
-    "in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation",
-    "groups", "padding_mode",
-)  # fmt: skip
 
 
 def write_packed_modules(small: nn.Module, compression: Compression, path: Path, batches: Sequence[Inputs]) -> Exported:
@@ -164,7 +159,7 @@ def _belongs(key: str, name: str) -> bool:
 
 def _stage(stage: nn.Module) -> dict[str, Any]:
     """What a stage is made with."""
-    found = {name: getattr(stage, name) for name in _ARGUMENTS if hasattr(stage, name)}
+    found = {name: getattr(stage, name) for name in sorted(ARGUMENTS - {"bias"}) if hasattr(stage, name)}
     kind = next(name for name, known in STAGES.items() if type(stage) is known)
     return {"kind": kind, "arguments": {**found, "bias": stage.bias is not None}}
 

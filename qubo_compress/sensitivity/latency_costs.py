@@ -40,5 +40,11 @@ def with_latency(
             f"the latency table has no times for {unknown[0]}: make one for this network, menu and grouping with "
             "qc.latency_table"
         )
+    other = [g for g in layout.groups if g.name in latency.sizes and g.numel != latency.sizes[g.name]]
+    if other:
+        raise InvalidBudget(
+            f"the latency table was made for a network whose {other[0].name} has {latency.sizes[other[0].name]:,} "
+            f"weights; this one's has {other[0].numel:,}: make a table for this network with qc.latency_table"
+        )
     found = latency.costs([group.name for group in layout.groups], choices)
     return {**costs, LATENCY: found}, {**fixed_costs, LATENCY: latency.fixed_cost}

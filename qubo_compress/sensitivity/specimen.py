@@ -17,6 +17,7 @@ from qubo_compress.network.discovery import discover
 from qubo_compress.network.groups import Layout, kept_text
 from qubo_compress.network.losses.classification import LossLike
 from qubo_compress.network.private import private_copy
+from qubo_compress.network.rounding import range_of
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.sensitivity.measurement import Measurement
 
@@ -106,6 +107,12 @@ def refuse_unfit(model: nn.Module, layout: Layout) -> None:
         raise InvalidModel(
             f"tensors without values, on the meta device: {', '.join(missing[:3])}"
             f"{f' and {len(missing) - 3} more' * (len(missing) > 3)}; load the weights on a real device first"
+        )
+    rounded = [name for name, module in model.named_modules() if range_of(module) is not None]
+    if rounded:
+        raise InvalidModel(
+            f"a plan rounds the inputs of {rounded[0]!r}, which another plan would undo: measure the network as it was "
+            "before, with activations= in the menu's choices"
         )
     for group in layout.groups:
         for member in group.members:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +98,7 @@ def latency_table(
     net = private_copy(unwrapped(model))
     bench = _Bench.of(net, example, discover(net, groups), menu or Menu(), watch)
     singles = bench.singles()
-    plans = bench.anchors(mixed, np.random.default_rng(seed))
+    plans = bench.anchors(mixed, np.random.default_rng(whole("seed", seed)))
     measured = [bench.whole(plan) for plan in plans]
     rest, factors = fitted([bench.sums(plan, singles) for plan in plans], measured)
     layers = {
@@ -111,12 +111,12 @@ def latency_table(
     timed = set(layers)
     untimed = tuple(group.name for group in bench.layout.groups if group.kind == "weight" and group.name not in timed)
     batch = int(tensors_of(example)[0].shape[0])
-    table = LatencyTable(runtime, watch.version, processor(), threads, batch, rest, layers, untimed)
-    predicted = [table.predicted(plan) for plan in plans]
-    return LatencyTable(
-        runtime, watch.version, processor(), threads, batch, rest, layers, untimed,
-        tuple(zip(predicted, measured, strict=True)),
+    sizes = {layer.group.name: layer.group.numel for layer in bench.layers}
+    table = LatencyTable(
+        runtime, watch.version, processor(), threads, batch, rest, layers, untimed, sizes=sizes,
     )  # fmt: skip
+    predicted = [table.predicted(plan) for plan in plans]
+    return replace(table, anchors=tuple(zip(predicted, measured, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)

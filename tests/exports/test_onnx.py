@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +320,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(net: nn.Modul
         ({"example_inputs": "an image"}, qc.QuboCompressError),
         ({"example_inputs": (torch.zeros(1, 4), 3)}, qc.QuboCompressError),
         ({"example_inputs": torch.zeros(2, 5)}, qc.QuboCompressError),
+        ({"example_inputs": torch.full((2, 4), torch.nan)}, qc.errors.InvalidBatches),
         ({"model": nn.Linear(4, 4)}, qc.errors.WrongModel),
         ({"path": "."}, qc.errors.StorageError),
     ],
@@ -329,6 +331,39 @@ def test_other_arguments_are_refused(changed: dict[str, Any], error: type[Except
     with pytest.raises(error):
         qc.export(**arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_networks_in_bfloat16_are_refused(tmp_path: Path) -> None:
+    small, _ = compressed(nn.Linear(4, 4).to(torch.bfloat16).eval(), Quantize(4))
+    with pytest.raises(ExportRefused, match="bfloat16"):
+        qc.export(small, tmp_path / "net.onnx", torch.ones(2, 4).bfloat16())
+    assert not list(tmp_path.iterdir())
+
+
+class AnyInputs(nn.Module):
+    """A forward that takes its inputs as ``*args``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(5, 6)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.first(inputs[0]) + self.second(inputs[1])
+
+
+def test_inputs_may_be_any_number_of_arguments(tmp_path: Path) -> None:
+    small, _ = compressed(unusual(AnyInputs()), Quantize(4))
+    given = rows(3, 4), rows(3, 5)
+    assert qc.export(small, tmp_path / "net.onnx", given).largest_difference <= TOLERANCE
+
+
+def test_two_threads_may_export(tmp_path: Path) -> None:
+    small, _ = compressed(unusual(nn.Sequential(nn.Linear(9, 5))), Quantize(4))
+    before = torch.backends.mha.get_fastpath_enabled()
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda n: qc.export(small, tmp_path / f"{n}.onnx", rows(2, 9)), range(3)))
+    assert [one.nbytes for one in found] == [found[0].nbytes] * 3
+    assert torch.backends.mha.get_fastpath_enabled() == before
 
 
 def test_the_table_says_what_is_stored_and_what_is_faster(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import qubo_compress as qc
 from qubo_compress import layers
 from qubo_compress.errors import CorruptArtifact, WrongModel
 from qubo_compress.menu import choice_name
+from qubo_compress.menu.low_rank.svd import Svd
 from qubo_compress.menu.quantize import Quantize
 from qubo_compress.testing import registered_samples
 from tests.exports.networks import (
@@ -115,6 +117,26 @@ def test_damaged_files_are_refused(data: st.DataObject) -> None:
         layers.load(path, nn.Linear(4, 4))
     except (CorruptArtifact, WrongModel):
         return  # a change of a code or of a step is another network
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"in_features": 10**10}, {"in_features": 20_000, "out_features": 10**6}, {"device": "cpu"}]
+)
+def test_factors_get_memory_only_for_what_the_file_has(arguments: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    small, _ = compressed(unusual(nn.Linear(12, 12)), Svd(2))
+    qc.export(small, path, rows(2, 12), format="torch")
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    described = json.loads(header["__metadata__"]["layers"])
+    described["factors"][""][0]["arguments"] |= arguments
+    header["__metadata__"]["layers"] = json.dumps(described)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.raises(CorruptArtifact):
+        layers.load(path, nn.Linear(12, 12))
 
 
 DAMAGED: tuple[bytes, Path] = (b"", Path())

@@ -83,3 +83,14 @@ def test_the_network_is_unchanged_by_measuring(sample: Callable[[str], Any]) -> 
     _table(given, Products(probes=1))
     assert torch.equal(given.model(given.batches[0][0]), before)
     assert not any(module._forward_pre_hooks for module in given.model.modules())
+
+
+def test_a_network_that_rounds_its_inputs_is_not_measured_again(sample: Callable[[str], Any]) -> None:
+    given = sample("perceptron")
+    menu = qc.Menu(["quantize(bits=8,activations=8)"])
+    table = qc.measure(given.model, given.batches, menu=menu, loss="kl", metric="gauss-newton", progress=False)
+    rounded = next(name for name, offered in zip(table.group_names, table.choices, strict=True) if len(offered) > 1)
+    small = table.plan({rounded: "quantize(bits=8,activations=8)"}).apply(given.model)
+    for groups in ("layer", "channel"):
+        with pytest.raises(qc.errors.InvalidModel, match="rounds the inputs"):
+            qc.measure(small, given.batches, groups=groups, progress=False)

@@ -106,6 +106,9 @@ def _damaged() -> Iterator[tuple[str, Any]]:
     yield "layers", [1]
     yield "anchors", [[1.0]]
     yield "anchors", [[1.0, 0.0]]
+    yield "anchors", [[1e-300, 1e7]]
+    yield "sizes", {"w": -1}
+    yield "sizes", [3]
     yield "untimed", [3]
     yield "runtime", None
     yield "format", "another"
@@ -161,7 +164,14 @@ def test_compress_says_what_it_predicts(table: qc.LatencyTable) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"latency_ms": 3.0}, {"latency_ms": -1.0}, {"latency_ms": "3"}, {"latency": {"rest": 1.0}}]
+    "given",
+    [
+        {"latency_ms": 3.0},
+        {"latency_ms": -1.0},
+        {"latency_ms": 2.0**53},
+        {"latency_ms": "3"},
+        {"latency": {"rest": 1.0}},
+    ],
 )
 def test_half_a_limit_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(InvalidBudget):
@@ -178,6 +188,23 @@ def test_tables_of_other_networks_and_menus_are_refused(table: qc.LatencyTable, 
     with pytest.raises(InvalidBudget, match="quantize\\(bits=5\\)"):
         wide.problem(budget)
     assert measured.problem(qc.Budget(ratio=1.0)).budget_names == ("bytes",)
+
+
+def test_a_table_of_a_network_with_the_same_names_is_refused(table: qc.LatencyTable) -> None:
+    wider = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5)
+    )
+    budget = qc.Budget(ratio=1.0, latency_ms=1e3, latency=table)
+    found = qc.measure(wider, [(INPUTS, LABELS)], menu=MENU, progress=False, metric="gauss-newton")
+    with pytest.raises(InvalidBudget, match=r"0\.weight has 216 weights; this one's has 432"):
+        found.problem(budget)
+
+
+def test_limits_of_milliseconds_are_finite_and_can_be_keys(table: qc.LatencyTable) -> None:
+    budget = qc.Budget(ratio=1.0, latency_ms=1e3, latency=table)
+    assert len({budget, qc.Budget(ratio=1.0, latency_ms=1e3, latency=table)}) == 1
+    with pytest.raises(InvalidBudget, match="at most 1e"):
+        qc.Budget(ratio=1.0, latency_ms=2.0**53, latency=table)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

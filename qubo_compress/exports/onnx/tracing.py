@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,6 +26,9 @@ from qubo_compress.network.tensors import NetworkTensors
 TRACED = 2
 """Examples in the inputs that the network is traced with: a batch of one is taken for a fixed size."""
 
+_ONE_AT_A_TIME = threading.Lock()
+"""torch's exporter, and what is set around it, hold for all threads."""
+
 
 def traced(network: Exportable, inputs: Inputs, dynamic: Sequence[int], opset: int) -> Canvas:
     """The graph of a network.
@@ -39,6 +44,7 @@ def traced(network: Exportable, inputs: Inputs, dynamic: Sequence[int], opset: i
         MissingDependency: without the extra ``onnx``.
     """
     require("onnxscript", EXTRA)
+    _refuse_bfloat16(network)
     model = _program(network.model, _few(inputs), dynamic, opset).model
     _refuse_fixed_batch(network.model, model.graph)
     aliases = NetworkTensors(network.model).aliases
@@ -70,9 +76,9 @@ def _program(model: nn.Module, inputs: Inputs, dynamic: Sequence[int], opset: in
     named = inputs if isinstance(inputs, dict) else {}
     args = (inputs,) if isinstance(inputs, Tensor) else inputs if isinstance(inputs, tuple) else ()
     shapes = {name: _free(tensor, dynamic) for name, tensor in named.items()}
-    free = shapes or tuple(_free(tensor, dynamic) for tensor in args)
+    free = shapes or _as_taken(model, tuple(_free(tensor, dynamic) for tensor in args))
     try:
-        with _quiet(), _plain_attention(), torch.no_grad():
+        with _ONE_AT_A_TIME, _quiet(), _plain_attention(), torch.no_grad():
             return torch.onnx.export(
                 model, args, kwargs=named, dynamic_shapes=free, opset_version=opset, dynamo=True, optimize=False,
                 verbose=False, verify=False, report=False,
@@ -85,6 +91,14 @@ def _program(model: nn.Module, inputs: Inputs, dynamic: Sequence[int], opset: in
         ) from cause
 
 
+def _as_taken(model: nn.Module, free: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The free axes of arguments, in one tuple for those that a forward takes as ``*args``."""
+    for number, parameter in enumerate(inspect.signature(model.forward).parameters.values()):
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL and number < len(free):
+            return (*free[:number], free[number:])
+    return free
+
+
 def _free(tensor: Tensor, dynamic: Sequence[int]) -> dict[int, Any]:
     return {axis: torch.export.Dim.AUTO for axis in dynamic if axis < tensor.ndim}
 
@@ -95,6 +109,15 @@ def _first_line(cause: BaseException) -> str:
         cause = cause.__cause__
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[0][:300] if lines else 'no reason given'}"
+
+
+def _refuse_bfloat16(network: Exportable) -> None:
+    found = [name for name, held in network.held.items() if held.value.dtype == torch.bfloat16]
+    if found:
+        raise ExportRefused(
+            f"{found[0]} is bfloat16, for which runtimes have no operators on a CPU; compress the network in float32, "
+            "or export it with format='torch'. Nothing was written"
+        )
 
 
 def _refuse_fixed_batch(model: nn.Module, graph: Any) -> None:

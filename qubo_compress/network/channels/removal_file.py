@@ -13,10 +13,10 @@ from torch import nn
 from qubo_compress._internal.reader import inflated, parsed_json
 from qubo_compress.network.channels.removal import ChangedNumber, HookedModule, KeptIndices, Removal, removals_of
 
-MOST_TEXT = 64 * 2**20
-"""Bytes of the unpacked text: a bit per channel, and the names of the tensors."""
+MOST_TEXT = 2 * 2**20
+"""Bytes of the unpacked text, four channels each, and the names of the tensors: a channel in memory takes 36 bytes."""
 
-LONGEST_AXIS = 2**24
+LONGEST_AXIS = 2**22
 
 
 def removals_text(model: nn.Module) -> str:
@@ -72,6 +72,8 @@ def _removal(said: Any) -> Removal:
     if not isinstance(said, Mapping) or set(said) != {"kept", "hooked", "numbers"}:
         raise ValueError("a removal lacks a part")
     kept = tuple(_kept(item) for item in _list(said["kept"]))
+    if len({(part.tensor, part.axis) for part in kept}) < len(kept):
+        raise ValueError("an axis loses channels twice")
     hooked = []
     for item in _list(said["hooked"]):
         name, before, after = _list(item, 3)

@@ -215,6 +215,8 @@ def test_texts_from_elsewhere_are_checked() -> None:
         {"kept": [["conv1.weight", 0, 16, "0000"]], "hooked": [], "numbers": []},
         {"kept": [["conv1.weight", 0, 2**40, ""]], "hooked": [], "numbers": []},
         {"kept": [["conv1.weight", -1, 16, "ffff"]], "hooked": [], "numbers": []},
+        {"kept": [["conv1.weight", 0, 16, "00ff"]] * 2, "hooked": [], "numbers": []},
+        {"kept": [["conv1.weight", 0, 2**23, "ff" * 2**20]], "hooked": [], "numbers": []},
         {"kept": [], "hooked": []}, 7,
     ):  # fmt: skip
         with pytest.raises(ValueError):
