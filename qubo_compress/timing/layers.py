@@ -101,7 +101,7 @@ def form_of(operator: Operator) -> str:
         ('quantize(bits=4)', 'quantize(bits=8,activations=8)')
     """
     operator = operator.inner if isinstance(operator, Coded) else operator
-    if operator.whole_numbers and operator.code_bits:
+    if (operator.whole_numbers or operator.activation_bits) and operator.code_bits:
         # Integer kernels read codes of 8 bits; packed weights are of 2, 4, 8 or 16.
         width = 8 if operator.activation_bits else next(bits for bits in WIDTHS if bits >= operator.code_bits)
         rounded = f",activations={operator.activation_bits}" if operator.activation_bits else ""
