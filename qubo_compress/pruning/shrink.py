@@ -14,6 +14,8 @@ from qubo_compress.errors import InvalidModel
 from qubo_compress.network.channels import ChannelSet, find_channels
 from qubo_compress.network.channels.constants import absorb, absorbable
 from qubo_compress.network.channels.cutting import apart_at_most, removal_of_sets
+from qubo_compress.network.channels.find import HALVES
+from qubo_compress.network.inputs import map_tensors
 from qubo_compress.network.private import independent_copy
 from qubo_compress.network.wrappers import unwrapped
 
@@ -32,7 +34,7 @@ class Shrunk:
         model: the smaller network, in eval mode: the same classes and names, smaller tensors.
         removed: the coupled sets of channels that left.
         parameters, parameters_before: how many numbers the parameters hold.
-        difference: largest difference of an output on the examples, relative to the largest output.
+        difference: largest difference of an output on the examples, relative to the largest output, in float32 or more.
     """
 
     model: nn.Module
@@ -87,6 +89,9 @@ def shrink(model: nn.Module, batches: Iterable[Any]) -> Shrunk:
     channels = find_channels(model, few)
     gone = absorbable(channels)
     whole = independent_copy(model).cpu()
+    if any(parameter.dtype in HALVES for parameter in whole.parameters()):
+        whole = whole.float()  # two ways of computing the same differ by their rounding
+        few = map_tensors(few, lambda tensor: tensor.float() if tensor.dtype in HALVES else tensor)
     absorbing = independent_copy(whole)
     absorb(absorbing, channels, gone)
     removal = removal_of_sets(channels, gone, whole)

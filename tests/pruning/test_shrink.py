@@ -156,3 +156,13 @@ def test_what_a_filter_plan_removed() -> None:
     assert "2 of 0.weight, 1 of 2.weight" in str(found)
     with pytest.raises(qc.errors.WrongModel):
         qc.save(found.model, "never.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_constants_leave_networks_in_half_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.Sigmoid(), nn.Linear(8, 4)).to(dtype)
+    with torch.no_grad():
+        net[0].weight[:5] = 0.0
+    found = qc.shrink(net, [torch.randn(6, 3, dtype=dtype)])
+    assert len(found.removed) == 5 and found.difference < 1e-5 and found.model[0].weight.dtype == dtype

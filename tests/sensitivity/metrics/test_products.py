@@ -258,3 +258,14 @@ def test_a_time_limit_prefers_all_examples(sample: Callable[[str], Any]) -> None
     assert measured(net, "auto").provenance.metric == "gauss-newton"
     with pytest.raises(errors.InvalidMenu, match="seconds"):
         measured(net, "auto", seconds=0.0)
+
+
+@pytest.mark.parametrize("normalisation", [nn.InstanceNorm2d(6, affine=True), nn.GroupNorm(6, 6)])
+def test_a_bias_whose_gradient_is_rounding_says_nothing_about_examples(normalisation: nn.Module) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 6, 3), normalisation, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)
+    )
+    data = [(torch.randn(6, 2, 6, 6), torch.arange(6) % 3)]
+    table = qc.measure(net, data, menu=qc.Menu(["quantize(bits=4)"]), metric="products", progress=False)
+    assert table.provenance.metric == "products" and table.linear.any()
