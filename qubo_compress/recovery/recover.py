@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 import torch
@@ -25,9 +25,12 @@ from qubo_compress.recovery.objectives import RecoveryObjective, apart, make_obj
 from qubo_compress.recovery.reading import disturbance
 from qubo_compress.recovery.splicing import Splicing
 from qubo_compress.recovery.statistics import METHODS, matched_statistics
-from qubo_compress.recovery.training import LEARNING_RATE, Objective, Training, diverged, fine_tuned
+from qubo_compress.recovery.training import LEARNING_RATE, Objective, Training, diverged, fine_tuned, objective_of
 
 logger = logging.getLogger(__name__)
+
+RATES = (1.0, 0.25, 1 / 16)
+"""Shares of the learning rate that are tried until fine-tuning lowers its objective."""
 
 
 class RecoveryOptions(EvaluationOptions, total=False):
@@ -86,7 +89,9 @@ def recover(
     With ``epochs=0``, normalisation statistics and biases are matched to the teacher's outputs. With
     ``epochs > 0``, all stored values are then fine-tuned for the ``objective``, with straight-through quantization and
     fixed masks (except with ``splicing``). A repair of the statistics that moves the outputs
-    further from the teacher's on the calibration examples is not kept; a fine-tuned network is always returned.
+    further from the teacher's on the calibration examples is not kept. Neither is a fine-tuning that raises its
+    objective on them: a quarter and a sixteenth of the learning rate are tried instead (not with ``splicing`` or
+    ``noise``, whose objectives are others).
     Nothing is written, so an interrupted recovery starts over.
 
     Args:
@@ -197,8 +202,23 @@ def refuse_missing_labels(objective: str | RecoveryObjective | Objective, exampl
 
 
 def _tuned(start: nn.Module, teacher: nn.Module, examples: Examples, training: Training, progress: bool) -> nn.Module:
+    """The network after fine-tuning; at a smaller rate, or as it was, if the objective rose on its own examples.
+
+    Adam's first steps are as large for a gradient of noise as for any other. In a ResNet of 56 layers that nothing had
+    compressed, eight of them at the usual rate took the accuracy from 91.6 to 30.4 %.
+    """
     compression = compression_of(start)
-    stored = fine_tuned(differentiable(independent_copy(start)), compression, teacher, examples, training, progress)
-    if not all(bool(torch.isfinite(tensor).all()) for packed in stored.values() for tensor in packed.tensors()):
-        raise diverged(training)
-    return filled(start, compression.with_stored(stored))
+    before = objective_of(start, teacher, examples, training)
+    for share in RATES if training.comparable else RATES[:1]:
+        slower = replace(training, learning_rate=share * training.learning_rate)
+        network = differentiable(independent_copy(start))
+        stored = fine_tuned(network, compression, teacher, examples, slower, progress)
+        if not all(bool(torch.isfinite(tensor).all()) for packed in stored.values() for tensor in packed.tensors()):
+            raise diverged(slower)
+        tuned = filled(start, compression.with_stored(stored))
+        after = objective_of(tuned, teacher, examples, training)
+        logger.info("fine-tuned at rate %.2g: objective %.4g, before %.4g", slower.learning_rate, after, before)
+        if after <= before or not training.comparable:
+            return tuned
+    logger.warning("fine-tuning raised its own objective at every rate tried; the network stays as it was before")
+    return start

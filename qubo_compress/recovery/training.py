@@ -70,6 +70,11 @@ class Training:
     disturb: Disturbance | None = None
     afterwards: Afterwards | None = None
 
+    @property
+    def comparable(self) -> bool:
+        """Whether networks before and after can be compared by the objective: the same masks, no errors."""
+        return self.disturb is None and self.afterwards is None
+
 
 def fine_tuned(
     small: nn.Module,
@@ -126,6 +131,14 @@ def fine_tuned(
                 if training.afterwards is not None:
                     training.afterwards(latent, done, total)
         return latent.packed()
+
+
+def objective_of(model: nn.Module, teacher: nn.Module, examples: Examples, training: Training) -> float:
+    """What fine-tuning minimises, on all examples, of a network as it is."""
+    held, rowwise = NetworkTensors(model), _Rowwise(training.objective, training.align or _class_labels)
+    with torch.no_grad():
+        values = [_loss(held, teacher, {}, examples, part, rowwise) for part in examples.slices]
+    return float(sum(values))
 
 
 def diverged(training: Training) -> NonFiniteLoss:

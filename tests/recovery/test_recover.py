@@ -121,3 +121,17 @@ def test_wrong_input_is_refused(sample: Callable[[str], Any]) -> None:
     kept = table.plan({}).apply(found.model)
     with pytest.raises(errors.NonFiniteLoss, match="learning rate"):
         qc.recover(kept, found.batches, teacher=found.model, epochs=3, progress=False, learning_rate=1e30)
+
+
+def test_a_rate_that_raises_the_objective_is_not_kept(sample: Callable[[str], Any], caplog: Any) -> None:
+    found = sample("perceptron")
+    small = compressed(found, harsh=False)
+    caplog.set_level("INFO", "qubo_compress.recovery.recover")
+    at_rest = qc.recover(small, found.batches, found.model, progress=False)
+    wild = qc.recover(small, found.batches, found.model, epochs=1, learning_rate=100.0, progress=False)
+    pairs = zip(wild.state_dict().values(), at_rest.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert caplog.text.count("fine-tuned at rate") == 3 and "raised its own objective" in caplog.text
+    caplog.clear()
+    qc.recover(small, found.batches, found.model, epochs=2, learning_rate=1e-4, progress=False)
+    assert caplog.text.count("fine-tuned at rate") == 1
