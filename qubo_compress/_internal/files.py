@@ -110,7 +110,7 @@ def _target_of(path: str | Path) -> tuple[Path, os.stat_result | None]:
         older = target.stat()
     except FileNotFoundError:
         return target, None
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError, TypeError) as cause:
         raise StorageError(f"{path} cannot be written ({cause}); choose another name or folder") from cause
     if not stat.S_ISREG(older.st_mode):
         kind = _KINDS.get(stat.S_IFMT(older.st_mode), "no regular file")

@@ -7,6 +7,7 @@ import socket
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -180,3 +181,9 @@ def test_without_locks_nothing_of_others_is_removed(tmp_path: Path, monkeypatch:
 def test_long_names_have_short_temporary_ones(tmp_path: Path) -> None:
     put(tmp_path / ("n" * 255), b"new")
     assert [item.name for item in tmp_path.iterdir()] == ["n" * 255]
+
+
+@pytest.mark.parametrize("path", [None, 3.5, b"name"])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    with pytest.raises(StorageError, match="cannot be written"):
+        refuse_unwritable(path)
