@@ -37,6 +37,9 @@ PART = re.compile(r"\[\d+\]$")
 OPPONENT_SECONDS = 2.0
 """Time limit for solving each opponent, which usually takes a few milliseconds."""
 
+LAYERWISE_SECONDS = 0.5
+"""Time limit for the plan with one choice for each layer: the annealer uses all of it, and these problems are small."""
+
 FINAL_FACTOR = 4.0
 """Candidates whose measure is this many times the winner's are not repaired: a repair would not close the gap."""
 
@@ -227,7 +230,7 @@ def _layerwise(problem: ChoiceProblem, seed: int) -> list[tuple[str, Solution]]:
         return []
     try:
         tied = tie(problem, list(layers.values()))
-        found = solve(tied.problem, "annealer", time_limit=OPPONENT_SECONDS, seed=seed)
+        found = solve(tied.problem, "annealer", time_limit=LAYERWISE_SECONDS, seed=seed)
     except (NoFeasibleFound, InfeasibleBudget, InvalidProblem, UnsupportedProblem) as reason:
         logger.info("layerwise is not compared: %s", reason)
         return []
