@@ -19,7 +19,8 @@ from qubo_compress.menu.operator import choice_name, operators
 from qubo_compress.testing import registered_samples
 
 SAMPLES = registered_samples()
-OFFERED = [operator for operator in SAMPLES if operator.operator_name != "keep"]
+# "magnitude", which prices without running the network, does not see rounded inputs.
+OFFERED = [operator for operator in SAMPLES if operator.operator_name != "keep" and not operator.activation_bits]
 MENU = qc.Menu(OFFERED)
 SOME = 10
 """Choices that each random network is offered: few are picked, and all that are offered must be priced."""

@@ -68,12 +68,13 @@ def find_minor(
     ):
         try:
             while True:
+                if stop() or time.perf_counter() >= end:
+                    return None
                 try:
                     answer, _ = process.communicate(timeout=_POLL_SECONDS)
                     break
                 except subprocess.TimeoutExpired:
-                    if stop() or time.perf_counter() >= end:
-                        return None
+                    continue
         finally:
             process.kill()
     if process.returncode != 0:
