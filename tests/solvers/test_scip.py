@@ -35,8 +35,8 @@ def test_a_problem_too_large_is_refused_before_a_model_is_built(monkeypatch):
 
 
 def test_ctrl_c_gives_the_best_so_far(ctrl_c):
-    problem = ChoiceProblem.random(kind="low-rank", groups=14, choices=10, seed=0, rank=40)
-    ctrl_c(3.0)
+    problem = ChoiceProblem.random(kind="low-rank", groups=26, choices=10, seed=0, rank=40)
+    ctrl_c(3.0)  # far from a proof on any machine
     solution = solve(problem, "scip", time_limit=3600.0)
     assert solution.interrupted and problem.is_feasible(solution.assignment)
 
