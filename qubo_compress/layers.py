@@ -40,6 +40,9 @@ ARGUMENTS = {"in_features", "out_features", "in_channels", "out_channels", "kern
              "dilation", "groups", "padding_mode", "bias"}  # fmt: skip
 """What these layers may be made with."""
 
+ENDS = {0: ("in_features", "in_channels"), -1: ("out_features", "out_channels")}
+"""The widths that the first and the last factor have in common with the layer."""
+
 WHAT = "packed layers"
 
 
@@ -179,26 +182,35 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         FileNotFoundError: when there is no file.
     """
     found = read_tensors(path, WHAT)
-    with refused_as(path, f"a file of {WHAT}", "export the network again"):
-        if found.metadata.get("format") != FORMAT:
-            raise ValueError(f"its format is {found.metadata.get('format')!r}")
-        described = parsed_json(found.metadata["layers"].encode())
-        values = {name: _tensor(stored) for name, stored in found.tensors.items()}
-        net = copy.deepcopy(model).eval()
-        for name, stages in _entries(described, "factors").items():
-            net = _replaced(net, name, [_stage(stage) for stage in stages])
-        for name, settings in _entries(described, "packed").items():
-            _pack(net, name, settings, values)
-        _allocate(net, values)
-        for name, given in _entries(described, "rounded").items():
-            _submodule(net, name).register_forward_pre_hook(_rounding(name, given))
     try:
+        with refused_as(path, f"a file of {WHAT}", "export the network again"):
+            if found.metadata.get("format") != FORMAT:
+                raise ValueError(f"its format is {found.metadata.get('format')!r}")
+            described = parsed_json(found.metadata["layers"].encode())
+            values = {name: _tensor(stored) for name, stored in found.tensors.items()}
+            net = _packed(copy.deepcopy(model).eval(), described, values)
         net.load_state_dict(_with_shared(net, values))
-    except RuntimeError as cause:
+    except (WrongModel, RuntimeError) as cause:
         raise WrongModel(
             f"{path} was written for another architecture than this {type(model).__name__} ({str(cause)[:300]}); "
-            "build the model as it was when it was compressed"
+            "build the model as it was when it was compressed. If channels were removed from it, give the smaller "
+            "network that plan.apply or qc.load makes"
         ) from cause
+    return net
+
+
+def _packed(net: nn.Module, described: Any, values: Mapping[str, Tensor]) -> nn.Module:
+    """The network with the layers that a file describes, still without its numbers; changes the network."""
+    factors = _entries(described, "factors")
+    for name, stages in factors.items():
+        net = _replaced(net, name, [_stage(stage) for stage in stages])
+    from_file = tuple(f"{name}." if name else "" for name in factors)
+    for name, settings in _entries(described, "packed").items():
+        # A layer that the file describes and contradicts is damaged; any other is another network's.
+        _pack(net, name, settings, values, ValueError if name.startswith(from_file) else WrongModel)
+    _allocate(net, values)
+    for name, given in _entries(described, "rounded").items():
+        _submodule(net, name).register_forward_pre_hook(_rounding(name, given))
     return net
 
 
@@ -229,19 +241,23 @@ def _tensor(stored: StoredTensor) -> Tensor:
     return torch.frombuffer(bytearray(stored.data), dtype=torch.uint8).view(dtype).reshape(stored.shape)
 
 
-def _pack(net: nn.Module, name: str, settings: Any, values: Mapping[str, Tensor]) -> None:
-    """Replace one parameter by what the file says about it."""
+def _pack(
+    net: nn.Module, name: str, settings: Any, values: Mapping[str, Tensor], differs: type[ValueError]
+) -> None:  # fmt: skip
+    """Replace one parameter by what the file says about it; ``differs`` is raised where the parameter is another."""
     owner, _, attribute = name.rpartition(".")
     held = _submodule(net, owner)._parameters.get(attribute)
     codes, steps = values[f"{name}_packed.codes"], values[f"{name}_packed.steps"]
     bits, lowest, axis = (settings[key] for key in ("bits", "lowest", "axis"))
     whole = all(type(value) is int for value in (bits, lowest, axis))
-    if held is None or not whole or not (1 <= bits <= 16 and abs(lowest) <= 1 << 15 and 0 <= axis < max(1, held.ndim)):
+    if not whole or not (1 <= bits <= 16 and abs(lowest) <= 1 << 15 and axis >= 0) or steps.ndim != 1:
         raise ValueError(f"{name!r} cannot be packed as {settings!r}")
-    if steps.ndim != 1 or steps.numel() not in (1, held.shape[axis] if held.ndim else 1):
-        raise ValueError(f"{name!r} of the shape {tuple(held.shape)} has {steps.numel()} steps")
+    if held is None:
+        raise differs(f"it has no parameter {name}")
+    if axis >= max(1, held.ndim) or steps.numel() not in (1, held.shape[axis] if held.ndim else 1):
+        raise differs(f"{name} has the shape {tuple(held.shape)}, and {steps.numel()} steps along axis {axis} here")
     if codes.shape != (-(-held.numel() * bits // 8),):
-        raise ValueError(f"{name!r} of the shape {tuple(held.shape)} has {codes.numel()} bytes of {bits}-bit codes")
+        raise differs(f"{name} has the shape {tuple(held.shape)}, and {codes.numel()} bytes of {bits} bits here")
     tensor = PackedTensor(tuple(held.shape), bits, lowest, steps.numel(), axis, held.dtype)
     tensor.steps = tensor.steps.to(steps.dtype)
     for place in list(net.modules()):
@@ -254,7 +270,7 @@ def _submodule(net: nn.Module, name: str) -> nn.Module:
     try:
         return net.get_submodule(name)
     except AttributeError as cause:
-        raise ValueError(f"the network has no layer {name!r}") from cause
+        raise WrongModel(f"it has no layer {name!r}") from cause
 
 
 def _rounding(name: str, given: Any) -> RoundInput:
@@ -280,19 +296,35 @@ def _stage(described: Any) -> nn.Module:
 
 def _allocate(net: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Give memory to the tensors without any, whose shapes are those of the file's."""
+    made: dict[int, tuple[Tensor, Tensor]] = {}  # the old ones are held, so that no other gets the identity of one
     for name, module in net.named_modules():
-        for attribute, held in list(module._parameters.items()):
-            given = values.get(f"{name}.{attribute}".lstrip("."))
-            if held is None or given is None or not held.is_meta:
+        places: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for home, attribute, held in [(place, key, value) for place in places for key, value in place.items()]:
+            if held is None or not held.is_meta:
                 continue
-            if given.shape != held.shape:
-                raise ValueError(f"{name}.{attribute} has the shape {tuple(given.shape)}, not {tuple(held.shape)}")
-            module._parameters[attribute] = nn.Parameter(torch.empty_like(held, device="cpu"))
+            if id(held) not in made:
+                made[id(held)] = held, _empty(f"{name}.{attribute}".lstrip("."), held, values)
+            home[attribute] = made[id(held)][1]
+
+
+def _empty(name: str, held: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """Memory for a tensor without any."""
+    if name not in values:
+        raise WrongModel(f"{name} has no data here, and the file does not hold it")
+    if values[name].shape != held.shape:
+        raise ValueError(f"{name} has the shape {tuple(values[name].shape)}, not {tuple(held.shape)}")
+    empty = torch.empty_like(held, device="cpu")
+    return nn.Parameter(empty) if isinstance(held, nn.Parameter) else empty
 
 
 def _replaced(net: nn.Module, name: str, stages: list[nn.Module]) -> nn.Module:
     """The network with a layer replaced by several, which keep its settings, such as ``in_features``."""
     old, made = _submodule(net, name), nn.Sequential(*stages)
+    weight = old._parameters.get("weight")
+    widths = {setting: getattr(stages[end], setting, None) for end, settings in ENDS.items() for setting in settings}
+    other = [f"{key} {value}" for key, value in widths.items() if value not in (None, getattr(old, key, value))]
+    if weight is None or weight.ndim != stages[0].get_parameter("weight").ndim or other:
+        raise WrongModel(f"{name or 'it'} is a {old}, and the file holds factors of {other or 'another layer'}")
     for setting, value in vars(old).items():
         if not setting.startswith("_") and isinstance(value, (int, str, tuple)):
             setattr(made, setting, value)

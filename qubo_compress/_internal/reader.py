@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from qubo_compress.errors import CorruptArtifact, MissingDependency, QuboCompressError, StorageError
+from qubo_compress.errors import CorruptArtifact, MissingDependency, QuboCompressError, StorageError, WrongModel
 
 DEEPEST = 32
 """Deepest nesting of brackets in JSON; files of this library have four levels."""
@@ -86,7 +86,7 @@ def refused_as(
     """Turn any error while parsing bytes into one that names their file.
 
     Bytes may be anything, and the libraries that parse them may raise anything. ``MemoryError`` passes: sizes were
-    checked before, so it is not the file's fault.
+    checked before, so it is not the file's fault. So does ``WrongModel``: the file may be whole.
 
     Args:
         path: of the file.
@@ -103,7 +103,7 @@ def refused_as(
     """
     try:
         yield
-    except (error, MemoryError, MissingDependency, StorageError):
+    except (error, MemoryError, MissingDependency, StorageError, WrongModel):
         raise
     except Exception as cause:
         raise error(f"{path} is not {what} ({printable(cause)}); {advice}") from cause

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import qubo_compress as qc
 from qubo_compress import layers
 from qubo_compress.errors import CorruptArtifact, WrongModel
 from qubo_compress.menu import choice_name
+from qubo_compress.menu.keep import Keep
 from qubo_compress.menu.low_rank.svd import Svd
+from qubo_compress.menu.operator import Operator
 from qubo_compress.menu.quantize import Quantize
 from qubo_compress.testing import registered_samples
 from tests.exports.networks import (
@@ -98,13 +101,28 @@ def test_files_run_without_the_rest_of_the_library(tmp_path: Path) -> None:
     assert torch.allclose(torch.tensor(json.loads(done.stdout)), small(torch.ones(1, 8)), atol=1e-6)
 
 
-def test_another_architecture_is_refused(tmp_path: Path) -> None:
-    small, _ = compressed(unusual(nn.Sequential(nn.Linear(8, 6))), Quantize(4))
+@pytest.mark.parametrize("operator", [Quantize(4), Svd(2), Keep()], ids=choice_name)
+def test_another_architecture_is_refused(operator: Operator, tmp_path: Path) -> None:
+    small, _ = compressed(unusual(nn.Sequential(nn.Linear(8, 6))), operator)
     qc.export(small, tmp_path / "net.safetensors", rows(2, 8), format="torch")
-    with pytest.raises((WrongModel, CorruptArtifact)):
-        layers.load(tmp_path / "net.safetensors", nn.Sequential(nn.Linear(8, 7)))
-    with pytest.raises((WrongModel, CorruptArtifact)):
-        layers.load(tmp_path / "net.safetensors", nn.Linear(8, 6))
+    for other in (nn.Sequential(nn.Linear(8, 7)), nn.Linear(8, 6), nn.Sequential(nn.LayerNorm(6)), nn.Sequential()):
+        with pytest.raises(WrongModel, match="another architecture"):
+            layers.load(tmp_path / "net.safetensors", other)
+
+
+@pytest.mark.parametrize("operator", [Quantize(4), Keep()], ids=choice_name)
+@pytest.mark.parametrize("build", [lambda: Convolutions(4), Tied], ids=["buffers", "tied"])
+def test_architectures_without_memory(build: Callable[[], nn.Module], operator: Operator, tmp_path: Path) -> None:
+    inputs = texts() if build is Tied else pictures(2)
+    small, _ = compressed(unusual(build()), operator)
+    qc.export(small, tmp_path / "net.safetensors", inputs, format="torch")
+    with torch.device("meta"):
+        blank = build()
+    with torch.no_grad():
+        assert torch.equal(layers.load(tmp_path / "net.safetensors", blank)(inputs), small(inputs))
+    blank.register_buffer("more", torch.zeros(2, device="meta"), persistent=False)
+    with pytest.raises(WrongModel, match="more has no data"):
+        layers.load(tmp_path / "net.safetensors", blank)
 
 
 @settings(deadline=None, max_examples=40)
@@ -135,7 +153,7 @@ def test_factors_get_memory_only_for_what_the_file_has(arguments: dict[str, Any]
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
-    with pytest.raises(CorruptArtifact):
+    with pytest.raises((CorruptArtifact, WrongModel)):
         layers.load(path, nn.Linear(12, 12))
 
 
