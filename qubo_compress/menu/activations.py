@@ -17,7 +17,16 @@ from torch import Tensor
 from qubo_compress.calibration.statistics.input_ranges import InputRanges, ValueCounts
 from qubo_compress.calibration.statistics.statistic import Statistic
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.menu.operator import ACTIVATIONS, ALREADY_STORED, Operator, choice_name, needs_data, operators, parse
+from qubo_compress.menu.operator import (
+    ACTIVATIONS,
+    ALREADY_STORED,
+    PERCENTILE,
+    Operator,
+    choice_name,
+    needs_data,
+    operators,
+    parse,
+)
 from qubo_compress.menu.storage.portable import Portable
 from qubo_compress.menu.storage.stored import Grid, Stored
 from qubo_compress.menu.storage.streams import Reader, Writer
@@ -101,19 +110,22 @@ class RangedGroup(Stored):
 class Activations(Operator):
     """Another choice, with the layer's inputs rounded to a range: write ``quantize(bits=8,activations=8)``.
 
-    One range per layer: asymmetric, unsigned, with an exact zero and the least squared error on the calibration
-    examples; five bytes in the file. The layer's function changes with its inputs, so both metrics measure it: the
-    network runs with rounded inputs. Layers whose inputs no module receives as its own, such as fused attention and
-    embeddings, are not offered it.
+    One range per layer: asymmetric, unsigned, with an exact zero; five bytes in the file. It has the least squared
+    error on the calibration examples, relative to each, or lies between percentiles of the values:
+    ``quantize(bits=8,activations=8,percentile=99.9)``. The layer's function changes with its inputs, so both metrics
+    measure it: the network runs with rounded inputs. Layers whose inputs no module receives as its own, such as fused
+    attention and embeddings, are not offered it.
 
     Integer kernels without 8-bit dot products of the processor (VNNI) may overflow with 8-bit weights; 7 bits never do.
 
     Args:
         of: name of the choice that stores the weights: whole numbers of at most 8 bits.
         bits: of the inputs, 2 to 8. Runtimes compute with 8; fewer save accuracy, not time.
+        percentile: share of the inputs, in percent, at or below the upper end of the range, and at or above the lower
+            one; above 50, and 100 for the extreme values. By default the range has the least squared error.
 
     Raises:
-        InvalidMenu: for other bits, and choices whose weights are not whole numbers.
+        InvalidMenu: for other bits and percentiles, and choices whose weights are not whole numbers.
 
     Example:
         >>> parse("quantize(bits=8, activations=8)").written
@@ -124,12 +136,20 @@ class Activations(Operator):
     codable: ClassVar[bool] = False
     of: str
     bits: int
+    percentile: float | None = None
     inner: Operator = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         inner = parse(self.of)
         if not (isinstance(self.bits, int) and not isinstance(self.bits, bool) and 2 <= self.bits <= 8):
             raise InvalidMenu(f"activations must be a whole number of bits from 2 to 8; got {self.bits!r}")
+        share = self.percentile
+        if share is not None:
+            if isinstance(share, bool) or not (isinstance(share, int | float) and 50 < share <= 100):
+                raise InvalidMenu(
+                    f"the range of activations ends at a percentile above 50, up to 100, such as 99.9; got {share!r}"
+                )
+            object.__setattr__(self, "percentile", float(share))
         if not takes_activations(inner):
             raise InvalidMenu(
                 f"{self.of} takes no activations: integer kernels need weights that are whole numbers of at most "
@@ -149,11 +169,13 @@ class Activations(Operator):
     @property
     def written(self) -> str:
         opened = f"{self.of[:-1]}," if self.of.endswith(")") else f"{self.of}("
-        return f"{opened}{ACTIVATIONS}={self.bits})"
+        share = "" if self.percentile is None else f",{PERCENTILE}={self.percentile!r}"
+        return f"{opened}{ACTIVATIONS}={self.bits}{share})"
 
     @classmethod
     def samples(cls) -> tuple[Activations, ...]:
-        return cls("quantize(bits=8)", 8), cls("quantize(bits=3,sparsity=0.5)", 4), cls("compensate(bits=4)", 8)
+        others = cls("quantize(bits=3,sparsity=0.5)", 4), cls("compensate(bits=4)", 8, percentile=99.9)
+        return cls("quantize(bits=8)", 8), *others
 
     @classmethod
     def faithful(cls) -> tuple[Activations, float] | None:
@@ -180,7 +202,7 @@ class Activations(Operator):
         if stored is None:
             stored = self.inner.encode_with(group, parts, evidence)
         counts: tuple[ValueCounts, ...] = evidence[InputRanges()]
-        return RangedGroup(stored, tuple(found.fitted(self.bits) for found in counts))
+        return RangedGroup(stored, tuple(found.fitted(self.bits, self.percentile) for found in counts))
 
     def decode(self, group: Group, data: memoryview) -> tuple[RangedGroup, int]:
         stored, used = self.inner.decode(group, data)

@@ -132,15 +132,16 @@ class Menu:
                 offered[choice_name(coded)] = coded
         return Menu(list(offered.values()))
 
-    def with_activations(self, bits: int = 8, instead: bool = False) -> Menu:
+    def with_activations(self, bits: int = 8, instead: bool = False, percentile: float | None = None) -> Menu:
         """This menu with every choice of whole numbers also with the layer's inputs rounded to some bits.
 
         Args:
             bits: of the inputs, 2 to 8; runtimes compute with 8. See :mod:`qubo_compress.menu.activations`.
             instead: omit the form whose inputs stay as they are.
+            percentile: of the inputs, at which the range ends; by default it has the least squared error.
 
         Raises:
-            InvalidMenu: when that makes more than 255 choices, or for other bits.
+            InvalidMenu: when that makes more than 255 choices, or for other bits or percentiles.
 
         Example:
             >>> Menu(bits=(8,), sparsity=(0.0, 0.5), vector_bits=()).with_activations(8, instead=True).names
@@ -148,7 +149,7 @@ class Menu:
         """
         offered: dict[str, Operator] = {}
         for name, operator in self._operators.items():
-            rounded = Activations(name, bits) if takes_activations(operator) else None
+            rounded = Activations(name, bits, percentile) if takes_activations(operator) else None
             if rounded is None or not instead:
                 offered[name] = operator
             if rounded is not None:

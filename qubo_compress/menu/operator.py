@@ -144,6 +144,9 @@ LONGEST_NAME = 1000
 ACTIVATIONS = "activations"
 """The setting that any choice of whole numbers takes, and the operator that it stands for."""
 
+PERCENTILE = "percentile"
+"""The other setting of that operator."""
+
 ALREADY_STORED = "already stored"
 """Key in the evidence for a group's choices that are already stored, by name."""
 
@@ -272,7 +275,7 @@ def parse(name: str) -> Operator:
         >>> parse("quantize(bits=4,sparsity=0.5)")
         Quantize(bits=4, sparsity=0.5)
         >>> parse("quantize(bits=8,activations=8)")
-        Activations(of='quantize(bits=8)', bits=8)
+        Activations(of='quantize(bits=8)', bits=8, percentile=None)
     """
     if len(name) > LONGEST_NAME:
         raise InvalidMenu(f"a choice has a name of at most {LONGEST_NAME} letters; got {len(name):,}")
@@ -283,11 +286,13 @@ def parse(name: str) -> Operator:
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError("settings must be given by name")
         settings = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-        around = settings.pop(ACTIVATIONS, None)
+        around, more = settings.pop(ACTIVATIONS, None), {}
+        if around is not None and PERCENTILE in settings:
+            more[PERCENTILE] = settings.pop(PERCENTILE)
         operator: Operator = kind(**settings)
         if around is not None:
             wrapper: Any = operators.get(ACTIVATIONS)
-            operator = wrapper(of=choice_name(operator), bits=around)
+            operator = wrapper(of=choice_name(operator), bits=around, **more)
     except (SyntaxError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as cause:
         raise InvalidMenu(f"{name!r} is not a choice of operator {head!r}: {cause}") from cause
     return operator

@@ -116,3 +116,42 @@ def test_activations_of_four_bits_are_cut_off_and_rounded_in_as_many_levels(tmp_
         wanted = small(inputs).numpy()
     assert np.median(np.abs(found - wanted)) <= 0.02 * np.abs(wanted).max()
     assert _agreement(found, small, inputs) >= 0.97
+
+
+class Kept(nn.Module):
+    """A wide convolution, clipped; a layer behind it that is kept in floating point, and a sum of clipped values."""
+
+    def __init__(self, pooled: bool) -> None:
+        super().__init__()
+        self.wide, self.depthwise = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.narrow, self.other, self.head = nn.Conv2d(16, 8, 1), nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
+        self.pool = nn.MaxPool2d(2) if pooled else nn.Identity()
+        with torch.no_grad():
+            self.wide.weight *= 40  # most of what the convolution gives is cut off
+            self.depthwise.weight *= torch.logspace(-2, 1, 16).reshape(16, 1, 1, 1)  # one step does not serve all rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        six = nn.functional.relu6
+        hidden = self.narrow(six(self.depthwise(self.pool(six(self.wide(x))))))
+        return self.head((hidden + six(20 * self.other(hidden))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_layer_that_is_kept_in_floats_reads_floats(pooled: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, inputs = Kept(pooled).eval(), torch.randn(EXAMPLES, 3, 8, 8)
+    choice = "quantize(bits=8,activations=8)"
+    batches = [(inputs[:64], net(inputs[:64]).argmax(1))]
+    table = qc.measure(net, batches, menu=qc.Menu([choice]), metric="products", interactions=False, progress=False)
+    rounded = [group for group in table.group_names if "weight" in group and "depthwise" not in group]
+    small = table.plan(dict.fromkeys(rounded, choice)).apply(net)
+    qc.export(small, tmp_path / "net.onnx", inputs[:64], runtime="onnxruntime")
+    running = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    found = running.run(None, {running.get_inputs()[0].name: inputs.numpy()})[0]
+    with torch.no_grad():
+        wanted = small(inputs).numpy()
+    assert np.linalg.norm(found - wanted) <= 0.02 * np.linalg.norm(wanted)
+    assert _agreement(found, small, inputs) >= 0.99
+    kernels = _kernels(tmp_path / "net.onnx")
+    assert kernels["Conv"] + kernels["FusedConv"] == 2  # the one that was kept, and the one that it reads
+    assert kernels["QLinearConv"] == 2

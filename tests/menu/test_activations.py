@@ -24,6 +24,8 @@ MENU = ["quantize(bits=8)", "quantize(bits=8,activations=8)", "compensate(bits=4
         ("quantize(bits=8, activations=8)", "quantize(bits=8,activations=8)"),
         ("activations(of='quantize(bits=4)',bits=8)", "quantize(bits=4,activations=8)"),
         ("compensate(bits=4,sparsity=0.5,activations=6)", "compensate(bits=4,sparsity=0.5,activations=6)"),
+        ("quantize(bits=8,activations=8,percentile=99.9)", "quantize(bits=8,activations=8,percentile=99.9)"),
+        ("quantize(percentile=100,activations=8,bits=8)", "quantize(bits=8,activations=8,percentile=100.0)"),
         ("coded(of='quantize(bits=8)',activations=8)", "coded(of='quantize(bits=8)',activations=8)"),
     ],
 )
@@ -39,7 +41,9 @@ def test_any_choice_of_whole_numbers_takes_activations(text: str, name: str) -> 
         "quantize(bits=9,activations=8)", "quantize(bits=8,activations=1)", "quantize(bits=8,activations=9)",
         "quantize(bits=8,activations=True)", "quantize(bits=8,activations='8')", "cast(bits=16,activations=8)",
         "coded(of='quantize(bits=8,activations=8)')", "activations(of='quantize(bits=8,activations=8)',bits=8)",
-        "frequency(bits=4,activations=8)",
+        "frequency(bits=4,activations=8)", "quantize(bits=8,percentile=99)",
+        "quantize(bits=8,activations=8,percentile=50)", "quantize(bits=8,activations=8,percentile=True)",
+        "quantize(bits=8,activations=8,percentile=1e999)",
     ],
 )  # fmt: skip
 def test_choices_without_integer_kernels_take_none(text: str) -> None:
@@ -106,6 +110,22 @@ def test_layers_that_cannot_round_their_inputs_are_not_offered_it(sample: Callab
     assert {name for name, choices in offered.items() if choices} >= {"head.weight", "stem.weight", "shared.weight"}
     for refused in ("embedding.weight", "attention.in_proj_weight", "attention.out_proj.weight"):
         assert not offered[refused]
+
+
+def test_ranges_end_at_percentiles_and_one_huge_input_spoils_none(sample: Callable[[str], Any]) -> None:
+    given = sample("perceptron")
+    inputs, labels = given.batches[0]
+    spoiled = inputs.clone()
+    spoiled.view(-1)[3] = 1e6
+    names = "quantize(bits=8,activations=8)", "quantize(bits=8,activations=8,percentile=90)"
+    for name in names:
+        found = []
+        for given_inputs in (inputs, spoiled):
+            data = [(given_inputs, labels)]
+            table = qc.measure(given.model, data, menu=qc.Menu([name]), interactions=False, progress=False)
+            choice = table.choices[0][-1]
+            found.append(range_of(table.plan({table.group_names[0]: choice}).apply(given.model)[0]))
+        assert 0.5 * found[0].scale <= found[1].scale <= 2 * found[0].scale
 
 
 def _offered(given: Any) -> dict[str, tuple[str, ...]]:

@@ -1,7 +1,11 @@
-"""The values of a layer's inputs, counted, and the range of least squared error to round them to.
+"""The values of a layer's inputs, counted, and the range to round them to.
 
-Values are counted in equal bins from -R to R, with R the smallest power of two that covers them: when a larger value
-arrives, pairs of bins are joined. So one pass over the examples is enough, and memory is constant.
+Values are counted in bins that are equal within an octave (from one power of two to the next), so that one pass over
+the examples is enough, and a single huge value costs the others no resolution.
+
+The default range has the least squared error, relative to each example: sum_n |Q(x_n) - x_n|^2 / |x_n|^2. An example
+that no range of the others serves, such as one with a value a million times larger, adds at most about 1, as any other
+does whose values would all be rounded to zero. Large values that all examples have are kept.
 """
 
 from __future__ import annotations
@@ -24,8 +28,14 @@ from qubo_compress.network.every_layer import every_layer_runs
 from qubo_compress.network.groups import Group
 from qubo_compress.network.rounding import InputRange
 
+PARTS = 1024
+"""Bins of an octave, for each sign: at least 4 for every level of 8 bits."""
+
 BINS = 8192
-"""Bins of a count: at least 16 for every level of 8 bits."""
+"""Equal bins in which ends are compared: at least 16 for every level of 8 bits."""
+
+SMALLEST = -100
+"""Values below 2^-100 count as zero."""
 
 MOST_VALUES = 200_000
 """Values of one call that are counted; of more, a random sample of this size is."""
@@ -41,59 +51,107 @@ Counts = npt.NDArray[np.float64]
 
 @dataclass(eq=False)
 class ValueCounts:
-    """A histogram of real numbers that widens as they come.
+    """A histogram of real numbers, with two weights for each.
 
     Attributes:
-        exponent: R = 2^exponent; None before the first value that is not zero.
-        counts: (BINS,) weights of the values in each bin.
+        low: the smallest value, zero or less.
+        high: the largest value, zero or more.
+        zeros: weight of the zeros.
+        octaves: exponent e -> (2, 2, PARTS) weights of the values with 2^(e-1) <= |x| < 2^e: those for percentiles and
+            those for squared errors, of positive and negative values.
 
     Example:
         >>> found = ValueCounts()
         >>> found.add(torch.tensor([0.0, 1.0, 2.0, 3.0]))
         >>> round(found.fitted(bits=2).scale, 2), found.fitted(bits=2).zero_point
         (1.0, 0)
+        >>> round(found.fitted(bits=2, percentile=50).scale, 2)
+        0.33
     """
 
-    exponent: int | None = None
-    counts: Counts = field(default_factory=lambda: np.zeros(BINS))
+    low: float = 0.0
+    high: float = 0.0
+    zeros: float = 0.0
+    octaves: dict[int, Counts] = field(default_factory=dict)
 
-    def add(self, values: Tensor, weights: Tensor | None = None) -> None:
-        """Count some values, each with a weight."""
+    def add(self, values: Tensor, weights: Tensor | None = None, in_errors: Tensor | None = None) -> None:
+        """Count some values, each with a weight, and with another for squared errors."""
         flat = values.detach().float().reshape(-1)
-        largest = float(flat.abs().max()) if flat.numel() else 0.0
-        if not math.isfinite(largest):
-            raise InvalidMenu("a layer has inputs that are NaN or infinite on the calibration data; they have no range")
-        if largest > 0:
-            self._widen(max(-100, math.floor(math.log2(largest)) + 1))
-        if self.exponent is None:
+        if not flat.numel():
             return
-        places = ((flat * (0.5 / 2.0**self.exponent) + 0.5) * BINS).long().clamp_(0, BINS - 1)
-        given = None if weights is None else weights.double().reshape(-1).cpu()
-        self.counts += torch.bincount(places.cpu(), given, minlength=BINS).double().numpy()
+        low, high = float(flat.min()), float(flat.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise InvalidMenu("a layer has inputs that are NaN or infinite on the calibration data; they have no range")
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        plain = torch.ones_like(flat, dtype=torch.float64) if weights is None else weights.double().reshape(-1)
+        kinds = plain, plain if in_errors is None else in_errors.double().reshape(-1)
+        parts, exponents = torch.frexp(flat.abs())
+        some = (parts > 0) & (exponents > SMALLEST)
+        self.zeros += float(plain[~some].sum())
+        if not some.any():
+            return
+        first = int(exponents[some].min())
+        places = ((exponents[some] - first) * 2 + (flat[some] < 0)) * PARTS + ((2 * parts[some] - 1) * PARTS).long()
+        size = (int(exponents[some].max()) - first + 1) * 2 * PARTS
+        counted = [torch.bincount(places, kind[some], minlength=size).reshape(-1, 2, PARTS) for kind in kinds]
+        for number, found in enumerate(torch.stack(counted, 1).cpu().numpy()):
+            if found.any():
+                self.octaves[first + number] = self.octaves.get(first + number, 0.0) + found
 
-    def _widen(self, exponent: int) -> None:
-        if self.exponent is None:
-            self.exponent = exponent
-        while self.exponent < exponent:
-            joined = self.counts.reshape(-1, 2).sum(1)
-            self.counts = np.pad(joined, BINS // 4)
-            self.exponent += 1
+    def fitted(self, bits: int, percentile: float | None = None) -> InputRange:
+        """The range of least squared error, or between percentiles; that of a layer with zero inputs only is arbitrary.
 
-    def fitted(self, bits: int) -> InputRange:
-        """The range of least squared error; that of a layer with zero inputs only is arbitrary."""
-        seen = np.flatnonzero(self.counts)
-        if self.exponent is None or not seen.size:
+        Args:
+            bits: of the rounded inputs.
+            percentile: share of the values, in percent, at or below the upper end, and at or above the lower end; both
+                ends include zero. 100: the extreme values.
+        """
+        values, counts, in_errors = self._table()
+        if not values.size:
             return InputRange(1.0, 0, bits)
-        width = 2.0 * 2.0**self.exponent / BINS
-        edges = (np.array([seen[0], seen[-1] + 1]) - BINS // 2) * width
-        values, weights = (seen.astype(np.float64) + 0.5 - BINS // 2) * width, self.counts[seen]
-        # Values within half a bin of zero may be exact zeros, as behind a ReLU: they cost nothing.
-        values[np.abs(values) < width] = 0.0
-        low, high = min(0.0, float(edges[0])), max(0.0, float(edges[1]))
-        if low >= -width:
-            low = 0.0
-        scale, zero_point = _best(values, weights, low, high, bits)
-        return InputRange(scale, zero_point, bits)
+        if percentile is not None:
+            scale, zero_point = _scales(self._between(values, counts, percentile / 100)[None], bits)
+            return InputRange(float(scale[0]), int(zero_point[0]), bits)
+        extremes = np.array([self.low, self.high])
+        limits = 2.0 ** np.array(sorted(self.octaves))[:, None]
+        ends = _least(values, in_errors, np.clip(extremes, -limits, limits), bits)
+        ends = np.clip(extremes, -2 * np.abs(ends).max(), 2 * np.abs(ends).max())
+        scale_of_ends, zero_of_ends = _best(*_joined(values, in_errors, ends), float(ends[0]), float(ends[1]), bits)
+        return InputRange(scale_of_ends, zero_of_ends, bits)
+
+    def _table(self) -> tuple[Counts, Counts, Counts]:
+        """The middles of all bins that are not empty, in order, and both weights."""
+        middles = (np.arange(PARTS) + 0.5) / PARTS
+        rows = [np.zeros((3, 0))]
+        for exponent, found in self.octaves.items():
+            sizes = (1 + middles) * 2.0 ** (exponent - 1)
+            rows += [np.stack([sign * sizes, *found[:, number]]) for number, sign in enumerate((1, -1))]
+        table = np.concatenate(rows, 1)
+        table = table[:, np.argsort(table[0])]
+        values, counts, in_errors = table[:, table[1] > 0]
+        values = np.clip(values, self.low, self.high)
+        return values, counts, in_errors if in_errors.any() else counts
+
+    def _between(self, values: Counts, counts: Counts, share: float) -> Counts:
+        """The values that a share of all is at most, and at least."""
+        if share >= 1:
+            return np.array([self.low, self.high])
+        place = int(np.searchsorted(values, 0.0))
+        values, counts = np.insert(values, place, 0.0), np.insert(counts, place, self.zeros)
+        below = np.cumsum(counts) / counts.sum()
+        low, high = values[np.minimum(np.searchsorted(below, [1 - share, share]), len(values) - 1)]
+        return np.array([min(0.0, low), max(0.0, high)]) if low < 0 or high > 0 else np.array([self.low, self.high])
+
+
+def _joined(values: Counts, weights: Counts, ends: Counts) -> tuple[Counts, Counts]:
+    """Bins joined to equal ones between the ends, at the mean of their values; what lies outside stays as it is."""
+    inside = (values >= ends[0]) & (values <= ends[1])
+    width = max(float(ends[1] - ends[0]), 1e-30) / BINS
+    places = np.clip(((values[inside] - ends[0]) / width).astype(np.int64), 0, BINS - 1)
+    heavy = np.bincount(places, weights[inside], BINS)
+    seen = np.flatnonzero(heavy)
+    means = np.bincount(places, weights[inside] * values[inside], BINS)[seen] / heavy[seen]
+    return np.concatenate([means, values[~inside]]), np.concatenate([heavy[seen], weights[~inside]])
 
 
 def _best(values: Counts, weights: Counts, low: float, high: float, bits: int) -> tuple[float, int]:
@@ -164,8 +222,8 @@ def _counted(calibration: Calibration) -> dict[str, ValueCounts]:
 
     def count(name: str, call: WeightCall) -> None:
         for inputs in call.inputs:
-            values, each = _sampled(inputs, row_weights(weights, inputs.shape[0]), generator)
-            found.setdefault(name, ValueCounts()).add(values, each)
+            given = _sampled(inputs, row_weights(weights, inputs.shape[0]), generator)
+            found.setdefault(name, ValueCounts()).add(*given)
 
     watched = {name: tensor for name, tensor in calibration.tensors.items() if tensor.ndim > 1}
     with every_layer_runs(), WeightCalls(watched, count), torch.no_grad():
@@ -175,11 +233,18 @@ def _counted(calibration: Calibration) -> dict[str, ValueCounts]:
     return found
 
 
-def _sampled(inputs: Tensor, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Values of a layer's inputs, examples first, with the weights of their examples; all, or a random sample."""
-    each = inputs[0].numel()
-    flat = inputs.reshape(-1)
-    if flat.numel() <= MOST_VALUES:
-        return flat, weights.repeat_interleave(each)
-    picked = torch.randint(flat.numel(), (MOST_VALUES,), generator=generator)
-    return flat[picked.to(flat.device)], weights[(picked // each).to(weights.device)] * (flat.numel() / MOST_VALUES)
+def _sampled(inputs: Tensor, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Values of a layer's inputs, examples first, with the weights of their examples; all, or a random sample.
+
+    The last are weights of squared errors: relative to the squares of the example. One of zeros has no error.
+    """
+    rows = inputs.detach().float().reshape(len(inputs), -1)
+    squares = rows.square().sum(1).double()
+    weights = weights.to(rows.device).double()
+    in_errors = torch.where(squares > 0, weights / squares, 0.0)
+    each = rows.shape[1]
+    if rows.numel() <= MOST_VALUES:
+        return rows, weights.repeat_interleave(each), in_errors.repeat_interleave(each)
+    picked = torch.randint(rows.numel(), (MOST_VALUES,), generator=generator).to(rows.device)
+    share = rows.numel() / MOST_VALUES
+    return rows.reshape(-1)[picked], share * weights[picked // each], share * in_errors[picked // each]

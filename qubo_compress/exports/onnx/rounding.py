@@ -4,24 +4,36 @@ A layer between rounded inputs and integer weights is computed in integers by Op
 layers by onnxruntime. A convolution of onnxruntime also needs rounded *outputs*. Where its output, behind a ReLU, goes
 straight to the next rounded layer, it has them; before a sum or an average it gets them here, for this runtime only,
 with the range that it has on the example inputs, and sums read the rounded form of what a layer reads rounded. These
-are more roundings than the network has.
+are more roundings than the network has. The inputs of a layer in floating point are never rounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from qubo_compress._internal.optional import require
+from qubo_compress.calibration.statistics.input_ranges import ValueCounts
 from qubo_compress.exports.onnx.canvas import EXTRA, Canvas
 from qubo_compress.exports.onnx.running import fed, session
 from qubo_compress.network.inputs import Inputs
+from qubo_compress.network.rounding import InputRange
 
+ALL_BITS = 8
 ALL_LEVELS = 255
 """The highest level of 8 bits; ranges of fewer bits are cut off first, and then rounded in as many levels."""
+
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits")
+"""Operators that multiply with weights."""
+
+MOVES = (
+    "Relu", "Clip", "MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Pad", "Slice", "Split",
+    "Concat", "Identity",
+)  # fmt: skip
+"""Operators whose outputs are some of their inputs: runtimes round behind them what is rounded before them."""
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
@@ -73,18 +85,52 @@ def round_outputs(model: Any, batches: Sequence[Inputs]) -> int:
         batches: examples on which the outputs have their ranges.
     """
     graph = model.graph
-    readers = _readers(graph)
-    _share_codes(graph, readers)
+    _share_codes(graph, _readers(graph))
+    _in_order(graph)
     readers = _readers(graph)
     makers = {name: node for node in graph.node for name in node.output}
-    wanted = [
-        node.output[0]
+    ends = [
+        _behind_limits(node.output[0], readers)
         for node in graph.node
-        if node.op_type == "Conv" and _both_in_codes(node, makers) and not _goes_to_codes(node.output[0], readers)
+        if node.op_type == "Conv" and _both_in_codes(node, makers)
     ]
-    for name, (low, high) in zip(wanted, _extremes(model, wanted, batches), strict=True):
-        _round(graph, makers[name], readers.get(name, []), low, high)
+    wanted = [
+        name
+        for name in dict.fromkeys(ends)
+        if readers.get(name) and not _goes_to_codes(name, readers) and not _feeds_floats(name, readers)
+    ]
+    new = [name for name in wanted if not any(node.op_type == "QuantizeLinear" for node in readers[name])]
+    for name, found in zip(new, _ranges(model, new, batches), strict=True):
+        _round(graph, makers[name], readers[name], found)
+    for name in set(wanted).difference(new):
+        _read_codes(name, readers)
+    _in_order(graph)
     return len(wanted)
+
+
+def _behind_limits(name: str, readers: dict[str, list[Any]]) -> str:
+    """The value behind a ReLU or clip, part of the convolution in runtimes: what is cut off needs no levels."""
+    found = readers.get(name, [])
+    while len(found) == 1 and found[0].op_type in ("Relu", "Clip") and found[0].input[0] == name:
+        name = found[0].output[0]
+        found = readers.get(name, [])
+    return name
+
+
+def _feeds_floats(name: str, readers: dict[str, list[Any]]) -> bool:
+    """Whether a layer multiplies a value as it is, moved at most: the plan leaves the inputs of that layer unrounded.
+
+    Between rounded values onnxruntime would also round that layer's weights, all of them with a single step.
+    """
+    left, seen = [name], set()
+    while left:
+        for node in readers.get(left.pop(), []):
+            if node.op_type in LAYERS:
+                return True
+            moved = [one for one in node.output if node.op_type in MOVES and one not in seen]
+            seen.update(moved)
+            left += moved
+    return False
 
 
 def _readers(graph: Any) -> dict[str, list[Any]]:
@@ -99,15 +145,18 @@ def _readers(graph: Any) -> dict[str, list[Any]]:
 def _share_codes(graph: Any, readers: dict[str, list[Any]]) -> None:
     """Let sums and slices read the rounded form of a value that a layer reads rounded: then they are integers, too."""
     for node in graph.node:
-        if node.op_type != "QuantizeLinear":
-            continue
-        behind = [one for one in readers.get(node.output[0], []) if one.op_type == "DequantizeLinear"]
-        others = [one for one in readers.get(node.input[0], []) if one.op_type in ("Add", "Slice")]
-        for other in others if behind else ():
-            for number, given in enumerate(other.input):
-                if given == node.input[0]:
-                    other.input[number] = behind[0].output[0]
-    _in_order(graph)
+        if node.op_type == "QuantizeLinear":
+            _read_codes(node.input[0], readers, ("Add", "Slice"))
+
+
+def _read_codes(name: str, readers: dict[str, list[Any]], kinds: Collection[str] = ()) -> None:
+    """Let nodes of some kinds, or all, read the rounded form of a value; layers in floating point never do."""
+    rounding = [node for node in readers[name] if node.op_type == "QuantizeLinear"]
+    behind = [one for node in rounding for one in readers.get(node.output[0], []) if one.op_type == "DequantizeLinear"]
+    others = [node for node in readers[name] if node not in rounding and (not kinds or node.op_type in kinds)]
+    for other in others if behind else ():
+        if not (other.op_type in MOVES and any(_feeds_floats(made, readers) for made in other.output)):
+            _read_instead(other, name, behind[0].output[0])
 
 
 def _in_order(graph: Any) -> None:
@@ -130,41 +179,43 @@ def _both_in_codes(node: Any, makers: dict[str, Any]) -> bool:
 
 
 def _goes_to_codes(name: str, readers: dict[str, list[Any]]) -> bool:
-    """Whether every reader of a value, behind a ReLU or a clip, rounds it."""
-    found = readers.get(name, [])
-    if len(found) == 1 and found[0].op_type in ("Relu", "Clip"):
-        found = readers.get(found[0].output[0], [])
-    return bool(found) and all(node.op_type == "QuantizeLinear" for node in found)
+    """Whether every reader of a value rounds it."""
+    return all(node.op_type == "QuantizeLinear" for node in readers[name])
 
 
-def _extremes(model: Any, names: Sequence[str], batches: Sequence[Inputs]) -> list[tuple[float, float]]:
-    """The smallest and largest value of some tensors of a graph, and zero."""
+def _ranges(model: Any, names: Sequence[str], batches: Sequence[Inputs]) -> list[InputRange]:
+    """The ranges of least squared error of some tensors of a graph."""
     if not names:
         return []
     helper = require("onnx", EXTRA).helper
     watched = type(model)()
     watched.CopyFrom(model)
-    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    known = {value.name for value in watched.graph.output}
+    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in known)
     running = session(bytes(watched.SerializeToString()), exactly=True)
-    ends = np.zeros((len(names), 2))
+    counts = [ValueCounts() for _ in names]
     for inputs in batches:
-        for number, values in enumerate(running.run(list(names), fed(running, inputs))):
-            ends[number] = min(ends[number, 0], float(values.min())), max(ends[number, 1], float(values.max()))
-    return [(float(low), float(high)) for low, high in ends]
+        for count, values in zip(counts, running.run(list(names), fed(running, inputs)), strict=True):
+            count.add(torch.from_numpy(values))
+    return [count.fitted(ALL_BITS) for count in counts]
 
 
-def _round(graph: Any, maker: Any, readers: Sequence[Any], low: float, high: float) -> None:
+def _round(graph: Any, maker: Any, readers: Sequence[Any], given: InputRange) -> None:
     onnx = require("onnx", EXTRA)
-    name, step = maker.output[0], np.float32(max(high - low, 1e-30) / ALL_LEVELS)
-    zero = np.uint8(np.clip(round(-low / float(step)), 0, ALL_LEVELS))
+    name = maker.output[0]
     constants = [f"{name}_step", f"{name}_zero"]
-    for constant, value in zip(constants, (step, zero), strict=True):
+    for constant, value in zip(constants, (np.float32(given.scale), np.uint8(given.zero_point)), strict=True):
         graph.initializer.append(onnx.numpy_helper.from_array(np.array(value), constant))
     place = list(graph.node).index(maker) + 1
     graph.node.insert(place, onnx.helper.make_node("QuantizeLinear", [name, *constants], [f"{name}_codes"]))
     made = onnx.helper.make_node("DequantizeLinear", [f"{name}_codes", *constants], [f"{name}_rounded"])
     graph.node.insert(place + 1, made)
     for reader in readers:
-        for number, given in enumerate(reader.input):
-            if given == name:
-                reader.input[number] = f"{name}_rounded"
+        _read_instead(reader, name, f"{name}_rounded")
+
+
+def _read_instead(node: Any, before: str, after: str) -> None:
+    """Let a node read another value."""
+    for number, given in enumerate(node.input):
+        if given == before:
+            node.input[number] = after
