@@ -80,9 +80,10 @@ def unread(model: nn.Module, sets: Sequence[ChannelSet]) -> nn.Module:
 def refusals(channels: Channels, model: nn.Module, inputs: Inputs) -> dict[str, str]:
     """Sets that cannot be removed although they are connected rightly, with the reason: by trying it.
 
-    From every family, half of the sets are removed, then any of them; from families that share an axis, in turns: code
-    may split channels by their position, which holds only while all parts lose equally many. All families are tried at
-    once. If that fails, one is tried after another, and if each is right alone, none of them can be removed.
+    From every family, half of the sets are removed, then any of them, then all but one; from families that share an
+    axis, in turns: code may split channels by their position, which holds only while all parts lose equally many. All
+    families are tried at once. If that fails, one is tried after another, and if each is right alone, none of them can
+    be removed.
 
     Args:
         channels: of the network.
@@ -97,7 +98,9 @@ def refusals(channels: Channels, model: nn.Module, inputs: Inputs) -> dict[str, 
     turns, generator = _turns(several), np.random.default_rng(0)
     trials = [{family: members[1::2] for family, members in several.items()}]
     for turn in sorted(set(turns.values())):
-        trials.append({f: _some(members, generator) for f, members in several.items() if turns[f] == turn})
+        alone = {family: members for family, members in several.items() if turns[family] == turn}
+        # Code that splits channels in halves may bear the loss of one and not that of several.
+        trials += [{f: _some(members, generator) for f, members in alone.items()}, {f: m[1:] for f, m in alone.items()}]
     wrong: dict[Family, str] = {}
     for trial in trials:
         tried = {family: some for family, some in trial.items() if family not in wrong}
@@ -223,23 +226,25 @@ def _axis(channels: Channels, labels: Tensor, leaving: set[int], name: str) -> K
 def _numbers(channels: Channels, leaving: set[int], modules: Mapping[str, nn.Module]) -> list[ChangedNumber]:
     """New numbers of heads, and of their total width, in modules that multiply activations head by head.
 
-    An attribute is taken for one of them by its value and its name; the proof then tells whether that was right.
+    An attribute is taken for one of them by its value and its name; the proof then tells whether that was right. Heads
+    that share their keys and values leave together, so there are as many of these as sets.
     """
     found: dict[tuple[str, str], ChangedNumber] = {}
     for use in channels.heads:
         module = modules[use.module]
         sets = channels.of_labels(use.labels)
         each = _heads_of_example(use.labels)
-        left = int((~np.isin(sets[:each], list(leaving))).sum())
-        if left == each or isinstance(module, nn.MultiheadAttention):
+        gone = np.isin(sets[:each], list(leaving))
+        if not gone.any() or isinstance(module, nn.MultiheadAttention):
             continue
+        counts = {len(np.unique(sets[:each])): len(np.unique(sets[:each][~gone])), each: int((~gone).sum())}
         for name, value in vars(module).items():
             if type(value) is not int:
                 continue
-            if value == each and "head" in name:
-                found[use.module, name] = ChangedNumber(use.module, name, left)
+            if value in counts and "head" in name and "dim" not in name:
+                found[use.module, name] = ChangedNumber(use.module, name, counts[value])
             elif value % each == 0 and value > each and name in TOTAL_WIDTHS:
-                found[use.module, name] = ChangedNumber(use.module, name, value // each * left)
+                found[use.module, name] = ChangedNumber(use.module, name, value // each * counts[each])
     return list(found.values())
 
 

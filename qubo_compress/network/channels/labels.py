@@ -120,17 +120,24 @@ class Ties:
             self.edges.append(pairs[:, ~loose])
             seen[pairs[1]] = True
 
-    def matched(self, operands: Sequence[Tensor], shape: torch.Size, reason: str) -> Tensor:
+    def matched(self, operands: Sequence[Tensor], shape: torch.Size, reason: str, repeated: str) -> Tensor:
         """Labels of an elementwise result: those of its operands, tied.
 
-        An operand that is repeated along the channels of another, such as a mask, has no part in them and must stay.
+        An operand that is repeated along the channels of another, such as a mask or what a normalisation divides by,
+        has no part in them and must stay.
+
+        Args:
+            operands: labels.
+            shape: of the result.
+            reason: why channels beside what is no channel must stay.
+            repeated: why such an operand must stay.
         """
         widened = [labels.expand(shape) for labels in operands]
         result = torch.full(shape, ZERO, dtype=torch.int64)
         for number, (labels, wide) in enumerate(zip(operands, widened, strict=True)):
             others = widened[:number] + widened[number + 1 :]
             if _repeated_along_channels(labels, shape, others):
-                self.pin(labels, reason)
+                self.pin(labels, repeated)
             else:
                 self.tie(result, wide, reason)
                 result = torch.maximum(result, wide)

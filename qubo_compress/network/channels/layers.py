@@ -154,23 +154,36 @@ def attended(walk: ChannelWalk, operation: Operation, operands: Sequence[Tensor]
     blocks: list[Tensor] = []
     for tensor in operands:
         blocks.append(walk.ties.along(walk.marks(tensor).labels, [tensor.ndim - 2, tensor.ndim - 1], reason))
+    if operation.name not in ("matmul", "bmm", "baddbmm", "mm"):
+        blocks = [_for_every_query(block, blocks[0].shape[-3]) for block in blocks]
     try:
         shape = torch.broadcast_tensors(*blocks)[0].shape  # type: ignore[no-untyped-call]
-    except RuntimeError:  # heads that share keys, inside one kernel
+    except RuntimeError:
         unknown(walk, operation)
         return
     first = blocks[0].expand(shape)
     for block in blocks[1:]:
-        walk.ties.tie(first, block.expand(shape), reason)
+        if len(shape) > 2 and block.shape[-3] < shape[-3]:
+            walk.ties.pin(block, f"all heads of {walk.place} share it")
+        else:
+            walk.ties.tie(first, block.expand(shape), reason)
     walk.uses.heads.append(HeadUse(walk.module, first.reshape(-1).numpy()))
     walk.mark(made, first.expand(made.shape), _fixed_product(walk, operands[-1], made))
     for other in operation.results[1:]:
         walk.mark(other, torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.bool))
 
 
+def _for_every_query(block: Tensor, heads: int) -> Tensor:
+    """What is known of keys or values (N, heads, ...) that several heads share inside one kernel, for each of these."""
+    each = block.shape[-3]
+    return block.repeat_interleave(heads // each, -3) if 1 < each < heads and heads % each == 0 else block
+
+
 def _fixed_product(walk: ChannelWalk, values: Tensor, made: Tensor) -> Tensor:
     """A weighted sum over rows is fixed where these are fixed zeros."""
     zero = (walk.marks(values).fixed & (values == 0)).all(-2, keepdim=True)
+    if zero.ndim > 2 and made.ndim == zero.ndim:
+        zero = _for_every_query(zero, made.shape[-3])
     return zero.expand(made.shape) if zero.shape[-1] == made.shape[-1] else torch.zeros((), dtype=torch.bool)
 
 
@@ -255,7 +268,7 @@ LAYERS: dict[str, Rule] = {
     **dict.fromkeys(
         ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"), batch_normalised
     ),
-    "native_layer_norm": layer_normalised,
+    **dict.fromkeys(("native_layer_norm", "rms_norm", "_fused_rms_norm"), layer_normalised),
     "native_group_norm": group_normalised,
     "embedding": looked_up,
 }  # fmt: skip

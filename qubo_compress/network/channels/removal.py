@@ -191,6 +191,8 @@ def recount(module: nn.Module) -> None:
     elif isinstance(module, nn.GroupNorm):
         module.num_groups = module.num_groups * weight.shape[0] // module.num_channels
         module.num_channels = weight.shape[0]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = weight.numel()
     elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         module.num_embeddings, module.embedding_dim = weight.shape
     elif hasattr(module, "nf"):  # transformers' Conv1D

@@ -14,7 +14,8 @@ from qubo_compress.network.channels.walk import ChannelWalk, Operation, Rule, un
 MOVES = (
     "permute", "transpose", "t", "slice", "select", "expand",
     "unsqueeze", "squeeze", "alias", "detach", "split", "split_with_sizes", "chunk", "unbind", "roll", "flip",
-    "repeat", "unfold", "diagonal", "narrow", "numpy_T", "movedim",
+    "repeat", "unfold", "diagonal", "narrow", "numpy_T", "movedim", "pixel_shuffle", "pixel_unshuffle",
+    "channel_shuffle", "native_channel_shuffle",
 )  # fmt: skip
 """Operations whose result has the elements of their one tensor in other places."""
 
@@ -30,14 +31,23 @@ SMOOTH = (
     "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d", "adaptive_max_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d",
     "upsample_nearest1d", "upsample_linear1d", "adaptive_avg_pool1d", "avg_pool1d", "max_pool1d", "max_pool2d",
-    "reflection_pad2d", "replication_pad2d",
+    "upsample_nearest3d", "upsample_trilinear3d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d",
+    "_upsample_nearest_exact3d", "adaptive_max_pool1d", "adaptive_max_pool3d", "reflection_pad1d", "reflection_pad2d",
+    "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d",
 )  # fmt: skip
 """Operations over the spatial axes of (N, C, ...), channel by channel."""
 
 REDUCTIONS = ("mean", "sum", "amax", "amin", "var", "std", "prod", "max", "min", "logsumexp", "var_mean", "all", "any")
 
-WITHIN = ("_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "_safe_softmax", "glu")
+WITHIN = ("_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "_safe_softmax")
 """Operations that mix the elements along one axis and keep the shape."""
+
+
+ROUNDS = (
+    "fake_quantize_per_tensor_affine", "fake_quantize_per_tensor_affine_cachemask",
+    "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+)  # fmt: skip
+"""Operations that round every element to the levels of one range."""
 
 
 def moved(walk: ChannelWalk, operation: Operation) -> None:
@@ -145,13 +155,14 @@ def combined(walk: ChannelWalk, operation: Operation) -> None:
     """Tie the labels of an elementwise operation's operands."""
     made = operation.results[0]
     operands = [walk.marks(tensor) for tensor in operation.tensors if tensor is not operation.named.get("out")]
-    reason = f"{operation.name} in {walk.place} combines it with what is no channel"
+    where = f"{operation.name} in {walk.place}"
+    reasons = f"{where} combines it with what is no channel", f"{where} combines it with every channel"
     shape = made.shape
     zeros = [(mark.labels == ZERO).expand(shape) for mark in operands]
     if operation.name == "mul":
-        labels = _products(walk, operands, zeros, shape, reason)
+        labels = _products(walk, operands, zeros, shape, reasons)
     else:
-        labels = walk.ties.matched([mark.labels for mark in operands], shape, reason)
+        labels = walk.ties.matched([mark.labels for mark in operands], shape, *reasons)
     labels = torch.where((labels == ZERO) & (made != 0), NONE, labels)
     fixed = torch.ones(shape, dtype=torch.bool)
     for mark in operands:
@@ -163,13 +174,13 @@ def combined(walk: ChannelWalk, operation: Operation) -> None:
 
 
 def _products(
-    walk: ChannelWalk, operands: Sequence[Marks], zeros: Sequence[Tensor], shape: torch.Size, reason: str
+    walk: ChannelWalk, operands: Sequence[Marks], zeros: Sequence[Tensor], shape: torch.Size, reasons: tuple[str, str]
 ) -> Tensor:
     """Labels of a product, which is a constant zero where one operand is."""
     zero = torch.zeros(shape, dtype=torch.bool)
     for found in zeros:
         zero = zero | found
-    labels = walk.ties.matched([mark.labels for mark in operands], shape, reason)
+    labels = walk.ties.matched([mark.labels for mark in operands], shape, *reasons)
     return torch.where(zero, ZERO, labels)
 
 
@@ -223,6 +234,30 @@ def mixed(walk: ChannelWalk, operation: Operation) -> None:
     walk.mark(made, labels, marks.fixed.all(axis, keepdim=True))
 
 
+def gated(walk: ChannelWalk, operation: Operation) -> None:
+    """One half of an axis times a function of the other: both lose the same channels."""
+    first, made = operation.args[0], operation.results[0]
+    marks, axis = walk.marks(first), int(operation.get("dim")) % first.ndim
+    labels, fixed, values = (list(tensor.chunk(2, axis)) for tensor in (marks.labels, marks.fixed, first))
+    reason = f"{operation.name} in {walk.place} multiplies it by what is no channel"
+    zero = fixed[0] & (values[0] == 0)
+    walk.mark(made, walk.ties.matched(labels, made.shape, reason, reason), (fixed[0] & fixed[1]) | zero)
+
+
+def paired(walk: ChannelWalk, operation: Operation) -> None:
+    """Pairs along the last axis become complex numbers, as rotary embeddings make them."""
+    marks, made = walk.marks(operation.args[0]), operation.results[0]
+    reason = f"{operation.name} in {walk.place} joins it with what is no channel"
+    labels = walk.ties.along(marks.labels, [marks.labels.ndim - 1], reason)
+    walk.mark(made, labels.reshape(made.shape), marks.fixed.all(-1))
+
+
+def unpaired(walk: ChannelWalk, operation: Operation) -> None:
+    """Complex numbers become pairs along a new last axis."""
+    marks, made = walk.marks(operation.args[0]), operation.results[0]
+    walk.mark(made, marks.labels[..., None], marks.fixed[..., None])
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*MOVES, *SHAPES), moved),
     **dict.fromkeys(SAME, copied),
@@ -233,6 +268,10 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(WITHIN, mixed),
     # These are pointwise, although torch 2.4 to 2.9 do not say so.
     **dict.fromkeys(("pointwise", "hardswish", "hardsigmoid", "hardtanh", "relu6", "leaky_relu", "elu"), combined),
+    **dict.fromkeys(("_prelu_kernel", *ROUNDS), combined),
+    "glu": gated,
+    "view_as_complex": paired,
+    "view_as_real": unpaired,
     "constant_pad_nd": padded,
     "index_copy": spread,
 }
