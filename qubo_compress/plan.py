@@ -46,8 +46,8 @@ class Plan:
         payloads: group name -> stored bytes, for choices that were made from calibration data.
         fits: group name -> scales and the like that encoding searched for when the table was made, so that applying the
             plan need not search again; optional and not saved.
-        removal: the channels that leave the network, or None; then ``choices`` are about channels, and ``payloads``
-            hold the layers that make up for them.
+        removal: the channels that leave the network, or None. Then ``choices`` are about channels, about the layers
+            that are left, or both, and ``payloads`` hold the layers that make up for what left.
     """
 
     choices: Mapping[str, str]
@@ -127,18 +127,23 @@ class Plan:
         return run_in_factors(small) if factored else small
 
     def _smaller(self, removal: Removal, model: nn.Module) -> nn.Module:
-        """The network without channels; the plan that it carries keeps every layer as it then is."""
+        """The network without channels; the plan that it carries is about the layers that are left."""
         small = removal.applied(model)
         tensors, layout = NetworkTensors(small), discover_stored(small, "layer")
         strange = sorted(set(self.payloads) - {group.name for group in layout.groups})
         if strange:
             raise WrongModel(f"the plan holds bytes for {strange[0]!r}, which is no layer of this network")
+        names = {group.name: self.choices.get(group.name, "keep") for group in layout.groups}
         stored = {
-            group.name: stored_as("keep", group, tensors.parts(group), self.payloads.get(group.name))
+            group.name: stored_as(
+                names[group.name], group, tensors.parts(group), self.payloads.get(group.name), self.fits.get(group.name)
+            )
             for group in layout.groups
         }
+        decided = set(self.choices) - set(names)
+        menu = tuple(name for name in self.menu_names if not decided or name == "keep" or name in names.values())
         kept = replace(
-            self, choices=dict.fromkeys(stored, "keep"), menu_names=("keep",), rule="layer", payloads={}, removal=None,
+            self, choices=names, menu_names=menu, rule="layer", payloads={}, removal=None,
             weights=f"smaller than {self.weights}", original_bytes=self.original_bytes,
         )  # fmt: skip
         return filled(small, Compression(kept, layout, stored))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from qubo_compress.network.groups import Layout
 from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.network.scores import OutputLike
 from qubo_compress.pipeline.close import closely_measured
+from qubo_compress.pipeline.decisions import decided
 from qubo_compress.pipeline.evolved import evolved, search_examples
 from qubo_compress.pipeline.finals import judged_repaired
 from qubo_compress.pipeline.refinement import Refinement, Round, refine
@@ -37,6 +39,7 @@ from qubo_compress.selection.candidates import TIE, select
 from qubo_compress.selection.comparison import HeldOut
 from qubo_compress.selection.evolution import refuse_too_few
 from qubo_compress.sensitivity.choices import StoredChoices
+from qubo_compress.sensitivity.coupled.remainder import Remainder
 from qubo_compress.sensitivity.latency_costs import with_latency
 from qubo_compress.sensitivity.measure import measure_specimen
 from qubo_compress.sensitivity.measurement import Measurement
@@ -109,7 +112,9 @@ def compress(
             :func:`qubo_compress.calibration.fitting_loss.fitting_loss`; ``"cross-entropy"``, ``"kl"``,
             ``"binary-cross-entropy"``, ``"squared-error"`` or a function (outputs, targets) -> (N,).
         groups: ``"layer"``, ``"filter"``, a regular expression or a function; see :func:`qubo_compress.menu.discover`;
-            or ``"channel"``, to remove coupled channels; see :func:`qubo_compress.measure`.
+            or ``"channel"``, to remove coupled channels. With a menu, layers choose from it and channels choose to
+            stay, in one problem; the layers that are left are then measured and chosen for again, and the network with
+            all channels competes; see :func:`qubo_compress.measure`.
         solver: a registered name or an object; see :func:`qubo_compress.solve`.
         time_limit: wall-clock seconds for each solve.
         rounds: refinement rounds: each re-measures every swap from the best plan so far.
@@ -173,19 +178,29 @@ def compress(
         searched, held_out = specimen.on(among), held_out.on(checking)
         refuse_too_few(evaluations, among.count)
     judge, before = _judge(held_out, "calibration" if validation is None else "validation")
-    table = measure_specimen(specimen, priced=partial(_refuse_out_of_reach, budget, specimen.layout))
     tell = say if progress else logger.info
 
     def solve(problem: ChoiceProblem) -> Solution:
         tell(f"solving by {chosen_solver.name} for at most {time_limit:g} s")
         return solve_problem(problem, chosen_solver, time_limit=time_limit, seed=seed)
 
-    if table.removals is None and wants_close(metric, table.provenance.metric) and shrinkage in (None, 1):
-        table = closely_measured(specimen, table, budget, solve, tell)
-    problem = table.problem(budget)
-    solution = solve(problem)
-    tell(f"measuring the best plans on {judge.examples.count:,} held-out examples")
-    first = Round.of(table, solution, *select(table, problem, solution, judge, seed=seed))
+    def settle(network: Specimen, limits: Budget, remainder: Remainder | None = None) -> Round:
+        """Measure the choices of a network, solve, and take the best plan on held-out examples."""
+        table = measure_specimen(network, priced=partial(_refuse_out_of_reach, limits, network.layout))
+        table = replace(table, remainder=remainder)
+        if table.removals is None and wants_close(metric, table.provenance.metric) and shrinkage in (None, 1):
+            table = closely_measured(network, table, limits, solve, tell)
+        problem = table.problem(limits)
+        solution = solve(problem)
+        tell(f"measuring the best plans on {judge.examples.count:,} held-out examples")
+        return Round.of(table, solution, *select(table, problem, solution, judge, seed=seed))
+
+    decisions = None
+    if specimen.settings.mixed:
+        first, decisions = decided(specimen, measure_specimen(specimen), budget, solve, settle)
+    else:
+        first = settle(specimen, budget)
+    table = first.table
     history = refine(specimen, table, first, judge, budget, solve, Refinement(rounds))
     last = max(number for number, found in enumerate(history) if found.accepted)
     evolution = None
@@ -229,6 +244,7 @@ def compress(
         held_out_is_validation=validation is not None,
         budget=budget,
         evolution=evolution,
+        decisions=decisions,
         inputs=tuple(part.inputs for part in judge.examples.leading(EXPORTED).slices),
     )
 

@@ -15,6 +15,7 @@ from qubo_compress.budget import Budget
 from qubo_compress.calibration.evaluation import Score
 from qubo_compress.exports import Exported, export
 from qubo_compress.network.inputs import Inputs
+from qubo_compress.pipeline.decisions import ChannelDecisions
 from qubo_compress.pipeline.refinement import Round
 from qubo_compress.plan import Plan
 from qubo_compress.report import print_summary, write_report
@@ -46,6 +47,7 @@ class CompressionResult:
         budget: as given.
         evolution: the search on the network, with its trace; None without one. Its plan is the candidate
             ``"evolved"`` of the round taken.
+        decisions: what was decided about channels beside the layers' choices; None if nothing was.
         inputs: some of the held-out inputs, batch by batch, which :meth:`export` checks a file with.
     """
 
@@ -65,6 +67,7 @@ class CompressionResult:
     held_out_is_validation: bool
     budget: Budget
     evolution: Evolution | None = None
+    decisions: ChannelDecisions | None = None
     inputs: tuple[Inputs, ...] = ()
 
     @property
@@ -122,7 +125,8 @@ class CompressionResult:
             runtimes: ``"onnxruntime"``, ``"openvino"``; None: those that are installed.
             options: of :func:`qubo_compress.timing.run_elsewhere`.
         """
-        plain = self.table.plan({}).apply(self.original)
+        whole = self.table if self.decisions is None else self.decisions.table
+        plain = whole.plan({}).apply(self.original)
         return run_elsewhere(self.model, plain, list(self.inputs), batch, runtimes, **options)
 
     def report(self, path: str | Path, audit: AuditReport | None = None, elsewhere: Elsewhere | None = None) -> Path:

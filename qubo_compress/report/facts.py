@@ -93,8 +93,19 @@ class KeptRow:
 
 
 def about_speed(result: CompressionResult) -> str:
-    """Whether the network runs faster, as a sentence."""
-    return SPEED if result.plan.removal is None else SMALLER
+    """Whether the network runs faster, and what removing channels was compared with."""
+    said = SPEED if result.plan.removal is None else SMALLER
+    if result.decisions is None:
+        return said
+    trials = [
+        f"{trial.name} ({trial.removed:,} coupled sets removed)" * (trial.removed > 0) or trial.name
+        for trial in result.decisions.trials
+    ]
+    measured = [
+        "no plan fits" if trial.measure is None else f"{trial.measure:.3g}" for trial in result.decisions.trials
+    ]
+    compared = "; ".join(f"{name}: {value}" for name, value in zip(trials, measured, strict=True))
+    return f"{said} Measured distance from the original of the best plans: {compared}."
 
 
 def group_rows(result: CompressionResult) -> tuple[GroupRow, ...]:
@@ -242,11 +253,11 @@ def kept_rows(result: CompressionResult) -> tuple[KeptRow, ...]:
     """Everything stored unchanged: tensors outside all groups, then groups for which ``keep`` was chosen."""
     layout = result.table.layout
     rows = [KeptRow(printable(item.name), item.nbytes, printable(item.reason)) for item in layout.kept]
+    removals = result.table.removals if result.decisions is None else result.decisions.table.removals
+    pinned = [] if removals is None else removals.channels.pinned
+    rows += [KeptRow(printable(item.name), 0, f"{item.count} sets of channels: {item.reason}") for item in pinned]
     if result.table.removals is not None:
-        return tuple(
-            KeptRow(printable(pinned.name), 0, f"{pinned.count} sets of channels: {pinned.reason}")
-            for pinned in result.table.removals.channels.pinned
-        )
+        return tuple(rows)
     for number, group in enumerate(layout.groups):
         if result.plan.choices[group.name] == "keep":
             rows.append(KeptRow(printable(group.name), group.nbytes, _why_kept(result, number, group)))

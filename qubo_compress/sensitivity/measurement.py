@@ -12,6 +12,7 @@ from qubo_compress._internal.checks import whole
 from qubo_compress.calibration.weights import ExampleWeights, check_example_weights
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.menu import Menu, refuse_other_than_a_menu
+from qubo_compress.menu.operator import parse
 from qubo_compress.network.discovery import GroupRule
 from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.network.scores import OutputLike, OutputReading
@@ -95,25 +96,30 @@ class Measurement:
         return isinstance(self.groups, str) and CHANNELS.fullmatch(self.groups) is not None
 
     @property
+    def mixed(self) -> bool:
+        """Whether layers have choices beside the decisions about channels."""
+        return self.about_channels and self.offered.names != ("keep",)
+
+    @property
     def channels_together(self) -> int | None:
         """How many coupled sets a decision is about; None if that was not said."""
         found = CHANNELS.fullmatch(self.groups) if isinstance(self.groups, str) else None
         return int(found[1]) if found is not None and found[1] else None
 
     def checked_for_channels(self) -> Measurement:
-        """The same settings for decisions about channels, whose only choices are to keep and to remove."""
-        if self.menu is not None and self.menu.names != ("keep",):
+        """The same settings for decisions about channels; layers have choices beside them only if a menu was given."""
+        unreliable = [name for name in (self.menu or Menu([])).names if parse(name).unreliable]
+        if unreliable:
             raise InvalidMenu(
-                f"with groups='channel' every decision is to keep or to remove; the menu also offers "
-                f"{self.menu.names[1]}. Leave menu out, and compress the smaller network again, with groups='layer', "
-                "for its bits"
+                f"with groups='channel' layers are stored reliably; the menu offers {unreliable[0]}: take it off, and "
+                "compress the smaller network again, with groups='layer'"
             )
         if self.asked.metric_name not in ("auto", "products"):
             raise InvalidMenu(
                 f"groups='channel' is measured by 'products'; got the metric {self.asked.metric_name!r}: leave it out"
             )
         metric = "products" if self.asked.metric_name == "auto" else self.metric
-        return replace(self, menu=Menu([]), metric=metric)
+        return replace(self, menu=self.menu or Menu([]), metric=metric)
 
     def _refuse_unseen_inputs(self) -> None:
         rounding = [name for name in self.offered.names if self.offered.operator(name).activation_bits]

@@ -12,7 +12,7 @@ from scipy import sparse
 from torch import nn
 
 from qubo_compress.budget import Budget, refuse_other_than_a_budget
-from qubo_compress.errors import InvalidBudget, InvalidMenu, TablesDiffer, unknown_name
+from qubo_compress.errors import InvalidBudget, InvalidMenu, InvalidOption, TablesDiffer, unknown_name
 from qubo_compress.menu.operator import parse
 from qubo_compress.menu.storage.file_format import fixed_bytes
 from qubo_compress.menu.storage.many import Fits
@@ -21,6 +21,8 @@ from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.plan import Plan
 from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, FloatArray, IntArray
 from qubo_compress.sensitivity.coupled.choices import RemovalChoices
+from qubo_compress.sensitivity.coupled.mixed_problem import mixed_problem
+from qubo_compress.sensitivity.coupled.remainder import Remainder
 from qubo_compress.sensitivity.latency_costs import with_latency
 from qubo_compress.sensitivity.merge import merged_fields, refuse_different, shares_of, tables_of_ranks
 from qubo_compress.sensitivity.ranks import ranks_of
@@ -86,6 +88,7 @@ class SensitivityTable:
         kept_because: group name -> why it has only ``keep``, if the menu is not the reason.
         pair_costs: budget name -> sparse symmetric (V, V) cost of two choices together, for decisions about channels.
         removals: what the decisions about channels need, or None.
+        remainder: for a table of a network that lacks channels of another one: that network, whose plans are made.
     """
 
     layout: Layout
@@ -105,6 +108,7 @@ class SensitivityTable:
     kept_because: Mapping[str, str] = field(default_factory=dict)
     pair_costs: Mapping[str, sparse.csr_array] = field(default_factory=dict, repr=False)
     removals: RemovalChoices | None = field(default=None, repr=False)
+    remainder: Remainder | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.allowed is None:
@@ -306,16 +310,24 @@ class SensitivityTable:
         self.allowed[where] = open_choices
         return self
 
-    def problem(self, budget: Budget, interactions: bool = True) -> ChoiceProblem:
+    def problem(
+        self, budget: Budget, interactions: bool = True, around: Solution | Mapping[str, str] | None = None
+    ) -> ChoiceProblem:
         """The choice problem under a budget; measures nothing.
 
         Args:
             budget: the limits.
             interactions: False: only linear terms.
+            around: for a table with choices of layers beside decisions about channels, whose prices are products of
+                three choices: a plan around which they are expanded, and where they are exact. Default: the network as
+                it is, around which no price is too low. Costs then count
+                ``1/256`` of a byte or a multiplication; see :mod:`qubo_compress.sensitivity.coupled.layer_prices`.
 
         Raises:
             InvalidBudget: when it limits harmful flips, which this table did not count, or milliseconds of choices that
                 its latency table does not know.
+            InvalidOption: when ``around`` is given for a table whose prices do not depend on it.
+            UnknownName: when it names a group or a choice that does not exist.
         """
         refuse_other_than_a_budget(budget)
         limits = budget.limits(self.layout.original_bytes, self.layout.parameters)
@@ -327,6 +339,14 @@ class SensitivityTable:
                 "Measure again, or leave harmful_flips out"
             )
         costs, fixed_costs = self.costs_under(budget)
+        if self.removals is not None and self.removals.prices is not None:
+            choices = self.assignment({} if around is None else self._chosen(around))
+            return mixed_problem(self, self.removals.prices, limits, choices, interactions)
+        if around is not None:
+            raise InvalidOption(
+                "around was given, and the prices of this table do not depend on a plan: leave it out. It is for "
+                "tables measured with groups='channel' and a menu"
+            )
         index = np.flatnonzero(self.allowed)
         group_of = np.repeat(np.arange(len(self.choices)), np.diff(self.offsets))[index]
         counts = np.bincount(group_of, minlength=len(self.choices))
@@ -367,6 +387,50 @@ class SensitivityTable:
         Raises:
             UnknownName: when a group or a choice does not exist.
         """
+        chosen = self._chosen(solution)
+        if self.removals is not None:
+            return self._plan_of_channels(chosen, self.removals)
+        local = self.assignment(chosen)
+        plan = Plan(
+            choices=chosen,
+            bytes=int(self.fixed_costs["bytes"] + self.costs["bytes"][self.offsets[:-1] + local].sum()),
+            original_bytes=self.layout.original_bytes,
+            parameters=self.layout.parameters,
+            predicted_loss=self.predict(chosen),
+            menu_names=self.menu_names,
+            rule=self.layout.rule,
+            weights=self.provenance.weights,
+            payloads={g: self.payloads[g, name] for g, name in chosen.items() if (g, name) in self.payloads},
+            fits=self._fits_of(self.offsets[:-1] + local),
+        )
+        return plan if self.remainder is None else self.remainder.on_whole(plan)
+
+    def _plan_of_channels(self, chosen: Mapping[str, str], removals: RemovalChoices) -> Plan:
+        """A plan that removes channels, with the layers' choices made for what is left of them."""
+        remainder = removals.without(removals.gone(self.group_names, chosen))
+        asked = {name: chosen[name] for name in removals.layers}
+        menu_names = tuple(name for name in self.menu_names if name == "keep" or name in asked.values())
+        used, payloads, size = remainder.stored(asked, menu_names)
+        decisions = {name: choice for name, choice in chosen.items() if name not in asked}
+        return Plan(
+            choices={**{name: used[name] for name in asked}, **decisions},
+            bytes=size,
+            original_bytes=self.layout.original_bytes,
+            parameters=self.layout.parameters,
+            predicted_loss=self.predict(chosen),
+            menu_names=(*menu_names, *({*decisions.values()} - {*menu_names})),
+            rule=self.layout.rule,
+            weights=self.provenance.weights,
+            payloads=payloads,
+            removal=remainder.removal,
+        )
+
+    def _chosen(self, solution: Solution | Mapping[str, str]) -> dict[str, str]:
+        """Group -> choice of all groups; those that are missing are kept.
+
+        Raises:
+            UnknownName: when a group or a choice does not exist.
+        """
         named = dict(solution if isinstance(solution, Mapping) else solution.choices)
         unknown = sorted(set(named) - set(self.group_names))
         if unknown:
@@ -376,27 +440,7 @@ class SensitivityTable:
             chosen[group] = named.get(group, "keep")
             if chosen[group] not in names:
                 raise unknown_name(f"choice of group {group!r}:", chosen[group], names)
-        local = self.assignment(chosen)
-        removal, payloads = (
-            None,
-            {g: self.payloads[g, name] for g, name in chosen.items() if (g, name) in self.payloads},
-        )
-        size = int(self.fixed_costs["bytes"] + self.costs["bytes"][self.offsets[:-1] + local].sum())
-        if self.removals is not None:
-            removal, payloads, size = self.removals.removed(self.removals.gone(self.group_names, chosen))
-        return Plan(
-            choices=chosen,
-            bytes=size,
-            original_bytes=self.layout.original_bytes,
-            parameters=self.layout.parameters,
-            predicted_loss=self.predict(chosen),
-            menu_names=self.menu_names,
-            rule=self.layout.rule,
-            weights=self.provenance.weights,
-            payloads=payloads,
-            fits=self._fits_of(self.offsets[:-1] + local),
-            removal=removal,
-        )
+        return chosen
 
     def _fits_of(self, chosen: IntArray) -> dict[str, bytes]:
         """The results of encoding's searches for one choice per group."""
@@ -411,10 +455,14 @@ class SensitivityTable:
 
     def predict(self, choices: Mapping[str, str], interactions: bool = True) -> float:
         """Predicted loss change of group name -> choice name."""
-        chosen = self.offsets[:-1] + self.assignment(choices)
-        value = self.constant + float(self.linear[chosen].sum())
+        local = self.assignment(choices)
+        chosen = self.offsets[:-1] + local
+        left = np.ones(len(chosen))
+        if self.removals is not None and self.removals.prices is not None:
+            left = self.removals.prices.weights_left(local)
+        value = self.constant + float(self.linear[chosen] @ left)
         if interactions and self.factor is not None:
-            rows = self.factor[chosen].astype(np.float64)
+            rows = self.factor[chosen].astype(np.float64) * np.sqrt(left)[:, None]
             value += 0.5 * (float((rows.sum(0) ** 2).sum()) - float((rows**2).sum()))
         elif interactions and self.pairs is not None:
             value += 0.5 * float(self.pairs[chosen][:, chosen].sum())

@@ -1,4 +1,4 @@
-"""The decisions about coupled channels, and the plan that removes some of them."""
+"""The decisions about coupled channels, alone or beside the choices of layers, and the network that they leave."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
-from qubo_compress.menu.operator import stored_as
-from qubo_compress.menu.storage.file_format import fixed_bytes
-from qubo_compress.network.channels import Channels, Removal
+from qubo_compress.network.channels import Channels
 from qubo_compress.network.channels.cutting import removal_of_sets
-from qubo_compress.network.discovery import discover_stored
 from qubo_compress.network.private import independent_copy
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.coupled.compensation import compensated
+from qubo_compress.sensitivity.coupled.layer_prices import LayerPrices
+from qubo_compress.sensitivity.coupled.prices import AxisCounts
+from qubo_compress.sensitivity.coupled.remainder import Remainder
 from qubo_compress.sensitivity.coupled.statistics import ChannelMoments
+from qubo_compress.sensitivity.specimen import Specimen
 
 MOST_DECISIONS = 1200
 """Networks with more sets decide about blocks of them: channels of one family that matter about equally."""
@@ -30,38 +30,50 @@ class RemovalChoices:
     """What a table needs to know to remove channels.
 
     Attributes:
-        model: the network that was measured.
+        specimen: the network that was measured, with its layers as groups.
+        weights: signature of its weights.
         channels: its coupled sets.
         blocks: the sets of every decision.
         moments: weight -> moments of what its layer reads.
+        counts: indices that every decision keeps.
+        prices: what layers cost whose channels leave, if layers have choices beside the decisions; else None.
     """
 
-    model: nn.Module
+    specimen: Specimen
+    weights: str
     channels: Channels
     blocks: tuple[tuple[int, ...], ...]
     moments: Mapping[str, ChannelMoments]
+    counts: AxisCounts
+    prices: LayerPrices | None = None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Groups of the table in front of the decisions."""
+        return () if self.prices is None else self.prices.layers
 
     def gone(self, names: Sequence[str], choices: Mapping[str, str]) -> list[int]:
-        """Positions of the sets that leave, from decision name -> choice."""
-        pairs = zip(names, self.blocks, strict=True)
+        """Positions of the sets that leave.
+
+        Args:
+            names: of the table's groups.
+            choices: group -> choice.
+        """
+        pairs = zip(names[len(self.layers) :], self.blocks, strict=True)
         return sorted(number for name, block in pairs if choices[name] == REMOVE for number in block)
 
-    def removed(self, gone: Collection[int]) -> tuple[Removal, dict[str, bytes], int]:
-        """What is left, the bytes of every group of the smaller network that compensates, and the size of its file."""
-        removal = removal_of_sets(self.channels, gone, self.model)
-        values = compensated(self.channels, gone, NetworkTensors(self.model), self.moments)
-        whole = independent_copy(self.model)
+    def kept(self, names: Sequence[str], choices: Mapping[str, str]) -> npt.NDArray[np.bool_]:
+        """(G,) which decisions are to keep."""
+        return np.array([choices.get(name, "keep") != REMOVE for name in names[len(self.layers) :]], dtype=bool)
+
+    def without(self, gone: Collection[int]) -> Remainder:
+        """The network without some sets; the channels that stay stand in for them."""
+        model = self.specimen.model
+        removal = removal_of_sets(self.channels, gone, model)
+        values = compensated(self.channels, gone, NetworkTensors(model), self.moments)
+        whole = independent_copy(model)
         NetworkTensors(whole).fill(values)
-        small = removal.applied(whole)
-        tensors, layout = NetworkTensors(small), discover_stored(small, "layer")
-        payloads = {}
-        size = fixed_bytes(layout, ("keep",))
-        for group in layout.groups:
-            stored = stored_as("keep", group, tensors.parts(group))
-            size += stored.nbytes
-            if any(member.name in values for member in group.members):
-                payloads[group.name] = stored.to_bytes()
-        return removal, payloads, size
+        return Remainder(removal.applied(whole), removal, frozenset(values), self.specimen, self.weights)
 
 
 def blocks_of_sets(

@@ -15,10 +15,10 @@ import qubo_compress as qc
 from benchmarks.networks.architectures import ResNet20
 from benchmarks.networks.attention import ByteGPT, VisionTransformer
 from qubo_compress import errors
+from qubo_compress.menu.unreliable.analog import Analog
 from qubo_compress.network.channels import find_channels
 from qubo_compress.network.channels.removal_file import removals_from, text_of
 from qubo_compress.network.tensors import NetworkTensors
-from qubo_compress.sensitivity.coupled.prices import keeping_prices
 from qubo_compress.sensitivity.coupled.statistics import channel_moments
 from qubo_compress.sensitivity.table import SensitivityTable
 from tests.network.channels.test_channels import Separable, lively
@@ -92,12 +92,12 @@ def test_prices_are_those_of_the_smaller_network(measured) -> None:
     assert choices is not None
     tensors = NetworkTensors(net)
     price = {name: tensor.element_size() for name, tensor in tensors.items()}
-    found = keeping_prices(choices.channels, choices.blocks, tensors, price)
+    found = choices.counts.priced(price)
     open_ = np.array([len(group) == 2 for group in table.choices])
     for _ in range(4):
         kept = ~open_ | (rng.random(len(open_)) < 0.6)
         gone = [number for number, block in enumerate(choices.blocks) if not kept[number] for number in block]
-        small = choices.removed(gone)[0].applied(net)
+        small = choices.without(gone).model
         assert found.total(kept) == sum(t.numel() * t.element_size() for t in NetworkTensors(small).values())
     everything = found.total(np.ones(len(open_), dtype=bool))
     assert everything == table.layout.original_bytes
@@ -184,8 +184,10 @@ def test_compress_chooses_channels(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     net, data, table = table_of("residual")
-    with pytest.raises(errors.InvalidMenu, match="keep or to remove"):
-        qc.measure(net, data, groups="channel", menu=qc.Menu(bits=(4,)), progress=False)
+    with pytest.raises(errors.InvalidMenu, match="stored reliably"):
+        qc.measure(net, data, groups="channel", menu=qc.Menu([Analog(bits=4)]), progress=False)
+    with pytest.raises(errors.InvalidOption, match="around"):
+        table.problem(qc.Budget(ratio=2), around={})
     with pytest.raises(errors.InvalidMenu, match="'products'"):
         qc.measure(net, data, groups="channel", metric="magnitude", progress=False)
     with pytest.raises(errors.InvalidModel, match="no channels of this network can be removed"):

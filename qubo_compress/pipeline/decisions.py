@@ -1,0 +1,167 @@
+"""Decisions about channels beside the layers' choices: one problem for both, then the layers settled to the byte.
+
+The problem's prices are products of three choices, expanded around a plan; so it is solved, expanded around its answer
+and solved again, until the answer stays. What leaves the network is decided there. The layers that are left are then
+measured as they are, stored as they are, and chosen for under the same limits, because files are paid in bytes, not in
+shares of bytes. The network with all its channels competes, and held-out examples decide.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from qubo_compress.budget import Budget
+from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
+from qubo_compress.pipeline.refinement import Round
+from qubo_compress.problem.choice_problem import ChoiceProblem
+from qubo_compress.selection.candidates import TIE
+from qubo_compress.sensitivity.coupled.choices import RemovalChoices
+from qubo_compress.sensitivity.coupled.remainder import Remainder
+from qubo_compress.sensitivity.specimen import Specimen
+from qubo_compress.sensitivity.table import SensitivityTable
+from qubo_compress.solvers.solution import Solution
+
+logger = logging.getLogger(__name__)
+
+EXPANSIONS = 4
+"""Most solves: the answer of the third is nearly always that of the second."""
+
+ALL_CHANNELS, FEWER_CHANNELS = "all channels", "fewer channels"
+
+Solve = Callable[[ChoiceProblem], Solution]
+Settle = Callable[[Specimen, Budget, Remainder | None], Round]
+"""(network with layers as groups, limits, what it is the remainder of) -> the first round."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network whose layers were chosen for.
+
+    Attributes:
+        name: ``"fewer channels"`` or ``"all channels"``.
+        removed: how many coupled sets it lacks.
+        measure: of its best plan on the held-out examples; see
+            :attr:`qubo_compress.selection.comparison.Comparison.measure`. None where no plan fits.
+    """
+
+    name: str
+    removed: int
+    measure: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelDecisions:
+    """What was decided about channels.
+
+    Attributes:
+        table: of the layers' choices and the decisions.
+        solution: the best answer, which says which channels leave.
+        expansions: energy of each answer, with its own shares of every layer, and whether it fits.
+        trials: the networks that were compared.
+    """
+
+    table: SensitivityTable
+    solution: Solution | None
+    expansions: tuple[tuple[float, bool], ...]
+    trials: tuple[Trial, ...]
+
+
+def decided(
+    specimen: Specimen, table: SensitivityTable, budget: Budget, solve: Solve, settle: Settle
+) -> tuple[Round, ChannelDecisions]:
+    """The first round of the network that is best on held-out examples, and how it was found.
+
+    Args:
+        specimen: the network that was measured.
+        table: of its layers' choices and the decisions.
+        budget: the limits.
+        solve: problem -> solution.
+        settle: chooses for the layers of a network.
+
+    Raises:
+        InfeasibleBudget, NoFeasibleFound: when no plan fits, neither with all channels nor with fewer.
+    """
+    removals = removals_of(table)
+    limits = budget.limits(table.layout.original_bytes, table.layout.parameters)
+    absolute = replace(budget, ratio=None, bits_per_weight=None, bytes=limits["bytes"])
+    solution, expansions = expanded(table, limits, lambda around: solve(table.problem(budget, around=around)))
+    settings = replace(specimen.settings, groups="layer")
+    networks: list[tuple[str, int, Specimen, Remainder | None]] = []
+    gone = [] if solution is None else removals.gone(table.group_names, solution.choices)
+    if gone:
+        remainder = removals.without(gone)
+        networks.append((FEWER_CHANNELS, len(gone), replace(remainder.specimen(), settings=settings), remainder))
+    networks.append((ALL_CHANNELS, 0, replace(specimen, settings=settings), None))
+    rounds, trials, reasons = list[Round](), list[Trial](), list[Exception]()
+    for name, removed, network, left in networks:
+        try:
+            found = settle(network, absolute, left)
+        except (InfeasibleBudget, NoFeasibleFound) as reason:
+            logger.info("%s: %s", name, reason)
+            reasons.append(reason)
+            trials.append(Trial(name, removed, None))
+        else:
+            rounds.append(found)
+            trials.append(Trial(name, removed, found.measure))
+    if not rounds:
+        raise reasons[0]
+    best = rounds[0]
+    for found in rounds[1:]:
+        best = found if found.measure < best.measure - TIE else best
+    return best, ChannelDecisions(table, solution, tuple(expansions), tuple(trials))
+
+
+def removals_of(table: SensitivityTable) -> RemovalChoices:
+    """What a table knows about channels; only for tables that have decisions about them."""
+    assert table.removals is not None  # noqa: S101 - the caller measured such a table
+    return table.removals
+
+
+def within(table: SensitivityTable, choices: Mapping[str, str], limits: Mapping[str, int]) -> bool:
+    """Whether a plan is within all limits, with each layer's price in proportion to what is left of it."""
+    removals = removals_of(table)
+    assert removals.prices is not None  # noqa: S101 - likewise
+    kept = removals.kept(table.group_names, choices)
+    return all(removals.prices.total(name, choices, kept) <= limit for name, limit in limits.items())
+
+
+def expanded(
+    table: SensitivityTable, limits: Mapping[str, int], solve: Callable[[Mapping[str, str]], Solution]
+) -> tuple[Solution | None, list[tuple[float, bool]]]:
+    """The best plan found by expanding around one answer after another, or None; and what was found on the way.
+
+    Args:
+        table: of layers' choices and decisions.
+        limits: by budget name.
+        solve: plan to expand around -> solution.
+    """
+    best: tuple[float, Solution] | None = None
+    history: list[tuple[float, bool]] = []
+    seen: list[Mapping[str, str]] = []
+    waiting: list[Mapping[str, str]] = [smallest_choices(table), {}]
+    while waiting and len(seen) < EXPANSIONS:
+        around = waiting.pop()
+        seen.append(around)
+        try:
+            solution = solve(around)
+        except (InfeasibleBudget, NoFeasibleFound) as reason:
+            logger.info("expansion %d: %s", len(seen), reason)
+            continue
+        energy, fits = table.predict(solution.choices), within(table, solution.choices, limits)
+        logger.info("expansion %d: energy %.4g, fits: %s", len(seen), energy, fits)
+        history.append((energy, fits))
+        if fits and (best is None or energy < best[0] - TIE):
+            best = (energy, solution)
+        waiting = [] if solution.choices in seen else [solution.choices]
+    return (None if best is None else best[1]), history
+
+
+def smallest_choices(table: SensitivityTable) -> dict[str, str]:
+    """Every layer as its smallest choice, and all channels kept: prices expanded around it are too low, if anything."""
+    found = {}
+    for name, names, start in zip(table.group_names, table.choices, table.offsets[:-1].tolist(), strict=True):
+        costs = table.costs["bytes"][start : start + len(names)]
+        found[name] = names[int(costs.argmin())] if costs.any() else "keep"
+    return found
