@@ -35,7 +35,8 @@ class Budget:
         ratio: original bytes over stored bytes; 12 means a twelfth of the size.
         bytes: largest size of the file.
         bits_per_weight: eight times the bytes of the file over the number of unique parameters.
-        macs: largest number of multiplications by non-zero weights per example.
+        macs: largest number of multiplications by non-zero weights per example; where channels are removed, by all
+            weights that are left, zero or not, because that many are done.
         bit_operations: ``macs`` with each multiplication weighted by the bits of its weight and of its activation: 32,
             unless the choice rounds the layer's inputs.
         cells: largest number of one-bit memory cells for the compressed tensors.

@@ -3,12 +3,12 @@
     python -m benchmarks.studies.bits_and_channels --networks cifar10-resnet20 --points 12:0.6 8:0.8
     python -m benchmarks.studies.bits_and_channels table
 
-A point is a ratio of bytes and a share of the multiplications. ``one problem`` is ``compress(groups="channel", menu=...)``.
-``channels, then bits`` first meets the multiplications by channels alone, as ``compress(groups="channel")`` does, then the
-bytes by the bits of the layers that are left. ``bits alone`` is ``compress(groups="layer")`` with the same menu: without
-zeros in the menu it can hardly lower multiplications. All use the same calibration examples, metric, solver and seconds
-for each solve, and repair without training. Accuracy and divergence are on test examples, which chose nothing. Records
-are appended to ``benchmarks/results/bits_and_channels.jsonl``.
+A point is a ratio of bytes and a share of the multiplications. ``one problem`` is ``compress(groups="channel",
+menu=...)``. ``channels, then bits`` first meets the multiplications by channels alone, as ``compress(groups="channel")``
+does, then the bytes by the bits of the layers that are left. ``bits alone`` is ``compress(groups="layer")`` with the
+same menu: without zeros in the menu it can hardly lower multiplications. All use the same calibration examples, metric,
+solver and seconds for each solve, and repair without training. Accuracy is on test examples, which chose nothing.
+Records are appended to ``benchmarks/results/bits_and_channels.jsonl``.
 """
 
 from __future__ import annotations

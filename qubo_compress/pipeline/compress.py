@@ -42,7 +42,7 @@ from qubo_compress.sensitivity.choices import StoredChoices
 from qubo_compress.sensitivity.coupled.remainder import Remainder
 from qubo_compress.sensitivity.latency_costs import with_latency
 from qubo_compress.sensitivity.measure import measure_specimen
-from qubo_compress.sensitivity.measurement import Measurement
+from qubo_compress.sensitivity.measurement import Measurement, about_channels
 from qubo_compress.sensitivity.metric import Metric
 from qubo_compress.sensitivity.metrics.auto import wants_close
 from qubo_compress.sensitivity.progress import say
@@ -153,6 +153,11 @@ def compress(
     # A misspelt name must fail before the measurement.
     chosen_solver = make_solver(solver)
     make_objective(objective)
+    if budget.harmful_flips is not None and about_channels(groups):
+        raise InvalidBudget(
+            "harmful_flips was given, and groups='channel' is measured by 'products', which counts no flips; leave it "
+            "out, and audit the result"
+        )
     if metric == "auto" and budget.harmful_flips is not None:
         metric = "gauss-newton"  # which counts them
     everything = Specimen.of(

@@ -9,8 +9,10 @@ shares of bytes. The network with all its channels competes, and held-out exampl
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from qubo_compress.budget import Budget
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
@@ -97,7 +99,7 @@ def decided(
     rounds, trials, reasons = list[Round](), list[Trial](), list[Exception]()
     for name, removed, network, left in networks:
         try:
-            found = settle(network, absolute, left)
+            found = settle(network, _for_layers(absolute, table, gone if left else []), left)
         except (InfeasibleBudget, NoFeasibleFound) as reason:
             logger.info("%s: %s", name, reason)
             reasons.append(reason)
@@ -111,6 +113,28 @@ def decided(
     for found in rounds[1:]:
         best = found if found.measure < best.measure - TIE else best
     return best, ChannelDecisions(table, solution, tuple(expansions), tuple(trials))
+
+
+def _for_layers(budget: Budget, table: SensitivityTable, gone: Collection[int]) -> Budget:
+    """The limits for the layers' choices of a network without some sets, which counts multiplications with zeros as done.
+
+    Raises:
+        InfeasibleBudget: when it multiplies too often, and no choice of a layer changes that.
+    """
+    if budget.macs is None:
+        return budget
+    removals = removals_of(table)
+    assert removals.prices is not None  # noqa: S101 - the caller measured such a table
+    kept = np.array([not set(block) <= set(gone) for block in removals.blocks])
+    done = removals.prices.total("macs", {}, kept)
+    if done <= budget.macs:
+        return replace(budget, macs=None)
+    if all(len(set(costs.values())) == 1 for costs in removals.prices.whole["macs"]):
+        raise InfeasibleBudget(
+            f"the budget allows {budget.macs:,} multiplications, and the layers do {done:,.0f} whatever is chosen for "
+            "them; raise the budget"
+        )
+    return budget
 
 
 def removals_of(table: SensitivityTable) -> RemovalChoices:

@@ -104,9 +104,14 @@ def _group_priced(subject: Subject, number: int) -> _Priced:
     costs, fits, unreliable = [], [], []
     calls = layer_calls(subject.tensors, subject.layout.groups[number], subject.trace)
     positions = [sum(call.positions for call in made) for made in calls]
+    # Where channels leave, multiplications count that are done, and a weight that is zero is multiplied with, too.
+    dense = subject.settings.about_channels
+    sizes = [member.numel for member in subject.layout.groups[number].members]
     for packed, operator in zip(subject.choices.stored(number), subject.choices[number].values(), strict=True):
         if packed.stages(0):
             macs = factored_multiplications(packed, calls)
+        elif dense:
+            macs = sum(size * times for size, times in zip(sizes, positions, strict=True))
         elif len(set(positions)) == 1:
             macs = packed.nonzeros * positions[0]
         else:

@@ -26,6 +26,11 @@ CHANNELS = re.compile(r"channel(?::([1-9][0-9]{0,3}))?")
 """Groupings whose decisions are to keep or to remove coupled channels, one by one or in blocks: ``"channel:8"``."""
 
 
+def about_channels(groups: GroupRule) -> bool:
+    """Whether a grouping is about keeping or removing coupled channels."""
+    return isinstance(groups, str) and CHANNELS.fullmatch(groups) is not None
+
+
 @dataclass(frozen=True, eq=False)
 class Measurement:
     """The settings of a measurement: the keyword arguments of :func:`qubo_compress.measure`, which explains each.
@@ -93,7 +98,7 @@ class Measurement:
     @property
     def about_channels(self) -> bool:
         """Whether the decisions are to keep or to remove coupled channels."""
-        return isinstance(self.groups, str) and CHANNELS.fullmatch(self.groups) is not None
+        return about_channels(self.groups)
 
     @property
     def mixed(self) -> bool:

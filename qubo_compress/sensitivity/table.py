@@ -156,11 +156,15 @@ class SensitivityTable:
             bits: fewest bits allowed.
 
         Raises:
-            InvalidMenu: when nothing would be left.
+            InvalidMenu: when nothing would be left, or the groups are decisions about channels.
         """
         matching = [name for name in self.group_names if name == group or re.fullmatch(group, name)]
         if not matching:
             raise unknown_name("group", group, self.group_names)
+        if self.removals is not None:
+            matching = [name for name in matching if name in self.removals.layers]
+        if not matching:
+            raise InvalidMenu(f"{group!r} names only decisions about channels, which have no bits; name a layer")
         for name in matching:
             self._restrict(name, lambda choice: (parse(choice).code_bits or bits) >= bits, None)
         return self
@@ -474,7 +478,15 @@ class SensitivityTable:
         """The real loss of the network with any assignment of :meth:`problem` stitched in.
 
         See :class:`qubo_compress.StitchedLoss` for its other options.
+
+        Raises:
+            InvalidOption: for a table with decisions about channels, whose plans change the shapes of layers.
         """
+        if self.removals is not None:
+            raise InvalidOption(
+                "plans of this table remove channels, and layers of other shapes cannot be stitched in: apply the plans "
+                "with table.plan(...).apply(model), or measure with groups='layer'"
+            )
         return StitchedLoss(model, self, batches, loss, **options)
 
     def with_linear(self, linear: FloatArray) -> SensitivityTable:

@@ -119,8 +119,8 @@ def test_compress_mixes_bits_and_channels(tmp_path: Path) -> None:
     assert any(choice.startswith("quantize") for choice in found.plan.choices.values())
     by_name = {trial.name: trial for trial in found.decisions.trials}
     assert by_name[FEWER_CHANNELS].removed > 0 and by_name[ALL_CHANNELS].measure is None  # so few bits are not zero
-    left = found.table  # of what is left, where weights that are zero do not multiply
-    assert left.costs["macs"][left.offsets[:-1] + left.assignment(found.plan.choices)].sum() <= macs
+    left = qc.measure(found.model, data, menu=qc.Menu([]), progress=False)
+    assert left.costs["macs"].sum() <= macs  # with zeros, which are multiplied with, too
     with torch.no_grad():
         again = qc.load(tmp_path / "net.safetensors", net)(data[0][0])
         assert torch.equal(again, found.model(data[0][0]))
@@ -156,5 +156,11 @@ def test_what_no_plan_reaches_is_refused() -> None:
     table = qc.measure(net, data, groups="channel", menu=MENU, progress=False)
     with pytest.raises(errors.UnknownName, match="no such group"):
         table.problem(LIMITS, around={"no such group": "keep"})
+    with pytest.raises(errors.InvalidMenu, match="decisions about channels"):
+        table.minimum_bits(table.group_names[-1], 8)
+    with pytest.raises(errors.InvalidOption, match="stitched"):
+        table.stitched_loss(net, data)
+    with pytest.raises(errors.InvalidBudget, match="counts no flips"):
+        qc.compress(net, data, qc.Budget(ratio=2, harmful_flips=0.1), groups="channel", progress=False)
     smallest = smallest_choices(table)
     assert priced(table, smallest)[0] <= priced(table, dict.fromkeys(smallest, "keep"))[0]
