@@ -3,10 +3,10 @@
     python -m benchmarks.studies.bits_and_channels --networks cifar10-resnet20 --points 12:0.6 8:0.8
     python -m benchmarks.studies.bits_and_channels table
 
-A point is a ratio of bytes and a share of the multiplications. ``one problem`` is ``compress(groups="channel",
-menu=...)``. ``channels, then bits`` first meets the multiplications by channels alone, as ``compress(groups="channel")``
-does, then the bytes by the bits of the layers that are left. ``bits alone`` is ``compress(groups="layer")`` with the
-same menu: without zeros in the menu it can hardly lower multiplications. All use the same calibration examples, metric,
+A point is a ratio of bytes and a share of the multiplications. ``one problem`` is
+``compress(groups="channel", menu=...)``. ``channels, then bits`` first meets the multiplications by channels alone, as
+``compress(groups="channel")`` does, then the bytes by the bits of the layers that are left. ``bits alone`` is
+``compress(groups="layer")`` with the same menu and all multiplications. All use the same calibration examples, metric,
 solver and seconds for each solve, and repair without training. Accuracy is on test examples, which chose nothing.
 Records are appended to ``benchmarks/results/bits_and_channels.jsonl``.
 """
@@ -61,8 +61,10 @@ def in_turn(model: nn.Module, data: Batches, budget: qc.Budget, options: Options
 
 
 def bits_alone(model: nn.Module, data: Batches, budget: qc.Budget, options: Options, seed: int) -> nn.Module:
-    """The bits of layers with all channels."""
-    return qc.compress(model, data, budget, menu=menu(), time_limit=options.time_limit, seed=seed, progress=False).model
+    """The bits of layers with all channels, whatever they multiply."""
+    return qc.compress(
+        model, data, replace(budget, macs=None), menu=menu(), time_limit=options.time_limit, seed=seed, progress=False
+    ).model
 
 
 MAKERS = dict(zip(METHODS, (in_one, in_turn, bits_alone), strict=True))

@@ -116,7 +116,7 @@ def decided(
 
 
 def _for_layers(budget: Budget, table: SensitivityTable, gone: Collection[int]) -> Budget:
-    """The limits for the layers' choices of a network without some sets, which counts multiplications with zeros as done.
+    """The limits for the layers of a network without some sets: multiplications with zeros are done, too.
 
     Raises:
         InfeasibleBudget: when it multiplies too often, and no choice of a layer changes that.

@@ -484,8 +484,8 @@ class SensitivityTable:
         """
         if self.removals is not None:
             raise InvalidOption(
-                "plans of this table remove channels, and layers of other shapes cannot be stitched in: apply the plans "
-                "with table.plan(...).apply(model), or measure with groups='layer'"
+                "plans of this table remove channels, and layers of other shapes cannot be stitched in: apply the "
+                "plans with table.plan(...).apply(model), or measure with groups='layer'"
             )
         return StitchedLoss(model, self, batches, loss, **options)
 
