@@ -218,7 +218,7 @@ def compression_of(model: nn.Module) -> Compression:
     """The :class:`Compression` that a module carries.
 
     Raises:
-        WrongModel: when it carries none, or its values were changed afterwards.
+        WrongModel: when it carries none, or its values or the rounding of its inputs were changed afterwards.
     """
     found: Any = vars(model).get(CARRIED)
     if isinstance(found, FactoredReport):
@@ -238,5 +238,12 @@ def compression_of(model: nn.Module) -> Compression:
         raise WrongModel(
             f"{changed[0]} was changed after the plan was applied, so it is no longer on the plan's grid; "
             "use qubo_compress.recover to retrain within the plan"
+        )
+    ranges = found.ranges()
+    other = [name for name, wanted in ranges.items() if not tensors.rounds_as(name, wanted)]
+    if other:
+        raise WrongModel(
+            f"the inputs of {other[0]} are not rounded as in the plan: the hook that rounds them was removed "
+            "or changed; apply the plan again"
         )
     return found

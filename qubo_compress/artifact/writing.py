@@ -25,7 +25,8 @@ def save(model: nn.Module, path: str | Path) -> int:
         The size of the file in bytes, which equals ``plan.bytes``.
 
     Raises:
-        WrongModel: when the module carries no plan, or its values have left the plan's grid.
+        WrongModel: when the module carries no plan, its values have left the plan's grid, or inputs are not rounded
+            as planned.
         InvalidModel: when its state dict holds something that only pickle could store; the message names it.
         StorageError: when the file cannot be written, or the path names a folder, a device or a pipe.
     """

@@ -3,7 +3,7 @@
 An input x becomes scale * (q - zero_point) with q = clamp(round(x / scale) + zero_point, 0, 2^bits - 1): one range per
 tensor, asymmetric, with an exact zero, so that padding stays zero. It is ``QuantizeLinear`` and ``DequantizeLinear`` of
 ONNX with unsigned integers, which onnxruntime and OpenVINO run fastest on x86. The gradient passes unchanged within the
-range and is zero outside it.
+range and is zero outside it. NaN stays NaN, so that it is seen; ``QuantizeLinear`` makes it a number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ LARGEST = 1e30
 
 
 def _at_once(inputs: Tensor, scale: float, zero_point: int, levels: int) -> Tensor:
-    return torch.fake_quantize_per_tensor_affine(inputs, scale, zero_point, 0, levels)
+    found = torch.fake_quantize_per_tensor_affine(inputs, scale, zero_point, 0, levels)
+    return torch.where(inputs.isnan(), inputs, found)
 
 
 TRACED_NAME = "qubo_compress::round_input"
@@ -87,7 +88,7 @@ class InputRange:
         return (self.levels - self.zero_point) * self.scale
 
     def rounded(self, inputs: Tensor) -> Tensor:
-        """The nearest values of the range, in the inputs' dtype."""
+        """The nearest values of the range, in the inputs' dtype; NaN stays."""
         wide = inputs.float()
         # Torch's own function has no kernel without data, so that it can be neither exported nor compiled.
         traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()

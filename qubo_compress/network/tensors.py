@@ -143,6 +143,10 @@ class NetworkTensors(Mapping[str, Tensor]):
         """The range to which the inputs of the layer with that weight are rounded, or None."""
         return range_of(self.owners(name)[0][0])
 
+    def rounds_as(self, name: str, wanted: InputRange | None) -> bool:
+        """Whether all layers with that weight round their inputs to a range; None: whether none does."""
+        return all(range_of(module) == wanted for module, _ in self.owners(name))
+
     def round_inputs(self, ranges: Mapping[str, InputRange | None]) -> None:
         """Round the inputs of the layers with these weights from now on; None: no longer."""
         for name, wanted in ranges.items():

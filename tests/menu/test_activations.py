@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import qubo_compress as qc
-from qubo_compress.errors import CorruptArtifact, InvalidMenu
+from qubo_compress.errors import CorruptArtifact, InvalidMenu, WrongModel
 from qubo_compress.menu.operator import choice_name, parse, stored_as
-from qubo_compress.network.rounding import InputRange, range_of
+from qubo_compress.network.rounding import InputRange, place_range, range_of
 
 MENU = ["quantize(bits=8)", "quantize(bits=8,activations=8)", "compensate(bits=4,activations=4)"]
 
@@ -185,3 +185,26 @@ def test_a_wrapped_layer_keeps_its_other_hooks() -> None:
     calls.clear()
     small(data[0][0])
     assert calls and range_of(small[0]) is not None
+
+
+@pytest.mark.parametrize("kind", ["removed", "changed", "added"])
+def test_networks_that_no_longer_round_as_planned_are_not_stored(
+    sample: Callable[[str], Any], tmp_path: Path, kind: str
+) -> None:
+    given = sample("grouped-view-inplace")
+    table = _measured(given, interactions=False)
+    small = table.plan({"stem.weight": MENU[1]}).apply(given.model)
+    qc.save(small, tmp_path / "net")
+    if kind == "removed":
+        small.stem._forward_pre_hooks.clear()
+    else:
+        place_range(small.stem if kind == "changed" else small.head, InputRange(1.0, 3, 8))
+    name = "head" if kind == "added" else "stem"
+    for use in (
+        lambda: qc.save(small, tmp_path / "net"),
+        lambda: qc.export(small, tmp_path / "net.onnx", given.batches[0][0]),
+        lambda: qc.recover(small, given.batches, given.model, epochs=1, progress=False),
+    ):
+        with pytest.raises(WrongModel, match=rf"inputs of {name}\.weight are not rounded as in the plan"):
+            use()
+    assert not (tmp_path / "net.onnx").exists()

@@ -53,6 +53,14 @@ def test_damaged_ranges_are_refused(scale: float, zero: int, bits: int) -> None:
         InputRange(scale, zero, bits)
 
 
+@given(RANGES, st.integers(1, 40), st.sampled_from([torch.float32, torch.float16]))
+def test_nan_stays_and_infinities_are_cut_off(given_range: InputRange, count: int, dtype: torch.dtype) -> None:
+    x = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0], dtype=dtype).repeat(count)
+    found = given_range.rounded(x).reshape(count, 4).float()
+    ends = torch.tensor([given_range.high, given_range.low, 0.0]).to(dtype).float()
+    assert found[:, 0].isnan().all() and torch.equal(found[:, 1:], ends.expand(count, 3))
+
+
 def test_gradients_pass_inside_the_range_and_stop_outside() -> None:
     x = torch.tensor([-3.0, 0.2, 0.9, 7.0], requires_grad=True)
     InputRange(0.5, 2, 3).rounded(x).sum().backward()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress.sensitivity import forecast
-from qubo_compress.sensitivity.metrics.auto import GRADIENT_RUNS, AutoMetric
+from qubo_compress.sensitivity.metrics.auto import GRADIENT_RUNS, ROUNDED_RUNS, AutoMetric
 from qubo_compress.sensitivity.metrics.products import Products
 
 MENU = qc.Menu(bits=(2, 8), sparsity=(0.0,))
@@ -108,3 +108,13 @@ def test_a_network_that_products_cannot_follow_is_refused_as_by_measuring() -> N
 
     with pytest.raises(errors.InvalidModel, match="depends on the other"):
         qc.estimate(Mixing(own=False).eval(), 2 * batches(20), menu=MENU, metric="products")
+
+
+def test_every_range_of_the_inputs_costs_one_more_gradient() -> None:
+    net, rounded = Scaled(own=False).eval(), "quantize(bits=8,activations={})"
+    menus = [["quantize(bits=8)"], [rounded.format(8)], [rounded.format(8), rounded.format(4)]]
+    found = [
+        qc.estimate(net, batches(40), menu=qc.Menu(menu), metric=Products(probes=2, first_order=False)).evaluations
+        for menu in menus
+    ]
+    assert found == pytest.approx([found[0] + 2 * ranges * ROUNDED_RUNS for ranges in (0, 1, 2)])

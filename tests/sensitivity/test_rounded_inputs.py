@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 import qubo_compress as qc
+from qubo_compress.errors import InvalidModel
 from qubo_compress.sensitivity.measure import measure_specimen
 from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.metrics.products import Products
@@ -94,3 +97,27 @@ def test_a_network_that_rounds_its_inputs_is_not_measured_again(sample: Callable
     for groups in ("layer", "channel"):
         with pytest.raises(qc.errors.InvalidModel, match="rounds the inputs"):
             qc.measure(small, given.batches, groups=groups, progress=False)
+
+
+class Overwritten(nn.Module):
+    """A layer whose input, or an activation that no layer reads, is overwritten after its use."""
+
+    def __init__(self, read: bool) -> None:
+        super().__init__()
+        self.read = read
+        self.first, self.second, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        other = self.second(hidden if self.read else functional.gelu(hidden))
+        hidden += 1
+        return self.last(other + hidden)
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_networks_that_overwrite_what_gradients_need_are_refused_by_name(read: bool) -> None:
+    torch.manual_seed(0)
+    data = [(torch.randn(12, 6), torch.arange(12) % 3)]
+    with pytest.raises(InvalidModel, match="second.weight is overwritten" if read else "activation is overwritten"):
+        qc.measure(Overwritten(read), data, menu=MENU, metric="products", progress=False)
+    qc.measure(Overwritten(read), data, menu=MENU, metric="gauss-newton", progress=False)

@@ -28,6 +28,9 @@ GRADIENT_RUNS = 3.0
 """Cost of a backward pass with per-example gradients, in forward runs: ResNet-20 2.6, EfficientNet-Lite0 3.4."""
 
 
+ROUNDED_RUNS = 5.0
+"""Cost of the gradients for one more range of the inputs, in forward runs: a vision transformer 2, ResNet-20 11."""
+
 BACKWARD_RUNS = 2.0
 """Cost of a backward pass with torch's own summed gradients of few parameters, in forward runs."""
 
@@ -142,7 +145,8 @@ def network_runs(subject: Subject, metric: Metric) -> float:
     """The cost of a metric in forward runs over all examples, with replayed parts weighted by their multiplications."""
     if isinstance(metric, Products):
         swept = network_runs(subject, GaussNewton()) if metric.measured_linear is True else 0.0
-        return 1.0 + GRADIENT_RUNS * (metric.probes_of(subject) + int(metric.has_slope(subject))) + swept
+        passes = metric.probes_of(subject) + int(metric.has_slope(subject))
+        return 1.0 + (GRADIENT_RUNS + ROUNDED_RUNS * _ranges(subject)) * passes + swept
     if metric.metric_name != "gauss-newton":
         return metric.evaluations(subject)
     each = np.array(_of_groups(subject))
@@ -151,6 +155,13 @@ def network_runs(subject: Subject, metric: Metric) -> float:
     behind = 1.0 if subject.trace is None else np.cumsum(each[::-1])[::-1] / total
     offered = np.array([len(names) - 1 for names in subject.choices])
     return float(REPLAY_OVERHEAD * (offered * behind).sum()) + 1.0
+
+
+def _ranges(subject: Subject) -> float:
+    """To how many ranges the inputs of layers are rounded, the mean over all multiplications."""
+    each = np.array(_of_groups(subject))
+    kinds = [len({one.activation_bits for one in names.values() if one.activation_bits}) for names in subject.choices]
+    return float(each @ np.array(kinds, dtype=np.float64)) / max(float(each.sum()), 1e-12)
 
 
 def runs_alone(subject: Subject, metric: Metric) -> float:

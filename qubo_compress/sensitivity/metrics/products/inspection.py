@@ -30,6 +30,7 @@ from qubo_compress.sensitivity.metrics.products.slices import (
     Axes,
     Structure,
     depends_on_others,
+    refuses_writes,
     slice_products,
 )
 from qubo_compress.sensitivity.subject import Subject
@@ -89,7 +90,8 @@ def inspect(subject: Subject) -> Structure:
         name: torch.randn(state[name].shape, generator=generator).to(state[name].device) for name in sorted(wanted)
     }
     cotangent = _cotangent(probe, generator)
-    true = _true_products(probe, directions, cotangent)
+    with refuses_writes(structure):
+        true = _true_products(probe, directions, cotangent)
     floor = NOISE * max((float(found.abs().max()) for found in true.values()), default=0.0)
     found = _recorded_products(probe, structure, directions, cotangent)
     captured = frozenset(name for name in structure.captured if _agree(found[name], true[name], tolerance, floor))

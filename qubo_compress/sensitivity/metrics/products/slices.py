@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -92,8 +93,21 @@ def slice_products(
         choices: number of all choices.
 
     Raises:
-        InvalidModel: when single examples have to run, and their outputs differ from those among others.
+        InvalidModel: when single examples have to run, and their outputs differ from those among others, or the network
+            overwrites what its gradients need.
     """
+    with refuses_writes(structure):
+        return _slice_products(tensors, structure, part, cotangents, blocks_of, choices)
+
+
+def _slice_products(
+    tensors: NetworkTensors,
+    structure: Structure,
+    part: Slice,
+    cotangents: Sequence[Tensor],
+    blocks_of: BlocksOf,
+    choices: int,
+) -> Tensor:
     accumulator = _Accumulator(structure, len(part), len(cotangents), blocks_of, choices, cotangents[0].device)
     with tensors.swapped(structure.state, dict.fromkeys(structure.ranges)), torch.enable_grad():
         recorder = Recorder(structure.state, accumulator.watch, structure.copied, structure.ranges)
@@ -163,6 +177,30 @@ def depends_on_others(seen: str) -> InvalidModel:
         f"what the network makes of an example depends on the others of its batch ({seen}); use "
         "metric='gauss-newton', which runs every choice"
     )
+
+
+WRITTEN = "modified by an inplace operation"
+"""What torch says when a backward pass needs a value that the network has overwritten."""
+
+
+@contextlib.contextmanager
+def refuses_writes(structure: Structure) -> Iterator[None]:
+    """Name the layer whose input a network overwrites, where torch has no gradients for that reason.
+
+    Raises:
+        InvalidModel: instead of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as cause:
+        if WRITTEN not in str(cause):
+            raise
+        names = [view.name for number in sorted(structure.copied) for view in structure.signatures[number][1]]
+        place = f"the input of {names[0]}" if names else "an activation"
+        raise InvalidModel(
+            f"{place} is overwritten in place after it was used, so that torch has no gradients of this network; "
+            "write x = x + 1 instead of x += 1, or use metric='gauss-newton', which needs none"
+        ) from cause
 
 
 def _alike(alone: Tensor, together: Tensor) -> bool:
