@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 # The suite runs two processes side by side; threads within each would only get in each other's way.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg DWAVE_CACHE_ENABLED=false
 
-.PHONY: install demo test stress lint types check clean
+.PHONY: install demo wheel test stress lint types check clean
 
 install: $(VENV)/.compiled
 
@@ -22,9 +22,14 @@ $(VENV)/.compiled: $(VENV)/.installed
 	$(RUN) -m qubo_compress.warm_up
 	touch $@
 
-# One thread a process: on a loaded machine two wait for each other, and the small networks of the demo gain nothing.
+
 demo: install
-	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.demo --jobs 2
+	@echo "importing torch ..."
+	$(RUN) -m benchmarks.demo
+
+# What a stranger installs: the wheel, in a fresh environment with only what it requires.
+wheel: $(VENV)/.installed
+	$(RUN) -m tests.wheel
 
 test: install
 	$(TEST_ENV) $(RUN) -m pytest

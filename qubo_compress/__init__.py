@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qubo_compress.budget import Budget
     from qubo_compress.calibration.weights import TailWeights, tail_weights
     from qubo_compress.errors import QuboCompressError
+    from qubo_compress.example import ExampleNetwork, example_network
     from qubo_compress.exports import Exported, export
     from qubo_compress.latency import LatencyTable
     from qubo_compress.menu import Menu
@@ -37,6 +38,7 @@ __all__ = [
     "Budget",
     "ChoiceProblem",
     "CompressionResult",
+    "ExampleNetwork",
     "Exported",
     "Forecast",
     "LatencyTable",
@@ -51,6 +53,7 @@ __all__ = [
     "channels",
     "compress",
     "estimate",
+    "example_network",
     "export",
     "latency_table",
     "load",
@@ -74,6 +77,7 @@ _MODULES = {
     "Budget": "budget",
     "ChoiceProblem": "problem",
     "CompressionResult": "pipeline",
+    "ExampleNetwork": "example",
     "Exported": "exports",
     "Forecast": "sensitivity",
     "LatencyTable": "latency",
@@ -87,6 +91,7 @@ _MODULES = {
     "audit": "audits",
     "compress": "pipeline",
     "estimate": "sensitivity",
+    "example_network": "example",
     "export": "exports",
     "latency_table": "timing",
     "load": "artifact",
@@ -103,9 +108,9 @@ _MODULES = {
 """Public name -> its module, relative to the package."""
 
 _ROOMS = (
-    "artifact", "audits", "budget", "calibration", "channels", "encodings", "errors", "exports", "latency",
-    "layers", "menu", "network", "page", "pipeline", "plan", "problem", "pruning", "published", "recovery", "report",
-    "selection", "sensitivity", "solvers", "testing", "timing", "warm_up",
+    "artifact", "audits", "budget", "calibration", "channels", "encodings", "errors", "example", "exports",
+    "latency", "layers", "menu", "network", "page", "pipeline", "plan", "problem", "pruning", "published",
+    "recovery", "report", "selection", "sensitivity", "solvers", "testing", "timing", "warm_up",
 )  # fmt: skip
 """Modules and folders that are attributes of the package without an import."""
 

@@ -17,9 +17,9 @@ import qubo_compress as qc
 
 PACKAGE = Path(qc.__file__).parent
 ROOMS = (
-    "artifact", "audits", "budget", "channels", "encodings", "errors", "exports", "latency", "layers", "menu",
-    "pipeline", "plan", "problem", "pruning", "published", "recovery", "report", "selection", "sensitivity", "solvers",
-    "testing", "timing",
+    "artifact", "audits", "budget", "channels", "encodings", "errors", "example", "exports", "latency", "layers",
+    "menu", "pipeline", "plan", "problem", "pruning", "published", "recovery", "report", "selection", "sensitivity",
+    "solvers", "testing", "timing",
 )  # fmt: skip
 
 

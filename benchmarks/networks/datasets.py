@@ -29,6 +29,7 @@ CIFAR10_FILES = ("train_12k.npz", "test.npz")
 FASHION_PACKAGE_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CACHE_FOLDER = Path.home() / ".cache" / "qubo_compress" / "fashion-mnist"
 FASHION_URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
+FASHION_MEAN, FASHION_DEVIATION = 0.2860, 0.3530
 FASHION_CHECKSUMS: Mapping[str, str] = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -117,7 +118,7 @@ def fashion_mnist(data_dir: Path | None = None, *, download: bool = False) -> Da
     folder = find_folder("Fashion-MNIST", names, folders, advice)
     arrays = [_parse_idx(_read_idx(folder, name)) for name in names]
     training_side, test = (
-        Examples(_normalise(images.unsqueeze(1) / 255.0, (0.2860,), (0.3530,)), labels.long())
+        Examples(_normalise(images.unsqueeze(1) / 255.0, (FASHION_MEAN,), (FASHION_DEVIATION,)), labels.long())
         for images, labels in (arrays[:2], arrays[2:])
     )
     train, validation = _hold_out(training_side, 5_000, seed=1)

@@ -111,7 +111,7 @@ class Stopwatch:
         return {"INFERENCE_NUM_THREADS": self.threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
 
     def _by_openvino(self, data: bytes, inputs: Inputs) -> Callable[[], Any]:
-        core = require("openvino", "onnx").Core()
+        core = require("openvino", "openvino").Core()
         given = inputs.values() if isinstance(inputs, dict) else (inputs,) if not isinstance(inputs, tuple) else inputs
         feeds = dict(enumerate(tensor.detach().cpu().numpy() for tensor in given))
         request = core.compile_model(core.read_model(data, b""), "CPU", self._openvino).create_infer_request()
