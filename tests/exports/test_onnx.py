@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,23 @@ class Fixed(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.layer(inputs.reshape(2, 4))
+
+
+class Speaking(Branching):
+    def forward(self, inputs: Tensor) -> Tensor:
+        print("the network's own words", file=sys.stderr)
+        return super().forward(inputs)
+
+
+def test_torch_prints_no_graph_and_the_network_may_print(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    small, _ = compressed(Speaking().eval(), Quantize(4))
+    capfd.readouterr()
+    before = sys.stderr
+    with pytest.raises(ExportRefused, match="cannot trace"):
+        qc.export(small, tmp_path / "net.onnx", torch.randn(2, 4))
+    assert sys.stderr is before
+    written = capfd.readouterr().err
+    assert set(written.splitlines()) == {"the network's own words"}
 
 
 @pytest.mark.parametrize(("net", "reason"), [(Branching(), "cannot trace"), (Noisy(), "differ"), (Fixed(), "batch")])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
@@ -129,15 +130,39 @@ def _refuse_fixed_batch(model: nn.Module, graph: Any) -> None:
         )
 
 
+class _WithoutTorch:
+    """The program's standard error without what torch's own code prints there: graphs that it could not finish.
+
+    The reason is in our error. What the network, other libraries and other threads write is passed on.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, unless a module of torch asks for it."""
+        writer = str(sys._getframe(1).f_globals.get("__name__", ""))
+        return len(text) if writer.partition(".")[0] == "torch" else self._stream.write(text)
+
+
+NOTES = {
+    "torch.onnx": logging.ERROR, "onnxscript": logging.ERROR, "onnx_ir": logging.ERROR,
+    "torch.fx.experimental.symbolic_shapes": logging.ERROR, "torch.export._trace": logging.CRITICAL,
+}  # fmt: skip
+"""Loggers of the exporter's notes on its own progress, and the level from which they are passed on."""
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's notes on its own progress."""
-    names = ("torch.onnx", "onnxscript", "onnx_ir")
-    before = [(logging.getLogger(name), logging.getLogger(name).level) for name in names]
+    before = [(logging.getLogger(name), logging.getLogger(name).level) for name in NOTES]
     try:
         for logger, _ in before:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+            logger.setLevel(NOTES[logger.name])
+        with warnings.catch_warnings(), contextlib.redirect_stderr(_WithoutTorch(sys.stderr)):  # type: ignore[type-var]
             warnings.simplefilter("ignore")
             yield
     finally:
