@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from qubo_compress.exports.compressed_tensors import write_compressed_tensors
 from qubo_compress.exports.exported import Exported
 from qubo_compress.exports.onnx.writing import OnnxSettings, write_onnx
 from qubo_compress.exports.packed_modules import write_packed_modules
+from qubo_compress.exports.uncompressed import carried_or_kept
 from qubo_compress.network.inputs import Inputs, tensors_of
+from qubo_compress.network.memory import refuse_without_values
 from qubo_compress.network.wrappers import unwrapped
-from qubo_compress.plan import compression_of
 
 FORMATS = ("onnx", "torch", "compressed-tensors")
 RUNTIMES = ("onnxruntime", "openvino")
@@ -31,13 +33,13 @@ def export(
     dynamic: Sequence[int] = (0,),
     packed_products: bool = True,
 ) -> Exported:
-    """Write a compressed network for other programs, and check that it computes the same there.
+    """Write a network for other programs, and check that it computes the same there.
 
     Args:
-        model: made by ``plan.apply``, ``recover``, ``compress`` or ``load``.
+        model: made by ``plan.apply``, ``recover``, ``compress`` or ``load``; any other network is written as it is.
         path: of the file, or of the folder.
         example_inputs: what the network is called with: a tensor, a tuple or a dict of tensors, with the examples
-            along the first axis; or a list of such batches. The file is checked on them.
+            along the first axis; or a list of such batches, or of pairs (inputs, labels). The file is checked on them.
         format: ``"onnx"``; or ``"torch"``: a safetensors file with the state dict of packed modules, which
             :func:`qubo_compress.layers.load` runs without the rest of the library; or ``"compressed-tensors"``: a
             folder that this package reads, for networks whose compressed layers are Linear and Embedding.
@@ -49,7 +51,8 @@ def export(
             file is loaded, as convolutions are, and run as fast as in floating point.
 
     Raises:
-        WrongModel: when the module carries no plan, or its values have left the plan's grid.
+        WrongModel: when the values of the module have left the grid of its plan.
+        InvalidModel: when tensors have no values, on the meta device.
         ExportRefused: when the network has no form in that format; the message names what is in the way.
         InvalidBatches: when the example inputs are none.
         UnknownName, InvalidOption: for other arguments.
@@ -77,8 +80,10 @@ def export(
     if format != "compressed-tensors":
         refuse_unwritable(path)
     model = unwrapped(model)
-    compression = compression_of(model)
-    batches = checked_batches(example_inputs)
+    refuse_without_values(model)
+    batches = checked_batches(example_inputs, model)
+    refuse_missing_axes(axes, batches)
+    compression = carried_or_kept(model)
     if format == "compressed-tensors":
         return write_compressed_tensors(model, compression, Path(path), batches)
     if format == "torch":
@@ -98,28 +103,66 @@ def checked_axes(dynamic: Sequence[int]) -> tuple[int, ...]:
     return axes
 
 
-def checked_batches(example_inputs: Any) -> list[Inputs]:
-    """The batches of inputs.
+def refuse_missing_axes(axes: Sequence[int], batches: Sequence[Inputs]) -> None:
+    """Raise :class:`InvalidOption` for an axis that no input has."""
+    most = max(tensor.ndim for tensor in tensors_of(batches[0]))
+    if max(axes) >= most:
+        raise InvalidOption(f"dynamic lists axis {max(axes)}, and the inputs have the axes 0 to {most - 1}")
+
+
+def checked_batches(example_inputs: Any, model: nn.Module) -> list[Inputs]:
+    """The batches of inputs, without the labels of pairs (inputs, labels).
+
+    Args:
+        example_inputs: a batch, or a list of them.
+        model: which tells pairs from two inputs, by what its forward takes.
 
     Raises:
-        InvalidBatches: when there is none, or something in one is no tensor or has no examples.
+        InvalidBatches: when there is none, something in one is no tensor or has no examples, or they differ in form.
     """
     batches = list(example_inputs) if isinstance(example_inputs, list) else [example_inputs]
     if not batches:
         raise InvalidBatches("example_inputs is an empty list; give a few calibration examples to check the file with")
-    for inputs in batches:
-        held = (
-            [inputs]
-            if isinstance(inputs, Tensor)
-            else list(inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else ())
+    found = [without_labels(batch, model) for batch in batches]
+    for inputs in found:
+        _refuse_no_inputs(inputs)
+    forms = {tuple(tensor.ndim for tensor in tensors_of(inputs)) for inputs in found}
+    if len(forms) > 1:
+        raise InvalidBatches(
+            "the batches in the list have tensors of different numbers of axes; a batch of inputs and labels is a "
+            "tuple (inputs, labels), and a list holds several batches"
         )
-        if not held or len(held) != len(tensors_of(inputs if held else ())):
-            raise InvalidBatches(
-                "example_inputs must be a tensor, a tuple or a dict of tensors, as the network is called with, or a "
-                f"list of such batches; got {type(inputs).__name__}"
-            )
-        if any(tensor.ndim == 0 or len(tensor) == 0 for tensor in held):
-            raise InvalidBatches("a tensor of example_inputs has no examples; they lie along its first axis")
-        if any(tensor.is_floating_point() and not bool(tensor.isfinite().all()) for tensor in held):
-            raise InvalidBatches("example_inputs hold NaN or infinity, with which no file can be checked")
-    return batches
+    return found
+
+
+def without_labels(batch: Any, model: nn.Module) -> Any:
+    """The inputs of a pair (inputs, labels), if the network's forward does not take both; anything else as it is."""
+    pair = isinstance(batch, tuple) and len(batch) == 2 and not hasattr(batch, "_fields")
+    if not pair or not isinstance(batch[1], Tensor):
+        return batch
+    if isinstance(batch[0], (tuple, dict)):
+        return batch[0]
+    try:
+        inspect.signature(model.forward).bind(*batch)
+    except TypeError:
+        return batch[0]
+    except ValueError:  # no signature is known
+        return batch
+    return batch
+
+
+def _refuse_no_inputs(inputs: Any) -> None:
+    held = (
+        [inputs]
+        if isinstance(inputs, Tensor)
+        else list(inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else ())
+    )
+    if not held or len(held) != len(tensors_of(inputs if held else ())):
+        raise InvalidBatches(
+            "example_inputs must be a tensor, a tuple or a dict of tensors, as the network is called with, or a "
+            f"list of such batches; got {type(inputs).__name__}"
+        )
+    if any(tensor.ndim == 0 or len(tensor) == 0 for tensor in held):
+        raise InvalidBatches("a tensor of example_inputs has no examples; they lie along its first axis")
+    if any(tensor.is_floating_point() and not bool(tensor.isfinite().all()) for tensor in held):
+        raise InvalidBatches("example_inputs hold NaN or infinity, with which no file can be checked")

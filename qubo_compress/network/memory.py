@@ -7,7 +7,17 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from qubo_compress.errors import WrongModel
+from qubo_compress.errors import InvalidModel, WrongModel
+
+
+def refuse_without_values(model: nn.Module) -> None:
+    """Raise :class:`InvalidModel` for a network with tensors on the meta device, whose values are needed."""
+    missing = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    if missing:
+        raise InvalidModel(
+            f"tensors without values, on the meta device: {', '.join(missing[:3])}"
+            f"{f' and {len(missing) - 3} more' * (len(missing) > 3)}; load the weights on a real device first"
+        )
 
 
 def with_memory(model: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ from qubo_compress.network.channels.constants import absorb, absorbable
 from qubo_compress.network.channels.cutting import apart_at_most, removal_of_sets
 from qubo_compress.network.channels.find import HALVES
 from qubo_compress.network.inputs import map_tensors
+from qubo_compress.network.memory import refuse_without_values
 from qubo_compress.network.private import independent_copy
 from qubo_compress.network.wrappers import unwrapped
 
@@ -75,7 +76,8 @@ def shrink(model: nn.Module, batches: Iterable[Any]) -> Shrunk:
     Raises:
         InvalidBatches: when there are no examples.
         ForwardFailed: when the network does not run on them.
-        InvalidModel: when the outputs of the smaller network are not equal; then it is not returned.
+        InvalidModel: when the outputs of the smaller network are not equal; then it is not returned. When tensors have
+            no values, on the meta device.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -85,6 +87,7 @@ def shrink(model: nn.Module, batches: Iterable[Any]) -> Shrunk:
         (2, 14, 6)
     """
     model = unwrapped(model)
+    refuse_without_values(model)
     few = read_examples(batches, CHECKED).first(CHECKED).inputs
     channels = find_channels(model, few)
     gone = absorbable(channels)

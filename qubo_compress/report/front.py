@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qubo_compress.budget import LATENCY
 from qubo_compress.errors import InfeasibleBudget
 from qubo_compress.page.numbers import size
 from qubo_compress.problem.choice_problem import ChoiceProblem
@@ -64,5 +65,8 @@ def limit_names(names: Sequence[str]) -> str:
     Example:
         >>> limit_names(("bytes", "macs", "harmful_flips"))
         'macs and harmful flips'
+        >>> limit_names(("bytes", "latency_ns"))
+        'latency'
     """
-    return " and ".join(name.replace("_", " ") for name in names if name != "bytes")
+    others = (name for name in names if name != "bytes")
+    return " and ".join("latency" if name == LATENCY else name.replace("_", " ") for name in others)

@@ -12,6 +12,8 @@ from qubo_compress._internal.files import write_atomically
 from qubo_compress._internal.optional import require
 from qubo_compress._internal.text import printable
 from qubo_compress.audits.section import audit_sections
+from qubo_compress.budget import LATENCY
+from qubo_compress.latency import UNITS
 from qubo_compress.page.html import STYLE, figure_html, list_html, table_html
 from qubo_compress.page.numbers import number, percent, signed, size
 from qubo_compress.report import facts, pictures, verdict
@@ -176,7 +178,7 @@ def _scores(result: CompressionResult) -> str:
     said += f" Loss and accuracy are from {verdict.counted(result.before.examples)}."
     head = ["", *(name for name, _ in columns)]
     budgets = [
-        [_budget_name(name), f"{limit:,}", f"{used:,}", percent(used / max(1, limit))]
+        [_budget_name(name), *(_amount(name, total) for total in (limit, used)), percent(used / max(1, limit))]
         for name, limit, used in facts.budget_rows(result)
     ]
     used = table_html(["budget", "allowed", "used", "share"], budgets, numeric=(1, 2, 3))
@@ -187,7 +189,13 @@ def _scores(result: CompressionResult) -> str:
 
 
 def _budget_name(name: str) -> str:
-    return "harmful flips, millionths of the examples" if name == "harmful_flips" else name.replace("_", " ")
+    special = {"harmful_flips": "harmful flips, millionths of the examples", LATENCY: "milliseconds of one run"}
+    return special.get(name, name.replace("_", " "))
+
+
+def _amount(name: str, total: int) -> str:
+    """A total of a budget in the unit that the user gave."""
+    return f"{total / UNITS:.4g}" if name == LATENCY else f"{total:,}"
 
 
 def _layers(result: CompressionResult) -> str:

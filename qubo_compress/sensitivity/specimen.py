@@ -16,6 +16,7 @@ from qubo_compress.menu.operator import Operator
 from qubo_compress.network.discovery import discover
 from qubo_compress.network.groups import Layout, kept_text
 from qubo_compress.network.losses.classification import LossLike
+from qubo_compress.network.memory import refuse_without_values
 from qubo_compress.network.private import private_copy
 from qubo_compress.network.rounding import range_of
 from qubo_compress.network.wrappers import unwrapped
@@ -102,12 +103,7 @@ class Around:
 def refuse_unfit(model: nn.Module, layout: Layout) -> None:
     """Raise :class:`InvalidModel` for networks that cannot be measured, before running them."""
     refuse_nothing_to_compress(layout)
-    missing = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
-    if missing:
-        raise InvalidModel(
-            f"tensors without values, on the meta device: {', '.join(missing[:3])}"
-            f"{f' and {len(missing) - 3} more' * (len(missing) > 3)}; load the weights on a real device first"
-        )
+    refuse_without_values(model)
     rounded = [name for name, module in model.named_modules() if range_of(module) is not None]
     if rounded:
         raise InvalidModel(

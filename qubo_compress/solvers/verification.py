@@ -20,6 +20,9 @@ from qubo_compress.solvers.search import Search, SearchLimits
 from qubo_compress.solvers.solution import RawSolution, Solution
 from qubo_compress.solvers.solver import Solver, make_solver
 
+NANOSECONDS = "_ns"
+"""How names of budgets in nanoseconds end; users give milliseconds."""
+
 
 def solve(
     problem: ChoiceProblem,
@@ -94,15 +97,30 @@ def refuse_unreachable(problem: ChoiceProblem) -> None:
     for name, least, limit in zip(problem.budget_names, smallest, problem.limits, strict=True):
         if least > limit and problem.pair_costs is not None:
             raise InfeasibleBudget(
-                f"the budget allows {limit} {name}, and it is proven that no assignment has less than {least}; "
-                "raise the budget or offer smaller choices"
+                f"the budget allows {_amount(limit, name)} {_unit(name)}, and it is proven that no assignment has less "
+                f"than {_amount(least, name)}; raise the budget or offer smaller choices"
             )
         if least > limit:
             raise InfeasibleBudget(
-                f"the budget allows {limit} {name}, but the smallest reachable is {least}; "
-                f"raise the budget to at least {least} or offer smaller choices",
+                f"the budget allows {_amount(limit, name)} {_unit(name)}, but the smallest reachable is "
+                f"{_amount(least, name)}; raise the budget to at least {_amount(least, name)} or offer smaller choices",
                 smallest=int(least),
             )
+
+
+def _unit(name: str) -> str:
+    """How a message calls what a budget counts."""
+    return f"ms of {name.removesuffix(NANOSECONDS)}" if name.endswith(NANOSECONDS) else name
+
+
+def _amount(total: int, name: str) -> str:
+    """A total as users give limits.
+
+    Example:
+        >>> _amount(1_500_000, "latency_ns"), _amount(1_500_000, "macs")
+        ('1.5', '1500000')
+    """
+    return f"{int(total) / 1_000_000:.9g}" if name.endswith(NANOSECONDS) else f"{total}"
 
 
 def verify(problem: ChoiceProblem, name: str, raw: RawSolution, seconds: float) -> Solution:

@@ -16,9 +16,9 @@ from qubo_compress._internal.checks import whole
 from qubo_compress._internal.optional import installed, require
 from qubo_compress.errors import InvalidOption, unknown_name
 from qubo_compress.exports.formats import checked_batches, export
+from qubo_compress.exports.uncompressed import carried_or_kept
 from qubo_compress.network.inputs import Inputs, map_tensors, tensors_of
 from qubo_compress.network.wrappers import unwrapped
-from qubo_compress.plan import compression_of
 from qubo_compress.timing.runtimes import Clock, Stopwatch, processor
 
 RUNTIMES = ("onnxruntime", "openvino")
@@ -122,8 +122,8 @@ def run_elsewhere(
     """Export a compressed network and the original, and run both.
 
     Args:
-        small: made by ``plan.apply``, ``recover``, ``compress`` or ``load``.
-        plain: the original with nothing compressed: ``table.plan({}).apply(model)``.
+        small: made by ``plan.apply``, ``recover``, ``compress`` or ``load``, or any other network.
+        plain: the original.
         example_inputs: what the network is called with; the answers on all are compared.
         batch: of them in a run that is timed, at most as many as the first batch has.
         runtimes: ``"onnxruntime"``, ``"openvino"``; None: those that are installed.
@@ -132,12 +132,13 @@ def run_elsewhere(
         clock: returns seconds.
 
     Raises:
-        WrongModel: when a module carries no plan.
+        WrongModel: when the values of a module have left the grid of its plan.
         ExportRefused: when the network has no ONNX form.
         InvalidBatches, UnknownName, InvalidOption: for other arguments.
         MissingDependency: without a runtime.
     """
-    batches = checked_batches(example_inputs)
+    small, plain = unwrapped(small), unwrapped(plain)
+    batches = checked_batches(example_inputs, small)
     if runtimes is None:
         runtimes = [name for name in RUNTIMES if installed(name)]
         if not runtimes:
@@ -146,13 +147,12 @@ def run_elsewhere(
     if wrong:
         raise unknown_name("runtime", wrong[0], RUNTIMES)
     watches = [Stopwatch(name, threads, runs, clock) for name in runtimes]
-    small, plain = unwrapped(small), unwrapped(plain)
     most = len(tensors_of(batches[0])[0])
     if not 1 <= whole("batch", batch) <= most:
         raise InvalidOption(f"batch must be from 1 to {most}, the examples of the first batch; got {batch}")
     timed = map_tensors(batches[0], lambda tensor: tensor[:batch])
     figures = tuple(_in_runtime(watch, (small, plain), batches, timed) for watch in watches)
-    found = compression_of(small)
+    found = carried_or_kept(small)
     return Elsewhere(processor(), threads, batch, found.plan.bytes, found.plan.original_bytes, figures)
 
 

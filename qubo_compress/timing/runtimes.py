@@ -17,12 +17,15 @@ from torch import nn
 from qubo_compress._internal.checks import whole
 from qubo_compress._internal.optional import require
 from qubo_compress.errors import InvalidOption, unknown_name
+from qubo_compress.exports.formats import checked_batches
 from qubo_compress.exports.onnx.running import fed
 from qubo_compress.exports.onnx.writing import OnnxSettings, onnx_bytes
+from qubo_compress.exports.uncompressed import carried_or_kept
 from qubo_compress.network.inputs import Inputs
+from qubo_compress.network.memory import refuse_without_values
 from qubo_compress.network.replay import run_model
 from qubo_compress.network.wrappers import unwrapped
-from qubo_compress.plan import Compression, compression_of
+from qubo_compress.plan import Compression
 
 RUNTIMES = ("onnxruntime", "openvino", "torch")
 
@@ -139,21 +142,25 @@ def measured_latency(
     runs: int = 30,
     clock: Clock = time.perf_counter,
 ) -> float:
-    """Milliseconds of one run of a compressed network in a runtime: the median, warm.
+    """Milliseconds of one run of a network in a runtime: the median, warm.
 
     Args:
-        model: made by ``plan.apply``, ``recover``, ``compress`` or ``load``.
-        example: inputs of one run: the batch counts.
+        model: made by ``plan.apply``, ``recover``, ``compress`` or ``load``; any other network is timed as it is.
+        example: inputs of one run: the batch counts. Of a pair (inputs, labels) the inputs are taken.
         runtime: ``"onnxruntime"``, ``"openvino"`` or ``"torch"``.
         threads: of the runtime.
         runs: that count, after three that do not.
         clock: returns seconds.
 
     Raises:
-        WrongModel: when the module carries no plan.
+        WrongModel: when the values of the module have left the grid of its plan.
+        InvalidModel: when tensors have no values, on the meta device.
+        InvalidBatches: when the example is none.
         UnknownName, InvalidOption: for other arguments.
         ExportRefused: when the network has no ONNX form.
         MissingDependency: without the runtime.
     """
     watch, model = Stopwatch(runtime, threads, runs, clock), unwrapped(model)
-    return watch.milliseconds(model, compression_of(model), example)
+    refuse_without_values(model)
+    inputs = checked_batches(example, model)[0]
+    return watch.milliseconds(model, carried_or_kept(model), inputs)

@@ -32,6 +32,7 @@ from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.discovery import GroupRule, discover
 from qubo_compress.network.groups import Layout
 from qubo_compress.network.inputs import Inputs, tensors_of
+from qubo_compress.network.memory import refuse_without_values
 from qubo_compress.network.private import private_copy
 from qubo_compress.network.replay import run_model
 from qubo_compress.network.roundable import why_not_rounded
@@ -87,7 +88,7 @@ def latency_table(
         it was fitted to.
 
     Raises:
-        InvalidModel: when no layer of the network can be timed.
+        InvalidModel: when no layer of the network can be timed, or tensors have no values.
         InvalidMenu: for filters, or a choice that cannot be timed.
         UnknownName, InvalidOption: for other arguments.
         ExportRefused: when the network has no ONNX form.
@@ -95,6 +96,7 @@ def latency_table(
     """
     refuse_other_than_a_menu(menu)
     watch, mixed = Stopwatch(runtime, threads, runs, clock), whole("mixed", mixed)
+    refuse_without_values(unwrapped(model))
     net = private_copy(unwrapped(model))
     bench = _Bench.of(net, example, discover(net, groups), menu or Menu(), watch)
     singles = bench.singles()

@@ -326,6 +326,12 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(net: nn.Modul
     assert (tmp_path / "net.onnx").read_text() == "an older file"
 
 
+def changed_afterwards() -> nn.Module:
+    small, _ = compressed(nn.Linear(4, 4).eval(), Quantize(4))
+    small.weight.data += 1
+    return small
+
+
 @pytest.mark.parametrize(
     ("changed", "error"),
     [
@@ -339,7 +345,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(net: nn.Modul
         ({"example_inputs": (torch.zeros(1, 4), 3)}, qc.QuboCompressError),
         ({"example_inputs": torch.zeros(2, 5)}, qc.QuboCompressError),
         ({"example_inputs": torch.full((2, 4), torch.nan)}, qc.errors.InvalidBatches),
-        ({"model": nn.Linear(4, 4)}, qc.errors.WrongModel),
+        ({"model": changed_afterwards()}, qc.errors.WrongModel),
         ({"path": "."}, qc.errors.StorageError),
     ],
 )

@@ -45,9 +45,10 @@ def traced(network: Exportable, inputs: Inputs, dynamic: Sequence[int], opset: i
         MissingDependency: without the extra ``onnx``.
     """
     require("onnxscript", EXTRA)
-    _refuse_bfloat16(network)
-    model = _program(network.model, _few(inputs), dynamic, opset).model
-    _refuse_fixed_batch(network.model, model.graph)
+    _refuse_types(network)
+    program = _program(network.model, _few(inputs), dynamic, opset)
+    model = program.model
+    _refuse_fixed_axes(network.model, program, dynamic)
     aliases = NetworkTensors(network.model).aliases
     held = {}
     for name, value in model.graph.initializers.items():
@@ -112,21 +113,41 @@ def _first_line(cause: BaseException) -> str:
     return f"{type(cause).__name__}: {lines[0][:300] if lines else 'no reason given'}"
 
 
-def _refuse_bfloat16(network: Exportable) -> None:
+def _refuse_types(network: Exportable) -> None:
+    """Raise :class:`ExportRefused` for types of numbers that runtimes do not compute with on a CPU."""
     found = [name for name, held in network.held.items() if held.value.dtype == torch.bfloat16]
     if found:
         raise ExportRefused(
             f"{found[0]} is bfloat16, for which runtimes have no operators on a CPU; compress the network in float32, "
             "or export it with format='torch'. Nothing was written"
         )
+    for name, module in network.model.named_modules():
+        if isinstance(module, nn.modules.conv._ConvNd) and module.weight.dtype == torch.float64:
+            raise ExportRefused(
+                f"{name or 'the network'} is a convolution in float64, which onnxruntime does not compute on a CPU; "
+                "compress the network in float32, or export it with format='torch'. Nothing was written"
+            )
 
 
-def _refuse_fixed_batch(model: nn.Module, graph: Any) -> None:
-    fixed = [value.name for value in graph.inputs if value.shape and isinstance(value.shape[0], int)]
-    if fixed and len(fixed) == len(graph.inputs):
+def _refuse_fixed_axes(model: nn.Module, program: Any, dynamic: Sequence[int]) -> None:
+    """Raise :class:`ExportRefused` for an axis that is to have any length and has one length in all inputs."""
+    ranges = program.exported_program.range_constraints
+    only = {str(symbol): int(found.lower) for symbol, found in ranges.items() if found.lower == found.upper}
+    for axis in dynamic:
+        inputs = [value for value in program.model.graph.inputs if value.shape and len(value.shape) > axis]
+        lengths = [only.get(str(getattr(value.shape[axis], "value", "")), value.shape[axis]) for value in inputs]
+        if not lengths or not all(isinstance(length, int) for length in lengths):
+            continue
+        name, length = inputs[0].name, lengths[0]
+        if axis == 0:
+            raise ExportRefused(
+                f"the forward of this {type(model).__name__} fixes the batch of {name} to the size that it was traced "
+                "with; write sizes as x.shape[0], not as numbers. Nothing was written"
+            )
         raise ExportRefused(
-            f"the forward of this {type(model).__name__} fixes the batch of {fixed[0]} to the size that it was traced "
-            "with; write sizes as x.shape[0], not as numbers. Nothing was written"
+            f"dynamic lists axis {axis}, and the forward of this {type(model).__name__} fixes its length in {name} to "
+            f"{length}: a layer or a number in the code expects it; leave the axis out, or give examples that are "
+            "longer than 1 there. Nothing was written"
         )
 
 

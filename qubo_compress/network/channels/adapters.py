@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qubo_compress.errors import InvalidModel
+
 
 class Spread:
     """A forward pre-hook: zeros for the channels that left.
@@ -26,10 +28,10 @@ class Spread:
     def __init__(self, axis: int, full: int, kept: tuple[int, ...]) -> None:
         self.axis, self.full, self.kept = axis, full, kept
 
-    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The inputs with zeros between them."""
         given = inputs[0]
-        shape = [*given.shape]
+        shape = _checked(given, self.axis, len(self.kept), module)
         shape[self.axis] = self.full
         index = torch.tensor(self.kept, device=given.device)
         return (given.new_zeros(shape).index_copy(self.axis, index, given), *inputs[1:])
@@ -46,9 +48,23 @@ class Pick:
     def __init__(self, axis: int, kept: tuple[int, ...]) -> None:
         self.axis, self.kept = axis, kept
 
-    def __call__(self, _: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         """Part of the output."""
+        _checked(output, self.axis, max(self.kept) + 1, module, more=True)
         return output.index_select(self.axis, torch.tensor(self.kept, device=output.device))
+
+
+def _checked(given: Any, axis: int, channels: int, module: nn.Module, more: bool = False) -> list[int]:
+    """The shape of a tensor with so many channels, or more."""
+    shape = [*given.shape] if isinstance(given, Tensor) else []
+    length = shape[axis] if axis < len(shape) else 0
+    if length != channels and not (more and length > channels):
+        raise InvalidModel(
+            f"by what was removed from this network a {type(module).__name__} has {'at least ' * more}{channels} "
+            f"channels along axis {axis}, and it has the shape {tuple(shape)}: the file that it was loaded from is of "
+            "another network"
+        )
+    return shape
 
 
 class FewerHeads(nn.MultiheadAttention):

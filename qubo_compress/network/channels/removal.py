@@ -149,6 +149,12 @@ class Removal:
         missing = [name for name in named if name not in modules]
         if missing:
             raise WrongModel(f"this {type(model).__name__} has no module {missing[0]}; give the original network")
+        for item in self.hooked:
+            if [*modules[item.module].parameters(), *modules[item.module].buffers()]:
+                raise WrongModel(
+                    f"hooks are for modules without tensors, and {item.module} of this {type(model).__name__} has "
+                    "some; give the original network"
+                )
         for number in self.numbers:
             if type(vars(modules[number.module]).get(number.attribute)) is not int:
                 raise WrongModel(

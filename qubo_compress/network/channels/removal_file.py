@@ -18,6 +18,9 @@ MOST_TEXT = 2 * 2**20
 
 LONGEST_AXIS = 2**22
 
+MOST_AXES = 8
+"""Of an activation."""
+
 
 def removals_text(model: nn.Module) -> str:
     """What was removed from a network, as short text; empty for one that is whole."""
@@ -78,7 +81,11 @@ def _removal(said: Any) -> Removal:
     for item in _list(said["hooked"]):
         name, before, after = _list(item, 3)
         sides = [None if side is None else _kept(side) for side in (before, after)]
+        if sides == [None, None] or any(side and not _is_part(side) for side in sides):
+            raise ValueError(f"the hooks of {name!r} leave nothing out, or the axis of the examples is theirs")
         hooked.append(HookedModule(_text(name), sides[0], sides[1]))
+    if len({item.module for item in hooked}) < len(hooked):
+        raise ValueError("a module gets hooks twice")
     numbers = []
     for item in _list(said["numbers"]):
         module, attribute, value = _list(item, 3)
@@ -105,6 +112,11 @@ def _kept(said: Any) -> KeptIndices:
     if not indices:
         raise ValueError("nothing of an axis is left")
     return KeptIndices(_text(tensor), _whole(axis), full, indices)
+
+
+def _is_part(side: KeptIndices) -> bool:
+    """Whether channels leave along a possible axis of an activation: of 1 to 7, as the first one has the examples."""
+    return 1 <= side.axis < MOST_AXES and len(side.indices) < side.full
 
 
 def _list(said: Any, length: int | None = None) -> list[Any]:
