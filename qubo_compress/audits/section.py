@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qubo_compress._internal.files import write_atomically
 from qubo_compress.audits import pictures as tail_pictures
 from qubo_compress.audits.exemplars import FEWEST_TESTED
-from qubo_compress.page.html import STYLE, figure_html, list_html, table_html
+from qubo_compress.page.html import figure_html, list_html, page_html, table_html
 from qubo_compress.page.numbers import number, percent, signed
 
 if TYPE_CHECKING:
@@ -25,13 +25,11 @@ def write_audit(report: AuditReport, path: str | Path) -> Path:
     Raises:
         StorageError: when the file cannot be written.
     """
-    text = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>What compression forgot</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+    body = (
         f"<header><h1>What compression forgot</h1><p>{report.examples:,} examples, both networks on each</p></header>"
-        f"{audit_sections(report)}\n<footer>Written by qubo_compress.</footer>\n</main>\n</body>\n</html>\n"
+        f"{audit_sections(report)}\n<footer>Written by qubo_compress.</footer>"
     )
+    text = page_html("What compression forgot", body)
     target = Path(path)
     write_atomically(target, lambda handle: handle.write(text.encode(errors="backslashreplace")))
     return target

@@ -1,53 +1,34 @@
-"""The pieces that every page is made of: style, lists, tables, figures."""
+"""The pieces that every page is made of: the page itself, lists, tables, figures."""
 
 from __future__ import annotations
 
-import base64
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-STYLE = """
-:root { --ink: #1f2933; --soft: #52606d; --line: #e4e7eb; --paper: #ffffff; --ground: #f4f6f8; --blue: #2456c7;
-        --good: #0f8a7e; --bad: #b3261e; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-       font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 36px 20px 64px; }
-header h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }
-header p { margin: 0; color: var(--soft); font-size: 17px; }
-header strong { color: var(--ink); font-weight: 600; }
-section, .cards { margin-top: 24px; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 22px 26px 24px; }
-h2 { font-size: 20px; margin: 0 0 4px; }
-h3 { font-size: 16px; margin: 0 0 2px; }
-section > p, figcaption, .note { color: var(--soft); margin: 0 0 12px; max-width: 82ch; font-size: 15px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(188px, 1fr)); gap: 14px; }
-.card { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 14px 16px; }
-.card .label { color: var(--soft); font-size: 13.5px; }
-.card .value { font-size: 30px; font-weight: 650; line-height: 1.25; letter-spacing: -0.02em; white-space: nowrap; }
-.card .value.main { color: var(--blue); }
-.card .value.words { font-size: 23px; line-height: 1.63; }
-.card .more { color: var(--soft); font-size: 13.5px; line-height: 1.4; }
-.plain { border-left: 5px solid var(--soft); }
-.warning { border-left-color: var(--bad); }
-.warning h2 { color: var(--bad); }
-.plain ul, .said ul { margin: 6px 0 0; padding-left: 20px; max-width: 92ch; }
-.plain li, .said li { margin: 4px 0; }
-figure { margin: 14px 0 0; }
-figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 24px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 14.5px; margin-top: 10px; }
-th { text-align: left; color: var(--soft); font-weight: 600; font-size: 13.5px; vertical-align: bottom; }
-th, td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--line); }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.name { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: 13px;
-          overflow-wrap: break-word; }
-tbody tr:hover { background: #f8fafc; }
-tfoot tr:last-child td { font-weight: 600; border-bottom: none; }
-footer { color: var(--soft); font-size: 14px; margin-top: 24px; }
-@media print { body { background: white; } section, .card { break-inside: avoid; } }
-"""
+from qubo_compress._internal.text import printable
+from qubo_compress.page import svg
+from qubo_compress.page.script import POLICY, SCRIPT
+from qubo_compress.page.style import STYLE
+
+WIDE = 400.0
+"""Pictures of more points than this scroll on a phone instead of shrinking."""
+
+
+def page_html(title: str, body: str) -> str:
+    """A whole page that needs no other file and no network.
+
+    Args:
+        title: of the window.
+        body: HTML.
+    """
+    return printable(
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
 
 
 def list_html(sentences: Iterable[str]) -> str:
@@ -62,21 +43,46 @@ def table_html(
     numeric: Iterable[int] = (),
     names: Iterable[int] = (),
     totals: Iterable[Sequence[str]] = (),
+    bars: Mapping[int, tuple[str, Sequence[float]]] | None = None,
+    tall: bool = False,
 ) -> str:
-    """A table; ``numeric`` and ``names`` are columns, ``totals`` are lines below the rule."""
-    numbers = dict.fromkeys(numeric, ' class="n"')
-    styled = {**numbers, **dict.fromkeys(names, ' class="name"')}
+    """A table, which sorts by a click on a heading if it has several rows.
 
-    def line(cells: Sequence[str], tag: str, styles: Mapping[int, str]) -> str:
-        texts = [_breakable(cell) for cell in cells]
-        return "<tr>" + "".join(f"<{tag}{styles.get(i, '')}>{text}</{tag}>" for i, text in enumerate(texts)) + "</tr>"
-
-    foot = "".join(line(row, "td", numbers) for row in totals)
-    body = "\n".join(line(row, "td", styled) for row in rows)
+    Args:
+        head: names of the columns.
+        rows: of text.
+        numeric: columns of numbers.
+        names: columns of names.
+        totals: lines below the rule, which stay there.
+        bars: numeric column -> colour, and the share of its longest bar that every row gets.
+        tall: whether the table scrolls in a box.
+    """
+    numbers = dict.fromkeys(numeric, "n")
+    styled = {**numbers, **dict.fromkeys(names, "name")}
+    drawn = bars or {}
+    lines = []
+    for number, row in enumerate(rows):
+        shares = {column: (colour, values[number]) for column, (colour, values) in drawn.items()}
+        lines.append(_line(row, "td", styled, shares))
+    foot = "".join(_line(row, "td", numbers, {}) for row in totals)
+    box, sorts = ("scroll tall", " tabindex=0") if tall else ("scroll", ""), ' class="sorts"' * (len(lines) > 1)
     return (
-        f'<div class="scroll"><table><thead>{line(head, "th", numbers)}</thead><tbody>{body}</tbody>'
-        f"<tfoot>{foot}</tfoot></table></div>"
+        f'<div class="{box[0]}"{box[1]}><table{sorts}><thead>{_line(head, "th", numbers, {})}</thead>'
+        f"<tbody>{chr(10).join(lines)}</tbody><tfoot>{foot}</tfoot></table></div>"
     )
+
+
+def _line(cells: Sequence[str], tag: str, styles: Mapping[int, str], bars: Mapping[int, tuple[str, float]]) -> str:
+    texts = []
+    for column, cell in enumerate(cells):
+        style, extra = styles.get(column, ""), ""
+        if column in bars:
+            colour, share = bars[column]
+            style, extra = f"{style} bar {colour}", f' style="--v:{share:.3g}"'
+        named = f' class="{style}"' if style else ""
+        text = escape(cell).replace(".", ".<wbr>") if style == "name" and "=" not in cell else _breakable(cell)
+        texts.append(f"<{tag}{named}{extra}>{text}</{tag}>")
+    return f"<tr>{''.join(texts)}</tr>"
 
 
 def _breakable(cell: str) -> str:
@@ -88,8 +94,26 @@ def _breakable(cell: str) -> str:
     return "<br>".join(lines)
 
 
-def figure_html(image: bytes, title: str, caption: str) -> str:
-    """An SVG picture with its caption above."""
-    data = base64.b64encode(image).decode()
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure>{below}<img alt="{escape(title)}" src="data:image/svg+xml;base64,{data}"></figure>'
+def figure_html(
+    image: bytes,
+    title: str,
+    caption: str,
+    *,
+    hovers: Mapping[str, Sequence[str]] | None = None,
+    pairs: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """An SVG picture with its caption above.
+
+    Args:
+        image: an SVG file that this library drew.
+        title: alternative text.
+        caption: HTML is escaped.
+        hovers: see :func:`qubo_compress.page.svg.inline`.
+        pairs: ``names`` and ``values`` of a square map: the lower triangle row by row, without the diagonal.
+    """
+    above = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    wide, drawn = svg.width(image), svg.inline(image, title, hovers) if image else ""
+    data = "" if pairs is None else f' data-pairs="{escape(json.dumps({k: list(v) for k, v in pairs.items()}))}"'
+    told = "" if pairs is None else '<output class="told"></output>'
+    kind = ' class="wide"' * (wide > WIDE)
+    return f'<figure{kind} style="--wide:{1.4 * wide:.0f}px"{data}>{above}{drawn}{told}</figure>'

@@ -249,6 +249,26 @@ def bundled_factor(result: CompressionResult, bundles: Bundles) -> tuple[FloatAr
     return member @ between @ member.T, False
 
 
+def strongest_pairs(result: CompressionResult, most: int = 12) -> tuple[tuple[str, str, float, float], ...]:
+    """(name, name, loss that the pair adds, cosine) of the pairs of groups that matter most; the cosine may be NaN."""
+    chosen = chosen_indices(result.table, result.plan.choices)
+    singles = tuple((number,) for number in range(len(chosen)))
+    found = bundled_factor(result, Bundles(result.table.group_names, singles, ""))
+    if found is None or len(chosen) < 2:
+        return ()
+    between, is_gram = found
+    first, second = np.tril_indices(len(chosen), -1)
+    order = np.argsort(-np.abs(between[first, second]), kind="stable")[:most]
+    length = np.sqrt(np.clip(np.diag(between), 0, None)) if is_gram else np.zeros(len(chosen))
+    rows = []
+    for a, b in zip(second[order].tolist(), first[order].tolist(), strict=True):
+        added, scale = float(between[a, b]), float(length[a] * length[b])
+        if added:
+            names = (printable(result.table.group_names[a]), printable(result.table.group_names[b]))
+            rows.append((*names, added, added / scale if scale > 0 else np.nan))
+    return tuple(rows)
+
+
 def kept_rows(result: CompressionResult) -> tuple[KeptRow, ...]:
     """Everything stored unchanged: tensors outside all groups, then groups for which ``keep`` was chosen."""
     layout = result.table.layout
@@ -293,7 +313,8 @@ def budget_rows(result: CompressionResult) -> tuple[tuple[str, int, int], ...]:
     """(name, limit, used) for every budget that was set."""
     table = result.table
     chosen = chosen_indices(table, result.plan.choices)
-    limits = result.budget.limits(table.layout.original_bytes, table.layout.parameters)
+    # Not the table's own sizes: it may be about what is left of the network.
+    limits = result.budget.limits(result.plan.original_bytes, result.plan.parameters)
     costs, fixed = table.costs_under(result.budget)
     return tuple(
         (

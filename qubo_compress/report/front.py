@@ -34,18 +34,21 @@ class Front:
 
 def find_front(result: CompressionResult, seconds_per_point: float) -> Front:
     """Solve again for ratios around the budget, within all its other limits; measures nothing."""
-    layout = result.table.layout
-    limit = result.budget.limits(layout.original_bytes, layout.parameters)["bytes"]
-    asked = result.budget.ratio or layout.original_bytes / max(1, limit)
+    plan, layout = result.plan, result.table.layout
+    limit = result.budget.limits(plan.original_bytes, plan.parameters)["bytes"]
+    asked = result.budget.ratio or plan.original_bytes / max(1, limit)
     ratios = [ratio for ratio in (float(f"{factor * asked:.3g}") for factor in FRONT_FACTORS) if ratio > 1]
+    # The table may be about what is left of the network; sizes are told as shares of the whole.
+    left = layout.original_bytes / plan.original_bytes
     points: list[FrontPoint] = []
     missing: list[tuple[float, str]] = []
     settings = SolveSettings(time_limit=seconds_per_point)
-    for ratio, found in zip(ratios, try_ratios(result.table, ratios, settings, within=result.budget), strict=True):
+    scaled = [ratio * left for ratio in ratios]
+    for ratio, found in zip(ratios, try_ratios(result.table, scaled, settings, within=result.budget), strict=True):
         if isinstance(found, FrontPoint):
             points.append(found)
         elif isinstance(found, InfeasibleBudget):
-            missing.append((ratio, _out_of_reach(result.table.problem(result.budget.resized(ratio)))))
+            missing.append((ratio, _out_of_reach(result.table.problem(result.budget.resized(ratio * left)))))
         else:
             missing.append((ratio, "no plan that fits was found in the time given"))
     return Front(tuple(points), tuple(missing))

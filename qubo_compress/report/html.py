@@ -1,31 +1,29 @@
-"""The report as one self-contained HTML file: no network access, no script, no other file."""
+"""The report as one self-contained HTML file: no network access, no other file, all of it readable without a script."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from qubo_compress._internal.files import write_atomically
 from qubo_compress._internal.optional import require
-from qubo_compress._internal.text import printable
 from qubo_compress.audits.section import audit_sections
-from qubo_compress.budget import LATENCY
-from qubo_compress.latency import UNITS
-from qubo_compress.page.html import STYLE, figure_html, list_html, table_html
-from qubo_compress.page.numbers import number, percent, signed, size
+from qubo_compress.page.html import figure_html, list_html, page_html, table_html
+from qubo_compress.page.numbers import number, percent, signed
 from qubo_compress.report import facts, pictures, verdict
+from qubo_compress.report.facts import strongest_pairs
+from qubo_compress.report.first_screen import first_screen
 from qubo_compress.report.front import Front, find_front, limit_names
+from qubo_compress.report.layers import layers_section
 
 if TYPE_CHECKING:
     from qubo_compress.audits import AuditReport
     from qubo_compress.pipeline.compress import CompressionResult
     from qubo_compress.timing import Elsewhere
-
-MOST_ROWS = 160
-"""Groups in a table; beyond that, filters are joined to layers."""
 
 MOST_KEPT = 200
 
@@ -66,67 +64,27 @@ def page(
     elsewhere: Elsewhere | None = None,
 ) -> str:
     """The whole report as HTML text."""
-    model = escape(type(result.original).__name__)
+    plan = result.plan
     parts = [
-        _header(result),
-        _cards(result),
+        f"<header><h1>{escape(type(result.original).__name__)}, {plan.ratio:.1f} times smaller</h1>"
+        f"<p>{plan.parameters:,} parameters in {len(plan.choices):,} groups; asked for: "
+        f"{escape(facts.budget_text(result.budget))}</p></header>",
+        first_screen(result, elsewhere),
         _warnings(result),
-        _plain_words(result),
-        _scores(result),
-        _candidates(result),
+        _said("In plain words", (*verdict.measured_sentences(result), facts.about_speed(result))),
         "" if elsewhere is None else _elsewhere(elsewhere),
         "" if audit is None else audit_sections(audit),
-        _layers(result),
-        _prediction_and_search(result),
-        _interactions(result),
+        layers_section(result),
         _front(result, front),
-        _groups(result),
+        _interactions(result),
+        _solver(result),
+        _scores(result),
         _kept(result),
         _said("How the costs were measured", facts.about_calibration(result)),
+        "<footer>Written by qubo_compress. 1 MB is a million bytes; every size counts the whole file, its header "
+        "included.</footer>",
     ]
-    return printable(
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{model}, compressed</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n<footer>Written by qubo_compress. 1 MB is a million bytes; every size counts the whole file, its header "
-        "included.</footer>\n</main>\n</body>\n</html>\n"
-    )
-
-
-def _header(result: CompressionResult) -> str:
-    plan = result.plan
-    name = escape(type(result.original).__name__)
-    measured = verdict.measured_text(result)
-    return (
-        f"<header><h1>{name}, {plan.ratio:.1f} times smaller</h1>"
-        f"<p><strong>{escape(measured[:1].upper() + measured[1:])}.</strong></p><p>{plan.parameters:,} parameters in "
-        f"{len(plan.choices):,} groups; asked for: {escape(facts.budget_text(result.budget))}</p></header>"
-    )
-
-
-def _cards(result: CompressionResult) -> str:
-    plan, before, after, found = result.plan, result.before, result.final, result.comparison
-    cards = []
-    if not math.isnan(before.accuracy):
-        low, high = verdict.accuracy_interval(found)
-        change = verdict.points(after.accuracy - before.accuracy)
-        more = f"from {percent(before.accuracy)}; {change} points ({verdict.points(low)} to {verdict.points(high)})"
-        cards.append(("Held-out accuracy", percent(after.accuracy), more, ""))
-    more = f"from {number(before.loss)}; {verdict.plus_minus(found.change)}"
-    cards.append(("Held-out loss", number(after.loss), more, ""))
-    cards.append(("Size of the file", size(plan.bytes), f"from {size(plan.original_bytes)}", "main"))
-    bits = 8 * plan.original_bytes / max(1, plan.parameters)
-    cards.append(("Bits per weight", f"{plan.bits_per_weight:.2f}", f"from {bits:.1f}, everything counted", ""))
-    cards.append((f"Solver: {result.solution.solver}", *verdict.proof_text(result), "words"))
-    return '<div class="cards">' + "".join(_card(*card) for card in cards) + "</div>"
-
-
-def _card(label: str, value: str, more: str, style: str) -> str:
-    return (
-        f'<div class="card"><div class="label">{escape(label)}</div><div class="value {style}">{escape(value)}</div>'
-        f'<div class="more">{escape(more)}</div></div>'
-    )
+    return page_html(f"{type(result.original).__name__}, compressed", "\n".join(part for part in parts if part))
 
 
 def _warnings(result: CompressionResult) -> str:
@@ -134,20 +92,40 @@ def _warnings(result: CompressionResult) -> str:
         ("The predictions were wrong", verdict.warnings(result)),
         ("Too few held-out examples", verdict.few_examples(result)),
     ]
-    return "".join(
+    shown = [
         f'<section class="plain warning"><h2>{title}</h2>{list_html(said)}</section>' for title, said in found if said
-    )
-
-
-def _plain_words(result: CompressionResult) -> str:
-    said = (*verdict.measured_sentences(result), facts.about_speed(result), *verdict.about_solver(result))
-    return f'<section class="plain"><h2>In plain words</h2>{list_html(said)}</section>'
+    ]
+    return f'<div id="warnings">{"".join(shown)}</div>' if shown else ""
 
 
 def _elsewhere(found: Elsewhere) -> str:
     """Bytes and milliseconds in runtimes of others."""
     table = table_html(found.HEAD, found.rows(), numeric=range(1, len(found.HEAD)))
     return f"<section><h2>In other runtimes</h2><p>{escape(found.caption)}</p>{table}</section>"
+
+
+def _solver(result: CompressionResult) -> str:
+    """What the solver did, and every plan that was measured: predicted and found."""
+    solution, rounds = result.solution, len(result.rounds) - 1
+    caption = (
+        "Plan 0 is the first solve"
+        + (", the others are refinements; a hollow one improved nothing. " if rounds else ". ")
+        + "Points on the dashed line cost what was predicted; calibration and held-out examples differ, so some "
+        "scatter is noise."
+    )
+    told = {pictures.POINTS: pictures.told_by_plans(result)}
+    left = figure_html(pictures.prediction(result), "predicted against measured loss", caption, hovers=told)
+    drawn = pictures.trace(result)
+    if drawn is None:
+        right = f"<p>{escape(solution.solver)} recorded no trace.</p>"
+    else:
+        bound = "It has no bound." if solution.bound is None else "No plan can lie below the amber line."
+        right = figure_html(drawn, "solver trace", f"The solve behind the plan. {bound}")
+    return (
+        f'<section class="said"><h2>Solver</h2>{list_html(verdict.about_solver(result))}<div class="pair"><div>'
+        f"<h3>Predicted against measured</h3>{left}</div><div><h3>The search</h3>{right}</div></div>"
+        f"<h3>Every plan that was measured</h3>{_candidates(result)}</section>"
+    )
 
 
 def _candidates(result: CompressionResult) -> str:
@@ -158,7 +136,7 @@ def _candidates(result: CompressionResult) -> str:
         "differences."
     )
     found = table_html(verdict.CANDIDATE_HEAD, verdict.candidate_rows(result), numeric=range(1, 6))
-    return f"<section><h2>Every plan that was measured</h2><p>{escape(caption)}</p>{found}</section>"
+    return f'<p class="note">{escape(caption)}</p>{found}'
 
 
 def _scores(result: CompressionResult) -> str:
@@ -178,57 +156,13 @@ def _scores(result: CompressionResult) -> str:
     said += f" Loss and accuracy are from {verdict.counted(result.before.examples)}."
     head = ["", *(name for name, _ in columns)]
     budgets = [
-        [_budget_name(name), *(_amount(name, total) for total in (limit, used)), percent(used / max(1, limit))]
+        [verdict.budget_name(name), *(verdict.amount(name, n) for n in (limit, used)), percent(used / max(1, limit))]
         for name, limit, used in facts.budget_rows(result)
     ]
     used = table_html(["budget", "allowed", "used", "share"], budgets, numeric=(1, 2, 3))
     return (
         f'<section><h2>What it cost</h2><p>{escape(said)}</p><div class="pair"><div>'
         f"{table_html(head, rows, numeric=range(1, len(head)))}</div><div>{used}</div></div></section>"
-    )
-
-
-def _budget_name(name: str) -> str:
-    special = {"harmful_flips": "harmful flips, millionths of the examples", LATENCY: "milliseconds of one run"}
-    return special.get(name, name.replace("_", " "))
-
-
-def _amount(name: str, total: int) -> str:
-    """A total of a budget in the unit that the user gave."""
-    return f"{total / UNITS:.4g}" if name == LATENCY else f"{total:,}"
-
-
-def _layers(result: CompressionResult) -> str:
-    rows = facts.group_rows(result)
-    caption = (
-        "What the plan does to each group. The code is the bits of one stored value; the bar counts everything that "
-        "the file spends on it, scales and masks included. Pale bars are biases and normalisations; a folded "
-        "normalisation stores two vectors instead of four, so its bar is shorter than its code. "
-        + pictures.picture_bundles(rows).sentence
-    )
-    figure = figure_html(pictures.layers(result), "bits, zeros and bytes of every layer", caption)
-    return f"<section><h2>Bits, zeros and bytes</h2>{figure}</section>"
-
-
-def _prediction_and_search(result: CompressionResult) -> str:
-    rounds = len(result.rounds) - 1
-    caption = (
-        "Plan 0 is the first solve"
-        + (", the others are refinements; a hollow one improved nothing. " if rounds else ". ")
-        + "Points on the dashed line cost what was predicted; calibration and held-out examples differ, so some "
-        "scatter is noise."
-    )
-    left = figure_html(pictures.prediction(result), "predicted against measured loss", caption)
-    drawn = pictures.trace(result)
-    solution = result.solution
-    if drawn is None:
-        right = f"<p>{escape(solution.solver)} recorded no trace.</p>"
-    else:
-        bound = "It has no bound." if solution.bound is None else "No plan can lie below the amber line."
-        right = figure_html(drawn, "solver trace", f"The solve behind the plan. {bound}")
-    return (
-        '<section><div class="pair"><div><h2>Predicted against measured</h2>'
-        f"{left}</div><div><h2>The search</h2>{right}</div></div></section>"
     )
 
 
@@ -239,26 +173,38 @@ def _interactions(result: CompressionResult) -> str:
             "<section><h2>Interactions</h2><p>The metric gives no cross terms, or there is one group only; nothing to "
             "draw.</p></section>"
         )
-    sentence = pictures.picture_bundles(facts.group_rows(result)).sentence
+    bundles = pictures.picture_bundles(facts.group_rows(result))
     caption = (
-        "Red: the errors of both groups add up, and together they cost more than each alone. Blue: they cancel. The "
-        f"colour scale is stretched around zero. {sentence}"
+        "Red: the errors of both layers add up, and together they cost more than each alone. Blue: they cancel. The "
+        f"colour scale is stretched around zero. {bundles.sentence}"
     )
-    text = figure_html(drawn, "interactions between the groups of the plan", caption)
-    every = pictures.all_choices(result)
-    if every is not None:
-        text += "<h3 style='margin-top:22px'>All choices of all groups</h3>" + figure_html(
-            every,
-            "interactions between all choices",
-            "Cosine between the effects of any two choices on the network's outputs; white lines separate the groups. "
-            "No pair was measured: all of it follows from the effects of single choices.",
-        )
-    elif result.table.factor is not None:
-        text += (
-            f'<p class="note">The map of all {result.table.linear.size:,} choices is omitted: it is drawn for up to '
-            f"{pictures.MOST_CHOICES:,}.</p>"
-        )
+    told = {"names": bundles.labels, "values": _pair_values(result, bundles)}
+    figure = figure_html(drawn, "loss that each pair of layers adds", caption, pairs=told)
+    rows = [[one, other, signed(added), signed(cosine, 2)] for one, other, added, cosine in strongest_pairs(result)]
+    head = ["layer", "and", "loss the pair adds", "cosine"]
+    table = table_html(head, rows, numeric=(2, 3), names=(0, 1)) if rows else "<p>In this plan no pair adds any.</p>"
+    text = f"{figure}<h3>The pairs that matter most</h3>{table}{_all_choices(result)}"
     return f"<section><h2>Interactions</h2>{text}</section>"
+
+
+def _pair_values(result: CompressionResult, bundles: facts.Bundles) -> list[str]:
+    found = facts.bundled_factor(result, bundles)
+    if found is None:
+        return []
+    return [signed(float(value), 2) for value in found[0][np.tril_indices(len(bundles.labels), -1)]]
+
+
+def _all_choices(result: CompressionResult) -> str:
+    every = pictures.all_choices(result)
+    if every is None:
+        return ""
+    caption = (
+        "Cosine between the effects of any two choices on the network's outputs; lines separate the groups. "
+        "No pair was measured: all of it follows from the effects of single choices."
+    )
+    if result.table.linear.size > pictures.MOST_CHOICES:
+        caption += f" Drawn are {pictures.MOST_CHOICES:,} of {result.table.linear.size:,} choices, or a few less."
+    return "<h3>All choices of all groups</h3>" + figure_html(every, "interactions between all choices", caption)
 
 
 def _front(result: CompressionResult, front: Front | None) -> str:
@@ -281,35 +227,12 @@ def _front(result: CompressionResult, front: Front | None) -> str:
         caption += f" The budget's limits on {others} hold for them too."
     if drawn is None:
         return f'<section class="said"><h2>Smaller or larger</h2><p>No other size could be solved.</p>{more}</section>'
-    picture = figure_html(drawn, "Pareto front", "")
+    told = {pictures.POINTS: pictures.told_by_sizes(front)}
+    picture = figure_html(drawn, "rise of the loss over the size of the file", "", hovers=told)
     return (
         f'<section class="said"><h2>Smaller or larger</h2><p>{caption}</p><div class="pair"><div>{picture}</div>'
         f"<div>{table}{more}</div></div></section>"
     )
-
-
-def _groups(result: CompressionResult) -> str:
-    every = facts.group_rows(result)
-    bundles = facts.bundle(every, most=MOST_ROWS, vectors_from=len(every) + 1)
-    rows = [
-        [
-            row.name, row.kind, row.choice, f"{row.bits:.3g}", percent(row.zeros), f"{row.original_bytes:,}",
-            f"{row.bytes:,}", signed(row.alone),
-        ]
-        for row in facts.bundled_rows(every, bundles)
-    ]  # fmt: skip
-    overhead = int(result.table.fixed_costs["bytes"])
-    kept = sum(item.nbytes for item in result.table.layout.kept)
-    totals = [
-        ["file header, tensors outside all groups", "", "", "", "", f"{kept:,}", f"{overhead:,}", ""],
-        ["in all", "", "", "", "", f"{result.plan.original_bytes:,}", f"{result.plan.bytes:,}", ""],
-    ]
-    head = ["group", "kind", "choice", "bits", "zeros", "bytes before", "bytes after", "loss change alone"]
-    said = f"The loss change of a choice alone is with everything else unchanged. {bundles.sentence}"
-    if bundles.sentence:
-        said += " The plan's own file, written by plan.save, has them all."
-    table = table_html(head, rows, numeric=range(3, 8), names=(0, 2), totals=totals)
-    return f"<section><h2>Every group</h2><p>{escape(said)}</p>{table}</section>"
 
 
 def _kept(result: CompressionResult) -> str:

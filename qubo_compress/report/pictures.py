@@ -1,6 +1,6 @@
 """The pictures of a report, each as the bytes of an SVG or PNG image.
 
-Only matplotlib's object interface is used: no figure registry, no settings changed, no window.
+Only matplotlib's object interface is used: no figure registry, no window, and no setting stays changed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from qubo_compress.page.drawing import (
     FAINT,
     INK,
     PALE_BLUE,
+    PAPER,
     RED,
     SOFT,
     TEAL,
@@ -29,24 +30,28 @@ from qubo_compress.page.drawing import (
     plain_axes,
     to_bytes,
 )
-from qubo_compress.page.numbers import number, size
+from qubo_compress.page.numbers import number, signed, size
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.report.facts import Bundles, GroupRow, bundle, bundled_factor, bundled_rows, group_rows
 from qubo_compress.report.front import Front
-from qubo_compress.report.verdict import held_against
+from qubo_compress.report.verdict import held_against, plus_minus, quoted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from qubo_compress.pipeline.compress import CompressionResult
+    from qubo_compress.selection.candidates import Candidate
     from qubo_compress.selection.front import FrontPoint
 
 
+POINTS = "points"
+"""Identifier of the points of a picture that tell something below the pointer."""
+
 MOST_ROWS = 48
 VECTORS_JOINED_FROM = 26
-MOST_CHOICES = 1200
-"""A map of all choices is drawn up to this many."""
+MOST_CHOICES = 400
+"""A map of all choices shows at most this many: of more, evenly chosen ones."""
 
 
 def picture_bundles(rows: Sequence[GroupRow]) -> Bundles:
@@ -117,19 +122,20 @@ def prediction(result: CompressionResult, image_format: ImageFormat = "svg") -> 
     axes = figure.subplots()
     plain_axes(axes)
     axes.grid(color=FAINT, linewidth=0.8)
-    found = [(c.predicted, held_against(result, c)) for turn in result.rounds for c in turn.candidates]
-    pool = [(before, after.mean, 2 * after.standard_error) for before, after in found if math.isfinite(after.mean)]
+    found = [(candidate.predicted, held_against(result, candidate)) for candidate in _measured(result)]
+    pool = [(before, after.mean, 2 * after.standard_error) for before, after in found]
     points = [(turn.predicted, held_against(result, turn.chosen).mean) for turn in result.rounds]
     if pool:
         xs, ys, errors = zip(*pool, strict=True)
         bars = [value if math.isfinite(value) else 0.0 for value in errors]
         label = "plans measured, ± 2 standard errors"
-        axes.errorbar(xs, ys, bars, fmt="o", color=PALE_BLUE, markersize=6, elinewidth=1, label=label)
+        drawn = axes.errorbar(xs, ys, bars, fmt="o", color=PALE_BLUE, markersize=6, elinewidth=1, label=label)
+        drawn.lines[0].set_gid(POINTS)
     taken = max(number for number, found in enumerate(result.rounds) if found.accepted)
     for index, (x, y) in enumerate(points):
-        colour = BLUE if result.rounds[index].accepted else "white"
+        colour = BLUE if result.rounds[index].accepted else PAPER
         axes.plot([x], [y], "o", color=colour, markeredgecolor=BLUE, markersize=15, markeredgewidth=1.4, zorder=3)
-        ink = "white" if result.rounds[index].accepted else BLUE
+        ink = PAPER if result.rounds[index].accepted else BLUE
         axes.text(x, y, str(index), ha="center", va="center", fontsize=9, color=ink, zorder=4, fontweight="bold")
     values = [value for point in (*points, *pool) for value in point[:2] if math.isfinite(value)]
     low, high = min(0.0, *values), max(0.0, *values)
@@ -143,10 +149,24 @@ def prediction(result: CompressionResult, image_format: ImageFormat = "svg") -> 
         low = min(low, again)
     axes.set_xlim(low - room, high + room)
     axes.set_ylim(low - room, high + room)
-    axes.set_xlabel("predicted loss change (calibration examples)", fontsize=9, color=INK)
+    axes.set_xlabel("predicted rise of the loss (calibration examples)", fontsize=9, color=INK)
     axes.set_ylabel(f"measured {_measure(result)} (held-out examples)", fontsize=9, color=INK)
     _legend(figure)
     return to_bytes(figure, image_format)
+
+
+def _measured(result: CompressionResult) -> list[Candidate]:
+    candidates = [candidate for turn in result.rounds for candidate in turn.candidates]
+    return [candidate for candidate in candidates if math.isfinite(held_against(result, candidate).mean)]
+
+
+def told_by_plans(result: CompressionResult) -> list[str]:
+    """What the points of :func:`prediction` tell: the plan's names, what was predicted and what was measured."""
+    return [
+        f"{quoted(candidate)}: predicted {signed(candidate.predicted)}, measured "
+        f"{plus_minus(held_against(result, candidate))}"
+        for candidate in _measured(result)
+    ]
 
 
 def _measure(result: CompressionResult) -> str:
@@ -155,80 +175,66 @@ def _measure(result: CompressionResult) -> str:
 
 
 def interactions(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes | None:
-    """Cross terms between the groups of the plan, in units of the loss and as cosines; None without any."""
+    """What each pair of groups of the plan adds to the loss; None without cross terms."""
     bundles = picture_bundles(group_rows(result))
     found = bundled_factor(result, bundles)
     if found is None or len(bundles.labels) < 2:
         return None
-    between, is_gram = found
+    off = found[0].copy()
+    np.fill_diagonal(off, np.nan)
     names = [short(label, 30) for label in bundles.labels]
-    count = len(names)
-    panels = 2 if is_gram else 1
-    edge = max(2.6, min(8.0, 0.19 * count)) if panels == 2 else max(3.5, min(9.0, 0.22 * count))
-    font = 8.5 if count <= 26 else 7.0
+    edge, font = max(3.5, min(8.4, 0.22 * len(names))), 8.5 if len(names) <= 26 else 7.0
     # The layout engine ignores how far upright labels reach below a square image: leave more room than they need, and
     # crop the rest.
     below = 0.011 * font * max(len(name) for name in names)
-    figure = figure_of(WIDTH if panels == 2 else 0.65 * WIDTH, edge + 1.0 + below)
-    axes = np.atleast_1d(figure.subplots(1, panels, sharey=True))
-    off = between.copy()
-    np.fill_diagonal(off, np.nan)
-    largest = float(np.nanmax(np.abs(off))) or 1e-12
-    _map(figure, axes[0], off, names, largest, font)
-    axes[0].set_title("Loss that a pair adds", fontsize=10.5, color=INK, loc="left", fontweight="bold")
-    axes[0].set_yticks(range(count), names, fontsize=font)
-    if is_gram:
-        length = np.sqrt(np.clip(np.diag(between), 0, None))
-        scale = np.where(length > 1e-12, length, np.inf)
-        cosine = between / np.outer(scale, scale)
-        np.fill_diagonal(cosine, np.nan)
-        _map(figure, axes[1], cosine, names, None, font)
-        axes[1].set_title("The same as a cosine", fontsize=10.5, color=INK, loc="left", fontweight="bold")
+    figure = figure_of(0.65 * WIDTH, edge + 1.0 + below)
+    axes = figure.subplots()
+    _map(figure, axes, off, names, float(np.nanmax(np.abs(off))) or 1e-12, font)
+    axes.set_title("Loss that a pair of layers adds to the sum of both", fontsize=10, color=INK, loc="left")
+    axes.set_yticks(range(len(names)), names, fontsize=font)
     return to_bytes(figure, image_format, tight=True)
 
 
-def _map(
-    figure: Figure, axes: Axes, values: FloatArray, names: Sequence[str], largest: float | None, font: float
-) -> None:
-    """An image of signed values up to ``largest``, stretched so that small ones show; None: cosines."""
-    colors = require("matplotlib.colors")
-    norm = colors.Normalize(-1, 1) if largest is None else colors.AsinhNorm(largest / 20, vmin=-largest, vmax=largest)
+def _map(figure: Figure, axes: Axes, values: FloatArray, names: Sequence[str], largest: float, font: float) -> None:
+    """An image of signed values up to ``largest``, stretched so that small ones show."""
+    norm = require("matplotlib.colors").AsinhNorm(largest / 20, vmin=-largest, vmax=largest)
     plain_axes(axes)
-    axes.set_facecolor("#cbd2d9")
+    axes.set_facecolor("none")
     image = axes.imshow(values, cmap=diverging(), norm=norm, interpolation="nearest")
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=font)
     bar = figure.colorbar(image, ax=axes, orientation="horizontal", location="top", shrink=0.9, aspect=32, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(labelsize=8, colors=SOFT, length=2)
-    if largest is not None:
-        ticks = [-largest, -largest / 10, 0.0, largest / 10, largest]
-        bar.set_ticks(ticks, labels=[number(tick) for tick in ticks])
-        bar.ax.minorticks_off()
+    ticks = [-largest, -largest / 10, 0.0, largest / 10, largest]
+    bar.set_ticks(ticks, labels=[number(tick) for tick in ticks])
+    bar.ax.minorticks_off()
 
 
 def all_choices(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes | None:
-    """Cosines between the effects of all choices of all groups; None without a factor, or with too many choices."""
+    """Cosines between the effects of all choices of all groups; None without a factor."""
     table = result.table
-    if table.factor is None or table.linear.size > MOST_CHOICES:
+    if table.factor is None:
         return None
     features = table.factor.astype(np.float64)
     length = np.linalg.norm(features, axis=1, keepdims=True)
     # A choice that changes nothing has no direction, and would draw an empty stripe.
     moved = (length[:, 0] > 1e-9) & (length[:, 0] > 1e-6 * length.max())
-    features = features[moved] / length[moved]
-    group_of = np.repeat(np.arange(len(table.choices)), np.diff(table.offsets))[moved]
+    shown = np.flatnonzero(moved)[:: choice_step(int(moved.sum()))]
+    features = features[shown] / length[shown]
+    group_of = np.repeat(np.arange(len(table.choices)), np.diff(table.offsets))[shown]
     if len(features) < 2:
         return None
     figure = figure_of(0.72 * WIDTH, 0.53 * WIDTH)
     axes = figure.subplots()
     plain_axes(axes)
+    axes.set_facecolor("none")
     image = axes.imshow(features @ features.T, cmap=diverging(), vmin=-1, vmax=1, interpolation="nearest")
     starts = np.flatnonzero(np.diff(group_of)) + 0.5
     axes.set_xlim(-0.5, len(features) - 0.5)
     axes.set_ylim(len(features) - 0.5, -0.5)
     if len(starts) <= 60:
-        axes.hlines(starts, -0.5, len(features) - 0.5, color="white", linewidth=0.6)
-        axes.vlines(starts, -0.5, len(features) - 0.5, color="white", linewidth=0.6)
+        axes.hlines(starts, -0.5, len(features) - 0.5, color=PAPER, linewidth=0.6)
+        axes.vlines(starts, -0.5, len(features) - 0.5, color=PAPER, linewidth=0.6)
     names, middles = _spread_labels(table.group_names, group_of, least=len(features) / 30)
     axes.set_yticks(middles, names, fontsize=8)
     axes.set_xticks([])
@@ -236,6 +242,11 @@ def all_choices(result: CompressionResult, image_format: ImageFormat = "svg") ->
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(labelsize=8, colors=SOFT, length=2)
     return to_bytes(figure, image_format, tight=True)
+
+
+def choice_step(count: int) -> int:
+    """Every which choice a map of all choices shows."""
+    return max(1, math.ceil(count / MOST_CHOICES))
 
 
 def _spread_labels(names: Sequence[str], group_of: IntArray, least: float) -> tuple[list[str], list[float]]:
@@ -274,8 +285,8 @@ def trace(result: CompressionResult, image_format: ImageFormat = "svg") -> bytes
     if bounds:
         _steps(axes, bounds, end, AMBER, "lower bound")
     axes.set_xlim(left=0.0)
-    axes.set_xlabel("seconds", fontsize=9, color=INK)
-    axes.set_ylabel("predicted loss change", fontsize=9, color=INK)
+    axes.set_xlabel("seconds of solving", fontsize=9, color=INK)
+    axes.set_ylabel("predicted rise of the loss", fontsize=9, color=INK)
     if len({value for _, value in (*energies, *bounds)}) == 1:
         # Otherwise the axis would magnify rounding noise around one value.
         value = energies[0][1] if energies else bounds[0][1]
@@ -305,7 +316,8 @@ def pareto_front(
     axes.grid(color=FAINT, linewidth=0.8)
     ratios = [point.plan.ratio for point in points]
     energies = [point.energy for point in points]
-    axes.plot(ratios, energies, "o-", color=BLUE, linewidth=1.8, markersize=6, label="best plan found, predicted")
+    label = "best plan found, predicted"
+    axes.plot(ratios, energies, "o-", color=BLUE, linewidth=1.8, markersize=6, label=label, gid=POINTS)
     bounded = [(point.plan.ratio, point.bound) for point in points if point.bound is not None]
     if bounded:
         label = "lower bound"
@@ -318,11 +330,19 @@ def pareto_front(
     if result.recovered_comparison is not None:
         change = result.recovered_comparison.held_against(shrinkage).mean
         axes.plot([mine], [change], "D", color=TEAL, markersize=7, label="the same, recovered")
-    axes.set_xlabel("times smaller", fontsize=9, color=INK)
-    axes.set_ylabel("loss change", fontsize=9, color=INK)
+    axes.set_xlabel("times smaller than the original", fontsize=9, color=INK)
+    axes.set_ylabel("rise of the loss", fontsize=9, color=INK)
     axes.yaxis.set_major_formatter(lambda value, _: number(value))
     _legend(figure)
     return to_bytes(figure, image_format)
+
+
+def told_by_sizes(front: Front) -> list[str]:
+    """What the points of :func:`pareto_front` tell: size, and what was predicted."""
+    return [
+        f"{point.plan.ratio:.2f} times smaller, {point.plan.bytes:,} bytes: predicted {signed(point.energy)}"
+        for point in front.points
+    ]
 
 
 def short(name: str, most: int = 34) -> str:

@@ -10,7 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qubo_compress.budget import LATENCY
 from qubo_compress.calibration.intervals import NORMAL_95, paired_change
+from qubo_compress.latency import UNITS
 from qubo_compress.page.numbers import number, percent, signed, size
 from qubo_compress.report.facts import gap_text
 from qubo_compress.selection.candidates import EVOLVED, Candidate
@@ -391,6 +393,17 @@ def counted(examples: int) -> str:
         ('1 held-out example', '1,200 held-out examples')
     """
     return f"{examples:,} held-out example{'s' * (examples != 1)}"
+
+
+def budget_name(name: str) -> str:
+    """A limit's name as text."""
+    special = {"harmful_flips": "harmful flips, millionths of the examples", LATENCY: "milliseconds of one run"}
+    return special.get(name, name.replace("_", " "))
+
+
+def amount(name: str, total: int) -> str:
+    """A total of a budget in the unit that the user gave."""
+    return f"{total / UNITS:.4g}" if name == LATENCY else f"{total:,}"
 
 
 def points(share: float) -> str:

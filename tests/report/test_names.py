@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from pathlib import Path
@@ -63,7 +62,7 @@ def test_the_terminal_shows_them_written_out(result: Any) -> None:
 def test_pages_and_pictures_are_well_formed(result: Any, tmp_path: Path) -> None:
     text = result.report(tmp_path / "report.html").read_text()
     assert is_clean(text) and r"c\x00\u202e.weight" in text
-    pictures = [base64.b64decode(found) for found in re.findall(r"svg\+xml;base64,([A-Za-z0-9+/=]+)", text)]
+    pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
     assert len(pictures) > 3
     for picture in pictures:
         minidom.parseString(picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 from collections.abc import Callable
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress.page import numbers
 from qubo_compress.page.html import table_html
+from qubo_compress.page.script import POLICY, SCRIPT
+from qubo_compress.page.style import COLOURS
 from qubo_compress.pipeline.compress import CompressionResult
-from qubo_compress.report import facts, verdict, write_report
+from qubo_compress.report import facts, pictures, verdict, write_report
 from qubo_compress.report.html import page
 from qubo_compress.report.pictures import interactions
 
@@ -40,10 +43,28 @@ def test_html_has_every_group_and_number(result: CompressionResult, text: str, p
 
 
 def test_html_needs_nothing_else(text: str) -> None:
-    assert not re.search(r"https?:|//[a-z]|@import|<script|<link|url\(", text, re.IGNORECASE)
-    sources = re.findall(r'src="([^"]{0,40})', text)
-    assert len(sources) >= 6
-    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    assert text.count("<script>") == 1 and f"<script>{SCRIPT}</script>" in text
+    assert POLICY in text and "default-src 'none'" in POLICY
+    without = text.replace(SCRIPT, "")
+    assert not re.search(r"https?:|//[a-z]|@import|<script |<link|<img|url\((?!#)", without, re.IGNORECASE)
+    assert all(source.startswith(("#", "data:image/png;base64,")) for source in re.findall(r'href="([^"]{0,40})', text))
+
+
+def test_pictures_take_the_colours_of_the_page_and_have_alternative_text(text: str) -> None:
+    pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    drawn = [picture for picture in pictures if 'aria-hidden="true"' not in picture]
+    assert len(drawn) == 5
+    for picture in pictures:
+        assert not re.search("|".join(COLOURS), picture), "a colour that dark pages cannot change"
+    for picture in drawn:
+        assert re.match(r'<svg [^>]*role="img" aria-label="[a-z]', picture)
+        identifiers = set(re.findall(r'id="([^"]+)', picture))
+        assert set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", picture)) <= identifiers
+
+
+def test_points_tell_what_they_are(result: CompressionResult, text: str) -> None:
+    told = pictures.told_by_plans(result)
+    assert told and all(f"<title>{html.escape(line, quote=False)}</title>" in text for line in told)
 
 
 def test_html_escapes_names(text: str) -> None:

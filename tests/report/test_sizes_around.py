@@ -51,3 +51,16 @@ def test_front_names_the_limits_that_put_a_ratio_out_of_reach() -> None:
     )  # fmt: skip
     assert front_of._out_of_reach(problem) == "out of reach within the limits on harmful flips"
     assert front_of._out_of_reach(problem.with_limits([1, 5])) == "out of reach; the smallest reachable file is 2 B"
+
+
+def test_sizes_are_shares_of_the_whole_network_where_the_table_is_about_the_rest(result: CompressionResult) -> None:
+    whole = dataclasses.replace(result.plan, original_bytes=2 * result.plan.original_bytes)
+    rest = dataclasses.replace(result, plan=whole, budget=qc.Budget(ratio=4.0))
+    assert facts.budget_rows(rest) == facts.budget_rows(result), "half of the bytes, twice the ratio"
+    found, expected = front_of.find_front(rest, 0.05), front_of.find_front(result, 0.05)
+    # Half of the first size is no smaller than the table's network, but is smaller than the whole one.
+    assert [point.plan.bytes for point in found.points][-len(expected.points) :] == [
+        point.plan.bytes for point in expected.points
+    ]
+    asked = [ratio for ratio, _ in found.missing] + [2 * point.ratio for point in found.points]
+    assert sorted(asked) == pytest.approx([4.0 * factor for factor in front_of.FRONT_FACTORS])

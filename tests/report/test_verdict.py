@@ -117,7 +117,10 @@ def test_the_headline_is_measured_and_has_an_interval(
     )
     assert "One example is 0.5 points of accuracy." in verdict.measured_sentences(made)
     words = plain(page(made, None))
-    assert words.index("95 % interval") < words.index("Size of the file") < words.index("loss model")
+    asked = ("What was gained", "What was lost", "Against what alternative", "Can the prediction be trusted?", "Layers")
+    places = [words.index(question) for question in asked]
+    assert places == sorted(places)
+    assert places[1] < words.index("95 % interval") < places[2] < places[3] < words.index("loss model") < places[4]
     shown = printed(made, 1000)
     assert shown.index("95 % interval") < shown.index("predicted")
 

@@ -1,0 +1,94 @@
+"""The four answers of a report's first screen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from qubo_compress.pipeline.compress import CompressionResult
+from qubo_compress.report import facts
+from qubo_compress.report.first_screen import against_uniform, first_screen, opponents, trusted
+from qubo_compress.selection.comparison import Estimate
+
+
+def _with(result: CompressionResult, mine: Estimate, uniform: Estimate | None) -> CompressionResult:
+    """The result with a taken plan and, maybe, a uniform one of given divergences."""
+    base = result.taken.candidates[0]
+    taken = dataclasses.replace(
+        base, name="solver", also=(), comparison=dataclasses.replace(base.comparison, divergence=mine)
+    )
+    candidates = [taken]
+    if uniform is not None:
+        other = dataclasses.replace(base.comparison, divergence=uniform)
+        candidates.append(dataclasses.replace(base, name="uniform", also=("greedy",), comparison=other))
+    turn = dataclasses.replace(result.rounds[0], candidates=tuple(candidates), winner="solver")
+    return dataclasses.replace(result, rounds=(turn,))
+
+
+@pytest.mark.parametrize(
+    ("mine", "uniform", "said"),
+    [
+        (Estimate(0.1, 0.01), Estimate(0.4, 0.02), "4 times closer than uniform"),
+        (Estimate(0.1, 0.05), Estimate(0.15, 0.05), "Not clearly better than uniform"),
+        (Estimate(0.1, 0.05), Estimate(0.01, 0.001), "Not clearly better than uniform"),
+        (Estimate(0.1, 0.05), Estimate(float("inf"), float("nan")), "Uniform destroys the network"),
+        (Estimate(0.1, 0.05), None, "No uniform plan fits the budget"),
+    ],
+)
+def test_better_is_said_only_beyond_the_noise(
+    result: CompressionResult, mine: Estimate, uniform: Estimate | None, said: str
+) -> None:
+    made = _with(result, mine, uniform)
+    assert against_uniform(made) == said
+    assert said in first_screen(made)
+
+
+def test_every_alternative_is_a_row_and_its_own_plan_is_named(
+    result: CompressionResult, plain: Callable[[str], str]
+) -> None:
+    made = _with(result, Estimate(0.1, 0.01), Estimate(0.4, 0.02))
+    assert [name for name, _ in opponents(made)] == ["uniform", "greedy"]
+    alone = _with(result, Estimate(0.1, 0.01), None)
+    taken = dataclasses.replace(alone.rounds[0].candidates[0], also=("uniform", "greedy"))
+    turn = dataclasses.replace(alone.rounds[0], candidates=(taken,))
+    same = dataclasses.replace(alone, rounds=(turn,))
+    assert against_uniform(same) == "The uniform plan is the best"
+    assert "greedy: the same plan" in plain(first_screen(same))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "measured", "said"),
+    [
+        (0.1, Estimate(0.11, 0.01), "Yes: measured as predicted"),
+        (0.1, Estimate(0.15, 0.005), "Roughly: 1.5 times more was measured"),
+        (0.1, Estimate(0.5, 0.01), "No: 5 times more was measured"),
+        (-0.1, Estimate(0.5, 0.01), "No"),
+        (1e-5, Estimate(2e-4, 1e-5), "Yes, as small as predicted"),
+        (0.1, Estimate(float("nan"), 0.0), "No: the outputs are not finite"),
+    ],
+)
+def test_trust_follows_from_the_held_out_examples(
+    result: CompressionResult, told: Callable[..., CompressionResult], predicted: float, measured: Estimate, said: str
+) -> None:
+    assert trusted(told(result, predicted, measured))[0] == said
+
+
+def test_few_examples_cannot_confirm_a_prediction(
+    result: CompressionResult, told: Callable[..., CompressionResult]
+) -> None:
+    made = told(result, 0.1, Estimate(0.11, 0.01), rows=20, examples=20, lost=2, gained=1)
+    assert trusted(made)[0] == "Too few examples to say"
+    assert 'href="#warnings"' in first_screen(made)
+
+
+def test_the_strongest_pairs_are_those_of_the_factor(result: CompressionResult) -> None:
+    rows = facts.strongest_pairs(result, most=1000)
+    assert [abs(row[2]) for row in rows] == sorted((abs(row[2]) for row in rows), reverse=True)
+    chosen = facts.chosen_indices(result.table, result.plan.choices)
+    assert result.table.factor is not None
+    features = result.table.factor[chosen].astype(float)
+    whole = float((features.sum(0) ** 2).sum() - (features**2).sum()) / 2
+    assert sum(row[2] for row in rows) == pytest.approx(whole, abs=1e-9)
+    assert all(-1.000001 <= row[3] <= 1.000001 for row in rows)
