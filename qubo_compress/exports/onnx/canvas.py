@@ -108,11 +108,16 @@ class Canvas:
 
     def call(self, operator: str, inputs: Sequence[Any], **attributes: Any) -> Any:
         """The output of a new node; the graph is brought into order at the end."""
+        return self.calls(operator, inputs, 1, **attributes)[0]
+
+    def calls(self, operator: str, inputs: Sequence[Any], count: int, **attributes: Any) -> Sequence[Any]:
+        """The outputs of a new node of several; ``domain=`` is where the operator comes from."""
         ir = require("onnx_ir", EXTRA)
         domain = attributes.pop("domain", "")
-        made = ir.node(operator, inputs=list(inputs), attributes=attributes, domain=domain)
+        made = ir.node(operator, inputs=list(inputs), attributes=attributes, domain=domain, num_outputs=count)
         self.graph.append(made)
-        return made.outputs[0]
+        found: Sequence[Any] = made.outputs
+        return found
 
     def replace(self, node: Any, output: Any) -> None:
         """Remove a node of one output, whose place another value takes, with its name and type."""

@@ -8,10 +8,10 @@ from qubo_compress._internal.optional import require
 from qubo_compress.exports.onnx.canvas import EXTRA, Canvas
 from qubo_compress.menu.storage.portable import Portable, Product, ScaledCodes
 
-PLAIN, PACKED, TWO_BITS = 18, 21, 25
-"""Versions of ONNX's operators: without packed integers, with those of 4 and 16 bits, with those of 2."""
+PLAIN, PACKED, ATTENTION, TWO_BITS = 20, 21, 23, 25
+"""Versions of ONNX's operators: without packed integers, with those of 4 and 16 bits, attention, integers of 2 bits."""
 
-FORMATS = {PLAIN: 8, PACKED: 10, TWO_BITS: 13}
+FORMATS = {PLAIN: 9, PACKED: 10, ATTENTION: 11, TWO_BITS: 13}
 """The oldest version of the file format that has these operators."""
 
 PRODUCER = "qubo_compress"
@@ -22,7 +22,7 @@ def version_needed(forms: list[Portable | None]) -> int:
 
     Example:
         >>> version_needed([]), version_needed([None])
-        (18, 18)
+        (20, 20)
     """
     codes = [part for form in forms for part in _codes(form)]
     return PLAIN if all(part.bits == 8 for part in codes) else PACKED
@@ -52,7 +52,8 @@ def finished(canvas: Canvas) -> Any:
             if id(value) not in kept:
                 value.shape = value.type = None  # any program infers them
     two_bits = any(value.dtype in (ir.DataType.INT2, ir.DataType.UINT2) for value in graph.initializers.values())
-    version = TWO_BITS if two_bits else graph.opset_imports[""]
+    attention = any(node.op_type == "Attention" for node in graph)
+    version = TWO_BITS if two_bits else ATTENTION if attention else graph.opset_imports[""]
     graph.opset_imports[""] = version
     model.ir_version = FORMATS[version]
     model.producer_name, model.producer_version = PRODUCER, None

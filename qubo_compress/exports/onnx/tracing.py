@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from qubo_compress._internal.optional import require
 from qubo_compress.errors import ExportRefused
 from qubo_compress.exports.onnx.attention import exchange_axes_at_once
+from qubo_compress.exports.onnx.attention_operator import attention_translations, join_heads
 from qubo_compress.exports.onnx.canvas import EXTRA, Canvas
 from qubo_compress.exports.onnx.rounding import translations
 from qubo_compress.exports.onnx.sizes import read_sizes_from_inputs
@@ -31,7 +32,7 @@ _ONE_AT_A_TIME = threading.Lock()
 """torch's exporter, and what is set around it, hold for all threads."""
 
 
-def traced(network: Exportable, inputs: Inputs, dynamic: Sequence[int], opset: int) -> Canvas:
+def traced(network: Exportable, inputs: Inputs, dynamic: Sequence[int], opset: int, runtime: str | None) -> Canvas:
     """The graph of a network.
 
     Args:
@@ -39,6 +40,7 @@ def traced(network: Exportable, inputs: Inputs, dynamic: Sequence[int], opset: i
         inputs: of one example or more.
         dynamic: axes of the inputs that may have any length, 0 the batch.
         opset: version of ONNX's operators.
+        runtime: which the graph is written for; None for any.
 
     Raises:
         ExportRefused: when torch cannot trace the network, or the network fixes the length of a dynamic axis.
@@ -46,7 +48,8 @@ def traced(network: Exportable, inputs: Inputs, dynamic: Sequence[int], opset: i
     """
     require("onnxscript", EXTRA)
     _refuse_types(network)
-    program = _program(network.model, _few(inputs), dynamic, opset)
+    written = translations() | (attention_translations() if runtime == "onnxruntime" else {})
+    program = _program(network.model, _few(inputs), dynamic, opset, written)
     model = program.model
     _refuse_fixed_axes(network.model, program, dynamic)
     aliases = NetworkTensors(network.model).aliases
@@ -59,8 +62,9 @@ def traced(network: Exportable, inputs: Inputs, dynamic: Sequence[int], opset: i
     with _opaque(model.graph):
         require("onnxscript.optimizer", EXTRA).optimize_ir(model)
         exchange_axes_at_once(model.graph)
+        join_heads(model.graph)
         read_sizes_from_inputs(model)
-    return Canvas(model, held)
+    return Canvas(model, held, runtime)
 
 
 def _few(inputs: Inputs) -> Inputs:
@@ -74,7 +78,9 @@ def _few(inputs: Inputs) -> Inputs:
     return found
 
 
-def _program(model: nn.Module, inputs: Inputs, dynamic: Sequence[int], opset: int) -> Any:
+def _program(
+    model: nn.Module, inputs: Inputs, dynamic: Sequence[int], opset: int, written: dict[Any, Callable[..., Any]]
+) -> Any:
     named = inputs if isinstance(inputs, dict) else {}
     args = (inputs,) if isinstance(inputs, Tensor) else inputs if isinstance(inputs, tuple) else ()
     shapes = {name: _free(tensor, dynamic) for name, tensor in named.items()}
@@ -84,7 +90,7 @@ def _program(model: nn.Module, inputs: Inputs, dynamic: Sequence[int], opset: in
             return torch.onnx.export(
                 model, args, kwargs=named, dynamic_shapes=free, opset_version=opset, dynamo=True, optimize=False,
                 verbose=False, verify=False, report=False,
-                custom_translation_table=translations(),
+                custom_translation_table=written,
             )  # fmt: skip
     except Exception as cause:  # torch's and the network's own
         raise ExportRefused(

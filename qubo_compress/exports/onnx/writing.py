@@ -20,6 +20,7 @@ from qubo_compress.exports.onnx.normalisations import fold_normalisations
 from qubo_compress.exports.onnx.placing import place_all
 from qubo_compress.exports.onnx.rounding import mark_rounded, round_outputs
 from qubo_compress.exports.onnx.running import in_full_precision, outputs, session
+from qubo_compress.exports.onnx.shared_inputs import join_products
 from qubo_compress.exports.onnx.splits import split_constants
 from qubo_compress.exports.onnx.tracing import traced
 from qubo_compress.exports.weights import Exportable, exportable
@@ -138,12 +139,14 @@ def onnx_bytes(small: nn.Module, compression: Compression, batches: Sequence[Inp
 def drawn(network: Exportable, inputs: Inputs, settings: OnnxSettings) -> Canvas:
     """The graph of a network with its tensors packed."""
     opset = version_needed([held.portable for held in network.held.values()])
-    canvas = traced(network, inputs, settings.dynamic, opset)
-    canvas.runtime, canvas.packed_products = settings.runtime, settings.packed_products
+    canvas = traced(network, inputs, settings.dynamic, opset, settings.runtime)
+    canvas.packed_products = settings.packed_products
     fold_normalisations(canvas)
     split_constants(canvas)
     mark_rounded(canvas)
     place_all(canvas)
+    if settings.runtime == "onnxruntime":
+        join_products(canvas)
     return canvas
 
 
