@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from qubo_compress._internal.checked_json import read_checked, with_checksum
 from qubo_compress._internal.files import write_atomically
+from qubo_compress._internal.notebook import fragment
 from qubo_compress._internal.reader import read_whole, refused_as
 from qubo_compress.errors import CorruptArtifact, InvalidBudget
 
@@ -87,6 +88,26 @@ class LatencyTable:
                 raise InvalidBudget(self._untimed(group, choice))
             found += offered[choice]
         return found
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, offered in self.layers.items():
+            if not offered:
+                continue
+            fastest = min(offered, key=lambda choice: offered[choice])
+            kept = f"{offered['keep']:.4g}" if "keep" in offered else "–"
+            rows.append([name, fastest, kept, f"{offered[fastest]:.4g}"])
+        return fragment(
+            f"LatencyTable: {len(self.layers):,} layers in {self.runtime} {self.version}",
+            [
+                f"{self.processor}; threads: {self.threads}, examples in a run: {self.batch}.",
+                f"Everything else takes {self.rest:.4g} ms. Whole networks were predicted to {100 * self.error:.0f} %.",
+            ],
+            ["layer", "fastest choice", "ms kept", "ms"],
+            rows,
+            names=2,
+            more="; table.layers has all",
+        )
 
     def costs(self, groups: Sequence[str], choices: Sequence[Sequence[str]]) -> npt.NDArray[np.int64]:
         """(V,) nanoseconds of every choice of every group, raised by the margin and rounded up.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qubo_compress._internal.notebook import fragment
 from qubo_compress.errors import WrongModel
 from qubo_compress.menu.low_rank.factored import FactoredReport
 from qubo_compress.menu.low_rank.factored import factored as factored_layers
@@ -71,6 +73,22 @@ class Plan:
     def bits_per_weight(self) -> float:
         """Stored bits, header included, per unique parameter."""
         return 8 * self.bytes / max(1, self.parameters)
+
+    def _repr_html_(self) -> str:
+        removed = "" if self.removal is None else "Channels are removed. "
+        counts = Counter(self.choices.values()).most_common()
+        return fragment(
+            f"Plan: {self.bytes:,} bytes of {self.original_bytes:,}, {self.ratio:.2f} times smaller",
+            [
+                f"{removed}{self.bits_per_weight:.2f} bits per weight; predicted loss change "
+                f"{self.predicted_loss:+.4g}.",
+                f"Most frequent: {', '.join(f'{count} x {choice}' for choice, count in counts[:4])}.",
+            ],
+            ["group", "choice"],
+            self.choices.items(),
+            names=2,
+            more="; plan.choices has all",
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the plan to one JSON file, atomically, with the bytes of choices that were made from data.

@@ -20,6 +20,7 @@ from qubo_compress.audits.exemplars import Exemplars, exemplars_of
 from qubo_compress.audits.long_tail import Forgotten, Images, forgotten, images_of
 from qubo_compress.audits.margins import MarginBin, margin_bins
 from qubo_compress.audits.mismatches import Answers, Mismatches, answers_of, count_mismatches, population
+from qubo_compress.audits.notebook import audit_html
 from qubo_compress.audits.regression import RegressionChange, is_regression, regression_change
 from qubo_compress.audits.section import write_audit
 from qubo_compress.calibration.evaluation import EvaluationOptions, outputs_of, read_settled
@@ -145,6 +146,9 @@ class AuditReport:
             notes.append(f"the {MOST_CLASSES_SHOWN} classes that lost most, of {len(worst):,}")
         table.caption = "; ".join(notes) or None
         return table
+
+    def _repr_html_(self) -> str:
+        return audit_html(self)
 
     def margin_table(self) -> Table:
         """Flips by how sure the original was."""

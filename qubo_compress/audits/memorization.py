@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
+from qubo_compress._internal.live import tracked
 from qubo_compress.calibration.evaluation import outputs_of
 from qubo_compress.calibration.examples import read_examples
 from qubo_compress.errors import InvalidBatches
@@ -104,7 +104,7 @@ def memorization(
     masks = np.zeros((networks, count), dtype=bool)
     right = np.zeros((networks, count), dtype=bool)
     examples = read_examples([(inputs, labels)], count, reading=OutputReading(class_axis=1))
-    for number in track(range(networks), description="training on subsets", disable=not progress, transient=True):
+    for number in tracked(networks, "training on subsets", progress):
         chosen = np.sort(generator.permutation(count)[: round(share * count)]).astype(np.int64)
         masks[number, chosen] = True
         model = train(chosen, int(generator.integers(2**31)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
+from qubo_compress._internal.notebook import fragment
 from qubo_compress.plan import Compression
 
 SHOWN = 12
@@ -85,14 +85,10 @@ class Exported:
         return "\n".join([*self._facts(), *lines, *([f"and {more} smaller tensors"] if more else [])])
 
     def _repr_html_(self) -> str:
-        facts = "".join(f"<p>{escape(line)}</p>" for line in self._facts())
-        head = "".join(f"<th>{name}</th>" for name in ("tensor", "choice", "stored", "bytes", "runs", "faster"))
-        rows = "".join(
-            f"<tr><td>{escape(one.name)}</td><td>{escape(one.choice)}</td><td>{escape(one.form)}</td>"
-            f"<td>{one.nbytes:,}</td><td>{escape(one.runs)}</td><td>{escape(one.faster)}</td></tr>"
-            for one in self.tensors
-        )
-        return f"{facts}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        head = ("tensor", "choice", "stored", "bytes", "runs", "faster")
+        largest = sorted(self.tensors, key=lambda one: -one.nbytes)
+        rows = ((one.name, one.choice, one.form, f"{one.nbytes:,}", one.runs, one.faster) for one in largest)
+        return fragment("Exported", self._facts(), head, rows, names=3, more=" tensors, which are smaller")
 
     def _facts(self) -> list[str]:
         return [

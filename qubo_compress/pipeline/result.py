@@ -19,6 +19,7 @@ from qubo_compress.pipeline.decisions import ChannelDecisions
 from qubo_compress.pipeline.refinement import Round
 from qubo_compress.plan import Plan
 from qubo_compress.report import print_summary, write_report
+from qubo_compress.report.notebook import result_html, result_text
 from qubo_compress.selection.comparison import Comparison
 from qubo_compress.selection.evolution import Evolution
 from qubo_compress.sensitivity.table import SensitivityTable
@@ -69,6 +70,13 @@ class CompressionResult:
     evolution: Evolution | None = None
     decisions: ChannelDecisions | None = None
     inputs: tuple[Inputs, ...] = ()
+
+    def __repr__(self) -> str:
+        """Its headline: networks and tables would fill a notebook."""
+        return result_text(self)
+
+    def _repr_html_(self) -> str:
+        return result_html(self)
 
     @property
     def taken(self) -> Round:

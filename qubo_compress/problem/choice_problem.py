@@ -39,6 +39,7 @@ from qubo_compress.problem.checks import (
     read_vector,
 )
 from qubo_compress.problem.file import WHAT, read_problem, write_problem
+from qubo_compress.problem.notebook import problem_html
 from qubo_compress.problem.pair_costs import PairCosts, checked_pair_costs, linear_costs, pair_totals, tangent_costs
 from qubo_compress.problem.pairs import checked_pairs
 from qubo_compress.problem.random_values import RandomOptions, random_values
@@ -172,6 +173,9 @@ class ChoiceProblem:
             f"ChoiceProblem({self.num_groups:,} groups, {self.num_choices:,} choices, {energies}, "
             f"{limits or 'no budget'}{', pair costs' if self.pair_costs is not None else ''})"
         )
+
+    def _repr_html_(self) -> str:
+        return problem_html(self)
 
     @property
     def num_groups(self) -> int:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qubo_compress._internal.live import tracked
 from qubo_compress.calibration.examples import Examples, Slice
 from qubo_compress.errors import ForwardFailed, NonFiniteLoss
 from qubo_compress.menu.storage.stored import Stored
@@ -117,7 +117,7 @@ def fine_tuned(
         done = 0
         if training.afterwards is not None:
             training.afterwards(latent, done, total)
-        for _ in track(range(training.epochs), description="recovering", disable=not progress, transient=True):
+        for _ in tracked(training.epochs, "recovering", progress):
             for step in _steps(examples, generator):
                 optimizer.zero_grad(set_to_none=True)
                 with _named(done, total, examples.unit):

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from qubo_compress._internal.live import live_bar
 
 
 def say(line: str) -> None:
@@ -20,13 +21,5 @@ def progress_bar(show: bool, name: str, total: float) -> Iterator[Callable[[floa
     if not show or total == 0:
         yield lambda _: None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda done: bar.advance(task, done)
+    with live_bar(name, total) as advance:
+        yield advance

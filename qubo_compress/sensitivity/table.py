@@ -25,6 +25,7 @@ from qubo_compress.sensitivity.coupled.mixed_problem import mixed_problem
 from qubo_compress.sensitivity.coupled.remainder import Remainder
 from qubo_compress.sensitivity.latency_costs import with_latency
 from qubo_compress.sensitivity.merge import merged_fields, refuse_different, shares_of, tables_of_ranks
+from qubo_compress.sensitivity.notebook import table_html
 from qubo_compress.sensitivity.ranks import ranks_of
 from qubo_compress.sensitivity.stitched_loss import StitchedLoss
 
@@ -125,6 +126,9 @@ class SensitivityTable:
             f"SensitivityTable({len(self.choices):,} groups, {self.linear.size:,} choices, {pairs}, "
             f"{self.provenance.metric} on {self.provenance.examples:,} examples)"
         )
+
+    def _repr_html_(self) -> str:
+        return table_html(self)
 
     @property
     def group_names(self) -> tuple[str, ...]:

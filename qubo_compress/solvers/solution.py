@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qubo_compress._internal.notebook import fragment
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.problem.energy_scale import OPTIMAL_GAP
 
@@ -76,6 +77,18 @@ class Solution:
     interrupted: bool = False
     notes: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def _repr_html_(self) -> str:
+        bound = "no bound" if self.bound is None else f"no assignment is below {self.bound:.6g} (gap {self.gap:.2g})"
+        proof = "proven optimal" if self.status == "optimal" else bound
+        return fragment(
+            f"Solution: energy {self.energy:.6g}, {proof}",
+            [f"{self.solver}, {self.timing.get('total', 0.0):.2f} s, {self.work:,} units of work.", *self.notes],
+            ["group", "choice"] if self.choices else [],
+            self.choices.items(),
+            names=2,
+            more="; solution.choices has all",
+        )
 
     @property
     def status(self) -> str:

@@ -6,13 +6,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import ClassVar
 
 from torch import nn
 
 from qubo_compress._internal.checks import whole
+from qubo_compress._internal.notebook import fragment
 from qubo_compress._internal.optional import installed, require
 from qubo_compress.errors import InvalidOption, unknown_name
 from qubo_compress.exports.formats import checked_batches, export
@@ -104,9 +104,7 @@ class Elsewhere:
         return "\n".join([self.caption, *table])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{escape(name)}</th>" for name in self.HEAD)
-        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows())
-        return f"<p>{escape(self.caption)}</p><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        return fragment("In other runtimes", [self.caption], self.HEAD, self.rows())
 
 
 def run_elsewhere(

@@ -33,7 +33,7 @@ def test_both_networks_run_in_every_runtime(result: Any, tmp_path: Path) -> None
     assert (found.batch, found.threads, found.artifact_bytes) == (2, 1, result.plan.bytes)
     page = result.report(tmp_path / "report.html", elsewhere=found).read_text()
     assert "In other runtimes" in page and found.processor in page and f"{found.runtimes[0].plain_bytes:,}" in page
-    assert found.runtimes[0].version in str(found) and "<table>" in found._repr_html_()
+    assert found.runtimes[0].version in str(found) and "<table" in found._repr_html_()
 
 
 def test_wrong_arguments_are_refused_before_anything_runs(result: Any) -> None:
