@@ -6,14 +6,16 @@
 ``products`` is ``groups="channel"`` with a budget of multiplications; ``torch-pruning`` its own magnitude importance of
 whole groups, ranked over all layers, in small steps until the multiplications fit. It cannot follow shortcuts that pad
 channels (issue 64 of its repository; the forward of the pruned ResNet fails), so there it prunes the inner channels of
-the blocks only. Both results are trained in the same way: labels and the original's probabilities, Adam with a cosine,
-batch normalisations in train mode, the same examples and epochs. ``repaired`` and ``recovered`` are ``qc.recover``
-without and with these epochs, for which torch-pruning's result has no counterpart. Test examples are used only for the
-figures.
+the blocks only. Both results are trained in the same way, by one of two recipes: ``plain`` (labels and the original's
+probabilities, Adam at 0.001) or ``softened`` (mostly the original's probabilities at a temperature of 4, Adam at
+0.003, images moved by up to four pixels and mirrored), both with a cosine and with batch normalisations in train mode,
+on the same examples for the same epochs. ``repaired`` is ``qc.recover`` without epochs, and with ``--recovered``,
+``recovered`` is ``qc.recover`` with these epochs and its defaults; torch-pruning's result has no counterpart of either.
+Test examples are used only for the figures; the recipe was chosen on those behind the first 5,000.
 
-Milliseconds are processor time of one thread, the least of several runs, of torch and of onnxruntime, each beside the
-original in the same process; blank where the network's code does not export with a batch of any size. Records are
-appended to ``benchmarks/results/channels.jsonl``.
+Milliseconds are processor time of one thread, the least of several runs, of torch, onnxruntime and OpenVINO, each
+beside the original in the same process; blank where the network's code does not export with a batch of any size.
+Records are appended to ``benchmarks/results/channels.jsonl``.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ import copy
 import io
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime
+import openvino
 import torch
 import torch_pruning
 from torch import Tensor, nn
@@ -37,13 +41,16 @@ from benchmarks.records import Record, newest, table
 from benchmarks.study import Option, Options, Study, grid
 from qubo_compress.network.calls import weight_calls
 
+Forward = Callable[[np.ndarray], np.ndarray]
+
 METHODS = ("products", "torch-pruning")
 BATCHES = (1, 32)
 
 STUDY = Study(
     __doc__, "channels", field="step", network="cifar10-resnet20", examples=[2_000], shares=[0.5], epochs=[3],
     seeds=[0], together=Option([1, 8], "channels of a layer that stay or leave together"),
-    methods=Option(list(METHODS), choices=METHODS), test=Option(2_000, "test examples"), time_limit=10.0,
+    recipes=Option(["softened"], choices=["plain", "softened"]), methods=Option(list(METHODS), choices=METHODS),
+    recovered=Option(False, "also train by qc.recover"), test=Option(2_000, "test examples"), time_limit=10.0,
     calibration=Option(512, "examples that measure"), runs=Option(15, "runs of which the fastest counts"),
 )  # fmt: skip
 
@@ -82,23 +89,59 @@ def by_torch_pruning(model: nn.Module, data: Batches, options: Options, macs: in
 MAKERS: dict[str, Callable[..., nn.Module]] = {"products": by_products, "torch-pruning": by_torch_pruning}
 
 
-def trained(model: nn.Module, teacher: nn.Module, data: Batches, epochs: int, seed: int) -> nn.Module:
+@dataclass(frozen=True)
+class Recipe:
+    """How a smaller network is trained.
+
+    Attributes:
+        rate: of Adam, at its highest.
+        labels: weight of the cross-entropy with the labels, beside the divergence from the teacher.
+        temperature: by which both networks' logits are divided in the divergence.
+        shift: images are moved by up to this many pixels each way, and mirrored half of the time; 0: neither.
+    """
+
+    rate: float
+    labels: float
+    temperature: float
+    shift: int
+
+
+RECIPES = {"plain": Recipe(1e-3, 1.0, 1.0, 0), "softened": Recipe(3e-3, 0.2, 4.0, 4)}
+
+
+def moved(images: Tensor, shift: int) -> Tensor:
+    """Images moved by up to some pixels each way, the gap filled with zeros, and mirrored half of the time."""
+    if shift == 0 or images.ndim != 4:
+        return images
+    count, height, width = len(images), *images.shape[2:]
+    large = functional.pad(images, (shift,) * 4)
+    rows = torch.randint(2 * shift + 1, (count, 1)) + torch.arange(height)
+    columns = torch.randint(2 * shift + 1, (count, 1)) + torch.arange(width)
+    columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)
+    found = large[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return found.permute(0, 3, 1, 2)  # channels last, which is faster
+
+
+def trained(model: nn.Module, teacher: nn.Module, data: Batches, epochs: int, seed: int, recipe: Recipe) -> nn.Module:
     """A copy after training on labels and the teacher's probabilities."""
     torch.manual_seed(seed)
-    model = copy.deepcopy(model).train()
-    inputs, labels = torch.cat([batch for batch, _ in data]), torch.cat([answers for _, answers in data])
-    with torch.no_grad():
-        goal = torch.cat([teacher(batch) for batch, _ in data]).log_softmax(1)
+    model = copy.deepcopy(model).train().to(memory_format=torch.channels_last)
+    teacher = copy.deepcopy(teacher).to(memory_format=torch.channels_last)
+    (inputs, labels), heat = (torch.cat(parts) for parts in zip(*data, strict=True)), recipe.temperature
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     steps = epochs * -(-len(inputs) // 125)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=max(1, steps), pct_start=0.1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=max(1, steps), pct_start=0.1)
     for _ in range(epochs):
         for rows in torch.randperm(len(inputs)).split(125):
-            found = model(inputs[rows])
-            loss = functional.cross_entropy(found, labels[rows])
-            loss = loss + functional.kl_div(found.log_softmax(1), goal[rows], log_target=True, reduction="batchmean")
+            given = moved(inputs[rows], recipe.shift)
+            with torch.no_grad():
+                goal = (teacher(given) / heat).log_softmax(1)
+            found = model(given)
+            loss = recipe.labels * functional.cross_entropy(found, labels[rows])
+            apart = functional.kl_div((found / heat).log_softmax(1), goal, log_target=True, reduction="batchmean")
+            loss = loss + heat**2 * apart
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -123,17 +166,35 @@ def torch_milliseconds(model: nn.Module, inputs: Tensor, runs: int) -> float:
         return least(lambda: model(inputs), runs)
 
 
-def session_of(model: nn.Module, inputs: Tensor) -> onnxruntime.InferenceSession:
-    """The network in onnxruntime, one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+def exported(model: nn.Module, inputs: Tensor) -> bytes:
+    """The network as an ONNX file."""
     file = io.BytesIO()
     batch = {"inputs": {0: torch.export.Dim("batch", min=1, max=4096)}}
     program = torch.onnx.export(
         model, (inputs[:2],), dynamo=True, dynamic_shapes=batch, input_names=["x"], verbose=False
     )
     program.save(file)
-    return onnxruntime.InferenceSession(file.getvalue(), options)
+    return file.getvalue()
+
+
+def onnx_run(file: bytes) -> Forward:
+    """The network in onnxruntime, one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file, options)
+    key = session.get_inputs()[0].name
+    return lambda inputs: session.run(None, {key: inputs})[0]
+
+
+def openvino_run(file: bytes) -> Forward:
+    """The network in OpenVINO, one thread, in float32."""
+    settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    core = openvino.Core()
+    request = core.compile_model(core.read_model(io.BytesIO(file)), "CPU", settings).create_infer_request()
+    return lambda inputs: request.infer([inputs])[0]
+
+
+RUNTIMES: dict[str, Callable[[bytes], Forward]] = {"onnx": onnx_run, "openvino": openvino_run}
 
 
 def milliseconds(models: dict[str, nn.Module], inputs: Tensor, runs: int) -> Record:
@@ -143,18 +204,19 @@ def milliseconds(models: dict[str, nn.Module], inputs: Tensor, runs: int) -> Rec
         for count in BATCHES:
             found[f"{name}_torch_{count}"] = torch_milliseconds(model, inputs[:count], runs)
         try:
-            session = session_of(model, inputs)
-            key = session.get_inputs()[0].name
-            session.run(None, {key: inputs[:8].numpy()})
+            file = exported(model, inputs)
+            runs_of = {runtime: make(file) for runtime, make in RUNTIMES.items()}
+            outputs = runs_of["onnx"](inputs[:8].numpy())
         except Exception as error:  # torch's exporter and onnxruntime raise what they like
             found["not_exported"] = f"{type(error).__name__}: {error}"[:200]
             continue
         with torch.inference_mode():
-            apart = np.abs(session.run(None, {key: inputs[:8].numpy()})[0] - model(inputs[:8]).numpy()).max()
+            apart = np.abs(outputs - model(inputs[:8]).numpy()).max()
         found[f"{name}_onnx_difference"] = float(apart)
-        for count in BATCHES:
-            given = {key: inputs[:count].numpy()}
-            found[f"{name}_onnx_{count}"] = least(lambda s=session, g=given: s.run(None, g), runs)
+        for runtime, run in runs_of.items():
+            for count in BATCHES:
+                given = inputs[:count].numpy()
+                found[f"{name}_{runtime}_{count}"] = least(lambda r=run, g=given: r(g), runs)
     return found
 
 
@@ -172,11 +234,13 @@ def stored_bytes(model: nn.Module) -> int:
         seed=o.seeds,
         together=o.together,
         method=o.methods,
+        recipe=o.recipes,
     )
 )
 def removed(
-    options: Options, network: str, examples: int, share: float, epochs: int, seed: int, together: int, method: str
-) -> Record:
+    options: Options, network: str, examples: int, share: float, epochs: int, seed: int, together: int, method: str,
+    recipe: str,
+) -> Record:  # fmt: skip
     """One method at one share of the multiplications."""
     torch.set_num_threads(1)
     loaded = load(network, calibration_examples=examples, seed=seed)
@@ -187,11 +251,11 @@ def removed(
     applied = MAKERS[method](loaded.model, data, options, int(share * macs), together)
     making = time.process_time() - started
     started = time.process_time()
-    final = trained(applied, loaded.model, data, epochs, seed)
+    final = trained(applied, loaded.model, data, epochs, seed, RECIPES[recipe])
     training = time.process_time() - started
     models = {"original": loaded.model, "applied": applied, "trained": final}
     if method == "products":
-        for name, passes in (("repaired", 0), *((("recovered", epochs),) if epochs else ())):
+        for name, passes in (("repaired", 0), *((("recovered", epochs),) if epochs and options.recovered else ())):
             models[name] = qc.recover(
                 applied, data, teacher=loaded.model, epochs=passes, seed=seed, max_examples=examples, progress=False
             )
@@ -207,15 +271,16 @@ def removed(
 @STUDY.table
 def tables(options: Options) -> str:
     """Accuracy by method, then time."""
-    key = ("network", "examples", "share", "epochs", "seed", "together", "method")
-    found = sorted(newest(STUDY.records("removed"), *key), key=lambda r: [r[name] for name in key])
+    key = ("network", "examples", "share", "epochs", "seed", "together", "method", "recipe")
+    records = [{"recipe": "plain"} | record for record in STUDY.records("removed")]
+    found = sorted(newest(records, *key), key=lambda r: [r[name] for name in key])
     for record in found:
         record["macs_share"] = record["macs"] / record["macs_before"]
         record["drop"] = record["original"] - record["trained"]
         for name in ("repaired", "recovered"):
             record[name] = f"{record[name]:.2f}" if name in record else ""
         record["smaller"] = record["bytes_before"] / record["bytes"]
-        for runtime in ("torch", "onnx"):
+        for runtime in ("torch", *RUNTIMES):
             for count in BATCHES:
                 name = f"{runtime}_{count}"
                 known = f"after_{name}" in record
@@ -227,7 +292,8 @@ def tables(options: Options) -> str:
         "multiplications": "{macs_share:.1%}",
     }
     accuracy = {
-        **named, "examples": "{examples:,}", "epochs": "{epochs}", "top-1 before": "{original:.2f}",
+        **named, "examples": "{examples:,}", "epochs": "{epochs}", "recipe": "{recipe}",
+        "top-1 before": "{original:.2f}",
         "applied": "{applied:.2f}", "repaired": "{repaired}", "trained": "{trained:.2f}", "drop": "{drop:+.2f}",
         "recovered": "{recovered}",
         "test": "{test:,}", "CPU s to choose": "{cpu_making:.0f}", "CPU s to train": "{cpu_training:.0f}",
@@ -235,6 +301,7 @@ def tables(options: Options) -> str:
     speed = {
         **named, "bytes": "{bytes:,}", "smaller": "{smaller:.2f}x", "torch, 1": "{torch_1}",
         "torch, 32": "{torch_32}", "onnxruntime, 1": "{onnx_1}", "onnxruntime, 32": "{onnx_32}",
+        "OpenVINO, 1": "{openvino_1}", "OpenVINO, 32": "{openvino_32}",
         "ms before (torch, 32)": "{before_torch_32:.1f}", "ms after": "{after_torch_32:.1f}",
     }  # fmt: skip
     return f"{table(found, accuracy)}\n{table(found, speed)}"

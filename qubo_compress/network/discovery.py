@@ -224,7 +224,7 @@ def _refuse_unmatched(rule: str, labels: Mapping[str, str | None]) -> None:
     if not labels or any(label is not None for label in labels.values()):
         return
     names = list(labels)
-    near = difflib.get_close_matches(rule, ["layer", "filter", "channel", *names], n=1, cutoff=0.4)
+    near = difflib.get_close_matches(rule, ["layer", "filter", "channel", "branch", *names], n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise InvalidMenu(
         f"groups={rule!r} matches the name of no weight; {hint}Give 'layer', 'filter', a regular expression that "

@@ -12,6 +12,8 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from qubo_compress.network.constant_output import ConstantOutput
+
 Kind = Literal["weight", "normalisation", "bias", "channels"]
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag)
@@ -56,6 +58,8 @@ def role_of(module: nn.Module, attribute: str) -> Role | None:
     named = {"weight": "weight", "bias": "bias"}.get(attribute)
     if isinstance(module, nn.MultiheadAttention):
         named = "weight" if attribute in ATTENTION_WEIGHTS else "bias" if attribute in ATTENTION_BIASES else None
+    elif isinstance(module, ConstantOutput):
+        named = "bias" if attribute == "bias" else None
     elif isinstance(module, RECURRENT):
         named = next((kind for kind in ("weight", "bias") if attribute.startswith(f"{kind}_")), None)
     elif not (isinstance(module, (*WEIGHTED, *TRANSPOSED)) or is_transposed_linear(module)):

@@ -75,11 +75,42 @@ class Plain(RecoveryObjective):
 @objectives.register("distillation")
 @dataclass(frozen=True)
 class Distillation(RecoveryObjective):
-    """Cross-entropy with the labels, if any, plus the KL divergence from the original."""
+    """Cross-entropy with the labels, if any, plus the KL divergence from the original.
+
+    Args:
+        temperature: T, by which both networks' logits are divided in the divergence, which is multiplied by T^2, so
+            that its gradient keeps its size (Hinton et al. 2015, arXiv 1503.02531). Above 1, the network also learns
+            how likely the original finds each of the other classes. Only for losses of classes.
+        labels: weight of the cross-entropy with the labels.
+
+    Raises:
+        InvalidObjective: for a temperature that is not positive, or a negative weight.
+
+    Example:
+        >>> loss, z = Distillation(temperature=4.0, labels=0.2).start(), torch.tensor([[1.0, 0.0]])
+        >>> loss(z, z, None).item()
+        0.0
+    """
+
+    temperature: float = 1.0
+    labels: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise InvalidObjective(f"temperature must be a finite number above zero; got {self.temperature}")
+        if not (math.isfinite(self.labels) and self.labels >= 0):
+            raise InvalidObjective(f"labels must be a finite number, zero or more; got {self.labels}")
 
     def start(self) -> RowLoss:
         """The loss; it has no state."""
-        return distillation
+        return distillation if self == Distillation() else self._softened
+
+    def _softened(self, found: Tensor, goal: Tensor, labels: Tensor | None) -> Tensor:
+        heat = self.temperature
+        values = heat**2 * _divergence(found / heat, goal / heat)
+        if labels is not None:
+            values = values + self.labels * functional.cross_entropy(found, labels, reduction="none")
+        return values
 
 
 @objectives.register("label-preserving")
@@ -249,7 +280,7 @@ def make_objective(objective: str | RecoveryObjective | RowLoss, loss: Loss | No
         return chosen
     if loss is None or loss.of_classes:
         return chosen.start()
-    if isinstance(chosen, (Plain, Distillation)):
+    if isinstance(chosen, Plain) or chosen == Distillation():
         return _TaskLoss(loss, teacher=isinstance(chosen, Distillation))
     raise InvalidObjective(
         f"{type(chosen).__name__} compares classes, and this network is recovered under the loss "

@@ -25,7 +25,15 @@ from qubo_compress.recovery.objectives import RecoveryObjective, apart, make_obj
 from qubo_compress.recovery.reading import disturbance
 from qubo_compress.recovery.splicing import Splicing
 from qubo_compress.recovery.statistics import METHODS, matched_statistics
-from qubo_compress.recovery.training import LEARNING_RATE, Objective, Training, diverged, fine_tuned, objective_of
+from qubo_compress.recovery.training import (
+    LEARNING_RATE,
+    Augmentation,
+    Objective,
+    Training,
+    diverged,
+    fine_tuned,
+    objective_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +48,7 @@ class RecoveryOptions(EvaluationOptions, total=False):
     splicing: bool
     noise: bool
     objective: str | RecoveryObjective | Objective
+    augment: Augmentation | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,7 @@ class _Settings:
     splicing: bool = False
     noise: bool = False
     objective: str | RecoveryObjective | Objective = "distillation"
+    augment: Augmentation | None = None
     loss: LossLike = AUTO
     output: OutputLike = None
     class_axis: int | None = None
@@ -59,6 +69,8 @@ class _Settings:
         """Raise :class:`InvalidBudget` for options that only affect fine-tuning."""
         if self.noise:
             raise InvalidBudget("noise=True concerns fine-tuning; give epochs of at least 1")
+        if self.augment is not None:
+            raise InvalidBudget("augment changes the examples of fine-tuning; give epochs of at least 1")
         if self.splicing:
             raise InvalidBudget("splicing moves masks while the network is fine-tuned; give epochs of at least 1")
 
@@ -68,7 +80,7 @@ class _Settings:
             epochs, seed, self.learning_rate, make_objective(self.objective, task),
             align=None if task.of_classes else _as_they_came,
             disturb=disturbance(seed) if self.noise else None,
-            afterwards=Splicing(teacher, seed) if self.splicing else None,
+            afterwards=Splicing(teacher, seed) if self.splicing else None, augment=self.augment,
         )  # fmt: skip
 
 
@@ -110,7 +122,11 @@ def recover(
             - ``noise``: draw new read errors of weights in unreliable cells at every step of fine-tuning.
             - ``objective``: what fine-tuning minimises: ``"distillation"`` (labels and the teacher's probabilities),
               ``"plain"`` (labels alone), ``"label-preserving"`` (above all, the teacher's answers), settings such
-              as :class:`qubo_compress.recovery.LabelPreserving`, or a function of (rows, teacher's rows, labels).
+              as :class:`qubo_compress.recovery.LabelPreserving` or
+              :class:`qubo_compress.recovery.Distillation`, or a function of (rows, teacher's rows, labels).
+            - ``augment``: a function of a batch's inputs that returns as many others, such as a ``Compose`` of
+              ``torchvision.transforms.v2``: moved and mirrored images, for example. Both networks see them. What it
+              draws from torch's generator is repeated with the seed.
             - ``loss``: the network's task loss; see :func:`qubo_compress.measure`. Repairs are judged by the divergence
               from the teacher, the KL divergence for classes and the squared difference for numbers;
               ``"plain"`` and ``"distillation"`` minimise the loss.
@@ -123,7 +139,7 @@ def recover(
 
     Raises:
         InvalidOption: for epochs or a seed below zero.
-        InvalidBudget: for noise or splicing without epochs.
+        InvalidBudget: for noise, splicing or augment without epochs.
         WrongModel: if ``small`` carries no plan, or the teacher is another network.
         UnknownName, InvalidObjective: if there is no such objective, or it needs labels and there are none.
         NonFiniteLoss: if fine-tuning diverges.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from torch.nn import functional
 
 from qubo_compress._internal.live import tracked
 from qubo_compress.calibration.examples import Examples, Slice
-from qubo_compress.errors import ForwardFailed, NonFiniteLoss
+from qubo_compress.errors import ForwardFailed, InvalidBatches, NonFiniteLoss
 from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group
+from qubo_compress.network.inputs import tensors_of
 from qubo_compress.network.losses.classification import target_rows
 from qubo_compress.network.replay import run_model
 from qubo_compress.network.tensors import NetworkTensors
@@ -35,6 +37,9 @@ Align = Callable[[Tensor | None, Tensor], Tensor | None]
 
 Disturbance = Callable[[Group, Stored], tuple[Tensor, ...] | None]
 """(group, stored) -> random errors of its members' values, redrawn in every step; None: no errors."""
+
+Augmentation = Callable[[Any], Any]
+"""(inputs of a batch, as the network takes them) -> as many others, as transforms of torchvision make them."""
 
 Afterwards = Callable[[Latent, int, int], None]
 """(latent numbers, steps done, total steps): called before the first and after every step; may move masks."""
@@ -60,6 +65,7 @@ class Training:
         align: targets -> the objective's labels; by default class indices or probabilities of each row.
         disturb: errors with which the stored values are read back.
         afterwards: called between two steps, for example to move masks.
+        augment: changes the inputs of every batch, for both networks.
     """
 
     epochs: int
@@ -69,6 +75,7 @@ class Training:
     align: Align | None = None
     disturb: Disturbance | None = None
     afterwards: Afterwards | None = None
+    augment: Augmentation | None = None
 
     @property
     def comparable(self) -> bool:
@@ -100,7 +107,7 @@ def fine_tuned(
     for parameter in small.parameters():
         parameter.requires_grad_(False)  # the latent numbers are the leaves of the graph
     held = NetworkTensors(small)
-    with torch.enable_grad():
+    with torch.enable_grad(), _drawing(training):
         latent = Latent(compression, held)
         optimizer = torch.optim.Adam(latent.leaves(), lr=training.learning_rate)
         rowwise = _Rowwise(training.objective, training.align or _class_labels)
@@ -111,7 +118,7 @@ def fine_tuned(
         total = training.epochs * len(steps)
 
         def loss(tensors: dict[str, Tensor], part: Slice) -> Tensor:
-            return _loss(held, teacher, tensors, examples, part, rowwise) / usual
+            return _loss(held, teacher, tensors, examples, augmented(part, training.augment), rowwise) / usual
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, total))
         done = 0
@@ -131,6 +138,37 @@ def fine_tuned(
                 if training.afterwards is not None:
                     training.afterwards(latent, done, total)
         return latent.packed()
+
+
+def augmented(part: Slice, augment: Augmentation | None) -> Slice:
+    """The examples with other inputs.
+
+    Raises:
+        InvalidBatches: when these are not inputs of as many examples.
+    """
+    if augment is None:
+        return part
+    with torch.no_grad():
+        inputs = augment(part.inputs)
+    before, after = ([tensor.shape[:1] for tensor in tensors_of(given)] for given in (part.inputs, inputs))
+    if type(inputs) is not type(part.inputs) or before != after:
+        raise InvalidBatches(
+            f"augment was given a {type(part.inputs).__name__} of {len(part)} examples and returned a "
+            f"{type(inputs).__name__} of another form; it must return inputs of as many examples, as the network takes "
+            "them"
+        )
+    return replace(part, inputs=inputs)
+
+
+@contextlib.contextmanager
+def _drawing(training: Training) -> Iterator[None]:
+    """Let an augmentation draw from torch's own generator what the seed says, and leave that as it was."""
+    if training.augment is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        yield
 
 
 def objective_of(model: nn.Module, teacher: nn.Module, examples: Examples, training: Training) -> float:

@@ -96,8 +96,9 @@ def measure(
             :func:`qubo_compress.calibration.fitting_loss.fitting_loss`; ``"cross-entropy"``, ``"kl"``,
             ``"binary-cross-entropy"``, ``"squared-error"`` or a function (outputs, targets) -> (N,).
         groups: see :func:`qubo_compress.menu.discover`; or ``"channel"``: keep or remove each coupled set of channels,
-            ``"channel:8"`` eight of a layer at a time, which kernels like better. With a menu, layers choose from it
-            beside these decisions; without one, they stay as they are.
+            ``"channel:8"`` eight of a layer at a time, which kernels like better, ``"branch"`` all inner channels of a
+            residual block, or of another branch whose result is added to something, at a time. With a menu, layers
+            choose from it beside these decisions; without one, they stay as they are.
         max_examples: reading the batches stops there.
         cache: folder for finished parts; a later call with the same arguments resumes from it.
         seed: of all random draws.

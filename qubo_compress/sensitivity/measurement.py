@@ -22,8 +22,12 @@ from qubo_compress.sensitivity.shrinkage import check_interactions, check_shrink
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-CHANNELS = re.compile(r"channel(?::([1-9][0-9]{0,3}))?")
-"""Groupings whose decisions are to keep or to remove coupled channels, one by one or in blocks: ``"channel:8"``."""
+BRANCH = "branch"
+"""The grouping whose decisions are to keep or to remove whole branches, such as the inside of a residual block."""
+
+CHANNELS = re.compile(rf"channel(?::([1-9][0-9]{{0,3}}))?|{BRANCH}")
+"""Groupings whose decisions are to keep or to remove coupled channels: one by one, in blocks, ``"channel:8"``, or whole
+branches."""
 
 
 def about_channels(groups: GroupRule) -> bool:
@@ -99,6 +103,11 @@ class Measurement:
     def about_channels(self) -> bool:
         """Whether the decisions are to keep or to remove coupled channels."""
         return about_channels(self.groups)
+
+    @property
+    def about_branches(self) -> bool:
+        """Whether channels are only removed where all those of a branch are."""
+        return self.groups == BRANCH
 
     @property
     def mixed(self) -> bool:

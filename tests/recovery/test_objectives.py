@@ -17,7 +17,8 @@ import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress.calibration.evaluation import outputs_of
 from qubo_compress.calibration.examples import read_examples
-from qubo_compress.recovery import LabelPreserving, objectives
+from qubo_compress.network.losses.classification import SquaredError
+from qubo_compress.recovery import Distillation, LabelPreserving, objectives
 from qubo_compress.recovery.objectives import RecoveryObjective, SoftAdapt, make_objective, needs_labels
 
 MENU = qc.Menu(bits=(2,), sparsity=(0.0,))
@@ -207,3 +208,24 @@ def test_an_objective_of_0_4_that_names_no_base_class_works_and_warns() -> None:
         loss = make_objective(Squared())  # type: ignore[arg-type]
     assert loss(torch.ones(1, 2), torch.zeros(1, 2), None).tolist() == [2.0]
     assert not needs_labels(Squared()) and isinstance(Squared(), RecoveryObjective)  # type: ignore[arg-type]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.5, 8), st.floats(0, 3))
+def test_softened_probabilities_are_those_of_divided_logits(seed: int, temperature: float, weight: float) -> None:
+    found, goal, labels = rows(seed)
+    loss = Distillation(temperature, weight).start()
+    soft, own = (goal / temperature).softmax(1), functional.cross_entropy(found, labels, reduction="none")
+    apart = (soft * (soft.log() - (found / temperature).log_softmax(1))).sum(1)
+    assert torch.allclose(loss(found, goal, labels), temperature**2 * apart + weight * own, atol=1e-4, rtol=1e-4)
+    assert torch.allclose(loss(found, goal, None), temperature**2 * apart, atol=1e-4, rtol=1e-4)
+    usual = Distillation(1.0, 1.0 + 1e-9).start()(found, goal, labels)
+    assert torch.allclose(usual, Distillation().start()(found, goal, labels), atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"temperature": float("inf")}, {"labels": -1.0}])
+def test_a_temperature_is_positive(wrong: dict[str, float]) -> None:
+    with pytest.raises(errors.InvalidObjective, match="must be a finite number"):
+        Distillation(**wrong)
+    with pytest.raises(errors.InvalidObjective, match="compares classes"):
+        make_objective(Distillation(temperature=2.0), SquaredError())

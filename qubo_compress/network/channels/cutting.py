@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from qubo_compress.errors import ForwardFailed, InvalidModel
+from qubo_compress.network.channels.bypass import bypassed
 from qubo_compress.network.channels.labels import IntArray
 from qubo_compress.network.channels.removal import ChangedNumber, HookedModule, KeptIndices, Removal
 from qubo_compress.network.channels.removal_file import TOTAL_WIDTHS
-from qubo_compress.network.channels.sets import TOGETHER, Channels, ChannelSet
+from qubo_compress.network.channels.sets import TOGETHER, Channels, ChannelSet, Family
 from qubo_compress.network.channels.uses import Passage
 from qubo_compress.network.every_layer import every_layer_runs
-from qubo_compress.network.inputs import Inputs
+from qubo_compress.network.inputs import Inputs, tensors_of
 from qubo_compress.network.private import independent_copy
 from qubo_compress.network.replay import run_model
 from qubo_compress.network.tensors import NetworkTensors
@@ -30,8 +32,8 @@ TOLERANCE = 1e-4
 """Largest difference of outputs that counts as rounding, relative to the largest output."""
 
 
-Family = tuple[tuple[str, int], ...]
-"""The axes that some sets have in common."""
+SHOWING = 2
+"""Fewest examples that show whether something is added to a whole batch."""
 
 
 def removal_of_sets(channels: Channels, gone: Collection[int], model: nn.Module) -> Removal:
@@ -43,26 +45,39 @@ def removal_of_sets(channels: Channels, gone: Collection[int], model: nn.Module)
         model: the network.
 
     Raises:
-        InvalidModel: when nothing of an axis would be left.
+        InvalidModel: when nothing of an axis would be left, and it is not of a layer that can leave.
     """
     tensors, leaving = NetworkTensors(model), set(gone)
     lost: dict[tuple[str, int], set[int]] = {}
     for number in leaving:
         for part in channels.sets[number].slices:
             lost.setdefault((part.tensor, part.axis), set()).update(part.indices)
-    kept = []
+    kept, empty = [], []
     for (name, axis), indices in lost.items():
         full = tensors[name].shape[axis]
         left = tuple(index for index in range(full) if index not in indices)
-        if not left:
-            raise InvalidModel(f"nothing of {name} would be left along axis {axis}; keep one of its channels")
-        kept.append(KeptIndices(name, axis, full, left))
+        if left:
+            kept.append(KeptIndices(name, axis, full, left))
+        else:
+            empty.append((name, axis))
+    _refuse_indispensable(channels, leaving, empty)
     order = {name: number for number, name in enumerate(tensors)}
     kept.sort(key=lambda part: (order[part.tensor], part.axis))
     modules = dict(model.named_modules())
     hooked = [_hooked(channels, passage, leaving, modules[passage.module]) for passage in channels.passages]
     numbers = _numbers(channels, leaving, modules)
-    return Removal(tuple(kept), tuple(item for item in hooked if item is not None), tuple(numbers))
+    whole = bypassed(channels, leaving, empty, model)
+    return Removal(tuple(kept), tuple(item for item in hooked if item is not None), tuple(numbers), whole)
+
+
+def _refuse_indispensable(channels: Channels, leaving: Collection[int], empty: Collection[tuple[str, int]]) -> None:
+    """Raise :class:`InvalidModel` where an axis would be empty that has to keep a channel."""
+    for number in leaving:
+        item = channels.sets[number]
+        lost = set(item.family).intersection(empty)
+        if lost and item.family not in channels.dispensable:
+            name, axis = min(lost)
+            raise InvalidModel(f"nothing of {name} would be left along axis {axis}; keep one of its channels")
 
 
 def unread(model: nn.Module, sets: Sequence[ChannelSet]) -> nn.Module:
@@ -106,6 +121,55 @@ def refusals(channels: Channels, model: nn.Module, inputs: Inputs) -> dict[str, 
         tried = {family: some for family, some in trial.items() if family not in wrong}
         wrong |= _failures(channels, tried, model, inputs)
     return refused | {channels.sets[n].name: reason for family, reason in wrong.items() for n in several[family]}
+
+
+def dispensable(channels: Channels, model: nn.Module, inputs: Inputs) -> frozenset[Family]:
+    """Families that are all there is of some axis, and can leave, such as the inner channels of a residual block.
+
+    By trying it: what adds the branch to something else must bear a constant instead.
+
+    Args:
+        channels: that can be removed in part.
+        model: the network, on the CPU.
+        inputs: of a few examples; of a single one, nothing would show that a branch has to have a batch.
+    """
+    families: dict[Family, list[int]] = {}
+    for number, item in enumerate(channels.sets):
+        families.setdefault(item.family, []).append(number)
+    if any(tensor.ndim == 0 or tensor.shape[0] < SHOWING for tensor in tensors_of(inputs)):
+        return frozenset()
+    tensors = NetworkTensors(model)
+    whole = {family: members for family, members in families.items() if _empties(channels, members, tensors)}
+    tried = replace(channels, dispensable=frozenset(whole))
+    wrong = set(_failures(tried, whole, model, inputs))
+    return (
+        tried.dispensable
+        - wrong
+        - {
+            family
+            for family, members in whole.items()
+            if family not in wrong and not _runs(tried, members, model, inputs)
+        }
+    )
+
+
+def _runs(channels: Channels, gone: Sequence[int], model: nn.Module, inputs: Inputs) -> bool:
+    """Whether a network without some sets runs as users run it, where fused kernels may read the weights of layers."""
+    try:
+        with torch.no_grad():
+            run_model(removal_of_sets(channels, gone, model).applied(model), inputs)
+    except ForwardFailed:
+        return False
+    return True
+
+
+def _empties(channels: Channels, members: Sequence[int], tensors: NetworkTensors) -> bool:
+    """Whether nothing of some axis is left without some sets."""
+    lost: Counter[tuple[str, int]] = Counter()
+    for number in members:
+        for part in channels.sets[number].slices:
+            lost[part.tensor, part.axis] += len(part.indices)
+    return any(count == tensors[name].shape[axis] for (name, axis), count in lost.items())
 
 
 def _turns(families: Iterable[Family]) -> dict[Family, int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from qubo_compress.network.channels.cutting import outputs_in, refusals
+from qubo_compress.network.channels.cutting import dispensable, outputs_in, refusals
 from qubo_compress.network.channels.labels import Marks
 from qubo_compress.network.channels.layers import LAYERS
 from qubo_compress.network.channels.rules import RULES
@@ -26,7 +27,7 @@ EXAMPLES = 2
 HALVES = (torch.float16, torch.bfloat16)
 
 
-def find_channels(model: nn.Module, inputs: Inputs) -> Channels:
+def find_channels(model: nn.Module, inputs: Inputs, whole: bool = False) -> Channels:
     """The coupled channels of a network, each of which was removed once on trial.
 
     What must stay is listed with the reason: the network's outputs, operations without a rule, and whatever the network
@@ -35,6 +36,7 @@ def find_channels(model: nn.Module, inputs: Inputs) -> Channels:
     Args:
         model: unchanged.
         inputs: of some examples, as the network is called with them: two are followed, and all are tried.
+        whole: also try which families can leave whole, and then list these in ``dispensable``.
 
     Raises:
         ForwardFailed: when the network does not run.
@@ -76,4 +78,5 @@ def find_channels(model: nn.Module, inputs: Inputs) -> Channels:
         if isinstance(found, Marks):
             walk.ties.pin(found.labels, "the network returns them")
     found_sets = coupled_sets(walk.seen(), walk.ties, tensors)
-    return found_sets.without(refusals(found_sets, model, inputs))
+    removable = found_sets.without(refusals(found_sets, model, inputs))
+    return replace(removable, dispensable=dispensable(removable, model, inputs)) if whole else removable

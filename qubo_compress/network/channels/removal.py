@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qubo_compress.errors import InvalidModel, WrongModel
 from qubo_compress.network.channels.adapters import FewerHeads, Pick, Spread
+from qubo_compress.network.channels.bypass import BypassedModule, bypass, refuse_other_modules
 from qubo_compress.network.private import CARRIED, independent_copy
 from qubo_compress.network.tensors import NetworkTensors
 
@@ -72,6 +73,7 @@ class Removal:
         kept: axes that lose some of their indices.
         hooked: modules that need the full number of channels.
         numbers: what modules count.
+        bypassed: layers of branches that leave whole, and are replaced by a constant.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -88,6 +90,7 @@ class Removal:
     kept: tuple[KeptIndices, ...] = ()
     hooked: tuple[HookedModule, ...] = ()
     numbers: tuple[ChangedNumber, ...] = ()
+    bypassed: tuple[BypassedModule, ...] = ()
 
     def cut(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The kept part of every tensor that loses some."""
@@ -130,6 +133,7 @@ class Removal:
                 module.register_forward_pre_hook(Spread(before.axis, before.full, before.indices))
             if after is not None:
                 module.register_forward_hook(Pick(after.axis, after.indices))
+        bypass(small, self.bypassed)
         vars(small)[REMOVED] = (*removals_of(model), self)
         vars(small).pop(CARRIED, None)  # a plan is for tensors of the former shapes
         return small
@@ -145,6 +149,7 @@ class Removal:
                     f"this {type(model).__name__} has {tuple(shape) if shape else 'no such tensor'} there; give the "
                     "network as it was when its channels were found"
                 )
+        refuse_other_modules(model, self.bypassed)
         named = [*(item.module for item in self.hooked), *(item.module for item in self.numbers)]
         missing = [name for name in named if name not in modules]
         if missing:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from qubo_compress._internal.reader import inflated, parsed_json
+from qubo_compress.network.channels.bypass import BypassedModule
 from qubo_compress.network.channels.removal import ChangedNumber, HookedModule, KeptIndices, Removal, removals_of
 
 MOST_TEXT = 2 * 2**20
@@ -42,6 +43,7 @@ def text_of(removals: Sequence[Removal]) -> str:
             "kept": [_axis(part) for part in removal.kept],
             "hooked": [[item.module, _axis(item.before), _axis(item.after)] for item in removal.hooked],
             "numbers": [[item.module, item.attribute, item.value] for item in removal.numbers],
+            **({"bypassed": [[i.module, i.constant, i.before] for i in removal.bypassed]} if removal.bypassed else {}),
         }
         for removal in removals
     ]
@@ -72,7 +74,7 @@ def _axis(part: KeptIndices | None) -> list[Any] | None:
 
 
 def _removal(said: Any) -> Removal:
-    if not isinstance(said, Mapping) or set(said) != {"kept", "hooked", "numbers"}:
+    if not isinstance(said, Mapping) or set(said) - {"bypassed"} != {"kept", "hooked", "numbers"}:
         raise ValueError("a removal lacks a part")
     kept = tuple(_kept(item) for item in _list(said["kept"]))
     if len({(part.tensor, part.axis) for part in kept}) < len(kept):
@@ -93,7 +95,8 @@ def _removal(said: Any) -> Removal:
         if "head" not in _text(attribute) and attribute not in TOTAL_WIDTHS:
             raise ValueError(f"{attribute!r} counts no heads")
         numbers.append(ChangedNumber(_text(module), attribute, _whole(value)))
-    return Removal(kept, tuple(hooked), tuple(numbers))
+    layers = tuple(_bypassed(item) for item in _list(said.get("bypassed", [])))
+    return Removal(kept, tuple(hooked), tuple(numbers), layers)
 
 
 TOTAL_WIDTHS = ("all_head_size", "inner_dim", "inner_size", "attn_dim", "split_size")
@@ -117,6 +120,13 @@ def _kept(said: Any) -> KeptIndices:
 def _is_part(side: KeptIndices) -> bool:
     """Whether channels leave along a possible axis of an activation: of 1 to 7, as the first one has the examples."""
     return 1 <= side.axis < MOST_AXES and len(side.indices) < side.full
+
+
+def _bypassed(said: Any) -> BypassedModule:
+    module, constant, before = _list(said, 3)
+    if type(constant) is not bool:
+        raise ValueError("a module computes a constant or nothing")
+    return BypassedModule(_text(module), constant, _text(before))
 
 
 def _list(said: Any, length: int | None = None) -> list[Any]:

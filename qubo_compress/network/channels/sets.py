@@ -13,6 +13,9 @@ from qubo_compress.network.channels.labels import IntArray, Ties
 from qubo_compress.network.channels.uses import HeadUse, Passage, Reading, Role, Use, Uses
 from qubo_compress.network.tensors import NetworkTensors
 
+Family = tuple[tuple[str, int], ...]
+"""The axes that some sets have in common."""
+
 TOGETHER = "all channels there are mixed, and only leave together"
 
 
@@ -47,7 +50,7 @@ class ChannelSet:
     slices: tuple[ChannelSlice, ...]
 
     @property
-    def family(self) -> tuple[tuple[str, int], ...]:
+    def family(self) -> Family:
         """The axes it has a part in; sets of one family are alternatives of each other."""
         return tuple(sorted({(part.tensor, part.axis) for part in self.slices}))
 
@@ -78,6 +81,8 @@ class Channels:
         passages: modules without tensors that channels pass.
         heads: products of activations.
         set_of: label -> position in ``sets``, -1 for what stays.
+        dispensable: if that was asked for, families all of whose sets can leave: a constant can stand in for what they
+            make.
     """
 
     sets: tuple[ChannelSet, ...]
@@ -86,6 +91,7 @@ class Channels:
     passages: tuple[Passage, ...] = field(repr=False)
     heads: tuple[HeadUse, ...] = field(repr=False)
     set_of: IntArray = field(repr=False)
+    dispensable: frozenset[Family] = field(default=frozenset(), repr=False)
 
     def of_labels(self, labels: IntArray) -> IntArray:
         """Positions in ``sets`` of some labels; -1 for what stays."""
@@ -103,7 +109,7 @@ class Channels:
         pinned = [PinnedChannels(key.split("\n")[0], len(names), key.split("\n", 1)[1]) for key, names in gone.items()]
         return Channels(
             tuple(self.sets[number] for number in left), (*self.pinned, *pinned), self.readings, self.passages,
-            self.heads, moved[self.set_of],
+            self.heads, moved[self.set_of], self.dispensable & {self.sets[number].family for number in left},
         )  # fmt: skip
 
 

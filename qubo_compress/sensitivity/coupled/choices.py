@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from qubo_compress.network.channels import Channels
+from qubo_compress.network.channels.bypass import constants
 from qubo_compress.network.channels.cutting import removal_of_sets
+from qubo_compress.network.channels.sets import Family
 from qubo_compress.network.private import independent_copy
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.sensitivity.coupled.compensation import compensated
@@ -73,7 +75,8 @@ class RemovalChoices:
         values = compensated(self.channels, gone, NetworkTensors(model), self.moments)
         whole = independent_copy(model)
         NetworkTensors(whole).fill(values)
-        return Remainder(removal.applied(whole), removal, frozenset(values), self.specimen, self.weights)
+        changed = frozenset(values) | constants(removal.bypassed)
+        return Remainder(removal.applied(whole), removal, changed, self.specimen, self.weights)
 
 
 def blocks_of_sets(
@@ -87,25 +90,35 @@ def blocks_of_sets(
         together: how many; None: as few as give at most ``MOST_DECISIONS``. A family of fewer sets is one of single
             sets, such as heads.
     """
-    families: dict[tuple[tuple[str, int], ...], list[int]] = {}
-    for number, item in enumerate(channels.sets):
-        families.setdefault(item.family, []).append(number)
     size = together or -(-len(channels.sets) // MOST_DECISIONS)
     found: list[tuple[int, ...]] = []
-    for members in families.values():
-        ordered = members if size == 1 else sorted(members, key=lambda number: importance[number])
+    for members in branches(channels):
+        ordered = [*members] if size == 1 else sorted(members, key=lambda number: importance[number])
         width = size if len(members) > size else 1
         found += [tuple(ordered[start : start + width]) for start in range(0, len(ordered), width)]
     return tuple(found)
 
 
+def branches(channels: Channels) -> tuple[tuple[int, ...], ...]:
+    """The sets of every family, which are decided about together: the inside of a branch."""
+    families: dict[Family, list[int]] = {}
+    for number, item in enumerate(channels.sets):
+        families.setdefault(item.family, []).append(number)
+    return tuple(map(tuple, families.values()))
+
+
 def always_kept(
     channels: Channels, blocks: Sequence[Sequence[int]], importance: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.bool_]:
-    """(G,) the most important block of every family, which stays so that something is left of every axis."""
-    best: dict[tuple[tuple[str, int], ...], int] = {}
+    """(G,) the most important block of every family, which stays so that something is left of every axis.
+
+    Not in a family that the network can do without, such as the inner channels of a residual block.
+    """
+    best: dict[Family, int] = {}
     for number, block in enumerate(blocks):
         family = channels.sets[block[0]].family
+        if family in channels.dispensable:
+            continue
         if family not in best or importance[number] > importance[best[family]]:
             best[family] = number
     kept = np.zeros(len(blocks), dtype=bool)

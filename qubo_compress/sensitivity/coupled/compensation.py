@@ -42,9 +42,10 @@ def compensated(
     for reading in channels.readings:
         known = moments.get(reading.use.tensor)
         away = torch.from_numpy(np.isin(channels.of_labels(reading.use.labels), leaving))
-        if known is None or not bool(away.any()) or bool(away.all()):
+        constant = reading.bias is not None or reading.statistics is not None
+        if known is None or not bool(away.any()) or (bool(away.all()) and not constant):
             continue
-        fit = stand_ins(known.matrix, away, constant=reading.bias is not None or reading.statistics is not None)
+        fit = stand_ins(known.matrix, away, constant)
         name, axis = reading.use.tensor, reading.use.axis
         weight = found.get(name, tensors[name].detach()).double().cpu().movedim(axis, -1)
         lost, stay = weight[..., away], weight[..., ~away]
@@ -67,7 +68,8 @@ def stand_ins(matrix: Tensor, away: Tensor, constant: bool) -> Tensor:
     gone = torch.cat([away, torch.tensor([False])])
     kept = matrix[stay][:, stay].clone()
     diagonal = kept.diagonal()[: int((~away).sum())]
-    diagonal.add_(DAMPING * float(diagonal.mean()) + 1e-12)
+    if diagonal.numel():
+        diagonal.add_(DAMPING * float(diagonal.mean()) + 1e-12)
     solved = torch.linalg.lstsq(kept, matrix[stay][:, gone]).solution
     return solved if constant else torch.cat([solved, solved.new_zeros(1, solved.shape[1])])
 

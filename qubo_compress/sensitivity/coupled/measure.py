@@ -15,17 +15,20 @@ from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.problem.choice_problem import IntArray
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.costs import price_choices
-from qubo_compress.sensitivity.coupled.choices import RemovalChoices, blocks_of_sets
+from qubo_compress.sensitivity.coupled.choices import RemovalChoices, blocks_of_sets, branches
 from qubo_compress.sensitivity.coupled.prices import AxisCounts
 from qubo_compress.sensitivity.coupled.rows import removals
 from qubo_compress.sensitivity.coupled.statistics import ChannelMoments, channel_moments
 from qubo_compress.sensitivity.coupled.table import MeasuredRows, channel_table, layer_prices
+from qubo_compress.sensitivity.measurement import BRANCH
 from qubo_compress.sensitivity.metrics.products import Products, rows_with
 from qubo_compress.sensitivity.preparation import prepared
 from qubo_compress.sensitivity.progress import progress_bar
 from qubo_compress.sensitivity.specimen import Specimen
 from qubo_compress.sensitivity.subject import PROBE_EXAMPLES, Subject, Work
 from qubo_compress.sensitivity.table import SensitivityTable
+
+BRANCHES_ONLY = "the network cannot do without all of them, and only whole branches are decided about"
 
 
 def measure_channels(specimen: Specimen) -> SensitivityTable:
@@ -41,7 +44,8 @@ def measure_channels(specimen: Specimen) -> SensitivityTable:
     specimen = replace(specimen, settings=replace(specimen.settings, metric=metric))
     with every_layer_runs(), torch.no_grad():
         subject = prepared(specimen)
-        channels = _removable(find_channels(specimen.model, specimen.examples.first(PROBE_EXAMPLES).inputs), subject)
+        few = specimen.examples.first(PROBE_EXAMPLES).inputs
+        channels = _removable(find_channels(specimen.model, few, settings.about_branches), subject)
         moments = channel_moments(subject.tensors, subject.examples, channels.readings)
         subject = replace(subject, work=Work(_cache(specimen, weights, metric)))
         costs: Mapping[str, IntArray] = {}
@@ -51,7 +55,10 @@ def measure_channels(specimen: Specimen) -> SensitivityTable:
             costs, subject = found.costs, replace(subject, choices=subject.choices.with_fits(found.fits))
         with progress_bar(settings.progress, "measuring channels (products)", metric.evaluations(subject)) as advance:
             layers, removing = _rows(subject.with_progress(advance), metric, channels, moments)
-    blocks = blocks_of_sets(channels, removing.squares, settings.channels_together)
+    if settings.about_branches:
+        blocks = branches(channels)
+    else:
+        blocks = blocks_of_sets(channels, removing.squares, settings.channels_together)
     counts = AxisCounts.of(channels, blocks, subject.tensors)
     prices = layer_prices(subject, counts, costs) if settings.mixed else None
     known = replace(specimen, examples=subject.examples)
@@ -71,9 +78,12 @@ def _removable(channels: Channels, subject: Subject) -> Channels:
         if part.role == "reads" and part.tensor not in known
     }
     found = channels.without(refused)
+    if subject.settings.about_branches:
+        found = found.without({item.name: BRANCHES_ONLY for item in found.sets if item.family not in found.dispensable})
     if not found.sets:
         said = "; ".join(f"{pinned.count} of {pinned.name}: {pinned.reason}" for pinned in found.pinned[:4])
-        raise InvalidModel(f"no channels of this network can be removed: {said}")
+        what = "branch" if subject.settings.about_branches else "channels"
+        raise InvalidModel(f"no {what} of this network can be removed: {said}")
     return found
 
 
@@ -82,7 +92,7 @@ def _cache(specimen: Specimen, weights: str, metric: Products) -> UnitCache:
     signature = {
         "weights": weights,
         "data": specimen.examples.signature(),
-        "groups": "channel",
+        "groups": BRANCH if settings.about_branches else "channel",
         "menu": ",".join(settings.offered.names),
         "metric": repr(metric),
         "loss": str(settings.loss),
