@@ -189,7 +189,7 @@ def compress(
         tell(f"solving by {chosen_solver.name} for at most {time_limit:g} s")
         return solve_problem(problem, chosen_solver, time_limit=time_limit, seed=seed)
 
-    def settle(network: Specimen, limits: Budget, remainder: Remainder | None = None) -> Round:
+    def settled(network: Specimen, limits: Budget, remainder: Remainder | None = None) -> Round:
         """Measure the choices of a network, solve, and take the best plan on held-out examples."""
         table = measure_specimen(network, priced=partial(_refuse_out_of_reach, limits, network.layout))
         table = replace(table, remainder=remainder)
@@ -200,11 +200,18 @@ def compress(
         tell(f"measuring the best plans on {judge.examples.count:,} held-out examples")
         return Round.of(table, solution, *select(table, problem, solution, judge, seed=seed))
 
+    def repair(applied: nn.Module, given: Examples, passes: int) -> nn.Module:
+        return recover_model(
+            applied, given, teacher=judge.model, epochs=passes, seed=seed, max_examples=max_examples,
+            progress=progress, objective=objective, loss=judge.loss,
+        )  # fmt: skip
+
     decisions = None
     if specimen.settings.mixed:
-        first, decisions = decided(specimen, measure_specimen(specimen), budget, solve, settle)
+        mend = (lambda applied: repair(applied, specimen.examples, 0)) if recover else None
+        first, decisions = decided(specimen, measure_specimen(specimen), budget, solve, settled, mend)
     else:
-        first = settle(specimen, budget)
+        first = settled(specimen, budget)
     table = first.table
     history = refine(specimen, table, first, judge, budget, solve, Refinement(rounds))
     last = max(number for number, found in enumerate(history) if found.accepted)
@@ -213,12 +220,6 @@ def compress(
         tell(f"searching for better plans with {evaluations:,} evaluations on {searched.examples.count:,} examples")
         accepted = [found for found in history if found.accepted]
         evolution, history[last] = evolved(searched, table, budget, accepted, judge, evaluations)
-
-    def repair(applied: nn.Module, given: Examples, passes: int) -> nn.Module:
-        return recover_model(
-            applied, given, teacher=judge.model, epochs=passes, seed=seed, max_examples=max_examples,
-            progress=progress, objective=objective, loss=judge.loss,
-        )  # fmt: skip
 
     # Not with the held-out examples: the scores on them must be trustworthy.
     final = judged_repaired(

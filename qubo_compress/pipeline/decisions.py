@@ -2,8 +2,9 @@
 
 The problem's prices are products of three choices, expanded around a plan; so it is solved, expanded around its answer
 and solved again, until the answer stays. What leaves the network is decided there. The layers that are left are then
-measured as they are, stored as they are, and chosen for under the same limits, because files are paid in bytes, not in
-shares of bytes. The network with all its channels competes, and held-out examples decide.
+repaired, measured and stored as they are, and chosen for under the same limits, because files are paid in bytes, not in
+shares of bytes. The network with all its channels competes, and so do the channels that multiplications alone would
+leave; held-out examples decide.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import nn
 
 from qubo_compress.budget import Budget
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
 from qubo_compress.pipeline.refinement import Round
 from qubo_compress.problem.choice_problem import ChoiceProblem
 from qubo_compress.selection.candidates import TIE
-from qubo_compress.sensitivity.coupled.choices import RemovalChoices
+from qubo_compress.sensitivity.coupled.choices import REMOVE, RemovalChoices
 from qubo_compress.sensitivity.coupled.remainder import Remainder
 from qubo_compress.sensitivity.specimen import Specimen
 from qubo_compress.sensitivity.table import SensitivityTable
@@ -30,7 +32,7 @@ logger = logging.getLogger(__name__)
 EXPANSIONS = 4
 """Most solves: the answer of the third is nearly always that of the second."""
 
-ALL_CHANNELS, FEWER_CHANNELS = "all channels", "fewer channels"
+ALL_CHANNELS, FEWER_CHANNELS, CHANNELS_FIRST = "all channels", "fewer channels", "channels first"
 
 Solve = Callable[[ChoiceProblem], Solution]
 Settle = Callable[[Specimen, Budget, Remainder | None], Round]
@@ -42,7 +44,8 @@ class Trial:
     """A network whose layers were chosen for.
 
     Attributes:
-        name: ``"fewer channels"`` or ``"all channels"``.
+        name: ``"fewer channels"``: those that the problem of both leaves; ``"channels first"``: those that are left
+            where multiplications alone decide, before any bits; ``"all channels"``.
         removed: how many coupled sets it lacks.
         measure: of its best plan on the held-out examples; see
             :attr:`qubo_compress.selection.comparison.Comparison.measure`. None where no plan fits.
@@ -71,7 +74,12 @@ class ChannelDecisions:
 
 
 def decided(
-    specimen: Specimen, table: SensitivityTable, budget: Budget, solve: Solve, settle: Settle
+    specimen: Specimen,
+    table: SensitivityTable,
+    budget: Budget,
+    solve: Solve,
+    settle: Settle,
+    repair: Callable[[nn.Module], nn.Module] | None = None,
 ) -> tuple[Round, ChannelDecisions]:
     """The first round of the network that is best on held-out examples, and how it was found.
 
@@ -81,6 +89,7 @@ def decided(
         budget: the limits.
         solve: problem -> solution.
         settle: chooses for the layers of a network.
+        repair: a network without channels -> the same, with statistics and biases that fit it; None for no repair.
 
     Raises:
         InfeasibleBudget, NoFeasibleFound: when no plan fits, neither with all channels nor with fewer.
@@ -89,30 +98,62 @@ def decided(
     limits = budget.limits(table.layout.original_bytes, table.layout.parameters)
     absolute = replace(budget, ratio=None, bits_per_weight=None, bytes=limits["bytes"])
     solution, expansions = expanded(table, limits, lambda around: solve(table.problem(budget, around=around)))
+    answers = {FEWER_CHANNELS: solution, CHANNELS_FIRST: _channels_first(table, absolute, solve)}
     settings = replace(specimen.settings, groups="layer")
-    networks: list[tuple[str, int, Specimen, Remainder | None]] = []
-    gone = [] if solution is None else removals.gone(table.group_names, solution.choices)
-    if gone:
-        remainder = removals.without(gone)
-        networks.append((FEWER_CHANNELS, len(gone), replace(remainder.specimen(), settings=settings), remainder))
-    networks.append((ALL_CHANNELS, 0, replace(specimen, settings=settings), None))
+    gone_of: dict[str, list[int]] = {}
+    for name, answer in answers.items():
+        gone = [] if answer is None else removals.gone(table.group_names, answer.choices)
+        if gone and gone not in gone_of.values():
+            gone_of[name] = gone
+    gone_of[ALL_CHANNELS] = []
     rounds, trials, reasons = list[Round](), list[Trial](), list[Exception]()
-    for name, removed, network, left in networks:
+    for name, gone in gone_of.items():
+        left = _remainder(table, gone, repair) if gone else None
+        network = specimen if left is None else left.specimen()
         try:
-            found = settle(network, _for_layers(absolute, table, gone if left else []), left)
+            found = settle(replace(network, settings=settings), _for_layers(absolute, table, gone), left)
         except (InfeasibleBudget, NoFeasibleFound) as reason:
             logger.info("%s: %s", name, reason)
             reasons.append(reason)
-            trials.append(Trial(name, removed, None))
+            trials.append(Trial(name, len(gone), None))
         else:
             rounds.append(found)
-            trials.append(Trial(name, removed, found.measure))
+            trials.append(Trial(name, len(gone), found.measure))
     if not rounds:
         raise reasons[0]
     best = rounds[0]
     for found in rounds[1:]:
         best = found if found.measure < best.measure - TIE else best
     return best, ChannelDecisions(table, solution, tuple(expansions), tuple(trials))
+
+
+def _channels_first(table: SensitivityTable, budget: Budget, solve: Solve) -> Solution | None:
+    """Channels chosen for the multiplications alone, with layers as they are: what users do without one problem."""
+    if budget.macs is None:
+        return None
+    layers = removals_of(table).layers
+    open_, first = table.allowed.copy(), int(table.offsets[len(layers)])
+    open_[:first] = False
+    open_[table.offsets[: len(layers)]] = True
+    pinned = replace(table, allowed=open_)
+    try:
+        return solve(pinned.problem(Budget(bytes=2 * table.layout.original_bytes, macs=budget.macs)))
+    except (InfeasibleBudget, NoFeasibleFound) as reason:
+        logger.info("%s: %s", CHANNELS_FIRST, reason)
+        return None
+
+
+def _remainder(
+    table: SensitivityTable, gone: Collection[int], repair: Callable[[nn.Module], nn.Module] | None
+) -> Remainder:
+    """The network without some sets, repaired before anything is chosen for its layers."""
+    removals = removals_of(table)
+    remainder = removals.without(gone)
+    if repair is None:
+        return remainder
+    names = table.group_names[len(removals.layers) :]
+    leaving = {name: REMOVE for name, block in zip(names, removals.blocks, strict=True) if set(block) <= set(gone)}
+    return remainder.replaced(repair(table.plan(leaving).apply(removals.specimen.model)))
 
 
 def _for_layers(budget: Budget, table: SensitivityTable, gone: Collection[int]) -> Budget:

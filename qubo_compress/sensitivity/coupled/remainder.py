@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from qubo_compress.calibration.statistics.statistic import Calibration
@@ -41,6 +42,16 @@ class Remainder:
     changed: frozenset[str]
     whole: Specimen
     weights: str
+
+    def replaced(self, model: nn.Module) -> Remainder:
+        """The same with other values.
+
+        Args:
+            model: of the smaller network's shapes.
+        """
+        before, now = NetworkTensors(self.model), NetworkTensors(model)
+        changed = {name for name, value in now.items() if not torch.equal(value.detach(), before[name].detach())}
+        return replace(self, model=model, changed=self.changed | changed)
 
     def specimen(self) -> Specimen:
         """The smaller network as one to be measured by layers."""
