@@ -108,8 +108,8 @@ _MODULES = {
 """Public name -> its module, relative to the package."""
 
 _ROOMS = (
-    "artifact", "audits", "budget", "calibration", "channels", "encodings", "errors", "example", "exports",
-    "latency", "layers", "menu", "network", "page", "pipeline", "plan", "problem", "pruning", "published",
+    "artifact", "audits", "budget", "calibration", "channels", "cli", "commands", "encodings", "errors", "example",
+    "exports", "latency", "layers", "menu", "network", "page", "pipeline", "plan", "problem", "pruning", "published",
     "recovery", "report", "selection", "sensitivity", "solvers", "testing", "timing", "warm_up",
 )  # fmt: skip
 """Modules and folders that are attributes of the package without an import."""

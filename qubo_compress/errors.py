@@ -154,6 +154,14 @@ class UnknownOption(QuboCompressError, TypeError):
     """A keyword argument that the call does not have."""
 
 
+class WrongUsage(QuboCompressError, ValueError):
+    """An option or a recipe of the command line is wrong; the message says where it was given."""
+
+
+class OwnCodeFailed(QuboCompressError, RuntimeError):
+    """A function that a recipe names raised an error, or returned something of another type."""
+
+
 class InvalidModel(QuboCompressError, ValueError):
     """The model cannot be compressed, for example because a weight is not finite."""
 

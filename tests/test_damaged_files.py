@@ -1,4 +1,4 @@
-"""Plans and problems on disk: one damaged byte, or a path that is no file, is refused with the file's name."""
+"""Plans, problems and tables on disk: one damaged byte, or a path that is no file, is refused with the file's name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from qubo_compress import ChoiceProblem, Plan
 from qubo_compress.errors import CorruptArtifact, StorageError
+from qubo_compress.sensitivity import SensitivityTable
 from tests.problem.test_file import WHOLE, same
+from tests.sensitivity import test_table_file as table_file
 from tests.test_plan_file import PLAN
 
 
@@ -31,6 +33,7 @@ class Kind:
 KINDS = (
     Kind("plan", PLAN, Plan.load, lambda one, other: one == other),
     Kind("problem", WHOLE, ChoiceProblem.load, same),
+    Kind("table", table_file.WHOLE, SensitivityTable.load, table_file.same),
 )
 
 

@@ -49,7 +49,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         StorageError: when the file cannot be read.
         FileNotFoundError: when there is no file.
     """
-    described, payload, size = _read(path)
+    described, payload, size = contents(path)
     model = _smaller(path, with_memory(unwrapped(model)), described)
     layout = _layout_of(path, model, described)
     with refused_as(path, UNREADABLE, "it was written by another version or altered"):
@@ -133,8 +133,14 @@ def _refuse_older(path: str | Path, model: nn.Module, layout: Layout, signature:
         )
 
 
-def _read(path: str | Path) -> tuple[Mapping[str, str], memoryview, int]:
-    """The header's values, the payload, and the size of the file."""
+def contents(path: str | Path) -> tuple[Mapping[str, str], memoryview, int]:
+    """The header's values, the payload, and the size of the file: all that can be known without the network.
+
+    Raises:
+        CorruptArtifact: when the file is truncated, altered or not an artifact of this library.
+        StorageError: when the file cannot be read.
+        FileNotFoundError: when there is no file.
+    """
     found = read_tensors(path, WHAT)
     described = found.metadata
     if described.get("format") != FORMAT or set(found.tensors) != {TENSOR}:

@@ -10,8 +10,9 @@ from qubo_compress.sensitivity.forecast import Forecast, estimate
 from qubo_compress.sensitivity.measure import measure
 from qubo_compress.sensitivity.metric import Metric, MetricResult
 from qubo_compress.sensitivity.metric import metrics as _registry
+from qubo_compress.sensitivity.provenance import Provenance
 from qubo_compress.sensitivity.subject import Subject
-from qubo_compress.sensitivity.table import Provenance, SensitivityTable
+from qubo_compress.sensitivity.table import SensitivityTable
 
 __all__ = [
     "Forecast",

@@ -40,12 +40,13 @@ from qubo_compress.sensitivity.metrics.auto import multiplications, resolved
 from qubo_compress.sensitivity.noise import noise_terms
 from qubo_compress.sensitivity.preparation import prepared
 from qubo_compress.sensitivity.progress import progress_bar, say
+from qubo_compress.sensitivity.provenance import Provenance
 from qubo_compress.sensitivity.ranks import Arrays, ranks_of
 from qubo_compress.sensitivity.regularisation import regularised
 from qubo_compress.sensitivity.shrinkage import refuse_unshrinkable
 from qubo_compress.sensitivity.specimen import Around, Specimen
 from qubo_compress.sensitivity.subject import Subject, Work
-from qubo_compress.sensitivity.table import Provenance, SensitivityTable
+from qubo_compress.sensitivity.table import SensitivityTable
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

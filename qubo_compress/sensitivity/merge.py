@@ -18,7 +18,8 @@ from qubo_compress.sensitivity.ranks import Arrays, Ranks
 from qubo_compress.sensitivity.shrinkage import agreement_of_parts, limited_rows
 
 if TYPE_CHECKING:
-    from qubo_compress.sensitivity.table import Provenance, SensitivityTable
+    from qubo_compress.sensitivity.provenance import Provenance
+    from qubo_compress.sensitivity.table import SensitivityTable
 
 FLIPS = "harmful_flips"
 """The only cost that depends on the examples."""

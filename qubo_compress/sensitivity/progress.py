@@ -12,7 +12,7 @@ from qubo_compress._internal.live import live_bar
 
 def say(line: str) -> None:
     """Print one line above the progress bars."""
-    Console().print(line, highlight=False)
+    Console().print(line, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 from torch import nn
 
+from qubo_compress._internal.reader import refused_as
 from qubo_compress.budget import Budget, refuse_other_than_a_budget
 from qubo_compress.errors import InvalidBudget, InvalidMenu, InvalidOption, TablesDiffer, unknown_name
 from qubo_compress.menu.operator import parse
@@ -26,45 +28,15 @@ from qubo_compress.sensitivity.coupled.remainder import Remainder
 from qubo_compress.sensitivity.latency_costs import with_latency
 from qubo_compress.sensitivity.merge import merged_fields, refuse_different, shares_of, tables_of_ranks
 from qubo_compress.sensitivity.notebook import table_html
+from qubo_compress.sensitivity.provenance import Provenance
 from qubo_compress.sensitivity.ranks import ranks_of
 from qubo_compress.sensitivity.stitched_loss import StitchedLoss
+from qubo_compress.sensitivity.table_file import WHAT, read_table, write_table
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
     from qubo_compress.solvers.solution import Solution
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """How a table was measured.
-
-    Attributes:
-        metric, loss: names.
-        examples: number of calibration examples.
-        baseline_loss: mean loss of the uncompressed network on them; 0 under ``"kl"``, which compares it with itself.
-        evaluations: runs of the network over all examples.
-        seconds: wall time, without cached parts.
-        dropped: share of the squared feature norm lost by reducing the factor's rank.
-        shrinkage: share of the divergences in the linear terms.
-        weights: signature of the weights measured.
-        resumed: units read back from the cache.
-        trust: share of the pair energies that was kept; see :mod:`qubo_compress.sensitivity.shrinkage`.
-        multiplications: of one forward run of one example, in the layer calls that were seen.
-    """
-
-    metric: str
-    loss: str
-    examples: int
-    baseline_loss: float
-    evaluations: int
-    seconds: float
-    dropped: float
-    shrinkage: float
-    weights: str
-    resumed: int = 0
-    trust: float = 1.0
-    multiplications: float = 0.0
 
 
 @dataclass(eq=False)
@@ -129,6 +101,28 @@ class SensitivityTable:
 
     def _repr_html_(self) -> str:
         return table_html(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the table to one ``.npz`` file, atomically and without pickle, so that it is solved elsewhere or later.
+
+        Raises:
+            InvalidOption: for a table about channels (``groups="channel"``), which holds the network itself.
+            StorageError: when the file cannot be written.
+        """
+        write_table(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SensitivityTable:
+        """Read a table written by :meth:`save`; neither the network nor its examples are needed.
+
+        Raises:
+            CorruptArtifact: when the file is not a complete table, or was altered.
+            StorageError: when it cannot be read.
+            FileNotFoundError: when there is no file.
+        """
+        values = read_table(path)
+        with refused_as(path, WHAT, "measure again"):
+            return cls(**values)
 
     @property
     def group_names(self) -> tuple[str, ...]:

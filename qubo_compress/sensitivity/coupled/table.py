@@ -19,9 +19,10 @@ from qubo_compress.sensitivity.coupled.layer_prices import LayerPrices
 from qubo_compress.sensitivity.coupled.prices import AxisCounts, PairPrices
 from qubo_compress.sensitivity.factor import reduce_features
 from qubo_compress.sensitivity.metrics.auto import multiplications
+from qubo_compress.sensitivity.provenance import Provenance
 from qubo_compress.sensitivity.shrinkage import agreement
 from qubo_compress.sensitivity.subject import Subject
-from qubo_compress.sensitivity.table import Provenance, SensitivityTable
+from qubo_compress.sensitivity.table import SensitivityTable
 
 LARGEST_HEADER_SHARE = 512
 """Bytes that the list of removed channels takes in a file, beside a quarter of a byte per channel."""

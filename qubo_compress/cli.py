@@ -1,0 +1,245 @@
+"""``qubo-compress``: the library from a terminal, driven by options or by one YAML recipe.
+
+Answers go to standard output, progress and errors to standard error. Exit codes: 0 done; 1 refused or failed; 2 wrong
+usage; 130 after Ctrl-C; 141 when nobody reads the output any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from qubo_compress._internal.text import printable
+from qubo_compress.commands.job import Answer, job_of, plain
+from qubo_compress.commands.options import said_by_options, with_options
+from qubo_compress.errors import QuboCompressError, WrongUsage
+
+NAME = "qubo-compress"
+FAILED, WRONG_USAGE, INTERRUPTED, NOBODY_READS = 1, 2, 130, 141
+
+PIPED_WIDTH = 120
+"""Letters of a line where the output is no terminal."""
+
+NETWORK = ("model", "data")
+MEASURING = (
+    "metric",
+    "loss",
+    "groups",
+    "max_examples",
+    "batch_size",
+    "seconds",
+    "network_output",
+    "class_axis",
+    "cache",
+)
+READING = ("loss", "network_output", "class_axis", "batch_size")
+RECIPE = ("recipe", "A recipe: a YAML file with settings, which options override.")
+FILE = ("file", "A network, plan, table, problem, solution or latency table.")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: also of its module in :mod:`qubo_compress.commands`.
+        help: for users.
+        used: the settings and sections that it has options for.
+        flags: how it behaves.
+        positional: the file that is given without an option.
+    """
+
+    name: str
+    help: str
+    used: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ("force", "as_json", "quiet", "traceback")
+    positional: tuple[str, str] | None = RECIPE
+
+
+COMMANDS = (
+    Command(
+        "measure", "Measure what each choice costs the network, and write a table.",
+        (*NETWORK, *MEASURING, "seed", "menu", "outputs.table"),
+        ("force", "dry_run", "as_json", "quiet", "traceback"),
+    ),
+    Command(
+        "solve", "Solve a table under a budget, and write a plan; or answer a problem file.",
+        ("problem", "seed", "budget", "solver", "outputs.table", "outputs.plan", "outputs.solution"),
+    ),
+    Command(
+        "compress", "Measure, solve, check, apply and repair at once, and write what is asked for.",
+        (*NETWORK, "validation", "test", *MEASURING, "seed", "budget", "menu", "solver.name", "solver.time_limit",
+         "solver.options", "search", "recovery", "export", "outputs.network", "outputs.plan", "outputs.table",
+         "outputs.report", "outputs.export", "outputs.audit"),
+        ("force", "dry_run", "as_json", "quiet", "traceback"),
+    ),
+    Command(
+        "apply", "Apply a plan to its network, and write the compressed network.",
+        (*NETWORK, *READING, "max_examples", "seed", "recovery", "outputs.plan", "outputs.network"),
+    ),
+    Command(
+        "audit", "Compare a compressed network with the original, example by example.",
+        (*NETWORK, "validation", "test", *READING, "outputs.network", "outputs.audit"),
+    ),
+    Command(
+        "export", "Write a compressed network for other programs, such as ONNX.",
+        (*NETWORK, "validation", "test", "batch_size", "export", "outputs.network", "outputs.export"),
+    ),
+    Command(
+        "report", "Write the HTML report of a plan, judged beside the plans that it replaces.",
+        (*NETWORK, "validation", *READING, "budget", "outputs.table", "outputs.plan", "outputs.network",
+         "outputs.report"),
+    ),
+    Command("inspect", "Say what a file holds, without the network.", (), ("as_json", "traceback"), FILE),
+    Command("solvers", "List the solvers, and what each one needs.", (), ("as_json", "traceback"), None),
+)  # fmt: skip
+
+EPILOG = (
+    "A recipe holds the same settings as the options; module:function is imported from the current folder or the "
+    "Python path. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 after Ctrl-C."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line, and return its exit code.
+
+    Args:
+        arguments: without the program's name; default: those of this process.
+    """
+    try:
+        code = _parsed(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _interrupted()
+    except (BrokenPipeError, SystemExit):  # Typer ends the process when nobody reads its help
+        return _nobody_reads()
+    return code
+
+
+def _interrupted(command: str = "") -> int:
+    return _failed("interrupted; every file is whole, old or new", INTERRUPTED, command)
+
+
+def _nobody_reads() -> int:
+    # What is still buffered would raise again when Python ends.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return NOBODY_READS
+
+
+def _parsed(arguments: list[str]) -> int:
+    try:
+        found = typer.main.get_command(_app())(args=arguments, prog_name=NAME, standalone_mode=False)
+    except typer.TyperException as cause:
+        return _failed(cause.format_message(), cause.exit_code)
+    except typer.Abort:
+        return INTERRUPTED
+    return found if isinstance(found, int) else 0
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(
+        name=NAME, help="Compress trained PyTorch networks by solving one combinatorial problem.", epilog=EPILOG,
+        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    )  # fmt: skip
+
+    @app.callback(invoke_without_command=True)
+    def _about(
+        version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
+    ) -> None:
+        if version:
+            typer.echo(f"{NAME} {metadata.version('qubo_compress')}")
+            raise typer.Exit
+
+    for command in COMMANDS:
+        function = with_options(partial(_run, command), command.used, command.flags, command.positional)
+        app.command(command.name, help=command.help)(function)
+    return app
+
+
+def _run(command: Command, given: dict[str, Any]) -> None:
+    """Run a command; every error becomes one line and an exit code."""
+    code = FAILED
+    try:
+        code = _answered(command, given)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = _interrupted(command.name)
+    except BrokenPipeError:
+        code = _nobody_reads()
+    except Exception as cause:
+        if given.get("traceback"):
+            traceback.print_exc()
+        code = _failed(_explained(cause), WRONG_USAGE if isinstance(cause, WrongUsage) else FAILED, command.name)
+    raise typer.Exit(code)
+
+
+def _answered(command: Command, given: dict[str, Any]) -> int:
+    job = job_of(
+        given.get("recipe"), said_by_options(given), force=bool(given.get("force")),
+        dry_run=bool(given.get("dry_run")), progress=not given.get("quiet"), file=given.get("file"),
+    )  # fmt: skip
+    with _warned(command.name), contextlib.redirect_stdout(sys.stderr):
+        run = importlib.import_module(f"qubo_compress.commands.{command.name}").run
+        answer: Answer = run(job)
+    _show(answer, bool(given.get("as_json")))
+    return answer.code
+
+
+def _show(answer: Answer, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(plain(answer.values), allow_nan=False, indent=1))
+        return
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    for item in answer.shown:
+        if isinstance(item, str):
+            print(printable(item))
+        elif callable(item):
+            item(console)
+        else:
+            console.print(item)
+
+
+def _explained(cause: Exception) -> str:
+    if isinstance(cause, QuboCompressError):
+        return str(cause)
+    if isinstance(cause, FileNotFoundError):
+        return f"there is no file {cause.filename}"
+    return f"{type(cause).__name__}: {cause} (not foreseen; --traceback shows where)"
+
+
+def _failed(message: str, code: int, command: str = "") -> int:
+    """Print one line on standard error."""
+    line = " ".join(printable(message).split())
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{NAME}{' ' * bool(command)}{command}: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+@contextlib.contextmanager
+def _warned(command: str) -> Iterator[None]:
+    """Show warnings as lines of text."""
+    with warnings.catch_warnings():
+
+        def show(message: Warning | str, *_: Any, **__: Any) -> None:
+            _failed(f"warning: {message}", 0, command)
+
+        warnings.showwarning = show
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""``measure``: a sensitivity table in a file, to be solved here or elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from qubo_compress.commands.arguments import batches_of, measurement_of, model_of
+from qubo_compress.commands.job import Answer, Job
+from qubo_compress.errors import InvalidOption
+from qubo_compress.sensitivity import Forecast, SensitivityTable, estimate, measure
+from qubo_compress.sensitivity.measurement import CHANNELS
+
+
+def run(job: Job) -> Answer:
+    """Measure, and write the table."""
+    path = job.output("table")
+    if CHANNELS.fullmatch(job.recipe.groups or ""):
+        raise InvalidOption(
+            f"groups ({job.where('groups')}): a table about channels cannot be saved, because it holds the network; "
+            "use 'qubo-compress compress' with a cache folder, which an interrupted measurement resumes from"
+        )
+    arguments = measurement_of(job)
+    model, batches = model_of(job), batches_of(job, "data")
+    if job.dry_run:
+        return forecast_answer(forecast(model, batches, arguments, held_out=False))
+    table = measure(model, batches, progress=job.progress, **arguments)
+    table.save(path)
+    return _answer(path, table)
+
+
+def forecast(model: nn.Module, batches: Any, arguments: dict[str, Any], held_out: bool) -> Forecast:
+    """How long measuring will take."""
+    return estimate(model, batches, held_out=held_out, **arguments)
+
+
+def forecast_answer(found: Forecast) -> Answer:
+    """The estimate of a dry run."""
+    return Answer({"dry_run": True, **asdict(found)}, [str(found), "dry run: nothing was measured or written"])
+
+
+def _answer(path: Any, table: SensitivityTable) -> Answer:
+    least = table.fixed_costs["bytes"] + sum(
+        int(table.costs["bytes"][start:stop].min())
+        for start, stop in zip(table.offsets[:-1], table.offsets[1:], strict=True)
+    )
+    layout, known = table.layout, table.provenance
+    values = {
+        "table": path, "groups": len(table.choices), "choices": int(table.linear.size), "metric": known.metric,
+        "loss": known.loss, "examples": known.examples, "seconds": known.seconds, "evaluations": known.evaluations,
+        "original_bytes": layout.original_bytes, "parameters": layout.parameters, "smallest_bytes": int(least),
+        "trust": known.trust,
+    }  # fmt: skip
+    shown = [
+        f"{path}: {len(table.choices):,} groups with {table.linear.size:,} choices, measured by {known.metric} on "
+        f"{known.examples:,} examples in {known.seconds:.1f} s",
+        f"the network has {layout.original_bytes:,} bytes; budgets from {least:,} bytes (ratio "
+        f"{layout.original_bytes / least:.1f}) can be solved",
+    ]
+    return Answer(values, shown)

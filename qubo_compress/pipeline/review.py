@@ -1,0 +1,113 @@
+"""A plan that exists already, against what it replaces: the result that a report is written from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from qubo_compress.budget import Budget
+from qubo_compress.calibration.evaluation import ALL_EXAMPLES, settle
+from qubo_compress.calibration.examples import read_examples
+from qubo_compress.errors import UnsupportedProblem, WrongModel
+from qubo_compress.network.losses.classification import AUTO, LossLike
+from qubo_compress.network.private import private_copy
+from qubo_compress.network.scores import OutputLike, OutputReading
+from qubo_compress.network.wrappers import unwrapped
+from qubo_compress.pipeline.refinement import Round
+from qubo_compress.pipeline.result import CompressionResult
+from qubo_compress.plan import Plan, compression_of
+from qubo_compress.selection.candidates import select
+from qubo_compress.selection.comparison import HeldOut
+from qubo_compress.sensitivity.table import SensitivityTable
+from qubo_compress.solvers.solution import RawSolution
+from qubo_compress.solvers.verification import verify
+
+CHECKED = 256
+"""Inputs that a result keeps, for checking exported files."""
+
+GIVEN = "the given plan"
+"""Name of the solver of a plan whose solver is not known."""
+
+
+@torch.inference_mode(False)  # inference mode allows no gradients, and hides writes
+def review(
+    model: nn.Module,
+    table: SensitivityTable,
+    plan: Plan,
+    batches: Iterable[Any],
+    network: nn.Module | None = None,
+    *,
+    budget: Budget | None = None,
+    loss: LossLike = AUTO,
+    output: OutputLike = None,
+    class_axis: int | None = None,
+    batch_size: int | None = None,
+) -> CompressionResult:
+    """Judge a plan on examples, beside the additive, the uniform and the greedy plan of the same bytes.
+
+    Nothing is measured or solved again but these opponents. The plan stays the one that was taken, also where an
+    opponent does better: the result says what each one measured.
+
+    Args:
+        model: the original network.
+        table: that the plan was made from.
+        plan: of this table.
+        batches: examples that the table was not measured on.
+        network: made from the plan and then repaired or fine-tuned; None: the plan applied.
+        budget: that the plan was made for; default: its own bytes.
+        loss: see :func:`qubo_compress.measure`.
+        output: see there.
+        class_axis: see there.
+        batch_size: see there.
+
+    Raises:
+        WrongModel: when the plan, the table and the networks do not belong together.
+        UnsupportedProblem: for a plan that removes channels.
+        InvalidBatches: when the batches cannot be used.
+    """
+    model = private_copy(unwrapped(model))
+    _refuse_others(table, plan, network)
+    given = Budget(bytes=plan.bytes) if budget is None else budget
+    problem = table.problem(given)
+    names = [problem.choice_names[a:b] for a, b in zip(problem.group_offsets, problem.group_offsets[1:], strict=False)]
+    local = [offered.index(plan.choices[group]) for group, offered in zip(problem.group_names, names, strict=True)]
+    solution = verify(problem, GIVEN, RawSolution((torch.tensor(local).numpy(),)), 0.0)
+    reading = OutputReading(output, class_axis)
+    examples, settled = settle(model, read_examples(batches, ALL_EXAMPLES, batch_size, reading, "validation"), loss)
+    judge = HeldOut.of(model, examples, settled)
+    candidates, _ = select(table, problem, solution, judge)
+    taken = Round.of(table, solution, candidates, candidates[0])
+    applied = plan.apply(model)
+    return CompressionResult(
+        model=applied if network is None else network,
+        original=model,
+        compressed_model=applied,
+        plan=plan,
+        solution=solution,
+        table=table,
+        rounds=(taken,),
+        before=judge.score(model),
+        compressed=judge.score(applied),
+        recovered=None if network is None else judge.score(network),
+        applied_comparison=candidates[0].comparison,
+        recovered_comparison=None if network is None else judge.compare(network),
+        recovery_kept=network is not None,
+        held_out_is_validation=True,
+        budget=given,
+        inputs=tuple(part.inputs for part in examples.leading(CHECKED).slices),
+    )
+
+
+def _refuse_others(table: SensitivityTable, plan: Plan, network: nn.Module | None) -> None:
+    if plan.removal is not None:
+        raise UnsupportedProblem("a plan that removes channels has no table on disk: the report is written by compress")
+    if plan.weights != table.provenance.weights or set(plan.choices) != set(table.group_names):
+        raise WrongModel("the plan was made from another table: solve this table again, or give the table of the plan")
+    strange = [name for name in set(plan.choices.values()) if name not in table.menu_names]
+    if strange:
+        raise WrongModel(f"the plan chooses {strange[0]}, which this table does not offer: give the table of the plan")
+    if network is not None and dict(compression_of(network).plan.choices) != dict(plan.choices):
+        raise WrongModel("the compressed network was made from another plan; apply this one first")
