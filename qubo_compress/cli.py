@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 
 from qubo_compress._internal.text import printable
-from qubo_compress.commands.job import Answer, job_of, plain
+from qubo_compress.commands.call import Reply, call_of, plain
 from qubo_compress.commands.options import said_by_options, with_options
 from qubo_compress.errors import QuboCompressError, WrongUsage
 
@@ -188,18 +188,18 @@ def _run(command: Command, given: dict[str, Any]) -> None:
 
 
 def _answered(command: Command, given: dict[str, Any]) -> int:
-    job = job_of(
+    call = call_of(
         given.get("recipe"), said_by_options(given), force=bool(given.get("force")),
         dry_run=bool(given.get("dry_run")), progress=not given.get("quiet"), file=given.get("file"),
     )  # fmt: skip
     with _warned(command.name), contextlib.redirect_stdout(sys.stderr):
         run = importlib.import_module(f"qubo_compress.commands.{command.name}").run
-        answer: Answer = run(job)
+        answer: Reply = run(call)
     _show(answer, bool(given.get("as_json")))
     return answer.code
 
 
-def _show(answer: Answer, as_json: bool) -> None:
+def _show(answer: Reply, as_json: bool) -> None:
     if as_json:
         print(json.dumps(plain(answer.values), allow_nan=False, indent=1))
         return

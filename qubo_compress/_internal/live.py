@@ -1,4 +1,4 @@
-"""Progress bars on a terminal and in a notebook, by rich.
+"""Progress bars on a terminal and in a notebook, by rich; lines of text elsewhere.
 
 In a notebook the bar is one output that is updated, which every notebook program can do: no widgets are needed.
 """
@@ -18,6 +18,10 @@ from qubo_compress._internal.optional import require
 
 BETWEEN = 0.2
 """Least seconds between two updates of an output."""
+
+
+SILENT = 5.0
+"""Seconds between two lines of text, where there is neither a terminal nor a notebook."""
 
 
 class Output(Protocol):
@@ -41,7 +45,7 @@ def live_bar(
     output: Callable[[Any], Output] = new_output,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[[float], None]]:
-    """A bar for finished work, which disappears at the end.
+    """A bar for finished work, which disappears at the end; where output is piped, lines of text.
 
     Args:
         name: of the work.
@@ -54,6 +58,9 @@ def live_bar(
         A function to be called with the amount of work just done.
     """
     console = console or get_console()
+    if not console.is_terminal and not console.is_jupyter:
+        yield _lines(name, total, console, clock)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
     task = bar.add_task(name, total=total)
@@ -75,6 +82,24 @@ def live_bar(
         yield advance
     finally:
         place.update(Nothing())
+
+
+def _lines(name: str, total: float, console: Console, clock: Callable[[], float]) -> Callable[[float], None]:
+    """Say every few seconds how much is done, and how long the rest will take."""
+    started = last = clock()
+    finished = 0.0
+
+    def advance(done: float) -> None:
+        nonlocal last, finished
+        finished, now = finished + done, clock()
+        if now - last >= SILENT and 0 < finished < total:
+            left = (now - started) * (total - finished) / finished
+            console.print(
+                f"{name}: {100 * finished / total:.0f} %, about {left:.0f} s left", highlight=False, soft_wrap=True
+            )
+            last = now
+
+    return advance
 
 
 class Nothing:

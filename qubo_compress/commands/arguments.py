@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from qubo_compress.budget import Budget
-from qubo_compress.commands.job import Job
+from qubo_compress.commands.call import CommandCall
 from qubo_compress.commands.references import called
 from qubo_compress.commands.settings import settings
 from qubo_compress.errors import (
@@ -31,58 +31,58 @@ from qubo_compress.solvers.verification import check_time_limit
 
 
 @contextlib.contextmanager
-def wrong_usage(job: Job, section: str) -> Iterator[None]:
+def wrong_usage(call: CommandCall, section: str) -> Iterator[None]:
     """Turn the library's refusals of a setting into one that says where the section was given."""
     try:
         yield
     except (InvalidBudget, InvalidMenu, InvalidOption, InvalidSolverOption, UnknownName) as cause:
         keys = [setting.key for setting in settings() if setting.key == section or setting.section == section]
-        places = dict.fromkeys(job.places[key] for key in keys if key in job.places)
+        places = dict.fromkeys(call.places[key] for key in keys if key in call.places)
         raise WrongUsage(f"{section} ({', '.join(places)}): {cause}" if places else f"{section}: {cause}") from cause
 
 
-def model_of(job: Job) -> nn.Module:
+def model_of(call: CommandCall) -> nn.Module:
     """The network: imported and called.
 
     Raises:
         WrongUsage: when there is no such function.
         OwnCodeFailed: when it fails, or returns something else.
     """
-    reference = job.needed("model")
-    model = called(reference, job.where("model"))
+    reference = call.needed("model")
+    model = called(reference, call.where("model"))
     if not isinstance(model, nn.Module):
-        raise OwnCodeFailed(f"{job.where('model')}: {reference} must return a torch.nn.Module; got {_named(model)}")
+        raise OwnCodeFailed(f"{call.where('model')}: {reference} must return a torch.nn.Module; got {_named(model)}")
     return model
 
 
-def batches_of(job: Job, *keys: str) -> Iterable[Any]:
+def batches_of(call: CommandCall, *keys: str) -> Iterable[Any]:
     """The batches of the first of these settings that was given."""
-    key = next((key for key in keys if getattr(job.recipe, key) is not None), keys[-1])
-    reference = job.needed(key)
-    batches = called(reference, job.where(key))
+    key = next((key for key in keys if getattr(call.recipe, key) is not None), keys[-1])
+    reference = call.needed(key)
+    batches = called(reference, call.where(key))
     if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes)):
-        raise OwnCodeFailed(f"{job.where(key)}: {reference} must return batches; got {_named(batches)}")
+        raise OwnCodeFailed(f"{call.where(key)}: {reference} must return batches; got {_named(batches)}")
     return batches
 
 
-def budget_of(job: Job) -> Budget:
+def budget_of(call: CommandCall) -> Budget:
     """The limits."""
-    given = job.recipe.budget
+    given = call.recipe.budget
     latency = None if given.latency is None else LatencyTable.load(given.latency)
     named = {setting.key.partition(".")[2] for setting in settings() if setting.section == "budget"} - {"latency"}
-    with wrong_usage(job, "budget"):
+    with wrong_usage(call, "budget"):
         return Budget(**{name: getattr(given, name) for name in named}, latency=latency)
 
 
-def menu_of(job: Job) -> Menu | None:
+def menu_of(call: CommandCall) -> Menu | None:
     """The choices to offer; None for the default ones."""
-    given = job.recipe.menu
+    given = call.recipe.menu
     product = {
         name: value for name in ("bits", "sparsity", "vector_bits") if (value := getattr(given, name)) is not None
     }
     if given.choices is not None and given.families is not None:
-        raise WrongUsage(f"menu ({job.where('menu.choices')}): give either choices or families, not both")
-    with wrong_usage(job, "menu"):
+        raise WrongUsage(f"menu ({call.where('menu.choices')}): give either choices or families, not both")
+    with wrong_usage(call, "menu"):
         if given.families is not None:
             if product:
                 raise InvalidMenu("give either families or bits, sparsity and vector_bits, not both")
@@ -97,10 +97,10 @@ def menu_of(job: Job) -> Menu | None:
         return menu if given.activations is None else menu.with_activations(given.activations)
 
 
-def solver_of(job: Job) -> Solver:
+def solver_of(call: CommandCall) -> Solver:
     """The solver, with its options."""
-    given = job.recipe.solver
-    with wrong_usage(job, "solver"):
+    given = call.recipe.solver
+    with wrong_usage(call, "solver"):
         if given.time_limit is not None:
             check_time_limit(given.time_limit)
         return make_solver(given.name or "auto", **(given.options or {}))
@@ -111,26 +111,26 @@ def given_only(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def measurement_of(job: Job) -> dict[str, Any]:
+def measurement_of(call: CommandCall) -> dict[str, Any]:
     """Keyword arguments of a measurement, checked before the network is made."""
-    given = job.recipe
+    given = call.recipe
     found = given_only(
-        menu=menu_of(job), metric=given.metric, loss=given.loss, groups=given.groups, max_examples=given.max_examples,
+        menu=menu_of(call), metric=given.metric, loss=given.loss, groups=given.groups, max_examples=given.max_examples,
         batch_size=given.batch_size, seconds=given.seconds, output=given.network_output, class_axis=given.class_axis,
         cache=given.cache, seed=given.seed,
     )  # fmt: skip
-    with wrong_usage(job, "metric"):
+    with wrong_usage(call, "metric"):
         make_metric(given.metric or "auto")
     if given.loss not in (None, AUTO):
-        with wrong_usage(job, "loss"):
+        with wrong_usage(call, "loss"):
             make_loss(given.loss)
     Measurement(**found).checked()
     return found
 
 
-def reading_of(job: Job) -> dict[str, Any]:
+def reading_of(call: CommandCall) -> dict[str, Any]:
     """Keyword arguments that say how outputs are read."""
-    given = job.recipe
+    given = call.recipe
     return given_only(
         loss=given.loss, output=given.network_output, class_axis=given.class_axis, batch_size=given.batch_size
     )

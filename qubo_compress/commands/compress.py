@@ -18,7 +18,7 @@ from qubo_compress.commands.arguments import (
     reading_of,
     solver_of,
 )
-from qubo_compress.commands.job import Answer, Job
+from qubo_compress.commands.call import CommandCall, Reply
 from qubo_compress.commands.measure import forecast, forecast_answer
 from qubo_compress.errors import InvalidOption, WrongUsage
 from qubo_compress.pipeline import CompressionResult, compress
@@ -28,39 +28,39 @@ from qubo_compress.sensitivity.measurement import CHANNELS
 WRITTEN = ("network", "plan", "table", "report", "export", "audit")
 
 
-def run(job: Job) -> Answer:
+def run(call: CommandCall) -> Reply:
     """Compress, and write what is asked for."""
-    paths = job.outputs(*WRITTEN)
+    paths = call.outputs(*WRITTEN)
     if not paths:
         raise WrongUsage("nothing would be written: give outputs.network (--network) or other outputs")
-    recipe, budget, solver = job.recipe, budget_of(job), solver_of(job)
+    recipe, budget, solver = call.recipe, budget_of(call), solver_of(call)
     if recipe.solver.work_limit is not None:
-        raise WrongUsage(f"work_limit ({job.where('solver.work_limit')}) is for solve; compress has a time_limit")
+        raise WrongUsage(f"work_limit ({call.where('solver.work_limit')}) is for solve; compress has a time_limit")
     if "table" in paths and CHANNELS.fullmatch(recipe.groups or ""):
         raise InvalidOption("outputs.table: a table about channels cannot be saved, because it holds the network")
-    arguments = measurement_of(job)
-    model, batches = model_of(job), batches_of(job, "data")
-    validation = None if recipe.validation is None else batches_of(job, "validation")
-    judged = batches_of(job, "test", "validation", "data") if "audit" in paths else None
-    if job.dry_run:
+    arguments = measurement_of(call)
+    model, batches = model_of(call), batches_of(call, "data")
+    validation = None if recipe.validation is None else batches_of(call, "validation")
+    judged = batches_of(call, "test", "validation", "data") if "audit" in paths else None
+    if call.dry_run:
         return forecast_answer(forecast(model, batches, arguments, held_out=validation is None))
     result = compress(
-        model, batches, budget, validation, solver=solver, progress=job.progress,
+        model, batches, budget, validation, solver=solver, progress=call.progress,
         **given_only(
             time_limit=recipe.solver.time_limit, rounds=recipe.search.rounds, evaluations=recipe.search.evaluations,
             recover=recipe.recovery.recover, epochs=recipe.recovery.epochs, objective=recipe.recovery.objective,
         ),
         **arguments,
     )  # fmt: skip
-    _write(job, result, paths, judged)
+    _write(call, result, paths, judged)
 
     def summary(console: Console) -> None:
         print_summary(result, console)
 
-    return Answer(facts_of(result, paths), [summary, *(f"wrote {path}" for path in paths.values())])
+    return Reply(facts_of(result, paths), [summary, *(f"wrote {path}" for path in paths.values())])
 
 
-def _write(job: Job, result: CompressionResult, paths: dict[str, Path], judged: Any) -> None:
+def _write(call: CommandCall, result: CompressionResult, paths: dict[str, Path], judged: Any) -> None:
     if "network" in paths:
         result.save(paths["network"])
     if "plan" in paths:
@@ -69,10 +69,10 @@ def _write(job: Job, result: CompressionResult, paths: dict[str, Path], judged: 
         result.table.save(paths["table"])
     report = None
     if judged is not None:
-        report = audit(result.original, result.model, judged, **reading_of(job))
+        report = audit(result.original, result.model, judged, **reading_of(call))
         report.write(paths["audit"])
     if "export" in paths:
-        settings = job.recipe.export
+        settings = call.recipe.export
         result.export(paths["export"], **given_only(format=settings.format, runtime=settings.runtime))
     if "report" in paths:
         result.report(paths["report"], audit=report)

@@ -12,7 +12,7 @@ from qubo_compress._internal.checked_json import read_checked
 from qubo_compress._internal.reader import opened, parsed_json, read_whole, refused_as
 from qubo_compress._internal.tensors import read_tensors
 from qubo_compress.artifact.reading import contents
-from qubo_compress.commands.job import Answer, Job
+from qubo_compress.commands.call import CommandCall, Reply
 from qubo_compress.commands.solve import SOLUTION
 from qubo_compress.errors import CorruptArtifact, WrongUsage
 from qubo_compress.latency import LatencyTable
@@ -26,14 +26,14 @@ WHAT = "a file of this library"
 MOST_SHOWN = 20
 
 
-def run(job: Job) -> Answer:
+def run(call: CommandCall) -> Reply:
     """Say what a file is, after all of it was checked."""
-    if job.file is None:
+    if call.file is None:
         raise WrongUsage("FILE is missing: name a network, a plan, a table, a problem, a solution or a latency table")
-    values = described(job.file)
+    values = described(call.file)
     width = max(len(name) for name in values)
     shown = [f"{name.replace('_', ' ').ljust(width)}  {_said(value)}" for name, value in values.items()]
-    return Answer(values, shown)
+    return Reply(values, shown)
 
 
 def described(path: Path) -> dict[str, Any]:

@@ -8,25 +8,25 @@ from typing import Any
 from torch import nn
 
 from qubo_compress.commands.arguments import batches_of, measurement_of, model_of
-from qubo_compress.commands.job import Answer, Job
+from qubo_compress.commands.call import CommandCall, Reply
 from qubo_compress.errors import InvalidOption
 from qubo_compress.sensitivity import Forecast, SensitivityTable, estimate, measure
 from qubo_compress.sensitivity.measurement import CHANNELS
 
 
-def run(job: Job) -> Answer:
+def run(call: CommandCall) -> Reply:
     """Measure, and write the table."""
-    path = job.output("table")
-    if CHANNELS.fullmatch(job.recipe.groups or ""):
+    path = call.output("table")
+    if CHANNELS.fullmatch(call.recipe.groups or ""):
         raise InvalidOption(
-            f"groups ({job.where('groups')}): a table about channels cannot be saved, because it holds the network; "
+            f"groups ({call.where('groups')}): a table about channels holds the network, so it cannot be saved; "
             "use 'qubo-compress compress' with a cache folder, which an interrupted measurement resumes from"
         )
-    arguments = measurement_of(job)
-    model, batches = model_of(job), batches_of(job, "data")
-    if job.dry_run:
+    arguments = measurement_of(call)
+    model, batches = model_of(call), batches_of(call, "data")
+    if call.dry_run:
         return forecast_answer(forecast(model, batches, arguments, held_out=False))
-    table = measure(model, batches, progress=job.progress, **arguments)
+    table = measure(model, batches, progress=call.progress, **arguments)
     table.save(path)
     return _answer(path, table)
 
@@ -36,12 +36,12 @@ def forecast(model: nn.Module, batches: Any, arguments: dict[str, Any], held_out
     return estimate(model, batches, held_out=held_out, **arguments)
 
 
-def forecast_answer(found: Forecast) -> Answer:
+def forecast_answer(found: Forecast) -> Reply:
     """The estimate of a dry run."""
-    return Answer({"dry_run": True, **asdict(found)}, [str(found), "dry run: nothing was measured or written"])
+    return Reply({"dry_run": True, **asdict(found)}, [str(found), "dry run: nothing was measured or written"])
 
 
-def _answer(path: Any, table: SensitivityTable) -> Answer:
+def _answer(path: Any, table: SensitivityTable) -> Reply:
     least = table.fixed_costs["bytes"] + sum(
         int(table.costs["bytes"][start:stop].min())
         for start, stop in zip(table.offsets[:-1], table.offsets[1:], strict=True)
@@ -59,4 +59,4 @@ def _answer(path: Any, table: SensitivityTable) -> Answer:
         f"the network has {layout.original_bytes:,} bytes; budgets from {least:,} bytes (ratio "
         f"{layout.original_bytes / least:.1f}) can be solved",
     ]
-    return Answer(values, shown)
+    return Reply(values, shown)

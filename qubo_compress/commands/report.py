@@ -5,23 +5,23 @@ from __future__ import annotations
 from qubo_compress.artifact import load
 from qubo_compress.audits import audit
 from qubo_compress.commands.arguments import batches_of, budget_of, given_only, model_of, reading_of
+from qubo_compress.commands.call import SIZES, CommandCall, Reply
 from qubo_compress.commands.compress import facts_of
-from qubo_compress.commands.job import SIZES, Answer, Job
 from qubo_compress.pipeline.review import review
 from qubo_compress.plan import Plan
 from qubo_compress.sensitivity import SensitivityTable
 
 
-def run(job: Job) -> Answer:
+def run(call: CommandCall) -> Reply:
     """Judge the plan, and write the page."""
-    path, outputs = job.output("report"), job.recipe.outputs
-    job.needed("outputs.plan")
-    table, plan = SensitivityTable.load(job.needed("outputs.table")), Plan.load(job.needed("outputs.plan"))
-    budget = budget_of(job) if any(key in job.places for key in SIZES) else None
-    model, batches = model_of(job), batches_of(job, "validation", "data")
+    path, outputs = call.output("report"), call.recipe.outputs
+    call.needed("outputs.plan")
+    table, plan = SensitivityTable.load(call.needed("outputs.table")), Plan.load(call.needed("outputs.plan"))
+    budget = budget_of(call) if any(key in call.places for key in SIZES) else None
+    model, batches = model_of(call), batches_of(call, "validation", "data")
     network = None if outputs.network is None else load(outputs.network, model)
-    reading = reading_of(job)
+    reading = reading_of(call)
     result = review(model, table, plan, batches, network, **given_only(budget=budget), **reading)
     found = audit(model, result.model, batches, **reading)
     result.report(path, audit=found)
-    return Answer(facts_of(result, {"report": path}), [f"wrote {path}"])
+    return Reply(facts_of(result, {"report": path}), [f"wrote {path}"])

@@ -120,7 +120,7 @@ class OutputSettings:
     export: Annotated[Path | None, About("--export", "File or folder for other programs.")] = None
     report: Annotated[Path | None, About("--report", "Report, one HTML file.")] = None
     audit: Annotated[Path | None, About("--audit", "Audit, one HTML file.")] = None
-    solution: Annotated[Path | None, About("--solution", "Answer to a problem file, as JSON.")] = None
+    solution: Annotated[Path | None, About("--solution", "Reply to a problem file, as JSON.")] = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from qubo_compress._internal.checked_json import with_checksum
 from qubo_compress._internal.files import write_atomically
 from qubo_compress.commands.arguments import budget_of, given_only, solver_of
-from qubo_compress.commands.job import Answer, Job, plain
+from qubo_compress.commands.call import CommandCall, Reply, plain
 from qubo_compress.errors import WrongUsage
 from qubo_compress.problem import ChoiceProblem
 from qubo_compress.sensitivity import SensitivityTable
@@ -20,26 +20,28 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C; the best answer so far is written."""
 
 
-def run(job: Job) -> Answer:
+def run(call: CommandCall) -> Reply:
     """Solve, and write the plan or the answer."""
-    recipe = job.recipe
-    solver = solver_of(job)
+    recipe = call.recipe
+    solver = solver_of(call)
     settings = given_only(time_limit=recipe.solver.time_limit, work_limit=recipe.solver.work_limit, seed=recipe.seed)
     if recipe.problem is not None and recipe.outputs.table is not None:
-        raise WrongUsage(f"give a table ({job.where('outputs.table')}) or a problem ({job.where('problem')}), not both")
+        raise WrongUsage(
+            f"give a table ({call.where('outputs.table')}) or a problem ({call.where('problem')}), not both"
+        )
     if recipe.problem is not None:
-        path = job.output("solution")
+        path = call.output("solution")
         found = solve(ChoiceProblem.load(recipe.problem), solver, **settings)
         values = {**_facts(found), "choices": dict(found.choices)}
         text = with_checksum({"format": SOLUTION, **plain(values)}, indent=1)
         write_atomically(path, lambda handle: handle.write(text))
         return _answer({"solution": path, **values}, found, [f"{path}: {_said(found)}"])
-    return _plan(job, solver, settings)
+    return _plan(call, solver, settings)
 
 
-def _plan(job: Job, solver: Any, settings: dict[str, Any]) -> Answer:
-    path, budget = job.output("plan"), budget_of(job)
-    table = SensitivityTable.load(job.needed("outputs.table"))
+def _plan(call: CommandCall, solver: Any, settings: dict[str, Any]) -> Reply:
+    path, budget = call.output("plan"), budget_of(call)
+    table = SensitivityTable.load(call.needed("outputs.table"))
     found = solve(table.problem(budget), solver, **settings)
     plan = table.plan(found)
     plan.save(path)
@@ -54,11 +56,11 @@ def _plan(job: Job, solver: Any, settings: dict[str, Any]) -> Answer:
     return _answer(values, found, shown)
 
 
-def _answer(values: dict[str, Any], found: Solution, shown: list[str]) -> Answer:
+def _answer(values: dict[str, Any], found: Solution, shown: list[str]) -> Reply:
     notes = [f"note: {note}" for note in found.notes]
     if found.interrupted:
         notes.append("interrupted: this is the best that was found until then")
-    return Answer(values, [*shown, *notes], INTERRUPTED if found.interrupted else 0)
+    return Reply(values, [*shown, *notes], INTERRUPTED if found.interrupted else 0)
 
 
 def _facts(found: Solution) -> dict[str, Any]:

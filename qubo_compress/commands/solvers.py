@@ -11,11 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from qubo_compress._internal.optional import installed
-from qubo_compress.commands.job import Answer, Job
+from qubo_compress.commands.call import CommandCall, Reply
 from qubo_compress.solvers import Solver, names, registry
 
 
-def run(_: Job) -> Answer:
+def run(_: CommandCall) -> Reply:
     """List the registered solvers."""
     found = [_described(name, registry.get(name)) for name in names()]
     table = Table(
@@ -26,7 +26,7 @@ def run(_: Job) -> Answer:
     for one in found:
         needs = ", ".join([*one["requires"], *(["a connection"] if one["remote"] else [])])
         table.add_row(one["name"], _yes(one["installed"]), needs, escape(one["summary"]))
-    return Answer({"solvers": found}, [table])
+    return Reply({"solvers": found}, [table])
 
 
 def _described(name: str, kind: type[Solver]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from qubo_compress._internal.live import BETWEEN, live_bar, tracked
+from qubo_compress._internal.live import BETWEEN, SILENT, live_bar, tracked
 
 
 class Place:
@@ -75,3 +75,11 @@ def test_terminals_get_the_bar_of_rich() -> None:
 def test_steps_are_counted_with_and_without_a_bar() -> None:
     assert list(tracked(3, "recovering", show=True)) == list(tracked(3, "recovering", show=False)) == [0, 1, 2]
     assert list(tracked(0, "recovering", show=True)) == []
+
+
+def test_where_output_is_piped_a_line_now_and_then_says_what_is_left() -> None:
+    stream, times = io.StringIO(), iter([0.0, SILENT / 2, SILENT, SILENT + 1, 2 * SILENT, 3 * SILENT])
+    with live_bar("measuring", 10, Console(file=stream), clock=lambda: next(times)) as advance:
+        for _ in range(5):
+            advance(2)
+    assert stream.getvalue() == "measuring: 40 %, about 8 s left\nmeasuring: 80 %, about 2 s left\n"

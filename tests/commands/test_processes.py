@@ -20,6 +20,10 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 COMMAND = [sys.executable, "-m", "qubo_compress.cli"]
 
+COMPRESS = (
+    "compress --model networks:trained --data networks:data --ratio 3 --solver greedy --network small"
+)
+
 Start = Callable[..., Told]
 
 
@@ -48,7 +52,7 @@ def start(folder: Path) -> Iterator[Start]:
 def test_every_command_runs_as_a_process(folder: Path, start: Start) -> None:
     steps = [
         ("measure", "recipe.yaml"), ("solve", "recipe.yaml"), ("apply", "recipe.yaml"), ("audit", "recipe.yaml"),
-        ("export", "recipe.yaml"), ("report", "recipe.yaml"), ("compress", "recipe.yaml", "--force"),
+        ("export", "recipe.yaml"), ("report", "recipe.yaml"), tuple(COMPRESS.split()),
         ("inspect", "out/net.safetensors"), ("solvers", "--json"), ("--version",),
     ]  # fmt: skip
     assert {step[0] for step in steps} >= {command.name for command in cli.COMMANDS}

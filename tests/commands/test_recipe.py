@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qubo_compress.commands.job import job_of
+from qubo_compress.commands.call import call_of
 from qubo_compress.commands.options import BEHAVIOUR, PANELS, said_by_options
 from qubo_compress.commands.recipe import DEEPEST, LARGEST, Said, read_recipe
 from qubo_compress.commands.settings import Recipe, sections, value_of
@@ -43,8 +43,8 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
 def test_every_setting_is_read_from_a_recipe_and_from_its_option(tmp_path: Path) -> None:
     values = {key: EXAMPLES[setting.form, setting.kind] for key, setting in SETTINGS.items()}
     path = written(tmp_path, yaml.safe_dump(nested(values)))
-    job = job_of(path, {})
-    assert {key: value_of(job.recipe, key) for key in SETTINGS} == values
+    call = call_of(path, {})
+    assert {key: value_of(call.recipe, key) for key in SETTINGS} == values
     options: dict[str, Any] = {}
     for key, value in values.items():
         given = value
@@ -66,16 +66,16 @@ def test_settings_have_options_of_their_own() -> None:
 
 def test_options_override_and_one_size_replaces_another(tmp_path: Path) -> None:
     path = written(tmp_path, "budget: {ratio: 8, macs: 100}\nseed: 3\n")
-    job = job_of(path, {"budget.bytes": Said(500, "--bytes"), "seed": Said(4, "--seed")})
-    budget = job.recipe.budget
-    assert (budget.ratio, budget.bytes, budget.macs, job.recipe.seed) == (None, 500, 100, 4)
-    assert job.where("seed") == "--seed" and job.where("budget.macs") == f"{path}, line 1"
+    call = call_of(path, {"budget.bytes": Said(500, "--bytes"), "seed": Said(4, "--seed")})
+    budget = call.recipe.budget
+    assert (budget.ratio, budget.bytes, budget.macs, call.recipe.seed) == (None, 500, 100, 4)
+    assert call.where("seed") == "--seed" and call.where("budget.macs") == f"{path}, line 1"
 
 
 def test_short_forms_and_empty_values(tmp_path: Path) -> None:
-    recipe = job_of(written(tmp_path, "solver: exact\nmenu: ['quantize(bits=4)']\nseed:\nexport: torch\n"), {}).recipe
+    recipe = call_of(written(tmp_path, "solver: exact\nmenu: ['quantize(bits=4)']\nseed:\nexport: torch\n"), {}).recipe
     assert (recipe.solver.name, recipe.menu.choices, recipe.seed) == ("exact", ("quantize(bits=4)",), None)
-    assert recipe.export.format == "torch" and job_of(written(tmp_path, ""), {}).recipe == Recipe()
+    assert recipe.export.format == "torch" and call_of(written(tmp_path, ""), {}).recipe == Recipe()
 
 
 @pytest.mark.parametrize(

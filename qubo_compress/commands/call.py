@@ -18,7 +18,7 @@ SIZES = ("budget.ratio", "budget.bytes", "budget.bits_per_weight")
 
 
 @dataclass(frozen=True)
-class Job:
+class CommandCall:
     """The settings of one call.
 
     Attributes:
@@ -78,7 +78,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What a command prints when it is done.
 
     Attributes:
@@ -92,7 +92,7 @@ class Answer:
     code: int = 0
 
 
-def job_of(recipe_path: Path | None, options: Mapping[str, Said], **behaviour: Any) -> Job:
+def call_of(recipe_path: Path | None, options: Mapping[str, Said], **behaviour: Any) -> CommandCall:
     """The settings of a recipe, overridden by options.
 
     Raises:
@@ -103,7 +103,7 @@ def job_of(recipe_path: Path | None, options: Mapping[str, Said], **behaviour: A
         said = {key: value for key, value in said.items() if key not in SIZES}
     said |= options
     places = {key: value.where for key, value in said.items() if value.value is not None}
-    return Job(built({key: value.value for key, value in said.items()}), places, **behaviour)
+    return CommandCall(built({key: value.value for key, value in said.items()}), places, **behaviour)
 
 
 def plain(value: Any) -> Any:
