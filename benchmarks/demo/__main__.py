@@ -16,6 +16,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
@@ -24,9 +25,6 @@ from benchmarks.demo import RULE, Compared, Tried, compared, ratio_where_choosin
 from benchmarks.demo.alive import Alive
 from benchmarks.demo.screen import draw, last_screen
 from benchmarks.study import Option, command_line
-
-SECONDS = 3.0
-"""Of each solve."""
 
 
 def main() -> None:
@@ -37,18 +35,18 @@ def main() -> None:
     )  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
     console, started = Console(), time.perf_counter()
-    with Alive(console) as alive:
+    with Alive(console) as alive, TemporaryDirectory() as cache:
         network = qc.example_network()
         tried: list[Tried] = []
         if options.ratio is None:
             console.print(f"The ratio: {RULE}.", highlight=False)
             alive.step("measuring every choice of every layer")
-            table = qc.measure(network.model, network.calibration, seed=options.seed)
+            table = qc.measure(network.model, network.calibration, seed=options.seed, cache=cache)
             alive.step("looking for the ratio")
             tried = ratio_where_choosing_matters(network, table, lambda line: console.print(line, highlight=False))
         ratio = tried[-1].ratio if tried else options.ratio
         alive.step(f"compressing {ratio:g} times: measure, solve, check on validation examples, recover")
-        found = compared(network, ratio, options.seed, SECONDS)
+        found = compared(network, ratio, options.seed, cache)
         alive.step("writing the report")
         files = _written(found, tried, ratio, options.out)
     console.print(last_screen(found, ratio, RULE if tried else "given on the command line"))

@@ -14,6 +14,9 @@ from qubo_compress.audits import paired_change, wilson
 OPPONENTS = ("uniform", "additive")
 """Without choosing per layer, and choosing as if layers did not interact; both are candidates of every run."""
 
+SECONDS = 3.0
+"""Of each solve."""
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -81,7 +84,7 @@ def labels_of(batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def compared(
-    network: qc.ExampleNetwork, ratio: float, seed: int = 0, time_limit: float = 5.0, progress: bool = True
+    network: qc.ExampleNetwork, ratio: float, seed: int = 0, cache: str | None = None, progress: bool = True
 ) -> Compared:
     """Compress to a ratio, and judge the plan beside the opponents of the same run, recovered in the same way.
 
@@ -90,12 +93,12 @@ def compared(
             with, and test examples, used for the scores alone.
         ratio: original bytes / bytes.
         seed: of the run.
-        time_limit: seconds of each solve.
+        cache: folder of the measurement, if it was made before.
         progress: show bars.
     """
     result = qc.compress(
         network.model, network.calibration, qc.Budget(ratio=ratio), validation=network.validation,
-        time_limit=time_limit, seed=seed, progress=progress,
+        time_limit=SECONDS, seed=seed, cache=cache, progress=progress,
     )  # fmt: skip
     found = [("original", result.plan.original_bytes, network.model)]
     for name in OPPONENTS:

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.demo import RULE, Contender, compared, ratio_where_choosing_matters
-from benchmarks.demo.__main__ import SECONDS
 from benchmarks.demo.screen import COLOURS, draw
 from benchmarks.networks.example import example_of_seed
 from benchmarks.records import RESULTS
@@ -29,7 +28,7 @@ def comparison(options: Any, seed: int) -> dict[str, Any]:
     """The ratio of one network, and its contenders."""
     network = example_of_seed(seed)
     tried = ratio_where_choosing_matters(network, measure(network.model, network.calibration, progress=False), print)
-    found = compared(network, tried[-1].ratio, seed, SECONDS, progress=False)
+    found = compared(network, tried[-1].ratio, seed, progress=False)
     return {
         "ratio": tried[-1].ratio, "uniform_lost_on_calibration": tried[-1].lost, "winner": list(found.winner),
         "contenders": [asdict(one) for one in found.contenders],

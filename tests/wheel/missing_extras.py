@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable
+
+import torch
+from torch import nn
 
 import qubo_compress as qc
 from qubo_compress.errors import MissingDependency
@@ -16,16 +20,20 @@ def solved_by(name: str) -> Callable[[], object]:
     return lambda: qc.solve(PROBLEM, name, time_limit=5.0)
 
 
-def measured(menu: qc.Menu) -> object:
-    """Measure the shipped network on a few examples."""
-    network = qc.example_network()
-    return qc.measure(network.model, network.calibration[:1], menu=menu, progress=False)
+def measured(menu: qc.Menu) -> qc.SensitivityTable:
+    """Measure a tiny network, one of whose layers has a kernel that can be factored."""
+    network = nn.Sequential(nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(16, 3))
+    batch = torch.rand(8, 8, 3, 3), torch.zeros(8, dtype=torch.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it was not trained
+        return qc.measure(network.eval(), [batch], menu=menu, progress=False)
 
 
 def exported() -> object:
     """Export the shipped network, uncompressed."""
     network = qc.example_network()
-    return qc.export(network.model, "network.onnx", [network.test[0][0]])
+    table = qc.measure(network.model, network.calibration[:1], metric="magnitude", progress=False)
+    return qc.export(table.plan({}).apply(network.model), "network.onnx", [network.test[0][0]])
 
 
 USES: dict[str, tuple[str, Callable[[], object]]] = {
