@@ -3,11 +3,12 @@
     python -m benchmarks.studies.channels --network cifar10-resnet20 --examples 2000 --epochs 3
     python -m benchmarks.studies.channels table
 
-``products`` is ``groups="channel"`` with a budget of multiplications; ``torch-pruning`` its own magnitude importance of
-whole groups, ranked over all layers, in small steps until the multiplications fit. It cannot follow shortcuts that pad
-channels (issue 64 of its repository; the forward of the pruned ResNet fails), so there it prunes the inner channels of
-the blocks only. Both results are trained in the same way, by one of two recipes: ``plain`` (labels and the original's
-probabilities, Adam at 0.001) or ``softened`` (mostly the original's probabilities at a temperature of 4, Adam at
+``products`` is ``groups="channel"`` with a budget of multiplications, ``branches`` the same after ``groups="branch"``
+with a looser one; ``torch-pruning`` its own magnitude importance of whole groups, ranked over all layers, in small
+steps until the multiplications fit. It cannot follow shortcuts that pad channels (issue 64 of its repository; the
+forward of the pruned ResNet fails), so there it prunes the inner channels of the blocks only. All results are trained
+in the same way, by one of two recipes: ``plain`` (labels and the original's probabilities, Adam at 0.001) or
+``softened`` (mostly the original's probabilities at a temperature of 4, Adam at
 0.003, images moved by up to four pixels and mirrored), both with a cosine and with batch normalisations in train mode,
 on the same examples for the same epochs. ``repaired`` is ``qc.recover`` without epochs, and with ``--recovered``,
 ``recovered`` is ``qc.recover`` with these epochs and its defaults; torch-pruning's result has no counterpart of either.
@@ -43,14 +44,18 @@ from qubo_compress.network.calls import weight_calls
 
 Forward = Callable[[np.ndarray], np.ndarray]
 
-METHODS = ("products", "torch-pruning")
+METHODS = ("products", "branches", "torch-pruning")
 BATCHES = (1, 32)
+
+BRANCHES_LEAVE = 1.3
+"""Whole branches leave down to so many times the multiplications that are wanted, channels the rest."""
 
 STUDY = Study(
     __doc__, "channels", field="step", network="cifar10-resnet20", examples=[2_000], shares=[0.5], epochs=[3],
     seeds=[0], together=Option([1, 8], "channels of a layer that stay or leave together"),
-    recipes=Option(["softened"], choices=["plain", "softened"]), methods=Option(list(METHODS), choices=METHODS),
-    recovered=Option(False, "also train by qc.recover"), test=Option(2_000, "test examples"), time_limit=10.0,
+    recipes=Option(["softened"], choices=["plain", "softened"]),
+    methods=Option(["products", "torch-pruning"], choices=METHODS), recovered=Option(False, "also train by qc.recover"),
+    test=Option(2_000, "test examples"), time_limit=10.0,
     calibration=Option(512, "examples that measure"), runs=Option(15, "runs of which the fastest counts"),
 )  # fmt: skip
 
@@ -71,6 +76,14 @@ def by_products(model: nn.Module, data: Batches, options: Options, macs: int, to
     return found.plan(solution).apply(model)
 
 
+def by_branches(model: nn.Module, data: Batches, options: Options, macs: int, together: int) -> nn.Module:
+    """The network without the branches that the solved problem removes, and then without such channels."""
+    some, limit = first(data, options.calibration), int(BRANCHES_LEAVE * macs)
+    found = qc.measure(model, some, groups="branch", progress=False)
+    solution = qc.solve(found.problem(qc.Budget(ratio=1, macs=limit)), time_limit=options.time_limit)
+    return by_products(found.plan(solution).apply(model), data, options, macs, together)
+
+
 def by_torch_pruning(model: nn.Module, data: Batches, options: Options, macs: int, together: int) -> nn.Module:
     """The network with the inner channels of its blocks pruned by magnitude."""
     small, example = copy.deepcopy(model), data[0][0][:1]
@@ -86,7 +99,9 @@ def by_torch_pruning(model: nn.Module, data: Batches, options: Options, macs: in
     return small.eval()
 
 
-MAKERS: dict[str, Callable[..., nn.Module]] = {"products": by_products, "torch-pruning": by_torch_pruning}
+MAKERS: dict[str, Callable[..., nn.Module]] = {
+    "products": by_products, "branches": by_branches, "torch-pruning": by_torch_pruning
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -254,7 +269,7 @@ def removed(
     final = trained(applied, loaded.model, data, epochs, seed, RECIPES[recipe])
     training = time.process_time() - started
     models = {"original": loaded.model, "applied": applied, "trained": final}
-    if method == "products":
+    if method != "torch-pruning":
         for name, passes in (("repaired", 0), *((("recovered", epochs),) if epochs and options.recovered else ())):
             models[name] = qc.recover(
                 applied, data, teacher=loaded.model, epochs=passes, seed=seed, max_examples=examples, progress=False
