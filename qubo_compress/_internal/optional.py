@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from types import ModuleType
 
 from qubo_compress.errors import MissingDependency
@@ -37,7 +38,10 @@ def require(module: str, extra: str = "") -> ModuleType:
         qubo_compress.errors.MissingDependency: dwave is needed ... run: pip install dwave-ocean-sdk
     """
     try:
-        return importlib.import_module(module)
+        with warnings.catch_warnings():
+            # In notebooks, packages that import tqdm warn that ipywidgets is missing, which nothing here needs.
+            warnings.filterwarnings("ignore", "IProgress not found")
+            return importlib.import_module(module)
     except ImportError as cause:
         top = module.partition(".")[0]
         package = _PACKAGES.get(module) or _PACKAGES.get(top) or f"'qubo_compress[{extra}]'"

@@ -85,10 +85,10 @@ class Exported:
         return "\n".join([*self._facts(), *lines, *([f"and {more} smaller tensors"] if more else [])])
 
     def _repr_html_(self) -> str:
-        head = ("tensor", "choice", "stored", "bytes", "runs", "faster")
+        head = ("tensor", "choice", "stored", "runs", "faster", "bytes")
         largest = sorted(self.tensors, key=lambda one: -one.nbytes)
-        rows = ((one.name, one.choice, one.form, f"{one.nbytes:,}", one.runs, one.faster) for one in largest)
-        return fragment("Exported", self._facts(), head, rows, names=3, more=" tensors, which are smaller")
+        rows = ((one.name, one.choice, one.form, one.runs, one.faster, f"{one.nbytes:,}") for one in largest)
+        return fragment("Exported", self._facts(), head, rows, names=5, more=" tensors, which are smaller")
 
     def _facts(self) -> list[str]:
         return [

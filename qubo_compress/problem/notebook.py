@@ -23,7 +23,7 @@ def problem_html(problem: ChoiceProblem) -> str:
     if problem.pair_costs is not None:
         energies += " Pairs cost, too."
     return fragment(
-        f"ChoiceProblem: one of {problem.num_choices:,} choices for each of {problem.num_groups:,} groups",
+        f"ChoiceProblem: {problem.num_choices:,} choices in {problem.num_groups:,} groups, one to be picked in each",
         [f"About 10^{digits:.0f} assignments. {energies}"],
         ["budget", "at most", "smallest total", "largest"] if problem.limits.size else [],
         _budgets(problem),
