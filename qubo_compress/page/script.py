@@ -19,6 +19,7 @@ const before = (a, b) => typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : 
 for (const table of document.querySelectorAll("table.sorts")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   heads.forEach((head, column) => {
+    if (!head.textContent.trim()) return;
     const button = document.createElement("button");
     button.append(...head.childNodes);
     head.append(button);

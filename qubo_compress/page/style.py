@@ -75,7 +75,7 @@ footer { color: var(--soft); font-size: 14px; margin-top: 20px; }
 .answers p.note { color: var(--soft); font-size: 13.5px; }
 .answers table { font-size: 13.5px; margin-top: 4px; }
 .answers td, .answers th { padding: 3px 9px 3px 0; white-space: nowrap; font-size: inherit; }
-@media (min-width: 1060px) { .answers { grid-template-columns: 1.2fr 1fr; } }
+@media (min-width: 1060px) { .answers { grid-template-columns: 1.3fr 1fr; } }
 .span { display: block; width: 70px; height: 14px; }
 .strip { display: flex; align-items: flex-end; height: 120px; margin: 18px 0 0 34px; position: relative; gap: 1px;
          border-bottom: 1px solid var(--rule); }

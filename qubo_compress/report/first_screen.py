@@ -110,22 +110,29 @@ def harm(comparison: Comparison) -> Estimate:
 
 
 def against_uniform(result: CompressionResult) -> str:
-    """A few words: how the plan compares with one choice for all layers, as applied."""
+    """A few words: how the plan compares with one choice for all layers; once repaired, where both were."""
     found = dict(opponents(result)).get("uniform")
     if found is None:
         return "No uniform plan fits the budget"
     taken = result.taken.chosen
     if found is taken:
         return "The uniform plan is the best"
-    mine, other = harm(taken.comparison), harm(found.comparison)
+    both = taken.repaired is not None and found.repaired is not None
+    mine, other = (harm(_final(candidate) if both else candidate.comparison) for candidate in (taken, found))
     if not math.isfinite(other.mean):
         return "Uniform destroys the network"
     apart, noise = other.mean - mine.mean, 2 * math.hypot(mine.standard_error, other.standard_error)
     if not apart > noise:
-        return "Not clearly better than uniform"
+        return "Not clearly better than uniform" + ", once repaired" * both
     if taken.comparison.by_divergence and mine.mean > 0:
         return f"{other.mean / mine.mean:.2g} times closer than uniform"
     return f"Loss {number(apart)} below uniform's"
+
+
+def _final(candidate: Candidate) -> Comparison:
+    """The network that would be returned: repaired if that helped."""
+    repaired = candidate.repaired
+    return candidate.comparison if repaired is None or repaired.measure > candidate.comparison.measure else repaired
 
 
 def _alternatives(result: CompressionResult) -> str:

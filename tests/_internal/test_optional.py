@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import dwave.graphs
@@ -81,3 +82,14 @@ def test_embedding_names_minorminer(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_extra_is_named_with_the_package() -> None:
     with pytest.raises(MissingDependency, match=r"^nowhere is needed .* run: pip install 'qubo_compress\[far\]'$"):
         require("nowhere.at_all", "far")
+
+
+def test_packages_that_miss_widgets_are_imported_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "with_bars_ipq.py").write_text("import warnings\nwarnings.warn('IProgress not found. Please update')\n")
+    (tmp_path / "with_news_ipq.py").write_text("import warnings\nwarnings.warn('something else')\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        require("with_bars_ipq")
+    with pytest.warns(UserWarning, match="something else"):
+        require("with_news_ipq")

@@ -10,12 +10,13 @@ import pytest
 from qubo_compress.pipeline.compress import CompressionResult
 from qubo_compress.report import facts
 from qubo_compress.report.first_screen import against_uniform, first_screen, opponents, trusted
+from qubo_compress.selection.candidates import Candidate
 from qubo_compress.selection.comparison import Estimate
 
 
 def _with(result: CompressionResult, mine: Estimate, uniform: Estimate | None) -> CompressionResult:
     """The result with a taken plan and, maybe, a uniform one of given divergences."""
-    base = result.taken.candidates[0]
+    base = dataclasses.replace(result.taken.candidates[0], repaired=None)
     taken = dataclasses.replace(
         base, name="solver", also=(), comparison=dataclasses.replace(base.comparison, divergence=mine)
     )
@@ -43,6 +44,25 @@ def test_better_is_said_only_beyond_the_noise(
     made = _with(result, mine, uniform)
     assert against_uniform(made) == said
     assert said in first_screen(made)
+
+
+def test_repaired_plans_are_compared_once_repaired(result: CompressionResult) -> None:
+    made = _with(result, Estimate(0.1, 0.01), Estimate(0.4, 0.02))
+    taken, uniform = made.rounds[0].candidates
+
+    def repaired(base: Candidate, mean: float) -> Candidate:
+        return dataclasses.replace(
+            base, repaired=dataclasses.replace(base.comparison, divergence=Estimate(mean, 0.002))
+        )
+
+    def told(*candidates: Candidate) -> str:
+        turn = dataclasses.replace(made.rounds[0], candidates=candidates)
+        return against_uniform(dataclasses.replace(made, rounds=(turn,)))
+
+    assert told(repaired(taken, 0.01), repaired(uniform, 0.011)) == "Not clearly better than uniform, once repaired"
+    assert told(repaired(taken, 0.01), repaired(uniform, 0.05)) == "5 times closer than uniform"
+    assert told(repaired(taken, 0.7), repaired(uniform, 0.3)) == "3 times closer than uniform", "a repair that harms"
+    assert told(repaired(taken, 0.01), uniform) == "4 times closer than uniform", "as applied: uniform was not repaired"
 
 
 def test_every_alternative_is_a_row_and_its_own_plan_is_named(
