@@ -21,7 +21,7 @@ from benchmarks.networks import load
 from benchmarks.records import Record, table
 from benchmarks.study import Options, Study, grid
 
-NETWORKS = ("cifar10-resnet20", "imagenet-efficientnet-lite0")
+NETWORKS = ("cifar10-resnet20", "fashion-mnist-vit", "text-gpt", "imagenet-efficientnet-lite0")
 MENU = ["quantize(bits=4)", "quantize(bits=8)", "quantize(bits=8,activations=8)"]
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Of the way from the fastest to the slowest network."""

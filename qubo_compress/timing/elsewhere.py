@@ -22,8 +22,6 @@ from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.timing.runtimes import Clock, Stopwatch, processor
 
 RUNTIMES = ("onnxruntime", "openvino")
-ROUNDS = 3
-"""Both networks are timed this many times in turns, and the least median of each counts: load hits both alike."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,7 @@ def _in_runtime(
             export(network, path, batches, runtime=watch.runtime) for network, path in zip(networks, paths, strict=True)
         ]
         runners = [watch.runner(path.read_bytes(), timed) for path in paths]
-        small_time, plain_time = watch.least_of_turns(runners, ROUNDS)
+        small_time, plain_time = watch.least_of_turns(runners)
     return InRuntime(
         watch.runtime, watch.version, found[0].nbytes, found[1].nbytes, small_time, plain_time, found[0].agreement
     )

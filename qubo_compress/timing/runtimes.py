@@ -32,6 +32,12 @@ RUNTIMES = ("onnxruntime", "openvino", "torch")
 WARM_UP = 3
 """Runs before the first one that counts: memory is allocated and kernels are chosen in them."""
 
+ROUNDS = 3
+"""Programs that take turns are timed this many times, and the least median of each counts: load only adds."""
+
+SHORTEST, MOST_REPEATS = 2e-3, 200
+"""Shorter programs are run several times, at most so many, for a time of so many seconds: clocks have a grain."""
+
 Clock = Callable[[], float]
 
 
@@ -70,19 +76,27 @@ class Stopwatch:
             compression: what it carries.
             inputs: of one run.
         """
-        if self.runtime == "torch":
+        return self._timed(self.program(small, compression, inputs))
+
+    def program(self, small: nn.Module, compression: Compression, inputs: Inputs) -> Callable[[], Any]:
+        """Runs a compressed network on the inputs."""
+        if self.runtime != "torch":
+            return self.runner(onnx_bytes(small, compression, [inputs], OnnxSettings(self.runtime)), inputs)
+
+        def run() -> None:
             before = torch.get_num_threads()
             torch.set_num_threads(self.threads)
             try:
                 with torch.no_grad():
-                    return self._timed(lambda: run_model(small, inputs))
+                    run_model(small, inputs)
             finally:
                 torch.set_num_threads(before)
-        return self._timed(self.runner(onnx_bytes(small, compression, [inputs], OnnxSettings(self.runtime)), inputs))
 
-    def least_of_turns(self, runs: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+        return run
+
+    def least_of_turns(self, runs: Sequence[Callable[[], Any]]) -> list[float]:
         """Milliseconds of several programs that take turns, so that load hits all alike: the least median of each."""
-        taken = [[self._timed(run) for run in runs] for _ in range(rounds)]
+        taken = [[self._timed(run) for run in runs] for _ in range(ROUNDS)]
         return [min(times) for times in zip(*taken, strict=True)]
 
     def runner(self, data: bytes, inputs: Inputs) -> Callable[[], Any]:
@@ -92,11 +106,15 @@ class Stopwatch:
     def _timed(self, run: Callable[[], Any]) -> float:
         for _ in range(WARM_UP):
             run()
+        started = self.clock()
+        run()
+        repeats = max(1, min(MOST_REPEATS, int(SHORTEST / max(self.clock() - started, SHORTEST / MOST_REPEATS))))
         found = []
         for _ in range(self.runs):
             started = self.clock()
-            run()
-            found.append(self.clock() - started)
+            for _ in range(repeats):
+                run()
+            found.append((self.clock() - started) / repeats)
         return 1e3 * float(np.median(found))
 
     def _by_onnx(self, data: bytes, inputs: Inputs) -> Callable[[], Any]:
@@ -149,7 +167,7 @@ def measured_latency(
         example: inputs of one run: the batch counts. Of a pair (inputs, labels) the inputs are taken.
         runtime: ``"onnxruntime"``, ``"openvino"`` or ``"torch"``.
         threads: of the runtime.
-        runs: that count, after three that do not.
+        runs: of which a median is taken, after three that do not count; a short network is run several times in each.
         clock: returns seconds.
 
     Raises:
@@ -163,4 +181,4 @@ def measured_latency(
     watch, model = Stopwatch(runtime, threads, runs, clock), unwrapped(model)
     refuse_without_values(model)
     inputs = checked_batches(example, model)[0]
-    return watch.milliseconds(model, carried_or_kept(model), inputs)
+    return watch.least_of_turns([watch.program(model, carried_or_kept(model), inputs)])[0]

@@ -3,7 +3,8 @@
 A layer alone costs a call of the runtime and the way of its inputs and outputs, which a network pays once. So a layer's
 time is that of its file less that of an empty file with the same input. In the network runtimes fuse what is between
 layers, and convert between integers and floating point where neighbours differ. So whole networks are timed as well:
-one for each form in every layer that takes it, and some with random forms. With s(g, c) the time of layer g alone in
+one for each form in every layer that takes it, and some with random forms; they take turns, three times, and the least
+median of each counts, because load on the machine only adds. With s(g, c) the time of layer g alone in
 form c, the prediction is
 
     T = r + sum_g k_c(g) s(g, c(g)),     r, k_c >= 0,
@@ -14,8 +15,9 @@ fitted to these networks by least squares of relative errors.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +103,7 @@ def latency_table(
     bench = _Bench.of(net, example, discover(net, groups), menu or Menu(), watch)
     singles = bench.singles()
     plans = bench.anchors(mixed, np.random.default_rng(whole("seed", seed)))
-    measured = [bench.whole(plan) for plan in plans]
+    measured = watch.least_of_turns([bench.whole(plan) for plan in plans])
     rest, factors = fitted([bench.sums(plan, singles) for plan in plans], measured)
     layers = {
         layer.group.name: {
@@ -209,14 +211,14 @@ class _Bench:
             found[form] = found.get(form, 0.0) + singles[layer.group.name, form]
         return found
 
-    def whole(self, plan: Mapping[str, str]) -> float:
-        """Milliseconds of the network with the forms of a plan."""
+    def whole(self, plan: Mapping[str, str]) -> Callable[[], Any]:
+        """Runs the network with the forms of a plan."""
         tensors, chosen = NetworkTensors(self.net), dict[str, tuple[str, Stored]]()
         for layer, offered in zip(self.layers, self.offered, strict=True):
             operator = parse(form_of(offered[plan[layer.group.name]]))
             stored = stored_in_form(layer, operator, layer.group, tensors.parts(layer.group))
             chosen[layer.group.name] = choice_name(operator), stored
-        return self.watch.milliseconds(*compressed(self.net, self.layout, chosen), self.example)
+        return self.watch.program(*compressed(self.net, self.layout, chosen), self.example)
 
 
 def _drawn(weights: npt.NDArray[np.float64], generator: np.random.Generator) -> int:
