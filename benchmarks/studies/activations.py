@@ -3,7 +3,7 @@
     python -m benchmarks.studies.activations [--networks cifar10-resnet20] [table]
 
 Ours: every layer that takes it as ``quantize(bits=8,activations=8)``, and the plan of least predicted loss with 1.25
-times the bit operations of that. Others: onnxruntime's static quantization and NNCF's post-training quantization of our
+times the bit operations of that. Others: onnxruntime's static quantization and NNCF's post-training quantization of torch's
 float32 file. All are calibrated on the same examples and scored on the same test examples. One thread. Milliseconds are
 CPU time, the median of runs that alternate with those of the float32 file, so that a loaded machine slows both.
 """
@@ -11,24 +11,19 @@ CPU time, the median of runs that alternate with those of the float32 file, so t
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import nncf
-import numpy as np
-import onnxruntime
-import openvino
 import torch
-from onnxruntime import quantization
-from torch import Tensor, nn
+from torch import nn
 
 import qubo_compress as qc
 from benchmarks.networks import first, load
 from benchmarks.records import Record, table
+from benchmarks.rivals import nbytes, nncf_quantization, static_quantization
+from benchmarks.runtimes import AT_ONCE, RUNTIMES, Running, accuracy, float_file, milliseconds, running
 from benchmarks.study import Options, Study, grid
 
 NETWORKS = ("cifar10-resnet20", "imagenet-efficientnet-lite0", "fashion-mnist-vit", "text-gpt")
@@ -39,59 +34,7 @@ MENU = ["quantize(bits=8)", UNIFORM, "fold(bits=16)", "cast(bits=16)"]
 MORE = 1.25
 """Bit operations of the chosen plan, relative to those of the uniform one."""
 
-AT_ONCE = 32
-
 STUDY = Study(__doc__, "activations", networks=list(NETWORKS), examples=200, scored=1000, runs=15)
-
-Running = Callable[[np.ndarray], np.ndarray]
-
-
-def by_onnxruntime(path: Path) -> Running:
-    """A session of one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda inputs: np.asarray(session.run(None, {name: inputs})[0])
-
-
-def by_openvino(model: Any) -> Running:
-    """A compiled model of one thread; what is not integer is float32."""
-    settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(model, "CPU", settings)
-    request = compiled.create_infer_request()
-    return lambda inputs: np.asarray(request.infer([inputs])[compiled.output(0)])
-
-
-class _Reader(quantization.CalibrationDataReader):
-    """Calibration inputs for onnxruntime's tool."""
-
-    def __init__(self, name: str, inputs: np.ndarray) -> None:
-        self._left = iter({name: part} for part in np.array_split(inputs, max(1, len(inputs) // AT_ONCE)))
-
-    def get_next(self) -> Any:
-        return next(self._left, None)
-
-
-def by_their_tool(plain: Path, inputs: np.ndarray, folder: Path) -> Path:
-    """The file of onnxruntime's static quantization: unsigned activations, signed weights by channel."""
-    prepared, made = folder / "prepared.onnx", folder / "static.onnx"
-    quantization.quant_pre_process(plain, prepared)
-    name = onnxruntime.InferenceSession(prepared).get_inputs()[0].name
-    quantization.quantize_static(
-        prepared, made, _Reader(name, inputs), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
-        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-    )  # fmt: skip
-    return made
-
-
-def by_nncf(plain: Path, inputs: np.ndarray, text: bool) -> Any:
-    """NNCF's post-training quantization of a model of OpenVINO."""
-    model = openvino.Core().read_model(plain)
-    parts = [inputs[number : number + 1] for number in range(len(inputs))]
-    kind = nncf.ModelType.TRANSFORMER if text else None
-    return nncf.quantize(model, nncf.Dataset(parts), subset_size=len(parts), model_type=kind)
 
 
 def ours(model: nn.Module, batches: Iterable[Any]) -> Iterator[tuple[str, nn.Module, qc.Plan]]:
@@ -114,40 +57,17 @@ def runners(network: str, folder: Path, examples: int) -> Iterator[tuple[str, st
     inputs = torch.cat([batch[0] for batch in loaded.calibration])[:examples]
     axes = (0, 1) if network == TEXT else (0,)
     for name, small, _ in ours(loaded.model, loaded.calibration):
-        for runtime in ("onnxruntime", "openvino"):
+        for runtime in RUNTIMES:
             path = folder / f"{name}-{runtime}.onnx"
             found = qc.export(small, path, inputs[:64], runtime=runtime, dynamic=axes)
-            yield runtime, name, by_onnxruntime(path) if runtime == "onnxruntime" else by_openvino(path), found.nbytes
-    plain = folder / "float32-onnxruntime.onnx"
-    static = by_their_tool(plain, inputs.numpy(), folder)
-    yield "onnxruntime", "onnxruntime's static quantization", by_onnxruntime(static), static.stat().st_size
-    theirs = by_nncf(plain, inputs.numpy(), network in (TEXT, "fashion-mnist-vit"))
-    openvino.save_model(theirs, folder / "nncf.xml", compress_to_fp16=False)
-    yield "openvino", "NNCF post-training", by_openvino(theirs), (folder / "nncf.bin").stat().st_size
-
-
-def accuracy(run: Running, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Share of right answers, of classes or of next tokens."""
-    right = total = 0
-    for inputs, targets in batches:
-        for start in range(0, len(inputs), AT_ONCE):
-            found = run(inputs[start : start + AT_ONCE].numpy()).argmax(-1)
-            wanted = targets[start : start + AT_ONCE].numpy()
-            right, total = right + int((found == wanted).sum()), total + wanted.size
-    return right / total
-
-
-def milliseconds(runs: dict[str, Running], inputs: np.ndarray, count: int) -> dict[str, float]:
-    """Median CPU milliseconds of several programs, which take turns."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run(inputs), run(inputs)
-    for _ in range(count):
-        for name, run in runs.items():
-            begin = time.process_time()
-            run(inputs)
-            taken[name].append(1e3 * (time.process_time() - begin))
-    return {name: statistics.median(values) for name, values in taken.items()}
+            yield runtime, name, running(runtime, path), found.nbytes
+    plain, static, theirs = (folder / name for name in ("plain.onnx", "static.onnx", "nncf.xml"))
+    # torch's own file: NNCF finds no weights to round in transformers of ours.
+    float_file(loaded.model, inputs, plain, axes)
+    static_quantization(plain, inputs.numpy(), static, "MinMax", "all operators")
+    yield "onnxruntime", "onnxruntime's static quantization", running("onnxruntime", static), nbytes(static)
+    nncf_quantization(plain, inputs.numpy(), theirs, "performance", network in (TEXT, "fashion-mnist-vit"))
+    yield "openvino", "NNCF post-training", running("openvino", theirs), nbytes(theirs)
 
 
 @STUDY.step(lambda options: grid(network=options.networks))
@@ -158,11 +78,11 @@ def files(options: Options, network: str) -> Iterator[Record]:
     inputs = test[0][0]
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
         found = list(runners(network, Path(folder), options.examples))
-        for runtime in ("onnxruntime", "openvino"):
+        for runtime in RUNTIMES:
             runs = {name: run for kind, name, run, _ in found if kind == runtime}
             sizes = {name: size for kind, name, _, size in found if kind == runtime}
             taken = {}
-            for batch, count in ((1, 4 * options.runs), (AT_ONCE, options.runs // 2)):
+            for batch, count in ((1, options.runs), (AT_ONCE, options.runs // 2)):
                 taken[batch] = milliseconds(runs, inputs[:batch].numpy(), count)
             for name, run in runs.items():
                 yield {

@@ -10,18 +10,13 @@ unpacks the weights of convolutions once when the file is loaded.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-import openvino
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +24,7 @@ import qubo_compress as qc
 from benchmarks.networks import first, load
 from benchmarks.networks.attention import ByteGPT
 from benchmarks.records import table
+from benchmarks.runtimes import Running, by_onnxruntime, by_openvino, float_file, milliseconds
 from benchmarks.study import Options, Study, grid
 
 NETWORKS = ("cifar10-resnet20", "imagenet-efficientnet-lite0", "fashion-mnist-vit", "text-gpt")
@@ -40,44 +36,8 @@ SCORED = 1_000
 """Test examples, or windows of text, that a file is scored on."""
 
 RUNS = 15
-LONGEST = 8.0
-"""CPU seconds of timing one file at one batch, at most, once three runs are there."""
 
 STUDY = Study(__doc__, "export", networks=list(NETWORKS), examples=200, folder="out/export")
-
-Running = Callable[[np.ndarray], np.ndarray]
-
-
-def by_onnxruntime(path: Path, unpacked: bool = False) -> Running:
-    """A session of one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if unpacked:
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda inputs: np.asarray(session.run(None, {name: inputs})[0])
-
-
-def by_openvino(path: Path) -> Running:
-    """A compiled model of one thread."""
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_NUM_THREADS": "1"})
-    request = compiled.create_infer_request()
-    return lambda inputs: np.asarray(request.infer([inputs])[compiled.output(0)])
-
-
-def float_file(model: nn.Module, inputs: Tensor, path: Path, axes: tuple[int, ...]) -> None:
-    """Torch's own export, with its optimisations."""
-    shapes = (dict.fromkeys(axes, torch.export.Dim.AUTO),)
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(model, (inputs[:2],), dynamic_shapes=shapes, dynamo=True, verbose=False)
-    torch.backends.mha.set_fastpath_enabled(before)
-    program.save(path)
 
 
 @dataclass(frozen=True)
@@ -126,23 +86,6 @@ def compressed(options: Options, network: str) -> tuple[nn.Module, Any]:
     return result.model, loaded
 
 
-def milliseconds(runs: dict[str, Running], inputs: np.ndarray) -> dict[str, float]:
-    """Median CPU milliseconds of several programs, which take turns."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run(inputs)
-    for number in range(RUNS):
-        for name, run in runs.items():
-            if number >= 3 and sum(taken[name]) > 1e3 * LONGEST:
-                continue
-            repeats = 1 if not taken[name] else max(1, min(50, int(20 / max(taken[name][0], 1e-3))))
-            begin = time.process_time()
-            for _ in range(repeats):
-                run(inputs)
-            taken[name].append(1e3 * (time.process_time() - begin) / repeats)
-    return {name: statistics.median(values) for name, values in taken.items()}
-
-
 def batches_of(text: bool, inputs: Tensor) -> Iterator[tuple[str, np.ndarray]]:
     """Inputs to time: one row at a time, one example, 32 examples."""
     if text:
@@ -160,7 +103,7 @@ def records_of(
     with tempfile.TemporaryDirectory() as folder:
         found = files(small, original, inputs[:32], Path(folder), (0, 1) if text else (0,))
         runs = {one.name: one.run for one in found}
-        times = {name: milliseconds(runs, given) for name, given in batches_of(text, inputs)}
+        times = {name: milliseconds(runs, given, RUNS) for name, given in batches_of(text, inputs)}
         with torch.no_grad():
             wanted = torch.cat([original(part).argmax(-1) for part in inputs.split(BATCH)])
         for one in found:
