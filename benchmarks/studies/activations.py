@@ -3,9 +3,10 @@
     python -m benchmarks.studies.activations [--networks cifar10-resnet20] [table]
 
 Ours: every layer that takes it as ``quantize(bits=8,activations=8)``, and the plan of least predicted loss with 1.25
-times the bit operations of that. Others: onnxruntime's static quantization and NNCF's post-training quantization of torch's
-float32 file. All are calibrated on the same examples and scored on the same test examples. One thread. Milliseconds are
-CPU time, the median of runs that alternate with those of the float32 file, so that a loaded machine slows both.
+times the bit operations of that. Others: onnxruntime's static quantization and NNCF's post-training quantization of
+torch's float32 file. All are calibrated on the same examples and scored on the same test examples. One thread.
+Milliseconds are CPU time, the median of runs that alternate with those of the float32 file, so that a loaded machine
+slows both.
 """
 
 from __future__ import annotations
