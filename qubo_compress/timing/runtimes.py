@@ -36,7 +36,7 @@ ROUNDS = 3
 """Programs that take turns are timed this many times, and the least median of each counts: load only adds."""
 
 SHORTEST, MOST_REPEATS = 2e-3, 200
-"""Shorter programs are run several times, at most so many, for a time of so many seconds: clocks have a grain."""
+"""Shorter programs are run several times, at most this many, for a time of this many seconds: clocks have a grain."""
 
 Clock = Callable[[], float]
 
