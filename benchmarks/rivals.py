@@ -16,11 +16,10 @@ import torch
 import torch_pruning
 from onnxruntime import quantization
 from torch import Tensor, nn
-from torch.nn import functional
 
 from benchmarks.networks import Batches
 from benchmarks.runtimes import AT_ONCE, Running, by_onnxruntime, by_openvino, cross_entropy
-from qubo_compress.network.calls import weight_calls
+from benchmarks.studies.channels import multiplications
 
 CALIBRATORS = ("MinMax", "Entropy", "Percentile")
 PRODUCTS = ["Conv", "MatMul", "Gemm"]
@@ -106,14 +105,6 @@ def nbytes(path: Path) -> int:
     return sum(one.stat().st_size for one in {path, path.with_suffix(".bin")} if one.exists())
 
 
-def multiplications(model: nn.Module, example: Tensor) -> int:
-    """Multiplications by weights of one example."""
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        calls = weight_calls(lambda: model(example[:1]), parameters)
-    return sum(call.multiplies * parameters[name].numel() for name, seen in calls.items() for call in seen)
-
-
 def by_torch_pruning(model: nn.Module, example: Tensor, macs: int, together: int = 1) -> nn.Module:
     """The network pruned by torch-pruning's magnitudes, until the multiplications fit.
 
@@ -140,29 +131,3 @@ def _stays(name: str) -> bool:
     last = name.rpartition(".")[2]
     stream = ("conv1", "linear", "_fc", "head", "token", "position", "patches", "query", "key", "value", "output")
     return name in stream or last in ("conv2", "down", "linear2", "self_attn", *stream[-4:])
-
-
-def trained(
-    model: nn.Module, teacher: nn.Module, data: Batches, epochs: int, seed: int = 0, rows_at_once: int = 125
-) -> nn.Module:
-    """A copy after training on labels and the teacher's probabilities: Adam with a cosine."""
-    torch.manual_seed(seed)
-    model = copy.deepcopy(model).train()
-    inputs, labels = torch.cat([batch for batch, _ in data]), torch.cat([answers for _, answers in data])
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    steps = epochs * -(-len(inputs) // rows_at_once)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=max(2, steps), pct_start=0.1)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(inputs)).split(rows_at_once):
-            with torch.no_grad():
-                goal = teacher(inputs[rows]).flatten(0, -2).log_softmax(-1)
-            found = model(inputs[rows]).flatten(0, -2)
-            loss = functional.cross_entropy(found, labels[rows].flatten())
-            loss = loss + functional.kl_div(found.log_softmax(-1), goal, log_target=True, reduction="batchmean")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return model.eval()

@@ -152,9 +152,9 @@ def trained(model: nn.Module, teacher: nn.Module, data: Batches, epochs: int, se
         for rows in torch.randperm(len(inputs)).split(125):
             given = moved(inputs[rows], recipe.shift)
             with torch.no_grad():
-                goal = (teacher(given) / heat).log_softmax(1)
-            found = model(given)
-            loss = recipe.labels * functional.cross_entropy(found, labels[rows])
+                goal = (teacher(given).flatten(0, -2) / heat).log_softmax(1)
+            found = model(given).flatten(0, -2)
+            loss = recipe.labels * functional.cross_entropy(found, labels[rows].flatten())
             apart = functional.kl_div((found / heat).log_softmax(1), goal, log_target=True, reduction="batchmean")
             loss = loss + heat**2 * apart
             optimizer.zero_grad()

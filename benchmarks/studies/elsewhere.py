@@ -6,7 +6,7 @@ Rows: torch's own float32 export; our best plan at 8x of weights alone; every la
 ``quantize(bits=8,activations=8)``; half of the multiplications by ``groups="channel"``, recovered, in float32 and then
 in 8 bits; onnxruntime's static quantization (three calibrators, all operators or products alone) and NNCF (two
 presets), of which the settings of least cross-entropy on the calibration examples count; torch-pruning's magnitudes at
-half of the multiplications with the same training, in float32 and then by each runtime's own tool. All see the same
+half of the multiplications, trained by the same recipe, in float32 and then by each runtime's own tool. All see the same
 calibration and training examples, and are scored on the same test examples, in the runtime. One thread. Milliseconds
 are CPU time, the median of runs that alternate with those of the float32 file, so that a loaded machine slows all
 alike; in brackets, how many times faster than that file.
@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from benchmarks.networks import Batches, Network, first, load
 from benchmarks.records import Record, matching, newest, table
-from benchmarks.rivals import by_torch_pruning, multiplications, nbytes, rounded_by_runtime, trained
+from benchmarks.rivals import by_torch_pruning, nbytes, rounded_by_runtime
 from benchmarks.runtimes import AT_ONCE, RUNTIMES, accuracy, float_file, milliseconds, running
+from benchmarks.studies.channels import RECIPES, Recipe, moved, multiplications, trained
 from benchmarks.study import Option, Options, Study, grid
+from qubo_compress.recovery import Distillation
 
 NETWORKS = ("cifar10-resnet20", "imagenet-efficientnet-lite0", "fashion-mnist-vit", "text-gpt")
 TEXT, TRANSFORMERS = "text-gpt", ("text-gpt", "fashion-mnist-vit")
@@ -38,6 +40,9 @@ TRAINING = {
     "text-gpt": (300, 2),
 }  # fmt: skip
 """Training examples, and epochs on them, after channels left. EfficientNet has no more images here."""
+
+SOFTENED = ("cifar10-resnet20",)
+"""Networks that are trained by the other recipe of the channels study: moved images, softened probabilities."""
 
 WANTED = ("quantize(bits=8,activations=8)", "quantize(bits=8)", "fold(bits=16)", "cast(bits=16)", "keep")
 """What a tensor becomes in 8 bits: the first of these that it can be."""
@@ -87,6 +92,11 @@ class Work:
         """Of training after channels left."""
         return TRAINING[self.network][1] if self.options.epochs is None else self.options.epochs
 
+    @property
+    def recipe(self) -> Recipe:
+        """Of training after channels left, the same for all."""
+        return RECIPES["softened" if self.network in SOFTENED else "plain"]
+
     def path(self, name: str) -> Path:
         """A file of this network."""
         folder = Path(self.options.folder, self.network)
@@ -116,10 +126,12 @@ class Work:
             found = qc.compress(
                 self.loaded.model, some, qc.Budget(ratio=1, macs=macs), groups="channel", progress=False
             )
-            count = TRAINING[self.network][0]
+            recipe = self.recipe
             return qc.recover(
                 found.model, self.loaded.calibration, teacher=self.loaded.model, epochs=self.epochs,
-                max_examples=count, progress=False,
+                max_examples=TRAINING[self.network][0], progress=False, learning_rate=recipe.rate,
+                objective=Distillation(temperature=recipe.temperature, labels=recipe.labels),
+                augment=partial(moved, shift=recipe.shift) if recipe.shift else None,
             )  # fmt: skip
 
         return self.kept(HALF, make)
@@ -142,7 +154,8 @@ class Work:
         if not path.exists():
             macs = multiplications(self.loaded.model, self.example) // 2
             cut = by_torch_pruning(self.loaded.model, self.example, macs)
-            torch.save(trained(cut, self.loaded.model, self.loaded.calibration, self.epochs), path)
+            small = trained(cut, self.loaded.model, self.loaded.calibration, self.epochs, 0, self.recipe)
+            torch.save(small, path)
         found: nn.Module = torch.load(path, weights_only=False)
         return found.eval()
 
