@@ -7,9 +7,9 @@ Rows: torch's own float32 export; our best plan at 8x of weights alone; every la
 in 8 bits; onnxruntime's static quantization (three calibrators, all operators or products alone) and NNCF (two
 presets), of which the settings of least cross-entropy on the calibration examples count; torch-pruning's magnitudes at
 half of the multiplications, trained by the same recipe, in float32 and then by each runtime's own tool. All see the
-same calibration and training examples, and are scored on the same test examples, in the runtime. One thread. Milliseconds
-are CPU time, the median of runs that alternate with those of the float32 file, so that a loaded machine slows all
-alike; in brackets, how many times faster than that file.
+same calibration and training examples, and are scored on the same test examples, in the runtime. One thread.
+Milliseconds are CPU time, the median of runs that alternate with those of the float32 file, so that a loaded machine
+slows all alike; in brackets, how many times faster than that file.
 """
 
 from __future__ import annotations
