@@ -20,9 +20,7 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 COMMAND = [sys.executable, "-m", "qubo_compress.cli"]
 
-COMPRESS = (
-    "compress --model networks:trained --data networks:data --ratio 3 --solver greedy --network small"
-)
+COMPRESS = "compress --model networks:trained --data networks:data --ratio 3 --solver greedy --network small"
 
 Start = Callable[..., Told]
 
