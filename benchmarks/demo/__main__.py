@@ -45,7 +45,7 @@ def main() -> None:
             alive.step("looking for the ratio")
             tried = ratio_where_choosing_matters(network, table, lambda line: console.print(line, highlight=False))
         ratio = tried[-1].ratio if tried else options.ratio
-        alive.step(f"compressing {ratio:g} times: measure, solve, check on validation examples, recover")
+        alive.step(f"compressing {ratio:g} times, and recovering three plans")
         found = compared(network, ratio, options.seed, cache)
         alive.step("writing the report")
         files = _written(found, tried, ratio, options.out)

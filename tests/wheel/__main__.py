@@ -40,7 +40,7 @@ def run(command: Sequence[str | Path], folder: Path) -> None:
 
 def built(folder: Path) -> tuple[Path, Path]:
     """The source distribution, and the wheel that is built from it."""
-    run([sys.executable, "-m", "build", "--outdir", folder, ROOT], folder)
+    run([sys.executable, "-m", "build", "--quiet", "--outdir", folder, ROOT], folder)
     (source,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
     return source, wheel
 
