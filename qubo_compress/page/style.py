@@ -74,9 +74,9 @@ footer { color: var(--soft); font-size: 14px; margin-top: 20px; }
 .answers p { margin: 4px 0 0; font-size: 14.5px; color: var(--ink); }
 .answers p.note { color: var(--soft); font-size: 13.5px; }
 .answers table { font-size: 13.5px; margin-top: 4px; }
-.answers td, .answers th { padding: 3px 9px 3px 0; white-space: nowrap; font-size: inherit; }
+.answers td, .answers th { padding: 3px 7px 3px 0; white-space: nowrap; font-size: inherit; }
 @media (min-width: 1060px) { .answers { grid-template-columns: 1.3fr 1fr; } }
-.span { display: block; width: 70px; height: 14px; }
+.span { display: block; width: 64px; height: 14px; }
 .strip { display: flex; align-items: flex-end; height: 120px; margin: 18px 0 0 34px; position: relative; gap: 1px;
          border-bottom: 1px solid var(--rule); }
 .strip.low { height: 64px; }

@@ -181,11 +181,13 @@ def bundle(rows: Sequence[GroupRow], *, most: int, vectors_from: int) -> Bundles
         for name, members in parts:
             joined.setdefault(_FILTER.sub("", name), []).extend(members)
         if len(joined) < len(parts):
-            said.append("the filters of a layer are joined into one row")
+            said.append("the filters or channels of a layer are joined into one row")
         parts = list(joined.items())
-    vectors = [members[0] for _, members in parts if rows[members[0]].kind != "weight"]
+    # Coupled channels are neither weights nor vectors: they were joined to layers above, if there are many.
+    own = ("weight", "channels")
+    vectors = [members[0] for _, members in parts if rows[members[0]].kind not in own]
     if len(parts) > vectors_from and len(vectors) > 1:
-        parts = [(name, members) for name, members in parts if rows[members[0]].kind == "weight"]
+        parts = [(name, members) for name, members in parts if rows[members[0]].kind in own]
         parts.append((f"{len(vectors)} biases, normalisations", vectors))
         said.append(f"{len(vectors)} biases and normalisations are joined into one row")
     if len(parts) > most:

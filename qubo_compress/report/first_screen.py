@@ -23,7 +23,7 @@ WHAT_THEY_ARE = (
     "Uniform is one choice for all layers, additive the optimum without interactions, greedy the best next step."
 )
 
-SPAN = 70
+SPAN = 64
 """Width of the picture of an interval, in pixels."""
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 MOST_BARS = 240
 """Groups in a strip; beyond that, several share a bar."""
 
+MOST_CHANNELS = 40
+"""The same where groups are channels, which are either there or not: what is left of each layer says more."""
+
 VECTORS_JOINED_FROM = 80
 
 MOST_ROWS = 400
@@ -40,12 +43,13 @@ def layers_section(result: CompressionResult) -> str:
 
 def strips(every: Sequence[GroupRow]) -> str:
     """Bits and bytes of every group as bars, each of which tells name, choice and bytes."""
-    bundles = bundle(every, most=MOST_BARS, vectors_from=VECTORS_JOINED_FROM)
+    most_bars = MOST_CHANNELS if any(row.kind == "channels" for row in every) else MOST_BARS
+    bundles = bundle(every, most=most_bars, vectors_from=VECTORS_JOINED_FROM)
     rows = bundled_rows(every, bundles)
     # One group kept at 32 bits must not flatten the difference between 2 and 4.
     most = max(8.0, min(16.0, max(row.stored_bits for row in rows)))
     # Neither must a row of many joined groups flatten the bytes of all others.
-    single = [row.original_bytes for row in rows if row.groups == 1]
+    single = [row.original_bytes for row in rows if row.groups == 1 or row.kind == "channels"]
     largest = max(1, *(single or [row.original_bytes for row in rows]))
     bits, sizes = [], []
     for row in rows:

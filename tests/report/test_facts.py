@@ -48,6 +48,18 @@ def test_bundles_keep_every_group_once(result: CompressionResult) -> None:
     assert "778 groups" in bundles.sentence
 
 
+def test_channels_are_joined_by_layer_and_never_taken_for_vectors() -> None:
+    rows = [
+        facts.GroupRow(f"layer{n // 30}.weight[{n % 30}]", "channels", choice, 32.0, None, 4, 16, 16, 0.5)
+        for n, choice in enumerate(["keep", "remove"] * 60)
+    ]
+    bundles = facts.bundle(rows, most=40, vectors_from=26)
+    assert bundles.labels == tuple(f"layer{n}.weight" for n in range(4))
+    joined = facts.bundled_rows(rows, bundles)
+    assert all(row.kind == "channels" and row.choice == "15 × keep; 15 × remove" for row in joined)
+    assert len(facts.bundle(rows, most=400, vectors_from=26).labels) == 120
+
+
 def test_joined_rows_average_by_value() -> None:
     rows = [
         facts.GroupRow("a[0]", "weight", "quantize(bits=2)", 2.0, 0.5, 30, 120, 8, 0.1),
