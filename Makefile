@@ -5,7 +5,11 @@ RUN := $(VENV)/bin/python
 # The suite runs two processes side by side; threads within each would only get in each other's way.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg DWAVE_CACHE_ENABLED=false
 
-.PHONY: install demo wheel test stress lint types check clean
+# Scripts for networks of other packages; one says so and ends where its package is missing.
+examples: install
+	for script in examples/*.py; do echo "== $$script"; $(TEST_ENV) $(RUN) $$script || exit 1; done
+
+.PHONY: examples install demo wheel test stress lint types check clean
 
 install: $(VENV)/.compiled
 
