@@ -9,7 +9,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg DWAVE_CACHE_ENABLED=false
 examples: install
 	for script in examples/*.py; do echo "== $$script"; $(TEST_ENV) $(RUN) $$script || exit 1; done
 
-.PHONY: examples install demo wheel test stress lint types check clean
+.PHONY: examples install demo docs wheel test stress lint types check clean
 
 install: $(VENV)/.compiled
 
@@ -34,6 +34,11 @@ demo: install
 # What a stranger installs: the wheel, in a fresh environment with only what it requires.
 wheel: $(VENV)/.installed
 	$(RUN) -m tests.wheel
+
+# The site, with the notebooks' outputs, in out/site; then a browser follows every link. It needs a Chromium in /usr/bin.
+docs: install
+	$(TEST_ENV) NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
+	$(TEST_ENV) $(RUN) -m pytest tests/site -o addopts="-q --import-mode=importlib"
 
 test: install
 	$(TEST_ENV) $(RUN) -m pytest

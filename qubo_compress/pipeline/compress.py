@@ -145,7 +145,8 @@ def compress(
     Raises:
         InfeasibleBudget: when the budget is below the smallest reachable size, which it names.
         InvalidOption: when the evaluations do not suffice for one pass over the examples of the search.
-        InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.
+        InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName:
+            for what cannot be used; the message says what to do.
     """
     refuse_other_than_a_budget(budget)
     check_time_limit(time_limit)

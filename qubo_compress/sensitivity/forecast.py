@@ -121,7 +121,8 @@ def estimate(
         settings: further keyword arguments of :func:`qubo_compress.measure`, such as ``max_examples``.
 
     Raises:
-        InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, UnknownName.
+        InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, UnknownName:
+            for what cannot be used; the message says what to do.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))

@@ -128,7 +128,8 @@ def measure(
             is fixed or their examples influence each other, is measured on them, by ``"gauss-newton"``.
 
     Raises:
-        InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName.
+        InvalidBatches, InvalidModel, InvalidMenu, NonFiniteLoss, ForwardFailed, CacheMismatch, UnknownName:
+            for what cannot be used; the message says what to do.
         RanksDisagree: when the ranks got different batches or arguments.
         RankFailed: when another rank raised an error or stopped answering.
 
