@@ -83,12 +83,12 @@ def compressed(options: Options, network: str, examples: int, point: str, seed: 
     try:
         found = MAKERS[method](loaded.model, data, budget, options, seed)
     except (InfeasibleBudget, NoFeasibleFound) as reason:
-        return {"refused": f"{reason}"[:200], "cpu": time.process_time() - started}
+        return {"refused": f"{reason}"[:200], "cpu_seconds": time.process_time() - started}
     took = time.process_time() - started
     means, before = score(found, test).means(), score(loaded.model, test).means()
     return {
         **means, "before": before["accuracy"], "macs_share": multiplications(found, data[0][0]) / macs,
-        "bytes": compression_of(found).plan.bytes, "cpu": took, "test": options.test,
+        "bytes": compression_of(found).plan.bytes, "cpu_seconds": took, "test": options.test,
     }  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def tables(options: Options) -> str:
     columns = {
         "network": "{network}", "examples": "{examples:,}", "ratio : multiplications": "{point}", "seed": "{seed}",
         "method": "{method}", "top-1 before": "{before:.2f}", "top-1": "{accuracy:.2f}", "loss": "{loss:.4f}",
-        "bytes": "{bytes:,}", "multiplications": "{macs_share:.1%}", "CPU s": "{cpu:.0f}", "test": "{test:,}",
+        "bytes": "{bytes:,}", "multiplications": "{macs_share:.1%}", "CPU s": "{cpu_seconds:.0f}", "test": "{test:,}",
     }  # fmt: skip
     refused = "\n".join(f"- {r['network']}, {r['point']}, {r['method']}: no plan fits" for r in found if "refused" in r)
     return f"{table(rows, columns)}\n{refused}\n"
