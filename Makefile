@@ -26,10 +26,10 @@ $(VENV)/.compiled: $(VENV)/.installed
 	$(RUN) -m qubo_compress.warm_up
 	touch $@
 
-
+# One thread: on a loaded machine two wait for each other, and this small network gains nothing.
 demo: install
 	@echo "importing torch ..."
-	$(RUN) -m benchmarks.demo
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.demo
 
 # What a stranger installs: the wheel, in a fresh environment with only what it requires.
 wheel: $(VENV)/.installed
