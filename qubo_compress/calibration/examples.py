@@ -296,6 +296,10 @@ def read_examples(
             f"{given} must be an iterable of batches, such as a DataLoader or [(inputs, targets)]; "
             f"got {type(batches).__name__}"
         )
+    if isinstance(batches, tuple) and _is_one_batch(batches):
+        raise InvalidBatches(
+            f"{given} is a tuple (inputs, targets), which is one batch; put it into a list: [(inputs, targets)]"
+        )
     batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
     parts: list[Slice] = []
     count = cut = 0
@@ -333,6 +337,14 @@ def set_aside(examples: Examples) -> tuple[Examples, Examples]:
         return examples, examples
     wanted = max(round(HELD_OUT_SHARE * count), min(HELD_OUT_EXAMPLES, count // 2))
     return examples.split(wanted / count)
+
+
+def _is_one_batch(batches: tuple[Any, ...]) -> bool:
+    """Whether a tuple holds inputs and one whole number for each, and not two batches of inputs."""
+    if len(batches) != 2 or not all(isinstance(part, Tensor) and part.ndim for part in batches):
+        return False
+    inputs, targets = batches
+    return inputs.ndim > 1 and targets.ndim == 1 and not targets.is_floating_point() and len(inputs) == len(targets)
 
 
 def _slice_of(batch: Any, name: str) -> Slice:

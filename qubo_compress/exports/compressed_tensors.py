@@ -68,7 +68,8 @@ def write_compressed_tensors(
         path=path, format="compressed-tensors", nbytes=total, graph_bytes=total - size,
         float_bytes=total - size + sum(held.value.nbytes for held in network.held.values()),
         artifact_bytes=compression.plan.bytes, original_bytes=compression.plan.original_bytes,
-        largest_difference=difference.largest, agreement=difference.agreement, examples=difference.examples,
+        largest_difference=difference.largest, default_difference=difference.largest,
+        agreement=difference.agreement, examples=difference.examples,
         tensors=rows,
     )  # fmt: skip
 

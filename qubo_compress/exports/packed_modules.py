@@ -75,7 +75,8 @@ def write_packed_modules(small: nn.Module, compression: Compression, path: Path,
         path=path, format="torch", nbytes=len(data), graph_bytes=len(data) - size,
         float_bytes=len(data) - size + sum(held.value.nbytes for held in network.held.values()),
         artifact_bytes=compression.plan.bytes, original_bytes=compression.plan.original_bytes,
-        largest_difference=difference.largest, agreement=difference.agreement, examples=difference.examples,
+        largest_difference=difference.largest, default_difference=difference.largest,
+        agreement=difference.agreement, examples=difference.examples,
         tensors=rows,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -150,6 +151,11 @@ def compress(
     """
     refuse_other_than_a_budget(budget)
     check_time_limit(time_limit)
+    if budget.ratio is not None and budget.ratio < 1:
+        warnings.warn(
+            f"ratio={budget.ratio:g} allows a file larger than the network; for a tenth of the size give ratio=10",
+            stacklevel=2,
+        )
     rounds, epochs, evaluations = whole("rounds", rounds), whole("epochs", epochs), whole("evaluations", evaluations)
     # A misspelt name must fail before the measurement.
     chosen_solver = make_solver(solver)

@@ -121,3 +121,10 @@ def test_large_examples_come_in_smaller_slices() -> None:
     assert [len(part) for part in pictures.slices] == [106, 14]  # of 64 MB
     small = [(torch.zeros(30, 3, 32, 32), torch.zeros(30).long())] * 2
     assert [len(part) for part in settle(net, read_examples(small))[0].slices] == [60]
+
+
+def test_one_batch_is_not_taken_for_two() -> None:
+    inputs, targets = torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
+    with pytest.raises(InvalidBatches, match=r"put it into a list: \[\(inputs, targets\)\]"):
+        read_examples((inputs, targets))
+    assert read_examples((inputs, inputs)).count == 8

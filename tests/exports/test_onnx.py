@@ -396,3 +396,19 @@ def test_the_table_says_what_is_stored_and_what_is_faster(tmp_path: Path) -> Non
     assert "quantize(bits=3)" in str(found) and "int4" in str(found) and "onnxruntime, few rows" in str(found)
     assert "&lt;net&gt;" in found._repr_html_() and "<net>" not in found._repr_html_()
     assert found.ratio > 2 and found.float_bytes > found.nbytes > found.artifact_bytes
+
+
+def test_the_difference_of_a_session_with_default_options_is_told(tmp_path: Path) -> None:
+    """onnxruntime rounds the inputs of products with packed integers to 8 bits unless it is told not to."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8)).eval()
+    small, _ = compressed(net, lambda group: Quantize(4) if group.kind == "weight" else Keep())
+    inputs = torch.randn(32, 64)
+    found = qc.export(small, tmp_path / "net.onnx", inputs)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    with torch.no_grad():
+        wanted = small(inputs).numpy()
+    (name,) = (one.name for one in session.get_inputs())
+    apart = np.abs(session.run(None, {name: inputs.numpy()})[0] - wanted).max() / np.abs(wanted).max()
+    assert found.default_difference == pytest.approx(apart, rel=0.2) and found.largest_difference < 1e-6 < apart
+    assert f"{found.default_difference:.1e} with the runtime's defaults" in str(found)

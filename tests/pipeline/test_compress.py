@@ -110,6 +110,11 @@ def test_a_budget_below_the_smallest_names_it(digits: Any) -> None:
     assert found.plan.bytes == smallest
 
 
+def test_a_ratio_below_one_is_remarked_on(digits: Any) -> None:
+    with pytest.warns(UserWarning, match="give ratio=10"), pytest.raises(errors.UnknownName):
+        qc.compress(digits.model, digits.calibration, qc.Budget(ratio=0.1), metric="products", loss="no such loss")
+
+
 def test_misspelt_names_are_noticed_before_anything_is_measured(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules["qubo_compress.pipeline.compress"]
     monkeypatch.setattr(module, "measure_specimen", lambda *_, **__: pytest.fail("it was measured"))

@@ -162,8 +162,8 @@ def _exported(
     return Exported(
         path=path, format="onnx", nbytes=nbytes, graph_bytes=graph,
         float_bytes=graph + canvas.float_bytes, artifact_bytes=compression.plan.bytes,
-        original_bytes=compression.plan.original_bytes, largest_difference=exact.largest, agreement=usual.agreement,
-        examples=usual.examples, tensors=rows,
+        original_bytes=compression.plan.original_bytes, largest_difference=exact.largest,
+        default_difference=usual.largest, agreement=usual.agreement, examples=usual.examples, tensors=rows,
     )  # fmt: skip
 
 
