@@ -291,9 +291,9 @@ def warnings(result: CompressionResult) -> tuple[str, ...]:
     examples = result.table.provenance.examples
     return (
         *said,
-        f"Do not trust this table's predictions, those for other sizes included; what was measured on held-out "
-        f"examples stands. The table comes from {examples:,} calibration examples: give more, and ones that the network "
-        "was not trained on, if you can.",
+        "Do not trust this table's predictions, those for other sizes included; what was measured on held-out examples "
+        f"stands. The table comes from {examples:,} calibration examples: give more, and ones that the network was "
+        "not trained on, if you can.",
     )
 
 
