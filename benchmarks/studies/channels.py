@@ -7,12 +7,13 @@
 with a looser one; ``torch-pruning`` its own magnitude importance of whole groups, ranked over all layers, in small
 steps until the multiplications fit. It cannot follow shortcuts that pad channels (issue 64 of its repository; the
 forward of the pruned ResNet fails), so there it prunes the inner channels of the blocks only. All results are trained
-in the same way, by one of three recipes: ``plain`` (labels and the original's probabilities, Adam at 0.001) or
-``softened`` (mostly the original's probabilities at a temperature of 4, Adam at
-0.003, images moved by up to four pixels and mirrored) or ``small-batches`` (the same in batches of 40 at 0.002, not of
-125), all with a cosine and with batch normalisations in train mode, on the same examples for the same epochs. ``repaired`` is ``qc.recover`` without epochs, and with ``--recovered``,
-``recovered`` is ``qc.recover`` with these epochs and its defaults; torch-pruning's result has no counterpart of either.
-Test examples are used only for the figures; the recipe was chosen on those behind the first 5,000.
+in the same way, by one of three recipes: ``plain`` (labels and the original's probabilities, Adam at 0.001),
+``softened`` (mostly the original's probabilities at a temperature of 4, Adam at 0.003, images moved by up to four
+pixels and mirrored) or ``small-batches`` (the same in batches of 40, not of 125, at 0.002), all with a cosine and with
+batch normalisations in train mode, on the same examples for the same epochs. ``repaired`` is ``qc.recover`` without
+epochs, and with ``--recovered``, ``recovered`` is ``qc.recover`` with these epochs and its defaults; torch-pruning's
+result has no counterpart of either. Test examples are used only for the figures; the recipes were chosen while looking
+at those behind the first 5,000, and at single runs of the first.
 
 Milliseconds are processor time of one thread, the least of several runs, of torch, onnxruntime and OpenVINO, each
 beside the original in the same process; blank where the network's code does not export with a batch of any size.
