@@ -98,10 +98,13 @@ def tables(options: Options) -> str:
     key = ("network", "examples", "point", "seed", "method")
     found = sorted(newest(STUDY.records("compressed"), *key), key=lambda r: [r[name] for name in key])
     rows = [record for record in found if "refused" not in record]
+    for record in rows:
+        took = record["cpu_seconds"]
+        record["seconds"] = "" if took is None else f"{took:.0f}"
     columns = {
         "network": "{network}", "examples": "{examples:,}", "ratio : multiplications": "{point}", "seed": "{seed}",
         "method": "{method}", "top-1 before": "{before:.2f}", "top-1": "{accuracy:.2f}", "loss": "{loss:.4f}",
-        "bytes": "{bytes:,}", "multiplications": "{macs_share:.1%}", "CPU s": "{cpu_seconds:.0f}", "test": "{test:,}",
+        "bytes": "{bytes:,}", "multiplications": "{macs_share:.1%}", "CPU s": "{seconds}", "test": "{test:,}",
     }  # fmt: skip
     refused = "\n".join(f"- {r['network']}, {r['point']}, {r['method']}: no plan fits" for r in found if "refused" in r)
     return f"{table(rows, columns)}\n{refused}\n"

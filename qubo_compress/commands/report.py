@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from qubo_compress.artifact import load
 from qubo_compress.audits import audit
-from qubo_compress.commands.arguments import batches_of, budget_of, given_only, model_of, reading_of
+from qubo_compress.commands.arguments import batches_of, budget_of, model_of, reading_of
 from qubo_compress.commands.call import SIZES, CommandCall, Reply
 from qubo_compress.commands.compress import facts_of
 from qubo_compress.pipeline.review import review
 from qubo_compress.plan import Plan
 from qubo_compress.sensitivity import SensitivityTable
+from qubo_compress.sensitivity.measurement import Measurement
 
 
 def run(call: CommandCall) -> Reply:
@@ -21,7 +22,7 @@ def run(call: CommandCall) -> Reply:
     model, batches = model_of(call), batches_of(call, "validation", "data")
     network = None if outputs.network is None else load(outputs.network, model)
     reading = reading_of(call)
-    result = review(model, table, plan, batches, network, **given_only(budget=budget), **reading)
+    result = review(model, table, plan, batches, network, budget=budget, settings=Measurement(**reading))
     found = audit(model, result.model, batches, **reading)
     result.report(path, audit=found)
     return Reply(facts_of(result, {"report": path}), [f"wrote {path}"])

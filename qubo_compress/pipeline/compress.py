@@ -216,7 +216,7 @@ def compress(
     decisions = None
     if specimen.settings.mixed:
         mend = (lambda applied: repair(applied, specimen.examples, 0)) if recover else None
-        first, decisions = decided(specimen, measure_specimen(specimen), budget, solve, settled, mend)
+        first, decisions = decided(specimen, measure_specimen(specimen), budget, solve, settled, judge, mend)
     else:
         first = settled(specimen, budget)
     table = first.table

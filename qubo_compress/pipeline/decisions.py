@@ -18,9 +18,11 @@ from torch import nn
 
 from qubo_compress.budget import Budget
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
+from qubo_compress.pipeline.finals import judged_repaired
 from qubo_compress.pipeline.refinement import Round
 from qubo_compress.problem.choice_problem import ChoiceProblem
 from qubo_compress.selection.candidates import TIE
+from qubo_compress.selection.comparison import HeldOut
 from qubo_compress.sensitivity.coupled.choices import REMOVE, RemovalChoices
 from qubo_compress.sensitivity.coupled.remainder import Remainder
 from qubo_compress.sensitivity.specimen import Specimen
@@ -47,7 +49,7 @@ class Trial:
         name: ``"fewer channels"``: those that the problem of both leaves; ``"channels first"``: those that are left
             where multiplications alone decide, before any bits; ``"all channels"``.
         removed: how many coupled sets it lacks.
-        measure: of its best plan on the held-out examples; see
+        measure: of its best plan on the held-out examples, repaired; see
             :attr:`qubo_compress.selection.comparison.Comparison.measure`. None where no plan fits.
     """
 
@@ -79,6 +81,7 @@ def decided(
     budget: Budget,
     solve: Solve,
     settle: Settle,
+    judge: HeldOut,
     repair: Callable[[nn.Module], nn.Module] | None = None,
 ) -> tuple[Round, ChannelDecisions]:
     """The first round of the network that is best on held-out examples, and how it was found.
@@ -89,7 +92,9 @@ def decided(
         budget: the limits.
         solve: problem -> solution.
         settle: chooses for the layers of a network.
-        repair: a network without channels -> the same, with statistics and biases that fit it; None for no repair.
+        judge: the held-out examples.
+        repair: a network -> the same, with statistics and biases that fit it; None for no repair. Networks are compared
+            repaired: at two bits a repair is worth more than anything else.
 
     Raises:
         InfeasibleBudget, NoFeasibleFound: when no plan fits, neither with all channels nor with fewer.
@@ -106,7 +111,8 @@ def decided(
         if gone and gone not in gone_of.values():
             gone_of[name] = gone
     gone_of[ALL_CHANNELS] = []
-    rounds, trials, reasons = list[Round](), list[Trial](), list[Exception]()
+    best: tuple[float, Round] | None = None
+    trials, reasons = list[Trial](), list[Exception]()
     for name, gone in gone_of.items():
         left = _remainder(table, gone, repair) if gone else None
         network = specimen if left is None else left.specimen()
@@ -117,14 +123,13 @@ def decided(
             reasons.append(reason)
             trials.append(Trial(name, len(gone), None))
         else:
-            rounds.append(found)
-            trials.append(Trial(name, len(gone), found.measure))
-    if not rounds:
+            measure = judged_repaired(found, judge, repair, epochs=0).round.chosen.final_measure
+            trials.append(Trial(name, len(gone), measure))
+            if best is None or measure < best[0] - TIE:
+                best = (measure, found)
+    if best is None:
         raise reasons[0]
-    best = rounds[0]
-    for found in rounds[1:]:
-        best = found if found.measure < best.measure - TIE else best
-    return best, ChannelDecisions(table, solution, tuple(expansions), tuple(trials))
+    return best[1], ChannelDecisions(table, solution, tuple(expansions), tuple(trials))
 
 
 def _channels_first(table: SensitivityTable, budget: Budget, solve: Solve) -> Solution | None:

@@ -12,15 +12,14 @@ from qubo_compress.budget import Budget
 from qubo_compress.calibration.evaluation import ALL_EXAMPLES, settle
 from qubo_compress.calibration.examples import read_examples
 from qubo_compress.errors import UnsupportedProblem, WrongModel
-from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.network.private import private_copy
-from qubo_compress.network.scores import OutputLike, OutputReading
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.pipeline.refinement import Round
 from qubo_compress.pipeline.result import CompressionResult
 from qubo_compress.plan import Plan, compression_of
 from qubo_compress.selection.candidates import select
 from qubo_compress.selection.comparison import HeldOut
+from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.solvers.solution import RawSolution
 from qubo_compress.solvers.verification import verify
@@ -41,10 +40,7 @@ def review(
     network: nn.Module | None = None,
     *,
     budget: Budget | None = None,
-    loss: LossLike = AUTO,
-    output: OutputLike = None,
-    class_axis: int | None = None,
-    batch_size: int | None = None,
+    settings: Measurement | None = None,
 ) -> CompressionResult:
     """Judge a plan on examples, beside the additive, the uniform and the greedy plan of the same bytes.
 
@@ -58,10 +54,7 @@ def review(
         batches: examples that the table was not measured on.
         network: made from the plan and then repaired or fine-tuned; None: the plan applied.
         budget: that the plan was made for; default: its own bytes.
-        loss: see :func:`qubo_compress.measure`.
-        output: see there.
-        class_axis: see there.
-        batch_size: see there.
+        settings: how outputs are read and compared: ``loss``, ``output``, ``class_axis`` and ``batch_size``.
 
     Raises:
         WrongModel: when the plan, the table and the networks do not belong together.
@@ -75,8 +68,9 @@ def review(
     names = [problem.choice_names[a:b] for a, b in zip(problem.group_offsets, problem.group_offsets[1:], strict=False)]
     local = [offered.index(plan.choices[group]) for group, offered in zip(problem.group_names, names, strict=True)]
     solution = verify(problem, GIVEN, RawSolution((torch.tensor(local).numpy(),)), 0.0)
-    reading = OutputReading(output, class_axis)
-    examples, settled = settle(model, read_examples(batches, ALL_EXAMPLES, batch_size, reading, "validation"), loss)
+    how = settings or Measurement()
+    read = read_examples(batches, ALL_EXAMPLES, how.batch_size, how.reading, "validation")
+    examples, settled = settle(model, read, how.loss)
     judge = HeldOut.of(model, examples, settled)
     candidates, _ = select(table, problem, solution, judge)
     taken = Round.of(table, solution, candidates, candidates[0])

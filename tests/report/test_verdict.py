@@ -40,7 +40,7 @@ def test_a_wrong_prediction_is_said_and_takes_the_proof_with_it(
     wrong = told(result, 0.0027, Estimate(0.025, 0.004))
     said = " ".join(verdict.warnings(wrong))
     assert "the model predicted +0.0027, but held-out examples say +0.025 ± 0.0080: 9.26 times more" in said
-    assert f"{result.table.provenance.examples} calibration examples; give more" in said
+    assert f"{result.table.provenance.examples} calibration examples: give more" in said
     proof = " ".join(verdict.about_solver(wrong))
     assert "is proven optimal for the loss model, which was off by a factor of 9.26 on held-out examples." in proof
     assert verdict.proof_text(wrong) == ("Proven best", "for a loss model off by a factor of 9.26")

@@ -124,6 +124,8 @@ def test_compress_mixes_bits_and_channels(tmp_path: Path) -> None:
     with torch.no_grad():
         again = qc.load(tmp_path / "net.safetensors", net)(data[0][0])
         assert torch.equal(again, found.model(data[0][0]))
+    best = min(trial.measure for trial in found.decisions.trials if trial.measure is not None)
+    assert found.taken.chosen.final_measure == pytest.approx(best, rel=1e-4)  # networks are compared repaired
     page = found.report(tmp_path / "report.html").read_text()
     assert "physically smaller" in page and "all channels: no plan fits" in page
 

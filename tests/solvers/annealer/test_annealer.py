@@ -73,7 +73,7 @@ def small_problems(draw):
 @given(problem=small_problems(), seed=st.integers(0, 100))
 def test_small_problems_are_solved_to_the_optimum(problem, seed):
     best = brute_force(problem)
-    solution = solve(problem, "annealer", time_limit=20.0, work_limit=1500, seed=seed)
+    solution = solve(problem, "annealer", time_limit=20.0, work_limit=5000, seed=seed)
     spread = max(1e-12, float(np.ptp(problem.linear)))
     assert solution.energy == pytest.approx(best, abs=1e-5 * spread)
     assert all(problem.is_feasible(member.assignment) for member in solution.pool)
