@@ -35,7 +35,7 @@ demo: install
 wheel: $(VENV)/.installed
 	$(RUN) -m tests.wheel
 
-# The site, with the notebooks' outputs, in out/site; then a browser follows every link. It needs a Chromium in /usr/bin.
+# The site, with the notebooks' outputs, in out/site; then a browser follows every link, if there is a Chromium in /usr/bin.
 docs: install
 	$(TEST_ENV) NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
 	$(TEST_ENV) $(RUN) -m pytest tests/site -o addopts="-q --import-mode=importlib"
