@@ -12,12 +12,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from torch import nn
 
 from qubo_compress.budget import Budget
 from qubo_compress.errors import InfeasibleBudget, NoFeasibleFound
+from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.pipeline.finals import judged_repaired
 from qubo_compress.pipeline.refinement import Round
 from qubo_compress.problem.choice_problem import ChoiceProblem
@@ -117,7 +119,8 @@ def decided(
         left = _remainder(table, gone, repair) if gone else None
         network = specimen if left is None else left.specimen()
         try:
-            found = settle(replace(network, settings=settings), _for_layers(absolute, table, gone), left)
+            own = replace(settings, cache=_folder(settings.cache, name, network))
+            found = settle(replace(network, settings=own), _for_layers(absolute, table, gone), left)
         except (InfeasibleBudget, NoFeasibleFound) as reason:
             logger.info("%s: %s", name, reason)
             reasons.append(reason)
@@ -130,6 +133,13 @@ def decided(
     if best is None:
         raise reasons[0]
     return best[1], ChannelDecisions(table, solution, tuple(expansions), tuple(trials))
+
+
+def _folder(cache: str | Path | None, name: str, network: Specimen) -> Path | None:
+    """A network's own folder in the cache, named by its values too: another answer leaves another network."""
+    if cache is None:
+        return None
+    return Path(cache) / f"{name.replace(' ', '_')}_{NetworkTensors(network.model).signature()[:12]}"
 
 
 def _channels_first(table: SensitivityTable, budget: Budget, solve: Solve) -> Solution | None:

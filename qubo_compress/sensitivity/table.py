@@ -415,7 +415,7 @@ class SensitivityTable:
         used, payloads, size = remainder.stored(asked, menu_names)
         decisions = {name: choice for name, choice in chosen.items() if name not in asked}
         return Plan(
-            choices={**{name: used[name] for name in asked}, **decisions},
+            choices={**{name: used[name] for name in asked if name in used}, **decisions},
             bytes=size,
             original_bytes=self.layout.original_bytes,
             parameters=self.layout.parameters,

@@ -166,3 +166,32 @@ def test_what_no_plan_reaches_is_refused() -> None:
         qc.compress(net, data, qc.Budget(ratio=2, harmful_flips=0.1), groups="channel", progress=False)
     smallest = smallest_choices(table)
     assert priced(table, smallest)[0] <= priced(table, dict.fromkeys(smallest, "keep"))[0]
+
+
+def test_every_network_that_is_measured_has_its_own_folder_in_the_cache(tmp_path: Path) -> None:
+    net, data = network("depthwise")
+    macs = int(0.7 * qc.measure(net, data, menu=qc.Menu([]), progress=False).costs["macs"].sum())
+    first, again = (
+        qc.compress(
+            net, data, qc.Budget(ratio=2, macs=macs), groups="channel", menu=qc.Menu(bits=(8,), sparsity=(0.0,)),
+            time_limit=0.5, progress=False, solver="greedy", cache=tmp_path,
+        )
+        for _ in range(2)
+    )  # fmt: skip
+    assert first.plan.choices == again.plan.choices
+    assert again.table.provenance.resumed > 0 and again.decisions is not None
+    assert again.decisions.table.provenance.resumed > 0
+
+
+def test_branches_leave_beside_bits(tmp_path: Path) -> None:
+    net, data = network("residual")
+    table = qc.measure(net, data, groups="branch", menu=MENU, progress=False)
+    decisions = [name for name, names in zip(table.group_names, table.choices, strict=True) if "remove" in names]
+    layers = {name: "quantize(bits=8)" for name, names in zip(table.group_names, table.choices, strict=True)
+              if "quantize(bits=8)" in names}  # fmt: skip
+    plan = table.plan({decisions[0]: "remove", **layers})
+    small = plan.apply(net)
+    assert len(small.state_dict()) < len(net.state_dict())
+    assert qc.save(small, tmp_path / "net.safetensors") == plan.bytes
+    with torch.no_grad():
+        assert torch.equal(qc.load(tmp_path / "net.safetensors", net)(data[0][0]), small(data[0][0]))
