@@ -154,7 +154,7 @@ def compress(
     if budget.ratio is not None and budget.ratio < 1:
         warnings.warn(
             f"ratio={budget.ratio:g} allows a file larger than the network; for a tenth of the size give ratio=10",
-            stacklevel=2,
+            stacklevel=3,  # inference_mode wraps this function
         )
     rounds, epochs, evaluations = whole("rounds", rounds), whole("epochs", epochs), whole("evaluations", evaluations)
     # A misspelt name must fail before the measurement.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qubo_compress.budget import MILLION
 from qubo_compress.calibration.weights import ExampleWeights
@@ -190,7 +190,7 @@ def measure_specimen(
     _add_flips(subject, result, costs, fixed_costs)
 
     def finished() -> Arrays:
-        baseline = _mean_loss(subject, subject.reference)
+        baseline = subject.mean_loss(subject.reference)
         arrays = regularised(subject, result, chosen.metric_name, settings, baseline, around is not None)
         constant = 0.0 if around is None else _moved(subject, float(arrays["numbers"][0]))
         measured = [baseline, constant, time.perf_counter() - started, subject.cache.loaded]
@@ -291,11 +291,3 @@ def _moved(subject: Subject, share: float) -> float:
         change += float(((values[0] - values[1]) * weights).sum())
         apart += float((subject.loss.divergence(outputs, part.targets, reference).double() * weights).sum())
     return (1 - share) * change + share * apart
-
-
-def _mean_loss(subject: Subject, outputs: list[Tensor]) -> float:
-    total = 0.0
-    for number, part in subject.slices():
-        values = subject.loss.values(outputs[number], part.targets, subject.reference[number]).double()
-        total += float((values * subject.row_weights(number)).sum())
-    return total

@@ -143,6 +143,14 @@ class Subject:
         """The same subject, with a progress bar."""
         return replace(self, work=replace(self.work, advance=advance))
 
+    def mean_loss(self, outputs: Sequence[Tensor]) -> float:
+        """Weighted mean loss of some output rows, one tensor per slice."""
+        total = 0.0
+        for number, part in self.slices():
+            values = self.loss.values(outputs[number], part.targets, self.reference[number]).double()
+            total += float((values * self.row_weights(number)).sum())
+        return total
+
     def slices(self) -> Iterator[tuple[int, Slice]]:
         """Numbered slices of the examples."""
         yield from enumerate(self.examples.slices)

@@ -16,7 +16,6 @@ from qubo_compress._internal.reader import refused_as
 from qubo_compress.budget import Budget, refuse_other_than_a_budget
 from qubo_compress.errors import InvalidBudget, InvalidMenu, InvalidOption, TablesDiffer, unknown_name
 from qubo_compress.menu.operator import parse
-from qubo_compress.menu.storage.file_format import fixed_bytes
 from qubo_compress.menu.storage.many import Fits
 from qubo_compress.network.groups import Layout
 from qubo_compress.network.losses.classification import AUTO, LossLike
@@ -24,7 +23,9 @@ from qubo_compress.plan import Plan
 from qubo_compress.problem.choice_problem import ChoiceProblem, FactorArray, FloatArray, IntArray
 from qubo_compress.sensitivity.coupled.choices import RemovalChoices
 from qubo_compress.sensitivity.coupled.mixed_problem import mixed_problem
+from qubo_compress.sensitivity.coupled.plans import plan_of_channels
 from qubo_compress.sensitivity.coupled.remainder import Remainder
+from qubo_compress.sensitivity.fewer_choices import fewer_choices
 from qubo_compress.sensitivity.latency_costs import with_latency
 from qubo_compress.sensitivity.merge import merged_fields, refuse_different, shares_of, tables_of_ranks
 from qubo_compress.sensitivity.notebook import table_html
@@ -179,36 +180,7 @@ class SensitivityTable:
             UnknownName: when a name is not on this table's menu.
             InvalidMenu: when a pinned group would lose its last open choice.
         """
-        wanted = {*names, "keep"}
-        unknown = sorted(wanted - set(self.menu_names))
-        if unknown:
-            raise unknown_name("choice", unknown[0], self.menu_names)
-        menu_names = tuple(name for name in self.menu_names if name in wanted)
-        index = np.flatnonzero([name in wanted for group in self.choices for name in group])
-        choices = tuple(tuple(name for name in group if name in wanted) for group in self.choices)
-        bounds = np.concatenate([[0], np.cumsum([len(group) for group in choices])])
-        for name, start, stop in zip(self.group_names, bounds[:-1], bounds[1:], strict=True):
-            if not self.allowed[index[start:stop]].any():
-                raise InvalidMenu(f"{name!r} is pinned to choices that the narrower menu lacks; unpin it or keep them")
-        return replace(
-            self,
-            menu_names=menu_names,
-            choices=choices,
-            linear=self.linear[index],
-            costs={name: values[index] for name, values in self.costs.items()},
-            fixed_costs={**self.fixed_costs, "bytes": self._fixed_bytes(menu_names)},
-            factor=None if self.factor is None else self.factor[index],
-            pairs=None if self.pairs is None else self.pairs[index][:, index],
-            divergence=None if self.divergence is None else self.divergence[index],
-            allowed=self.allowed[index],
-            payloads={key: data for key, data in self.payloads.items() if key[1] in wanted},
-            pair_costs={name: values[index][:, index] for name, values in self.pair_costs.items()},
-            fits=None if self.fits is None else self.fits.select(index),
-        )
-
-    def _fixed_bytes(self, menu_names: tuple[str, ...]) -> int:
-        """Bytes of a file that no choice changes, with another menu."""
-        return self.fixed_costs["bytes"] if self.removals else fixed_bytes(self.layout, menu_names)
+        return replace(self, **fewer_choices(self, names))
 
     @classmethod
     def merge(
@@ -342,7 +314,7 @@ class SensitivityTable:
             )
         costs, fixed_costs = self.costs_under(budget)
         if self.removals is not None and self.removals.prices is not None:
-            choices = self.assignment({} if around is None else self._chosen(around))
+            choices = self.assignment({} if around is None else self.chosen(around))
             return mixed_problem(self, self.removals.prices, limits, choices, interactions)
         if around is not None:
             raise InvalidOption(
@@ -389,9 +361,9 @@ class SensitivityTable:
         Raises:
             UnknownName: when a group or a choice does not exist.
         """
-        chosen = self._chosen(solution)
+        chosen = self.chosen(solution)
         if self.removals is not None:
-            return self._plan_of_channels(chosen, self.removals)
+            return plan_of_channels(self, self.removals, chosen)
         local = self.assignment(chosen)
         plan = Plan(
             choices=chosen,
@@ -407,27 +379,7 @@ class SensitivityTable:
         )
         return plan if self.remainder is None else self.remainder.on_whole(plan)
 
-    def _plan_of_channels(self, chosen: Mapping[str, str], removals: RemovalChoices) -> Plan:
-        """A plan that removes channels, with the layers' choices made for what is left of them."""
-        remainder = removals.without(removals.gone(self.group_names, chosen))
-        asked = {name: chosen[name] for name in removals.layers}
-        menu_names = tuple(name for name in self.menu_names if name == "keep" or name in asked.values())
-        used, payloads, size = remainder.stored(asked, menu_names)
-        decisions = {name: choice for name, choice in chosen.items() if name not in asked}
-        return Plan(
-            choices={**{name: used[name] for name in asked if name in used}, **decisions},
-            bytes=size,
-            original_bytes=self.layout.original_bytes,
-            parameters=self.layout.parameters,
-            predicted_loss=self.predict(chosen),
-            menu_names=(*menu_names, *({*decisions.values()} - {*menu_names})),
-            rule=self.layout.rule,
-            weights=self.provenance.weights,
-            payloads=payloads,
-            removal=remainder.removal,
-        )
-
-    def _chosen(self, solution: Solution | Mapping[str, str]) -> dict[str, str]:
+    def chosen(self, solution: Solution | Mapping[str, str]) -> dict[str, str]:
         """Group -> choice of all groups; those that are missing are kept.
 
         Raises:

@@ -95,7 +95,7 @@ def channel_table(
         costs=costs,
         fixed_costs=fixed,
         provenance=Provenance(
-            "products", str(subject.settings.loss), subject.examples.count, _baseline(subject), 0,
+            "products", str(subject.settings.loss), subject.examples.count, subject.mean_loss(subject.reference), 0,
             time.perf_counter() - started, dropped, 1.0, choices.weights, subject.cache.loaded, trust,
             multiplications(subject),
         ),
@@ -207,16 +207,6 @@ def _header(subject: Subject, menu_names: Sequence[str], counts: AxisCounts) -> 
     kept = sum(item.nbytes for item in subject.layout.kept if item.name in subject.tensors)
     extra = fixed_bytes(subject.layout, menu_names) - kept
     return extra + LARGEST_HEADER_SHARE + counts.sets // 4 + 24 * len(subject.tensors)
-
-
-def _baseline(subject: Subject) -> float:
-    """Mean loss of the network on the examples."""
-    total = 0.0
-    for number, part in subject.slices():
-        rows = subject.reference[number]
-        values = subject.loss.values(rows, part.targets, rows).double()
-        total += float((values * subject.row_weights(number)).sum())
-    return total
 
 
 def _layout(layout: Layout, names: list[str], with_layers: bool) -> Layout:

@@ -96,33 +96,22 @@ def slice_products(
         InvalidModel: when single examples have to run, and their outputs differ from those among others, or the network
             overwrites what its gradients need.
     """
-    with refuses_writes(structure):
-        return _slice_products(tensors, structure, part, cotangents, blocks_of, choices)
-
-
-def _slice_products(
-    tensors: NetworkTensors,
-    structure: Structure,
-    part: Slice,
-    cotangents: Sequence[Tensor],
-    blocks_of: BlocksOf,
-    choices: int,
-) -> Tensor:
     accumulator = _Accumulator(structure, len(part), len(cotangents), blocks_of, choices, cotangents[0].device)
-    with tensors.swapped(structure.state, dict.fromkeys(structure.ranges)), torch.enable_grad():
-        recorder = Recorder(structure.state, accumulator.watch, structure.copied, structure.ranges)
-        with recorder:
-            outputs = structure.reading.rows(run_model(tensors.model, part.inputs))
-        if tuple(call.signature for call in recorder.calls) != structure.signatures:
-            # These examples take another path than the inspected ones: its calls are unknown.
-            structure = replace(structure, captured=frozenset(), single=structure.captured | structure.single)
-        elif recorder.roots and outputs.requires_grad:
-            for number, cotangent in enumerate(cotangents):
-                accumulator.probe = number
-                last = number == len(cotangents) - 1
-                torch.autograd.grad(outputs, recorder.roots, cotangent, retain_graph=not last, allow_unused=True)
-    if structure.single:
-        _add_singles(tensors, structure, part, outputs.detach(), cotangents, accumulator)
+    with refuses_writes(structure):
+        with tensors.swapped(structure.state, dict.fromkeys(structure.ranges)), torch.enable_grad():
+            recorder = Recorder(structure.state, accumulator.watch, structure.copied, structure.ranges)
+            with recorder:
+                outputs = structure.reading.rows(run_model(tensors.model, part.inputs))
+            if tuple(call.signature for call in recorder.calls) != structure.signatures:
+                # These examples take another path than the inspected ones: its calls are unknown.
+                structure = replace(structure, captured=frozenset(), single=structure.captured | structure.single)
+            elif recorder.roots and outputs.requires_grad:
+                for number, cotangent in enumerate(cotangents):
+                    accumulator.probe = number
+                    last = number == len(cotangents) - 1
+                    torch.autograd.grad(outputs, recorder.roots, cotangent, retain_graph=not last, allow_unused=True)
+        if structure.single:
+            _add_singles(tensors, structure, part, outputs.detach(), cotangents, accumulator)
     return accumulator.products
 
 
