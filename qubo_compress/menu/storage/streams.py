@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress.menu.coding.layout import Layout
 from qubo_compress.menu.storage.packing import (
     TRITS_PER_BYTE,
     mask_size,
@@ -42,8 +43,15 @@ class Writer(ABC):
         """(n,) which values are not pruned."""
 
     @abstractmethod
-    def codes(self, values: Whole, low: int, high: int) -> None:
-        """(n,) whole numbers from low to high, both included."""
+    def codes(self, values: Whole, low: int, high: int, layout: Layout | None = None) -> None:
+        """(n,) whole numbers from low to high, both included.
+
+        Args:
+            values: the numbers, in the tensor's own order.
+            low: smallest that is allowed.
+            high: largest that is allowed.
+            layout: of the tensor that they are, for writers that code it; the reader must be given the same.
+        """
 
 
 class Reader(ABC):
@@ -58,8 +66,8 @@ class Reader(ABC):
         """The next mask of ``count`` values."""
 
     @abstractmethod
-    def codes(self, count: int, low: int, high: int) -> npt.NDArray[np.int64]:
-        """The next ``count`` whole numbers from low to high."""
+    def codes(self, count: int, low: int, high: int, layout: Layout | None = None) -> npt.NDArray[np.int64]:
+        """The next ``count`` whole numbers from low to high, written with that layout."""
 
 
 def code_width(low: int, high: int) -> int:
@@ -98,7 +106,7 @@ class PlainWriter(Writer):
     def mask(self, survivors: Mask) -> None:
         self._parts.append(pack_mask(survivors))
 
-    def codes(self, values: Whole, low: int, high: int) -> None:
+    def codes(self, values: Whole, low: int, high: int, layout: Layout | None = None) -> None:
         shifted = values.astype(np.int64) - low
         if high - low + 1 == TERNARY:
             self._parts.append(pack_ternary(shifted).tobytes())
@@ -132,7 +140,7 @@ class PlainReader(Reader):
         self.used += read
         return survivors
 
-    def codes(self, count: int, low: int, high: int) -> npt.NDArray[np.int64]:
+    def codes(self, count: int, low: int, high: int, layout: Layout | None = None) -> npt.NDArray[np.int64]:
         stored = np.frombuffer(self.raw(code_bytes(count, low, high)), dtype=np.uint8)
         if high - low + 1 == TERNARY:
             return unpack_ternary(stored, count) + low
@@ -151,5 +159,5 @@ class ByteCounter(Writer):
     def mask(self, survivors: Mask) -> None:
         self.total += mask_size(survivors)
 
-    def codes(self, values: Whole, low: int, high: int) -> None:
+    def codes(self, values: Whole, low: int, high: int, layout: Layout | None = None) -> None:
         self.total += code_bytes(values.size, low, high)
