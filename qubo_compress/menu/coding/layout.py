@@ -36,7 +36,7 @@ SECOND_QUANTIZER = {
 
 
 @dataclass(frozen=True)
-class Layout:
+class CodeLayout:
     """A tensor of codes, and the order in which they are coded: column by column.
 
     Attributes:
@@ -49,8 +49,8 @@ class Layout:
         ValueError: when the numbers are not those of a tensor.
 
     Example:
-        >>> Layout.of((16, 8, 3, 3))
-        Layout(rows=16, columns=72, positions=9, states=0)
+        >>> CodeLayout.of((16, 8, 3, 3))
+        CodeLayout(rows=16, columns=72, positions=9, states=0)
     """
 
     rows: int
@@ -65,7 +65,7 @@ class Layout:
             raise ValueError(f"a trellis has 4 or 8 states, and plain codes have 0; got {self.states}")
 
     @classmethod
-    def of(cls, shape: Sequence[int], states: int = 0) -> Layout:
+    def of(cls, shape: Sequence[int], states: int = 0) -> CodeLayout:
         """The layout of a tensor: its first axis has the rows, the second the channels; a vector is one row.
 
         Args:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from qubo_compress.menu.coding.contexts import Shape, contexts, mean_byte, mean_size
 from qubo_compress.menu.coding.kernels import CONTEXTS
-from qubo_compress.menu.coding.layout import Layout
+from qubo_compress.menu.coding.layout import CodeLayout
 from qubo_compress.menu.coding.models import PLAIN, Floats, Model, best_model, bits_of
 from qubo_compress.menu.storage.packing import pack_mask, packed_size
 from qubo_compress.menu.storage.stored import Stored
@@ -167,7 +167,7 @@ class PartRecorder(Writer):
         self._survivors = survivors.reshape(shape) if shape else None
         self.parts.append(Numbers(survivors.astype(np.int64), 0, 1, shape, of_mask=True))
 
-    def codes(self, values: Whole, low: int, high: int, layout: Layout | None = None) -> None:
+    def codes(self, values: Whole, low: int, high: int, layout: CodeLayout | None = None) -> None:
         shape, present = placement(self._shapes, self._survivors, values.size)
         self.parts.append(Numbers(values.astype(np.int64), low, high, shape, present))
 

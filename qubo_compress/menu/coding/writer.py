@@ -20,7 +20,7 @@ import numpy.typing as npt
 from qubo_compress._internal.optional import require
 from qubo_compress.menu.coding.contexts import Shape, drawn, in_order, mean_size
 from qubo_compress.menu.coding.kernels import CONTEXTS
-from qubo_compress.menu.coding.layout import Layout
+from qubo_compress.menu.coding.layout import CodeLayout
 from qubo_compress.menu.coding.models import PLAIN, Model, read_model
 from qubo_compress.menu.coding.parts import (
     CODED,
@@ -101,7 +101,7 @@ class CodedWriter(Writer):
         """As a packed mask, or one number per value."""
         self._recorder.mask(survivors)
 
-    def codes(self, values: Whole, low: int, high: int, layout: Layout | None = None) -> None:
+    def codes(self, values: Whole, low: int, high: int, layout: CodeLayout | None = None) -> None:
         self._recorder.codes(values, low, high, layout)
 
     def codings(self) -> tuple[Coding, ...]:
@@ -223,7 +223,7 @@ class CodedReader(Reader):
         self._survivors = survivors.reshape(shape) if shape else None
         return survivors
 
-    def codes(self, count: int, low: int, high: int, layout: Layout | None = None) -> Integers:
+    def codes(self, count: int, low: int, high: int, layout: CodeLayout | None = None) -> Integers:
         shape, present = placement(self._shapes, self._survivors, count)
         values, coding = self._numbers(count, low, high, shape, present, False)
         self.codings.append(coding)

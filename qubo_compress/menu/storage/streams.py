@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qubo_compress.menu.coding.layout import Layout
+from qubo_compress.menu.coding.layout import CodeLayout
 from qubo_compress.menu.storage.packing import (
     TRITS_PER_BYTE,
     mask_size,
@@ -43,7 +43,7 @@ class Writer(ABC):
         """(n,) which values are not pruned."""
 
     @abstractmethod
-    def codes(self, values: Whole, low: int, high: int, layout: Layout | None = None) -> None:
+    def codes(self, values: Whole, low: int, high: int, layout: CodeLayout | None = None) -> None:
         """(n,) whole numbers from low to high, both included.
 
         Args:
@@ -66,7 +66,7 @@ class Reader(ABC):
         """The next mask of ``count`` values."""
 
     @abstractmethod
-    def codes(self, count: int, low: int, high: int, layout: Layout | None = None) -> npt.NDArray[np.int64]:
+    def codes(self, count: int, low: int, high: int, layout: CodeLayout | None = None) -> npt.NDArray[np.int64]:
         """The next ``count`` whole numbers from low to high, written with that layout."""
 
 
@@ -106,7 +106,7 @@ class PlainWriter(Writer):
     def mask(self, survivors: Mask) -> None:
         self._parts.append(pack_mask(survivors))
 
-    def codes(self, values: Whole, low: int, high: int, layout: Layout | None = None) -> None:
+    def codes(self, values: Whole, low: int, high: int, layout: CodeLayout | None = None) -> None:
         shifted = values.astype(np.int64) - low
         if high - low + 1 == TERNARY:
             self._parts.append(pack_ternary(shifted).tobytes())
@@ -140,7 +140,7 @@ class PlainReader(Reader):
         self.used += read
         return survivors
 
-    def codes(self, count: int, low: int, high: int, layout: Layout | None = None) -> npt.NDArray[np.int64]:
+    def codes(self, count: int, low: int, high: int, layout: CodeLayout | None = None) -> npt.NDArray[np.int64]:
         stored = np.frombuffer(self.raw(code_bytes(count, low, high)), dtype=np.uint8)
         if high - low + 1 == TERNARY:
             return unpack_ternary(stored, count) + low
@@ -159,5 +159,5 @@ class ByteCounter(Writer):
     def mask(self, survivors: Mask) -> None:
         self.total += mask_size(survivors)
 
-    def codes(self, values: Whole, low: int, high: int, layout: Layout | None = None) -> None:
+    def codes(self, values: Whole, low: int, high: int, layout: CodeLayout | None = None) -> None:
         self.total += code_bytes(values.size, low, high)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from qubo_compress.menu.coding.layout import NEXT_STATES, SECOND_QUANTIZER, Layout, multiples, states_of
+from qubo_compress.menu.coding.layout import NEXT_STATES, SECOND_QUANTIZER, CodeLayout, multiples, states_of
 
 CODES = arrays.arrays(np.int64, arrays.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(-9, 9))
 
@@ -23,7 +23,7 @@ CODES = arrays.arrays(np.int64, arrays.array_shapes(min_dims=2, max_dims=2, max_
     ],
 )
 def test_layouts_of_layers(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    layout = Layout.of(shape, 4)
+    layout = CodeLayout.of(shape, 4)
     assert (layout.rows, layout.columns, layout.positions, layout.channels) == expected
     assert layout.size == np.prod(shape) and layout.states == 4
 
@@ -31,7 +31,7 @@ def test_layouts_of_layers(shape: tuple[int, ...], expected: tuple[int, ...]) ->
 @pytest.mark.parametrize("bad", [(0, 4, 1, 0), (4, 0, 1, 0), (4, 10, 3, 0), (4, 4, 0, 0), (4, 4, 1, 3)])
 def test_other_numbers_are_refused(bad: tuple[int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="tensor's|trellis"):
-        Layout(*bad)
+        CodeLayout(*bad)
 
 
 @given(CODES, st.sampled_from([4, 8]))
