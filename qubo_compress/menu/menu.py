@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from qubo_compress._internal.checks import plain
-from qubo_compress.errors import InvalidMenu
+from qubo_compress.errors import InvalidMenu, unknown_name
 from qubo_compress.menu.activations import Activations, takes_activations
 from qubo_compress.menu.cast import Cast
 from qubo_compress.menu.coding.coded import Coded, can_be_coded, coded_name
@@ -20,6 +20,9 @@ from qubo_compress.menu.operator import Operator, adopt, choice_name, parse
 from qubo_compress.menu.prune import Prune
 from qubo_compress.menu.quantize import Quantize
 from qubo_compress.network.groups import Group
+
+PRESETS = {"smallest": ("trellis", "vectors")}
+"""Name of a preset -> the families whose choices it offers."""
 
 LARGEST_MENU = 255
 """A file names the choice of each group in one byte."""
@@ -105,6 +108,26 @@ class Menu:
             names += [coded_name(name) for name in plain if can_be_coded(parse(name))]
             names += [name for name in offered if name not in plain]
         return cls([parse(name) for name in dict.fromkeys([*names, *choices_of("vectors")])])
+
+    @classmethod
+    def preset(cls, name: str) -> Menu:
+        """A menu for one purpose.
+
+        Args:
+            name: ``"smallest"``: the most accuracy for the bytes of the file, with every layer's weights as entropy-coded
+                codes of a trellis at one of 14 steps; needs ``pip install 'qubo_compress[entropy]'``.
+
+        Raises:
+            UnknownName: for an unknown preset.
+
+        Example:
+            >>> menu = Menu.preset("smallest")
+            >>> len(menu.names), menu.names[1]
+            (19, "coded(of='trellis(step=0.2)')")
+        """
+        if name not in PRESETS:
+            raise unknown_name("preset", name, PRESETS)
+        return cls(list(dict.fromkeys(choice for family in PRESETS[name] for choice in choices_of(family))))
 
     def coded(self, instead: bool = False) -> Menu:
         """This menu with the coded form of every choice that can be entropy-coded.

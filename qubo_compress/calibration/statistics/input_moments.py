@@ -24,6 +24,7 @@ from torch.nn import functional
 from qubo_compress.calibration.statistics.statistic import Calibration, Statistic
 from qubo_compress.errors import InvalidMenu, QuboCompressError
 from qubo_compress.network.calls import Sliding, WeightCall, WeightCalls
+from qubo_compress.network.discovery import LOOKED_UP
 from qubo_compress.network.every_layer import every_layer_runs
 from qubo_compress.network.groups import Group, Member
 
@@ -135,7 +136,12 @@ class InputMoments(Statistic):
     watches_inputs: ClassVar[bool] = True
 
     def collect(self, calibration: Calibration, group: Group) -> tuple[Moments, ...]:
-        """Run the network up to the layers that own the members, and gather later layers that fit into memory."""
+        """Run the network up to the layers that own the members, and gather later layers that fit into memory.
+
+        An embedding has no inputs: it picks rows, whose entries count alike.
+        """
+        if group.module_type in LOOKED_UP:
+            return tuple(_alike(member) for member in group.members)
         return tuple(self._member(calibration, member) for member in group.members)
 
     def _member(self, calibration: Calibration, member: Member) -> Moments:
@@ -155,6 +161,13 @@ class InputMoments(Statistic):
             first = 0 if member.rows is None else member.rows[0]
             found.append(Moments((inputs.T @ inputs / inputs.shape[0],), first, member.shape[0]))
         return tuple(found)
+
+
+def _alike(member: Member) -> Moments:
+    """The moments of independent inputs of equal strength."""
+    size = member.numel // member.part_shape[0]
+    first = 0 if member.rows is None else member.rows[0]
+    return Moments((torch.eye(size, dtype=torch.float64),), first, member.shape[0])
 
 
 class _Reached(QuboCompressError):

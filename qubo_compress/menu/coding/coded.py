@@ -46,6 +46,11 @@ COARSE = 0.03
 ATTEMPTS = 12
 BISECTIONS = 7
 
+LOWEST_PRICE = 0.02
+"""Of a bit, in squared steps, where the codes weigh bits themselves; it rises until they fit."""
+PRICE_RISES = 4.0
+PRICE_BISECTIONS = 3
+
 
 @dataclass(frozen=True)
 class _Numbers:
@@ -184,7 +189,7 @@ class CodedGroup(Stored):
             missing = asked * excess - moves.saved_cheaply()
             wider = moves.widened(missing) if refit and missing > moves.codes * (attempt > 0) * COARSE else None
             if wider is None and not moves.any:
-                return None
+                return self._weighed(near, goal, refit)
             tried = moves.taken(asked * excess) if wider is None else numbers.stored(wider, goal, False)
             sizes = self._sizes(tried)
             left = self._excess(tried, sizes)
@@ -196,6 +201,26 @@ class CodedGroup(Stored):
                 continue
             near, excess = tried, left
         return near if excess <= 0 else None
+
+    def _weighed(self, near: Stored, goal: Sequence[Tensor], refit: bool) -> Stored | None:
+        """Codes that fit at about the lowest price of a bit; None if the form has no codes that weigh bits."""
+        low, high, best = 0.0, LOWEST_PRICE, None
+        for _ in range(ATTEMPTS):
+            tried = near.weighed(goal, high, refit)
+            if tried is None:
+                return None
+            if self._excess(tried, self._sizes(tried)) <= 0:
+                best = tried
+                break
+            low, high = high, PRICE_RISES * high
+        for _ in range(PRICE_BISECTIONS if best is not None else 0):
+            middle = math.sqrt(low * high) if low > 0 else high / PRICE_RISES
+            tried = near.weighed(goal, middle, refit)
+            if tried is not None and self._excess(tried, self._sizes(tried)) <= 0:
+                best, high = tried, middle
+            else:
+                low = middle
+        return best
 
     def _furthest(self, before: Sequence[Tensor], goal: Sequence[Tensor], numbers: _Numbers, refit: bool) -> Stored:
         """The largest step from the stored values towards the goal that fits; a zero step always does."""

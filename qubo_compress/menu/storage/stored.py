@@ -151,6 +151,18 @@ class Stored(ABC):
         """The same group with its grids replaced, in order, by those of an iterator."""
         return self
 
+    def weighed(self, values: Sequence[Tensor], price: float, refit: bool = False) -> Self | None:
+        """Storable values near others, chosen as a whole by error plus price of bits; None by default.
+
+        For codes that cannot be moved one by one, as those of a grid can.
+
+        Args:
+            values: one tensor per member.
+            price: of a bit, in squared steps.
+            refit: whether steps may move.
+        """
+        return None
+
 
 class Grid(ABC):
     """Stored whole numbers times steps.

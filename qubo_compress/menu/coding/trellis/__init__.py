@@ -1,0 +1,3 @@
+"""Dependent quantization: codes of two quantizers with one step, chosen by Viterbi searches down the columns."""
+
+from __future__ import annotations
