@@ -114,8 +114,8 @@ class Menu:
         """A menu for one purpose.
 
         Args:
-            name: ``"smallest"``: the most accuracy for the bytes of the file, with every layer's weights as entropy-coded
-                codes of a trellis at one of 14 steps; needs ``pip install 'qubo_compress[entropy]'``.
+            name: ``"smallest"``: the most accuracy for the bytes of the file: the weights of every layer as coded
+                codes of a trellis, at one of 14 steps; needs ``pip install 'qubo_compress[entropy]'``.
 
         Raises:
             UnknownName: for an unknown preset.

@@ -28,7 +28,7 @@ def bits_of_magnitudes(codes: npt.NDArray[np.integer[Any]], states: int, reach: 
 
     Example:
         >>> bits_of_magnitudes(np.array([[0, 1], [0, -1]]), 0, 2).round(1).tolist()
-        [[1.0, 2.0, 5.8]]
+        [[1.0, 2.0, 8.0]]
     """
     count = max(states, 1)
     where = states_of(codes, states).astype(np.int64) * (reach + 1) + np.minimum(np.abs(codes), reach)

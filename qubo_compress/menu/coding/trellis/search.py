@@ -110,7 +110,8 @@ class Quantizers:
 
     def values(self, codes: Integers) -> Floats:
         """The values of (columns, rows) codes."""
-        return multiples(codes.T, self.states).T * self.unit
+        values: Floats = multiples(codes.T, self.states).T.astype(np.float64) * self.unit
+        return values
 
     def priced(self, spans: Integers, columns: int, bits: Floats | None = None) -> TrellisArguments:
         """The trellis for kernels.

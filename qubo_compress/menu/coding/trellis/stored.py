@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qubo_compress.menu.coding.layout import Layout, multiples
+from qubo_compress.menu.coding.layout import CodeLayout, multiples
 from qubo_compress.menu.coding.trellis.rates import bits_of_magnitudes
 from qubo_compress.menu.coding.trellis.search import Integers, Quantizers, nearest
 from qubo_compress.menu.operator import values_of
@@ -57,13 +57,13 @@ class TrellisTensor(StoredPart):
     def write(self, writer: Writer) -> None:
         writer.raw(self.step.reshape(1).numpy().tobytes())
         writer.raw(np.array([self.reach], dtype="<i2").tobytes())
-        layout = Layout.of(self.member.part_shape, self.states)
+        layout = CodeLayout.of(self.member.part_shape, self.states)
         writer.codes(self.codes.reshape(-1).numpy().astype(np.int64), -self.reach, self.reach, layout)
 
     @classmethod
     def read(cls, member: Member, states: int, reader: Reader) -> TrellisTensor:
         """Inverse of :meth:`write`."""
-        layout = Layout.of(member.part_shape, states)
+        layout = CodeLayout.of(member.part_shape, states)
         step = torch.from_numpy(np.frombuffer(reader.raw(2), dtype=np.float16).copy()).reshape(())
         reach = int(np.frombuffer(reader.raw(2), dtype="<i2")[0])
         if not 0 <= reach <= LARGEST_CODE:
