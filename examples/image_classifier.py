@@ -2,10 +2,15 @@
 
 Needs ``pip install timm`` or ``pip install torchvision``. Nothing is downloaded: the network starts from random weights
 and learns the 1,000 pictures of clothes that ship with the package for a moment. With ``pretrained=True`` and pictures
-of your own, the part from ``qc.compress`` on stays the same.
+of your own, the part from ``qc.compress`` on stays the same. The accuracy printed here means nothing absolute: the
+network has seen 1,000 small pictures for a few seconds. What counts is how little it changes.
 """
 
 from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +20,20 @@ import qubo_compress as qc
 Batches = list[tuple[Tensor, Tensor]]
 
 
+def imported(name: str) -> ModuleType | None:
+    """A package; None where it is missing, or built for another torch, which its import says with a RuntimeError."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError) as cause:
+        print(f"no {name}: {str(cause).splitlines()[0]}", file=sys.stderr)
+        return None
+
+
 def named_network() -> tuple[str, nn.Module] | None:
     """A small residual network of whichever package is there."""
-    try:
-        import timm
-    except ImportError:
-        try:
-            import torchvision
-        except ImportError:
+    timm, torchvision = (imported(name) for name in ("timm", "torchvision"))
+    if timm is None:
+        if torchvision is None:
             return None
         network = torchvision.models.resnet18(num_classes=10)
         network.conv1 = nn.Conv2d(1, 64, 3, padding=1, bias=False)  # pictures of one colour, and small
@@ -52,7 +63,7 @@ def main() -> None:
     torch.manual_seed(0)
     found = named_network()
     if found is None:
-        print("skipped: neither timm nor torchvision is installed; run: pip install timm")
+        print("skipped: neither timm nor torchvision can be imported; run: pip install timm")
         return
     name, network = found
     examples = qc.example_network()

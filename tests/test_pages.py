@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import qubo_compress as qc
+from tests.wheel.first_steps import ten_lines
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -54,6 +56,11 @@ def reduced(network: Any) -> Any:
     return dataclasses.replace(network, **few)
 
 
+def in_torch(measured: Callable[..., Any], **fewer: int) -> Callable[..., Any]:
+    """A measurement of times in PyTorch itself: nothing is exported, which takes a second for each file."""
+    return lambda *given, **options: measured(*given, **{**options, **fewer, "runtime": "torch"})
+
+
 def of_readme(page: Path) -> bool:
     """Whether a page has nothing but code of README."""
     return page != PAGES[0] and set(code_of(page)) <= set(code_of(PAGES[0]))
@@ -64,6 +71,8 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
     network = qc.example_network()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(qc, "example_network", lambda: reduced(network))
+    monkeypatch.setattr(qc, "latency_table", in_torch(qc.latency_table, runs=2, mixed=1))
+    monkeypatch.setattr(qc, "measured_latency", in_torch(qc.measured_latency, runs=2))
     torch.manual_seed(0)
     namespace: dict[str, object] = {"__name__": "__main__"}
     for number, block in enumerate(code_of(page), 1):
@@ -86,6 +95,10 @@ def test_every_block_of_python_is_one_that_runs() -> None:
 def test_blocks_that_take_too_long_are_few_and_run_by_a_benchmark() -> None:
     scripts = [script for page in PAGES for script in ELSEWHERE.findall(page.read_text(encoding="utf-8"))]
     assert len(scripts) <= 3 and all((ROOT / script).is_file() for script in scripts)
+
+
+def test_the_wheel_is_tried_with_the_ten_lines_of_readme() -> None:
+    assert ten_lines() == code_of(PAGES[0])[0]
 
 
 def test_readme_is_short() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 from rich import box
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -40,6 +41,10 @@ from qubo_compress.network.scores import two_columns
 
 MOST_CLASSES_SHOWN = 40
 MOST_FORGOTTEN = 48
+
+MISMATCH = "a mismatch is a changed answer; harmful: right before, wrong after; repaired: wrong before, right after"
+PRINTED_WIDTH = 110
+"""Columns of the text of a report."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +132,11 @@ class AuditReport:
                 table.add_row(name, before, after, change, "")
             return table
         table.add_row("same prediction", "", f"{100 * self.agreement:.2f} %", "", "")
-        kinds = "" if self.harmful is None else f" ({self.harmful:,} harmful, {self.repaired:,} repaired)"
         low, high = self.kinds.interval
-        table.add_row(f"mismatches{kinds}", "", f"{self.mismatches:,}", "", f"{100 * low:.1f} to {100 * high:.1f} %")
+        table.add_row("mismatches", "", f"{self.mismatches:,}", "", f"{100 * low:.1f} to {100 * high:.1f} %")
+        if self.harmful is not None:
+            table.add_row("  harmful", "", f"{self.harmful:,}", "", "")
+            table.add_row("  repaired", "", f"{self.repaired:,}", "", "")
         table.add_row("mean KL divergence", "", f"{self.divergence:.4g}", "", "")
         if self.classes:
             table.add_section()
@@ -139,16 +146,31 @@ class AuditReport:
             low, high = item.change_interval
             shown = _shares(item.before, item.after, None)[:3]
             table.add_row(name, *shown, f"change {100 * low:+.1f} to {100 * high:+.1f}")
-        notes = []
+        notes = [] if self.harmful is None else [MISMATCH]
         if any(item.changed for item in worst):
             notes.append(f"* changed by more than chance (mid-p McNemar, {self.correction}, 5 %)")
         if len(worst) > MOST_CLASSES_SHOWN:
             notes.append(f"the {MOST_CLASSES_SHOWN} classes that lost most, of {len(worst):,}")
-        table.caption = "; ".join(notes) or None
+        table.caption, table.caption_justify = "; ".join(notes) or None, "left"
         return table
+
+    def __repr__(self) -> str:
+        """Its counts: all rows and classes would fill a terminal."""
+        counted = "" if self.mismatches is None else f", mismatches={self.mismatches:,}, harmful={self.harmful}"
+        return f"AuditReport(examples={self.examples:,}{counted}, divergence={self.divergence:.4g})"
+
+    def __str__(self) -> str:
+        """All tables as plain text."""
+        text = StringIO()
+        Console(file=text, width=PRINTED_WIDTH, color_system=None).print(self.tables())
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip()
 
     def _repr_html_(self) -> str:
         return audit_html(self)
+
+    def show(self) -> None:
+        """Print all tables on the terminal."""
+        Console().print(self.tables())
 
     def margin_table(self) -> Table:
         """Flips by how sure the original was."""

@@ -51,16 +51,24 @@ class MenuSettings:
     choices: Annotated[
         tuple[str, ...] | None, About("--choice", "A choice to offer, such as 'quantize(bits=4)'; repeat.")
     ] = None
-    families: Annotated[tuple[str, ...] | None, About("--family", "A family of choices to offer; repeat.")] = None
-    bits: Annotated[tuple[int, ...] | None, About("--bits", "Bits per weight to offer, such as 2,4,8.")] = None
-    sparsity: Annotated[tuple[float, ...] | None, About("--sparsity", "Shares of weights to prune, such as 0,0.5.")] = (
-        None
-    )
+    families: Annotated[
+        tuple[str, ...] | None,
+        About("--family", "compensate, frequency, low-rank, prune, quantize, vectors or woodfisher; repeat."),
+    ] = None
+    bits: Annotated[
+        tuple[int, ...] | None, About("--bits", "Bits per weight to offer, from 2 to 16, such as 2,4,8.")
+    ] = None
+    sparsity: Annotated[
+        tuple[float, ...] | None, About("--sparsity", "Shares of weights to prune, from 0 to below 1, such as 0,0.5.")
+    ] = None
     vector_bits: Annotated[
-        tuple[int, ...] | None, About("--vector-bits", "Precisions of biases and normalisations, such as 16,8.")
+        tuple[int, ...] | None,
+        About("--vector-bits", "Bits of biases and normalisations, of 8, 16 and 32, such as 16,8."),
     ] = None
     coded: Annotated[bool | None, About("--coded", "Also offer each choice behind the entropy coder.")] = None
-    activations: Annotated[int | None, About("--activations", "Also round the inputs of layers to these bits.")] = None
+    activations: Annotated[
+        int | None, About("--activations", "Also round the inputs of layers, to 2 to 8 bits; runtimes compute with 8.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,9 @@ class RecoverySettings:
 
     recover: Annotated[bool | None, About("--recover", "Repair statistics and biases; kept unless it did harm.")] = None
     epochs: Annotated[int | None, About("--epochs", "Epochs of fine-tuning on the calibration examples.")] = None
-    objective: Annotated[str | None, About("--objective", "What fine-tuning minimises.")] = None
+    objective: Annotated[
+        str | None, About("--objective", "What it minimises: distillation, label-preserving or plain.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,9 @@ class ExportSettings:
     short: ClassVar[str | None] = "format"
 
     format: Annotated[str | None, About("--format", "onnx, torch or compressed-tensors.")] = None
-    runtime: Annotated[str | None, About("--runtime", "onnxruntime or openvino; else standard operators.")] = None
+    runtime: Annotated[
+        str | None, About("--runtime", "onnxruntime or openvino; without it, operators that both know.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -135,9 +147,15 @@ class Recipe:
         str | None, About("--validation", "module:function that returns the batches that choose between plans.")
     ] = None
     test: Annotated[str | None, About("--test", "module:function that returns the batches of the audit.")] = None
-    metric: Annotated[str | None, About("--metric", "How choices are measured; default: auto.")] = None
-    loss: Annotated[str | None, About("--loss", "cross-entropy, kl, binary-cross-entropy, squared-error, auto.")] = None
-    groups: Annotated[str | None, About("--groups", "layer, filter, channel or a regular expression.")] = None
+    metric: Annotated[
+        str | None, About("--metric", "auto, gauss-newton, products, jacobian, fisher, pairwise or magnitude.")
+    ] = None
+    loss: Annotated[str | None, About("--loss", "auto, cross-entropy, kl, binary-cross-entropy or squared-error.")] = (
+        None
+    )
+    groups: Annotated[
+        str | None, About("--groups", "layer, filter, channel, channel:8, branch or a regular expression.")
+    ] = None
     max_examples: Annotated[int | None, About("--max-examples", "Calibration examples read.")] = None
     batch_size: Annotated[int | None, About("--batch-size", "Examples per run of the network.")] = None
     seconds: Annotated[float | None, About("--seconds", "About how long the measurement may take.")] = None

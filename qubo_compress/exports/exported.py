@@ -14,6 +14,10 @@ SHOWN = 12
 
 FEW_ROWS = "onnxruntime, few rows at a time"
 NOWHERE = "nowhere: fewer bytes only"
+IN_INTEGERS = "onnxruntime and OpenVINO, in integers"
+IN_INTEGERS_OPENVINO = "OpenVINO, in integers; onnxruntime if exported with runtime='onnxruntime'"
+NOT_TIMED = "not measured"
+"""Transposed convolutions of rounded inputs."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class ExportedTensor:
         form: how the file holds it, such as ``"int4"``.
         nbytes: in the file.
         runs: the operators or modules that read it.
-        faster: where that is faster than floating point.
+        faster: where that is faster than floating point, as ``benchmarks/results/elsewhere.md`` measured it.
     """
 
     name: str

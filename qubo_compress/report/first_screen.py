@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from qubo_compress.page.numbers import number, percent, signed, size
 from qubo_compress.report import facts, verdict
+from qubo_compress.report.candidates import harm
 from qubo_compress.selection.candidates import Candidate
 from qubo_compress.selection.comparison import Comparison, Estimate
 
@@ -102,11 +103,6 @@ def opponents(result: CompressionResult) -> list[tuple[str, Candidate]]:
     """(name, candidate) of every alternative that was measured in the round taken."""
     running = {name: candidate for candidate in result.taken.candidates for name in candidate.names}
     return [(name, running[name]) for name in OPPONENTS if name in running]
-
-
-def harm(comparison: Comparison) -> Estimate:
-    """What plans are chosen by: the divergence from the original, or else the change of the loss."""
-    return comparison.divergence if comparison.by_divergence else comparison.change
 
 
 def against_uniform(result: CompressionResult) -> str:

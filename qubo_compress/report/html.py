@@ -15,6 +15,7 @@ from qubo_compress.audits.section import audit_sections
 from qubo_compress.page.html import figure_html, list_html, page_html, table_html
 from qubo_compress.page.numbers import number, percent, signed
 from qubo_compress.report import facts, pictures, verdict
+from qubo_compress.report.candidates import CANDIDATE_HEAD, candidate_rows, column_sentences
 from qubo_compress.report.facts import strongest_pairs
 from qubo_compress.report.first_screen import first_screen
 from qubo_compress.report.front import Front, find_front, limit_names
@@ -132,10 +133,10 @@ def _candidates(result: CompressionResult) -> str:
     caption = (
         "Plans are chosen by measurement, not by prediction. The solver's best plans compete with the "
         "optimum of the same table without interactions, one choice for all groups (uniform) and greedy. Measured on "
-        f"{verdict.counted(result.before.examples)}, before any recovery; ± two standard errors of the paired "
-        "differences."
+        f"{verdict.counted(result.before.examples)}; loss changes and answers lost and gained before repair. "
+        f"{' '.join(column_sentences(result))}"
     )
-    found = table_html(verdict.CANDIDATE_HEAD, verdict.candidate_rows(result), numeric=range(1, 6))
+    found = table_html(CANDIDATE_HEAD, candidate_rows(result), numeric=range(1, 7))
     return f'<p class="note">{escape(caption)}</p>{found}'
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from qubo_compress._internal.notebook import fragment
 from qubo_compress.page.numbers import size
 from qubo_compress.report import verdict
-from qubo_compress.report.first_screen import against_uniform, harm, opponents, trusted
+from qubo_compress.report.candidates import harm
+from qubo_compress.report.first_screen import against_uniform, opponents, trusted
 
 if TYPE_CHECKING:
     from qubo_compress.pipeline.compress import CompressionResult

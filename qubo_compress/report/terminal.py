@@ -10,15 +10,24 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from qubo_compress._internal.text import printable
+from qubo_compress._internal.text import broken, printable
 from qubo_compress.page.numbers import number, percent, signed, size
 from qubo_compress.report import facts, verdict
+from qubo_compress.report.candidates import CANDIDATE_HEAD, candidate_rows, column_sentences
 
 if TYPE_CHECKING:
     from qubo_compress.pipeline.compress import CompressionResult
 
 MOST_ROWS = 80
 MOST_KEPT = 20
+
+COLUMNS_OF_NUMBERS = 40
+"""What all other columns of the groups' table take."""
+
+LONGEST_WORD = 18
+"""Columns that most choices need, broken after commas: ``quantize(bits=3,``."""
+
+FEWEST_COLUMNS = 12
 
 
 def print_summary(result: CompressionResult, console: Console | None = None) -> None:
@@ -28,6 +37,7 @@ def print_summary(result: CompressionResult, console: Console | None = None) -> 
         result: of :func:`qubo_compress.compress`.
         console: where to print; default: standard output.
     """
+    console = console or Console()
     details = [
         Text(printable(f"  {sentence}"), "dim")
         for sentence in (*verdict.about_solver(result), *facts.about_calibration(result))
@@ -43,12 +53,12 @@ def print_summary(result: CompressionResult, console: Console | None = None) -> 
         "",
         candidates_table(result),
         "",
-        groups_table(result),
+        groups_table(result, console.width),
         *_kept(result),
         *details,
         Text(f"  {facts.about_speed(result)}"),
     )
-    (console or Console()).print(everything)
+    console.print(everything)
 
 
 def scores_table(result: CompressionResult) -> Table:
@@ -71,35 +81,53 @@ def scores_table(result: CompressionResult) -> Table:
 
 
 def candidates_table(result: CompressionResult) -> Table:
-    """Predicted and measured loss of every plan that was compared."""
+    """Predicted and measured loss of the plans that were compared: the taken one, and the best of each kind."""
     proof, model = verdict.proof_text(result)
+    found = result.taken
+    measured = "divergence" if found.chosen.comparison.by_divergence else "loss change"
+    shown = ["plan", "predicted", "corrected", measured, "repaired"]
+    if all(candidate.repaired is None for candidate in found.candidates):
+        shown.remove("repaired")
+    rows, hidden = [], 0
+    for candidate, row in zip(found.candidates, candidate_rows(result), strict=True):
+        if candidate.name.startswith("solver ") and candidate.name != found.winner and not candidate.also:
+            hidden += 1
+        else:
+            rows.append(dict(zip(CANDIDATE_HEAD, row, strict=True)))
+    said = [*column_sentences(result), f"solver {result.solution.solver}: {proof.lower()} {model}."]
+    if hidden:
+        said.insert(0, f"Not shown: {hidden:,} more of the solver's best plans, which were measured, too.")
     table = Table(
-        title="Every plan that was measured", title_justify="left", title_style="bold", caption_justify="left",
-        caption=f"± two standard errors; solver {result.solution.solver}: {proof.lower()} {model}",
-        box=box.SIMPLE_HEAD, pad_edge=False,
+        title="Plans that were measured", title_justify="left", title_style="bold", caption_justify="left",
+        caption="\n".join(said), box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
-    for name in verdict.CANDIDATE_HEAD:
-        table.add_column(name, justify="left" if name == "plan" else "right", overflow="fold")
-    for row in verdict.candidate_rows(result):
-        table.add_row(*row, style="bold" if row[0].startswith("taken") else None)
+    for name in shown:
+        table.add_column(name, justify="left" if name == "plan" else "right", no_wrap=name != "plan")
+    for cells in rows:
+        table.add_row(*(cells[name] for name in shown), style="bold" if cells["plan"].startswith("taken") else None)
     return table
 
 
-def groups_table(result: CompressionResult) -> Table:
+def groups_table(result: CompressionResult, width: int = 80) -> Table:
     """One row per group: choice, bits, zeros, bytes, and the loss change of the choice alone."""
+    left = max(2 * FEWEST_COLUMNS, width - COLUMNS_OF_NUMBERS)
     every = facts.group_rows(result)
     bundles = facts.bundle(every, most=MOST_ROWS, vectors_from=len(every) + 1)
     table = Table(
         title="Groups", title_justify="left", title_style="bold", caption=bundles.sentence or None,
         caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0,
     )  # fmt: skip
-    table.add_column("group", overflow="fold")
-    table.add_column("choice", overflow="fold")
+    table.add_column("group", no_wrap=True)
+    table.add_column("choice", no_wrap=True)
     for name in ("bits", "zeros", "bytes", "from", "loss alone"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in facts.bundled_rows(every, bundles):
+    rows = list(facts.bundled_rows(every, bundles))
+    longest = max((len(row.name) for row in rows), default=0)
+    for row in rows:
+        name = broken(row.name, max(left // 2, min(longest, left - LONGEST_WORD)))
+        choice = broken(_narrow(row.choice), left - min(longest, max(left // 2, left - LONGEST_WORD)))
         table.add_row(
-            escape(row.name), escape(_narrow(row.choice)), f"{row.bits:.3g}",
+            escape(name), escape(choice), f"{row.bits:.3g}",
             "–" if row.zeros is None else f"{100 * row.zeros:.0f} %", f"{row.bytes:,}", f"{row.original_bytes:,}",
             signed(row.alone, digits=2),
         )  # fmt: skip

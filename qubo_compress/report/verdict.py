@@ -248,24 +248,6 @@ def quoted(candidate: Candidate) -> str:
     return " = ".join(candidate.names)
 
 
-def candidate_rows(result: CompressionResult) -> tuple[tuple[str, ...], ...]:
-    """(name, predicted, expected, measured, loss change, lost and gained) of every candidate of the round taken."""
-    found = result.taken
-    rows = []
-    for candidate in found.candidates:
-        comparison = candidate.comparison
-        right = f"{comparison.lost:,} / {comparison.gained:,}" if comparison.rows else "–"
-        mark = "taken: " if candidate.name == found.winner else ""
-        divergence = plus_minus(comparison.divergence, signs=False)
-        change = plus_minus(comparison.change)
-        predicted, expected = signed(candidate.predicted), signed(candidate.expected)
-        rows.append((mark + quoted(candidate), predicted, expected, divergence, change, right))
-    return tuple(rows)
-
-
-CANDIDATE_HEAD = ("plan", "predicted", "corrected", "divergence", "loss change", "lost / gained")
-
-
 def warnings(result: CompressionResult) -> tuple[str, ...]:
     """Sentences on predictions that the held-out examples contradict: for the plan taken and the solver's best."""
     taken, solvers = result.taken.chosen, solvers_candidate(result)

@@ -97,7 +97,7 @@ def test_dictionary_is_plain_and_table_prints() -> None:
     assert found["harmful"] == 2
     assert found["classes"][0]["change"] == pytest.approx(-0.5)
     text = _printed(report.table())
-    for part in ("83.33 %", "66.67 %", "2 harmful, 1 repaired", "class 0 (2 examples)", "50.00 %"):
+    for part in ("83.33 %", "66.67 %", "  harmful ", "class 0 (2 examples)", "50.00 %"):
         assert part in text
     assert text.index("class 0") < text.index("class 1"), "the class that lost most comes first"
 
@@ -118,3 +118,14 @@ def _printed(table: object) -> str:
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(table)
     return console.export_text()
+
+
+def test_a_report_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    report = audit(MODEL, SMALL, [(INPUTS, LABELS)])
+    text = str(report)
+    assert "mismatches" in text and "harmful: right before, wrong after" in " ".join(text.split())
+    assert "class 0 (2 examples)" in text and "\x1b" not in text
+    report.show()
+    assert "class 0 (2 examples)" in capsys.readouterr().out
+    assert repr(report) == f"AuditReport(examples=6, mismatches=3, harmful=2, divergence={report.divergence:.4g})"
+    assert "harmful:" not in str(audit(MODEL, SMALL, [INPUTS]))  # nobody knows without labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qubo_compress import sensitivity
 from qubo_compress.commands.call import call_of
 from qubo_compress.commands.options import BEHAVIOUR, PANELS, said_by_options
 from qubo_compress.commands.recipe import DEEPEST, LARGEST, Said, read_recipe
 from qubo_compress.commands.settings import Recipe, sections, value_of
 from qubo_compress.commands.settings import settings as all_settings
 from qubo_compress.errors import CorruptArtifact, QuboCompressError, WrongUsage
+from qubo_compress.exports.formats import FORMATS, RUNTIMES
+from qubo_compress.menu import family_names
+from qubo_compress.recovery.objectives import objectives
 
 SETTINGS = {setting.key: setting for setting in all_settings()}
 EXAMPLES: dict[tuple[str, type], Any] = {
@@ -62,6 +67,17 @@ def test_settings_have_options_of_their_own() -> None:
     assert len(set(options)) == len(options) > 50
     assert set(PANELS) == {"", *sections(Recipe)}
     assert all(setting.about.help.endswith(".") for setting in SETTINGS.values())
+
+
+def test_help_lists_every_name_that_is_allowed() -> None:
+    allowed = {
+        "metric": sensitivity.names(), "menu.families": family_names(), "recovery.objective": objectives.names(),
+        "export.format": FORMATS, "export.runtime": RUNTIMES, "groups": ("layer", "filter", "channel", "branch"),
+        "loss": ("auto", "cross-entropy", "kl", "binary-cross-entropy", "squared-error"),
+    }  # fmt: skip
+    for key, names in allowed.items():
+        said = re.split(r"[ ,.;]+", SETTINGS[key].about.help)
+        assert set(names) <= set(said), key
 
 
 def test_options_override_and_one_size_replaces_another(tmp_path: Path) -> None:

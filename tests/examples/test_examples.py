@@ -40,3 +40,16 @@ def test_scripts_say_what_is_missing(
     found["main"]()
     said = capsys.readouterr().out
     assert said.startswith("skipped: ") and "run: pip install" in said and said.count("\n") == 1
+
+
+def test_a_package_built_for_another_torch_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torchvision raises RuntimeError on import if it does not fit torch, and so does timm, which needs it."""
+    for package in PACKAGES["image_classifier"]:
+        (tmp_path / f"{package}.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+        monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    runpy.run_path(str(EXAMPLES / "image_classifier.py"))["main"]()
+    told = capsys.readouterr()
+    assert told.out.startswith("skipped: ") and "torchvision::nms" in told.err

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import qubo_compress as qc
+from qubo_compress.exports.exported import IN_INTEGERS, IN_INTEGERS_OPENVINO, NOWHERE
 from qubo_compress.menu.operator import parse
 
 EXAMPLES = 400
@@ -155,3 +156,14 @@ def test_a_layer_that_is_kept_in_floats_reads_floats(pooled: bool, tmp_path: Pat
     kernels = _kernels(tmp_path / "net.onnx")
     assert kernels["Conv"] + kernels["FusedConv"] == 2  # the one that was kept, and the one that it reads
     assert kernels["QLinearConv"] == 2
+
+
+@pytest.mark.parametrize("runtime", [None, "onnxruntime", "openvino"])
+def test_the_table_says_that_integers_are_faster(runtime: str | None, tmp_path: Path) -> None:
+    small, inputs = _rounded("residual", "quantize(bits=8,activations=8)")
+    found = qc.export(small, tmp_path / "net.onnx", inputs[:8], runtime=runtime)
+    told = {one.name: one.faster for one in found.tensors if one.name.endswith("weight") and one.form == "int8"}
+    wanted = IN_INTEGERS if runtime == "onnxruntime" else IN_INTEGERS_OPENVINO
+    assert {name for name, faster in told.items() if faster == IN_INTEGERS} >= {"hidden.weight", "head.weight"}
+    assert told["inner.weight"] == told["deep.weight"] == wanted
+    assert all(one.faster == NOWHERE for one in found.tensors if one.name.endswith("bias"))

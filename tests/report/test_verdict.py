@@ -11,6 +11,7 @@ import pytest
 from qubo_compress.page import numbers
 from qubo_compress.pipeline.compress import CompressionResult
 from qubo_compress.report import verdict
+from qubo_compress.report.candidates import candidate_rows
 from qubo_compress.report.html import page
 from qubo_compress.selection.comparison import Comparison, Estimate
 
@@ -95,7 +96,7 @@ def test_the_solvers_plan_is_held_against_its_prediction_when_another_one_won(
     said = " ".join(verdict.warnings(dataclasses.replace(made, rounds=(both,))))
     assert "For the solver's best plan the model predicted −2, but held-out examples say +3 ± 0.20." in said
     assert "For the plan taken" not in said
-    rows = verdict.candidate_rows(dataclasses.replace(made, rounds=(both,)))
+    rows = candidate_rows(dataclasses.replace(made, rounds=(both,)))
     assert [row[0] for row in rows] == ["solver", "taken: uniform = additive"]
 
 
@@ -137,8 +138,8 @@ def test_every_candidate_and_the_winner_are_named(
     turn = result.taken
     names = {name for candidate in turn.candidates for name in candidate.names}
     assert {"solver", "additive", "uniform", "greedy"} <= names
-    for words in (plain(text), printed(result)):
-        for candidate in turn.candidates:
+    for words, candidates in ((plain(text), turn.candidates), (printed(result), [turn.candidates[0], turn.chosen])):
+        for candidate in candidates:
             assert verdict.quoted(candidate) in words
         assert f"taken: {turn.winner}" in words
         assert "additive (the optimum without interactions), uniform (one choice for all groups), greedy" in " ".join(

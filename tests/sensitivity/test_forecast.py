@@ -12,8 +12,12 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress.sensitivity import forecast
+from qubo_compress.sensitivity.forecast import PREPARATION_RUNS
+from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.metrics.auto import GRADIENT_RUNS, ROUNDED_RUNS, AutoMetric
 from qubo_compress.sensitivity.metrics.products import Products
+from qubo_compress.sensitivity.preparation import prepared
+from qubo_compress.sensitivity.specimen import Specimen
 
 MENU = qc.Menu(bits=(2, 8), sparsity=(0.0,))
 
@@ -79,14 +83,17 @@ def test_auto_is_decided_for_the_examples_that_compress_measures() -> None:
 
 
 def test_runs_of_single_examples_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast, "_seconds_per_example", lambda _, together: {16: 1.0, 1: 10.0}[together])
+    monkeypatch.setattr(
+        forecast, "_seconds_per_example", lambda _, together: {forecast.TIMED_EXAMPLES: 1.0, 1: 10.0}[together]
+    )
     metric = Products(probes=3)
     given: dict[str, Any] = {"menu": MENU, "metric": metric, "groups": label, "held_out": False}
     known, own = (qc.estimate(Scaled(own=own).eval(), batches(20), **given) for own in (False, True))
     together, alone = 1 + 3 * GRADIENT_RUNS, 1 + 3 * 2.0
     assert known.evaluations == together and own.evaluations == together + alone
-    assert known.seconds == pytest.approx(known.fixed_seconds + 20 * together)
-    assert own.seconds == pytest.approx(own.fixed_seconds + 20 * (together + 10.0 * alone))
+    timed = PREPARATION_RUNS + together
+    assert known.seconds == pytest.approx(known.fixed_seconds + 20 * timed)
+    assert own.seconds == pytest.approx(own.fixed_seconds + 20 * (timed + 10.0 * alone))
     assert own.examples_within(own.seconds) == 20 > own.examples_within(own.seconds * 0.9) >= 16
 
 
@@ -118,3 +125,20 @@ def test_every_range_of_the_inputs_costs_one_more_gradient() -> None:
         for menu in menus
     ]
     assert found == pytest.approx([found[0] + 2 * ranges * ROUNDED_RUNS for ranges in (0, 1, 2)])
+
+
+def test_a_run_that_was_interrupted_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run and a single slow one, on a busy machine, leave the estimate as it is."""
+    net, taken = Scaled(own=False).eval(), []
+    now, steps = [0.0], iter([50.0, 0.02, 0.02, 90.0, *[0.02] * 1000])
+
+    def run(*_: Any) -> None:
+        taken.append(now[0])
+        now[0] += next(steps)
+
+    subject = prepared(Specimen.of(net, batches(20), Measurement(MENU)).private())
+    monkeypatch.setattr(forecast, "TIMED_SECONDS", 1000.0)
+    monkeypatch.setattr(forecast, "run_model", run)
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: now[0])
+    assert forecast._seconds_per_example(subject, 20) == pytest.approx(0.001)
+    assert len(taken) == forecast.MOST_TIMED

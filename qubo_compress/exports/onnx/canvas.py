@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress._internal.optional import require
+from qubo_compress.exports.exported import NOWHERE
 from qubo_compress.exports.weights import Held
 from qubo_compress.menu.storage.portable import ScaledCodes
 
@@ -32,14 +33,14 @@ class Placed:
         form: such as ``"int4"``.
         nbytes: of its constants.
         runs: the operators that read it.
-        few_rows: whether onnxruntime multiplies a few rows by it faster than in floating point.
+        faster: where that is faster than floating point.
     """
 
     name: str
     form: str
     nbytes: int
     runs: str
-    few_rows: bool = False
+    faster: str = NOWHERE
 
 
 @dataclass(eq=False)
@@ -134,10 +135,10 @@ class Canvas:
             del self.graph.initializers[value.name]
         self.held.pop(value.name, None)
 
-    def record(self, name: str, form: str, constants: Sequence[Any], runs: str, few_rows: bool = False) -> None:
+    def record(self, name: str, form: str, constants: Sequence[Any], runs: str, faster: str = NOWHERE) -> None:
         """Note how a tensor was placed."""
         size = sum(value.const_value.nbytes for value in constants)
-        self.placed.append(Placed(name, form, size, runs, few_rows))
+        self.placed.append(Placed(name, form, size, runs, faster))
 
 
 def narrow_name(bits: int) -> str:

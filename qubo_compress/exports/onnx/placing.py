@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qubo_compress.exports.exported import FEW_ROWS, IN_INTEGERS, IN_INTEGERS_OPENVINO, NOT_TIMED, NOWHERE
 from qubo_compress.exports.onnx.canvas import Canvas, narrow_name
 from qubo_compress.exports.onnx.embeddings import (
     pick_from_blocks,
@@ -81,13 +82,13 @@ def _place_tied(canvas: Canvas, value: Any, codes: ScaledCodes, source: str) -> 
     replace_products(canvas, uses or [], lambda inputs: multiply(canvas, blocks, inputs))
     canvas.drop(value)
     constants = [blocks.packed, blocks.steps]
-    canvas.record(source, narrow_name(codes.bits), constants, "MatMulNBits, Gather of packed rows", few_rows=True)
+    canvas.record(source, narrow_name(codes.bits), constants, "MatMulNBits, Gather of packed rows", FEW_ROWS)
 
 
 def _place_anywhere(canvas: Canvas, value: Any, held: Held) -> None:
     """Place a tensor for any use: its value is computed from its constants in front of all else."""
     readers = ", ".join(sorted({node.op_type for node, _ in value.uses()}))
-    form = held.portable
+    form, faster = held.portable, NOWHERE
     if isinstance(form, Halves) or _is_wasteful(canvas, value, held):
         form = None
     if form is None and _fits_half(held.value):
@@ -99,7 +100,7 @@ def _place_anywhere(canvas: Canvas, value: Any, held: Held) -> None:
         kind = narrow_name(canvas.width(form, value.name))
         if value.name in canvas.rounded:
             found, constants = dequantized(canvas, value.name, form)
-            runs = f"{readers} in integers"
+            runs, faster = f"{readers} in integers", _faster_in_integers(canvas, value, form)
         else:
             found, constants = unpacked(canvas, value.name, form)
             runs = f"{readers}, unpacked when loaded"
@@ -115,7 +116,16 @@ def _place_anywhere(canvas: Canvas, value: Any, held: Held) -> None:
         found = canvas.call("Cast", [found], to=ONNX_TYPES[held.value.dtype])
     value.replace_all_uses_with(found)
     canvas.drop(value)
-    canvas.record(held.source, kind, constants, runs)
+    canvas.record(held.source, kind, constants, runs, faster)
+
+
+def _faster_in_integers(canvas: Canvas, value: Any, codes: ScaledCodes) -> str:
+    """Where a weight of 8 bits and rounded inputs saves time: onnxruntime needs rounded outputs for that, too."""
+    if codes.codes.ndim < 2 or canvas.width(codes, value.name) > 8:
+        return NOWHERE
+    if any(node.op_type == "ConvTranspose" for node, _ in value.uses()):
+        return NOT_TIMED
+    return IN_INTEGERS if canvas.runtime == "onnxruntime" else IN_INTEGERS_OPENVINO
 
 
 def _is_wasteful(canvas: Canvas, value: Any, held: Held) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qubo_compress._internal.files import write_atomically
 from qubo_compress.errors import ExportRefused
 from qubo_compress.exports.difference import Difference, allowed, answers, compared, single
-from qubo_compress.exports.exported import FEW_ROWS, NOWHERE, Exported, ExportedTensor, choices_by_tensor
+from qubo_compress.exports.exported import Exported, ExportedTensor, choices_by_tensor
 from qubo_compress.exports.onnx.canvas import Canvas, Placed
 from qubo_compress.exports.onnx.file import finished, graph_bytes, version_needed
 from qubo_compress.exports.onnx.normalisations import fold_normalisations
@@ -156,8 +156,8 @@ def _exported(
     nbytes, graph = sizes
     choices = choices_by_tensor(compression)
     rows = tuple(
-        ExportedTensor(name, choices.get(name, "not in a group"), form, size, runs, FEW_ROWS if few_rows else NOWHERE)
-        for (name, form, runs, few_rows), size in _sizes(canvas.placed).items()
+        ExportedTensor(name, choices.get(name, "not in a group"), form, size, runs, faster)
+        for (name, form, runs, faster), size in _sizes(canvas.placed).items()
     )
     return Exported(
         path=path, format="onnx", nbytes=nbytes, graph_bytes=graph,
@@ -167,10 +167,10 @@ def _exported(
     )  # fmt: skip
 
 
-def _sizes(placed: Sequence[Placed]) -> dict[tuple[str, str, str, bool], int]:
+def _sizes(placed: Sequence[Placed]) -> dict[tuple[str, str, str, str], int]:
     """Bytes by tensor, form and use: parts of one tensor are added up."""
-    found: dict[tuple[str, str, str, bool], int] = {}
+    found: dict[tuple[str, str, str, str], int] = {}
     for one in placed:
-        key = one.name, one.form, one.runs, one.few_rows
+        key = one.name, one.form, one.runs, one.faster
         found[key] = found.get(key, 0) + one.nbytes
     return found

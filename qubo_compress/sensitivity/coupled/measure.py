@@ -20,10 +20,11 @@ from qubo_compress.sensitivity.coupled.prices import AxisCounts
 from qubo_compress.sensitivity.coupled.rows import removals
 from qubo_compress.sensitivity.coupled.statistics import ChannelMoments, channel_moments
 from qubo_compress.sensitivity.coupled.table import MeasuredRows, channel_table, layer_prices
+from qubo_compress.sensitivity.forecast import forecast_within
 from qubo_compress.sensitivity.measurement import BRANCH
 from qubo_compress.sensitivity.metrics.products import Products, rows_with
 from qubo_compress.sensitivity.preparation import prepared
-from qubo_compress.sensitivity.progress import progress_bar
+from qubo_compress.sensitivity.progress import progress_bar, say
 from qubo_compress.sensitivity.specimen import Specimen
 from qubo_compress.sensitivity.subject import PROBE_EXAMPLES, Subject, Work
 from qubo_compress.sensitivity.table import SensitivityTable
@@ -43,7 +44,7 @@ def measure_channels(specimen: Specimen) -> SensitivityTable:
     specimen = specimen.private()
     specimen = replace(specimen, settings=replace(specimen.settings, metric=metric))
     with every_layer_runs(), torch.no_grad():
-        subject = prepared(specimen)
+        specimen, subject = _within(specimen, prepared(specimen))
         few = specimen.examples.first(PROBE_EXAMPLES).inputs
         channels = _removable(find_channels(specimen.model, few, settings.about_branches), subject)
         moments = channel_moments(subject.tensors, subject.examples, channels.readings)
@@ -64,6 +65,23 @@ def measure_channels(specimen: Specimen) -> SensitivityTable:
     known = replace(specimen, examples=subject.examples)
     choices = RemovalChoices(known, weights, channels, blocks, moments, counts, prices)
     return channel_table(subject, choices, layers, removing.together(blocks), started)
+
+
+def _within(specimen: Specimen, subject: Subject) -> tuple[Specimen, Subject]:
+    """As many of the examples as the time allows."""
+    settings = specimen.settings
+    if settings.seconds is None:
+        return specimen, subject
+    _, forecast = forecast_within(subject, settings)
+    if forecast.examples == subject.examples.count:
+        return specimen, subject
+    if settings.progress:
+        say(
+            f"measuring channels on {forecast.examples:,} of {subject.examples.count:,} examples, to stay within "
+            f"{settings.seconds:g} s"
+        )
+    fewer = specimen.on(specimen.examples.leading(forecast.examples))
+    return fewer, prepared(fewer)
 
 
 def _removable(channels: Channels, subject: Subject) -> Channels:

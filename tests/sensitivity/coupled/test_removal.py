@@ -19,6 +19,7 @@ from qubo_compress.menu.unreliable.analog import Analog
 from qubo_compress.network.channels import find_channels
 from qubo_compress.network.channels.removal_file import removals_from, text_of
 from qubo_compress.network.tensors import NetworkTensors
+from qubo_compress.sensitivity import forecast
 from qubo_compress.sensitivity.coupled.statistics import channel_moments
 from qubo_compress.sensitivity.table import SensitivityTable
 from tests.network.channels.test_channels import Separable, lively
@@ -264,3 +265,11 @@ def test_very_many_sets_are_decided_in_blocks(monkeypatch: pytest.MonkeyPatch) -
     assert len(blocks) <= 48 and sorted(number for block in blocks for number in block) == list(range(len(sets)))
     assert all(len({sets[number].family for number in block}) == 1 for block in blocks)
     assert [y for _, y in zip(blocks, table.group_names)] == [sets[block[0]].name for block in blocks]
+
+
+def test_seconds_take_examples_away(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    net, data = network("residual")
+    monkeypatch.setattr(forecast, "_seconds_per_example", lambda subject, together: 1.0)
+    every, few = (qc.measure(net, data, groups="channel", seconds=seconds) for seconds in (1e6, 1.0))
+    assert every.provenance.examples == EXAMPLES > few.provenance.examples == forecast.FEWEST_EXAMPLES
+    assert f"on {forecast.FEWEST_EXAMPLES} of {EXAMPLES} examples, to stay within 1 s" in capsys.readouterr().out
