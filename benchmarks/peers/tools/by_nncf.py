@@ -1,0 +1,31 @@
+"""Weight compression by OpenVINO's NNCF.
+
+Settings: ``mode``; groups of 64 columns where it is one of 4 bits.
+"""
+
+import nncf
+import numpy as np
+import torch
+from job import Job
+
+GROUP = 64
+
+
+def main() -> None:
+    """Compress, and read the codes of every layer."""
+    job = Job()
+    model = job.network()
+    mode = nncf.CompressWeightsMode(job.settings["mode"])
+    four = {"group_size": GROUP, "ratio": 1.0, "all_layers": True} if "4" in job.settings["mode"] else {}
+    example = (
+        torch.zeros((1, 128), dtype=torch.int64) if job.given["network"] == "text-gpt" else torch.zeros(1, 3, 32, 32)
+    )
+    found = nncf.compress_weights(model, mode=mode, dataset=nncf.Dataset([example]), **four)
+    for name, module in found.named_modules():
+        if hasattr(module, "unpack_weight") or type(module).__name__.endswith("WeightsDecompressor"):
+            print(name, type(module).__name__, {k: tuple(v.shape) for k, v in module.state_dict().items()})
+    raise SystemExit(f"the codes of {len(list(found.modules()))} modules were not read: {np.__version__}")
+
+
+if __name__ == "__main__":
+    main()
