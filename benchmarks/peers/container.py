@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import lzma
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ import zstandard
 from torch import Tensor, nn
 
 from qubo_compress.menu.coding.contexts import Shape
+from qubo_compress.menu.coding.layout import CodeLayout
 from qubo_compress.menu.coding.writer import CodedReader, CodedWriter
 from qubo_compress.menu.fold import scale_and_shift
 from qubo_compress.menu.storage.streams import PlainReader, PlainWriter, Reader, Writer
@@ -89,17 +90,21 @@ def _shapes(shape: torch.Size) -> dict[int, Shape]:
     return {shape.numel(): (shape[0], shape[1], shape.numel() // (shape[0] * shape[1]))}
 
 
+def _layout(shape: Sequence[int]) -> CodeLayout | None:
+    return CodeLayout.of(tuple(shape)) if len(shape) > 1 else None
+
+
 class _WholeBytes(PlainWriter):
     """Codes as bytes, or pairs of bytes, which xz and zstd see through better than packed fields."""
 
-    def codes(self, values: Whole, low: int, high: int) -> None:
+    def codes(self, values: Whole, low: int, high: int, layout: CodeLayout | None = None) -> None:
         self.raw((values - low).astype(_kind(low, high)).tobytes())
 
 
 class _WholeBytesReader(PlainReader):
     """Inverse of :class:`_WholeBytes`."""
 
-    def codes(self, count: int, low: int, high: int) -> Whole:
+    def codes(self, count: int, low: int, high: int, layout: CodeLayout | None = None) -> Whole:
         kind = np.dtype(_kind(low, high))
         return np.frombuffer(self.raw(kind.itemsize * count), kind).astype(np.int64) + low
 
@@ -119,7 +124,7 @@ def _write(writer: Writer, tensor: Tensor, rounded: Rounded | None) -> None:
     writer.raw(rounded.scale.astype("<f2").tobytes())
     if rounded.zero is not None:
         writer.raw(rounded.zero.astype("<i2").tobytes())
-    writer.codes(rounded.codes.reshape(-1), low, high)
+    writer.codes(rounded.codes.reshape(-1), low, high, _layout(rounded.codes.shape))
 
 
 def _read(reader: Reader, shape: torch.Size) -> Tensor:
@@ -128,7 +133,7 @@ def _read(reader: Reader, shape: torch.Size) -> Tensor:
     scales, has_zero, low, high = np.frombuffer(reader.raw(8), "<i2").tolist()
     scale = np.frombuffer(reader.raw(2 * scales), "<f2").astype(np.float32)
     zero = np.frombuffer(reader.raw(2 * scales), "<i2").astype(np.int64) if has_zero else None
-    codes = reader.codes(shape.numel(), low, high)
+    codes = reader.codes(shape.numel(), low, high, _layout(shape))
     return Rounded(codes.reshape(tuple(shape)), scale, zero).values()
 
 
