@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -119,3 +120,15 @@ def test_every_page_says_in_one_sentence_what_it_answers() -> None:
         name_of(page) for page in PAGES[1:] if not re.match(r"---\ndescription: .{20,}\.\n---\n", page.read_text())
     ]
     assert lacking == []
+
+
+def test_headings_skip_no_level_and_pictures_are_described() -> None:
+    wrong = []
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        levels = [len(found) for found in re.findall(r"^(#+) ", text, re.MULTILINE)]
+        made = "\n::: " in text  # the site puts docstrings' headings between
+        if levels[:1] != [1] or not made and any(below > above + 1 for above, below in itertools.pairwise(levels)):
+            wrong.append(f"{name_of(page)}: headings {levels}")
+        wrong += [f"{name_of(page)}: {path} is not described" for path in re.findall(r"!\[\s*\]\(([^)]+)\)", text)]
+    assert wrong == []

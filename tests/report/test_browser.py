@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,3 +121,35 @@ def test_without_the_script_everything_is_there(browser: Any, deep: Path) -> Non
     page, _ = opened(browser, deep, 400, java_script_enabled=False)
     assert page.locator("tbody tr", has_text="encoder_block_").count() >= LAYERS
     assert page.locator(".strip i[title]").count() >= LAYERS
+
+
+CONTRAST = """() => {
+    const light = text => {
+        const parts = text.match(/[\\d.]+/g).map(Number).slice(0, 3).map(value => value / 255)
+            .map(value => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
+    };
+    const ground = element => {
+        for (let found = element; found; found = found.parentElement) {
+            const color = getComputedStyle(found).backgroundColor;
+            if (!/rgba\\(.*, 0(\\.\\d+)?\\)/.test(color) && color.startsWith('rgb')) return color;
+        }
+        return 'rgb(255, 255, 255)';
+    };
+    return [...document.querySelectorAll('h1, h2, h3, p, td, th, li, .value')].filter(e => e.innerText).map(e => {
+        const [one, other] = [light(getComputedStyle(e).color), light(ground(e))];
+        return [(Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05), e.innerText.slice(0, 40)];
+    }).filter(pair => pair[0] < 4.5);
+}"""
+"""Texts whose contrast is below 4.5, as WCAG 2 counts it."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_are_readable(browser: Any, odd: Path, scheme: str) -> None:
+    page, said = opened(browser, odd, 400, color_scheme=scheme)
+    assert page.evaluate(CONTRAST) == [] and not said
+    assert page.title() and page.evaluate("document.documentElement.lang") == "en"
+    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(e => Number(e.tagName[1]))")
+    assert levels[0] == 1 and all(below <= above + 1 for above, below in itertools.pairwise(levels))
+    untold = "[...document.querySelectorAll('img')].filter(e => !e.alt).length"
+    assert page.evaluate(untold) == 0
