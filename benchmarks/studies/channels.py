@@ -54,7 +54,7 @@ BRANCHES_LEAVE = 1.3
 STUDY = Study(
     __doc__, "channels", field="step", network="cifar10-resnet20", examples=[2_000], shares=[0.5], epochs=[3],
     seeds=[0], together=Option([1, 8], "channels of a layer that stay or leave together"),
-    recipes=Option(["softened"], choices=["plain", "softened"]),
+    recipes=Option(["softened"], choices=["plain", "softened", "small-batches"]),
     methods=Option(["products", "torch-pruning"], choices=METHODS), recovered=Option(False, "also train by qc.recover"),
     test=Option(2_000, "test examples"), time_limit=10.0,
     calibration=Option(512, "examples that measure"), runs=Option(15, "runs of which the fastest counts"),

@@ -90,6 +90,21 @@ def test_the_fit_finds_the_rest_and_a_factor_for_every_form(factors: list[float]
     assert [by_form[name] for name in "abc"] == pytest.approx(factors, rel=1e-6)
 
 
+def test_a_corrected_table_predicts_the_measured_network_and_keeps_all_proportions(table: qc.LatencyTable) -> None:
+    plan = {group: list(offered)[-1] for group, offered in table.layers.items()}
+    corrected = table.corrected(plan, 1.5 * table.predicted(plan))
+    assert corrected.margin == pytest.approx(0.0)
+    for other in (plan, {}):
+        assert corrected.predicted(other) == pytest.approx(1.5 * table.predicted(other))
+    assert corrected.sizes == table.sizes
+
+
+@pytest.mark.parametrize("measured", [0.0, -1.0, float("nan"), float("inf")])
+def test_no_table_is_corrected_by_what_is_no_time(table: qc.LatencyTable, measured: float) -> None:
+    with pytest.raises(InvalidBudget, match="measured"):
+        table.corrected({}, measured)
+
+
 def test_a_table_is_saved_and_read_back(table: qc.LatencyTable, tmp_path: Path) -> None:
     table.save(tmp_path / "times.json")
     assert qc.LatencyTable.load(tmp_path / "times.json") == table
