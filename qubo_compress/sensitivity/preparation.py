@@ -15,6 +15,7 @@ from qubo_compress.calibration.statistics.statistic import Calibration
 from qubo_compress.errors import ForwardFailed, InvalidBatches, InvalidModel, NonFiniteLoss, QuboCompressError
 from qubo_compress.menu.operator import Operator
 from qubo_compress.network.calls import WeightCall, weight_calls, why_unseen
+from qubo_compress.network.discovery import LOOKED_UP
 from qubo_compress.network.groups import Group, Layout
 from qubo_compress.network.inputs import map_tensors
 from qubo_compress.network.losses.classification import Loss, make_loss
@@ -98,7 +99,8 @@ def _measurable(
     """The choices, without those that need the inputs of a weight if these cannot be observed, or not rounded."""
     watching = [name for name, operator in offered.items() if any(need.watches_inputs for need in operator.needs)]
     reasons = [why_unseen(calls.get(member.name, ()), bool(member.inputs_first)) for member in group.members]
-    unseen = next((said for said in reasons if said is not None), None)
+    # What looks at the inputs of an embedding, which has none, knows that they count alike.
+    unseen = None if group.module_type in LOOKED_UP else next((said for said in reasons if said is not None), None)
     rounding = [name for name in watching if offered[name].activation_bits]
     fixed = next((unrounded[member.name] for member in group.members if member.name in unrounded), None)
     for names, reason in ((watching, unseen), (rounding, fixed)):

@@ -29,6 +29,7 @@ from qubo_compress.menu.coding.trellis.kernels import (
     nearest_columns,
     propagate_block,
 )
+from qubo_compress.menu.coding.trellis.rates import Rates
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -113,20 +114,21 @@ class Quantizers:
         values: Floats = multiples(codes.T, self.states).T.astype(np.float64) * self.unit
         return values
 
-    def priced(self, spans: Integers, columns: int, bits: Floats | None = None) -> TrellisArguments:
+    def for_kernels(self, spans: Integers, rates: Rates) -> TrellisArguments:
         """The trellis for kernels.
 
         Args:
             spans: see :class:`Target`.
-            columns: their number.
-            bits: (max(states, 1), reach + 1) price of every magnitude; None: bits do not count.
+            rates: the prices of the codes.
         """
-        count = max(self.states, 1)
-        prices = np.zeros((1, count, self.reach + 1)) if bits is None else np.ascontiguousarray(bits[None])
         following = NEXT_STATES[self.states] if self.states else ONE_STATE
         second = SECOND_QUANTIZER[self.states] if self.states else FIRST_QUANTIZER
-        classes = np.zeros((columns, int(spans[-1])), dtype=np.uint8)
-        return TrellisArguments(following, second, self.width / 2, self.reach, prices, classes, spans)
+        bits, classes = np.ascontiguousarray(rates.bits), np.ascontiguousarray(rates.classes)
+        return TrellisArguments(following, second, self.width / 2, self.reach, bits, classes, spans)
+
+    def free(self, values: Floats) -> Rates:
+        """Bits that cost nothing."""
+        return Rates.free((values.shape[0], values.shape[1]), self.states, self.reach)
 
 
 def memory_for(rows: int, states: int) -> Memory:
@@ -138,32 +140,31 @@ def memory_for(rows: int, states: int) -> Memory:
     )  # fmt: skip
 
 
-def nearest(values: Floats, quantizers: Quantizers, bits: Floats | None = None) -> Integers:
+def nearest(values: Floats, quantizers: Quantizers, rates: Rates) -> Integers:
     """(columns, rows) codes of least squared error plus price of bits.
 
     Args:
         values: (columns, rows).
         quantizers: of the codes.
-        bits: see :meth:`Quantizers.priced`.
+        rates: prices of the codes.
     """
-    columns, rows = values.shape
-    codes = np.zeros(values.shape, dtype=np.int64)
-    trellis = quantizers.priced(np.array([0, rows]), columns, bits)
+    rows, codes = values.shape[1], np.zeros(values.shape, dtype=np.int64)
+    trellis = quantizers.for_kernels(np.array([0, rows]), rates)
     nearest_columns(np.ascontiguousarray(values), codes, trellis, memory_for(rows, quantizers.states))
     return codes
 
 
-def propagated(target: Target, quantizers: Quantizers, bits: Floats | None = None) -> Integers:
+def propagated(target: Target, quantizers: Quantizers, rates: Rates) -> Integers:
     """(columns, rows) codes, column by column; later columns compensate the error of earlier ones.
 
     Args:
         target: the weights.
         quantizers: of the codes.
-        bits: see :meth:`Quantizers.priced`.
+        rates: prices of the codes.
     """
     columns, rows = target.values.shape
     left, codes = target.values.copy(), np.zeros((columns, rows), dtype=np.int64)
-    trellis, memory = quantizers.priced(target.spans, columns, bits), memory_for(rows, quantizers.states)
+    trellis, memory = quantizers.for_kernels(target.spans, rates), memory_for(rows, quantizers.states)
     errors = np.empty((min(BLOCK, columns), rows))
     for block in _blocks(columns):
         made = errors[: block.stop - block.start]
@@ -175,19 +176,19 @@ def propagated(target: Target, quantizers: Quantizers, bits: Floats | None = Non
     return codes
 
 
-def descended(target: Target, codes: Integers, quantizers: Quantizers, bits: Floats | None = None) -> float:
+def descended(target: Target, codes: Integers, quantizers: Quantizers, rates: Rates) -> float:
     """Take every column to its best codes, given all others; changes codes, and returns by how much the sum fell.
 
     Args:
         target: the weights.
         codes: (columns, rows), changed.
         quantizers: of the codes.
-        bits: see :meth:`Quantizers.priced`.
+        rates: prices of the codes.
     """
     columns, rows = codes.shape
     stored = np.ascontiguousarray(quantizers.values(codes))
     gradient, fallen = target.gradient(stored), 0.0
-    trellis, memory = quantizers.priced(target.spans, columns, bits), memory_for(rows, quantizers.states)
+    trellis, memory = quantizers.for_kernels(target.spans, rates), memory_for(rows, quantizers.states)
     moved = np.empty((min(BLOCK, columns), rows))
     for block in _blocks(columns):
         change = moved[: block.stop - block.start]

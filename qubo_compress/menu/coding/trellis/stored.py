@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress.menu.coding.layout import CodeLayout, multiples
-from qubo_compress.menu.coding.trellis.rates import bits_of_magnitudes
+from qubo_compress.menu.coding.trellis.rates import Rates
 from qubo_compress.menu.coding.trellis.search import Integers, Quantizers, nearest
 from qubo_compress.menu.operator import values_of
 from qubo_compress.menu.quantize import half_scale
@@ -97,11 +97,12 @@ class TrellisTensor(StoredPart):
         return replace(self, codes=_as_stored(found))
 
     def _nearest(self, values: np.ndarray, price: float) -> Integers:
-        bits = None
+        quantizers = self.quantizers
+        rates = quantizers.free(values)
         if price > 0:
-            per_bit = price * float(self.step) ** 2
-            bits = per_bit * bits_of_magnitudes(self.codes.numpy(), self.states, self.reach)
-        return nearest(values, self.quantizers, bits)
+            codes = np.ascontiguousarray(self.codes.numpy().T)
+            rates = Rates.of(codes, self.states, self.reach).priced(price * float(self.step) ** 2)
+        return nearest(values, quantizers, rates)
 
 
 def _as_stored(codes: Integers) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
 from qubo_compress.errors import InvalidMenu
-from qubo_compress.menu.coding.trellis.rates import bits_of_magnitudes
+from qubo_compress.menu.coding.trellis.rates import Rates
 from qubo_compress.menu.coding.trellis.search import Integers, Quantizers, Target, descended, propagated
 from qubo_compress.menu.coding.trellis.stored import LARGEST_CODE, TrellisTensor, TrellisTensors
 from qubo_compress.menu.compensation.layer_error import Compensating
@@ -111,19 +111,16 @@ class Trellis(Compensating):
         return TrellisTensor(member, self.states, step, stored, int(stored.abs().max()))
 
     def _codes(self, target: Target, quantizers: Quantizers) -> Integers:
-        codes = propagated(target, quantizers)
-        if self.rate == 0:
-            for _ in range(SWEEPS):
-                descended(target, codes, quantizers)
-            return codes
-        price = self.rate * 2 * math.log(2) * target.error(quantizers.values(codes)) / codes.size
-
-        def prices() -> np.ndarray:
-            return price * bits_of_magnitudes(codes.T, self.states, quantizers.reach)
-
-        codes = propagated(target, quantizers, prices())
+        rates = quantizers.free(target.values)
+        codes = propagated(target, quantizers, rates)
+        price = 0.0
+        if self.rate > 0:
+            price = self.rate * 2 * math.log(2) * target.error(quantizers.values(codes)) / codes.size
+            codes = propagated(target, quantizers, Rates.of(codes, self.states, quantizers.reach).priced(price))
         for _ in range(SWEEPS):
-            descended(target, codes, quantizers, prices())
+            if price > 0:
+                rates = Rates.of(codes, self.states, quantizers.reach).priced(price)
+            descended(target, codes, quantizers, rates)
         return codes
 
     def read(self, group: Group, reader: Reader) -> TrellisTensors:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qubo_compress.calibration.statistics.input_moments import Moments
 from qubo_compress.menu.coding.layout import states_of
 from qubo_compress.menu.coding.trellis import search
-from qubo_compress.menu.coding.trellis.rates import bits_of_magnitudes
+from qubo_compress.menu.coding.trellis.rates import Rates
 from qubo_compress.menu.coding.trellis.search import Quantizers, Target, descended, nearest, propagated
 
 STATES = st.sampled_from([0, 4, 8])
@@ -31,11 +31,6 @@ def target_of(rows: int, columns: int, blocks: int, seed: int) -> Target:
     return Target.of(generator.normal(size=(rows, columns)), moments, 0.01)
 
 
-def bits_taken(codes: np.ndarray, states: int, bits: np.ndarray) -> float:
-    """Sum over (columns, rows) codes."""
-    return float(bits[states_of(codes.T, states), np.abs(codes.T)].sum())
-
-
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     states=STATES, rows=st.integers(1, 5), price=st.sampled_from([0.0, 0.1, 1.0]), scale=st.floats(0.1, 4.0),
@@ -44,12 +39,13 @@ def bits_taken(codes: np.ndarray, states: int, bits: np.ndarray) -> float:
 def test_no_sequence_of_codes_is_better(states: int, rows: int, price: float, scale: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
     values, quantizers = scale * generator.normal(size=(1, rows)), Quantizers(states, 1.0, 2)
-    bits = price * np.sort(generator.random((max(states, 1), 3)), axis=1)
+    bits = price * np.sort(generator.random((2, max(states, 1), 3)), axis=-1)
+    rates = Rates(bits, generator.integers(0, 2, (1, rows)).astype(np.uint8))
 
     def cost(codes: np.ndarray) -> float:
-        return float(((quantizers.values(codes) - values) ** 2).sum()) + bits_taken(codes, states, bits)
+        return float(((quantizers.values(codes) - values) ** 2).sum()) + rates.total(codes)
 
-    found = cost(nearest(values, quantizers, bits))
+    found = cost(nearest(values, quantizers, rates))
     least = min(cost(np.array([codes])) for codes in itertools.product(range(-2, 3), repeat=rows))
     assert found == pytest.approx(least, rel=1e-12, abs=1e-12)
 
@@ -63,17 +59,16 @@ def test_error_plus_price_of_bits_falls_by_what_a_sweep_says(
     states: int, blocks: int, columns: int, width: float, price: float, seed: int
 ) -> None:
     target, quantizers = target_of(12, columns, blocks, seed), Quantizers(states, width, 40)
-    codes = propagated(target, quantizers)
+    codes = propagated(target, quantizers, quantizers.free(target.values))
     for _ in range(3):
-        # The codes' own frequencies: a new table cannot make the same codes dearer by more than its prior.
-        bits = price * bits_of_magnitudes(codes.T, states, 40)
-        before = target.error(quantizers.values(codes)) + bits_taken(codes, states, bits)
-        fallen = descended(target, codes, quantizers, bits)
-        after = target.error(quantizers.values(codes)) + bits_taken(codes, states, bits)
+        rates = Rates.of(codes, states, 40).priced(price)
+        before = target.error(quantizers.values(codes)) + rates.total(codes)
+        fallen = descended(target, codes, quantizers, rates)
+        after = target.error(quantizers.values(codes)) + rates.total(codes)
         assert fallen >= 0 and before - after == pytest.approx(fallen, abs=1e-9 * max(before, 1.0))
     # A column that no search improves stays.
     kept = codes.copy()
-    while descended(target, codes, quantizers, bits) > 0:
+    while descended(target, codes, quantizers, rates) > 0:
         kept = codes.copy()
     assert np.array_equal(kept, codes)
 
@@ -82,11 +77,11 @@ def test_error_plus_price_of_bits_falls_by_what_a_sweep_says(
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch, states: int, blocks: int) -> None:
     target, quantizers = target_of(12, 30, blocks, 1), Quantizers(states, 1.0, 10)
-    bits = 0.1 * np.arange(11.0) * np.ones((max(states, 1), 1))
+    rates = Rates.of(np.arange(360).reshape(30, 12) % 5, states, 10).priced(0.1)
 
     def solved() -> np.ndarray:
-        codes = propagated(target, quantizers, bits)
-        descended(target, codes, quantizers, bits)
+        codes = propagated(target, quantizers, rates)
+        descended(target, codes, quantizers, rates)
         return codes
 
     whole = solved()
@@ -97,15 +92,15 @@ def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch, state
 def test_plain_rows_of_a_grouped_layer_are_those_of_each_group_alone() -> None:
     """Without states nothing connects the rows."""
     target, quantizers = target_of(12, 9, 3, 2), Quantizers(0, 0.8, 20)
-    whole = propagated(target, quantizers)
-    descended(target, whole, quantizers)
+    whole = propagated(target, quantizers, quantizers.free(target.values))
+    descended(target, whole, quantizers, quantizers.free(target.values))
     for number, rows in target.parts():
         kept = slice(number, number + 1)
         alone = Target(
             np.ascontiguousarray(target.values[:, rows]), target.moments[kept], target.uppers[kept], np.array([0, 4])
         )
-        codes = propagated(alone, quantizers)
-        descended(alone, codes, quantizers)
+        codes = propagated(alone, quantizers, quantizers.free(alone.values))
+        descended(alone, codes, quantizers, quantizers.free(alone.values))
         assert np.array_equal(codes, whole[:, rows])
 
 
@@ -126,8 +121,8 @@ def test_eight_states_gain_over_plain_codes_at_equal_bits(columns: int, gain: fl
 
     def decibels(states: int) -> float:
         quantizers = Quantizers(states, 0.5, 40)
-        codes = propagated(target, quantizers)
-        descended(target, codes, quantizers)
+        codes = propagated(target, quantizers, quantizers.free(target.values))
+        descended(target, codes, quantizers, quantizers.free(target.values))
         # 6.02 dB per bit bring both to the same number of bits.
         return 10 * np.log10(target.error(quantizers.values(codes))) + 6.02 * entropy(codes, states)
 
