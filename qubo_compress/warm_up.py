@@ -15,6 +15,7 @@ from torch import nn
 from qubo_compress._internal import compiling
 from qubo_compress.budget import Budget
 from qubo_compress.menu.coding.kernels import contexts_of_place
+from qubo_compress.menu.coding.trellis.search import Quantizers, nearest
 from qubo_compress.menu.menu import Menu
 from qubo_compress.pipeline.compress import compress
 from qubo_compress.problem.generators import random_problem
@@ -50,11 +51,14 @@ def _compress_a_small_network() -> None:
             nn.Conv2d(2, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
         ).eval()
     batches = [(torch.randn(16, 2, 5, 5, generator=generator), torch.arange(16) % 3)]
-    for menu in (None, Menu.of("quantize", "prune", "compensate", coded=True)):
+    for menu in (None, Menu.of("quantize", "prune", "compensate", "trellis", coded=True)):
         compress(model, batches, Budget(ratio=2), menu=menu, solver="greedy", progress=False)
     # Reading codes back: such a small network may pick no choice that needs it.
     nothing = np.zeros(1, dtype=np.int64)
     contexts_of_place(nothing, nothing, 0, 0, 0, 0, 1, 1.0)
+    # Fine-tuning on a trellis.
+    quantizers, value = Quantizers(8, 1.0, 1), np.zeros((1, 1))
+    nearest(value, quantizers, quantizers.free(value))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def compiled():
 warm_up()
 before = compiled()
 network = load("digits", calibration_examples=32)
-for menu in (None, qc.Menu.of("quantize", "prune", "compensate", coded=True)):
+for menu in (None, qc.Menu.of("quantize", "prune", "compensate", "trellis", coded=True)):
     qc.compress(network.model, network.calibration, qc.Budget(ratio=8), menu=menu, progress=False, time_limit=1.0)
 print(sorted(compiled() - before))
 """

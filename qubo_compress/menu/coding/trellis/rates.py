@@ -52,7 +52,8 @@ class Rates:
             reach: largest magnitude.
 
         Example:
-            >>> Rates.of(np.array([[0, 0], [1, -1]] * 100), 0, 2).total(np.array([[0, 0], [1, -1]])) < 8
+            >>> codes = np.array([[0, 0], [1, -1]] * 100)
+            >>> 200 < Rates.of(codes, 0, 2).total(codes) < 260  # a bit for the sign of every second code
             True
         """
         before = states_of(codes.T, states).T

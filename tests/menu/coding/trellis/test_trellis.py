@@ -135,6 +135,12 @@ def test_recovered_networks_keep_their_bytes(tmp_path: Path) -> None:
     menu = qc.Menu([f"coded(of='trellis(step={step})')" for step in (0.5, 1.5)])
     found = qc.compress(net, batches, qc.Budget(ratio=1.5), menu=menu, solver="greedy", progress=False)
     assert any(isinstance(form, CodedGroup) for form in qc.plan.compression_of(found.compressed_model).stored.values())
+    weights = [
+        len(names)
+        for name, names in zip(found.table.group_names, found.table.choices, strict=True)
+        if "norm" not in name and "bias" not in name
+    ]
+    assert weights == [3, 3, 3, 3]  # all take both steps, the embedding too
     for epochs in (0, 2):
         better = qc.recover(
             found.compressed_model, batches, net, epochs=epochs, learning_rate=3e-3, progress=False
