@@ -69,7 +69,7 @@ PEERS = (
     ),
     Peer(
         "Deep Compression", ("numpy", "scikit-learn", "bitarray", "safetensors"), "by_deep_compression.py",
-        _each(bits=(5, 4, 3, 2), sparsity=(0.0, 0.3, 0.5, 0.7)), "Han, Mao & Dally, ICLR 2016, without retraining",
+        _each(bits=(5, 4, 3, 2), sparsity=(0.0, 0.5)), "Han, Mao & Dally, ICLR 2016, without retraining",
         note="magnitudes, k-means from even values, Huffman codes",
     ),
     Peer(

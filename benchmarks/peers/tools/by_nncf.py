@@ -4,7 +4,6 @@ Settings: ``mode``; groups of 64 columns where it is one of 4 bits.
 """
 
 import nncf
-import numpy as np
 import torch
 from job import Job
 
@@ -21,10 +20,13 @@ def main() -> None:
         torch.zeros((1, 128), dtype=torch.int64) if job.given["network"] == "text-gpt" else torch.zeros(1, 3, 32, 32)
     )
     found = nncf.compress_weights(model, mode=mode, dataset=nncf.Dataset([example]), **four)
-    for name, module in found.named_modules():
-        if hasattr(module, "unpack_weight") or type(module).__name__.endswith("WeightsDecompressor"):
-            print(name, type(module).__name__, {k: tuple(v.shape) for k, v in module.state_dict().items()})
-    raise SystemExit(f"the codes of {len(list(found.modules()))} modules were not read: {np.__version__}")
+    for hook, module in found.named_modules():
+        if type(module).__name__.endswith("WeightsDecompressor"):
+            name = hook.partition("post_hooks.")[2].rpartition("__")[0].replace(":", ".")
+            with torch.no_grad():
+                values = module(found.get_parameter(name)).float().numpy()
+            job.on_grid(name, values, module._scale.float().numpy())
+    job.finish()
 
 
 if __name__ == "__main__":
