@@ -91,7 +91,8 @@ PEERS = (
     ),
     Peer(
         "NNCF", (TORCH, "nncf", "numpy", "safetensors"), "by_nncf.py", _each(mode=("int8_sym", "int4_sym")),
-        "nncf.compress_weights, group size 64; scale estimation and GPTQ exist for OpenVINO models only",
+        "nncf.compress_weights: groups of 64, scale_estimation; its GPTQ is for OpenVINO models",
+        calibrates=True,
         networks=(RESNET, GPT),
     ),
     Peer(

@@ -30,6 +30,7 @@ def _peers(records: list[Record]) -> str:
     for peer in PEERS:
         installed = matching(records, step="installed", peer=peer.name)
         versions = installed[-1].get("versions", {}) if installed else {}
+        versions = {name.replace("_", "-"): version for name, version in versions.items()}
         wanted = [name for name in peer.packages if "==" not in name and name != "safetensors"]
         shown = ", ".join(f"{name} {versions[name]}" for name in wanted if name in versions)
         skips = [one["skipped"] for one in records if one.get("peer") == peer.name and "skipped" in one]
