@@ -54,6 +54,7 @@ STUDY = Study(
     __doc__, "peers", field="step", networks=Option(list(NETWORKS), choices=NETWORKS),
     peers=Option([peer.name for peer in PEERS], choices=[peer.name for peer in PEERS]),
     menus=Option(list(MENUS), choices=MENUS), ratios=RATIOS, examples=[2_000], seeds=[0, 1, 2],
+    settings=Option([], "of peers, as records name them; all where none is given", type=str),
     loss=Option("auto", "of our own measurement"), root=Option(Path("out/peers"), "folder of environments and jobs"),
 )  # fmt: skip
 
@@ -136,7 +137,8 @@ def _settings(network: str, peer: str) -> list[str]:
 def _runs(options: Options) -> Iterator[Record]:
     for cell in grid(network=options.networks, peer=options.peers, examples=options.examples, seed=options.seeds):
         if cell["network"] in named(cell["peer"]).networks:
-            yield from ({**cell, "setting": setting} for setting in _settings(cell["network"], cell["peer"]))
+            settings = _settings(cell["network"], cell["peer"])
+            yield from ({**cell, "setting": one} for one in settings if one in options.settings or not options.settings)
 
 
 @STUDY.step(_runs)
