@@ -12,12 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qubo_compress._internal.optional import installed
 from qubo_compress.calibration.statistics.statistic import Statistic
 from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.coding.adaptive.group import (
+    MARK,
+    AdaptiveReader,
+    adaptive_bytes,
+    adaptive_sizes,
+    can_be_adaptive,
+    modelled_bytes,
+)
 from qubo_compress.menu.coding.contexts import Shape, shapes_of
+from qubo_compress.menu.coding.lengths import varint
 from qubo_compress.menu.coding.parts import Coding, Numbers, Part, Sized, fitted, recorded, sized
 from qubo_compress.menu.coding.rate import Moves, rate_aware
-from qubo_compress.menu.coding.writer import CodedReader, coded_bytes, varint
+from qubo_compress.menu.coding.writer import CodedReader, coded_bytes
 from qubo_compress.menu.low_rank.stages import Stage
 from qubo_compress.menu.operator import ALREADY_STORED, Operator, choice_name, needs_data, operators, parse
 from qubo_compress.menu.quantize import Quantize, QuantizedTensors
@@ -79,13 +89,13 @@ class CodedGroup(Stored):
     Attributes:
         inner: the group as its own operator stores it.
         shapes: number of values -> layout, of the group's members.
-        codings: the model of every part; it is fixed when the values change.
+        codings: the model of every part, fixed when the values change; None in an adaptive stream, which needs none.
         capacity: bytes in the file; unused ones are zeros.
     """
 
     inner: Stored
     shapes: Mapping[int, Shape]
-    codings: tuple[Coding, ...]
+    codings: tuple[Coding, ...] | None
     capacity: int
 
     @property
@@ -103,6 +113,8 @@ class CodedGroup(Stored):
 
     @cached_property
     def _data(self) -> bytes:
+        if self.codings is None:
+            return adaptive_bytes(recorded(self.inner, self.shapes), self.capacity)
         return coded_bytes(self.inner, self.shapes, self.codings, self.capacity)
 
     def to_bytes(self) -> bytes:
@@ -156,18 +168,23 @@ class CodedGroup(Stored):
 
     @cached_property
     def _own_sizes(self) -> list[Sized]:
-        pairs = zip(recorded(self.inner, self.shapes), self.codings, strict=True)
+        pairs = zip(recorded(self.inner, self.shapes), self.codings or (), strict=True)
         return [sized(part, coding) for part, coding in pairs]
 
-    def _sizes(self, packed: Stored) -> list[Sized]:
-        found = []
-        for part, own in zip(recorded(packed, self.shapes), self._own_sizes, strict=True):
+    def _judged(self, packed: Stored) -> tuple[list[Sized], float]:
+        """Sizes of all parts, and the bits above the capacity: zero or fewer certainly fit."""
+        parts = recorded(packed, self.shapes)
+        if self.codings is None:
+            size, found = adaptive_sizes(parts)
+            size += len(varint(self.capacity)) - len(varint(size))
+            return found, 8.0 * (size - self.capacity)
+        sizes = []
+        for part, own in zip(parts, self._own_sizes, strict=True):
             stays = isinstance(part, Numbers) and part.of_mask and _same(part, own.part)
-            found.append(own if stays else sized(part, own.coding))
-        return found
+            sizes.append(own if stays else sized(part, own.coding))
+        return sizes, self._excess(packed, sizes)
 
     def _excess(self, packed: Stored, sizes: Sequence[Sized]) -> float:
-        """Bits above the capacity: zero or fewer certainly fit."""
         numbers = sum(len(s.part) if isinstance(s.part, bytes) else s.part.values.size for s in sizes)
         if numbers > FEW_NUMBERS:
             side = sum(s.side for s in sizes)
@@ -180,8 +197,8 @@ class CodedGroup(Stored):
 
     def _fitting(self, near: Stored, goal: Sequence[Tensor], numbers: _Numbers, refit: bool) -> Stored | None:
         """Codes that fit and are near the goal; None if they cannot be made to fit."""
-        sizes = self._sizes(near)
-        excess, asked = self._excess(near, sizes), MORE
+        sizes, excess = self._judged(near)
+        asked = MORE
         for attempt in range(ATTEMPTS):
             if excess <= 0:
                 return near
@@ -191,13 +208,12 @@ class CodedGroup(Stored):
             if wider is None and not moves.any:
                 return self._weighed(near, goal, refit)
             tried = moves.taken(asked * excess) if wider is None else numbers.stored(wider, goal, False)
-            sizes = self._sizes(tried)
-            left = self._excess(tried, sizes)
+            kept, (sizes, left) = sizes, self._judged(tried)
             if wider is None:
                 # Moved codes change the contexts: the shortfall is added to the next request.
                 asked *= float(np.clip(excess / max(excess - left, 1.0), 1.0, 2.0))
             elif left >= excess:
-                refit, sizes = False, self._sizes(near)
+                refit, sizes = False, kept
                 continue
             near, excess = tried, left
         return near if excess <= 0 else None
@@ -209,14 +225,14 @@ class CodedGroup(Stored):
             tried = near.weighed(goal, high, refit)
             if tried is None:
                 return None
-            if self._excess(tried, self._sizes(tried)) <= 0:
+            if self._judged(tried)[1] <= 0:
                 best = tried
                 break
             low, high = high, PRICE_RISES * high
         for _ in range(PRICE_BISECTIONS if best is not None else 0):
             middle = math.sqrt(low * high) if low > 0 else high / PRICE_RISES
             tried = near.weighed(goal, middle, refit)
-            if tried is not None and self._excess(tried, self._sizes(tried)) <= 0:
+            if tried is not None and self._judged(tried)[1] <= 0:
                 best, high = tried, middle
             else:
                 low = middle
@@ -229,7 +245,7 @@ class CodedGroup(Stored):
             middle = (low + high) / 2
             moved = [b + middle * (g - b) for b, g in zip(before, goal, strict=True)]
             tried = numbers.stored(self.inner, moved, refit)
-            if self._excess(tried, self._sizes(tried)) <= 0:
+            if self._judged(tried)[1] <= 0:
                 low, best = middle, tried
             else:
                 high = middle
@@ -255,13 +271,24 @@ def coded_group(inner: Stored, group: Group, name: str) -> CodedGroup:
         raise InvalidMenu(f"{name} is stored in unreliable cells: one wrong bit would spoil all that is coded")
     shapes = shapes_of(group)
     parts = recorded(inner, shapes)
-    codings = tuple(fitted(part) for part in parts)
-    slack = sum(sized(part, coding).coded for part, coding in zip(parts, codings, strict=True) if coding.planes)
-    data = coded_bytes(inner, shapes, codings)
-    capacity = len(data) + math.ceil(FLOAT_SLACK * slack / 8)
+    found = []
+    if can_be_adaptive(parts):
+        data = adaptive_bytes(parts)
+        found.append(CodedGroup(inner, shapes, None, _with_slack(len(data), modelled_bytes(parts))))
+    # Without the package that older streams need, they are not tried.
+    if not found or installed("constriction"):
+        codings = tuple(fitted(part) for part in parts)
+        slack = sum(sized(part, coding).coded for part, coding in zip(parts, codings, strict=True) if coding.planes)
+        data = coded_bytes(inner, shapes, codings)
+        found.append(CodedGroup(inner, shapes, codings, _with_slack(len(data), slack / 8)))
+    return min(found, key=lambda group: group.capacity)
+
+
+def _with_slack(size: int, floats: float) -> int:
+    """Bytes of a group that leave some to spare for its coded floats."""
+    capacity = size + math.ceil(FLOAT_SLACK * floats)
     # A larger length may need one more byte.
-    capacity += len(varint(capacity)) - len(varint(len(data)))
-    return CodedGroup(inner, shapes, codings, capacity)
+    return capacity + len(varint(capacity)) - len(varint(size))
 
 
 def _same(part: Numbers, other: Part) -> bool:
@@ -355,6 +382,11 @@ class Coded(Operator):
 
     def decode(self, group: Group, data: memoryview) -> tuple[CodedGroup, int]:
         shapes = shapes_of(group)
+        if bytes(data[:1]) == MARK:
+            adaptive = AdaptiveReader(data, shapes)
+            inner = self.inner.read(group, adaptive)
+            adaptive.finish()
+            return CodedGroup(inner, shapes, None, adaptive.used), adaptive.used
         reader = CodedReader(data, shapes)
         inner = self.inner.read(group, reader)
         reader.finish()

@@ -78,6 +78,7 @@ class Numbers:
         shape: of the tensor that they are of, or None.
         present: (rows, channels, positions) where there are numbers, or None for everywhere.
         of_mask: whether they are a mask.
+        layout: of the tensor that they are, as their writer gave it.
     """
 
     values: Integers
@@ -86,6 +87,7 @@ class Numbers:
     shape: Shape | None = None
     present: Mask | None = None
     of_mask: bool = False
+    layout: CodeLayout | None = None
 
     @property
     def shift(self) -> int:
@@ -169,7 +171,7 @@ class PartRecorder(Writer):
 
     def codes(self, values: Whole, low: int, high: int, layout: CodeLayout | None = None) -> None:
         shape, present = placement(self._shapes, self._survivors, values.size)
-        self.parts.append(Numbers(values.astype(np.int64), low, high, shape, present))
+        self.parts.append(Numbers(values.astype(np.int64), low, high, shape, present, layout=layout))
 
 
 def placement(shapes: Mapping[int, Shape], survivors: Mask | None, count: int) -> tuple[Shape | None, Mask | None]:
@@ -244,6 +246,7 @@ class Sized:
         where: (n,) number of the model of every value; None for parts that are plain or coded in planes.
         side: bits in the side bytes, exactly.
         coded: bits in the coder's words; their sum over the parts is right to a few bits.
+        bits: (models, numbers) bits that each number takes; None for parts whose numbers are not modelled.
     """
 
     part: Part
@@ -251,6 +254,7 @@ class Sized:
     where: Integers | None
     side: float
     coded: float
+    bits: Floats | None = None
 
 
 def sized(part: Part, coding: Coding) -> Sized:
@@ -267,4 +271,4 @@ def sized(part: Part, coding: Coding) -> Sized:
     where = part.in_context(coding)
     counts = np.bincount(where * part.count + part.symbols, minlength=coding.bits.size)
     side += 8.0 * packed_size(part.values.size, part.shift)
-    return Sized(part, coding, where, side, float(coding.bits.reshape(-1) @ counts))
+    return Sized(part, coding, where, side, float(coding.bits.reshape(-1) @ counts), coding.bits)

@@ -96,10 +96,10 @@ class Moves:
             written = grid.stored_codes().numpy()
             at = next((i for i, (_, part) in enumerate(streams) if np.array_equal(part.values, written)), None)
             size, part = (None, None) if at is None else streams.pop(at)
-            if size is None or part is None or size.where is None or part.shift:
+            if size is None or part is None or size.where is None or size.bits is None or part.shift:
                 found.append(Steps())
             else:
-                found.append(_steps(grid, part, size.coding.bits, size.where, goal[number] if known else None))
+                found.append(_steps(grid, part, size.bits, size.where, goal[number] if known else None))
         return cls(stored, grids, tuple(found))
 
     @property

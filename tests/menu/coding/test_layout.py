@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -34,6 +34,7 @@ def test_other_numbers_are_refused(bad: tuple[int, int, int, int]) -> None:
         CodeLayout(*bad)
 
 
+@settings(deadline=None)
 @given(CODES, st.sampled_from([4, 8]))
 def test_columns_are_walked_from_state_zero_on_their_own(codes: np.ndarray, states: int) -> None:
     found = states_of(codes, states)
@@ -45,6 +46,7 @@ def test_columns_are_walked_from_state_zero_on_their_own(codes: np.ndarray, stat
     assert np.array_equal(found[:, ::-1], states_of(codes[:, ::-1], states))
 
 
+@settings(deadline=None)
 @given(CODES, st.sampled_from([4, 8]))
 def test_quantizers_have_even_multiples_or_odd_ones_and_zero(codes: np.ndarray, states: int) -> None:
     second = SECOND_QUANTIZER[states][states_of(codes, states)].astype(bool)

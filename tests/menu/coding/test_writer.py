@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from qubo_compress.menu.coding.contexts import contexts, drawn, in_order, mean_byte, mean_size
 from qubo_compress.menu.coding.kernels import CONTEXTS
+from qubo_compress.menu.coding.lengths import read_varint, varint
 from qubo_compress.menu.coding.models import (
     GAUSSIAN,
     GEOMETRIC,
@@ -23,7 +24,7 @@ from qubo_compress.menu.coding.models import (
     read_model,
 )
 from qubo_compress.menu.coding.parts import Coding, sized
-from qubo_compress.menu.coding.writer import CodedReader, CodedWriter, read_varint, varint
+from qubo_compress.menu.coding.writer import CodedReader, CodedWriter
 from qubo_compress.menu.storage.packing import pack_mask, unpack_mask
 from qubo_compress.menu.storage.streams import code_bytes
 
