@@ -15,6 +15,7 @@ from torch import nn
 from qubo_compress._internal import compiling
 from qubo_compress.budget import Budget
 from qubo_compress.menu.coding.kernels import contexts_of_place
+from qubo_compress.menu.coding.layout import CodeLayout
 from qubo_compress.menu.coding.trellis.search import Quantizers, nearest
 from qubo_compress.menu.menu import Menu
 from qubo_compress.pipeline.compress import compress
@@ -57,8 +58,8 @@ def _compress_a_small_network() -> None:
     nothing = np.zeros(1, dtype=np.int64)
     contexts_of_place(nothing, nothing, 0, 0, 0, 0, 1, 1.0)
     # Fine-tuning on a trellis.
-    quantizers, value = Quantizers(8, 1.0, 1), np.zeros((1, 1))
-    nearest(value, quantizers, quantizers.free(value))
+    quantizers = Quantizers(CodeLayout(1, 1, states=8), 1.0, 1)
+    nearest(np.zeros((1, 1)), quantizers, quantizers.free())
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qubo_compress.calibration.statistics.input_moments import Moments
-from qubo_compress.menu.coding.layout import NEXT_STATES, SECOND_QUANTIZER, multiples
+from qubo_compress.menu.coding.layout import NEXT_STATES, SECOND_QUANTIZER, CodeLayout, multiples
 from qubo_compress.menu.coding.trellis.kernels import (
     Memory,
     TrellisArguments,
@@ -29,7 +29,7 @@ from qubo_compress.menu.coding.trellis.kernels import (
     nearest_columns,
     propagate_block,
 )
-from qubo_compress.menu.coding.trellis.rates import Rates
+from qubo_compress.menu.coding.trellis.rates import FIRST_QUANTIZER, Rates
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -38,7 +38,6 @@ BLOCK = 64
 """Columns of a block."""
 
 ONE_STATE = np.zeros((1, 2), dtype=np.uint8)
-FIRST_QUANTIZER = np.zeros(1, dtype=np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +94,19 @@ class Quantizers:
     """The quantizers of a trellis.
 
     Attributes:
-        states: 4 or 8, or 0 for plain codes.
+        layout: of the tensor; its states are 4 or 8, or 0 for plain codes.
         width: distance between two values of one quantizer.
         reach: largest magnitude of a code.
     """
 
-    states: int
+    layout: CodeLayout
     width: float
     reach: int
+
+    @property
+    def states(self) -> int:
+        """Of the trellis."""
+        return self.layout.states
 
     @property
     def unit(self) -> float:
@@ -126,9 +130,13 @@ class Quantizers:
         bits, classes = np.ascontiguousarray(rates.bits), np.ascontiguousarray(rates.classes)
         return TrellisArguments(following, second, self.width / 2, self.reach, bits, classes, spans)
 
-    def free(self, values: Floats) -> Rates:
+    def free(self) -> Rates:
         """Bits that cost nothing."""
-        return Rates.free((values.shape[0], values.shape[1]), self.states, self.reach)
+        return Rates.free(self.layout, self.reach)
+
+    def rates(self, codes: Integers) -> Rates:
+        """The bits that (columns, rows) codes suggest."""
+        return Rates.of(codes, self.layout, self.reach)
 
 
 def memory_for(rows: int, states: int) -> Memory:

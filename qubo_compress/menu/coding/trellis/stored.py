@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from qubo_compress.menu.coding.layout import CodeLayout, multiples
-from qubo_compress.menu.coding.trellis.rates import Rates
 from qubo_compress.menu.coding.trellis.search import Integers, Quantizers, nearest
 from qubo_compress.menu.operator import values_of
 from qubo_compress.menu.quantize import half_scale
@@ -57,8 +56,7 @@ class TrellisTensor(StoredPart):
     def write(self, writer: Writer) -> None:
         writer.raw(self.step.reshape(1).numpy().tobytes())
         writer.raw(np.array([self.reach], dtype="<i2").tobytes())
-        layout = CodeLayout.of(self.member.part_shape, self.states)
-        writer.codes(self.codes.reshape(-1).numpy().astype(np.int64), -self.reach, self.reach, layout)
+        writer.codes(self.codes.reshape(-1).numpy().astype(np.int64), -self.reach, self.reach, self.layout)
 
     @classmethod
     def read(cls, member: Member, states: int, reader: Reader) -> TrellisTensor:
@@ -74,7 +72,12 @@ class TrellisTensor(StoredPart):
     @property
     def quantizers(self) -> Quantizers:
         """The quantizers of its codes."""
-        return Quantizers(self.states, float(self.step) * (2 if self.states else 1), self.reach)
+        return Quantizers(self.layout, float(self.step) * (2 if self.states else 1), self.reach)
+
+    @property
+    def layout(self) -> CodeLayout:
+        """The order in which its codes are coded."""
+        return CodeLayout.of(self.member.part_shape, self.states)
 
     def project(self, value: Tensor, refit: bool = False) -> TrellisTensor:
         """The codes of the nearest values; with ``refit`` the step that fits them best, and the codes nearest then."""
@@ -98,10 +101,10 @@ class TrellisTensor(StoredPart):
 
     def _nearest(self, values: np.ndarray, price: float) -> Integers:
         quantizers = self.quantizers
-        rates = quantizers.free(values)
+        rates = quantizers.free()
         if price > 0:
             codes = np.ascontiguousarray(self.codes.numpy().T)
-            rates = Rates.of(codes, self.states, self.reach).priced(price * float(self.step) ** 2)
+            rates = quantizers.rates(codes).priced(price * float(self.step) ** 2)
         return nearest(values, quantizers, rates)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
 from qubo_compress.errors import InvalidMenu
+from qubo_compress.menu.coding.layout import CodeLayout
 from qubo_compress.menu.coding.trellis.rates import Rates
 from qubo_compress.menu.coding.trellis.search import Integers, Quantizers, Target, descended, propagated
 from qubo_compress.menu.coding.trellis.stored import LARGEST_CODE, TrellisTensor, TrellisTensors
@@ -106,19 +107,19 @@ class Trellis(Compensating):
         width = float(step) * shares
         reach = min(math.ceil(largest / width) + SPARE, LARGEST_CODE)
         target = Target.of(values.numpy(), moments, self.damping)
-        codes = self._codes(target, Quantizers(self.states, width, reach))
+        codes = self._codes(target, Quantizers(CodeLayout.of(member.part_shape, self.states), width, reach))
         stored = torch.from_numpy(np.ascontiguousarray(codes.T)).to(torch.int16)
         return TrellisTensor(member, self.states, step, stored, int(stored.abs().max()))
 
     def _codes(self, target: Target, quantizers: Quantizers) -> Integers:
-        free = quantizers.free(target.values)
+        free = quantizers.free()
         codes = propagated(target, quantizers, free)
         worth = 2 * math.log(2) * target.error(quantizers.values(codes)) / codes.size
 
         def rates() -> Rates:
             if self.rate == 0:
                 return free
-            return Rates.of(codes, self.states, quantizers.reach).priced(self.rate * worth)
+            return quantizers.rates(codes).priced(self.rate * worth)
 
         for _ in range(PROPAGATIONS if self.rate > 0 else 0):
             codes = propagated(target, quantizers, rates())

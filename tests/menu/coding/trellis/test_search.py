@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qubo_compress.calibration.statistics.input_moments import Moments
-from qubo_compress.menu.coding.layout import states_of
+from qubo_compress.menu.coding.layout import CodeLayout, states_of
 from qubo_compress.menu.coding.trellis import search
 from qubo_compress.menu.coding.trellis.rates import Rates
 from qubo_compress.menu.coding.trellis.search import Quantizers, Target, descended, nearest, propagated
@@ -38,7 +38,10 @@ def target_of(rows: int, columns: int, blocks: int, seed: int) -> Target:
 )  # fmt: skip
 def test_no_sequence_of_codes_is_better(states: int, rows: int, price: float, scale: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    values, quantizers = scale * generator.normal(size=(1, rows)), Quantizers(states, 1.0, 2)
+    values, quantizers = (
+        scale * generator.normal(size=(1, rows)),
+        Quantizers(CodeLayout(rows, 1, states=states), 1.0, 2),
+    )
     bits = price * np.sort(generator.random((2, max(states, 1), 3)), axis=-1)
     rates = Rates(bits, generator.integers(0, 2, (1, rows)).astype(np.uint8))
 
@@ -58,10 +61,13 @@ def test_no_sequence_of_codes_is_better(states: int, rows: int, price: float, sc
 def test_error_plus_price_of_bits_falls_by_what_a_sweep_says(
     states: int, blocks: int, columns: int, width: float, price: float, seed: int
 ) -> None:
-    target, quantizers = target_of(12, columns, blocks, seed), Quantizers(states, width, 40)
-    codes = propagated(target, quantizers, quantizers.free(target.values))
+    target, quantizers = (
+        target_of(12, columns, blocks, seed),
+        Quantizers(CodeLayout(12, columns, states=states), width, 40),
+    )
+    codes = propagated(target, quantizers, quantizers.free())
     for _ in range(3):
-        rates = Rates.of(codes, states, 40).priced(price)
+        rates = quantizers.rates(codes).priced(price)
         before = target.error(quantizers.values(codes)) + rates.total(codes)
         fallen = descended(target, codes, quantizers, rates)
         after = target.error(quantizers.values(codes)) + rates.total(codes)
@@ -76,8 +82,8 @@ def test_error_plus_price_of_bits_falls_by_what_a_sweep_says(
 @pytest.mark.parametrize("states", [0, 8])
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch, states: int, blocks: int) -> None:
-    target, quantizers = target_of(12, 30, blocks, 1), Quantizers(states, 1.0, 10)
-    rates = Rates.of(np.arange(360).reshape(30, 12) % 5, states, 10).priced(0.1)
+    target, quantizers = target_of(12, 30, blocks, 1), Quantizers(CodeLayout(12, 30, states=states), 1.0, 10)
+    rates = quantizers.rates(np.arange(360).reshape(30, 12) % 5).priced(0.1)
 
     def solved() -> np.ndarray:
         codes = propagated(target, quantizers, rates)
@@ -91,16 +97,16 @@ def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch, state
 
 def test_plain_rows_of_a_grouped_layer_are_those_of_each_group_alone() -> None:
     """Without states nothing connects the rows."""
-    target, quantizers = target_of(12, 9, 3, 2), Quantizers(0, 0.8, 20)
-    whole = propagated(target, quantizers, quantizers.free(target.values))
-    descended(target, whole, quantizers, quantizers.free(target.values))
+    target, quantizers = target_of(12, 9, 3, 2), Quantizers(CodeLayout(12, 9), 0.8, 20)
+    whole = propagated(target, quantizers, quantizers.free())
+    descended(target, whole, quantizers, quantizers.free())
     for number, rows in target.parts():
         kept = slice(number, number + 1)
         alone = Target(
             np.ascontiguousarray(target.values[:, rows]), target.moments[kept], target.uppers[kept], np.array([0, 4])
         )
-        codes = propagated(alone, quantizers, quantizers.free(alone.values))
-        descended(alone, codes, quantizers, quantizers.free(alone.values))
+        codes = propagated(alone, quantizers, quantizers.free())
+        descended(alone, codes, quantizers, quantizers.free())
         assert np.array_equal(codes, whole[:, rows])
 
 
@@ -120,9 +126,9 @@ def test_eight_states_gain_over_plain_codes_at_equal_bits(columns: int, gain: fl
     target = target_of(rows, columns, 1, 3)
 
     def decibels(states: int) -> float:
-        quantizers = Quantizers(states, 0.5, 40)
-        codes = propagated(target, quantizers, quantizers.free(target.values))
-        descended(target, codes, quantizers, quantizers.free(target.values))
+        quantizers = Quantizers(CodeLayout(rows, columns, states=states), 0.5, 40)
+        codes = propagated(target, quantizers, quantizers.free())
+        descended(target, codes, quantizers, quantizers.free())
         # 6.02 dB per bit bring both to the same number of bits.
         return 10 * np.log10(target.error(quantizers.values(codes))) + 6.02 * entropy(codes, states)
 
