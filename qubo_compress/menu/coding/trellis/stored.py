@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from qubo_compress.menu.coding.layout import CodeLayout, multiples
-from qubo_compress.menu.coding.trellis.search import Integers, Quantizers, nearest
+from qubo_compress.menu.coding.trellis.rates import Rates
+from qubo_compress.menu.coding.trellis.search import Floats, Integers, Quantizers, nearest
 from qubo_compress.menu.operator import values_of
 from qubo_compress.menu.quantize import half_scale
 from qubo_compress.menu.storage.parts import StoredPart, StoredParts, as_member
@@ -92,27 +94,28 @@ class TrellisTensor(StoredPart):
             refit: whether the step may move.
         """
         values = np.ascontiguousarray(values_of(value).double().numpy().T)
-        found = self._nearest(values, price)
+        rates = self._rates.priced(price) if price > 0 else self.quantizers.free()
+        found = self._nearest(values, rates)
         if refit:
             step = half_scale(torch.tensor(_fitted(values, found, self.quantizers)))
-            found = replace(self, step=step, codes=_as_stored(found))._nearest(values, price)
-            return replace(self, step=step, codes=_as_stored(found))
+            moved = replace(self, step=step)
+            return replace(moved, codes=_as_stored(moved._nearest(values, rates)))
         return replace(self, codes=_as_stored(found))
 
-    def _nearest(self, values: np.ndarray, price: float) -> Integers:
-        quantizers = self.quantizers
-        rates = quantizers.free()
-        if price > 0:
-            codes = np.ascontiguousarray(self.codes.numpy().T)
-            rates = quantizers.rates(codes).priced(price * float(self.step) ** 2)
-        return nearest(values, quantizers, rates)
+    @cached_property
+    def _rates(self) -> Rates:
+        """Bits that the present codes suggest: computed once for many prices."""
+        return self.quantizers.rates(np.ascontiguousarray(self.codes.numpy().T))
+
+    def _nearest(self, values: Floats, rates: Rates) -> Integers:
+        return nearest(values, self.quantizers, rates.priced(float(self.step) ** 2))
 
 
 def _as_stored(codes: Integers) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(codes.T)).to(torch.int16)
 
 
-def _fitted(values: np.ndarray, codes: Integers, quantizers: Quantizers) -> float:
+def _fitted(values: Floats, codes: Integers, quantizers: Quantizers) -> float:
     """The unit of least squared error for given codes."""
     whole = multiples(codes.T, quantizers.states).T
     square, product = float((whole * whole).sum()), float((whole * values).sum())
