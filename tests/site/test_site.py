@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -179,3 +180,7 @@ def test_machines_find_every_page(visits: dict[str, Visit]) -> None:
     for line in lines:
         path, said = line.partition("](")[2].partition("): ")[::2]
         assert (SITE / path).is_file() and (said or "notebooks/" in path), line
+        text = (SITE / path).read_text(encoding="utf-8")
+        assert not re.search(r"^::: ", text, re.MULTILINE), f"{path} lacks its docstrings"
+        for target in re.findall(r"\]\(((?!\w+:)[^)\s#]+\.md)", text):
+            assert (SITE / path).parent.joinpath(target).is_file(), f"{path} links to {target}"
