@@ -75,6 +75,7 @@ def main() -> None:
     run([options.python, "-m", "venv", folder / "fresh"], folder)
     fresh = folder / "fresh" / "bin" / "python"
     run([fresh, "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", options.constraints, wheel], folder)
+    run([fresh, "-m", "qubo_compress.warm_up"], elsewhere)
     run([fresh, HERE / "first_steps.py"], elsewhere)
     run([fresh, HERE / "missing_extras.py"], elsewhere)
     run([sys.executable, "-m", "mypy", "--strict", "--cache-dir", folder / "mypy", "--python-executable", fresh,
