@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -24,16 +24,20 @@ class Latent:
     Args:
         compression: carried by the compressed module.
         held: the tensors of the compressed module.
+        frozen: names of the groups that stay as they are stored.
     """
 
-    def __init__(self, compression: Compression, held: NetworkTensors) -> None:
-        self._compression, self._held = compression, held
+    def __init__(self, compression: Compression, held: NetworkTensors, frozen: Collection[str] = frozenset()) -> None:
+        self._compression, self._held, self._frozen = compression, held, frozen
         #: Group name -> stored form that values are projected with; a mask that moves is moved here.
         self.stored: dict[str, Stored] = dict(compression.stored)
         self._values: dict[str, list[Tensor]] = {}
         for group in compression.layout.groups:
             packed = self.stored[group.name]
             numbers = packed.parameters()
+            if group.name in frozen:
+                self._values[group.name] = [value.to(held.device) for value in packed.tensors()]
+                continue
             if numbers:
                 self._values[group.name] = [n.to(held.device, torch.float32).clone().requires_grad_() for n in numbers]
                 continue
@@ -61,7 +65,9 @@ class Latent:
     def packed(self) -> dict[str, Stored]:
         """Group name -> the stored form of the present values."""
         return {
-            name: self.stored[name].store([value.detach().cpu() for value in values], refit=True)
+            name: self.stored[name]
+            if name in self._frozen
+            else self.stored[name].store([value.detach().cpu() for value in values], refit=True)
             for name, values in self._values.items()
         }
 
@@ -85,6 +91,8 @@ class Latent:
     def _passed(self, group: Group, stored: Stored) -> list[Tensor]:
         """The members' values with straight-through gradients."""
         latent = self._values[group.name]
+        if group.name in self._frozen:
+            return [value.to(member.dtype) for member, value in zip(group.members, latent, strict=True)]
         numbers = stored.parameters()
         if numbers:
             made = stored.assemble(

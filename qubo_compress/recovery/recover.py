@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from qubo_compress._internal.checks import refuse_unknown, whole
 from qubo_compress.calibration.evaluation import EvaluationOptions, outputs_of, settle
 from qubo_compress.calibration.examples import Examples, read_examples
-from qubo_compress.errors import InvalidBudget, InvalidObjective, WrongModel
+from qubo_compress.errors import InvalidBudget, InvalidObjective, InvalidOption, WrongModel, unknown_name
 from qubo_compress.network.channels.removal import removals_of
 from qubo_compress.network.losses.classification import AUTO, Loss, LossLike, make_loss
 from qubo_compress.network.private import differentiable, independent_copy, private_copy
@@ -49,6 +50,7 @@ class RecoveryOptions(EvaluationOptions, total=False):
     noise: bool
     objective: str | RecoveryObjective | Objective
     augment: Augmentation | None
+    frozen: Iterable[str]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class _Settings:
     noise: bool = False
     objective: str | RecoveryObjective | Objective = "distillation"
     augment: Augmentation | None = None
+    frozen: Iterable[str] = ()
     loss: LossLike = AUTO
     output: OutputLike = None
     class_axis: int | None = None
@@ -74,13 +77,14 @@ class _Settings:
         if self.splicing:
             raise InvalidBudget("splicing moves masks while the network is fine-tuned; give epochs of at least 1")
 
-    def training(self, epochs: int, seed: int, teacher: nn.Module, task: Loss) -> Training:
+    def training(self, epochs: int, seed: int, teacher: nn.Module, task: Loss, frozen: frozenset[str]) -> Training:
         """The settings of fine-tuning."""
         return Training(
             epochs, seed, self.learning_rate, make_objective(self.objective, task),
             align=None if task.of_classes else _as_they_came,
             disturb=disturbance(seed) if self.noise else None,
             afterwards=Splicing(teacher, seed) if self.splicing else None, augment=self.augment,
+            frozen=frozen,
         )  # fmt: skip
 
 
@@ -127,6 +131,9 @@ def recover(
             - ``augment``: a function of a batch's inputs that returns as many others, such as a ``Compose`` of
               ``torchvision.transforms.v2``: moved and mirrored images, for example. Both networks see them. What it
               draws from torch's generator is repeated with the seed.
+            - ``frozen``: groups that stay as they are stored, by name or by a regular expression that fits all of it,
+              such as ``["classifier.weight", "embeddings.*"]``. Everything else is repaired and fine-tuned, what
+              ``table.leave_alone`` kept included. Not with ``splicing``.
             - ``loss``: the network's task loss; see :func:`qubo_compress.measure`. Repairs are judged by the divergence
               from the teacher, the KL divergence for classes and the squared difference for numbers;
               ``"plain"`` and ``"distillation"`` minimise the loss.
@@ -138,10 +145,11 @@ def recover(
         A new module in eval mode that carries the same plan.
 
     Raises:
-        InvalidOption: for epochs or a seed below zero.
+        InvalidOption: for epochs or a seed below zero, or when everything is frozen.
         InvalidBudget: for noise, splicing or augment without epochs.
         WrongModel: if ``small`` carries no plan, or the teacher is another network.
-        UnknownName, InvalidObjective: if there is no such objective, or it needs labels and there are none.
+        UnknownName, InvalidObjective: if there is no such objective or frozen group, or it needs labels and there are
+            none.
         NonFiniteLoss: if fine-tuning diverges.
     """
     refuse_unknown(recover, options, RecoveryOptions.__annotations__)
@@ -153,6 +161,11 @@ def recover(
     compression = compression_of(small)
     _refuse_other_network(small, teacher)
     make_objective(settings.objective)  # refuses a misspelt name before the networks run
+    frozen = _named(settings.frozen, [group.name for group in compression.layout.groups])
+    if frozen and settings.splicing:
+        raise InvalidOption("splicing moves the masks of all groups; give either it or frozen")
+    if len(frozen) == len(compression.layout.groups):
+        raise InvalidOption(f"frozen names all {len(frozen)} groups, so nothing is left to recover; name fewer")
     reading = OutputReading(settings.output, settings.class_axis)
     examples = read_examples(batches, max_examples, settings.batch_size, reading)
     examples = examples.to(NetworkTensors(small).device)
@@ -160,12 +173,12 @@ def recover(
         refuse_missing_labels(settings.objective, examples)
     examples, loss = settle(teacher, examples, settings.loss)
     task = make_loss(loss)
-    training = settings.training(epochs, seed, teacher, task) if epochs else None
+    training = settings.training(epochs, seed, teacher, task, frozen) if epochs else None
     reference = outputs_of(teacher, examples)
     best, least = small, _distance(small, examples, task, reference)
     for method in METHODS:
         candidate = independent_copy(small)
-        stored = matched_statistics(candidate, compression, teacher, examples, method)
+        stored = matched_statistics(candidate, compression, teacher, examples, method, frozen)
         repaired = filled(small, compression.with_stored(stored))
         distance = _distance(repaired, examples, task, reference)
         logger.info("recovery by %s: divergence %.4g, before %.4g", method, distance, least)
@@ -174,6 +187,21 @@ def recover(
     if training is not None:
         best = _tuned(best, teacher, examples, training, progress)
     return independent_copy(best).eval()
+
+
+def _named(patterns: Iterable[str], names: Sequence[str]) -> frozenset[str]:
+    """The groups that names and regular expressions fit.
+
+    Raises:
+        UnknownName: when one fits none.
+    """
+    found: set[str] = set()
+    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+        fitting = [name for name in names if name == pattern or re.fullmatch(pattern, name)]
+        if not fitting:
+            raise unknown_name("group", pattern, names)
+        found.update(fitting)
+    return frozenset(found)
 
 
 def _refuse_other_network(small: nn.Module, teacher: nn.Module) -> None:

@@ -15,7 +15,7 @@ al. 2019).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,12 @@ class _Target:
 
 
 def matched_statistics(
-    small: nn.Module, compression: Compression, teacher: nn.Module, examples: Examples, method: str
+    small: nn.Module,
+    compression: Compression,
+    teacher: nn.Module,
+    examples: Examples,
+    method: str,
+    frozen: Collection[str] = frozenset(),
 ) -> dict[str, Stored]:
     """Stored normalisations and biases after the repair, which are also written to ``small``.
 
@@ -69,9 +74,10 @@ def matched_statistics(
         teacher: the original network: a private copy.
         examples: on the device of both.
         method: ``"moments"`` or ``"least-squares"``.
+        frozen: names of the groups that stay as they are.
     """
     tensors = NetworkTensors(small)
-    targets = _targets(tensors, compression)
+    targets = [target for target in _targets(tensors, compression) if target.group.name not in frozen]
     if not targets:
         return {}
     with every_layer_runs(), torch.no_grad():

@@ -66,6 +66,7 @@ class Training:
         disturb: errors with which the stored values are read back.
         afterwards: called between two steps, for example to move masks.
         augment: changes the inputs of every batch, for both networks.
+        frozen: names of the groups that stay as they are.
     """
 
     epochs: int
@@ -76,6 +77,7 @@ class Training:
     disturb: Disturbance | None = None
     afterwards: Afterwards | None = None
     augment: Augmentation | None = None
+    frozen: frozenset[str] = frozenset()
 
     @property
     def comparable(self) -> bool:
@@ -108,7 +110,7 @@ def fine_tuned(
         parameter.requires_grad_(False)  # the latent numbers are the leaves of the graph
     held = NetworkTensors(small)
     with torch.enable_grad(), _drawing(training):
-        latent = Latent(compression, held)
+        latent = Latent(compression, held, training.frozen)
         optimizer = torch.optim.Adam(latent.leaves(), lr=training.learning_rate)
         rowwise = _Rowwise(training.objective, training.align or _class_labels)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import qubo_compress as qc
 from qubo_compress import errors
 from qubo_compress.calibration.evaluation import outputs_of, score, score_examples
 from qubo_compress.calibration.examples import read_examples
+from qubo_compress.errors import InvalidOption, UnknownName
 from qubo_compress.plan import compression_of
 from qubo_compress.testing import same_snapshot, snapshot
 
@@ -51,6 +53,34 @@ def test_recovery_keeps_bytes_grid_and_models(any_sample: Any, epochs: int, tmp_
     assert better is not small and not better.training
     if epochs == 0:
         assert divergence(better, any_sample) <= divergence(small, any_sample) + 1e-6
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_frozen_groups_stay_and_all_others_may_move(any_sample: Any, epochs: int) -> None:
+    small = compressed(any_sample)
+    stored = compression_of(small).stored
+    for frozen in ([re.escape(next(iter(stored)))], [".*weight"]):
+        if not any(re.fullmatch(frozen[0], name) for name in stored):
+            continue
+        if all(any(re.fullmatch(pattern, name) for pattern in frozen) for name in stored):
+            with pytest.raises(InvalidOption, match="nothing"):
+                qc.recover(small, any_sample.batches, teacher=any_sample.model, frozen=frozen)
+            continue
+        better = qc.recover(
+            small, any_sample.batches, teacher=any_sample.model, epochs=epochs, progress=False, frozen=frozen
+        )
+        for name, found in compression_of(better).stored.items():
+            if any(re.fullmatch(pattern, name) for pattern in frozen):
+                assert found.to_bytes() == stored[name].to_bytes(), name
+
+
+def test_unknown_frozen_groups_are_refused(sample: Callable[[str], Any]) -> None:
+    found = sample("perceptron")
+    small = compressed(found)
+    with pytest.raises(UnknownName, match=r"0\.weight"):
+        qc.recover(small, found.batches, teacher=found.model, frozen=["0.wieght"])
+    with pytest.raises(InvalidOption, match="frozen"):
+        qc.recover(small, found.batches, teacher=found.model, epochs=1, splicing=True, frozen=["0.weight"])
 
 
 def test_masks_stay(sample: Callable[[str], Any]) -> None:
