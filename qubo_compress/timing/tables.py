@@ -15,6 +15,7 @@ fitted to these networks by least squares of relative errors.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,6 +49,9 @@ MIXED = 6
 
 EMPTY = Layout((), (), {}, 0, 0)
 """The groups of a network without tensors."""
+
+POOR = 0.3
+"""Share by which networks may take longer than predicted before the table is called poor: 1 to 29 % were usual."""
 
 SHORTEST = 1e-4
 """Milliseconds that a layer alone takes at least: less than an empty file is noise."""
@@ -87,7 +91,7 @@ def latency_table(
 
     Returns:
         The table, with the processor, the runtime's version, and predictions beside measurements of the networks that
-        it was fitted to.
+        it was fitted to. If it missed one of them by more than 30 %, a warning says so.
 
     Raises:
         InvalidModel: when no layer of the network can be timed, or tensors have no values.
@@ -120,7 +124,15 @@ def latency_table(
         runtime, watch.version, processor(), threads, batch, rest, layers, untimed, sizes=sizes,
     )  # fmt: skip
     predicted = [table.predicted(plan) for plan in plans]
-    return replace(table, anchors=tuple(zip(predicted, measured, strict=True)))
+    table = replace(table, anchors=tuple(zip(predicted, measured, strict=True)))
+    if table.margin > POOR:
+        warnings.warn(
+            f"the latency table is poor: a network that it was fitted to took {1 + table.margin:.1f} times as long as "
+            "it predicts, so limits are kept by a margin of as much. Make it again while nothing else runs, or solve, "
+            "measure the plan with qc.measured_latency and use table.corrected(plan.choices, milliseconds)",
+            stacklevel=2,
+        )
+    return table
 
 
 @dataclass(frozen=True, eq=False)

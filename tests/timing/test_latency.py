@@ -19,6 +19,7 @@ import qubo_compress as qc
 from qubo_compress._internal.checked_json import with_checksum
 from qubo_compress.errors import CorruptArtifact, InvalidBudget, InvalidMenu, InvalidModel, InvalidOption, UnknownName
 from qubo_compress.report.facts import budget_rows, budget_text
+from qubo_compress.timing.runtimes import Stopwatch
 from qubo_compress.timing.tables import fitted
 
 MENU = qc.Menu(["quantize(bits=4)", "quantize(bits=8)", "quantize(bits=8,activations=8)"])
@@ -88,6 +89,14 @@ def test_the_fit_finds_the_rest_and_a_factor_for_every_form(factors: list[float]
     found, by_form = fitted(sums, (rest + drawn @ np.array(factors)).tolist())
     assert found == pytest.approx(rest, abs=1e-6)
     assert [by_form[name] for name in "abc"] == pytest.approx(factors, rel=1e-6)
+
+
+def test_a_table_that_misses_its_own_networks_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    factors = iter([1.0, 3.0] * 50)
+    monkeypatch.setattr(Stopwatch, "least_of_turns", lambda self, runs: [next(factors) for _ in runs])
+    with pytest.warns(UserWarning, match="poor.*corrected"):
+        found = qc.latency_table(_net(), INPUTS, MENU, "torch", runs=1, clock=Work())
+    assert found.margin > 0.3
 
 
 def test_a_corrected_table_predicts_the_measured_network_and_keeps_all_proportions(table: qc.LatencyTable) -> None:
