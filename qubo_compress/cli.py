@@ -1,7 +1,7 @@
 """``qubo-compress``: the library from a terminal, driven by options or by one YAML recipe.
 
-Answers go to standard output, progress and errors to standard error. Exit codes: 0 done; 1 refused or failed; 2 wrong
-usage; 130 after Ctrl-C; 141 when nobody reads the output any more.
+Answers go to standard output, progress and errors to standard error; with ``--json`` an error is also the answer. Exit
+codes: 0 done; 1 refused or failed; 2 wrong usage; 130 after Ctrl-C; 141 when nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rich.console import Console
 
 from qubo_compress._internal.text import printable
 from qubo_compress.commands.call import Reply, call_of, plain
-from qubo_compress.commands.options import said_by_options, with_options
+from qubo_compress.commands.options import BEHAVIOUR, options_of, said_by_options, with_options
 from qubo_compress.errors import QuboCompressError, WrongUsage
 
 NAME = "qubo-compress"
@@ -32,6 +32,8 @@ FAILED, WRONG_USAGE, INTERRUPTED, NOBODY_READS = 1, 2, 130, 141
 
 PIPED_WIDTH = 120
 """Letters of a line where the output is no terminal."""
+
+JSON = BEHAVIOUR["as_json"][0]
 
 NETWORK = ("model", "data")
 MEASURING = (
@@ -119,18 +121,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; default: those of this process.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _parsed(list(sys.argv[1:] if arguments is None else arguments))
+        code = _parsed(given)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return _interrupted()
+        return _interrupted(as_json=JSON in given)
     except (BrokenPipeError, SystemExit):  # Typer ends the process when nobody reads its help
         return _nobody_reads()
     return code
 
 
-def _interrupted(command: str = "") -> int:
-    return _failed("interrupted; every file is whole, old or new", INTERRUPTED, command)
+def _interrupted(command: str = "", as_json: bool = False) -> int:
+    said = "interrupted; every file is whole, old or new"
+    _answer_error("KeyboardInterrupt", said, as_json)
+    return _failed(said, INTERRUPTED, command)
 
 
 def _nobody_reads() -> int:
@@ -144,10 +149,21 @@ def _parsed(arguments: list[str]) -> int:
     try:
         found = typer.main.get_command(_app())(args=arguments, prog_name=NAME, standalone_mode=False)
     except typer.TyperException as cause:
-        return _failed(cause.format_message(), cause.exit_code)
+        said = _elsewhere(cause) or cause.format_message()
+        _answer_error(WrongUsage.__name__, said, JSON in arguments)
+        return _failed(said, cause.exit_code)
     except typer.Abort:
         return INTERRUPTED
     return found if isinstance(found, int) else 0
+
+
+def _elsewhere(cause: typer.TyperException) -> str:
+    """Which commands have an option that this one lacks; empty if that is not what is wrong."""
+    option = getattr(cause, "option_name", None)
+    having = [command.name for command in COMMANDS if option in options_of(command.used, command.flags)]
+    if not having:
+        return ""
+    return f"No such option: {option}; {', '.join(having)} {'has' if len(having) == 1 else 'have'} it"
 
 
 def _app() -> typer.Typer:
@@ -172,17 +188,18 @@ def _app() -> typer.Typer:
 
 def _run(command: Command, given: dict[str, Any]) -> None:
     """Run a command; every error becomes one line and an exit code."""
-    code = FAILED
+    code, as_json = FAILED, bool(given.get("as_json"))
     try:
         code = _answered(command, given)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        code = _interrupted(command.name)
+        code = _interrupted(command.name, as_json)
     except BrokenPipeError:
         code = _nobody_reads()
     except Exception as cause:
         if given.get("traceback"):
             traceback.print_exc()
+        _answer_error(type(cause).__name__, _explained(cause), as_json)
         code = _failed(_explained(cause), WRONG_USAGE if isinstance(cause, WrongUsage) else FAILED, command.name)
     raise typer.Exit(code)
 
@@ -223,10 +240,20 @@ def _explained(cause: Exception) -> str:
 
 def _failed(message: str, code: int, command: str = "") -> int:
     """Print one line on standard error."""
-    line = " ".join(printable(message).split())
+    line = _one_line(message)
     with contextlib.suppress(BrokenPipeError):
         print(f"{NAME}{' ' * bool(command)}{command}: {line}", file=sys.stderr, flush=True)
     return code
+
+
+def _answer_error(kind: str, message: str, as_json: bool) -> None:
+    """With ``--json`` a failure, too, is one object on standard output."""
+    if as_json:
+        print(json.dumps({"error": {"type": kind, "message": _one_line(message)}}, indent=1), flush=True)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(printable(message).split())
 
 
 @contextlib.contextmanager

@@ -73,6 +73,16 @@ def chosen(used: Sequence[str]) -> list[Setting]:
     return [setting for setting in settings() if setting.key in used or (setting.section and setting.section in used)]
 
 
+def options_of(used: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The options of a command, as users write them.
+
+    Example:
+        >>> options_of(["recovery.recover"], ["quiet"])
+        ['--recover', '--no-recover', '--quiet']
+    """
+    return [name for setting in chosen(used) for name in _names(setting)] + [BEHAVIOUR[flag][0] for flag in flags]
+
+
 def said_by_options(given: Mapping[str, Any]) -> dict[str, Said]:
     """Key -> value of the options that were given.
 
@@ -99,12 +109,18 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def _annotation(setting: Setting) -> Any:
     """The type that Typer parses; lists of numbers are one text with commas."""
     about, panel = setting.about, PANELS[setting.section]
-    names = [about.option]
     kind: Any = setting.kind
-    if setting.kind is bool:
-        names = [f"{about.option}/--no-{about.option.removeprefix('--')}"]
-    elif setting.form == "table" or (setting.form == "list" and setting.kind is str):
+    if setting.form == "table" or (setting.form == "list" and setting.kind is str):
         kind = list[str]
     elif setting.form == "list":
         kind = str
-    return Annotated[kind | None, typer.Option(*names, help=about.help, rich_help_panel=panel, show_default=False)]
+    said = f"{about.help} Default: {about.default}." if about.default else about.help
+    return Annotated[
+        kind | None, typer.Option("/".join(_names(setting)), help=said, rich_help_panel=panel, show_default=False)
+    ]
+
+
+def _names(setting: Setting) -> list[str]:
+    """The option, and for a truth value its opposite."""
+    option = setting.about.option
+    return [option, f"--no-{option.removeprefix('--')}"] if setting.kind is bool else [option]

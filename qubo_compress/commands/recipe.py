@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from qubo_compress._internal.reader import opened, printable
-from qubo_compress.commands.settings import Recipe, Setting, sections, settings
+from qubo_compress.commands.settings import Recipe, Setting, homes, sections, settings
 from qubo_compress.commands.values import value_from
 from qubo_compress.errors import WrongUsage, unknown_name
 
@@ -97,7 +97,9 @@ class _Reader:
         for name, found in self.entries(node):
             if name not in names:
                 what = f"key of {prefix.rstrip('.')}" if prefix else "key"
-                raise WrongUsage(f"{self.where(found[0])}: {unknown_name(what, name, names)}")
+                elsewhere = homes(name)
+                said = f"unknown {what} {name!r}; {elsewhere}" if elsewhere else unknown_name(what, name, names)
+                raise WrongUsage(f"{self.where(found[0])}: {said}")
             if name in below:
                 yield from self.section(found[1], f"{prefix}{name}.", below[name])
             else:

@@ -17,10 +17,12 @@ class About:
     Attributes:
         option: its name.
         help: one sentence.
+        default: what holds where nothing is said, as a recipe would say it; empty for nothing.
     """
 
     option: str
     help: str
+    default: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,21 @@ class MenuSettings:
     ] = None
     families: Annotated[
         tuple[str, ...] | None,
-        About("--family", "compensate, frequency, low-rank, prune, quantize, vectors or woodfisher; repeat."),
+        About("--family", "compensate, frequency, low-rank, prune, quantize, trellis, vectors or woodfisher; repeat."),
     ] = None
     bits: Annotated[
-        tuple[int, ...] | None, About("--bits", "Bits per weight to offer, from 2 to 16, such as 2,4,8.")
+        tuple[int, ...] | None,
+        About("--bits", "Bits per weight to offer, from 2 to 16, such as 2,4,8.", "[2, 3, 4, 6, 8]"),
     ] = None
     sparsity: Annotated[
-        tuple[float, ...] | None, About("--sparsity", "Shares of weights to prune, from 0 to below 1, such as 0,0.5.")
+        tuple[float, ...] | None,
+        About("--sparsity", "Shares of weights to prune, from 0 to below 1, such as 0,0.5.", "[0, 0.5, 0.75]"),
     ] = None
     vector_bits: Annotated[
         tuple[int, ...] | None,
-        About("--vector-bits", "Bits of biases and normalisations, of 8, 16 and 32, such as 16,8."),
+        About("--vector-bits", "Bits of biases and normalisations, of 8, 16 and 32, such as 16,8.", "[16, 8]"),
     ] = None
-    coded: Annotated[bool | None, About("--coded", "Also offer each choice behind the entropy coder.")] = None
+    coded: Annotated[bool | None, About("--coded", "Also offer each choice behind the entropy coder.", "false")] = None
     activations: Annotated[
         int | None, About("--activations", "Also round the inputs of layers, to 2 to 8 bits; runtimes compute with 8.")
     ] = None
@@ -77,8 +81,8 @@ class SolverSettings:
 
     short: ClassVar[str | None] = "name"
 
-    name: Annotated[str | None, About("--solver", "A name that 'qubo-compress solvers' lists.")] = None
-    time_limit: Annotated[float | None, About("--time-limit", "Seconds for each solve.")] = None
+    name: Annotated[str | None, About("--solver", "A name that 'qubo-compress solvers' lists.", "auto")] = None
+    time_limit: Annotated[float | None, About("--time-limit", "Seconds for each solve.", "10")] = None
     work_limit: Annotated[int | None, About("--work-limit", "Most sweeps, iterations or nodes (solve).")] = None
     options: Annotated[
         Mapping[str, Scalar] | None, About("--solver-option", "An option of the solver, as name=value; repeat.")
@@ -91,10 +95,12 @@ class RecoverySettings:
 
     short: ClassVar[str | None] = None
 
-    recover: Annotated[bool | None, About("--recover", "Repair statistics and biases; kept unless it did harm.")] = None
-    epochs: Annotated[int | None, About("--epochs", "Epochs of fine-tuning on the calibration examples.")] = None
+    recover: Annotated[
+        bool | None, About("--recover", "Repair statistics and biases; kept unless it did harm.", "true")
+    ] = None
+    epochs: Annotated[int | None, About("--epochs", "Epochs of fine-tuning on the calibration examples.", "0")] = None
     objective: Annotated[
-        str | None, About("--objective", "What it minimises: distillation, label-preserving or plain.")
+        str | None, About("--objective", "What it minimises: distillation, label-preserving or plain.", "distillation")
     ] = None
 
 
@@ -104,8 +110,8 @@ class SearchSettings:
 
     short: ClassVar[str | None] = None
 
-    rounds: Annotated[int | None, About("--rounds", "Times to measure again around the best plan.")] = None
-    evaluations: Annotated[int | None, About("--evaluations", "Examples run by a search on the real loss.")] = None
+    rounds: Annotated[int | None, About("--rounds", "Times to measure again around the best plan.", "0")] = None
+    evaluations: Annotated[int | None, About("--evaluations", "Examples run by a search on the real loss.", "0")] = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ class ExportSettings:
 
     short: ClassVar[str | None] = "format"
 
-    format: Annotated[str | None, About("--format", "onnx, torch or compressed-tensors.")] = None
+    format: Annotated[str | None, About("--format", "onnx, torch or compressed-tensors.", "onnx")] = None
     runtime: Annotated[
         str | None, About("--runtime", "onnxruntime or openvino; without it, operators that both know.")
     ] = None
@@ -148,15 +154,15 @@ class Recipe:
     ] = None
     test: Annotated[str | None, About("--test", "module:function that returns the batches of the audit.")] = None
     metric: Annotated[
-        str | None, About("--metric", "auto, gauss-newton, products, jacobian, fisher, pairwise or magnitude.")
+        str | None, About("--metric", "auto, gauss-newton, products, jacobian, fisher, pairwise or magnitude.", "auto")
     ] = None
-    loss: Annotated[str | None, About("--loss", "auto, cross-entropy, kl, binary-cross-entropy or squared-error.")] = (
-        None
-    )
+    loss: Annotated[
+        str | None, About("--loss", "auto, cross-entropy, kl, binary-cross-entropy or squared-error.", "auto")
+    ] = None
     groups: Annotated[
-        str | None, About("--groups", "layer, filter, channel, channel:8, branch or a regular expression.")
+        str | None, About("--groups", "layer, filter, channel, channel:8, branch or a regular expression.", "layer")
     ] = None
-    max_examples: Annotated[int | None, About("--max-examples", "Calibration examples read.")] = None
+    max_examples: Annotated[int | None, About("--max-examples", "Calibration examples read.", "2048")] = None
     batch_size: Annotated[int | None, About("--batch-size", "Examples per run of the network.")] = None
     seconds: Annotated[float | None, About("--seconds", "About how long the measurement may take.")] = None
     network_output: Annotated[
@@ -164,7 +170,7 @@ class Recipe:
     ] = None
     class_axis: Annotated[int | None, About("--class-axis", "Axis of the classes in outputs of three axes.")] = None
     cache: Annotated[Path | None, About("--cache", "Folder that an interrupted measurement resumes from.")] = None
-    seed: Annotated[int | None, About("--seed", "Seed of all random draws.")] = None
+    seed: Annotated[int | None, About("--seed", "Seed of all random draws.", "0")] = None
     problem: Annotated[Path | None, About("--problem", "Problem file to solve, instead of a table.")] = None
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     menu: MenuSettings = field(default_factory=MenuSettings)
@@ -228,6 +234,19 @@ def _setting(key: str, held: Any, about: About) -> Setting:
     if origin is not None:
         return Setting(key, str, "table", about)
     return Setting(key, kind, "one", about)
+
+
+def homes(name: str) -> str:
+    """Where a key of that name belongs, as text; empty if there is no such key.
+
+    Example:
+        >>> homes("time_limit"), homes("metric"), homes("timelimit")
+        ('time_limit belongs under solver', 'metric belongs at the top', '')
+    """
+    found = [setting.section for setting in settings() if setting.key.rpartition(".")[2] == name]
+    found += [""] if name in sections(Recipe) else []
+    places = [f"under {section}" if section else "at the top" for section in found]
+    return f"{name} belongs {' or '.join(places)}" if places else ""
 
 
 def built(values: Mapping[str, Any], kind: type = Recipe, prefix: str = "") -> Any:

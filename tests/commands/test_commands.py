@@ -155,6 +155,9 @@ def test_solvers_are_listed_with_what_they_need(tell: Tell) -> None:
         ("inspect", 2, "FILE is missing"),
         ("bogus", 2, "No such command 'bogus'"),
         ("solve --rato 3", 2, "No such option: --rato .*--ratio"),
+        ("solve --bits 8", 2, "No such option: --bits; measure, compress have it$"),
+        ("inspect --no-recover", 2, "No such option: --no-recover; compress, apply have it$"),
+        ("solve --dry-run", 2, "No such option: --dry-run; measure, compress have it$"),
         ("solve --seed x", 2, "--seed"),
     ],
 )  # fmt: skip
@@ -165,6 +168,22 @@ def test_what_is_refused_is_one_line(arguments: str, code: int, message: str, ma
     assert re.search(message, told.line), told.line
     assert told.out == "" and told.line.startswith("qubo-compress")
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*") if "__pycache__" not in str(path)} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind"),
+    [
+        ("measure none.yaml", 1, "FileNotFoundError"),
+        ("measure recipe.yaml --table t --model networks:broken", 1, "OwnCodeFailed"),
+        ("solve recipe.yaml --plan p --ratio 1000", 1, "InfeasibleBudget"),
+        ("solve --bits 8", 2, "WrongUsage"),
+    ],
+)
+def test_a_failure_is_one_json_object_too(arguments: str, code: int, kind: str, made: Path, tell: Tell) -> None:
+    told = tell(*arguments.split(), "--json")
+    assert told.code == code and set(told.json) == {"error"}
+    error = told.json["error"]
+    assert error["type"] == kind and error["message"] and told.line.endswith(error["message"])
 
 
 def test_the_traceback_is_shown_when_asked_for(made: Path, tell: Tell) -> None:

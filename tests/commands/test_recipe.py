@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import qubo_compress as qc
 from qubo_compress import sensitivity
 from qubo_compress.commands.call import call_of
 from qubo_compress.commands.options import BEHAVIOUR, PANELS, said_by_options
@@ -21,6 +23,7 @@ from qubo_compress.errors import CorruptArtifact, QuboCompressError, WrongUsage
 from qubo_compress.exports.formats import FORMATS, RUNTIMES
 from qubo_compress.menu import family_names
 from qubo_compress.recovery.objectives import objectives
+from tests.commands import reference
 
 SETTINGS = {setting.key: setting for setting in all_settings()}
 EXAMPLES: dict[tuple[str, type], Any] = {
@@ -69,6 +72,29 @@ def test_settings_have_options_of_their_own() -> None:
     assert all(setting.about.help.endswith(".") for setting in SETTINGS.values())
 
 
+def test_the_page_has_every_key_and_the_whole_example() -> None:
+    text = reference.PAGE.read_text(encoding="utf-8")
+    assert text == reference.page(text), "run python -m tests.commands.reference"
+    assert all(f"| `{key}` |" in text for key in SETTINGS)
+    shown = reference.RECIPE.search(text)
+    assert shown is not None and yaml.safe_load(shown[0])["budget"] == {"ratio": 8}
+
+
+def test_defaults_are_those_of_the_library() -> None:
+    given = {setting.key: yaml.safe_load(setting.about.default) for setting in SETTINGS.values()}
+    names = {"solver.name": "solver", "network_output": "output"}
+    parameters = {**inspect.signature(qc.compress).parameters, **inspect.signature(qc.export).parameters}
+    defaults = {name: found.default for name, found in parameters.items() if found.default is not found.empty}
+    known = {key: names.get(key, key.rpartition(".")[2]) for key in given}
+    compared = {
+        key: name for key, name in known.items() if name in defaults and not key.startswith(("menu", "outputs"))
+    }
+    assert len(compared) > 15
+    assert {key: given[key] for key in compared} == {key: defaults[name] for key, name in compared.items()}
+    menu = {name: given[f"menu.{name}"] for name in ("bits", "sparsity", "vector_bits")}
+    assert qc.Menu(**menu).names == qc.Menu().names
+
+
 def test_help_lists_every_name_that_is_allowed() -> None:
     allowed = {
         "metric": sensitivity.names(), "menu.families": family_names(), "recovery.objective": objectives.names(),
@@ -100,6 +126,9 @@ def test_short_forms_and_empty_values(tmp_path: Path) -> None:
         ("model: a:b\nbugdet: {ratio: 8}", "line 2: unknown key 'bugdet'; did you mean 'budget'?"),
         ("budget:\n  ratio: 8\n  macss: 3", "line 3: unknown key of budget 'macss'; did you mean 'macs'?"),
         ("budget:\n  ratio: eight", "line 2: budget.ratio must be a number; got 'eight'"),
+        ("time_limit: 2", "line 1: unknown key 'time_limit'; time_limit belongs under solver$"),
+        ("solver: {metric: products}", "unknown key of solver 'metric'; metric belongs at the top$"),
+        ("menu: {export: a}", "unknown key of menu 'export'; export belongs under outputs or at the top$"),
         ("budget: {ratio: true}", "line 1: budget.ratio must be a number; got True"),
         ("budget: {ratio: .inf}", "must be a number; got inf"),
         ("budget: 8", "line 1: budget must be a table of settings; got '8'"),
