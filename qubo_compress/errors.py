@@ -7,9 +7,16 @@ programming errors through. Each message says what was given, what is allowed an
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from qubo_compress._internal.text import printable
+
+ALIKE = 0.6
+"""From which share of equal letters on a known name is suggested; at 0.4, 'surrogate' was, for gurobi."""
+
+MOST_LISTED, SHOWN = 30, 10
+"""Longest list of known names that a message shows whole, and how many names it shows of a longer one."""
 
 
 class QuboCompressError(Exception):
@@ -235,15 +242,27 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownName:
     """
     names = sorted(known)
     hint = nearest(given, names) or "."
-    return UnknownName(f"unknown {kind} {given!r}{hint} Known: {', '.join(names)}")
+    shown = names if len(names) <= MOST_LISTED else [*names[:SHOWN], f"and {len(names) - SHOWN} more"]
+    return UnknownName(f"unknown {kind} {given!r}{hint} Known: {', '.join(shown)}")
 
 
 def nearest(given: object, known: Iterable[str]) -> str:
     """``; did you mean ...?`` with the nearest known name, or "" when none is near.
 
+    Nothing is suggested if a known name has other numbers only, as ``bits=8`` instead of ``bits=5``: that is no slip.
+
     Example:
         >>> nearest("restart", ["restarts", "threads"]), nearest("x", ["restarts"])
         ("; did you mean 'restarts'?", '')
+        >>> nearest("quantize(bits=5)", ["quantize(bits=8)"])
+        ''
     """
-    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.4) if isinstance(given, str) else []
+    names = list(known)
+    if not isinstance(given, str) or _without_values(given) in {_without_values(name) for name in names} - {given}:
+        return ""
+    near = difflib.get_close_matches(given, names, n=1, cutoff=ALIKE)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _without_values(name: str) -> str:
+    return re.sub(r"=[\d.]+", "=", name)

@@ -85,3 +85,15 @@ def test_ratio_and_bits_per_weight(table: qc.SensitivityTable) -> None:
     plan = table.plan({})
     assert plan.ratio == pytest.approx(plan.original_bytes / plan.bytes)
     assert plan.bits_per_weight == pytest.approx(8 * plan.bytes / plan.parameters)
+
+
+def test_a_size_out_of_reach_says_its_ratio_and_what_pins_add(table: qc.SensitivityTable) -> None:
+    free = table.problem(qc.Budget(bytes=1)).smallest_totals()[0]
+    table.minimum_bits(".*weight", 8).leave_alone("3.weight")
+    with pytest.raises(errors.InfeasibleBudget, match=r"enlarge [03]\.weight \([\d,]+ bytes instead of") as caught:
+        qc.solve(table.problem(qc.Budget(ratio=1000)), "greedy")
+    smallest = caught.value.smallest
+    assert smallest is not None and smallest > free
+    said = str(caught.value)
+    assert f"{smallest:,} bytes are a ratio of {table.layout.original_bytes / smallest:.2f}" in said
+    assert f"Without pins and minimum bits, {free:,} bytes are reachable" in said

@@ -196,3 +196,10 @@ def problem() -> qc.ChoiceProblem:
 def test_misspelt_keywords_are_refused_under_the_name_of_the_call(call: Callable[..., Any], says: str) -> None:
     with pytest.raises(errors.UnknownOption, match=says):
         call(network())
+
+
+def test_names_that_are_not_close_are_not_suggested_and_long_lists_are_cut() -> None:
+    assert "did you mean" not in str(errors.unknown_name("solver", "gurobi", ["surrogate", "greedy"]))
+    assert "did you mean" not in str(errors.unknown_name("choice", "quantize(bits=5)", ["quantize(bits=8)", "keep"]))
+    said = str(errors.unknown_name("group", "nothing", [f"layer.{number}.weight" for number in range(36)]))
+    assert said.endswith("and 26 more") and said.count(".weight") == 10

@@ -12,6 +12,9 @@ from qubo_compress._internal.reader import parsed_json, read_whole, refused_as
 LARGEST_HEADER = 100_000_000
 """The format's limit, in bytes."""
 
+ZIP = b"PK\x03\x04"
+"""The first bytes of a zip file."""
+
 _PREFIX = 8
 _METADATA = "__metadata__"
 
@@ -60,6 +63,8 @@ def read_tensors(path: str | Path, what: str) -> Tensors:
     """
     data = read_whole(path, what)
     with refused_as(path, f"{what}: it is truncated or not a safetensors file"):
+        if data.startswith(ZIP):
+            raise ValueError("it is a zip file, such as torch.save writes")
         length = int.from_bytes(data[:_PREFIX], "little")
         if len(data) < _PREFIX or length > min(len(data) - _PREFIX, LARGEST_HEADER):
             raise ValueError(f"it has {len(data):,} bytes, and says that its header has {length:,}")

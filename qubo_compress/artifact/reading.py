@@ -107,7 +107,8 @@ def _layout_of(path: str | Path, model: nn.Module, described: Mapping[str, str])
     _refuse_older(path, model, layout, signature)
     raise WrongModel(
         f"{path} was written for another architecture: names, shapes or types of its tensors differ "
-        f"from those of this {type(model).__name__}; build the model as it was when it was compressed"
+        f"from those of this {type(model).__name__}, and the file holds only a digest of them, so it cannot say which. "
+        "Check layers, the number of classes and the dtype; build the model as it was when it was compressed"
     )
 
 

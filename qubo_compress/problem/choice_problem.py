@@ -81,6 +81,7 @@ class ChoiceProblem:
         pair_costs: for each budget (V, V) scipy sparse symmetric integers of either sign, both triangles stored, empty
             within groups, or None: what two choices of different groups cost together beyond the sum of each alone.
             An assignment costs ``costs @ x + 1/2 x @ pair_costs @ x``. None: no budget has any.
+        size_note: what the refusal of a budget for bytes that is out of reach adds, as text.
 
     Attributes:
         diagonal: (V,) energy of each choice apart from pairs: linear terms less half the squared rows of the factor.
@@ -113,6 +114,7 @@ class ChoiceProblem:
     budget_names: tuple[str, ...] = None  # type: ignore[assignment]
     constant: float = 0.0
     pair_costs: PairCosts | None = None
+    size_note: str = field(default="", repr=False)
     diagonal: FloatArray = field(init=False, repr=False)
     """(V,) ``linear - 1/2 |factor|^2``: what a choice adds to half the squared norm of the sum."""
 

@@ -11,7 +11,6 @@ from qubo_compress.budget import Budget
 from qubo_compress.errors import InfeasibleBudget, InvalidBudget, NoFeasibleFound
 from qubo_compress.plan import Plan
 from qubo_compress.problem.choice_problem import ChoiceProblem
-from qubo_compress.sensitivity.infeasible import explained
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.solvers.solution import Solution
 from qubo_compress.solvers.solver import Solver, make_solver
@@ -112,19 +111,8 @@ def try_ratios(
         if isinstance(answer, Solution):
             found.append(FrontPoint(float(ratio), table.plan(answer), answer.energy, answer.bound, answer))
         else:
-            found.append(_explained(table, answer))
+            found.append(answer)
     return found
-
-
-def _explained(
-    table: SensitivityTable, error: InfeasibleBudget | NoFeasibleFound
-) -> InfeasibleBudget | NoFeasibleFound:
-    """The error, with the table's facts about tensors that are always kept."""
-    try:
-        with explained(table.layout, table.costs, table.fixed_costs, table.offsets, table.kept_because):
-            raise error
-    except (InfeasibleBudget, NoFeasibleFound) as found:
-        return found.with_traceback(None)
 
 
 def solve_all(

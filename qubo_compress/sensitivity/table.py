@@ -26,6 +26,7 @@ from qubo_compress.sensitivity.coupled.mixed_problem import mixed_problem
 from qubo_compress.sensitivity.coupled.plans import plan_of_channels
 from qubo_compress.sensitivity.coupled.remainder import Remainder
 from qubo_compress.sensitivity.fewer_choices import fewer_choices
+from qubo_compress.sensitivity.infeasible import size_note
 from qubo_compress.sensitivity.latency_costs import with_latency
 from qubo_compress.sensitivity.merge import merged_fields, refuse_different, shares_of, tables_of_ranks
 from qubo_compress.sensitivity.notebook import table_html
@@ -151,10 +152,11 @@ class SensitivityTable:
         """Forbid the choices of a group that quantize to fewer bits.
 
         Args:
-            group: its name, or a regular expression that matches several.
+            group: its name, or a regular expression: all groups with bits whose whole names it matches, biases too.
             bits: fewest bits allowed.
 
         Raises:
+            UnknownName: when it matches no group.
             InvalidMenu: when nothing would be left, or the groups are decisions about channels.
         """
         matching = [name for name in self.group_names if name == group or re.fullmatch(group, name)]
@@ -338,6 +340,7 @@ class SensitivityTable:
             budget_names=tuple(limits),
             pair_costs=tuple(self.pair_costs[name][index][:, index] for name in limits) if self.pair_costs else None,
             constant=self.constant,
+            size_note=size_note(self, costs["bytes"], fixed_costs["bytes"], limits["bytes"]),
         )
 
     def costs_under(self, budget: Budget) -> tuple[Mapping[str, IntArray], Mapping[str, int]]:

@@ -103,7 +103,8 @@ def refuse_unreachable(problem: ChoiceProblem) -> None:
         if least > limit:
             raise InfeasibleBudget(
                 f"the budget allows {_amount(limit, name)} {_unit(name)}, but the smallest reachable is "
-                f"{_amount(least, name)}; raise the budget to at least {_amount(least, name)} or offer smaller choices",
+                f"{_amount(least, name)}; raise the budget to at least {_amount(least, name)} or offer smaller choices"
+                f"{problem.size_note if name == 'bytes' else ''}",
                 smallest=int(least),
             )
 
