@@ -69,6 +69,18 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(table: qc.Sensitiv
         table.minimum_bits("0.weight", 4)
 
 
+def test_a_pin_replaces_a_pin_and_opens_nothing_that_is_forbidden(table: qc.SensitivityTable) -> None:
+    table.pin("0.weight", "quantize(bits=2)").pin("0.weight", "quantize(bits=4)").leave_alone("0.weight")
+    table.unpin("0.weight").minimum_bits("0.weight", 4)
+    before = table.allowed.copy()
+    with pytest.raises(
+        errors.InvalidMenu, match=r"forbidden for '0\.weight' by minimum_bits, which leaves keep, .*unpin"
+    ):
+        table.pin("0.weight", "quantize(bits=2)")
+    assert np.array_equal(table.allowed, before)
+    table.pin("0.weight", "quantize(bits=4)").unpin("0.weight").pin("0.weight", "quantize(bits=2)")
+
+
 def test_a_budget_out_of_reach_names_the_smallest_size(table: qc.SensitivityTable) -> None:
     with pytest.raises(errors.InfeasibleBudget) as caught:
         qc.solve(table.problem(qc.Budget(bytes=10)), "greedy")

@@ -20,7 +20,14 @@ from qubo_compress.audits.classes import ClassChange, class_changes
 from qubo_compress.audits.exemplars import Exemplars, exemplars_of
 from qubo_compress.audits.long_tail import Forgotten, Images, forgotten, images_of
 from qubo_compress.audits.margins import MarginBin, margin_bins
-from qubo_compress.audits.mismatches import Answers, Mismatches, answers_of, count_mismatches, population
+from qubo_compress.audits.mismatches import (
+    Answers,
+    Mismatches,
+    answers_of,
+    change_interval,
+    count_mismatches,
+    population,
+)
 from qubo_compress.audits.notebook import audit_html
 from qubo_compress.audits.regression import RegressionChange, is_regression, regression_change
 from qubo_compress.audits.section import write_audit
@@ -42,7 +49,7 @@ from qubo_compress.network.scores import two_columns
 MOST_CLASSES_SHOWN = 40
 MOST_FORGOTTEN = 48
 
-MISMATCH = "a mismatch is a changed answer; harmful: right before, wrong after; repaired: wrong before, right after"
+MISMATCH = "a mismatch is a changed answer; harmful: right before, wrong after; gained: wrong before, right after"
 PRINTED_WIDTH = 110
 """Columns of the text of a report."""
 
@@ -60,9 +67,11 @@ class AuditReport:
             change where outputs are numbers.
         accuracy_before, accuracy_after: share of labelled rows predicted right.
         accuracy_interval: 95 % Wilson interval of the accuracy after.
+        accuracy_change_interval: 95 % interval of the change of the accuracy, from the pairs of answers: far narrower,
+            because most examples are answered alike by both; see :func:`qubo_compress.audit.paired_change`.
         loss_before, loss_after: mean cross-entropy.
         harmful: mismatches where the original was right.
-        repaired: mismatches where the compressed network is right.
+        repaired: mismatches where the compressed network is right; the tables call them gained.
         classes: every class that occurs.
         kinds: the mismatches by kind, with an interval of their share.
         margins: rows in ten even bins by the original's margin.
@@ -97,6 +106,7 @@ class AuditReport:
     original_churn: Churn | None = field(default=None, compare=False)
     correction: Correction = "holm"
     regression: RegressionChange | None = None
+    accuracy_change_interval: tuple[float, float] | None = None
 
     @property
     def worst_class(self) -> ClassChange | None:
@@ -120,10 +130,12 @@ class AuditReport:
     def table(self) -> Table:
         """Totals, then the classes that lost most; a star marks changes beyond chance."""
         table = Table(title=f"Audit on {self.examples:,} examples", box=box.SIMPLE_HEAD, title_justify="left")
-        for name in ("", "before", "after", "change", "95 % interval"):
+        for name in ("", "before", "after", "change", "95 % interval of it"):
             table.add_column(name, justify="right" if name else "left", no_wrap=True)
         if self.accuracy_before is not None and self.accuracy_after is not None:
-            table.add_row("accuracy", *_shares(self.accuracy_before, self.accuracy_after, self.accuracy_interval))
+            table.add_row(
+                "accuracy", *_shares(self.accuracy_before, self.accuracy_after, self.accuracy_change_interval)
+            )
         if self.loss_before is not None and self.loss_after is not None:
             change = f"{self.loss_after - self.loss_before:+.4f}"
             table.add_row("loss", f"{self.loss_before:.4f}", f"{self.loss_after:.4f}", change, "")
@@ -133,19 +145,18 @@ class AuditReport:
             return table
         table.add_row("same prediction", "", f"{100 * self.agreement:.2f} %", "", "")
         low, high = self.kinds.interval
-        table.add_row("mismatches", "", f"{self.mismatches:,}", "", f"{100 * low:.1f} to {100 * high:.1f} %")
+        share = f"share {100 * low:.1f} to {100 * high:.1f} %"
+        table.add_row("mismatches", "", f"{self.mismatches:,}", "", share)
         if self.harmful is not None:
             table.add_row("  harmful", "", f"{self.harmful:,}", "", "")
-            table.add_row("  repaired", "", f"{self.repaired:,}", "", "")
+            table.add_row("  gained", "", f"{self.repaired:,}", "", "")
         table.add_row("mean KL divergence", "", f"{self.divergence:.4g}", "", "")
         if self.classes:
             table.add_section()
         worst = sorted(self.classes, key=lambda item: (item.change, item.label))
         for item in worst[:MOST_CLASSES_SHOWN]:
             name = f"class {item.label} ({item.examples:,} examples)" + (" *" if item.changed else "")
-            low, high = item.change_interval
-            shown = _shares(item.before, item.after, None)[:3]
-            table.add_row(name, *shown, f"change {100 * low:+.1f} to {100 * high:+.1f}")
+            table.add_row(name, *_shares(item.before, item.after, item.change_interval))
         notes = [] if self.harmful is None else [MISMATCH]
         if any(item.changed for item in worst):
             notes.append(f"* changed by more than chance (mid-p McNemar, {self.correction}, 5 %)")
@@ -305,6 +316,7 @@ def audit(
         accuracy_before=int(answers.right.sum()) / total,
         accuracy_after=kept / total,
         accuracy_interval=wilson(kept, total),
+        accuracy_change_interval=change_interval(answers, examples, [len(rows) for rows in before]),
         loss_before=_mean_loss(CrossEntropy(), examples, before, before),
         loss_after=_mean_loss(CrossEntropy(), examples, after, before),
         harmful=kinds.harmful,
@@ -378,5 +390,5 @@ def _mean_loss(loss: Loss, examples: Examples, outputs: list[Tensor], reference:
 
 
 def _shares(before: float, after: float, interval: tuple[float, float] | None) -> tuple[str, ...]:
-    shown = "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+    shown = "" if interval is None else f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
     return f"{100 * before:.2f} %", f"{100 * after:.2f} %", f"{100 * (after - before):+.2f}", shown

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from qubo_compress.calibration.evaluation import ALL_EXAMPLES, outputs_of
 from qubo_compress.calibration.examples import Examples, read_examples
-from qubo_compress.calibration.intervals import wilson
+from qubo_compress.calibration.intervals import NORMAL_95, paired_change, wilson
 from qubo_compress.errors import InvalidBatches
 from qubo_compress.network.losses.classification import target_rows
 from qubo_compress.network.scores import predicted, two_columns
@@ -102,6 +103,34 @@ def count_mismatches(answers: Answers) -> Mismatches:
     harmful, repaired = int(answers.harmful.sum()), int(answers.repaired.sum())
     both = int((answers.differ & answers.counted).sum()) - harmful - repaired
     return Mismatches(rows, total, found.interval, harmful, repaired, both)
+
+
+def change_interval(answers: Answers, examples: Examples, rows: Sequence[int]) -> tuple[float, float]:
+    """95 % interval of the change of the accuracy, from pairs of answers.
+
+    Bonett and Price's for one answer per example. Answers within one example depend on each other: where there are
+    several, the interval is normal, from the right answers that every example lost or gained.
+
+    Args:
+        answers: of both networks.
+        examples: that they answer.
+        rows: answers of every slice.
+    """
+    if answers.before.numel() == examples.count:
+        return paired_change(int(answers.harmful.sum()), int(answers.repaired.sum()), int(answers.counted.sum()))
+    moved, counted = answers.right_after.double() - answers.right.double(), answers.counted.double()
+    columns = (torch.split(values, list(rows)) for values in (moved, counted))
+    parts = zip(*columns, map(len, examples.slices), strict=True)
+    sums = [(m.reshape(n, -1).sum(1), c.reshape(n, -1).sum(1)) for m, c, n in parts]
+    moved, counted = (torch.cat(column) for column in zip(*sums, strict=True))
+    total, used = float(counted.sum()), int((counted > 0).sum())
+    change = float(moved.sum()) / max(1.0, total)
+    if used < 2:
+        return -1.0, 1.0
+    # The standard error of a ratio of sums over examples.
+    spread = float(((moved - change * counted) ** 2).sum()) * used / (used - 1)
+    half = NORMAL_95 * math.sqrt(spread) / total
+    return max(-1.0, change - half), min(1.0, change + half)
 
 
 def answers_of(examples: Examples, before: list[Tensor], after: list[Tensor]) -> Answers:

@@ -23,9 +23,13 @@ def audit_html(report: AuditReport) -> str:
         f"{100 * low:.1f} to {100 * high:.1f} %. Mean KL divergence {number(report.divergence)}."
     ]
     if report.harmful is not None:
-        facts.append(f"{report.harmful:,} right answers were lost, {report.repaired or 0:,} wrong ones were repaired.")
+        facts.append(f"{report.harmful:,} right answers were lost, {report.repaired or 0:,} gained.")
     if report.accuracy_before is not None and report.accuracy_after is not None:
-        facts.insert(0, f"Accuracy {percent(report.accuracy_before)} before, {percent(report.accuracy_after)} after.")
+        said = f"Accuracy {percent(report.accuracy_before)} before, {percent(report.accuracy_after)} after"
+        if report.accuracy_change_interval is not None:
+            ends = " to ".join(signed(100 * end, 2) for end in report.accuracy_change_interval)
+            said += f"; 95 % interval of the change {ends} points"
+        facts.insert(0, f"{said}.")
     if any(item.changed for item in report.classes):
         facts.append(f"Changed beyond chance: by the mid-p McNemar test, {report.correction}, 5 %.")
     worst = sorted(report.classes, key=lambda item: (item.change, item.label))

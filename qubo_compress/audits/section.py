@@ -48,8 +48,8 @@ def _totals(report: AuditReport) -> str:
     low, high = kinds.interval
     rows = [["answers that differ", f"{kinds.total:,}", percent(kinds.share), f"{100 * low:.2f} to {100 * high:.2f} %"]]
     for name, value in (
-        ("harmful: the original was right", kinds.harmful),
-        ("repaired: the compressed network is right", kinds.repaired),
+        ("harmful: right before, wrong now", kinds.harmful),
+        ("gained: wrong before, right now", kinds.repaired),
         ("both wrong, differently", kinds.both_wrong),
     ):
         if value is not None:
@@ -60,7 +60,10 @@ def _totals(report: AuditReport) -> str:
             f" Accuracy {percent(report.accuracy_before)} before and {percent(report.accuracy_after)} after: changes "
             "that cancel in it are counted here."
         )
-    found = table_html(["", "answers", "share", "95 % interval"], rows, numeric=(1, 2, 3))
+    if report.accuracy_change_interval is not None:
+        ends = " to ".join(signed(100 * end, 2) for end in report.accuracy_change_interval)
+        said += f" The 95 % interval of the change is {ends} points."
+    found = table_html(["", "answers", "share", "95 % interval of the share"], rows, numeric=(1, 2, 3))
     return f"<section><h2>What it forgot</h2><p>{escape(said)}</p>{found}</section>"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
@@ -64,8 +64,14 @@ class Score:
     examples: int
 
 
-def outputs_of(model: nn.Module, examples: Examples) -> list[Tensor]:
-    """Output rows of a model in eval mode, slice by slice, on its own device."""
+def outputs_of(model: nn.Module, examples: Examples, advance: Callable[[float], None] | None = None) -> list[Tensor]:
+    """Output rows of a model in eval mode, slice by slice, on its own device.
+
+    Args:
+        model: the network, unchanged.
+        examples: to run it on.
+        advance: called with the number of examples just run, for a progress bar.
+    """
     device = NetworkTensors(model).device
     reading, found, network = examples.reading, [], private_copy(model)
     with torch.no_grad():
@@ -74,6 +80,8 @@ def outputs_of(model: nn.Module, examples: Examples) -> list[Tensor]:
             answer = run_model(network, map_tensors(part.inputs, lambda t: t.to(device)))
             reading = reading.settled_on(answer, len(part), tensors_of(part.inputs), part.targets)
             found.append(reading.rows(answer))
+            if advance is not None:
+                advance(len(part))
     return found
 
 

@@ -95,11 +95,13 @@ def compress(
     The given model is unchanged.
 
     Candidates are measured on held-out examples, and the one that measures best wins: the best plans of the solver's
-    pool, the optimum of the same table without interactions, ``uniform`` and ``greedy``. For losses on class outputs
-    (``"cross-entropy"``, ``"kl"``, ``"binary-cross-entropy"``) the measure is the mean KL divergence from the
-    original's outputs: for a calibrated network it is the expected rise of the loss, without the noise of drawn
-    labels. For other losses it is the loss itself. The same measure decides whether a refinement is accepted and
-    whether the recovered network is kept.
+    pool, the optimum of the same table without interactions, ``uniform`` and ``greedy``. With recovery, the best plan
+    of each kind and the solver's own answer are then repaired, and the one that is best after it wins; with
+    fine-tuning, which is slow, only the best plan is fine-tuned. For losses on class outputs (``"cross-entropy"``,
+    ``"kl"``, ``"binary-cross-entropy"``) the measure is the mean KL divergence from the original's outputs: for a
+    calibrated network it is the expected rise of the loss, without the noise of drawn labels. For other losses it is
+    the loss itself. The same measure decides whether a refinement is accepted and whether the recovered network is
+    kept.
 
     Args:
         model: trained network.
@@ -215,8 +217,8 @@ def compress(
 
     decisions = None
     if specimen.settings.mixed:
-        mend = (lambda applied: repair(applied, specimen.examples, 0)) if recover else None
-        first, decisions = decided(specimen, measure_specimen(specimen), budget, solve, settled, judge, mend)
+        each = (lambda applied: repair(applied, specimen.examples, 0)) if recover else None
+        first, decisions = decided(specimen, measure_specimen(specimen), budget, solve, settled, judge, each)
     else:
         first = settled(specimen, budget)
     table = first.table
@@ -229,9 +231,10 @@ def compress(
         evolution, history[last] = evolved(searched, table, budget, accepted, judge, evaluations)
 
     # Not with the held-out examples: the scores on them must be trustworthy.
-    final = judged_repaired(
-        history[last], judge, (lambda applied: repair(applied, specimen.examples, epochs)) if recover else None, epochs
-    )
+    if recover:
+        tell("fine-tuning the best plan" if epochs else "repairing the best plan of each kind, without training")
+    mend = (lambda applied: repair(applied, specimen.examples, epochs)) if recover else None
+    final = judged_repaired(history[last], judge, mend, epochs)
     history[last] = final.round
     chosen, small = final.round.chosen, final.applied
     kept = chosen.repaired is not None and chosen.repaired.measure <= chosen.comparison.measure + TIE
@@ -259,6 +262,7 @@ def compress(
         evolution=evolution,
         decisions=decisions,
         inputs=tuple(part.inputs for part in judge.examples.leading(EXPORTED).slices),
+        epochs=epochs if recover else 0,
     )
 
 

@@ -19,7 +19,7 @@ class Final:
     Attributes:
         round: the round whose winner is that plan.
         applied: the plan applied.
-        repaired: the same after recovery, or None.
+        repaired: the same after its repair, or None.
     """
 
     round: Round
@@ -35,7 +35,7 @@ def judged_repaired(
     Args:
         found: the round to take a plan from.
         judge: the held-out examples.
-        repair: applied network -> recovered one; None for no recovery.
+        repair: applied network -> repaired or fine-tuned one; None for neither.
         epochs: of fine-tuning.
     """
     if repair is None:

@@ -50,6 +50,8 @@ class CompressionResult:
             ``"evolved"`` of the round taken.
         decisions: what was decided about channels beside the layers' choices; None if nothing was.
         inputs: some of the held-out inputs, batch by batch, which :meth:`export` checks a file with.
+        epochs: passes of fine-tuning behind ``recovered``; 0: a repair without training. Not known to
+            :func:`qubo_compress.pipeline.review.review`, which says 0.
     """
 
     model: nn.Module
@@ -70,6 +72,7 @@ class CompressionResult:
     evolution: Evolution | None = None
     decisions: ChannelDecisions | None = None
     inputs: tuple[Inputs, ...] = ()
+    epochs: int = 0
 
     def __repr__(self) -> str:
         """Its headline: networks and tables would fill a notebook."""

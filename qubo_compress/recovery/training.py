@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qubo_compress._internal.live import tracked
 from qubo_compress.calibration.examples import Examples, Slice
 from qubo_compress.errors import ForwardFailed, InvalidBatches, NonFiniteLoss
 from qubo_compress.menu.storage.stored import Stored
@@ -24,6 +23,7 @@ from qubo_compress.network.replay import run_model
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.plan import Compression
 from qubo_compress.recovery.latent import Latent
+from qubo_compress.sensitivity.progress import progress_bar
 
 BATCH = 125
 LEARNING_RATE = 1e-3
@@ -109,7 +109,8 @@ def fine_tuned(
     for parameter in small.parameters():
         parameter.requires_grad_(False)  # the latent numbers are the leaves of the graph
     held = NetworkTensors(small)
-    with torch.enable_grad(), _drawing(training):
+    work = training.epochs * examples.count
+    with torch.enable_grad(), _drawing(training), progress_bar(progress, "fine-tuning", work) as advance:
         latent = Latent(compression, held, training.frozen)
         optimizer = torch.optim.Adam(latent.leaves(), lr=training.learning_rate)
         rowwise = _Rowwise(training.objective, training.align or _class_labels)
@@ -120,13 +121,15 @@ def fine_tuned(
         total = training.epochs * len(steps)
 
         def loss(tensors: dict[str, Tensor], part: Slice) -> Tensor:
-            return _loss(held, teacher, tensors, examples, augmented(part, training.augment), rowwise) / usual
+            value = _loss(held, teacher, tensors, examples, augmented(part, training.augment), rowwise) / usual
+            advance(len(part))
+            return value
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, total))
         done = 0
         if training.afterwards is not None:
             training.afterwards(latent, done, total)
-        for _ in tracked(training.epochs, "recovering", progress):
+        for _ in range(training.epochs):
             for step in _steps(examples, generator):
                 optimizer.zero_grad(set_to_none=True)
                 with _named(done, total, examples.unit):
@@ -173,12 +176,15 @@ def _drawing(training: Training) -> Iterator[None]:
         yield
 
 
-def objective_of(model: nn.Module, teacher: nn.Module, examples: Examples, training: Training) -> float:
+def objective_of(model: nn.Module, teacher: nn.Module, examples: Examples, training: Training, progress: bool) -> float:
     """What fine-tuning minimises, on all examples, of a network as it is."""
     held, rowwise = NetworkTensors(model), _Rowwise(training.objective, training.align or _class_labels)
-    with torch.no_grad():
-        values = [_loss(held, teacher, {}, examples, part, rowwise) for part in examples.slices]
-    return float(sum(values))
+    total = 0.0
+    with torch.no_grad(), progress_bar(progress, "checking the objective", examples.count) as advance:
+        for part in examples.slices:
+            total += float(_loss(held, teacher, {}, examples, part, rowwise))
+            advance(len(part))
+    return total
 
 
 def diverged(training: Training) -> NonFiniteLoss:

@@ -353,8 +353,7 @@ def about_calibration(result: CompressionResult) -> tuple[str, ...]:
     else:
         said.append("There are no cross terms: this metric measures every choice separately.")
     if facts.shrinkage:
-        share = f"{100 * facts.shrinkage:.0f} %"
-        said.append(f"Linear terms were shrunk by {share} towards the divergence from the original.")
+        said.append(_shrinkage_sentence(facts.shrinkage))
     rounds = len(result.rounds) - 1
     if rounds:
         extra = sum(found.table.provenance.evaluations for found in result.rounds[1:])
@@ -386,18 +385,37 @@ def search_sentence(search: Evolution) -> str:
     return said + f"; its best plan measured {' and '.join(dict.fromkeys(steps))}, on other examples than those below."
 
 
-def _trust_sentence(trust: float) -> str:
-    """How much the pair energies of a table were trusted.
+def _shrinkage_sentence(share: float) -> str:
+    """What a choice alone is charged.
 
     Example:
-        >>> _trust_sentence(0.634)
-        'Pair energies were trusted to 63 %, by how well one half of the examples predicts those of the other half.'
+        >>> _shrinkage_sentence(1.0)[:96]
+        "A choice alone is charged for how far it moves the outputs from the original's (the divergence),"
+    """
+    if share >= 1.0:
+        return (
+            "A choice alone is charged for how far it moves the outputs from the original's (the divergence), not for "
+            "the change of the loss, which would reward luck with the labels of few examples."
+        )
+    return (
+        f"A choice alone is charged for the change of the loss, {100 * (1 - share):.0f} %, and for how far it moves "
+        f"the outputs from the original's (the divergence), {100 * share:.0f} %: the loss alone would reward luck with "
+        "the labels of few examples."
+    )
+
+
+def _trust_sentence(trust: float) -> str:
+    """How much of the measured pair energies counts.
+
+    Example:
+        >>> _trust_sentence(1.0)
+        'What two choices cost together counts in full.'
     """
     if trust >= 1.0:
-        return "Pair energies were trusted in full."
+        return "What two choices cost together counts in full."
     return (
-        f"Pair energies were trusted to {100 * trust:.0f} %, by how well one half of the examples predicts those of "
-        "the other half."
+        f"What two choices cost together counts {100 * trust:.0f} % of the measured value: that share repeats from one "
+        "half of the examples to the other half, and the rest is chance."
     )
 
 

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 
 from qubo_compress.page.numbers import number, percent, signed, size
 from qubo_compress.report import facts, verdict
-from qubo_compress.report.candidates import harm
+from qubo_compress.report.comparisons import REPAIR, basis, compared_repaired, harm, opponents, shown, solvers_candidate
 from qubo_compress.selection.candidates import Candidate
 from qubo_compress.selection.comparison import Comparison, Estimate
 
 if TYPE_CHECKING:
     from qubo_compress.pipeline.compress import CompressionResult
     from qubo_compress.timing import Elsewhere
-
-OPPONENTS = ("uniform", "additive", "greedy")
-"""The alternatives, in the order of the table."""
 
 WHAT_THEY_ARE = (
     "Uniform is one choice for all layers, additive the optimum without interactions, greedy the best next step."
@@ -78,7 +75,9 @@ def _lost(result: CompressionResult) -> str:
     if math.isnan(before.accuracy):
         said = [f"Loss {number(before.loss)} to {number(after.loss)}, on {examples}."]
         if found.by_divergence:
-            said.append("The divergence of the outputs from the original's is the loss that labels would show.")
+            said.append(
+                "If the original's probabilities are right, this is by how much the loss rises on new examples."
+            )
             value = f"{verdict.plus_minus(found.divergence, signs=False)} divergence"
         else:
             value = f"{verdict.plus_minus(found.change)} loss"
@@ -99,65 +98,52 @@ def _lost(result: CompressionResult) -> str:
 # -------------------------------------------------------------------------------------------- alternatives
 
 
-def opponents(result: CompressionResult) -> list[tuple[str, Candidate]]:
-    """(name, candidate) of every alternative that was measured in the round taken."""
-    running = {name: candidate for candidate in result.taken.candidates for name in candidate.names}
-    return [(name, running[name]) for name in OPPONENTS if name in running]
-
-
 def against_uniform(result: CompressionResult) -> str:
-    """A few words: how the plan compares with one choice for all layers; once repaired, where both were."""
+    """A few words: how the plan compares with one choice for all layers; after repair, where all had it."""
     found = dict(opponents(result)).get("uniform")
     if found is None:
         return "No uniform plan fits the budget"
     taken = result.taken.chosen
     if found is taken:
         return "The uniform plan is the best"
-    both = taken.repaired is not None and found.repaired is not None
-    mine, other = (harm(_final(candidate) if both else candidate.comparison) for candidate in (taken, found))
+    mine, other = (harm(shown(result, candidate)) for candidate in (taken, found))
     if not math.isfinite(other.mean):
         return "Uniform destroys the network"
     apart, noise = other.mean - mine.mean, 2 * math.hypot(mine.standard_error, other.standard_error)
     if not apart > noise:
-        return "Not clearly better than uniform" + ", once repaired" * both
+        return "Not clearly better than uniform"
     if taken.comparison.by_divergence and mine.mean > 0:
         return f"{other.mean / mine.mean:.2g} times closer than uniform"
     return f"Loss {number(apart)} below uniform's"
 
 
-def _final(candidate: Candidate) -> Comparison:
-    """The network that would be returned: repaired if that helped."""
-    repaired = candidate.repaired
-    return candidate.comparison if repaired is None or repaired.measure > candidate.comparison.measure else repaired
-
-
 def _alternatives(result: CompressionResult) -> str:
     taken = result.taken.chosen
     rows = [("this plan", taken), *opponents(result)]
-    finite = [harm(candidate.comparison) for _, candidate in rows if math.isfinite(harm(candidate.comparison).mean)]
+    measured = [harm(shown(result, candidate)) for _, candidate in rows]
+    finite = [found for found in measured if math.isfinite(found.mean)]
     most = max((abs(found.mean) + _error(found) for found in finite), default=1.0) or 1.0
     labelled = taken.comparison.rows > 0
-    repaired = any(candidate.repaired is not None for _, candidate in rows)
     measure = "divergence" if taken.comparison.by_divergence else "loss change"
-    head = ["plan", measure, "", *(["repaired"] if repaired else [])]
-    head += [*(["points", "lost / gained"] if labelled else []), "bytes"]
+    head = ["plan", measure, "", *(["points", "lost / gained"] if labelled else []), "bytes"]
     lines = []
     for number_, (name, candidate) in enumerate(rows):
         same = number_ > 0 and candidate is taken
-        cells = [f"{name}: the same plan"] if same else _cells(name, candidate, labelled, most, repaired)
+        cells = [f"{name}: the same plan"] if same else _cells(name, candidate, shown(result, candidate), most)
         kind = ' class="first"' * (number_ == 0)
-        shown = f'<td colspan="{len(head)}">{cells[0]}</td>' if same else "".join(cells)
-        lines.append(f"<tr{kind}>{shown}</tr>")
+        row = f'<td colspan="{len(head)}">{cells[0]}</td>' if same else "".join(cells)
+        lines.append(f"<tr{kind}>{row}</tr>")
     heads = "".join(f"<th{' class=n' * (place > 0)}>{name}</th>" for place, name in enumerate(head))
     table = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     note = (
-        f"{WHAT_THEY_ARE} All on the same {verdict.counted(taken.comparison.examples)}"
-        f"{', before recovery' * (result.recovered is not None)}{_channels(result)}; these also chose the plan, which "
-        "flatters it a little."
+        f"{WHAT_THEY_ARE} All on the same {verdict.counted(taken.comparison.examples)}{_channels(result)}; these also "
+        f"chose the plan, which flatters it a little.{f' {REPAIR}' * compared_repaired(result)}"
     )
     clear = against_uniform(result)
     style = "good" if "times closer" in clear or "below" in clear or "destroys" in clear else ""
-    return _answer("Against what alternative", clear, style, [], f'{table}<p class="note">{escape(note)}</p>')
+    return _answer(
+        "Against what alternative", clear, style, [basis(result)], f'{table}<p class="note">{escape(note)}</p>'
+    )
 
 
 def _channels(result: CompressionResult) -> str:
@@ -168,11 +154,9 @@ def _channels(result: CompressionResult) -> str:
     return f" (the best plan that removes no channels: {number(kept[0])})" if kept and removed else ""
 
 
-def _cells(name: str, candidate: Candidate, labelled: bool, most: float, repaired: bool) -> list[str]:
-    found = candidate.comparison
+def _cells(name: str, candidate: Candidate, found: Comparison, most: float) -> list[str]:
     measured = harm(found)
-    texts = ["–" if candidate.repaired is None else number(harm(candidate.repaired).mean)] if repaired else []
-    texts += [verdict.points(found.accuracy.mean), f"{found.lost:,} / {found.gained:,}"] if labelled else []
+    texts = [verdict.points(found.accuracy.mean), f"{found.lost:,} / {found.gained:,}"] if found.rows else []
     texts.append(f"{candidate.plan.bytes:,}")
     cells = [
         f"<td>{escape(name)}</td>",
@@ -208,10 +192,15 @@ def _span(found: Estimate, most: float) -> str:
 def _trust(result: CompressionResult) -> str:
     taken = result.taken.chosen
     measured = verdict.held_against(result, taken)
-    said = [f"Predicted {signed(taken.predicted)}; held-out examples say {verdict.plus_minus(measured)}."]
+    applied = "" if result.recovered is None else f", before {'fine-tuning' if result.epochs else 'repair'}"
+    said = [
+        f"For the plan taken the loss model predicted {signed(taken.predicted)}; held-out examples say "
+        f"{verdict.plus_minus(measured)}{applied}."
+    ]
     words, below = verdict.proof_text(result)
     between = " " if result.solution.status == "optimal" else ", "
-    said.append(f"Solver {result.solution.solver}: {words.lower()}{between}{below}.")
+    other = verdict.not_the_optimum(result)
+    said.append(other or f"Solver {result.solution.solver}: {words.lower()}{between}{below}.")
     value, style = trusted(result)
     few = verdict.few_examples(result)
     said += [f"{few[0].split(':')[0]}."] if few else []
@@ -229,7 +218,7 @@ def trusted(result: CompressionResult) -> tuple[str, str]:
     found = verdict.disagreement(result, taken)
     if found is not None:
         return f"No{'' if found.factor is None else f': {found.how_far} was measured'}", "bad"
-    if verdict.disagreement(result, verdict.solvers_candidate(result)) is not None:
+    if verdict.disagreement(result, solvers_candidate(result)) is not None:
         return "Not for every plan", "bad"
     if verdict.few_examples(result):
         return "Too few examples to say", ""

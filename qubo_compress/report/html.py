@@ -15,7 +15,7 @@ from qubo_compress.audits.section import audit_sections
 from qubo_compress.page.html import figure_html, list_html, page_html, table_html
 from qubo_compress.page.numbers import number, percent, signed
 from qubo_compress.report import facts, pictures, verdict
-from qubo_compress.report.candidates import CANDIDATE_HEAD, candidate_rows, column_sentences
+from qubo_compress.report.candidates import candidate_head, candidate_rows, column_sentences
 from qubo_compress.report.facts import strongest_pairs
 from qubo_compress.report.first_screen import first_screen
 from qubo_compress.report.front import Front, find_front, limit_names
@@ -133,17 +133,17 @@ def _candidates(result: CompressionResult) -> str:
     caption = (
         "Plans are chosen by measurement, not by prediction. The solver's best plans compete with the "
         "optimum of the same table without interactions, one choice for all groups (uniform) and greedy. Measured on "
-        f"{verdict.counted(result.before.examples)}; loss changes and answers lost and gained before repair. "
-        f"{' '.join(column_sentences(result))}"
+        f"{verdict.counted(result.before.examples)}. {' '.join(column_sentences(result))}"
     )
-    found = table_html(CANDIDATE_HEAD, candidate_rows(result), numeric=range(1, 7))
+    head = candidate_head(result)
+    found = table_html(head, candidate_rows(result), numeric=range(1, len(head)))
     return f'<p class="note">{escape(caption)}</p>{found}'
 
 
 def _scores(result: CompressionResult) -> str:
     columns = [("before", result.before), ("plan applied", result.compressed)]
     if result.recovered is not None:
-        columns.append((f"recovered{'' if result.recovery_kept else ', not kept'}", result.recovered))
+        columns.append((verdict.stage_name(result), result.recovered))
     plan = result.plan
     sizes = [plan.original_bytes, *[plan.bytes] * (len(columns) - 1)]
     rows = [
@@ -153,7 +153,7 @@ def _scores(result: CompressionResult) -> str:
         ["Times smaller", *(f"{plan.original_bytes / count:.2f}" for count in sizes)],
         ["Bits per weight", *(f"{8 * count / max(1, plan.parameters):.2f}" for count in sizes)],
     ]
-    said = verdict.recovery_sentence(result) or "No recovery was asked for."
+    said = verdict.recovery_sentence(result) or "No repair was asked for."
     said += f" Loss and accuracy are from {verdict.counted(result.before.examples)}."
     head = ["", *(name for name, _ in columns)]
     budgets = [
@@ -201,7 +201,8 @@ def _all_choices(result: CompressionResult) -> str:
         return ""
     caption = (
         "Cosine between the effects of any two choices on the network's outputs; lines separate the groups. "
-        "No pair was measured: all of it follows from the effects of single choices."
+        "What two choices cost together is computed, to second order, from what each of them does to the outputs of "
+        "the same examples; the network was not run with every pair."
     )
     if result.table.linear.size > pictures.MOST_CHOICES:
         caption += f" Drawn are {pictures.MOST_CHOICES:,} of {result.table.linear.size:,} choices, or a few less."

@@ -32,6 +32,14 @@ ABOUT_BITS = (
     "Bits per value as the file stores it, scales and masks included, in the order of the network. "
     "Pale: biases and normalisations."
 )
+ABOUT_COLUMNS = (
+    "Code bits: of one number in the file. Stored bits: all bytes in the file, scales and masks included, over the "
+    "values that the layer had. The loss change of a choice alone is with everything else unchanged."
+)
+ABOUT_FOLD = (
+    "A fold stores two numbers, scale and shift, for the four of a normalisation's channel, so its stored bits are "
+    "about half of its code bits. "
+)
 ABOUT_BYTES = "Bytes: grey before, amber after."
 
 
@@ -105,7 +113,7 @@ def _table(result: CompressionResult, every: Sequence[GroupRow]) -> str:
         6: ("amber", _shares([float(row.bytes) for row in rows])),
     }
     head = ["layer", "choice", "code bits", "stored bits", "zeros", "bytes before", "after", "loss change alone"]
-    said = f"The loss change of a choice alone is with everything else unchanged. {bundles.sentence}"
+    said = f"{ABOUT_COLUMNS} {ABOUT_FOLD * any('fold' in row.choice for row in rows)}{bundles.sentence}"
     if bundles.sentence:
         said += " The plan's own file, written by plan.save, has them all."
     table = table_html(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from qubo_compress._internal.notebook import fragment
 from qubo_compress.page.numbers import size
 from qubo_compress.report import verdict
-from qubo_compress.report.candidates import harm
-from qubo_compress.report.first_screen import against_uniform, opponents, trusted
+from qubo_compress.report.comparisons import basis, harm, opponents, shown
+from qubo_compress.report.first_screen import against_uniform, trusted
 
 if TYPE_CHECKING:
     from qubo_compress.pipeline.compress import CompressionResult
@@ -21,19 +21,19 @@ def result_html(result: CompressionResult) -> str:
     labelled = taken.comparison.rows > 0
     rows = []
     for name, candidate in (("this plan", taken), *opponents(result)):
-        found = candidate.comparison
+        found = shown(result, candidate)
         cells = [name, verdict.plus_minus(harm(found), signs=not found.by_divergence)]
         cells += [verdict.points(found.accuracy.mean), f"{found.lost:,} / {found.gained:,}"] if labelled else []
         rows.append([*cells, f"{candidate.plan.bytes:,}"])
     measure = "divergence" if taken.comparison.by_divergence else "loss change"
-    recovered = " Before recovery:" if result.recovered is not None else ""
     return fragment(
         f"{type(result.original).__name__}: {plan.ratio:.1f} times smaller",
         [
             f"Gained: {size(plan.original_bytes)} to {size(plan.bytes)}, {plan.bits_per_weight:.2f} bits per weight.",
             f"Lost: {measured}.",
             f"Can the prediction be trusted? {trusted(result)[0]}.",
-            f"Against the alternatives: {against_uniform(result)[:1].lower()}{against_uniform(result)[1:]}.{recovered}",
+            f"Against the alternatives: {against_uniform(result)[:1].lower()}{against_uniform(result)[1:]}."
+            f"{f' {basis(result)}' * bool(basis(result))}",
         ],
         ["plan", measure, *(["points", "lost / gained"] if labelled else []), "bytes"],
         rows,

@@ -13,7 +13,8 @@ from rich.text import Text
 from qubo_compress._internal.text import broken, printable
 from qubo_compress.page.numbers import number, percent, signed, size
 from qubo_compress.report import facts, verdict
-from qubo_compress.report.candidates import CANDIDATE_HEAD, candidate_rows, column_sentences
+from qubo_compress.report.candidates import candidate_head, candidate_rows, column_sentences
+from qubo_compress.report.comparisons import REPAIR, basis, compared_repaired
 
 if TYPE_CHECKING:
     from qubo_compress.pipeline.compress import CompressionResult
@@ -47,6 +48,7 @@ def print_summary(result: CompressionResult, console: Console | None = None) -> 
     everything = Group(
         Text(f"\n{verdict.headline(result)}\n", "bold"),
         *(Text(printable(sentence)) for sentence in verdict.measured_sentences(result)),
+        *([Text(REPAIR)] if result.recovered is not None and compared_repaired(result) else []),
         *(Text(printable(f"\nWarning: {' '.join(sentences)}"), "bold red") for sentences in warned),
         "",
         scores_table(result),
@@ -66,7 +68,7 @@ def scores_table(result: CompressionResult) -> Table:
     plan = result.plan
     stages = [("before", result.before, plan.original_bytes), ("plan applied", result.compressed, plan.bytes)]
     if result.recovered is not None:
-        stages.append((f"recovered{'' if result.recovery_kept else ', not kept'}", result.recovered, plan.bytes))
+        stages.append((verdict.stage_name(result), result.recovered, plan.bytes))
     table = Table(title="What it cost", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", "bytes", "smaller", "bits/weight", "loss", "accuracy"):
         table.add_column(name, justify="right" if name else "left")
@@ -84,19 +86,19 @@ def candidates_table(result: CompressionResult) -> Table:
     """Predicted and measured loss of the plans that were compared: the taken one, and the best of each kind."""
     proof, model = verdict.proof_text(result)
     found = result.taken
-    measured = "divergence" if found.chosen.comparison.by_divergence else "loss change"
-    shown = ["plan", "predicted", "corrected", measured, "repaired"]
-    if all(candidate.repaired is None for candidate in found.candidates):
-        shown.remove("repaired")
+    some = any(candidate.repaired is not None for candidate in found.candidates)
+    shown = candidate_head(result)[: 4 + some]
     rows, hidden = [], 0
     for candidate, row in zip(found.candidates, candidate_rows(result), strict=True):
-        if candidate.name.startswith("solver ") and candidate.name != found.winner and not candidate.also:
+        in_pool = candidate.name.startswith("solver ") and not candidate.also
+        if in_pool and candidate.name != found.winner and candidate.repaired is None:
             hidden += 1
         else:
-            rows.append(dict(zip(CANDIDATE_HEAD, row, strict=True)))
-    said = [*column_sentences(result), f"solver {result.solution.solver}: {proof.lower()} {model}."]
+            rows.append(row[: len(shown)])
+    solvers = f"solver: the answer of {result.solution.solver}, {proof.lower()} {model}."
+    said = [sentence for sentence in (basis(result), *column_sentences(result), solvers) if sentence]
     if hidden:
-        said.insert(0, f"Not shown: {hidden:,} more of the solver's best plans, which were measured, too.")
+        said.insert(0, f"Not shown: {hidden:,} more of the solver's best plans, measured in the same way.")
     table = Table(
         title="Plans that were measured", title_justify="left", title_style="bold", caption_justify="left",
         caption="\n".join(said), box=box.SIMPLE_HEAD, pad_edge=False,
@@ -104,7 +106,7 @@ def candidates_table(result: CompressionResult) -> Table:
     for name in shown:
         table.add_column(name, justify="left" if name == "plan" else "right", no_wrap=name != "plan")
     for cells in rows:
-        table.add_row(*(cells[name] for name in shown), style="bold" if cells["plan"].startswith("taken") else None)
+        table.add_row(*cells, style="bold" if cells[0].startswith("taken") else None)
     return table
 
 

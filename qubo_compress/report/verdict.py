@@ -14,6 +14,7 @@ from qubo_compress.budget import LATENCY
 from qubo_compress.calibration.intervals import NORMAL_95, paired_change
 from qubo_compress.latency import UNITS
 from qubo_compress.page.numbers import number, percent, signed, size
+from qubo_compress.report.comparisons import compared_repaired, harm, shown, solvers_candidate, when
 from qubo_compress.report.facts import gap_text
 from qubo_compress.selection.candidates import EVOLVED, Candidate
 from qubo_compress.selection.comparison import Comparison, Estimate
@@ -93,11 +94,6 @@ def disagreement(result: CompressionResult, candidate: Candidate) -> Disagreemen
     return Disagreement(predicted, measured, factor)
 
 
-def solvers_candidate(result: CompressionResult) -> Candidate:
-    """The solver's best plan in the round taken, which its bound is about."""
-    return result.taken.candidates[0]
-
-
 # ---------------------------------------------------------------------------------------------- measured
 
 
@@ -151,8 +147,9 @@ def measured_sentences(result: CompressionResult) -> tuple[str, ...]:
     ]
     if found.by_divergence:
         said.append(
-            f"The mean KL divergence from the original's outputs is {plus_minus(found.divergence, signs=False)}: the "
-            "rise of the loss that labels drawn by the original would show, with less noise."
+            f"The mean KL divergence from the original's outputs is {plus_minus(found.divergence, signs=False)}. If "
+            "the original's probabilities are right, this is by how much the loss rises on new examples; the measured "
+            "change of the loss also depends on which labels these examples happen to have."
         )
     if not math.isnan(result.before.accuracy) and found.rows == found.examples:
         said.append(f"One example is {100 / found.rows:.2g} points of accuracy.")
@@ -162,7 +159,7 @@ def measured_sentences(result: CompressionResult) -> tuple[str, ...]:
 
 
 def recovery_sentence(result: CompressionResult) -> str | None:
-    """Whether the recovered network was kept, and why; None without recovery."""
+    """Whether the repaired or fine-tuned network was kept, and why; None without either."""
     recovered = result.recovered_comparison
     if recovered is None:
         return None
@@ -170,9 +167,21 @@ def recovery_sentence(result: CompressionResult) -> str | None:
     what = "divergence" if applied.by_divergence else "loss"
     figures = f"held-out {what} {number(applied.measure)} before it, {number(recovered.measure)} after it"
     if result.recovery_kept:
-        return f"Recovery was kept: {figures}."
+        return f"{_repair_name(result)} was kept: {figures}."
     did = "changed nothing worth keeping" if _alike(applied, recovered) else "did harm and was not kept"
-    return f"Recovery {did}: {figures}. The network returned is the plan as applied."
+    return f"{_repair_name(result)} {did}: {figures}. The network returned is the plan as applied."
+
+
+def _repair_name(result: CompressionResult) -> str:
+    if result.epochs:
+        return "Fine-tuning"
+    return "The repair" if compared_repaired(result) else "The repair or fine-tuning"
+
+
+def stage_name(result: CompressionResult) -> str:
+    """What the network after the plan is called in tables."""
+    name = "fine-tuned" if result.epochs else "repaired" if compared_repaired(result) else "repaired or tuned"
+    return name if result.recovery_kept else f"{name}, not kept"
 
 
 def _alike(first: Comparison, second: Comparison) -> bool:
@@ -232,15 +241,33 @@ def winner_sentence(result: CompressionResult) -> str:
     others = [f"{name} ({OPPONENTS[name]})" if name != "greedy" else name for name in OPPONENTS if name in running]
     others += [f"{name} (the search on the network)" for name in running if name == EVOLVED]
     measure = "divergence from the original" if found.chosen.comparison.by_divergence else "loss"
-    repaired = sum(candidate.repaired is not None for candidate in found.candidates)
-    measure += " once repaired" if repaired > 1 else ""
-    said = (
-        f"The plan taken is {quoted(found.chosen)}. It had the lowest {measure} on {where}, among {pool} "
-        f"plan{'s' * (pool != 1)} of the solver's pool"
-    )
-    said += f" and the plans {', '.join(others)}." if others else "."
+    repaired = [quoted(candidate) for candidate in found.candidates if candidate.repaired is not None]
+    said = f"The plan taken is {quoted(found.chosen)}. It had the lowest {measure} on {where}"
+    compared = f"{pool} plan{'s' * (pool != 1)} of the solver's pool" + f" and {', '.join(others)}" * bool(others)
+    if len(repaired) > 1:
+        said += (
+            f" after repair, among the {len(repaired)} plans that were repaired: {', '.join(repaired)}. These are the "
+            f"solver's own answer and the best of each kind before repair, of {compared}."
+        )
+    else:
+        said += f"{f' {when(result)}' * bool(result.epochs)}, among {compared}."
     missing = [name for name in OPPONENTS if name not in (*running, "layerwise")]
     return said + (f" Not found in time: {', '.join(missing)}." if missing else "")
+
+
+def not_the_optimum(result: CompressionResult) -> str:
+    """A sentence for results whose plan is not the solver's own answer; "" where it is."""
+    taken, solvers = result.taken.chosen, solvers_candidate(result)
+    if solvers.name == taken.name:
+        return ""
+    answer = "optimum" if result.solution.status == "optimal" else "best plan"
+    said = f"The solver's {answer} of the loss model was not the plan taken: "
+    mine, other = (harm(shown(result, candidate)).mean for candidate in (taken, solvers))
+    if not math.isfinite(other):
+        return f"{said}its outputs are not finite."
+    state = f"{when(result)} ".lstrip()
+    said += f"{state}{quoted(taken)} was better on the held-out examples ({number(mine)} against {number(other)})."
+    return f"{said} So interactions gained nothing here." if "additive" in taken.names else said
 
 
 def quoted(candidate: Candidate) -> str:
@@ -307,7 +334,7 @@ def about_solver(result: CompressionResult) -> tuple[str, ...]:
         said.append("The search was interrupted; this is the best plan found until then.")
     if _is_local_annealer(result):
         said.append(SIMULATED)
-    said.append(winner_sentence(result))
+    said += [sentence for sentence in (not_the_optimum(result), winner_sentence(result)) if sentence]
     return tuple(said)
 
 

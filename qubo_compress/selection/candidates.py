@@ -40,9 +40,6 @@ OPPONENT_SECONDS = 2.0
 LAYERWISE_SECONDS = 0.5
 """Time limit for the plan with one choice for each layer: the annealer uses all of it, and these problems are small."""
 
-FINAL_FACTOR = 4.0
-"""Candidates whose measure is this many times the winner's are not repaired: a repair would not close the gap."""
-
 TIE = 1e-9
 """Differences up to this count as ties, which the earlier candidate wins."""
 
@@ -61,7 +58,8 @@ class Candidate:
             :func:`expectations`.
         comparison: the network with the plan applied against the original on the held-out examples.
         also: names of other candidates that are the same plan.
-        repaired: ``comparison`` after recovery, for finalists that were repaired; else None.
+        repaired: ``comparison`` after the repair, or the fine-tuning, that the returned network had; None for plans
+            that had none; see :func:`finalists`.
     """
 
     name: str
@@ -79,9 +77,15 @@ class Candidate:
         return applied if self.repaired is None else min(applied, self.repaired.measure)
 
     @property
-    def kind(self) -> str:
-        """``"solver"`` for all plans of the solver's pool, else the name."""
-        return self.name.split(" ")[0]
+    def final(self) -> Comparison:
+        """The network that would be returned: repaired, unless that did harm."""
+        found = self.repaired
+        return self.comparison if found is None or found.measure > self.comparison.measure else found
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Its names, with ``"solver"`` for every plan of the solver's pool."""
+        return tuple(dict.fromkeys(name.split(" ")[0] for name in self.names))
 
     @property
     def sought(self) -> bool:
@@ -192,18 +196,25 @@ def expectations(predicted: Sequence[float], measured: Sequence[float], sought: 
 
 
 def finalists(candidates: tuple[Candidate, ...], winner: Candidate) -> tuple[Candidate, ...]:
-    """The winner, and the best plan of every other kind that is not far behind.
+    """The winner, the best plan of every kind, and the solver's own answer, which its bound is about.
 
     Repair changes the order of plans: for a digits network with 16 images at 16x, the plan with the lower divergence
-    had the higher loss after both were repaired. Plans that will be returned repaired are therefore compared repaired.
+    had the higher loss after both were repaired. Plans that will be returned repaired are therefore compared repaired,
+    and so are the alternatives that a report names. Plans whose outputs are not finite are left out.
+
+    Args:
+        candidates: the solver's answer first.
+        winner: one of them; the first of the finalists. The others follow by rising measure.
     """
     best: dict[str, Candidate] = {}
     for candidate in candidates:
-        known = best.get(candidate.kind)
-        if candidate.kind != winner.kind and (known is None or candidate.comparison.measure < known.comparison.measure):
-            best[candidate.kind] = candidate
-    near = [c for c in best.values() if c.comparison.measure <= FINAL_FACTOR * max(winner.comparison.measure, TIE)]
-    return (winner, *sorted(near, key=lambda c: c.comparison.measure))
+        for kind in candidate.kinds:
+            if kind not in best or candidate.comparison.measure < best[kind].comparison.measure:
+                best[kind] = candidate
+    found = {candidate.name: candidate for candidate in (candidates[0], *best.values())}
+    found.pop(winner.name, None)
+    others = [candidate for candidate in found.values() if math.isfinite(candidate.comparison.measure)]
+    return (winner, *sorted(others, key=lambda c: c.comparison.measure))
 
 
 def opponents(problem: ChoiceProblem, seed: int = 0) -> list[tuple[str, Solution]]:

@@ -137,10 +137,11 @@ class SensitivityTable:
         return np.concatenate([[0], np.cumsum([len(names) for names in self.choices])]).astype(np.int64)
 
     def pin(self, group: str, choice: str) -> SensitivityTable:
-        """Allow only one choice for a group; changes this table and returns it.
+        """Allow only one choice for a group, instead of an earlier pin's; changes this table and returns it.
 
         Raises:
             UnknownName: when the group or the choice does not exist.
+            InvalidMenu: when :meth:`minimum_bits` forbids the choice; :meth:`unpin` allows all again.
         """
         return self._restrict(group, lambda name: name == choice, choice)
 
@@ -278,6 +279,10 @@ class SensitivityTable:
         names = self.choices[self.group_names.index(group)]
         if wanted is not None and wanted not in names:
             raise unknown_name(f"choice of group {group!r}:", wanted, names)
+        left = [name for name, allowed in zip(names, self.allowed[where], strict=True) if allowed]
+        if wanted is not None and wanted not in left and len(left) > 1:
+            forbidden = f"{wanted!r} is forbidden for {group!r} by minimum_bits, which leaves {', '.join(left)}"
+            raise InvalidMenu(f"{forbidden}; pin one of these, or call unpin({group!r}) first")
         open_choices = np.array([bool(keeps(name)) for name in names])  # type: ignore[operator]
         if wanted is None:
             open_choices &= self.allowed[where]

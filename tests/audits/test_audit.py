@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from qubo_compress.audits import audit
-from qubo_compress.audits.audit import wilson
+from qubo_compress.calibration.intervals import paired_change, wilson
 from qubo_compress.errors import InvalidBatches
 
 
@@ -39,6 +40,7 @@ def test_counts() -> None:
     assert report.accuracy_before == pytest.approx(5 / 6)
     assert report.accuracy_after == pytest.approx(4 / 6)
     assert report.accuracy_interval == wilson(4, 6)
+    assert report.accuracy_change_interval == paired_change(2, 1, 6)
     assert [(c.label, c.before, c.after) for c in report.classes] == [(0, 1.0, 0.5), (1, 1.0, 1.0), (2, 0.5, 0.5)]
     assert report.classes[0].change == pytest.approx(-0.5)
     assert report.loss_before is not None
@@ -84,6 +86,27 @@ def test_outputs_with_positions() -> None:
     assert (report.examples, report.rows, report.mismatches) == (4, 20, 0)
 
 
+def test_answers_of_one_example_are_not_many_examples() -> None:
+    """Every example's answers are lost together, or gained together: two of four kept, one lost, one gained."""
+    before, after = torch.zeros(4, 5), torch.zeros(4, 5)
+    before[2], after[3] = 1, 1
+    labels = torch.where(torch.arange(4)[:, None] < 2, 0, 1).repeat(1, 5)
+
+    class Rows(nn.Module):
+        def __init__(self, answers: Tensor) -> None:
+            super().__init__()
+            self.scores = nn.Parameter(4.0 * nn.functional.one_hot(answers.long(), 2).float())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scores[x[:, 0].long()].movedim(-1, 1)
+
+    numbers = torch.arange(4.0).reshape(4, 1)
+    report = audit(Rows(before), Rows(after), [(numbers[:3], labels[:3]), (numbers[3:], labels[3:])])
+    assert (report.rows, report.harmful, report.repaired) == (20, 5, 5) and report.accuracy_change_interval is not None
+    low, high = report.accuracy_change_interval
+    assert high == -low == pytest.approx(1.96 * math.sqrt(50 * 4 / 3) / 20, rel=1e-3)
+
+
 def test_models_are_left_in_their_mode() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5)).train()
     audit(model, model, [torch.randn(4, 2)])
@@ -97,7 +120,9 @@ def test_dictionary_is_plain_and_table_prints() -> None:
     assert found["harmful"] == 2
     assert found["classes"][0]["change"] == pytest.approx(-0.5)
     text = _printed(report.table())
-    for part in ("83.33 %", "66.67 %", "  harmful ", "class 0 (2 examples)", "50.00 %"):
+    low, high = (100 * end for end in paired_change(2, 1, 6))
+    assert f"{low:+.1f} to {high:+.1f}" in next(line for line in text.splitlines() if "accuracy" in line)
+    for part in ("83.33 %", "66.67 %", "  harmful ", "  gained ", "class 0 (2 examples)", "50.00 %"):
         assert part in text
     assert text.index("class 0") < text.index("class 1"), "the class that lost most comes first"
 

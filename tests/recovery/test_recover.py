@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,27 @@ def test_digits_recover(digits: Any, tmp_path: Path) -> None:
     losses = [score(net, digits.test).loss for net in (small, repaired, tuned)]
     assert losses[1] < 0.8 * losses[0] and losses[2] < 0.8 * losses[0]
     assert qc.save(repaired, tmp_path / "a") == qc.save(tuned, tmp_path / "b") == table.plan(harsh).bytes
+
+
+def test_all_work_is_shown_in_steps_no_longer_than_a_run(
+    sample: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: dict[str, tuple[float, list[float]]] = {}
+
+    @contextlib.contextmanager
+    def counting(show: bool, name: str, total: float) -> Iterator[Callable[[float], None]]:
+        assert show
+        bars[name] = total, []
+        yield bars[name][1].append
+
+    for module in ("recover", "training"):
+        monkeypatch.setattr(sys.modules[f"qubo_compress.recovery.{module}"], "progress_bar", counting)
+    found = sample("perceptron")
+    qc.recover(compressed(found), found.batches, teacher=found.model, epochs=2)
+    assert set(bars) == {"repairing", "checking the objective", "fine-tuning"}
+    count = sum(len(inputs) for inputs, _ in found.batches)
+    for total, steps in bars.values():
+        assert sum(steps) == total and max(steps) <= count
 
 
 def test_the_same_seed_gives_the_same_network(sample: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:

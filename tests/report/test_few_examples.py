@@ -78,6 +78,6 @@ def test_the_report_says_how_far_pair_energies_were_trusted(result: CompressionR
     provenance = dataclasses.replace(result.table.provenance, trust=0.25)
     made = dataclasses.replace(result, table=dataclasses.replace(result.table, provenance=provenance))
     said = " ".join(facts.about_calibration(made))
-    assert "Pair energies were trusted to 25 %, by how well one half of the examples predicts" in said
+    assert "What two choices cost together counts 25 % of the measured value" in said
     alone = dataclasses.replace(made, table=dataclasses.replace(made.table, factor=None))
-    assert "trusted" not in " ".join(facts.about_calibration(alone))
+    assert "cost together counts" not in " ".join(facts.about_calibration(alone))

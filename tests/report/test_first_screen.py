@@ -59,10 +59,54 @@ def test_repaired_plans_are_compared_once_repaired(result: CompressionResult) ->
         turn = dataclasses.replace(made.rounds[0], candidates=candidates)
         return against_uniform(dataclasses.replace(made, rounds=(turn,)))
 
-    assert told(repaired(taken, 0.01), repaired(uniform, 0.011)) == "Not clearly better than uniform, once repaired"
+    assert told(repaired(taken, 0.01), repaired(uniform, 0.011)) == "Not clearly better than uniform"
     assert told(repaired(taken, 0.01), repaired(uniform, 0.05)) == "5 times closer than uniform"
     assert told(repaired(taken, 0.7), repaired(uniform, 0.3)) == "3 times closer than uniform", "a repair that harms"
     assert told(repaired(taken, 0.01), uniform) == "4 times closer than uniform", "as applied: uniform was not repaired"
+
+
+def _judged(result: CompressionResult, *after: float, epochs: int = 0) -> CompressionResult:
+    """Four plans alike as applied, of given divergences after repair; the first is the solver's, the third taken."""
+    base = result.taken.chosen
+    names = ("solver", "uniform", "additive", "greedy")
+    candidates = [
+        dataclasses.replace(
+            base, name=name, also=(), comparison=dataclasses.replace(base.comparison, divergence=Estimate(0.4, 0.01)),
+            repaired=dataclasses.replace(base.comparison, divergence=Estimate(mean, 0.001), lost=90 + n, gained=80)
+            if not epochs or name == "additive" else None,
+        )
+        for n, (name, mean) in enumerate(zip(names, after, strict=True))
+    ]  # fmt: skip
+    turn = dataclasses.replace(result.rounds[0], candidates=tuple(candidates), winner="additive")
+    return dataclasses.replace(result, rounds=(turn,), epochs=epochs)
+
+
+def test_the_first_screen_has_one_set_of_numbers_all_after_repair(
+    result: CompressionResult, plain: Callable[[str], str], printed: Callable[..., str]
+) -> None:
+    made = _judged(result, 0.25, 0.3, 0.1, 0.2)
+    words = plain(first_screen(made))
+    assert (
+        "3 times closer than uniformAll plans after the same repair." in words
+        and "0.4" not in words.split("Can the")[0]
+    )
+    for lost in (91, 92, 93):
+        assert f"{lost} / 80" in words
+    assert "not the plan taken: after repair additive was better on the held-out examples (0.1 against 0.25)" in words
+    assert "proven best" not in words
+    shown = printed(made, 1000)
+    assert "Not shown" not in shown and "0.25 ± 0.0020" in shown and "0.4 ± 0.020" in shown
+    assert "after repair, among the 4 plans that were repaired: solver, uniform, additive, greedy." in shown
+
+
+def test_plans_that_were_not_fine_tuned_are_compared_before_it(
+    result: CompressionResult, plain: Callable[[str], str]
+) -> None:
+    made = _judged(result, 0.25, 0.3, 0.1, 0.2, epochs=2)
+    words = plain(first_screen(made))
+    assert "All plans before fine-tuning: only the plan taken was then fine-tuned, for 2 epochs." in words
+    assert "Not clearly better than uniform" in words and "0.4 ± 0.020" in words and "0.1 ± " not in words
+    assert "before fine-tuning additive was better" in words
 
 
 def test_every_alternative_is_a_row_and_its_own_plan_is_named(

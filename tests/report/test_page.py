@@ -106,7 +106,7 @@ def test_results_without_labels_recovery_or_factor(
     separable = compressed(metric="magnitude", rounds=0, recover=False)
     assert interactions(separable) is None
     assert "no cross terms" in plain(page(separable, None))
-    assert "No recovery was asked for" in plain(page(separable, None))
+    assert "No repair was asked for" in plain(page(separable, None))
     pairs = compressed(metric="pairwise", rounds=0, recover=False, menu=qc.Menu(bits=(2,), sparsity=(0.0,)))
     assert interactions(pairs) is not None
     assert "pair by pair" in plain(page(pairs, None))

@@ -159,7 +159,7 @@ def test_the_report_says_whether_recovery_was_kept(
     assert said is not None
     assert ("was kept" in said, "did harm" in said) == (kept, not kept)
     assert said in plain(page(made, None)) and said[:40] in printed(made)
-    assert ("recovered, not kept" in plain(page(made, None))) is not kept
+    assert ("repaired, not kept" in plain(page(made, None))) is not kept
     final = made.recovered if kept else made.compressed
     assert final is made.final
     assert f"to {numbers.percent(final.accuracy)}" in verdict.headline(made)

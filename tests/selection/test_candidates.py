@@ -189,19 +189,29 @@ def test_at_least_64_examples_are_held_out_or_half(given: int, held: int) -> Non
     assert math.isclose(sum(float(part.weights.sum()) for part in held_out.slices), 1.0)
 
 
-def test_finalists_are_the_best_of_every_kind_that_is_not_far_behind() -> None:
-    def candidate(name: str, measure: float) -> Candidate:
+def test_finalists_are_the_best_of_every_kind_and_the_solvers_own_answer() -> None:
+    def candidate(name: str, measure: float, *also: str) -> Candidate:
         found = Estimate(measure, 0.1)
         comparison = Comparison(measure, found, found, True, 0, 0, Estimate(0.0, 0.1), 8, 8)
-        return Candidate(name, None, 0.0, comparison)  # type: ignore[arg-type]
+        return Candidate(name, None, 0.0, comparison, also)  # type: ignore[arg-type]
 
     running = tuple(
         candidate(*of)
         for of in (("solver", 0.3), ("solver 2", 0.2), ("additive", 0.25), ("uniform", 0.9), ("greedy", 0.1))
     )
     found = finalists(running, running[4])
-    assert [one.name for one in found] == ["greedy", "solver 2", "additive"]
-    assert [one.name for one in finalists(running, running[1])] == ["solver 2", "greedy", "additive"]
+    assert [one.name for one in found] == ["greedy", "solver 2", "additive", "solver", "uniform"]
+    assert [one.name for one in finalists(running, running[1])] == [
+        "solver 2",
+        "greedy",
+        "additive",
+        "solver",
+        "uniform",
+    ]
+    shared = (candidate("solver", 0.3, "uniform"), candidate("solver 2", 0.2), candidate("solver 3", 0.25, "greedy"))
+    assert [one.name for one in finalists(shared, shared[1])] == ["solver 2", "solver 3", "solver"]
+    broken = (candidate("solver", math.inf), candidate("additive", 0.1), candidate("uniform", math.inf))
+    assert [one.name for one in finalists(broken, broken[1])] == ["additive"]
 
 
 @settings(max_examples=50, deadline=None)
