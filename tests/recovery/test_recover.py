@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ def test_all_work_is_shown_in_steps_no_longer_than_a_run(
         yield bars[name][1].append
 
     for module in ("recover", "training"):
-        monkeypatch.setattr(sys.modules[f"qubo_compress.recovery.{module}"], "progress_bar", counting)
+        monkeypatch.setattr(importlib.import_module(f"qubo_compress.recovery.{module}"), "progress_bar", counting)
     found = sample("perceptron")
     qc.recover(compressed(found), found.batches, teacher=found.model, epochs=2)
     assert set(bars) == {"repairing", "checking the objective", "fine-tuning"}
