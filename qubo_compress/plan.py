@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,33 @@ UNSAVED = ("fits",)
 
 
 @dataclass(frozen=True)
+class ProvenBound:
+    """What a solver proved of a plan.
+
+    Attributes:
+        solver: its name.
+        energy: that the table predicted for the plan.
+        bound: no plan within the limits is below it.
+        limits: budget name -> limit that the bound holds for.
+
+    Example:
+        >>> proof = ProvenBound("exact", energy=0.5, bound=0.5, limits={"bytes": 900})
+        >>> proof.holds(0.5, {"bytes": 800, "macs": 10}), proof.holds(0.5, {"bytes": 901})
+        (True, False)
+    """
+
+    solver: str
+    energy: float
+    bound: float
+    limits: Mapping[str, int]
+
+    def holds(self, energy: float, limits: Mapping[str, int]) -> bool:
+        """Whether the bound is also one for a problem: it predicts the same energy, and no limit is larger."""
+        known = all(name in limits and limits[name] <= limit for name, limit in self.limits.items())
+        return known and math.isclose(energy, self.energy, rel_tol=1e-9, abs_tol=1e-15)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Which choice every group gets.
 
@@ -50,6 +78,7 @@ class Plan:
             plan need not search again; optional and not saved.
         removal: the channels that leave the network, or None. Then ``choices`` are about channels, about the layers
             that are left, or both, and ``payloads`` hold the layers that make up for what left.
+        proof: what its solver proved, or None if that is not known.
     """
 
     choices: Mapping[str, str]
@@ -63,6 +92,7 @@ class Plan:
     payloads: Mapping[str, builtins.bytes] = field(default_factory=dict, repr=False)
     fits: Mapping[str, builtins.bytes] = field(default_factory=dict, repr=False, compare=False)
     removal: Removal | None = field(default=None, repr=False)
+    proof: ProvenBound | None = field(default=None, repr=False, compare=False)
 
     @property
     def ratio(self) -> float:
@@ -96,7 +126,8 @@ class Plan:
         Raises:
             StorageError: when the file cannot be written.
         """
-        write_plan(path, {item.name: getattr(self, item.name) for item in fields(self) if item.name not in UNSAVED})
+        held = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in UNSAVED}
+        write_plan(path, held | {"proof": None if self.proof is None else asdict(self.proof)})
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -107,7 +138,9 @@ class Plan:
             StorageError: when it cannot be read.
             FileNotFoundError: when there is no file.
         """
-        return cls(**read_plan(path))
+        found = read_plan(path)
+        proof = found.pop("proof", None)
+        return cls(**found, proof=None if proof is None else ProvenBound(**proof))
 
     def apply(self, model: nn.Module, factored: bool = False) -> nn.Module:
         """A new module in eval mode with the plan applied; the original is untouched.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ def write_plan(path: str | Path, fields: Mapping[str, Any]) -> None:
     removal = described.pop("removal", None)
     if removal is not None:
         described["removal"] = text_of([removal])
+    if described.get("proof") is None:
+        described.pop("proof", None)
     text = with_checksum(described, indent=1)
     write_atomically(path, lambda handle: handle.write(text))
 
@@ -66,7 +69,11 @@ def read_plan(path: str | Path) -> dict[str, Any]:
             removal = values.pop("removal", None)
             if removal is not None and not isinstance(removal, str):
                 raise ValueError("what it removes is no text")
+            proof = values.pop("proof", None)
+            if proof is not None:
+                _refuse_other_proof(proof)
             _refuse_other_types(values, _TYPES)
+            values["proof"] = proof
             values["removal"] = None if removal is None else _only(removals_from(removal))
             packed = values["payloads"].items()
             values["payloads"] = {name: base64.b64decode(text, validate=True) for name, text in packed}
@@ -84,6 +91,10 @@ def _only(removals: tuple[Removal, ...]) -> Removal:
 
 def _is_whole(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_text(value: object) -> bool:
@@ -114,6 +125,20 @@ def _refuse_other_types(values: Mapping[str, Any], types: Mapping[str, Callable[
     for name, fits in types.items():
         if not fits(values[name]):
             raise ValueError(f"its {name} cannot be {values[name]!r}")
+
+
+_PROOF: Mapping[str, Callable[[Any], bool]] = {
+    "solver": _is_text,
+    "energy": _is_finite,
+    "bound": _is_finite,
+    "limits": lambda value: isinstance(value, dict) and all(_is_whole(limit) for limit in value.values()),
+}
+
+
+def _refuse_other_proof(values: object) -> None:
+    if not isinstance(values, dict):
+        raise ValueError("its proof is no table")
+    _refuse_other_types(values, _PROOF)
 
 
 def _refuse_contradictions(values: Mapping[str, Any]) -> None:

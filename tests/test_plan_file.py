@@ -17,6 +17,7 @@ import safetensors.numpy
 from qubo_compress import Plan
 from qubo_compress._internal.checked_json import checksum_of
 from qubo_compress.errors import CorruptArtifact
+from qubo_compress.plan import ProvenBound
 
 PLAN = Plan(
     choices={"0.weight": "quantize(bits=2)", "0.bias": "keep", "2.weight[0]": "compensate(bits=3)"},
@@ -33,7 +34,9 @@ PLAN = Plan(
 
 def written_by_0_4(plan: Plan, path: Path) -> None:
     """As version 0.4 wrote plans: JSON without a checksum, and a file beside it for bytes made from data."""
-    described = {f.name: getattr(plan, f.name) for f in fields(plan) if f.name not in ("payloads", "fits", "removal")}
+    described = {
+        f.name: getattr(plan, f.name) for f in fields(plan) if f.name not in ("payloads", "fits", "removal", "proof")
+    }
     if plan.payloads:
         arrays = {name: np.frombuffer(data, dtype=np.uint8) for name, data in plan.payloads.items()}
         path.with_suffix(".safetensors").write_bytes(safetensors.numpy.save(arrays, metadata={"weights": plan.weights}))
@@ -52,6 +55,30 @@ def test_a_plan_comes_back_from_one_file(plan: Plan, tmp_path: Path) -> None:
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
     assert [item.name for item in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_what_was_proven_comes_back_and_holds_for_smaller_limits_only(tmp_path: Path) -> None:
+    proof = ProvenBound("exact", 0.25, 0.125, {"bytes": 900, "macs": 50})
+    replace(PLAN, proof=proof).save(tmp_path / "plan.json")
+    found = Plan.load(tmp_path / "plan.json").proof
+    assert found == proof
+    assert proof.holds(0.25, {"bytes": 900, "macs": 50}) and proof.holds(0.25, {"bytes": 90, "macs": 5, "cells": 1})
+    assert not proof.holds(0.26, {"bytes": 900, "macs": 50})
+    assert not proof.holds(0.25, {"bytes": 901, "macs": 50}) and not proof.holds(0.25, {"bytes": 900})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"solver": 3}, {"energy": True}, {"bound": float("nan")}, {"limits": [1]}, {"limits": {"bytes": -1}}, {"more": 1}],
+)
+def test_a_proof_of_another_kind_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    proof = {"solver": "exact", "energy": 0.5, "bound": 0.5, "limits": {"bytes": 9}} | change
+    PLAN.save(tmp_path / "plan.json")
+    values = {**json.loads((tmp_path / "plan.json").read_text()), "proof": proof}
+    values.pop("checksum")
+    (tmp_path / "plan.json").write_text(json.dumps({**values, "checksum": checksum_of(values)}))
+    with pytest.raises(CorruptArtifact):
+        Plan.load(tmp_path / "plan.json")
 
 
 def test_no_other_file_is_touched(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from qubo_compress.commands.call import CommandCall, Reply
 from qubo_compress.commands.measure import forecast, forecast_answer
 from qubo_compress.errors import InvalidOption, WrongUsage
 from qubo_compress.pipeline import CompressionResult, compress
+from qubo_compress.pipeline.review import with_proof
+from qubo_compress.plan import Plan
 from qubo_compress.report import print_summary
 from qubo_compress.sensitivity.measurement import CHANNELS
 
@@ -64,7 +66,7 @@ def _write(call: CommandCall, result: CompressionResult, paths: dict[str, Path],
     if "network" in paths:
         result.save(paths["network"])
     if "plan" in paths:
-        result.plan.save(paths["plan"])
+        _proven(result).save(paths["plan"])
     if "table" in paths:
         result.table.save(paths["table"])
     report = None
@@ -76,6 +78,13 @@ def _write(call: CommandCall, result: CompressionResult, paths: dict[str, Path],
         result.export(paths["export"], **given_only(format=settings.format, runtime=settings.runtime))
     if "report" in paths:
         result.report(paths["report"], audit=report)
+
+
+def _proven(result: CompressionResult) -> Plan:
+    """The plan with what was proven of it; with fewer channels there is no table to check it against."""
+    if result.table.removals is not None or result.table.remainder is not None:
+        return result.plan
+    return with_proof(result.plan, result.solution, result.table.problem(result.budget))
 
 
 def facts_of(result: CompressionResult, paths: dict[str, Path]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from qubo_compress._internal.reader import opened, parsed_json, read_whole, refu
 from qubo_compress._internal.tensors import read_tensors
 from qubo_compress.artifact.reading import contents
 from qubo_compress.commands.call import CommandCall, Reply
+from qubo_compress.commands.figures import BUDGETS, counted, shown_figures
 from qubo_compress.commands.solve import SOLUTION
 from qubo_compress.errors import CorruptArtifact, WrongUsage
 from qubo_compress.latency import LatencyTable
@@ -32,8 +33,9 @@ def run(call: CommandCall) -> Reply:
         raise WrongUsage("FILE is missing: name a network, a plan, a table, a problem, a solution or a latency table")
     values = described(call.file)
     width = max(len(name) for name in values)
-    shown = [f"{name.replace('_', ' ').ljust(width)}  {_said(value)}" for name, value in values.items()]
-    return Reply(values, shown)
+    plain = {name: value for name, value in values.items() if name != BUDGETS}
+    shown = [f"{name.replace('_', ' ').ljust(width)}  {_said(value)}" for name, value in plain.items()]
+    return Reply(values, [*shown, *shown_figures(values.get(BUDGETS, {}))])
 
 
 def described(path: Path) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def _table(table: SensitivityTable) -> dict[str, Any]:
         "kind": "a sensitivity table", "groups": len(table.choices), "choices": int(table.linear.size),
         "original_bytes": table.layout.original_bytes, "parameters": table.layout.parameters, "metric": known.metric,
         "loss": known.loss, "examples": known.examples, "seconds": known.seconds, "grouping": table.layout.rule[:200],
-        "costs": list(table.costs), "menu": list(table.menu_names), "weights": known.weights,
+        **counted(table), "menu": list(table.menu_names), "weights": known.weights,
     }  # fmt: skip
 
 

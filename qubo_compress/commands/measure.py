@@ -9,6 +9,7 @@ from torch import nn
 
 from qubo_compress.commands.arguments import batches_of, measurement_of, model_of
 from qubo_compress.commands.call import CommandCall, Reply
+from qubo_compress.commands.figures import counted, figures, shown_figures
 from qubo_compress.errors import InvalidOption
 from qubo_compress.sensitivity import Forecast, SensitivityTable, estimate, measure
 from qubo_compress.sensitivity.measurement import CHANNELS
@@ -38,25 +39,29 @@ def forecast(model: nn.Module, batches: Any, arguments: dict[str, Any], held_out
 
 def forecast_answer(found: Forecast) -> Reply:
     """The estimate of a dry run."""
-    return Reply({"dry_run": True, **asdict(found)}, [str(found), "dry run: nothing was measured or written"])
+    shown = [
+        str(found),
+        f"the network does {found.multiplications:,.0f} multiplications per example",
+        "dry run: nothing was measured or written; whether the budget can be met is not known yet",
+    ]
+    return Reply({"dry_run": True, **asdict(found)}, shown)
 
 
 def _answer(path: Any, table: SensitivityTable) -> Reply:
-    least = table.fixed_costs["bytes"] + sum(
-        int(table.costs["bytes"][start:stop].min())
-        for start, stop in zip(table.offsets[:-1], table.offsets[1:], strict=True)
-    )
-    layout, known = table.layout, table.provenance
+    layout, known, found = table.layout, table.provenance, figures(table)
+    least = found["bytes"]["smallest"]
     values = {
         "table": path, "groups": len(table.choices), "choices": int(table.linear.size), "metric": known.metric,
         "loss": known.loss, "examples": known.examples, "seconds": known.seconds, "evaluations": known.evaluations,
-        "original_bytes": layout.original_bytes, "parameters": layout.parameters, "smallest_bytes": int(least),
-        "trust": known.trust,
+        "original_bytes": layout.original_bytes, "parameters": layout.parameters, "smallest_bytes": least,
+        "trust": known.trust, **counted(table),
     }  # fmt: skip
     shown = [
         f"{path}: {len(table.choices):,} groups with {table.linear.size:,} choices, measured by {known.metric} on "
         f"{known.examples:,} examples in {known.seconds:.1f} s",
         f"the network has {layout.original_bytes:,} bytes; budgets from {least:,} bytes (ratio "
         f"{layout.original_bytes / least:.1f}) can be solved",
+        f"it does {known.multiplications:,.0f} multiplications per example; budgets that can be set:",
+        *shown_figures(found),
     ]
     return Reply(values, shown)

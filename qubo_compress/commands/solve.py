@@ -9,6 +9,7 @@ from qubo_compress._internal.files import write_atomically
 from qubo_compress.commands.arguments import budget_of, given_only, solver_of
 from qubo_compress.commands.call import CommandCall, Reply, plain
 from qubo_compress.errors import WrongUsage
+from qubo_compress.pipeline.review import with_proof
 from qubo_compress.problem import ChoiceProblem
 from qubo_compress.sensitivity import SensitivityTable
 from qubo_compress.solvers import Solution, solve
@@ -42,8 +43,9 @@ def run(call: CommandCall) -> Reply:
 def _plan(call: CommandCall, solver: Any, settings: dict[str, Any]) -> Reply:
     path, budget = call.output("plan"), budget_of(call)
     table = SensitivityTable.load(call.needed("outputs.table"))
-    found = solve(table.problem(budget), solver, **settings)
-    plan = table.plan(found)
+    problem = table.problem(budget)
+    found = solve(problem, solver, **settings)
+    plan = with_proof(table.plan(found), found, problem)
     plan.save(path)
     values = {
         "plan": path, **_facts(found), "bytes": plan.bytes, "original_bytes": plan.original_bytes, "ratio": plan.ratio,

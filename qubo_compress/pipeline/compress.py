@@ -290,11 +290,13 @@ def refuse_uncounted_flips(budget: Budget, specimen: Specimen) -> None:
 def _refuse_out_of_reach(
     budget: Budget, layout: Layout, costs: Mapping[str, IntArray], fixed: Mapping[str, int], choices: StoredChoices
 ) -> None:
-    """Refuse a budget out of reach before the measurement."""
+    """Refuse a budget out of reach before the measurement, as far as the costs are known."""
     if budget.latency is not None:
         costs, fixed = with_latency(budget.latency, layout, [tuple(names) for names in choices], costs, fixed)
     limits = budget.limits(layout.original_bytes, layout.parameters)
     limits = {name: limit for name, limit in limits.items() if name in costs}  # flips are not counted yet
+    if not limits:
+        return
     refuse_unreachable(
         ChoiceProblem(
             linear=np.zeros(int(choices.offsets[-1])),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,19 +18,18 @@ from qubo_compress.network.private import private_copy
 from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.pipeline.refinement import Round
 from qubo_compress.pipeline.result import CompressionResult
-from qubo_compress.plan import Plan, compression_of
+from qubo_compress.plan import Plan, ProvenBound, compression_of
+from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
+from qubo_compress.report.verdict import GIVEN
 from qubo_compress.selection.candidates import select
 from qubo_compress.selection.comparison import HeldOut
 from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.table import SensitivityTable
-from qubo_compress.solvers.solution import RawSolution
+from qubo_compress.solvers.solution import RawSolution, Solution
 from qubo_compress.solvers.verification import verify
 
 CHECKED = 256
 """Inputs that a result keeps, for checking exported files."""
-
-GIVEN = "the given plan"
-"""Name of the solver of a plan whose solver is not known."""
 
 
 @torch.inference_mode(False)  # inference mode allows no gradients, and hides writes
@@ -65,9 +66,7 @@ def review(
     _refuse_others(table, plan, network)
     given = Budget(bytes=plan.bytes) if budget is None else budget
     problem = table.problem(given)
-    names = [problem.choice_names[a:b] for a, b in zip(problem.group_offsets, problem.group_offsets[1:], strict=False)]
-    local = [offered.index(plan.choices[group]) for group, offered in zip(problem.group_names, names, strict=True)]
-    solution = verify(problem, GIVEN, RawSolution((torch.tensor(local).numpy(),)), 0.0)
+    solution = _as_recorded(problem, plan)
     how = settings or Measurement()
     read = read_examples(batches, ALL_EXAMPLES, how.batch_size, how.reading, "validation")
     examples, settled = settle(model, read, how.loss)
@@ -93,6 +92,39 @@ def review(
         budget=given,
         inputs=tuple(part.inputs for part in examples.leading(CHECKED).slices),
     )
+
+
+def with_proof(plan: Plan, solution: Solution, problem: ChoiceProblem) -> Plan:
+    """The plan with the bound of a solution, which :func:`review` knows again in its file.
+
+    Args:
+        plan: of the problem's choices.
+        solution: of the same problem; if its energies are not the problem's, or it has no bound, nothing is recorded.
+        problem: of the table that is saved beside the plan.
+    """
+    if solution.bound is None or problem.energy(_assignment(problem, solution.choices)) != solution.energy:
+        return plan
+    energy = problem.energy(_assignment(problem, plan.choices))
+    return replace(plan, proof=ProvenBound(solution.solver, energy, solution.bound, _limits(problem)))
+
+
+def _as_recorded(problem: ChoiceProblem, plan: Plan) -> Solution:
+    """The plan as a solution, with the bound that the plan records if it is one for this problem."""
+    assignment, proof = _assignment(problem, plan.choices), plan.proof
+    if proof is None or not proof.holds(problem.energy(assignment), _limits(problem)):
+        return verify(problem, GIVEN, RawSolution((assignment,)), 0.0)
+    return verify(problem, proof.solver, RawSolution((assignment,), bound=proof.bound - problem.constant), 0.0)
+
+
+def _assignment(problem: ChoiceProblem, choices: Mapping[str, str]) -> IntArray:
+    """(G,) local index of the named choice of every group."""
+    names = [problem.choice_names[a:b] for a, b in zip(problem.group_offsets, problem.group_offsets[1:], strict=False)]
+    local = [offered.index(choices[group]) for group, offered in zip(problem.group_names, names, strict=True)]
+    return np.array(local, dtype=np.int64)
+
+
+def _limits(problem: ChoiceProblem) -> dict[str, int]:
+    return {name: int(limit) for name, limit in zip(problem.budget_names, problem.limits, strict=True)}
 
 
 def _refuse_others(table: SensitivityTable, plan: Plan, network: nn.Module | None) -> None:

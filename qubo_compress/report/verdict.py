@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from qubo_compress.pipeline.compress import CompressionResult
     from qubo_compress.solvers.solution import Solution
 
+GIVEN = "the given plan"
+"""Name of the solver of a plan that does not say what its solver proved."""
+
 SIMULATED = "The annealer was simulated locally; no quantum hardware was used."
 
 LOCAL_ANNEALERS = ("annealer", "simulated-annealing")
@@ -312,6 +315,12 @@ def warnings(result: CompressionResult) -> tuple[str, ...]:
 def about_solver(result: CompressionResult) -> tuple[str, ...]:
     """Which solver ran and why, how good its answer is for the loss model, and that simulations are not quantum."""
     solution = result.solution
+    if solution.solver == GIVEN:
+        return (
+            f"The plan predicts a loss change of {signed(solution.energy)}. What its solver proved is not recorded in "
+            "the plan.",
+            winner_sentence(result),
+        )
     said = [f"Solver: {solution.solver}, {_work(solution)}."]
     said += [f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in solution.notes]
     if solution.bound is None:
@@ -349,6 +358,8 @@ WORK = {
 
 def _work(solution: Solution) -> str:
     """How much work was done in how many seconds, without the time for compiling."""
+    if not solution.timing.get("total", math.nan):
+        return "as the plan records"
     compiling = solution.timing.get("compile", 0.0)
     unit = WORK.get(solution.solver, "step")
     units = unit if solution.work == 1 else " or ".join(f"{word}s" for word in unit.split(" or "))
@@ -380,6 +391,8 @@ def proof_text(result: CompressionResult) -> tuple[str, str]:
         model = f"for a loss model off by a factor of {number(max(found.factor, 1 / found.factor))}"
     if solution.status == "optimal":
         return "Proven best", model
+    if solution.solver == GIVEN:
+        return "Not recorded", "the plan does not say what its solver proved"
     if solution.bound is None:
         return "Best found", f"no bound, {model}"
     return "Best found", f"gap to the bound {gap_text(solution.gap)}, {model}"

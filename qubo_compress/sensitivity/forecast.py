@@ -26,7 +26,7 @@ from qubo_compress.network.losses.classification import AUTO, LossLike
 from qubo_compress.network.replay import run_model
 from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.metric import Metric
-from qubo_compress.sensitivity.metrics.auto import AutoMetric, network_runs, resolved, runs_alone
+from qubo_compress.sensitivity.metrics.auto import AutoMetric, multiplications, network_runs, resolved, runs_alone
 from qubo_compress.sensitivity.metrics.products import Products
 from qubo_compress.sensitivity.preparation import prepared
 from qubo_compress.sensitivity.ranks import ALONE, Ranks
@@ -72,6 +72,7 @@ class Forecast:
         fixed_seconds: independent of the number of examples.
         seconds: total, on this machine under its present load.
         bytes: of memory beyond the network, the examples and the libraries.
+        multiplications: of one forward run of one example, in the layer calls that were seen.
     """
 
     metric: str
@@ -83,6 +84,7 @@ class Forecast:
     seconds: float
     bytes: int
     held_out: int = 0
+    multiplications: float = 0.0
 
     def __str__(self) -> str:
         """The forecast in one readable line."""
@@ -190,7 +192,10 @@ def forecast_of(subject: Subject, chosen: Metric, why: str) -> Forecast:
     features = 4 * total * min(columns, subject.max_columns)
     memory = 2 * features + min(PASS_BYTES, 4 * values + each_bytes(subject))
     seconds = fixed + count * each
-    return Forecast(chosen.metric_name, why, count, total, runs + alone, fixed, seconds, int(memory))
+    return Forecast(
+        chosen.metric_name, why, count, total, runs + alone, fixed, seconds, int(memory),
+        multiplications=multiplications(subject),
+    )  # fmt: skip
 
 
 def each_bytes(subject: Subject) -> int:

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Priced = Callable[[Mapping[str, IntArray], Mapping[str, int], StoredChoices], None]
-"""Called with costs, fixed costs and the choices before anything is measured; it may refuse them."""
+"""Called with costs, fixed costs and the choices, and may refuse them: first without costs, because the milliseconds of
+a latency table are known by the names of the choices alone, and again when the choices are stored."""
 
 
 @torch.inference_mode(False)  # inference mode allows no gradients, and hides writes
@@ -165,6 +166,8 @@ def measure_specimen(
     specimen, around = specimen.private(), None if around is None else around.private()
     with every_layer_runs(), torch.no_grad():
         subject = prepared(specimen, around)
+        if priced is not None:
+            priced({}, {}, subject.choices)
         chosen, forecast = resolved(settings.asked, subject)[0], None
         if show or settings.seconds is not None:
             chosen, forecast = forecast_within(subject, settings, ranks)

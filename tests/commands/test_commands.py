@@ -11,6 +11,7 @@ import torch
 
 import qubo_compress as qc
 from qubo_compress.cli import COMMANDS
+from qubo_compress.commands.figures import figures, shown_figures
 from qubo_compress.commands.references import called
 from qubo_compress.errors import OwnCodeFailed, WrongUsage
 from tests.commands.conftest import Tell
@@ -30,6 +31,42 @@ def test_what_one_command_writes_the_next_one_reads(made: Path, tell: Tell) -> N
     report = tell("report", "recipe.yaml", "--json").json
     assert report["choices"] == dict(plan.choices) and "<html" in Path("out/report.html").read_text()
     assert report["before"]["examples"] == 96 and len(report["candidates"]) > 1
+
+
+def test_a_report_says_what_the_solver_proved(made: Path, tell: Tell) -> None:
+    solved = ("solve", "recipe.yaml", "--solver=exact", "--plan=best.json", "--json", "--force")
+    report = ("report", "recipe.yaml", "--plan=best.json", "--report=best.html", "--json", "--force", "--network=best")
+    assert tell(*solved).json["status"] == "optimal"
+    assert tell("apply", "recipe.yaml", "--plan=best.json", "--network=best", "--force").code == 0
+    proven = tell(*report).json
+    assert (proven["solver"], proven["status"], proven["gap"]) == ("exact", "optimal", 0.0)
+    assert "proven optimal" in Path("best.html").read_text()
+    assert tell(*report, "--ratio=2").json["gap"] is None  # a larger budget may have a better plan
+    assert "not recorded in the plan" in " ".join(Path("best.html").read_text().split())
+
+
+def test_a_table_says_what_its_network_takes(made: Path, tell: Tell) -> None:
+    table = qc.SensitivityTable.load("out/table.npz")
+    told = tell("inspect", "out/table.npz", "--json").json
+    assert told["multiplications"] == 9 * 9 * 8 + 72 * 4
+    budgets = told["budgets"]
+    assert budgets["bit_operations"]["keep"] == 32 * 32 * budgets["macs"]["keep"] == 32 * 32 * told["multiplications"]
+    for name in budgets:
+        limited = qc.Budget(ratio=1) if name == "bytes" else qc.Budget(ratio=1, **{name: 1})
+        problem = table.problem(limited)
+        least = dict(zip(problem.budget_names, problem.smallest_totals().tolist(), strict=True))[name]
+        assert budgets[name]["smallest"] == least <= budgets[name]["keep"] <= budgets[name]["largest"]
+    shown = tell("inspect", "out/table.npz").out
+    assert "the network as it is" in shown and f"{budgets['macs']['keep']:,}" in shown
+
+
+def test_figures_know_eight_bits_of_weights_and_inputs() -> None:
+    table = qc.measure(trained(), data(), menu=qc.Menu(["quantize(bits=8)"]).with_activations(8), progress=False)
+    found = figures(table)
+    assert found["bit_operations"]["eight_bit"] <= found["bit_operations"]["keep"] / 16
+    table.leave_alone("0.weight")
+    assert figures(table)["bytes"]["smallest"] > found["bytes"]["smallest"]
+    assert len(shown_figures(found)) == 1 and shown_figures({}) == []
 
 
 def test_apply_without_examples_does_not_repair(made: Path, tell: Tell) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -172,7 +173,11 @@ def test_plans_keep_within_the_milliseconds(table: qc.LatencyTable, measured: qc
     assert budget_text(budget) == f"ratio 1, {limit:g} ms"
 
 
-def test_a_limit_out_of_reach_is_refused_before_measuring(table: qc.LatencyTable) -> None:
+def test_a_limit_out_of_reach_is_refused_before_any_choice_is_encoded(
+    table: qc.LatencyTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring = importlib.import_module("qubo_compress.sensitivity.measure")  # the package names a function so
+    monkeypatch.setattr(measuring, "price_choices", lambda *_: pytest.fail("it was encoded"))
     budget = qc.Budget(ratio=1.0, latency_ms=1e-6, latency=table)
     with pytest.raises(qc.QuboCompressError, match=r"allows 1e-06 ms of latency, .* raise the budget to at least \d"):
         qc.compress(_net(), [(INPUTS, LABELS)], budget, menu=MENU, progress=False)
