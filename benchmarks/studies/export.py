@@ -62,7 +62,9 @@ def files(small: nn.Module, original: nn.Module, inputs: Tensor, folder: Path, a
     plain = folder / "float.onnx"
     float_file(original, inputs, plain, axes)
     for runtime in (None, "onnxruntime", "openvino"):
-        found = qc.export(small, folder / f"{runtime}.onnx", inputs, runtime=runtime, dynamic=axes)
+        found = qc.export(
+            small, folder / f"{runtime}.onnx", inputs, runtime=runtime, dynamic=axes, packed_products=True
+        )
         print(found, flush=True)
     own = folder / "onnxruntime.onnx"
     return [

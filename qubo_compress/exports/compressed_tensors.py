@@ -2,6 +2,9 @@
 
 Its format ``pack-quantized`` holds whole numbers of 1 to 8 bits with a step per output, for Linear and Embedding.
 The package ignores other layers without a word, so a network in which one of those is compressed is refused.
+
+A network of Hugging Face has a configuration, which the folder then holds too, for ``from_pretrained``. Transformers
+reads ``weight`` of an embedding as soon as it is built, so embeddings of such a network are written unpacked.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ def write_compressed_tensors(
     tensors, rows = _tensors(network, packed, choices_by_tensor(compression))
     difference = _checked(network, packed, tensors, batches)
     data = file_of({"format": "pt"}, tensors)
-    config = json.dumps({"quantization_config": _config(packed)}, indent=1).encode()
+    config = json.dumps(_own_config(small) | {"quantization_config": _config(packed)}, indent=1).encode()
     _write_folder(path, {WEIGHTS: data, CONFIG: config})
     size = sum(tensor.nbytes for tensor in tensors.values())
     total = len(data) + len(config)
@@ -98,9 +101,20 @@ def _packed(network: Exportable) -> dict[str, ScaledCodes]:
                     "layers only; use format='onnx' or 'torch', or keep this layer. Nothing was written"
                 )
             form = held.portable.by_row()
+            if _own_config(network.model) and any(isinstance(one, nn.Embedding) for one, _ in tensors.owners(name)):
+                continue
             if form is not None and signed_bits(form) <= MOST_BITS:
                 found[names[id(module)]] = form
     return found
+
+
+def _own_config(model: nn.Module) -> dict[str, Any]:
+    """The configuration of a network of Hugging Face, with the class that it is for; {} of any other network."""
+    to_dict = getattr(getattr(model, "config", None), "to_dict", None)
+    if not callable(to_dict):
+        return {}
+    found = json.loads(json.dumps(to_dict(), default=str))
+    return {**found, "architectures": [type(model).__name__]} if isinstance(found, dict) else {}
 
 
 def signed_bits(form: ScaledCodes) -> int:

@@ -12,7 +12,18 @@ from qubo_compress.plan import Compression
 SHOWN = 12
 """Rows of a table in a terminal."""
 
-FEW_ROWS = "onnxruntime, few rows at a time"
+WIDE = 256 * 256
+"""Weights of the smallest linear layer that is packed by default. ``benchmarks/results/packed_products.md``: here one
+row is 1.5 to 1.9 times as fast as in floating point and more rows little slower; half as wide, all are slower."""
+
+FASTER_PACKED = (
+    (768 * 768, "onnxruntime"),
+    (384 * 384, "onnxruntime, up to 16 rows at a time"),
+    (192 * 192, "onnxruntime, one row at a time"),
+    (0, "nowhere: slower than in floating point"),
+)
+"""Weights of a linear layer -> where it is faster with packed weights, by the same table. Rows are batch x tokens."""
+
 NOWHERE = "nowhere: fewer bytes only"
 IN_INTEGERS = "onnxruntime and OpenVINO, in integers"
 IN_INTEGERS_OPENVINO = "OpenVINO, in integers; onnxruntime if exported with runtime='onnxruntime'"
@@ -105,6 +116,16 @@ class Exported:
             f"file says, and {self.default_difference:.1e} with the runtime's defaults; "
             f"{100 * self.agreement:.1f} % of {self.examples:,} examples' answers are equal",
         ]
+
+
+def faster_packed(weights: int) -> str:
+    """Where a linear layer of that many weights is faster with packed weights than in floating point.
+
+    Example:
+        >>> faster_packed(96 * 96), faster_packed(256 * 1024)
+        ('nowhere: slower than in floating point', 'onnxruntime, up to 16 rows at a time')
+    """
+    return next(where for least, where in FASTER_PACKED if weights >= least)
 
 
 def choices_by_tensor(compression: Compression) -> Mapping[str, str]:

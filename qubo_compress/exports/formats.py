@@ -31,7 +31,7 @@ def export(
     format: str = "onnx",
     runtime: str | None = None,
     dynamic: Sequence[int] = (0,),
-    packed_products: bool = True,
+    packed_products: bool | None = None,
 ) -> Exported:
     """Write a network for other programs, and check that it computes the same there.
 
@@ -42,13 +42,16 @@ def export(
             along the first axis; or a list of such batches, or of pairs (inputs, labels). The file is checked on them.
         format: ``"onnx"``; or ``"torch"``: a safetensors file with the state dict of packed modules, which
             :func:`qubo_compress.layers.load` runs without the rest of the library; or ``"compressed-tensors"``: a
-            folder that this package reads, for networks whose compressed layers are Linear and Embedding.
+            folder that this package reads, and transformers' ``from_pretrained`` too if the network has a
+            configuration of Hugging Face; for networks whose compressed layers are Linear and Embedding.
         runtime: of an ONNX file. ``None``: standard operators, which onnxruntime makes quick; ``"onnxruntime"``: its
             own ``MatMulNBits`` for linear layers; ``"openvino"``: without integers of 2 bits, which it does not read.
         dynamic: axes of the inputs that may have any length in an ONNX file: 0 is the batch; (0, 1) for texts.
-        packed_products: whether linear layers of an ONNX file multiply by packed integers, which is several times
-            faster for a few rows at a time and slower for more than about 64; False: they are unpacked once when the
-            file is loaded, as convolutions are, and run as fast as in floating point.
+        packed_products: whether linear layers of an ONNX file multiply by packed integers. That is faster than in
+            floating point for wide layers and a few rows (batch times tokens) at a time, and slower for narrow ones.
+            ``None``: layers of at least 65,536 weights do; ``True``: all; ``False``: none. Others are unpacked once
+            when the file is loaded, as convolutions are, and run as fast as in floating point; the file has the same
+            size, the memory that a session takes does not.
 
     Raises:
         WrongModel: when the values of the module have left the grid of its plan.
@@ -76,6 +79,8 @@ def export(
         raise unknown_name("format", format, FORMATS)
     if runtime is not None and runtime not in RUNTIMES:
         raise unknown_name("runtime", runtime, RUNTIMES)
+    if packed_products not in (None, True, False):
+        raise InvalidOption(f"packed_products is None, True or False; got {packed_products!r}")
     axes = checked_axes(dynamic)
     if format != "compressed-tensors":
         refuse_unwritable(path)
@@ -88,7 +93,7 @@ def export(
         return write_compressed_tensors(model, compression, Path(path), batches)
     if format == "torch":
         return write_packed_modules(model, compression, Path(path), batches)
-    return write_onnx(model, compression, Path(path), batches, OnnxSettings(runtime, axes, bool(packed_products)))
+    return write_onnx(model, compression, Path(path), batches, OnnxSettings(runtime, axes, packed_products))
 
 
 def checked_axes(dynamic: Sequence[int]) -> tuple[int, ...]:

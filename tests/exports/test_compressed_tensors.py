@@ -82,3 +82,22 @@ def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="is there already"):
         qc.export(small, tmp_path, rows(2, 4), format="compressed-tensors")
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_transformers_loads_a_network_of_its_own(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=37, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=8, num_labels=3,
+    )  # fmt: skip
+    net = transformers.BertForSequenceClassification(config).eval()
+    small, _ = compressed(net, lambda group: Quantize(4 if "attention" in group.name else 6))
+    inputs = {"input_ids": texts(), "attention_mask": torch.ones(5, 6, dtype=torch.int64)}
+    found = qc.export(small, tmp_path / "net", inputs, format="compressed-tensors")
+    forms = {one.name: one.form for one in found.tensors}
+    assert forms["bert.embeddings.word_embeddings.weight"] == "float32"
+    assert forms["bert.encoder.layer.0.attention.self.query.weight"] == "4 bits"
+    read = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "net").eval()
+    with torch.no_grad():
+        assert torch.allclose(read(**inputs).logits, small(**inputs).logits, rtol=1e-5, atol=1e-7)

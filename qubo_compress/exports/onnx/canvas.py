@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qubo_compress._internal.optional import require
-from qubo_compress.exports.exported import NOWHERE
+from qubo_compress.exports.exported import NOWHERE, WIDE
 from qubo_compress.exports.weights import Held
 from qubo_compress.menu.storage.portable import ScaledCodes
 
@@ -53,6 +53,7 @@ class Canvas:
         runtime: which the graph is written for; None for any.
         placed: one entry per tensor.
         packed_products: whether linear layers multiply by packed integers; otherwise they are unpacked when loaded.
+            None: those that are wide enough.
         float_bytes: of all tensors in the network's own dtypes.
         rounded: names of the weights that multiply with rounded inputs.
     """
@@ -61,7 +62,7 @@ class Canvas:
     held: dict[str, Held]
     runtime: str | None = None
     placed: list[Placed] = field(default_factory=list)
-    packed_products: bool = True
+    packed_products: bool | None = None
     float_bytes: int = 0
     rounded: set[str] = field(default_factory=set)
 
@@ -79,6 +80,10 @@ class Canvas:
         if codes.codes.ndim < 2 or name in self.rounded:
             return max(codes.bits, 8)
         return max(codes.bits, 4) if self.runtime == "openvino" else codes.bits
+
+    def packs(self, codes: ScaledCodes) -> bool:
+        """Whether a linear layer multiplies by packed integers."""
+        return codes.codes.numel() >= WIDE if self.packed_products is None else self.packed_products
 
     def integers(self, name: str, codes: Tensor, bits: int) -> Any:
         """A constant of packed integers."""

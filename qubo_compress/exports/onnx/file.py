@@ -6,6 +6,7 @@ from typing import Any
 
 from qubo_compress._internal.optional import require
 from qubo_compress.exports.onnx.canvas import EXTRA, Canvas
+from qubo_compress.exports.onnx.names import name_axes
 from qubo_compress.menu.storage.portable import Portable, Product, ScaledCodes
 
 PLAIN, PACKED, ATTENTION, TWO_BITS = 20, 21, 23, 25
@@ -41,6 +42,7 @@ def finished(canvas: Canvas) -> Any:
     common.RemoveUnusedNodesPass()(model)
     common.ClearMetadataAndDocStringPass()(model)
     graph.sort()
+    name_axes(graph)
     for value in [*graph.inputs, *graph.outputs, *graph.initializers.values()]:
         value.metadata_props.clear()
         value.doc_string = None

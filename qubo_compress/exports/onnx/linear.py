@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qubo_compress.exports.exported import FEW_ROWS, IN_INTEGERS, NOWHERE
+from qubo_compress.exports.exported import IN_INTEGERS, NOWHERE, faster_packed
 from qubo_compress.exports.onnx.canvas import MICROSOFT, Canvas, narrow_name
 from qubo_compress.exports.weights import Held
 from qubo_compress.menu.storage.portable import Halves, ScaledCodes
@@ -195,5 +195,5 @@ def place_linear(canvas: Canvas, value: Any, codes: ScaledCodes, uses: list[Line
         constants, runs = [turned.packed, turned.steps], "DequantizeLinear, MatMul"
     canvas.drop(value)
     by_output = bits <= 8 and (codes.steps.numel() == 1 or codes.axis == 0)
-    packed = IN_INTEGERS if name in canvas.rounded else FEW_ROWS
+    packed = IN_INTEGERS if name in canvas.rounded else faster_packed(codes.codes.numel())
     canvas.record(source, narrow_name(bits), constants, runs, packed if by_output else NOWHERE)

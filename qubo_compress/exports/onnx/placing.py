@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qubo_compress.exports.exported import FEW_ROWS, IN_INTEGERS, IN_INTEGERS_OPENVINO, NOT_TIMED, NOWHERE
+from qubo_compress.exports.exported import IN_INTEGERS, IN_INTEGERS_OPENVINO, NOT_TIMED, NOWHERE, faster_packed
 from qubo_compress.exports.onnx.canvas import Canvas, narrow_name
 from qubo_compress.exports.onnx.embeddings import (
     pick_from_blocks,
@@ -50,12 +50,12 @@ def _place(canvas: Canvas, value: Any, held: Held) -> None:
     form, single = held.portable, held.value.dtype == torch.float32
     if isinstance(form, ScaledCodes) and held.value.ndim == 2 and single:
         uses = linear_uses(value)
-        if uses is not None and (canvas.packed_products or value.name in canvas.rounded):
+        if uses is not None and (canvas.packs(form) or value.name in canvas.rounded):
             return place_linear(canvas, value, form, uses, held.source)
         if picks_rows(value):
             return place_table(canvas, value, form, held.source)
         if (
-            canvas.packed_products
+            canvas.packs(form)
             and canvas.runtime == "onnxruntime"
             and form.bits <= 8
             and form.by_row() is not None
@@ -82,7 +82,8 @@ def _place_tied(canvas: Canvas, value: Any, codes: ScaledCodes, source: str) -> 
     replace_products(canvas, uses or [], lambda inputs: multiply(canvas, blocks, inputs))
     canvas.drop(value)
     constants = [blocks.packed, blocks.steps]
-    canvas.record(source, narrow_name(codes.bits), constants, "MatMulNBits, Gather of packed rows", FEW_ROWS)
+    faster = faster_packed(codes.codes.numel())
+    canvas.record(source, narrow_name(codes.bits), constants, "MatMulNBits, Gather of packed rows", faster)
 
 
 def _place_anywhere(canvas: Canvas, value: Any, held: Held) -> None:

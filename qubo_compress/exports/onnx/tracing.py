@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import torch
@@ -19,10 +19,12 @@ from qubo_compress.errors import ExportRefused
 from qubo_compress.exports.onnx.attention import exchange_axes_at_once
 from qubo_compress.exports.onnx.attention_operator import attention_translations, join_heads
 from qubo_compress.exports.onnx.canvas import EXTRA, Canvas
+from qubo_compress.exports.onnx.names import name_outputs, output_names
 from qubo_compress.exports.onnx.rounding import translations
 from qubo_compress.exports.onnx.sizes import read_sizes_from_inputs
 from qubo_compress.exports.weights import Exportable, Held
 from qubo_compress.network.inputs import Inputs, map_tensors
+from qubo_compress.network.replay import run_model
 from qubo_compress.network.tensors import NetworkTensors
 
 TRACED = 2
@@ -59,11 +61,13 @@ def traced(network: Exportable, inputs: Inputs, dynamic: Sequence[int], opset: i
         if known is None:
             known = Held(torch.from_numpy(value.const_value.numpy().copy()), None, name)
         held[name] = known
-    with _opaque(model.graph):
+    with _opaque(model.graph), _levels(FOLDING):
         require("onnxscript.optimizer", EXTRA).optimize_ir(model)
         exchange_axes_at_once(model.graph)
         join_heads(model.graph)
         read_sizes_from_inputs(model)
+    with torch.no_grad():
+        name_outputs(model.graph, output_names(run_model(network.model, _few(inputs))))
     return Canvas(model, held, runtime)
 
 
@@ -181,17 +185,27 @@ NOTES = {
 }  # fmt: skip
 """Loggers of the exporter's notes on its own progress, and the level from which they are passed on."""
 
+FOLDING = {"onnxscript.optimizer._constant_folding": logging.ERROR}
+"""The optimizer warns "Evaluation failed" of a node whose sizes are known only at a run. It leaves the node."""
+
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's notes on its own progress."""
-    before = [(logging.getLogger(name), logging.getLogger(name).level) for name in NOTES]
+    hidden: Any = _WithoutTorch(sys.stderr)
+    with _levels(NOTES), warnings.catch_warnings(), contextlib.redirect_stderr(hidden):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _levels(wanted: Mapping[str, int]) -> Iterator[None]:
+    """Loggers with other levels."""
+    before = [(logging.getLogger(name), logging.getLogger(name).level) for name in wanted]
     try:
         for logger, _ in before:
-            logger.setLevel(NOTES[logger.name])
-        with warnings.catch_warnings(), contextlib.redirect_stderr(_WithoutTorch(sys.stderr)):  # type: ignore[type-var]
-            warnings.simplefilter("ignore")
-            yield
+            logger.setLevel(wanted[logger.name])
+        yield
     finally:
         for logger, level in before:
             logger.setLevel(level)

@@ -41,12 +41,12 @@ class OnnxSettings:
     Attributes:
         runtime: ``None`` for any; ``"onnxruntime"`` for its own operators; ``"openvino"`` without integers of 2 bits.
         dynamic: axes of the inputs that may have any length.
-        packed_products: whether linear layers multiply by packed integers.
+        packed_products: whether linear layers multiply by packed integers; None: those that are wide enough.
     """
 
     runtime: str | None = None
     dynamic: tuple[int, ...] = (0,)
-    packed_products: bool = True
+    packed_products: bool | None = None
 
 
 def write_onnx(
