@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from qubo_compress._internal import compiling
-from qubo_compress._internal.optional import installed
 from qubo_compress.budget import Budget
 from qubo_compress.menu.coding.kernels import contexts_of_place
 from qubo_compress.menu.coding.layout import CodeLayout
@@ -45,7 +44,7 @@ def warm_up() -> float:
 
 
 def _compress_a_small_network() -> None:
-    """Encode, price and pack every kind of choice on the default menu and on the fullest one that can be read."""
+    """Encode, price and pack every kind of choice on the default menu and on the fullest one."""
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -53,7 +52,7 @@ def _compress_a_small_network() -> None:
             nn.Conv2d(2, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
         ).eval()
     batches = [(torch.randn(16, 2, 5, 5, generator=generator), torch.arange(16) % 3)]
-    for menu in (None, Menu.of("quantize", "prune", "compensate", "trellis", coded=installed("constriction"))):
+    for menu in (None, Menu.of("quantize", "prune", "compensate", "trellis", coded=True)):
         compress(model, batches, Budget(ratio=2), menu=menu, solver="greedy", progress=False)
     # Reading codes back: such a small network may pick no choice that needs it.
     nothing = np.zeros(1, dtype=np.int64)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ASKED_FOR = {"dwave-neal"}
-"""Required because users expect it with D-Wave's stack: a deprecated package, whose samplers dwave.samplers has."""
+"""In D-Wave's extra because users expect it: a deprecated package, whose samplers dwave.samplers has."""
 SHARED = {"dwave-ocean-sdk": "dwave.system", "dwave-samplers": "dwave.samplers", "dwave-neal": "neal"}
 """Distributions that bring one module of many, and which."""
 
@@ -33,7 +33,8 @@ def used_modules() -> set[str]:
 
 def test_every_required_package_is_imported_somewhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    required = {re.split(r"[^\w.-]", line)[0].lower() for line in project["dependencies"]}
+    lines = project["dependencies"] + project["optional-dependencies"]["dwave"]
+    required = {re.split(r"[^\w.-]", line)[0].lower() for line in lines}
     modules = used_modules()
     brought = packages_distributions()
     tops = {module.partition(".")[0] for module in modules} - {"dwave", "neal"}

@@ -10,13 +10,13 @@ from types import ModuleType
 from qubo_compress.errors import MissingDependency
 
 _PACKAGES = {
-    "dwave": "dwave-ocean-sdk",
+    "dwave": "'qubo_compress[dwave]'",
     "dwave.samplers": "dwave-samplers",
-    "homebase": "homebase",
+    "homebase": "'qubo_compress[dwave]'",
     "matplotlib": "matplotlib",
-    "minorminer": "minorminer",
+    "minorminer": "'qubo_compress[dwave]'",
 }
-"""What installs the modules that come with this package unless somebody leaves them out; the rest are extras."""
+"""What installs modules that are imported in many places; for the rest, the importer names the extra."""
 
 
 def require(module: str, extra: str = "") -> ModuleType:
@@ -35,7 +35,7 @@ def require(module: str, extra: str = "") -> ModuleType:
         >>> require("dwave.teleport")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        qubo_compress.errors.MissingDependency: dwave is needed ... run: pip install dwave-ocean-sdk
+        qubo_compress.errors.MissingDependency: dwave is needed ... run: pip install 'qubo_compress[dwave]'
     """
     try:
         with warnings.catch_warnings():

@@ -115,7 +115,7 @@ class Menu:
 
         Args:
             name: ``"smallest"``: the most accuracy for the bytes of the file: the weights of every layer as coded
-                codes of a trellis, at one of 14 steps; needs ``pip install 'qubo_compress[entropy]'``.
+                codes of a trellis, at one of 14 steps.
 
         Raises:
             UnknownName: for an unknown preset.
@@ -133,7 +133,7 @@ class Menu:
         """This menu with the coded form of every choice that can be entropy-coded.
 
         Vectors and choices in unreliable cells are not coded. Coded values are equal to plain ones, so measuring them
-        takes no more runs of the network; needs ``pip install 'qubo_compress[entropy]'``.
+        takes no more runs of the network.
 
         Args:
             instead: omit the plain form if there is a coded one. For a few weights the coded form may be larger by some

@@ -45,7 +45,7 @@ USES: dict[str, tuple[str, Callable[[], object]]] = {
     "amplify": ("amplify", solved_by("amplify")),
     "cfn": ("pytoulbar2", solved_by("cfn")),
     "low-rank": ("tensorly", lambda: measured(qc.Menu.of("low-rank"))),
-    "entropy": ("constriction", lambda: measured(qc.Menu().coded())),
+    "dwave": ("minorminer", solved_by("qpu")),
     "onnx": ("onnxruntime", exported),
 }
 """Extra -> a module that it brings, and something that needs it."""

@@ -300,8 +300,9 @@ def _same(part: Numbers, other: Part) -> bool:
 class Coded(Operator):
     """Another choice behind an entropy coder: the same values in fewer bytes.
 
-    Needs ``pip install 'qubo_compress[entropy]'``. The price is the exact size of the coded stream. Later changes
-    (recovery) keep that size: values whose codes would need more bytes move towards zero.
+    The coder is our adaptive one, or the older one of ``pip install 'qubo_compress[entropy]'`` where that is installed
+    and makes fewer bytes; files of the older one need it to be read. The price is the exact size of the coded stream.
+    Later changes (recovery) keep that size: values whose codes would need more bytes move towards zero.
 
     Args:
         of: name of the choice that is coded.
