@@ -97,7 +97,7 @@ def main() -> None:
     print(f"transformers {transformers.__version__}, BERT with {plan.parameters:,} parameters")
     print(f"gained: {plan.original_bytes:,} bytes became {plan.bytes:,}, {plan.ratio:.1f} times smaller")
     print(f"lost: accuracy {audit.accuracy_before:.1%} became {audit.accuracy_after:.1%} on {audit.examples:,} lines")
-    print(f"{audit.harmful} right answers were lost, {audit.repaired} wrong ones repaired")
+    print(f"{audit.harmful} right answers were lost, {audit.repaired} wrong ones became right")
 
 
 if __name__ == "__main__":

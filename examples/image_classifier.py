@@ -82,7 +82,7 @@ def main() -> None:
     print(
         f"lost: accuracy {audit.accuracy_before:.1%} became {audit.accuracy_after:.1%} on {audit.examples:,} examples"
     )
-    print(f"{audit.harmful} right answers were lost, {audit.repaired} wrong ones repaired")
+    print(f"{audit.harmful} right answers were lost, {audit.repaired} wrong ones became right")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def main() -> None:
     print(
         f"lost: accuracy {found.accuracy_before:.1%} became {found.accuracy_after:.1%} on {found.examples:,} examples"
     )
-    print(f"{found.harmful} right answers were lost, {found.repaired} wrong ones repaired")
+    print(f"{found.harmful} right answers were lost, {found.repaired} wrong ones became right")
 
 
 if __name__ == "__main__":
