@@ -31,9 +31,8 @@ def broken(text: str, width: int) -> str:
 
     Example:
         >>> print(broken("block1.depthwise_norm.weight", 20))
-        block1.
-        depthwise_norm.
-        weight
+        block1.depthwise_
+        norm.weight
     """
     lines = [""]
     for piece in re.findall(r"[^.,;_ ]*[.,;_ ]+|[^.,;_ ]+", text):

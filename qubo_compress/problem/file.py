@@ -25,6 +25,9 @@ _PAIRS = ("data", "indices", "indptr")
 
 _TEXTS = ("group_names", "choice_names", "budget_names")
 
+_LEFT_OUT = ("size_note",)
+"""Advice about the table that a problem was made of, which a reader of the file has not."""
+
 _AXES: Mapping[str, tuple[str, int]] = {
     "linear": ("f", 1), "group_offsets": ("iu", 1), "costs": ("iu", 2), "limits": ("iu", 1), "fixed_costs": ("iu", 1),
     "constant": ("f", 0), "factor": ("f", 2), "pairs_data": ("f", 1), "pairs_indices": ("iu", 1),
@@ -50,7 +53,7 @@ def write_problem(path: str | Path, fields: Mapping[str, Any]) -> None:
             arrays.update({f"pair_costs_{part}": getattr(_stacked(value), part) for part in _PAIRS})
         elif name == "pairs" and value is not None:
             arrays.update({f"pairs_{part}": getattr(value, part) for part in _PAIRS})
-        elif value is not None:
+        elif value is not None and name not in _LEFT_OUT:
             arrays[name] = np.asarray(value)
     said = _FORMAT if fields.get("pair_costs") is None else _FORMAT_OF_PAIR_COSTS
     write_atomically(path, array_writer(arrays, said, packed=True))

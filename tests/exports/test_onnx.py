@@ -404,7 +404,7 @@ def test_the_difference_of_a_session_with_default_options_is_told(tmp_path: Path
     net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8)).eval()
     small, _ = compressed(net, lambda group: Quantize(4) if group.kind == "weight" else Keep())
     inputs = torch.randn(32, 64)
-    found = qc.export(small, tmp_path / "net.onnx", inputs)
+    found = qc.export(small, tmp_path / "net.onnx", inputs, packed_products=True)
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
     with torch.no_grad():
         wanted = small(inputs).numpy()

@@ -158,11 +158,11 @@ def test_rows_that_are_no_examples() -> None:
         collected(net, inputs, "unused.weight")
 
 
-def test_a_weight_that_an_embedding_shares_is_refused() -> None:
+def test_entries_of_a_weight_that_an_embedding_shares_count_alike() -> None:
     linear, embedding = nn.Linear(4, 6, bias=False), nn.Embedding(6, 4)
     linear.weight = embedding.weight
-    with pytest.raises(InvalidMenu, match="inputs of embedding have no moments"):
-        collected(nn.Sequential(embedding, linear), torch.randint(6, (3,)))
+    found = collected(nn.Sequential(embedding, linear), torch.randint(6, (3,)))
+    assert len(found.blocks) == 1 and torch.equal(found.blocks[0], torch.eye(4, dtype=torch.float64))
 
 
 def test_filters_share_moments_and_factors() -> None:

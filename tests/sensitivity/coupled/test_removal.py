@@ -175,7 +175,7 @@ def test_compress_chooses_channels(tmp_path: Path) -> None:
         net, data, qc.Budget(ratio=1, macs=macs), groups="channel", time_limit=1.0, progress=False, solver="greedy"
     )
     assert result.plan.removal is not None and sum(p.numel() for p in result.model.parameters()) < 60_000
-    assert {candidate.kind for candidate in result.taken.candidates} >= {"solver"}
+    assert {candidate.name for candidate in result.taken.candidates} >= {"solver"}
     page = result.report(tmp_path / "report.html").read_text()
     assert "physically smaller" in page and "one of these channels has to stay" not in page
     assert "the network returns them" in page
