@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from qubo_compress.page.numbers import signed
-from qubo_compress.report import verdict
+from qubo_compress.report import amounts, verdict
 from qubo_compress.report.comparisons import compared_repaired, harm, shown
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def candidate_rows(result: CompressionResult) -> tuple[tuple[str, ...], ...]:
             cells.append("–" if candidate.repaired is None else _harm_text(candidate.repaired))
         last = shown(result, candidate)
         known = not both or candidate.repaired is not None
-        change = verdict.plus_minus(last.change) if known else "–"
+        change = amounts.plus_minus(last.change) if known else "–"
         right = f"{last.lost:,} / {last.gained:,}" if known and last.rows else "–"
         rows.append((*cells, *((change,) if by else ()), right))
     return tuple(rows)
@@ -72,4 +72,4 @@ def _harm_text(comparison: Comparison) -> str:
     found = harm(comparison)
     if not math.isfinite(found.mean):
         return "not finite"
-    return verdict.plus_minus(found, signs=not comparison.by_divergence)
+    return amounts.plus_minus(found, signs=not comparison.by_divergence)

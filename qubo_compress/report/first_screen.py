@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from qubo_compress.page.numbers import number, percent, signed, size
-from qubo_compress.report import facts, verdict
+from qubo_compress.report import amounts, facts, verdict
 from qubo_compress.report.comparisons import REPAIR, basis, compared_repaired, harm, opponents, shown, solvers_candidate
 from qubo_compress.selection.candidates import Candidate
 from qubo_compress.selection.comparison import Comparison, Estimate
@@ -51,7 +51,7 @@ def _gained(result: CompressionResult, elsewhere: Elsewhere | None) -> str:
 
 def _budgets(result: CompressionResult) -> str:
     used = [
-        f"{percent(used / max(1, limit))} of the {verdict.budget_name(name)} allowed"
+        f"{percent(used / max(1, limit))} of the {amounts.budget_name(name)} allowed"
         for name, limit, used in facts.budget_rows(result)
     ]
     return f"Used: {', '.join(used)}."
@@ -71,27 +71,27 @@ def _time(result: CompressionResult, elsewhere: Elsewhere | None) -> list[str]:
 
 def _lost(result: CompressionResult) -> str:
     before, after, found = result.before, result.final, result.comparison
-    examples = verdict.counted(found.examples)
+    examples = amounts.counted(found.examples)
     if math.isnan(before.accuracy):
         said = [f"Loss {number(before.loss)} to {number(after.loss)}, on {examples}."]
         if found.by_divergence:
             said.append(
                 "If the original's probabilities are right, this is by how much the loss rises on new examples."
             )
-            value = f"{verdict.plus_minus(found.divergence, signs=False)} divergence"
+            value = f"{amounts.plus_minus(found.divergence, signs=False)} divergence"
         else:
-            value = f"{verdict.plus_minus(found.change)} loss"
+            value = f"{amounts.plus_minus(found.change)} loss"
         return _answer("What was lost", value, "", said)
     low, high = verdict.accuracy_interval(found)
     worse = "bad" if high < 0 else ""
     said = [
         f"Accuracy {percent(before.accuracy)} to {percent(after.accuracy)}, on {examples}; 95 % interval of the change "
-        f"{verdict.points(low)} to {verdict.points(high)} points.",
-        f"Loss {number(before.loss)} to {number(after.loss)}: {verdict.plus_minus(found.change)}.",
+        f"{amounts.points(low)} to {amounts.points(high)} points.",
+        f"Loss {number(before.loss)} to {number(after.loss)}: {amounts.plus_minus(found.change)}.",
         f"{found.lost:,} right answer{'s' * (found.lost != 1)} lost, {found.gained:,} gained, of {found.rows:,}.",
     ]
     return _answer(
-        "What was lost", f"{verdict.points(after.accuracy - before.accuracy)} points of accuracy", worse, said
+        "What was lost", f"{amounts.points(after.accuracy - before.accuracy)} points of accuracy", worse, said
     )
 
 
@@ -136,7 +136,7 @@ def _alternatives(result: CompressionResult) -> str:
     heads = "".join(f"<th{' class=n' * (place > 0)}>{name}</th>" for place, name in enumerate(head))
     table = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     note = (
-        f"{WHAT_THEY_ARE} All on the same {verdict.counted(taken.comparison.examples)}{_channels(result)}; these also "
+        f"{WHAT_THEY_ARE} All on the same {amounts.counted(taken.comparison.examples)}{_channels(result)}; these also "
         f"chose the plan, which flatters it a little.{f' {REPAIR}' * compared_repaired(result)}"
     )
     clear = against_uniform(result)
@@ -156,11 +156,11 @@ def _channels(result: CompressionResult) -> str:
 
 def _cells(name: str, candidate: Candidate, found: Comparison, most: float) -> list[str]:
     measured = harm(found)
-    texts = [verdict.points(found.accuracy.mean), f"{found.lost:,} / {found.gained:,}"] if found.rows else []
+    texts = [amounts.points(found.accuracy.mean), f"{found.lost:,} / {found.gained:,}"] if found.rows else []
     texts.append(f"{candidate.plan.bytes:,}")
     cells = [
         f"<td>{escape(name)}</td>",
-        f'<td class="n">{escape(verdict.plus_minus(measured, signs=not found.by_divergence))}</td>',
+        f'<td class="n">{escape(amounts.plus_minus(measured, signs=not found.by_divergence))}</td>',
         f"<td>{_span(measured, most)}</td>",
     ]
     return [*cells, *(f'<td class="n">{escape(text)}</td>' for text in texts)]
@@ -195,7 +195,7 @@ def _trust(result: CompressionResult) -> str:
     applied = "" if result.recovered is None else f", before {'fine-tuning' if result.epochs else 'repair'}"
     said = [
         f"For the plan taken the loss model predicted {signed(taken.predicted)}; held-out examples say "
-        f"{verdict.plus_minus(measured)}{applied}."
+        f"{amounts.plus_minus(measured)}{applied}."
     ]
     words, below = verdict.proof_text(result)
     between = " " if result.solution.status == "optimal" else ", "

@@ -14,7 +14,7 @@ from qubo_compress._internal.optional import require
 from qubo_compress.audits.section import audit_sections
 from qubo_compress.page.html import figure_html, list_html, page_html, table_html
 from qubo_compress.page.numbers import number, percent, signed
-from qubo_compress.report import facts, pictures, verdict
+from qubo_compress.report import amounts, facts, pictures, verdict
 from qubo_compress.report.candidates import candidate_head, candidate_rows, column_sentences
 from qubo_compress.report.facts import strongest_pairs
 from qubo_compress.report.first_screen import first_screen
@@ -133,7 +133,7 @@ def _candidates(result: CompressionResult) -> str:
     caption = (
         "Plans are chosen by measurement, not by prediction. The solver's best plans compete with the "
         "optimum of the same table without interactions, one choice for all groups (uniform) and greedy. Measured on "
-        f"{verdict.counted(result.before.examples)}. {' '.join(column_sentences(result))}"
+        f"{amounts.counted(result.before.examples)}. {' '.join(column_sentences(result))}"
     )
     head = candidate_head(result)
     found = table_html(head, candidate_rows(result), numeric=range(1, len(head)))
@@ -154,10 +154,10 @@ def _scores(result: CompressionResult) -> str:
         ["Bits per weight", *(f"{8 * count / max(1, plan.parameters):.2f}" for count in sizes)],
     ]
     said = verdict.recovery_sentence(result) or "No repair was asked for."
-    said += f" Loss and accuracy are from {verdict.counted(result.before.examples)}."
+    said += f" Loss and accuracy are from {amounts.counted(result.before.examples)}."
     head = ["", *(name for name, _ in columns)]
     budgets = [
-        [verdict.budget_name(name), *(verdict.amount(name, n) for n in (limit, used)), percent(used / max(1, limit))]
+        [amounts.budget_name(name), *(amounts.amount(name, n) for n in (limit, used)), percent(used / max(1, limit))]
         for name, limit, used in facts.budget_rows(result)
     ]
     used = table_html(["budget", "allowed", "used", "share"], budgets, numeric=(1, 2, 3))

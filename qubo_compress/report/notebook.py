@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qubo_compress._internal.notebook import fragment
 from qubo_compress.page.numbers import size
-from qubo_compress.report import verdict
+from qubo_compress.report import amounts, verdict
 from qubo_compress.report.comparisons import basis, harm, opponents, shown
 from qubo_compress.report.first_screen import against_uniform, trusted
 
@@ -22,8 +22,8 @@ def result_html(result: CompressionResult) -> str:
     rows = []
     for name, candidate in (("this plan", taken), *opponents(result)):
         found = shown(result, candidate)
-        cells = [name, verdict.plus_minus(harm(found), signs=not found.by_divergence)]
-        cells += [verdict.points(found.accuracy.mean), f"{found.lost:,} / {found.gained:,}"] if labelled else []
+        cells = [name, amounts.plus_minus(harm(found), signs=not found.by_divergence)]
+        cells += [amounts.points(found.accuracy.mean), f"{found.lost:,} / {found.gained:,}"] if labelled else []
         rows.append([*cells, f"{candidate.plan.bytes:,}"])
     measure = "divergence" if taken.comparison.by_divergence else "loss change"
     return fragment(

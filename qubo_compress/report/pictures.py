@@ -32,9 +32,10 @@ from qubo_compress.page.drawing import (
 )
 from qubo_compress.page.numbers import number, signed, size
 from qubo_compress.problem.choice_problem import FloatArray, IntArray
+from qubo_compress.report.amounts import plus_minus
 from qubo_compress.report.facts import Bundles, GroupRow, bundle, bundled_factor, bundled_rows, group_rows
 from qubo_compress.report.front import Front
-from qubo_compress.report.verdict import held_against, plus_minus, quoted
+from qubo_compress.report.verdict import held_against, quoted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

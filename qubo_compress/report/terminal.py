@@ -12,7 +12,7 @@ from rich.text import Text
 
 from qubo_compress._internal.text import broken, printable
 from qubo_compress.page.numbers import number, percent, signed, size
-from qubo_compress.report import facts, verdict
+from qubo_compress.report import amounts, facts, verdict
 from qubo_compress.report.candidates import candidate_head, candidate_rows, column_sentences
 from qubo_compress.report.comparisons import REPAIR, basis, compared_repaired
 
@@ -77,7 +77,7 @@ def scores_table(result: CompressionResult) -> Table:
             name, f"{count:,}", f"{plan.original_bytes / count:.2f} x", f"{8 * count / max(1, plan.parameters):.2f}",
             number(score.loss), percent(score.accuracy),
         )  # fmt: skip
-    table.caption = f"on {verdict.counted(result.before.examples)}"
+    table.caption = f"on {amounts.counted(result.before.examples)}"
     table.caption_justify = "left"
     return table
 

@@ -29,6 +29,7 @@ from qubo_compress.menu.low_rank.svd import Svd
 from qubo_compress.menu.operator import Operator
 from qubo_compress.menu.quantize import Quantize
 from qubo_compress.testing import registered_samples
+from tests.exports.kernels import optimised
 from tests.exports.networks import (
     WIDTH,
     Attentions,
@@ -186,15 +187,6 @@ def test_packed_products_are_those_that_onnxruntime_has_kernels_for(tmp_path: Pa
         assert found.agreement >= 0.85  # random logits of 32 classes are close
         assert [one.faster for one in found.tensors].count("nowhere: slower than in floating point") == 3
     assert [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node].count("MatMulNBits") == 3
-
-
-def optimised(path: Path) -> list[str]:
-    """The operators that onnxruntime makes of a file."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.optimized_model_filepath = str(path.with_suffix(".optimised"))
-    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
 
 
 def test_without_packed_products_nothing_is_unpacked_at_a_run(tmp_path: Path) -> None:

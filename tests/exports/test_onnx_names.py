@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
 import onnxruntime
 import pytest
 import torch
@@ -13,17 +12,9 @@ from torch import Tensor, nn
 import qubo_compress as qc
 from qubo_compress.menu.keep import Keep
 from qubo_compress.menu.quantize import Quantize
+from tests.exports.kernels import optimised
 from tests.exports.networks import unusual
 from tests.exports.plans import compressed
-
-
-def kernels(path: Path) -> list[str]:
-    """The operators that onnxruntime makes of a file."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.optimized_model_filepath = str(path.with_suffix(".optimised"))
-    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
 
 
 def test_linear_layers_are_packed_from_the_width_on_from_which_it_pays(tmp_path: Path) -> None:
@@ -33,7 +24,7 @@ def test_linear_layers_are_packed_from_the_width_on_from_which_it_pays(tmp_path:
     sizes = {}
     for packed, count in ((None, 1), (True, 2), (False, 0)):
         found = qc.export(small, tmp_path / "net.onnx", inputs, packed_products=packed)
-        assert kernels(tmp_path / "net.onnx").count("MatMulNBits") == count
+        assert optimised(tmp_path / "net.onnx").count("MatMulNBits") == count
         sizes[packed] = found.nbytes
         if packed is None:
             assert [one.faster for one in found.tensors if one.name == "0.weight"] == ["onnxruntime, one row at a time"]
