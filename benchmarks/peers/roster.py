@@ -69,7 +69,8 @@ PEERS = (
     ),
     Peer(
         "Deep Compression", ("numpy", "scikit-learn", "bitarray", "safetensors"), "by_deep_compression.py",
-        _each(bits=(5, 4, 3, 2), sparsity=(0.0, 0.5)), "Han, Mao & Dally, ICLR 2016, without retraining",
+        (*_each(bits=(5, 4, 3, 2), sparsity=(0.0, 0.5)), *_each(bits=(4, 3, 2), sparsity=(0.3, 0.7))),
+        "Han, Mao & Dally, ICLR 2016, without retraining",
         note="magnitudes, k-means from even values, Huffman codes",
     ),
     Peer(
@@ -90,14 +91,16 @@ PEERS = (
         calibrates=True, networks=(RESNET, GPT),
     ),
     Peer(
-        "NNCF", (TORCH, "nncf", "numpy", "safetensors"), "by_nncf.py", _each(mode=("int8_sym", "int4_sym")),
-        "nncf.compress_weights: groups of 64, scale_estimation; its GPTQ is for OpenVINO models",
-        calibrates=True,
-        networks=(RESNET, GPT),
+        "NNCF", (TORCH, "nncf", "numpy", "safetensors"), "by_nncf.py",
+        (*_each(mode=("int8_sym",)), *_each(mode=("int4_sym",), group=(64, -1))),
+        "nncf.compress_weights: groups of 64 or whole rows, scale_estimation; its GPTQ is for OpenVINO models",
+        calibrates=True, networks=(RESNET, GPT, VIT), note="convolutions always have 8 bits",
     ),
     Peer(
-        "torchao", (TORCH, "torchao", "numpy", "safetensors"), "by_torchao.py", _each(bits=(6, 5, 4, 3, 2)),
-        "IntxWeightOnlyConfig, groups of 32 columns, HQQ scales", networks=(GPT,),
+        "torchao", (TORCH, "torchao", "numpy", "safetensors"), "by_torchao.py",
+        _each(bits=(5, 4, 3, 2), group=(32, -1)),
+        "IntxWeightOnlyConfig, groups of 32 columns or whole rows, HQQ scales",
+        networks=(GPT,), note="Linear and Embedding layers; the attention of torch's own encoder layers is not reached",
     ),
 )  # fmt: skip
 

@@ -33,9 +33,15 @@ def _peers(records: list[Record]) -> str:
         versions = {name.replace("_", "-"): version for name, version in versions.items()}
         wanted = [name for name in peer.packages if "==" not in name and name != "safetensors"]
         shown = ", ".join(f"{name} {versions[name]}" for name in wanted if name in versions)
-        skips = [one["skipped"] for one in records if one.get("peer") == peer.name and "skipped" in one]
+        skips = [_skip(one) for one in records if one.get("peer") == peer.name and "skipped" in one]
         rows.append([peer.name, shown, peer.source, peer.note, "; ".join(dict.fromkeys(skips)).replace("|", "/")])
     return "## The peers\n\n" + markdown(["peer", "versions", "source", "how", "skipped"], rows)
+
+
+def _skip(record: Record) -> str:
+    """Why there is no figure, and of what."""
+    what = ", ".join(str(record[name]) for name in ("network", "setting") if name in record)
+    return f"{what}: {record['skipped']}" if what else str(record["skipped"])
 
 
 def _network(rows: list[Record], network: str, examples: int) -> str:

@@ -17,8 +17,9 @@ their bytes make its curve, which favours the peer. One thread. CPU seconds are 
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import qubo_compress as qc
 from benchmarks.networks import Network, channels_last, load
 from benchmarks.networks.scores import TestScore, score
 from benchmarks.peers.curves import as_text
-from benchmarks.peers.environments import Unavailable
+from benchmarks.peers.environments import LONGEST_MESSAGE, Unavailable
 from benchmarks.peers.files import Work, environment_of, nearest
 from benchmarks.peers.roster import EFFICIENT, GPT, NETWORKS, PEERS, Settings, named
 from benchmarks.peers.tables import pages
@@ -98,14 +99,28 @@ def work(options: Options, network: str, peer: str, examples: int, seed: int) ->
     return Work(named(peer), network, found.model, found.calibration, f"{examples}-{seed}", options.root)
 
 
+def or_skipped(measure: Callable[..., Record]) -> Callable[..., Record]:
+    """What a function measures, or why it could not: what one tool does wrong does not end the study."""
+
+    @wraps(measure)
+    def call(options: Options, **cell: Any) -> Record:
+        try:
+            return measure(options, **cell)
+        except Unavailable as error:
+            return {"skipped": str(error)}
+        except Exception as error:  # an answer can be wrong in any way
+            traceback.print_exc()
+            return {"skipped": f"{type(error).__name__}: {error}"[:LONGEST_MESSAGE]}
+
+    return call
+
+
 @STUDY.step(lambda options: grid(peer=options.peers))
+@or_skipped
 def installed(options: Options, peer: str) -> Record:
     """Environments of all peers, or why there is none."""
     started = time.perf_counter()
-    try:
-        versions = environment_of(named(peer), options.root).versions()
-    except Unavailable as error:
-        return {"skipped": str(error)}
+    versions = environment_of(named(peer), options.root).versions()
     return {"versions": versions, "seconds": time.perf_counter() - started}
 
 
@@ -116,14 +131,12 @@ def _bisected(options: Options) -> Iterator[Record]:
 
 
 @STUDY.step(_bisected)
+@or_skipped
 def chosen(options: Options, network: str, peer: str, wanted: float) -> Record:
     """The setting whose file is nearest to a ratio, before the repair; no example has a part in it."""
-    try:
-        found = work(options, network, peer, 64, 0)
-        setting = nearest(found, wanted, original(network)[1])
-        return {"setting": said(setting), "ratio": original(network)[1] / found.size(setting)}
-    except Unavailable as error:
-        return {"skipped": str(error)}
+    found = work(options, network, peer, 64, 0)
+    setting = nearest(found, wanted, original(network)[1])
+    return {"setting": said(setting), "ratio": original(network)[1] / found.size(setting)}
 
 
 def _settings(network: str, peer: str) -> list[str]:
@@ -142,13 +155,11 @@ def _runs(options: Options) -> Iterator[Record]:
 
 
 @STUDY.step(_runs)
+@or_skipped
 def made(options: Options, network: str, peer: str, examples: int, seed: int, setting: str) -> Record:
     """One file of a peer."""
     settings = next(one for one in named(peer).settings if said(one) == setting)
-    try:
-        found = work(options, network, peer, examples, seed).made(settings)
-    except Unavailable as error:
-        return {"skipped": str(error)}
+    found = work(options, network, peer, examples, seed).made(settings)
     return found.figures | figures(network, found.model, found.nbytes)
 
 

@@ -28,10 +28,8 @@ def main() -> None:
     model = layerwise_quantize(model, compute_layer_map=layers).eval()
     with torch.no_grad():
         model(inputs[:2])  # scales are computed by the first run
-    with (
-        torch.no_grad(),
-        gptq_mode(model, act_order=True, use_quant_activations=False, create_weight_orig=False) as gptq,
-    ):
+    how = {"act_order": True, "use_quant_activations": False, "create_weight_orig": False}
+    with torch.no_grad(), gptq_mode(model, group_of_parallel_layers=_parallel(model), **how) as gptq:
         for _ in range(gptq.num_layers):
             for batch in inputs.split(BATCH):
                 gptq.model(batch)
@@ -42,6 +40,12 @@ def main() -> None:
                 weight = module.quant_weight()
                 job.on_grid(f"{name}.weight", weight.value.numpy(), weight.scale.numpy())
     job.finish()
+
+
+def _parallel(model: nn.Module) -> list[list[str]]:
+    """Queries, keys and values read the same inputs, so that one run over the examples serves all three."""
+    heads = [name.removesuffix("query") for name, _ in model.named_modules() if name.endswith(".query")]
+    return [[f"{head}{part}" for part in ("query", "key", "value")] for head in heads]
 
 
 def _bits_of(bits: int):

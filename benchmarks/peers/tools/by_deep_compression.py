@@ -14,39 +14,59 @@ from collections import Counter
 
 import numpy as np
 from bitarray import bitarray
-from bitarray.util import canonical_decode, canonical_huffman
+from bitarray.util import canonical_decode, huffman_code
 from job import Job
 from sklearn.cluster import KMeans
 
 GAP_BITS = 5
 FEWEST = 512
+"""Smaller tensors, and vectors, stay as they are."""
+
+
+def lengths_of(numbers, most):
+    """Length of the code of every number below ``most``; 0 for those that do not occur."""
+    counts = Counter(numbers.tolist())
+    if len(counts) == 1:
+        counts[(numbers[0] + 1) % most] = 0  # a code needs two symbols
+    found = np.zeros(most, np.uint8)
+    for symbol, code in huffman_code(counts).items():
+        found[symbol] = len(code)
+    return found
+
+
+def in_order(lengths):
+    """Symbols of a canonical code: shorter codes first, smaller numbers first among codes of one length."""
+    return sorted(np.flatnonzero(lengths).tolist(), key=lambda symbol: (lengths[symbol], symbol))
+
+
+def codes_of(lengths):
+    """The canonical code of these lengths: the next code is the last one plus 1, with zeros appended."""
+    found, code, before = {}, 0, 0
+    for symbol in in_order(lengths):
+        length = int(lengths[symbol])
+        code <<= length - before
+        found[symbol] = bitarray(format(code, f"0{length}b"))
+        code, before = code + 1, length
+    return found
 
 
 def coded(numbers, most):
     """Canonical Huffman: code lengths in a byte each, then the bits."""
-    counts = Counter(numbers.tolist())
-    counts.setdefault(0 if 0 not in counts else (1 if 1 not in counts else 2), 0)  # the library needs two symbols
-    codes, _, _ = canonical_huffman(counts)
-    bits = bitarray()
-    bits.encode(codes, numbers.tolist())
-    table = np.zeros(most, np.uint8)
-    for symbol, code in codes.items():
-        table[symbol] = len(code)
-    return struct.pack("<I", len(bits)) + table.tobytes() + bits.tobytes()
+    lengths, bits = lengths_of(numbers, most), bitarray()
+    bits.encode(codes_of(lengths), numbers.tolist())
+    return struct.pack("<I", len(bits)) + lengths.tobytes() + bits.tobytes()
 
 
 def decoded(data, most):
     """Inverse of :func:`coded`: numbers and the bytes that are left."""
     (length,) = struct.unpack_from("<I", data)
-    table = np.frombuffer(data, np.uint8, most, 4)
-    count = [0] * (int(table.max()) + 1)
-    for size in table[table > 0]:
-        count[size] += 1
-    symbols = sorted(np.flatnonzero(table).tolist(), key=lambda s: (table[s], s))
+    lengths = np.frombuffer(data, np.uint8, most, 4)
+    counts = np.bincount(lengths)
+    counts[0] = 0
     bits = bitarray()
     used = 4 + most + (length + 7) // 8
     bits.frombytes(bytes(data[4 + most : used]))
-    return np.array(list(canonical_decode(bits[:length], count, symbols))), data[used:]
+    return np.array(list(canonical_decode(bits[:length], counts.tolist(), in_order(lengths)))), data[used:]
 
 
 def gaps_of(places):
@@ -62,7 +82,7 @@ def gaps_of(places):
 
 
 def written(weight, settings):
-    """Bytes of one weight."""
+    """Bytes of one weight, and the values that they stand for."""
     flat, clusters = weight.reshape(-1), 2 ** settings["bits"]
     sparsity = settings["sparsity"]
     alive = np.abs(flat) > np.quantile(np.abs(flat), sparsity) if sparsity else np.ones(flat.size, bool)
@@ -70,13 +90,15 @@ def written(weight, settings):
     starts = np.linspace(values.min(), values.max(), clusters).reshape(-1, 1)
     found = KMeans(clusters, init=starts, n_init=1, max_iter=100).fit(values.reshape(-1, 1))
     table, numbers = found.cluster_centers_[:, 0].astype(np.float16), found.labels_.astype(np.int64)
-    head = struct.pack("<I", values.size) + table.tobytes()
+    head, meant = struct.pack("<I", values.size) + table.tobytes(), np.zeros(flat.size, np.float32)
+    meant[alive] = table[numbers]
+    meant = meant.reshape(weight.shape)
     if not sparsity:
-        return head + coded(numbers, clusters)
+        return head + coded(numbers, clusters), meant
     gaps, real = gaps_of(np.flatnonzero(alive))
     with_fillers = np.full(gaps.size, clusters)  # one number more stands for a zero
     with_fillers[real] = numbers
-    return head + coded(with_fillers, clusters + 1) + coded(gaps, 2**GAP_BITS)
+    return head + coded(with_fillers, clusters + 1) + coded(gaps, 2**GAP_BITS), meant
 
 
 def read(data, shape, settings):
@@ -95,13 +117,16 @@ def read(data, shape, settings):
 
 def main() -> None:
     """Write all weights, read them again, and give back what was read."""
-    job, stream = Job(), bytearray()
+    job, stream, meant = Job(), bytearray(), {}
     names = [name for name, weight in job.weights.items() if weight.ndim > 1 and weight.size >= FEWEST]
     for name in names:
-        stream += written(job.weights[name], job.settings)
+        data, meant[name] = written(job.weights[name], job.settings)
+        stream += data
     data = memoryview(bytes(stream))
     for name in names:
         weight, data = read(data, job.weights[name].shape, job.settings)
+        if not np.array_equal(weight, meant[name]):
+            raise ValueError(f"{name} was read otherwise than it was written")
         job.changed(name, weight)
     if len(data):
         raise ValueError(f"{len(data)} bytes were left over")

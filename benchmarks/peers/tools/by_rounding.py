@@ -6,7 +6,7 @@ Settings: ``step``, one for all weights; or ``bits``, with a step for each row f
 import numpy as np
 from job import Job
 
-FEWEST = 4096
+FEWEST = 512
 """Smaller tensors, and vectors, stay as they are."""
 
 
@@ -14,7 +14,7 @@ def main() -> None:
     """Round every weight of two or more axes."""
     job = Job()
     for name, weight in job.weights.items():
-        if weight.ndim < 2 or weight.size < min(FEWEST, job.settings.get("fewest", FEWEST)):
+        if weight.ndim < 2 or weight.size < FEWEST:
             continue
         if "step" in job.settings:
             scale = np.array([job.settings["step"]], np.float16).astype(np.float32)

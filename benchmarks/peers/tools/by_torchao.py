@@ -1,28 +1,29 @@
-"""Weights of Linear layers in groups of columns by torchao, with scales of half-quadratic quantization.
+"""Weights of Linear and Embedding layers by torchao, with scales of half-quadratic quantization.
 
-Settings: ``bits``.
+Settings: ``bits``, and ``group``, the columns that share a scale; -1 for whole rows, which is the tool's default.
 """
 
 import torch
 from job import Job
 from torch import nn
-from torchao.quantization import IntxWeightOnlyConfig, MappingType, PerGroup, quantize_
+from torchao.quantization import IntxWeightOnlyConfig, MappingType, PerAxis, PerGroup, quantize_
 from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm
 
-GROUP = 32
+LAYERS = nn.Linear | nn.Embedding
 
 
 def main() -> None:
-    """Quantize all Linear layers."""
+    """Quantize all Linear and Embedding layers."""
     job = Job()
-    model = job.network()
+    model, group = job.network(), job.settings["group"]
     config = IntxWeightOnlyConfig(
-        weight_dtype=getattr(torch, f"int{job.settings['bits']}"), granularity=PerGroup(GROUP),
+        weight_dtype=getattr(torch, f"int{job.settings['bits']}"),
+        granularity=PerAxis(0) if group == -1 else PerGroup(group),
         mapping_type=MappingType.SYMMETRIC, intx_choose_qparams_algorithm=IntxChooseQParamsAlgorithm.HQQ_SCALE_ONLY,
     )  # fmt: skip
-    quantize_(model, config)
+    quantize_(model, config, filter_fn=lambda module, _: isinstance(module, LAYERS))
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and hasattr(module.weight, "qdata"):
+        if isinstance(module, LAYERS) and hasattr(module.weight, "qdata"):
             zero = module.weight.zero_point
             job.rounded(
                 f"{name}.weight",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,13 +20,23 @@ from benchmarks.networks import first, load
 from benchmarks.networks.architectures import DigitsNet
 from benchmarks.peers.container import CODERS, Rounded, folded, packed, restored, stored_names, unpacked
 from benchmarks.peers.curves import Point, as_text, at, difference, envelope, of_text
-from benchmarks.peers.environments import READY, Environment, Unavailable, last_words
+from benchmarks.peers.environments import READY, TOOLS, Environment, Unavailable, last_words
 from benchmarks.peers.files import Work, nearest
 from benchmarks.peers.repair import repaired
 from benchmarks.peers.roster import PEERS, named
 from benchmarks.peers.tables import pages
+from benchmarks.records import Record
+from benchmarks.studies.peers import or_skipped
 
 NAME = "conv2.weight"
+
+
+@pytest.fixture(scope="module")
+def deep_compression() -> Iterator[ModuleType]:
+    """The script, which finds ``job`` beside itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TOOLS)
+        yield importlib.import_module("by_deep_compression")
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -152,6 +165,51 @@ def test_a_tool_runs_in_a_process_and_its_file_restores_what_is_scored(tmp_path:
     torch.testing.assert_close(weight, weight.round(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("error", [Unavailable("not here"), KeyError("weight|scale"), ZeroDivisionError("by zero")])
+def test_what_a_tool_does_wrong_is_a_record_and_no_end_of_the_study(error: Exception) -> None:
+    def measure(options: object, setting: str) -> Record:
+        if setting == "bad":
+            raise error
+        return {"bytes": 1}
+
+    assert or_skipped(measure)(None, setting="good") == {"bytes": 1}
+    found = or_skipped(measure)(None, setting="bad")
+    assert str(error) in found["skipped"] and or_skipped(measure).__name__ == "measure"
+
+
+@settings(max_examples=8, deadline=None)
+@given(bits=st.integers(1, 4), sparsity=st.sampled_from([0.0, 0.5, 0.97]), seed=st.integers(0, 99))
+def test_deep_compression_reads_the_shared_values_that_it_wrote(
+    deep_compression: ModuleType, bits: int, sparsity: float, seed: int
+) -> None:
+    weight = np.random.default_rng(seed).standard_normal((8, 16, 9)).astype(np.float32)
+    given = {"bits": bits, "sparsity": sparsity}
+    data, meant = deep_compression.written(weight, given)
+    found, left = deep_compression.read(memoryview(data + b"more"), weight.shape, given)
+    assert bytes(left) == b"more" and np.array_equal(found, meant)
+    alive = meant != 0
+    assert abs(alive.mean() - (1 - sparsity)) < 0.01
+    assert np.abs(weight[~alive]).max(initial=0) <= np.abs(weight[alive]).min()
+    values = np.unique(meant[alive])
+    assert values.size <= 2**bits
+    nearest = values[np.abs(weight[alive][:, None] - values).argmin(1)]
+    assert np.abs(meant[alive] - weight[alive]).sum() <= 1.01 * np.abs(nearest - weight[alive]).sum()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 999), most=st.integers(2, 40), count=st.integers(1, 300))
+def test_huffman_codes_are_read_and_stay_within_a_bit_of_the_entropy(
+    deep_compression: ModuleType, seed: int, most: int, count: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    numbers = np.minimum(generator.geometric(0.3, count) - 1, most - 1)
+    data = deep_compression.coded(numbers, most)
+    found, left = deep_compression.decoded(memoryview(data), most)
+    assert np.array_equal(found, numbers) and not len(left)
+    shares = np.unique(numbers, return_counts=True)[1] / count
+    assert 8 * (len(data) - 4 - most - 1) <= count * (1 - (shares * np.log2(shares)).sum())
+
+
 def test_the_page_says_where_ours_is_worse_and_what_was_skipped() -> None:
     right = np.repeat([1.0, 0.0], [60, 40])
     better = np.repeat([1.0, 0.0], [70, 30])
@@ -178,4 +236,6 @@ def test_the_page_says_where_ours_is_worse_and_what_was_skipped() -> None:
     skipped = {"step": "installed", "peer": "MCT", "skipped": "pip install mct: no such version"}
     text = pages([theirs | {"each": as_text(better)}, ours | {"each": as_text(right)}, skipped], "About.")
     assert "**-10.00 ±" in text and "no such version" in text
+    late = {"step": "made", "peer": "NNCF", "network": "text-gpt", "setting": "mode=int8_sym", "skipped": "no time"}
+    assert "text-gpt, mode=int8_sym: no time" in pages([late], "About.")
     assert all(peer.name in text for peer in PEERS)
