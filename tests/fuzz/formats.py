@@ -38,6 +38,7 @@ CHOICES = (
     "quantize(bits=2)", "quantize(bits=5,sparsity=0.5)", "prune(sparsity=0.6)", "fold(bits=8)", "cast(bits=16)",
     "digital(bits=4)", "analog(cells=2)", "coded(of='quantize(bits=3)')", "coded(of='prune(sparsity=0.5)')",
     "svd(rank=2,bits=4)", "tucker(ranks=(2,2))", "frequency(bands=3,bits=4)", "frequency(sparsity=0.5,bits=4)",
+    "trellis(step=0.5)", "coded(of='trellis(step=1.0)')", "coded(of='lattice(step=1.0)')",
 )  # fmt: skip
 
 REFUSED_NETWORKS = (errors.CorruptArtifact, errors.WrongModel)

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qubo_compress._internal.optional import installed
 from qubo_compress.calibration.statistics.statistic import Statistic
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.coding.adaptive.group import (
     MARK,
     AdaptiveReader,
+    adaptive_body,
     adaptive_bytes,
     adaptive_sizes,
     can_be_adaptive,
-    modelled_bytes,
+    padded,
 )
 from qubo_compress.menu.coding.contexts import Shape, shapes_of
 from qubo_compress.menu.coding.lengths import varint
@@ -91,12 +91,14 @@ class CodedGroup(Stored):
         shapes: number of values -> layout, of the group's members.
         codings: the model of every part, fixed when the values change; None in an adaptive stream, which needs none.
         capacity: bytes in the file; unused ones are zeros.
+        written: these bytes, if they are known.
     """
 
     inner: Stored
     shapes: Mapping[int, Shape]
     codings: tuple[Coding, ...] | None
     capacity: int
+    written: bytes | None = None
 
     @property
     def nbytes(self) -> int:
@@ -113,6 +115,8 @@ class CodedGroup(Stored):
 
     @cached_property
     def _data(self) -> bytes:
+        if self.written is not None:
+            return self.written
         if self.codings is None:
             return adaptive_bytes(recorded(self.inner, self.shapes), self.capacity)
         return coded_bytes(self.inner, self.shapes, self.codings, self.capacity)
@@ -164,7 +168,7 @@ class CodedGroup(Stored):
             found = self._furthest(before, goal, numbers, refit)
         # Among the codes that fit, the stored ones may be the nearest.
         stays = found is not nearest and _squared(before, goal) < _squared(numbers.of(found), goal)
-        return self if stays else replace(self, inner=found)
+        return self if stays else replace(self, inner=found, written=None)
 
     @cached_property
     def _own_sizes(self) -> list[Sized]:
@@ -271,17 +275,14 @@ def coded_group(inner: Stored, group: Group, name: str) -> CodedGroup:
         raise InvalidMenu(f"{name} is stored in unreliable cells: one wrong bit would spoil all that is coded")
     shapes = shapes_of(group)
     parts = recorded(inner, shapes)
-    found = []
     if can_be_adaptive(parts):
-        data = adaptive_bytes(parts)
-        found.append(CodedGroup(inner, shapes, None, _with_slack(len(data), modelled_bytes(parts))))
-    # Without the package that older streams need, they are not tried.
-    if not found or installed("constriction"):
-        codings = tuple(fitted(part) for part in parts)
-        slack = sum(sized(part, coding).coded for part, coding in zip(parts, codings, strict=True) if coding.planes)
-        data = coded_bytes(inner, shapes, codings)
-        found.append(CodedGroup(inner, shapes, codings, _with_slack(len(data), slack / 8)))
-    return min(found, key=lambda group: group.capacity)
+        body, floats = adaptive_body(parts)
+        capacity = _with_slack(len(padded(body)), floats)
+        return CodedGroup(inner, shapes, None, capacity, padded(body, capacity))
+    codings = tuple(fitted(part) for part in parts)
+    slack = sum(sized(part, coding).coded for part, coding in zip(parts, codings, strict=True) if coding.planes)
+    data = coded_bytes(inner, shapes, codings)
+    return CodedGroup(inner, shapes, codings, _with_slack(len(data), slack / 8))
 
 
 def _with_slack(size: int, floats: float) -> int:
@@ -300,9 +301,9 @@ def _same(part: Numbers, other: Part) -> bool:
 class Coded(Operator):
     """Another choice behind an entropy coder: the same values in fewer bytes.
 
-    The coder is our adaptive one, or the older one of ``pip install 'qubo_compress[entropy]'`` where that is installed
-    and makes fewer bytes; files of the older one need it to be read. The price is the exact size of the coded stream.
-    Later changes (recovery) keep that size: values whose codes would need more bytes move towards zero.
+    The price is the exact size of the coded stream. Later changes (recovery) keep that size: values whose codes would
+    need more bytes move towards zero. Files of older versions were coded otherwise: reading them, and coding numbers of
+    more than 16 bits, needs ``pip install 'qubo_compress[entropy]'``.
 
     Args:
         of: name of the choice that is coded.
@@ -387,11 +388,12 @@ class Coded(Operator):
             adaptive = AdaptiveReader(data, shapes)
             inner = self.inner.read(group, adaptive)
             adaptive.finish()
-            return CodedGroup(inner, shapes, None, adaptive.used), adaptive.used
+            return CodedGroup(inner, shapes, None, adaptive.used, bytes(data[: adaptive.used])), adaptive.used
         reader = CodedReader(data, shapes)
         inner = self.inner.read(group, reader)
         reader.finish()
-        return CodedGroup(inner, shapes, tuple(reader.codings), reader.used), reader.used
+        written = bytes(data[: reader.used])
+        return CodedGroup(inner, shapes, tuple(reader.codings), reader.used, written), reader.used
 
 
 def can_be_coded(operator: Operator) -> bool:

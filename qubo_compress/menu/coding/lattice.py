@@ -25,6 +25,7 @@ from qubo_compress.menu.operator import operators, values_of
 from qubo_compress.menu.quantize import half_scale
 from qubo_compress.menu.storage.parts import StoredPart, StoredParts, as_member
 from qubo_compress.menu.storage.portable import ScaledCodes
+from qubo_compress.menu.storage.row_kernels import LARGEST_SCALE
 from qubo_compress.menu.storage.stored import Grid
 from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.groups import Group, Member
@@ -71,6 +72,8 @@ class LatticeTensor(StoredPart, Grid):
         low, high = (int(end) for end in np.frombuffer(reader.raw(4), dtype="<i2"))
         if not -LARGEST_CODE <= low <= high <= LARGEST_CODE:
             raise ValueError(f"codes from {low} to {high} cannot have been stored")
+        if not 0.0 < float(step) <= LARGEST_SCALE:
+            raise ValueError(f"a step of {float(step)} cannot have been stored")
         codes = torch.from_numpy(reader.codes(member.numel, low, high)).to(torch.int16)
         return cls(member, step, codes.reshape(rows, -1), low, high)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ from hypothesis import strategies as st
 
 from qubo_compress.menu.coding import coded
 from qubo_compress.menu.coding.adaptive.arithmetic import PLACE, code_fields, finish, reading, writing
+from qubo_compress.menu.coding.adaptive.counting import count_tensor
 from qubo_compress.menu.coding.adaptive.group import MARK, AdaptiveReader, adaptive_bytes, adaptive_sizes
 from qubo_compress.menu.coding.adaptive.rates import rate_table
+from qubo_compress.menu.coding.adaptive.sizes import LEVELS, new_sums, start_number, start_size
 from qubo_compress.menu.coding.adaptive.stream import LARGEST_MAGNITUDE, AdaptiveStream
 from qubo_compress.menu.coding.adaptive.tables import EXPONENTIAL, LOGARITHM, LOGIT, RAREST, SQUASH, STRETCH
+from qubo_compress.menu.coding.adaptive.tensor import Geometry
 from qubo_compress.menu.coding.coded import Coded, CodedGroup
 from qubo_compress.menu.coding.contexts import shapes_of
 from qubo_compress.menu.coding.layout import SECOND_QUANTIZER, CodeLayout, states_of
@@ -227,6 +231,19 @@ def test_counts_cannot_ask_for_memory() -> None:
         AdaptiveReader(data, {}).codes(10, -40_000, 3)
 
 
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(LAYOUTS, st.floats(0.01, 3000.0))
+def test_what_is_counted_is_what_is_coded(layout: CodeLayout, spread: float) -> None:
+    codes = drawn(layout, spread)
+    top, stream = int(np.abs(codes).max()), AdaptiveStream.writer(0)
+    levels = stream.tensor(codes.copy(), -top, top, layout)
+    counts, found = np.zeros_like(stream.counts[layout.states > 0]), np.zeros(codes.T.shape, dtype=np.uint8)
+    sums = new_sums(layout.rows, layout.positions, start_size(start_number(codes)))
+    count_tensor(np.ascontiguousarray(codes.T), Geometry.of(layout, -top, top), sums, counts, found)
+    assert np.array_equal(counts, stream.counts[layout.states > 0])
+    assert np.array_equal(found, levels.T % LEVELS)
+
+
 @pytest.mark.parametrize("states", [0, 4])
 def test_rates_are_what_the_coder_takes(states: int) -> None:
     layout = CodeLayout(128, 180, 9, states)
@@ -256,30 +273,31 @@ def group_of(*shape: int) -> tuple[Group, torch.Tensor]:
     ("shape", "name"),
     [((32, 24, 3, 3), "quantize(bits=4)"), ((48, 1, 5, 5), "quantize(bits=5)"), ((60, 80), "quantize(bits=3)")],
 )
-def test_groups_are_stored_in_the_smaller_of_both_ways(
+def test_groups_are_adaptive_and_those_of_older_files_are_still_read(
     shape: tuple[int, ...], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("constriction")
     group, weight = group_of(*shape)
     packed = Coded(of=name).encode(group, [weight])
     older = coded_bytes(packed.inner, packed.shapes)
-    assert packed.codings is None and packed.nbytes < len(older)
+    assert packed.codings is None and packed.to_bytes()[:1] == MARK and packed.nbytes < len(older)
     monkeypatch.setattr(coded, "can_be_adaptive", lambda parts: False)
     before = Coded(of=name).encode(group, [weight])
     assert before.codings is not None and before.to_bytes()[2 : len(older) // 2] == older[2 : len(older) // 2]
     for stored in (packed, before):
         found, used = Coded(of=name).decode(group, memoryview(stored.to_bytes() + b"\x01"))
         assert used == stored.nbytes == len(found.to_bytes()) and found.to_bytes() == stored.to_bytes()
+        assert replace(found, written=None).to_bytes() == stored.to_bytes()  # coded again, they are the same
         assert torch.equal(found.tensors()[0], packed.inner.tensors()[0])
 
 
-def test_without_the_older_coder_groups_are_adaptive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coded, "installed", lambda module: False)
-    group, weight = group_of(4, 3)
-    packed = Coded(of="quantize(bits=8)").encode(group, [weight])
-    assert packed.codings is None and packed.to_bytes()[:1] == MARK
-    assert torch.equal(Coded(of="quantize(bits=8)").decode(group, memoryview(packed.to_bytes()))[0].tensors()[0],
-                       packed.tensors()[0])  # fmt: skip
+def test_what_is_known_of_the_bytes_goes_when_values_change() -> None:
+    group, weight = group_of(12, 8)
+    packed = Coded(of="quantize(bits=4)").encode(group, [weight])
+    assert packed.written is not None and packed.written == replace(packed, written=None).to_bytes()
+    moved = packed.project([0.5 * weight])
+    found, _ = Coded(of="quantize(bits=4)").decode(group, memoryview(moved.to_bytes()))
+    assert torch.equal(found.tensors()[0], moved.tensors()[0]) and not torch.equal(found.tensors()[0], weight)
 
 
 @pytest.mark.parametrize("refit", [False, True])

@@ -45,8 +45,13 @@ def adaptive_bytes(parts: Sequence[Part], capacity: int | None = None) -> bytes:
     Raises:
         ValueError: when they do not fit.
     """
-    body, _ = _written(parts)
-    return _padded(body, capacity)
+    return padded(_written(parts)[0], capacity)
+
+
+def adaptive_body(parts: Sequence[Part]) -> tuple[bytes, int]:
+    """The bytes of the arithmetic coder, and the bytes of those raw parts that take fewer than they hold."""
+    body, stream = _written(parts)
+    return body, stream.modelled
 
 
 def adaptive_sizes(parts: Sequence[Part]) -> tuple[int, list[Sized]]:
@@ -62,15 +67,11 @@ def adaptive_sizes(parts: Sequence[Part]) -> tuple[int, list[Sized]]:
         of_magnitude = bits_of_counts(stream.coder.counts[trellis], trellis, top).reshape(-1, top + 1)
         bits = of_magnitude[:, np.abs(np.arange(part.low, part.high + 1))]
         found.append(Sized(part, Coding(), levels.astype(np.int64), 0.0, 0.0, bits))
-    return len(_padded(body, None)), found
+    return len(padded(body)), found
 
 
-def modelled_bytes(parts: Sequence[Part]) -> int:
-    """Bytes of raw parts that took fewer than they hold."""
-    return sum(_written([part])[1].modelled for part in parts if isinstance(part, bytes))
-
-
-def _padded(body: bytes, capacity: int | None) -> bytes:
+def padded(body: bytes, capacity: int | None = None) -> bytes:
+    """A group in an adaptive stream, from the bytes of its arithmetic coder; see :func:`adaptive_bytes`."""
     if capacity is None:
         size = len(body) + 1
         size += len(varint(size + len(varint(size))))

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from qubo_compress.menu.coding.adaptive.counting import count_tensor
 from qubo_compress.menu.coding.adaptive.prior import PRIOR
-from qubo_compress.menu.coding.adaptive.sizes import LEVELS
-from qubo_compress.menu.coding.adaptive.stream import AdaptiveStream
+from qubo_compress.menu.coding.adaptive.sizes import LEVELS, new_sums, start_number, start_size
+from qubo_compress.menu.coding.adaptive.stream import refuse_too_large
 from qubo_compress.menu.coding.adaptive.tables import ONE
-from qubo_compress.menu.coding.adaptive.tensor import DECISIONS, SINGLE
+from qubo_compress.menu.coding.adaptive.tensor import DECISIONS, SINGLE, Geometry
 from qubo_compress.menu.coding.layout import CodeLayout
 
 Floats = npt.NDArray[np.float64]
@@ -50,12 +51,13 @@ def rate_table(codes: npt.NDArray[np.integer], layout: CodeLayout, largest: int 
         >>> rates.bits.shape, rates.levels.shape
         ((1, 48, 3), (2, 4))
     """
-    whole = np.array(codes, dtype=np.int64).reshape(layout.rows, layout.columns)
-    top = int(np.abs(whole).max(initial=0))
-    stream = AdaptiveStream.writer(0)
-    levels = stream.tensor(whole, -top, top, layout)
-    bits = bits_of_counts(stream.counts[layout.states > 0], layout.states > 0, top if largest is None else largest)
-    return RateTable(bits, levels % LEVELS)
+    turned = np.ascontiguousarray(codes.reshape(layout.rows, layout.columns).T, dtype=np.int64)
+    top = int(np.abs(turned).max(initial=0))
+    refuse_too_large(-top, top)
+    counts, levels = np.zeros((2, LEVELS, DECISIONS, 2), dtype=np.int64), np.zeros(turned.shape, dtype=np.uint8)
+    sums = new_sums(layout.rows, layout.positions, start_size(start_number(turned)))
+    count_tensor(turned, Geometry.of(layout, -top, top), sums, counts, levels)
+    return RateTable(bits_of_counts(counts, layout.states > 0, top if largest is None else largest), levels.T)
 
 
 def bits_of_counts(counts: Integers, trellis: bool, largest: int) -> Floats:

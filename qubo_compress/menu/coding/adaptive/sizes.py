@@ -7,6 +7,7 @@ logarithms in 1/16 of an octave.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,9 @@ ROWS_BEFORE, COLUMNS_BEFORE, KERNELS_BEFORE = 5, 1, 2
 
 LONGEST_ROW, LONGEST_POSITION = 60, 24
 """Means of rows and of positions forget what lies further back."""
+
+START_BITS, START_STEP, START_ZERO = 6, 4, 40
+"""The mean size that a tensor starts with: 2^((number - 40) / 4), stored in 6 bits."""
 
 MEAN, RECENT, ABOVE, SECOND, BALANCE, GROUND = range(6)
 """What is known within a column: mean size and that of the last few, the last two sizes, signs, mean of all rows."""
@@ -67,6 +71,19 @@ def new_sums(rows: int, positions: int, start: int) -> Sums:
     )
 
 
+def start_number(codes: npt.NDArray[np.integer]) -> int:
+    """The stored number of the mean size of codes; only writers choose it, so it may be rounded either way."""
+    mean = float(np.abs(codes).sum()) / max(codes.size, 1)
+    return int(np.clip(round(START_STEP * math.log2(max(mean, 1e-6))) + START_ZERO, 0, (1 << START_BITS) - 1))
+
+
+def start_size(number: int) -> int:
+    """The mean size of a stored number, in 1/65536."""
+    octave, part = divmod(number - START_ZERO, START_STEP)
+    size = int(EXPONENTIAL[part * (EXPONENTIAL.size // START_STEP)])
+    return size << octave if octave >= 0 else max(size >> -octave, 1)
+
+
 @compiled_part
 def logarithm(size: int) -> int:
     """16 log2 of a size, to the nearest integer but one."""
@@ -86,6 +103,27 @@ def exponential(level: int) -> int:
     octave = level >> 4
     found = wide(EXPONENTIAL[level & 15])
     return (found << octave if octave >= 0 else found >> -octave) + 1
+
+
+@compiled_part
+def expected(row: int, positions: int, sums: Sums) -> tuple[int, int, int, int, int, int]:
+    """What is expected of the next code of a row.
+
+    Returns:
+        Its level; the size that its row and column expect; and logarithms: of the expected size, of the column's, of
+        this kernel's relative to what was expected of it, and of the last few sizes.
+    """
+    now = sums.column
+    by_column, by_row = logarithm(now[MEAN]), logarithm(sums.row[row])
+    usual = by_row + by_column - logarithm(now[GROUND])
+    size = exponential(usual)
+    if positions > 1:
+        kernel = logarithm(sums.kernel[row] + 2 * size) - logarithm(sums.expected[row] + 2 * size)
+    else:
+        kernel = logarithm(sums.kernel[row]) - by_row
+    recent, here = logarithm(now[RECENT]), usual + (kernel >> 1)
+    level = min(max((here + ((recent - by_column) >> 2) + LOWEST) >> 2, 0), LEVELS - 1)
+    return level, size, here, by_column, kernel, recent
 
 
 @compiled_part

@@ -17,6 +17,7 @@ from qubo_compress._internal.compiling import compiled
 from qubo_compress.menu.coding.adaptive.arithmetic import (
     HALF,
     PLACE,
+    READING,
     Bytes,
     Coder,
     code_fields,
@@ -28,8 +29,8 @@ from qubo_compress.menu.coding.adaptive.arithmetic import (
 )
 from qubo_compress.menu.coding.adaptive.mixing import BitMixture, Whole, moved, new_mixture
 from qubo_compress.menu.coding.adaptive.prior import PRIOR
-from qubo_compress.menu.coding.adaptive.sizes import LEVELS, new_sums
-from qubo_compress.menu.coding.adaptive.tables import EXPONENTIAL, ONE, RAREST, SQUASH
+from qubo_compress.menu.coding.adaptive.sizes import LEVELS, START_BITS, new_sums, start_number, start_size
+from qubo_compress.menu.coding.adaptive.tables import ONE, RAREST, SQUASH
 from qubo_compress.menu.coding.adaptive.tensor import (
     ALL_MAGNITUDES,
     DECISIONS,
@@ -40,15 +41,12 @@ from qubo_compress.menu.coding.adaptive.tensor import (
     TensorCoding,
     code_tensor,
 )
-from qubo_compress.menu.coding.layout import NEXT_STATES, SECOND_QUANTIZER, CodeLayout
+from qubo_compress.menu.coding.layout import CodeLayout
 
 Integers = npt.NDArray[np.int64]
 
 LARGEST_MAGNITUDE = 4 + (1 << 15) - 1
 """Codes beyond have no decisions."""
-
-START_BITS, START_STEP, START_ZERO = 6, 4, 40
-"""The mean size that a tensor starts with: 2^((number - 40) / 4), stored in 6 bits."""
 
 KNOWN = 120
 """Observations that a stream's first probabilities count as."""
@@ -66,6 +64,12 @@ PLANES = (0, 1, 2, 4, 8)
 
 FEWEST_MODELLED = 12
 """Fewer raw bytes are stored as they are."""
+
+
+def refuse_too_large(low: int, high: int) -> None:
+    """Raise ``ValueError`` for a range of codes that the coder has no decisions for."""
+    if max(-low, high) > LARGEST_MAGNITUDE:
+        raise ValueError(f"codes from {low} to {high} are too large for the adaptive coder")
 
 
 class AdaptiveStream:
@@ -128,19 +132,18 @@ class AdaptiveStream:
         Raises:
             ValueError: when numbers are so large that they cannot be coded.
         """
-        if max(-low, high) > LARGEST_MAGNITUDE:
-            raise ValueError(f"codes from {low} to {high} are too large for the adaptive coder")
-        start = np.array([_start_number(codes)], dtype=np.int64)
+        refuse_too_large(low, high)
+        start = np.array([start_number(codes)], dtype=np.int64)
         self.fields(start, START_BITS)
         turned = np.zeros((layout.columns + 1, layout.rows), dtype=np.int64)
         turned[:-1] = codes.T
         where = EVERYWHERE if present is None else np.ascontiguousarray(present.T)
         levels = np.zeros((layout.columns, layout.rows), dtype=np.uint8)
         mixture, places = self._model(layout.states > 0)
-        sums = new_sums(layout.rows, layout.positions, _start_size(int(start[0])))
+        sums = new_sums(layout.rows, layout.positions, start_size(int(start[0])))
         counts = self.counts[layout.states > 0]
         work = TensorCoding(mixture, places, counts, sums, np.zeros(7, dtype=np.int64), self._coder, self._data)
-        code_tensor(turned, where, _geometry(layout, low, high), work, levels)
+        code_tensor(turned, where, Geometry.of(layout, low, high), work, levels)
         codes[:] = turned[:-1].T
         return levels.T
 
@@ -161,7 +164,7 @@ class AdaptiveStream:
         if values.size < FEWEST_MODELLED:
             self.fields(values, 8)
             return
-        choice = np.array([self._shortest(values)], dtype=np.int64)
+        choice = np.array([0 if self._coder[READING] else self._shortest(values)], dtype=np.int64)
         planes = PLANES[min(int(self.fields(choice, 3)[0]), len(PLANES) - 1)]
         if planes == 0 or values.size % planes:
             self.fields(values, 8)
@@ -186,26 +189,6 @@ def _signs() -> Whole:
     guesses = np.arange(25) - 12
     logits = np.clip(-SMOOTH * guesses, -10 * SMOOTH, 10 * SMOOTH)
     return np.repeat(SQUASH[logits + 2048] << 8 | FEW_KNOWN, 3)
-
-
-def _start_number(codes: Integers) -> int:
-    mean = float(np.abs(codes).sum()) / max(codes.size, 1)
-    return int(np.clip(round(START_STEP * math.log2(max(mean, 1e-6))) + START_ZERO, 0, (1 << START_BITS) - 1))
-
-
-def _start_size(number: int) -> int:
-    octave, part = divmod(number - START_ZERO, START_STEP)
-    size = int(EXPONENTIAL[part * (EXPONENTIAL.size // START_STEP)])
-    return size << octave if octave >= 0 else max(size >> -octave, 1)
-
-
-def _geometry(layout: CodeLayout, low: int, high: int) -> Geometry:
-    side = math.isqrt(layout.positions)
-    width = side if side * side == layout.positions else layout.positions
-    if not layout.states:
-        none = np.zeros((1, 2), dtype=np.uint8)
-        return Geometry(layout.positions, width, low, high, none, none[0, :1], 0)
-    return Geometry(layout.positions, width, low, high, NEXT_STATES[layout.states], SECOND_QUANTIZER[layout.states], 1)
 
 
 @compiled

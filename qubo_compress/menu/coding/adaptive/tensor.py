@@ -8,7 +8,8 @@ expected size.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,21 +20,18 @@ from qubo_compress.menu.coding.adaptive.mixing import INPUTS, BitMixture, Whole,
 from qubo_compress.menu.coding.adaptive.sizes import (
     ABOVE,
     BALANCE,
-    GROUND,
     LARGEST,
     LEVELS,
     LOWEST,
-    MEAN,
-    RECENT,
     SECOND,
     Sums,
     end_column,
-    exponential,
-    logarithm,
+    expected,
     observed,
     start_column,
 )
 from qubo_compress.menu.coding.adaptive.tables import ONE, RAREST
+from qubo_compress.menu.coding.layout import NEXT_STATES, SECOND_QUANTIZER, CodeLayout
 
 Integers = npt.NDArray[np.int64]
 
@@ -82,6 +80,17 @@ class Geometry(NamedTuple):
     following: npt.NDArray[np.uint8]
     second: npt.NDArray[np.uint8]
     trellis: int
+
+    @classmethod
+    def of(cls, layout: CodeLayout, low: int, high: int) -> Self:
+        """The geometry of a layout; kernels that are not square have no rows."""
+        side = math.isqrt(layout.positions)
+        width = side if side * side == layout.positions else layout.positions
+        if not layout.states:
+            none = np.zeros((1, 2), dtype=np.uint8)
+            return cls(layout.positions, width, low, high, none, none[0, :1], 0)
+        following, second = NEXT_STATES[layout.states], SECOND_QUANTIZER[layout.states]
+        return cls(layout.positions, width, low, high, following, second, 1)
 
 
 class TensorCoding(NamedTuple):
@@ -145,16 +154,8 @@ def _guess(near: Integers) -> int:
 @compiled_part
 def _expect(row: int, guess: int, positions: int, offset: int, work: TensorCoding) -> tuple[int, int]:
     """Set the contexts of a magnitude. Returns its level and the size that its row and column expect."""
-    now, sums, near, index = work.sums.column, work.sums, work.near, work.mixture.chosen
-    by_column, by_row = logarithm(now[MEAN]), logarithm(sums.row[row])
-    usual = by_row + by_column - logarithm(now[GROUND])
-    size = exponential(usual)
-    if positions > 1:
-        kernel = logarithm(sums.kernel[row] + 2 * size) - logarithm(sums.expected[row] + 2 * size)
-    else:
-        kernel = logarithm(sums.kernel[row]) - by_row
-    recent, here = logarithm(now[RECENT]), usual + (kernel >> 1)
-    level = _clipped((here + ((recent - by_column) >> 2) + LOWEST) >> 2, 0, LEVELS - 1)
+    now, near, index = work.sums.column, work.near, work.mixture.chosen
+    level, size, here, by_column, kernel, recent = expected(row, positions, work.sums)
     coarse = _clipped((here + LOWEST) // 5, 0, SIZES - 1)
     other = abs(near[UPPER] if positions > 1 else near[SECOND_BEFORE])
     around = (min(now[ABOVE], 4) * 3 + min(now[SECOND], 2)) * 5 + min(abs(near[BEFORE]), 4)
@@ -169,11 +170,17 @@ def _expect(row: int, guess: int, positions: int, offset: int, work: TensorCodin
 
 
 @compiled_part
+def most_before(step: int) -> int:
+    """The largest magnitude that does not pass a decision."""
+    return step if step <= SINGLE else SINGLE + (1 << (step - SINGLE)) - 1
+
+
+@compiled_part
 def _magnitude(size: int, top: int, quantizer: int, state: int, level: int, work: TensorCoding) -> int:
     """Write or read a magnitude up to ``top``."""
     index, step = work.mixture.chosen, 0
     while step < DECISIONS - 1:
-        limit = step if step <= SINGLE else SINGLE + (1 << (step - SINGLE)) - 1
+        limit = most_before(step)
         if limit >= top:
             break
         which = state * DECISIONS + step
@@ -223,6 +230,12 @@ def _signed(value: int, size: int, row: int, guess: int, place: int, work: Tenso
     return sign * size
 
 
+@compiled_part
+def in_steps(size: int, quantizer: int, trellis: int) -> int:
+    """Multiples of the step that a magnitude stands for: in a trellis even ones, or odd ones and zero."""
+    return 2 * size - quantizer * min(size, 1) if trellis else size
+
+
 @compiled
 def code_tensor(
     codes: Integers, present: npt.NDArray[np.bool_], shape: Geometry, work: TensorCoding, levels: npt.NDArray[np.uint8]
@@ -249,7 +262,7 @@ def code_tensor(
             for i in range(7):
                 near[i] = codes[at[i], row]
             value, quantizer, guess = codes[column, row], wide(shape.second[state]), _guess(near)
-            level, expected = _expect(row, guess, shape.positions, quantizer * ALL_MAGNITUDES, work)
+            level, usual = _expect(row, guess, shape.positions, quantizer * ALL_MAGNITUDES, work)
             size = _magnitude(abs(value), top, quantizer, state, level, work)
             if size > shape.high or size > -shape.low:
                 value = size if size > -shape.low else -size
@@ -260,9 +273,8 @@ def code_tensor(
             codes[column, row] = value
             if levels.size:
                 levels[column, row] = quantizer * LEVELS + level
-            # Sizes of a trellis are multiples of the step: even ones, or odd ones and zero.
-            multiple = 2 * size - quantizer * min(size, 1) if shape.trellis else size
-            observed(multiple, row, column, shape.positions, expected, work.sums)
+            multiple = in_steps(size, quantizer, shape.trellis)
+            observed(multiple, row, column, shape.positions, usual, work.sums)
             total += min(multiple, LARGEST)
             state = wide(shape.following[state, value & 1])
         end_column(column, shape.positions, ((total << 16) + mean) // (rows + 1), kernel, work.sums)

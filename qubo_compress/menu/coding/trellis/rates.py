@@ -42,7 +42,7 @@ class Rates:
             >>> 200 < Rates.of(codes, CodeLayout(2, 200), 2).total(codes) < 700  # a sign for every second code
             True
         """
-        found = rate_table(np.ascontiguousarray(codes.T), layout, reach)
+        found = rate_table(codes.T, layout, reach)
         second = SECOND_QUANTIZER[layout.states] if layout.states else FIRST_QUANTIZER
         bits = np.ascontiguousarray(found.bits[second].transpose(1, 0, 2))
         return cls(bits, np.ascontiguousarray(found.levels.T))

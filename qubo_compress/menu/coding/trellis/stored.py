@@ -17,6 +17,7 @@ from qubo_compress.menu.operator import values_of
 from qubo_compress.menu.quantize import half_scale
 from qubo_compress.menu.storage.parts import StoredPart, StoredParts, as_member
 from qubo_compress.menu.storage.portable import ScaledCodes
+from qubo_compress.menu.storage.row_kernels import LARGEST_SCALE
 from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.groups import Member
 
@@ -68,6 +69,8 @@ class TrellisTensor(StoredPart):
         reach = int(np.frombuffer(reader.raw(2), dtype="<i2")[0])
         if not 0 <= reach <= LARGEST_CODE:
             raise ValueError(f"codes up to {reach} cannot have been stored")
+        if not 0.0 < float(step) <= LARGEST_SCALE:
+            raise ValueError(f"a step of {float(step)} cannot have been stored")
         codes = torch.from_numpy(reader.codes(member.numel, -reach, reach, layout)).to(torch.int16)
         return cls(member, states, step, codes.reshape(layout.rows, layout.columns), reach)
 

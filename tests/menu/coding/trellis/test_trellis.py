@@ -107,6 +107,10 @@ def test_wrong_settings_and_altered_bytes_are_refused() -> None:
     data[2:4] = np.array([-5], dtype="<i2").tobytes()
     with pytest.raises(ValueError, match="cannot have been stored"):
         Trellis(1.0).decode(group_of(WEIGHT), memoryview(bytes(data)))
+    for step in (np.nan, np.inf, 0.0, -0.5):
+        data = np.array([step], dtype=np.float16).tobytes() + packed.to_bytes()[2:]
+        with pytest.raises(ValueError, match="step of .* cannot have been stored"):
+            Trellis(1.0).decode(group_of(WEIGHT), memoryview(data))
     with pytest.raises(UnknownName, match="smallest"):
         qc.Menu.preset("tiny")
     assert parse(choice_name(Trellis(1.0, states=4))) == Trellis(1.0, states=4)
