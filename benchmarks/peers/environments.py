@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -100,9 +101,12 @@ class Environment:
             said.seek(0)
             text = said.read().decode(errors="replace")
         (job / "log.txt").write_text(text)
+        spent = used.ru_utime + used.ru_stime
+        if process.returncode == -signal.SIGKILL and spent > 0.9 * int(seconds):
+            raise Unavailable(f"{script} was stopped after {spent:.0f} s of the processor, of {int(seconds)} allowed")
         if process.returncode:
             raise Unavailable(f"{script} ended with {process.returncode}: {last_words(text)}")
-        return used.ru_utime + used.ru_stime
+        return spent
 
 
 def last_words(text: str) -> str:

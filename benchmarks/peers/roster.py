@@ -50,8 +50,8 @@ def _each(**values: Any) -> tuple[Settings, ...]:
     return tuple(dict(zip(values, found, strict=True)) for found in itertools.product(*values.values()))
 
 
-STEPS = tuple(0.01 * 2 ** (number / 8) for number in range(64))
-"""From a step of 0.01 to 2.3."""
+STEPS = tuple(0.01 * 2 ** (number / 8) for number in range(-16, 64))
+"""From a step of 0.0025 to 2.3."""
 
 PEERS = (
     Peer(

@@ -147,6 +147,13 @@ def test_a_tool_that_fails_says_its_last_words(tmp_path: Path) -> None:
         Environment(None).run("by_rounding.py", tmp_path, 60)
 
 
+def test_a_tool_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    endless = tmp_path / "endless.py"
+    endless.write_text("while True:\n    pass\n")
+    with pytest.raises(Unavailable, match="stopped after 1 s of the processor, of 1 allowed"):
+        Environment(None).run(str(endless), tmp_path, 1)
+
+
 def test_a_tool_runs_in_a_process_and_its_file_restores_what_is_scored(tmp_path: Path) -> None:
     found = load("digits", calibration_examples=64)
     peer = replace(named("rounding, one step"), settings=tuple({"step": step} for step in (0.01, 0.05, 0.2)))
