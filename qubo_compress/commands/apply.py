@@ -23,7 +23,7 @@ def run(call: CommandCall) -> Reply:
             small, batches, model, progress=call.progress, **reading_of(call),
             **given_only(
                 epochs=recipe.recovery.epochs, objective=recipe.recovery.objective, seed=recipe.seed,
-                max_examples=recipe.max_examples,
+                max_examples=recipe.max_examples, reconstruct=recipe.recovery.reconstruct,
             ),
         )  # fmt: skip
     written = save(small, path)

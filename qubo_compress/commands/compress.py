@@ -51,6 +51,7 @@ def run(call: CommandCall) -> Reply:
         **given_only(
             time_limit=recipe.solver.time_limit, rounds=recipe.search.rounds, evaluations=recipe.search.evaluations,
             recover=recipe.recovery.recover, epochs=recipe.recovery.epochs, objective=recipe.recovery.objective,
+            reconstruct=recipe.recovery.reconstruct,
         ),
         **arguments,
     )  # fmt: skip

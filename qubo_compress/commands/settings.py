@@ -98,6 +98,10 @@ class RecoverySettings:
     recover: Annotated[
         bool | None, About("--recover", "Repair statistics and biases; kept unless it did harm.", "true")
     ] = None
+    reconstruct: Annotated[
+        bool | None,
+        About("--reconstruct", "Store compensated choices again, for their inputs in the small network.", "true"),
+    ] = None
     epochs: Annotated[int | None, About("--epochs", "Epochs of fine-tuning on the calibration examples.", "0")] = None
     objective: Annotated[
         str | None, About("--objective", "What it minimises: distillation, label-preserving or plain.", "distillation")

@@ -86,6 +86,13 @@ class Operator(ABC):
         """Store the members' values, using statistic -> one value per member for every statistic in ``needs``."""
         return self.encode(group, parts)
 
+    def at_price(self, price: float) -> Operator | None:
+        """The same choice with bits that cost this many times as much, so codes that fill other bytes; None by default.
+
+        What it stores is read by the choice itself.
+        """
+        return None
+
     def fit(self, stored: Any) -> bytes:
         """The numbers that ``encode`` searched for, recovered from the stored group; none by default."""
         return b""

@@ -28,7 +28,7 @@ from qubo_compress.network.scores import OutputLike
 from qubo_compress.pipeline.close import closely_measured
 from qubo_compress.pipeline.decisions import decided
 from qubo_compress.pipeline.evolved import evolved, search_examples
-from qubo_compress.pipeline.finals import judged_repaired
+from qubo_compress.pipeline.finals import judged_reconstructed, judged_repaired
 from qubo_compress.pipeline.refinement import Refinement, Round, refine
 from qubo_compress.pipeline.result import CompressionResult
 from qubo_compress.problem.choice_problem import ChoiceProblem, IntArray
@@ -89,6 +89,7 @@ def compress(
     seconds: float | None = None,
     batch_size: int | None = None,
     evaluations: int = 0,
+    reconstruct: bool = True,
 ) -> CompressionResult:
     """Compress a trained network to a budget: measure, solve, refine, apply, recover, score.
 
@@ -144,6 +145,9 @@ def compress(
             starts from the best plans so far; see :func:`qubo_compress.selection.evolution.evolve`. It runs on the
             measured examples, and on half of the held-out ones if there are at least 256. Its plan is taken only if it
             does better on the other held-out examples. 0: no search. The measurement and the checks are not counted.
+        reconstruct: with ``recover``, store the compensated choices of the best plan again, layer after layer, for the
+            inputs that the compressed network gives them; kept if it does better on the held-out examples. See
+            :mod:`qubo_compress.recovery.reconstruction`. Other choices do not look at inputs and stay as they are.
 
     Raises:
         InfeasibleBudget: when the budget is below the smallest reachable size, which it names.
@@ -209,10 +213,10 @@ def compress(
         tell(f"measuring the best plans on {judge.examples.count:,} held-out examples")
         return Round.of(table, solution, *select(table, problem, solution, judge, seed=seed))
 
-    def repair(applied: nn.Module, given: Examples, passes: int) -> nn.Module:
+    def repair(applied: nn.Module, given: Examples, passes: int, again: bool = False) -> nn.Module:
         return recover_model(
             applied, given, teacher=judge.model, epochs=passes, seed=seed, max_examples=max_examples,
-            progress=progress, objective=objective, loss=judge.loss,
+            progress=progress, objective=objective, loss=judge.loss, reconstruct=again,
         )  # fmt: skip
 
     decisions = None
@@ -233,8 +237,11 @@ def compress(
     # Not with the held-out examples: the scores on them must be trustworthy.
     if recover:
         tell("fine-tuning the best plan" if epochs else "repairing the best plan of each kind, without training")
-    mend = (lambda applied: repair(applied, specimen.examples, epochs)) if recover else None
+    trained = reconstruct and epochs > 0  # then layers are stored again before the training
+    mend = (lambda applied: repair(applied, specimen.examples, epochs, trained)) if recover else None
     final = judged_repaired(history[last], judge, mend, epochs)
+    if recover and reconstruct and not epochs:
+        final = judged_reconstructed(final, judge, lambda mended: repair(mended, specimen.examples, 0, again=True))
     history[last] = final.round
     chosen, small = final.round.chosen, final.applied
     kept = chosen.repaired is not None and chosen.repaired.measure <= chosen.comparison.measure + TIE
@@ -242,7 +249,7 @@ def compress(
         small = final.repaired
         if validation is None and not epochs:
             # The judged repair had not seen the held-out examples. Now they are too valuable to leave out.
-            small = repair(final.applied, everything.examples, 0)
+            small = repair(final.repaired if final.reconstructed else final.applied, everything.examples, 0)
     return CompressionResult(
         model=small,
         original=judge.model,

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from qubo_compress.pipeline.refinement import Round
+from qubo_compress.plan import compression_of
+from qubo_compress.recovery.reconstruction import can_be_reconstructed
 from qubo_compress.selection.candidates import TIE, Candidate, finalists
 from qubo_compress.selection.comparison import HeldOut
 
@@ -20,11 +22,13 @@ class Final:
         round: the round whose winner is that plan.
         applied: the plan applied.
         repaired: the same after its repair, or None.
+        reconstructed: whether its layers were stored again for their inputs in the compressed network.
     """
 
     round: Round
     applied: nn.Module
     repaired: nn.Module | None
+    reconstructed: bool = False
 
 
 def judged_repaired(
@@ -54,3 +58,24 @@ def judged_repaired(
     candidates = tuple(judged.get(candidate.name, candidate) for candidate in found.candidates)
     taken = Round.of(found.table, found.solution, candidates, best[0], found.accepted)
     return Final(taken, best[1], best[2])
+
+
+def judged_reconstructed(final: Final, judge: HeldOut, reconstruct: Callable[[nn.Module], nn.Module]) -> Final:
+    """The plan with its layers stored again for their inputs in the compressed network, if that is better.
+
+    Args:
+        final: the plan taken, repaired.
+        judge: the held-out examples.
+        reconstruct: repaired network -> the same with layers stored again.
+    """
+    chosen = final.round.chosen
+    if final.repaired is None or not can_be_reconstructed(compression_of(final.repaired)):
+        return final
+    network = reconstruct(final.repaired)
+    better = replace(chosen, repaired=judge.compare(network))
+    if better.final_measure >= chosen.final_measure:
+        return final
+    candidates = tuple(better if found is chosen else found for found in final.round.candidates)
+    found = final.round
+    taken = Round.of(found.table, found.solution, candidates, better, found.accepted)
+    return Final(taken, final.applied, network, reconstructed=True)

@@ -24,6 +24,7 @@ from qubo_compress.network.wrappers import unwrapped
 from qubo_compress.plan import compression_of, filled
 from qubo_compress.recovery.objectives import RecoveryObjective, apart, make_objective, needs_labels
 from qubo_compress.recovery.reading import disturbance
+from qubo_compress.recovery.reconstruction import SEGMENTS, can_be_reconstructed, reconstructed
 from qubo_compress.recovery.splicing import Splicing
 from qubo_compress.recovery.statistics import METHODS, matched_statistics
 from qubo_compress.recovery.training import (
@@ -52,6 +53,7 @@ class RecoveryOptions(EvaluationOptions, total=False):
     objective: str | RecoveryObjective | Objective
     augment: Augmentation | None
     frozen: Iterable[str]
+    reconstruct: bool
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class _Settings:
     objective: str | RecoveryObjective | Objective = "distillation"
     augment: Augmentation | None = None
     frozen: Iterable[str] = ()
+    reconstruct: bool = False
     loss: LossLike = AUTO
     output: OutputLike = None
     class_axis: int | None = None
@@ -135,6 +138,9 @@ def recover(
             - ``frozen``: groups that stay as they are stored, by name or by a regular expression that fits all of it,
               such as ``["classifier.weight", "embeddings.*"]``. Everything else is repaired and fine-tuned, what
               ``table.leave_alone`` kept included. Not with ``splicing``.
+            - ``reconstruct``: also store compensated choices again, layer after layer, for the inputs that the
+              compressed network gives them: see :mod:`qubo_compress.recovery.reconstruction`. Kept if the outputs are
+              then nearer to the teacher's on the calibration examples.
             - ``loss``: the network's task loss; see :func:`qubo_compress.measure`. Repairs are judged by the divergence
               from the teacher, the KL divergence for classes and the squared difference for numbers;
               ``"plain"`` and ``"distillation"`` minimise the loss.
@@ -176,6 +182,8 @@ def recover(
     task = make_loss(loss)
     training = settings.training(epochs, seed, teacher, task, frozen) if epochs else None
     best = _repaired(small, teacher, examples, task, frozen, progress)
+    if settings.reconstruct and can_be_reconstructed(compression):
+        best = _reconstructed(best, teacher, examples, task, frozen, progress)
     if training is not None:
         best = _tuned(best, teacher, examples, training, progress)
     return independent_copy(best).eval()
@@ -215,6 +223,22 @@ def _repaired(
             if distance < least:
                 best, least = repaired, distance
     return best
+
+
+def _reconstructed(
+    start: nn.Module, teacher: nn.Module, examples: Examples, task: Loss, frozen: frozenset[str], progress: bool
+) -> nn.Module:
+    """The network with layers stored again for their own inputs, and repaired; itself if that is no better."""
+    compression = compression_of(start)
+    with progress_bar(progress, "reconstructing", (1 + SEGMENTS) * examples.count) as advance:
+        reference = outputs_of(teacher, examples, advance)
+        stored = reconstructed(independent_copy(start), compression, teacher, examples, frozen, advance)
+    if not stored:
+        return start
+    found = _repaired(filled(start, compression.with_stored(stored)), teacher, examples, task, frozen, progress)
+    before, after = (_distance(outputs_of(net, examples), examples, task, reference) for net in (start, found))
+    logger.info("%d groups were stored again: divergence %.4g, before %.4g", len(stored), after, before)
+    return found if after < before else start
 
 
 def _refuse_other_network(small: nn.Module, teacher: nn.Module) -> None:

@@ -52,7 +52,15 @@ SMALLEST_VARIANCE = 1e-12
 
 
 @dataclass(frozen=True)
-class _Target:
+class StatisticsTarget:
+    """A group whose values can be matched to outputs.
+
+    Attributes:
+        group: with a bias, or a folded normalisation.
+        name: of the module that holds it.
+        is_normalisation: whether it is a folded normalisation.
+    """
+
     group: Group
     name: str
     is_normalisation: bool
@@ -77,7 +85,7 @@ def matched_statistics(
         frozen: names of the groups that stay as they are.
     """
     tensors = NetworkTensors(small)
-    targets = [target for target in _targets(tensors, compression) if target.group.name not in frozen]
+    targets = [target for target in statistics_targets(tensors, compression) if target.group.name not in frozen]
     if not targets:
         return {}
     with every_layer_runs(), torch.no_grad():
@@ -97,7 +105,8 @@ def _left(small: nn.Module, name: str, goal: Tensor) -> Tensor:
     return goal
 
 
-def _targets(tensors: NetworkTensors, compression: Compression) -> list[_Target]:
+def statistics_targets(tensors: NetworkTensors, compression: Compression) -> list[StatisticsTarget]:
+    """The normalisations and biases of a compressed network."""
     modules = {id(module): name for name, module in tensors.model.named_modules()}
     found = []
     for group in compression.layout.groups:
@@ -107,7 +116,7 @@ def _targets(tensors: NetworkTensors, compression: Compression) -> list[_Target]
         folded = group.kind == "normalisation" and group.epsilon is not None
         names = {attribute(member.name) for member in group.members}
         if ("weight" in names and "bias" in names) if folded else "bias" in names:
-            found.append(_Target(group, modules[owners.pop()], folded))
+            found.append(StatisticsTarget(group, modules[owners.pop()], folded))
     return found
 
 
@@ -163,14 +172,14 @@ def _repaired(
     tensors: NetworkTensors,
     compression: Compression,
     batch: Slice,
-    targets: list[_Target],
+    targets: list[StatisticsTarget],
     wanted: dict[str, Tensor],
     method: str,
 ) -> dict[str, Stored]:
     modules = dict(tensors.model.named_modules())
     stored: dict[str, Stored] = {}
 
-    def hook_for(target: _Target) -> Any:
+    def hook_for(target: StatisticsTarget) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
             goal = wanted.pop(target.name, None)
             # Modules called by keyword are not repaired.
@@ -217,7 +226,9 @@ def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
     return torch.split(rows, max(1, BLOCK_VALUES // max(1, rows.shape[1])))
 
 
-def _normalisation(target: _Target, tensors: NetworkTensors, given: Tensor, goal: Tensor, method: str) -> list[Tensor]:
+def _normalisation(
+    target: StatisticsTarget, tensors: NetworkTensors, given: Tensor, goal: Tensor, method: str
+) -> list[Tensor]:
     x, y = _rows(given, 1), _rows(goal, 1)
     current = {attribute(m.name): tensors[m.name].detach().double() for m in target.group.members}
     epsilon = target.group.epsilon or 0.0
@@ -231,18 +242,29 @@ def _normalisation(target: _Target, tensors: NetworkTensors, given: Tensor, goal
         scale = _covariance(x, x_mean, y, y_mean) / x_var.clamp(min=SMALLEST_VARIANCE)
     # The scale of a channel that is constant on these examples is unknown.
     scale = torch.where((x_var > SMALLEST_VARIANCE) & torch.isfinite(scale), scale, before)
+    return folded_values(target.group, scale, y_mean - scale * x_mean)
+
+
+def folded_values(group: Group, scale: Tensor, shift: Tensor) -> list[Tensor]:
+    """The tensors of a batch normalisation that multiplies by a scale and adds a shift.
+
+    Args:
+        group: of a folded normalisation.
+        scale: (channels,).
+        shift: (channels,).
+    """
     named = {
         "weight": scale,
-        "bias": y_mean - scale * x_mean,
+        "bias": shift,
         "running_mean": torch.zeros_like(scale),
-        "running_var": torch.full_like(scale, 1.0 - epsilon),
+        "running_var": torch.full_like(scale, 1.0 - (group.epsilon or 0.0)),
         "num_batches_tracked": torch.zeros((), device=scale.device),
     }
-    return [named[attribute(member.name)].to(member.dtype) for member in target.group.members]
+    return [named[attribute(member.name)].to(member.dtype) for member in group.members]
 
 
 def _corrected_bias(
-    target: _Target, tensors: NetworkTensors, module: nn.Module, output: Tensor, goal: Tensor
+    target: StatisticsTarget, tensors: NetworkTensors, module: nn.Module, output: Tensor, goal: Tensor
 ) -> list[Tensor]:
     axis = 1 if isinstance(module, CHANNELS_FIRST) else -1
     values = []

@@ -132,6 +132,10 @@ class CodedGroup(Stored):
     def tensors(self) -> tuple[Tensor, ...]:
         return self.inner.tensors()
 
+    def within(self, capacity: int) -> CodedGroup:
+        """The same group in the bytes of another one, which must suffice; unused ones are zeros."""
+        return replace(self, capacity=capacity)
+
     def project(self, values: Sequence[Tensor], refit: bool = False) -> CodedGroup:
         """The nearest storable values whose coded bytes fit the capacity.
 
@@ -363,6 +367,10 @@ class Coded(Operator):
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         return self.inner.refusal(group, parts)
+
+    def at_price(self, price: float) -> Coded | None:
+        inner = self.inner.at_price(price)
+        return None if inner is None else replace(self, of=choice_name(inner))
 
     def encode(self, group: Group, parts: Sequence[Tensor]) -> CodedGroup:
         """Store as the inner choice does, then code."""

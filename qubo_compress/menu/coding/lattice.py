@@ -31,6 +31,7 @@ from qubo_compress.menu.storage.streams import Reader, Writer
 from qubo_compress.network.groups import Group, Member
 
 LARGEST_CODE = 2000
+LARGEST_RATE = 2.0
 RATE_ROUNDS = 2
 WHOLE = Codebook(-LARGEST_CODE, LARGEST_CODE)
 
@@ -139,7 +140,7 @@ class Lattice(Compensating):
     damping: float = 0.01
 
     def __post_init__(self) -> None:
-        for name, low, high in (("step", 0.005, 10.0), ("rate", 0.0, 2.0), ("damping", 1e-9, 10.0)):
+        for name, low, high in (("step", 0.005, 10.0), ("rate", 0.0, LARGEST_RATE), ("damping", 1e-9, 10.0)):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and low <= value <= high):
                 raise InvalidMenu(f"{name} must be a number from {low} to {high}; got {value!r}")
@@ -152,6 +153,9 @@ class Lattice(Compensating):
     @classmethod
     def faithful(cls) -> tuple[Lattice, float] | None:
         return cls(0.01), 0.03
+
+    def at_price(self, price: float) -> Lattice | None:
+        return replace(self, rate=min(self.rate * price, LARGEST_RATE)) if self.rate > 0 else None
 
     def encode_with(
         self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]

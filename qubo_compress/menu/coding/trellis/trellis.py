@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,6 +37,8 @@ SPARE = 2
 """Compensated weights may be larger than all others by this many codes."""
 
 STATES = (0, 4, 8)
+
+LARGEST_RATE = 10.0
 
 OFFERED = tuple(float(f"{step:.2g}") for step in np.geomspace(0.2, 6.0, 14))
 """Steps of the family, from about four bits to less than one; neighbours differ by 0.3 to 0.4 bits."""
@@ -73,7 +75,7 @@ class Trellis(Compensating):
     damping: float = 0.01
 
     def __post_init__(self) -> None:
-        for name, low, high in (("step", 0.005, 20.0), ("rate", 0.0, 10.0), ("damping", 1e-9, 1e9)):
+        for name, low, high in (("step", 0.005, 20.0), ("rate", 0.0, LARGEST_RATE), ("damping", 1e-9, 1e9)):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and low <= value <= high):
                 raise InvalidMenu(f"{name} must be a number from {low} to {high}; got {value!r}")
@@ -92,6 +94,9 @@ class Trellis(Compensating):
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Accept all weights: nothing is compensated in those of embeddings, whose entries count alike."""
         return None if group.kind == "weight" else f"{group.kind} vectors have no inputs to compensate with"
+
+    def at_price(self, price: float) -> Trellis | None:
+        return replace(self, rate=min(self.rate * price, LARGEST_RATE)) if self.rate > 0 else None
 
     def encode_with(
         self, group: Group, parts: Sequence[Tensor], evidence: Mapping[Any, tuple[Any, ...]]

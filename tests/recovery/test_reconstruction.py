@@ -1,0 +1,219 @@
+"""Layers stored again for the inputs that the compressed network gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import qubo_compress as qc
+from qubo_compress.calibration.evaluation import outputs_of, score_examples
+from qubo_compress.calibration.examples import read_examples
+from qubo_compress.calibration.statistics.input_moments import Moments
+from qubo_compress.network.tensors import NetworkTensors
+from qubo_compress.plan import compression_of
+from qubo_compress.recovery import layer_inputs, reconstruction
+from qubo_compress.testing import same_snapshot, snapshot
+from tests.conftest import make_sample
+
+TRELLIS = "coded(of='trellis(step=1.5)')"
+NETWORKS = (
+    "aliasing", "attention", "bfloat16", "cross-attention", "encoder-time-first", "float64", "gated",
+    "grouped-view-inplace", "inputs-first", "perceptron", "tied", "twice", "volume",
+)  # fmt: skip
+"""Of the zoo: those whose weights are held, called or stored in unusual ways."""
+
+
+def compressed(model: nn.Module, batches: Any, wanted: str = TRELLIS) -> nn.Module:
+    """Every group as the wanted choice, or as the last one on its menu."""
+    menu = qc.Menu([wanted, "fold(bits=16)", "cast(bits=16)"])
+    table = qc.measure(model, batches, menu=menu, metric="magnitude", progress=False)
+    choices = {
+        group.name: wanted if wanted in names else names[-1]
+        for group, names in zip(table.layout.groups, table.choices, strict=True)
+    }
+    return table.plan(choices).apply(model)
+
+
+def examples_of(sample: Any) -> Any:
+    """Some examples that both networks run on."""
+    return read_examples(sample.batches)
+
+
+def same_values(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks hold the same numbers."""
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def divergence(model: nn.Module, sample: Any) -> float:
+    """Mean divergence from the original on the calibration examples."""
+    examples = examples_of(sample)
+    return score_examples(model, examples, "kl", outputs_of(sample.model, examples)).loss
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_keep_their_choices_and_bytes(name: str, tmp_path: Path) -> None:
+    any_sample = make_sample(name)
+    small = compressed(any_sample.model, any_sample.batches)
+    before, given = snapshot(small), snapshot(any_sample.model)
+    size = qc.save(small, tmp_path / "before.qc")
+    again = [
+        qc.recover(small, any_sample.batches, any_sample.model, reconstruct=True, progress=False) for _ in range(2)
+    ]
+    assert same_snapshot(before, snapshot(small)) and same_snapshot(given, snapshot(any_sample.model))
+    assert same_values(*again), "no chance has a part in it"
+    assert compression_of(again[0]).plan == compression_of(small).plan
+    assert qc.save(again[0], tmp_path / "after.qc") == size
+    assert same_values(qc.load(tmp_path / "after.qc", any_sample.model), again[0])
+    assert divergence(again[0], any_sample) <= divergence(small, any_sample) + 1e-6
+
+
+class Chain(nn.Module):
+    """Layers one after another, each followed by a normalisation or a bias."""
+
+    def __init__(self, depth: int = 5) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 12, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(12)
+        self.wide = nn.Conv2d(12, 12, 3, padding=1, groups=4)
+        self.rest = nn.ModuleList(nn.Linear(12, 12) for _ in range(depth))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Convolutions, a mean over positions, and linear layers."""
+        values = self.wide(self.norm(self.first(inputs)).relu()).relu().mean((2, 3))
+        for layer in self.rest:
+            values = values + layer(values.relu())
+        return values
+
+
+@pytest.fixture
+def chain() -> tuple[nn.Module, list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    torch.manual_seed(5)
+    model = Chain().eval()
+    model.norm.running_mean.normal_(generator=generator)
+    model.norm.running_var.uniform_(0.5, 2.0, generator=generator)
+    return model, [torch.randn(64, 3, 6, 6, generator=generator) for _ in range(4)]
+
+
+@pytest.mark.parametrize("wanted", [TRELLIS, "coded(of='lattice(step=1.5,rate=1.0)')", "compensate(bits=2)"])
+def test_outputs_come_nearer_by_what_a_repair_cannot_do(chain: Any, wanted: str) -> None:
+    model, batches = chain
+    small = compressed(model, batches, wanted)
+    repaired = qc.recover(small, batches, model, progress=False)
+    again = qc.recover(small, batches, model, reconstruct=True, progress=False)
+    inputs = torch.randn(500, 3, 6, 6, generator=torch.Generator().manual_seed(6))
+    with torch.no_grad():
+        errors = [float((net(inputs) - model(inputs)).square().mean()) for net in (repaired, again)]
+    assert errors[1] < 0.9 * errors[0]
+    sizes = [{name: stored.nbytes for name, stored in compression_of(net).stored.items()} for net in (small, again)]
+    assert sizes[0] == sizes[1]
+
+
+def test_the_work_does_not_grow_with_the_square_of_the_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks run a fixed number of times, and every layer is stored again."""
+    model = Chain(depth=26).eval()
+    batches = [torch.randn(32, 3, 6, 6, generator=torch.Generator().manual_seed(1))]
+    small = compressed(model, batches)
+    runs = []
+    gathered = reconstruction.gathered
+    monkeypatch.setattr(
+        reconstruction, "gathered", lambda *given, **named: runs.append(given[2]) or gathered(*given, **named)
+    )
+    found = reconstruction.reconstructed(small, compression_of(small), model, read_examples(batches))
+    assert len(runs) == reconstruction.SEGMENTS and sum(map(len, runs)) == 28
+    weights = [name for name in found if name.endswith("weight") and "norm" not in name]
+    assert len(weights) >= 20
+
+
+def test_weights_that_undo_a_change_of_their_inputs_are_found() -> None:
+    """If inputs arrive turned and stretched, the goal turns them back."""
+    generator = torch.Generator().manual_seed(2)
+    inputs = torch.randn(6, 500, generator=generator, dtype=torch.float64)
+    mixing = torch.eye(6, dtype=torch.float64) + 0.2 * torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    other, weights = mixing @ inputs, torch.randn(4, 6, generator=generator)
+    told = layer_inputs.LayerInputs([other @ other.T / 500], [inputs @ other.T / 500])
+    goal = reconstruction._goal(weights, Moments(tuple(told.own), 0, 4), told, 0.01)
+    wanted = weights.double() @ torch.linalg.inv(mixing)
+    assert float((goal.double() - wanted).norm()) < 0.1 * float((weights.double() - wanted).norm())
+    unchanged = layer_inputs.LayerInputs([inputs @ inputs.T / 500], [inputs @ inputs.T / 500])
+    same = reconstruction._goal(weights, Moments(tuple(unchanged.own), 0, 4), unchanged, 0.01)
+    assert torch.allclose(same, weights, atol=1e-5)
+
+
+def test_means_are_those_of_the_inputs_of_both_networks(chain: Any) -> None:
+    model, batches = chain
+    small = compressed(model, batches)
+    seen: dict[str, list[torch.Tensor]] = {"original": [], "small": []}
+    for name, net in (("original", model), ("small", small)):
+        handle = net.rest[1].register_forward_pre_hook(lambda _, given, name=name: seen[name].append(given[0].double()))
+        with torch.no_grad():
+            for batch in batches:
+                net(batch)
+        handle.remove()
+    found = layer_inputs.gathered(model, small, ["rest.1.weight", "wide.weight"], read_examples(batches), once=True)
+    x, y = torch.cat(seen["original"]).T, torch.cat(seen["small"]).T
+    told = found["rest.1.weight"]
+    assert torch.allclose(told.own[0], y @ y.T / 256, rtol=1e-4) and torch.allclose(
+        told.between[0], x @ y.T / 256, rtol=1e-4
+    )
+    assert torch.allclose(told.own_mean[0], y.mean(1), rtol=1e-4) and told.columns == 256
+    assert len(found["wide.weight"].own) == 4 and found["wide.weight"].columns == 256 * 36
+
+
+def test_normalisations_are_matched_by_least_squares(chain: Any) -> None:
+    """Of the outputs behind a normalisation, no scale and shift of a channel is nearer to the original's."""
+    model, batches = chain
+    small = compressed(model, batches)
+    reconstruction.reconstructed(small, compression_of(small), model, read_examples(batches))
+    with torch.no_grad():
+        wanted, found = (
+            net.norm(net.first(torch.cat(batches))).permute(1, 0, 2, 3).flatten(1).double() for net in (model, small)
+        )
+    apart = found - wanted
+    spread = wanted.std(1)
+    assert bool((apart.mean(1).abs() < 0.02 * spread).all())
+    slope = (apart * (found - found.mean(1, keepdim=True))).mean(1) / found.var(1)
+    assert bool((slope.abs() < 0.02).all())
+
+
+def test_frozen_groups_stay_as_they_are(chain: Any) -> None:
+    model, batches = chain
+    small = compressed(model, batches)
+    kept = qc.recover(small, batches, model, reconstruct=True, frozen=["rest.*", "norm.*"], progress=False)
+    before, after = NetworkTensors(small), NetworkTensors(kept)
+    for name in before:
+        if name.startswith(("rest", "norm")):
+            assert torch.equal(before[name], after[name])
+    assert not torch.equal(before["wide.weight"], after["wide.weight"])
+
+
+def test_compress_keeps_it_only_where_held_out_examples_agree(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = chain
+
+    menu = qc.Menu(
+        [f"coded(of='trellis(step={step})')" for step in (0.5, 1.0, 2.0)] + ["fold(bits=16)", "cast(bits=16)"]
+    )
+
+    def measured(**options: Any) -> qc.CompressionResult:
+        return qc.compress(
+            model, [(batch, model(batch).detach()) for batch in batches], qc.Budget(bytes=1_000), menu=menu,
+            loss="squared-error", progress=False, **options,
+        )  # fmt: skip
+
+    plain, again = measured(reconstruct=False), measured()
+    assert again.plan == plain.plan and again.recovery_kept
+    assert again.recovered_comparison.measure < plain.recovered_comparison.measure
+    monkeypatch.setattr(
+        "qubo_compress.recovery.recover.reconstructed",
+        lambda small, carried, *rest: {
+            name: stored.project([torch.zeros_like(value) for value in stored.tensors()])
+            for name, stored in carried.stored.items()
+        },
+    )
+    refused = measured()
+    assert refused.recovered_comparison.measure <= plain.recovered_comparison.measure + 1e-12
