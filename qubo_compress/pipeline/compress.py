@@ -270,6 +270,7 @@ def compress(
         decisions=decisions,
         inputs=tuple(part.inputs for part in judge.examples.leading(EXPORTED).slices),
         epochs=epochs if recover else 0,
+        reconstructed=final.reconstructed and kept,
     )
 
 

@@ -52,6 +52,8 @@ class CompressionResult:
         inputs: some of the held-out inputs, batch by batch, which :meth:`export` checks a file with.
         epochs: passes of fine-tuning behind ``recovered``; 0: a repair without training. Not known to
             :func:`qubo_compress.pipeline.review.review`, which says 0.
+        reconstructed: whether the repair stored layers again for their inputs in the compressed network; not known with
+            fine-tuning.
     """
 
     model: nn.Module
@@ -73,6 +75,7 @@ class CompressionResult:
     decisions: ChannelDecisions | None = None
     inputs: tuple[Inputs, ...] = ()
     epochs: int = 0
+    reconstructed: bool = False
 
     def __repr__(self) -> str:
         """Its headline: networks and tables would fill a notebook."""

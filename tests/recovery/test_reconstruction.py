@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,7 @@ def test_compress_keeps_it_only_where_held_out_examples_agree(chain: Any, monkey
     assert again.plan == plain.plan and again.recovery_kept
     assert again.recovered_comparison.measure < plain.recovered_comparison.measure
     monkeypatch.setattr(
-        "qubo_compress.recovery.recover.reconstructed",
+        importlib.import_module("qubo_compress.recovery.recover"), "reconstructed",
         lambda small, carried, *rest: {
             name: stored.project([torch.zeros_like(value) for value in stored.tensors()])
             for name, stored in carried.stored.items()
