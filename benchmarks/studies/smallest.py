@@ -3,6 +3,7 @@
     python -m benchmarks.studies.smallest layer        # one layer alone: output error against bits; seconds per weight
     python -m benchmarks.studies.smallest curve        # compress to every ratio with every menu, without fine-tuning
     python -m benchmarks.studies.smallest uniform      # one step for all layers
+    python -m benchmarks.studies.smallest part         # without one part after another, at equal bytes
     python -m benchmarks.studies.smallest table        # the tables, from the records
 
 Every file is written, and its bytes are counted; the network in it is scored on the test images, which serve for
@@ -12,12 +13,14 @@ nothing else. Batch normalisations are estimated again on the calibration images
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -44,12 +47,27 @@ MENUS = {
 }
 """Name of a menu -> its choices, by their step."""
 
+PARTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "everything": ("trellis", {}),
+    "layers stored once": ("trellis", {"reconstruct": False}),
+    "four states": ("four states", {}),
+    "plain codes": ("plain", {}),
+    "not compensated": ("not compensated", {}),
+    "older contexts": ("trellis", {}),
+    "one step for all": ("trellis", {}),
+}
+"""What is left out -> the menu, and options of ``compress``."""
+
+FINEST, COARSEST, STEP_SEARCHES = 0.1, 12.0, 7
+"""Steps between which the one for all is searched by bisection."""
+
 LAYER_STEPS = tuple(float(f"{step:.2g}") for step in np.geomspace(0.3, 6.0, 10))
 BITS = (0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
 
 STUDY = Study(
     __doc__, "smallest", field="step", network="cifar10-resnet20", images=512, seed=0,
     ratios=[8.0, 10.0, 12.0, 16.0, 20.0, 24.0], menus=Option(["trellis", "lattice"], choices=MENUS),
+    parts=Option(list(PARTS), choices=PARTS),
     layers=["layer1.1.conv2.weight", "layer2.1.conv2.weight", "layer3.2.conv2.weight"], threads=1,
 )  # fmt: skip
 
@@ -109,6 +127,64 @@ def uniform(options: Options, menu: str, **_: Any) -> Iterator[Record]:
         yield {"width": step} | scored(mended, network)
 
 
+@STUDY.step(lambda o: [asked(o) | cell for cell in grid(part=o.parts, ratio=o.ratios)])
+def part(options: Options, part: str, ratio: float, **_: Any) -> Iterator[Record]:
+    """Compress to a ratio without one part; with all of them, also by the plan that takes layers for independent."""
+    network, started = network_of(options), time.process_time()
+    if part == "one step for all":
+        mended = _by_one_step(network, ratio, options)
+        yield {"cpu_seconds": time.process_time() - started} | scored(mended, network)
+        return
+    menu, settings = PARTS[part]
+    older = mock.patch("qubo_compress.menu.coding.coded.can_be_adaptive", return_value=False)
+    stored = "older" if part == "older contexts" else menu
+    folder = Path("out/smallest") / f"{options.network}_{options.images}_{options.seed}_{stored.replace(' ', '_')}"
+    with older if part == "older contexts" else contextlib.nullcontext():
+        found = qc.compress(
+            network.model, network.calibration, qc.Budget(ratio=ratio), menu=menu_of(menu), seed=options.seed,
+            max_examples=options.images, progress=False, cache=folder, **settings,
+        )  # fmt: skip
+        seconds = time.process_time() - started
+        yield {"cpu_seconds": seconds} | scored(found.model, network)
+    if part == "everything":
+        plans = {name: candidate.plan for candidate in found.taken.candidates for name in candidate.names}
+        mended = _mended(plans["additive"].apply(network.model), network, options)
+        yield {"allocation": "additive", "same": plans["additive"] == found.plan} | scored(mended, network)
+
+
+def _mended(applied: torch.nn.Module, network: Network, options: Options) -> torch.nn.Module:
+    """A network as ``compress`` repairs it."""
+    return qc.recover(
+        applied, network.calibration, network.model, max_examples=options.images, reconstruct=True, progress=False
+    )
+
+
+def _by_one_step(network: Network, ratio: float, options: Options) -> torch.nn.Module:
+    """The network of the smallest step that fits, in units of each layer's root mean square; vectors have 8 bits."""
+    low, high, best = math.log(FINEST), math.log(COARSEST), None
+    for _ in range(STEP_SEARCHES):
+        name = coded_name(f"trellis(step={math.exp((low + high) / 2):.4g})")
+        menu = qc.Menu([name, *choices_of("vectors")])
+        found = qc.measure(
+            network.model,
+            network.calibration,
+            menu=menu,
+            metric="magnitude",
+            max_examples=options.images,
+            progress=False,
+        )
+        wanted = (name, "fold(bits=8)", "cast(bits=8)", "keep")
+        pairs = zip(found.group_names, found.choices, strict=True)
+        plan = found.plan({group: next(one for one in wanted if one in names) for group, names in pairs})
+        if plan.ratio >= ratio:
+            high, best = (low + high) / 2, plan
+        else:
+            low = (low + high) / 2
+    if best is None:
+        raise ValueError(f"no step up to {COARSEST:g} makes the network {ratio:g} times smaller")
+    return _mended(best.apply(network.model), network, options)
+
+
 @STUDY.step(lambda o: [asked(o) | cell for cell in grid(layer=o.layers, menu=MENUS)])
 def layer(options: Options, layer: str, menu: str, **_: Any) -> Record:
     """Error of the outputs, and bits, of one layer at every step."""
@@ -148,6 +224,17 @@ def tables(options: Options) -> str:
     }  # fmt: skip
     found = newest(STUDY.records("curve"), "network", "images", "seed", "menu", "ratio")
     said.append(table(sorted(found, key=lambda r: (r["network"], r["images"], r["ratio"], r["menu"])), columns))
+    said.append("## Without one part")
+    columns = {
+        "images": "{images}", "without": "{part}", "asked for": "{ratio:g}x", "file B": "{bytes}",
+        "test top-1 %": "{accuracy:.2f}", "test loss": "{test_loss:.4f}", "CPU s": "{cpu_seconds:.0f}",
+    }  # fmt: skip
+    parts = [
+        {"cpu_seconds": math.nan} | record | {"part": record.get("allocation", record["part"])}
+        for record in STUDY.records("part")
+    ]
+    found = newest(parts, "network", "images", "seed", "part", "ratio")
+    said.append(table(sorted(found, key=lambda r: (r["network"], r["images"], r["ratio"], -r["accuracy"])), columns))
     said.append("## One step for all layers")
     columns = {
         "network": "{network}", "images": "{images}", "menu": "{menu}", "step": "{width:g}", "file B": "{bytes}",

@@ -47,8 +47,8 @@ DAMPING, WORTH_OF_EXAMPLES = 0.01, 20.0
 Of ResNet-20 at 24x, the divergence on test images was least at 0.01 with 2,000 images, and at 0.1 with 500.
 """
 
-WORK = 4e12
-"""Most multiplications by both networks and for their moments: about two minutes of one core."""
+WORK = 2e12
+"""Most multiplications by both networks and for their moments: about a minute of one core."""
 
 FEWEST_EXAMPLES = 64
 
