@@ -89,7 +89,7 @@ def _columns(call: WeightCall, weights: Tensor) -> Iterator[tuple[list[Tensor], 
         yield patches, part.repeat_interleave(patches[0].shape[1] // len(part))
 
 
-class _Reached(QuboCompressError):
+class _LastCall(QuboCompressError):
     """Raised after the last call of interest: the rest of the network need not run."""
 
 
@@ -112,12 +112,12 @@ class _Watch:
         self.report(name, call)
         self.seen += 1
         if self.once and self.seen == len(self.names):
-            raise _Reached
+            raise _LastCall
 
     def run(self, model: nn.Module, tensors: Mapping[str, Tensor], inputs: object) -> None:
         """Run a network and report the calls."""
         watched = {name: tensors[name] for name in self.names}
-        with WeightCalls(watched, self, frozenset(watched)), contextlib.suppress(_Reached):
+        with WeightCalls(watched, self, frozenset(watched)), contextlib.suppress(_LastCall):
             run_model(model, inputs)  # type: ignore[arg-type]
 
 

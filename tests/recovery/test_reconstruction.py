@@ -210,7 +210,8 @@ def test_compress_keeps_it_only_where_held_out_examples_agree(chain: Any, monkey
     assert again.plan == plain.plan and again.recovery_kept
     assert again.recovered_comparison.measure < plain.recovered_comparison.measure
     monkeypatch.setattr(
-        importlib.import_module("qubo_compress.recovery.recover"), "reconstructed",
+        importlib.import_module("qubo_compress.recovery.recover"),
+        "reconstructed",
         lambda small, carried, *rest: {
             name: stored.project([torch.zeros_like(value) for value in stored.tensors()])
             for name, stored in carried.stored.items()
