@@ -94,7 +94,7 @@ class _LastCall(QuboCompressError):
 
 
 @dataclass(eq=False)
-class _Watch:
+class _CallWatch:
     """The calls of some weights in one run, copied, because networks may change their inputs in place afterwards.
 
     Attributes:
@@ -129,7 +129,7 @@ def calls_in_order(model: nn.Module, names: Collection[str], examples: Examples)
         found.setdefault(name, []).append(call)
 
     with every_layer_runs(), torch.no_grad():
-        _Watch(names, note, once=False).run(model, NetworkTensors(model), examples.first(2).inputs)
+        _CallWatch(names, note, once=False).run(model, NetworkTensors(model), examples.first(2).inputs)
     return found
 
 
@@ -166,8 +166,8 @@ def gathered(
                 elif name in found:
                     found[name].add(earlier, call, weights)
 
-            _Watch(names, keep, once).run(original, before, part.inputs)
-            _Watch(names, pair, once).run(compressed, after, part.inputs)
+            _CallWatch(names, keep, once).run(original, before, part.inputs)
+            _CallWatch(names, pair, once).run(compressed, after, part.inputs)
     return {name: sums.means() for name, sums in found.items() if sums.own}
 
 
