@@ -80,12 +80,14 @@ def menu_of(call: CommandCall) -> Menu | None:
     product = {
         name: value for name in ("bits", "sparsity", "vector_bits") if (value := getattr(given, name)) is not None
     }
-    if given.choices is not None and given.families is not None:
-        raise WrongUsage(f"menu ({call.where('menu.choices')}): give either choices or families, not both")
     with wrong_usage(call, "menu"):
-        if given.families is not None:
-            if product:
-                raise InvalidMenu("give either families or bits, sparsity and vector_bits, not both")
+        named = [name for name in ("preset", "families", "choices") if getattr(given, name) is not None]
+        grid = ["bits, sparsity and vector_bits"] if product else []
+        if len(named + grid) > 1:
+            raise InvalidMenu(f"give either {' or '.join(named + grid)}, not both")
+        if given.preset is not None:
+            menu = Menu.preset(given.preset)
+        elif given.families is not None:
             menu = Menu.of(*given.families)
         elif given.choices is not None or product:
             menu = Menu(given.choices, **product)

@@ -57,6 +57,9 @@ class MenuSettings:
         tuple[str, ...] | None,
         About("--family", "compensate, frequency, low-rank, prune, quantize, trellis, vectors or woodfisher; repeat."),
     ] = None
+    preset: Annotated[
+        str | None, About("--preset", "A menu for one purpose: smallest is for the most accuracy in the fewest bytes.")
+    ] = None
     bits: Annotated[
         tuple[int, ...] | None,
         About("--bits", "Bits per weight to offer, from 2 to 16, such as 2,4,8.", "[2, 3, 4, 6, 8]"),

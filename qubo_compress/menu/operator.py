@@ -53,6 +53,9 @@ class Operator(ABC):
     Only such choices take ``activations``.
     """
 
+    takes_unseen_inputs: ClassVar[bool] = False
+    """Whether it suits weights whose inputs are not observed, as those of an LSTM: they then count alike."""
+
     @abstractmethod
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
         """Why this operator does not suit the group, or None if it does."""

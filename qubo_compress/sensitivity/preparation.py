@@ -54,7 +54,7 @@ def prepared(specimen: Specimen, around: Around | None = None) -> Subject:
     _refuse_blind_loss(reference, loss, examples)
     held = tensors if around is None else NetworkTensors(base)
     trace = _trace(base, examples)
-    choices = _offered(specimen.on(examples), tensors, _calls(held, examples, trace), around)
+    choices = _offered(specimen.on(examples), tensors, calls_of(held, examples, trace), around)
     work = Work(UnitCache(None, {}))
     return Subject(held, choices, examples, loss, reference, outputs, trace, specimen.settings, work)
 
@@ -74,13 +74,14 @@ def _offered(
     unreached = unreached_groups(original.model, layout, examples, rows)
     choices, menu = [], settings.offered
     suited = [menu.offered(group, original.parts(group)) for group in layout.groups]
-    unrounded = _unrounded(specimen, original, suited)
+    unrounded, unseen = _unrounded(specimen, original, suited), unseen_inputs(layout, calls)
     for number, group in enumerate(layout.groups):
-        offered = _measurable(suited[number], group, calls, unrounded)
+        offered = _measurable(suited[number], group, unseen, unrounded)
         if group.name in unreached:
             offered = {"keep": offered["keep"]}
         choices.append(offered if around is None or around.restrict is None else around.restrict(number, offered))
-    calibration = Calibration(original.model, examples, make_loss(specimen.loss), rows, settings.seed)
+    loss = make_loss(specimen.loss)
+    calibration = Calibration(original.model, examples, loss, rows, settings.seed, frozenset(unseen))
     payloads = None if around is None else around.payloads
     return StoredChoices(layout, choices, original, calibration, payloads, unreached)
 
@@ -91,23 +92,28 @@ def _outputs(model: nn.Module, examples: Examples) -> list[Tensor]:
 
 
 def _measurable(
-    offered: dict[str, Operator],
-    group: Group,
-    calls: Mapping[str, Sequence[WeightCall]],
-    unrounded: Mapping[str, str],
+    offered: dict[str, Operator], group: Group, unseen: Mapping[str, str], unrounded: Mapping[str, str]
 ) -> dict[str, Operator]:
     """The choices, without those that need the inputs of a weight if these cannot be observed, or not rounded."""
     watching = [name for name, operator in offered.items() if any(need.watches_inputs for need in operator.needs)]
-    reasons = [why_unseen(calls.get(member.name, ()), bool(member.inputs_first)) for member in group.members]
-    # What looks at the inputs of an embedding, which has none, knows that they count alike.
-    unseen = None if group.module_type in LOOKED_UP else next((said for said in reasons if said is not None), None)
+    blind = [name for name in watching if not offered[name].takes_unseen_inputs]
     rounding = [name for name in watching if offered[name].activation_bits]
-    fixed = next((unrounded[member.name] for member in group.members if member.name in unrounded), None)
-    for names, reason in ((watching, unseen), (rounding, fixed)):
+
+    def why(reasons: Mapping[str, str]) -> str | None:
+        return next((reasons[member.name] for member in group.members if member.name in reasons), None)
+
+    for names, reason in ((blind, why(unseen)), (rounding, why(unrounded))):
         if names and reason is not None:
             logger.info("%s is not offered %s: %s", group.name, ", ".join(names), reason)
             offered = {name: operator for name, operator in offered.items() if name not in names}
     return offered
+
+
+def unseen_inputs(layout: Layout, calls: Mapping[str, Sequence[WeightCall]]) -> dict[str, str]:
+    """Name -> why the inputs of a weight are not observed; those of embeddings, which have none, are not missed."""
+    members = [member for group in layout.groups if group.module_type not in LOOKED_UP for member in group.members]
+    found = {item.name: why_unseen(calls.get(item.name, ()), bool(item.inputs_first)) for item in members}
+    return {name: reason for name, reason in found.items() if reason is not None}
 
 
 def _unrounded(
@@ -194,7 +200,9 @@ def _trace(model: nn.Module, examples: Examples) -> CallTrace | None:
         return None
 
 
-def _calls(tensors: NetworkTensors, examples: Examples, trace: CallTrace | None) -> Mapping[str, Sequence[WeightCall]]:
+def calls_of(
+    tensors: NetworkTensors, examples: Examples, trace: CallTrace | None
+) -> Mapping[str, Sequence[WeightCall]]:
     """Parameter name -> calls of the functions that receive it, even if modules cannot be traced."""
     if trace is not None:
         return {name: [call for _, call in seen] for name, seen in trace.weights.items()}

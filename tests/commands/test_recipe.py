@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import qubo_compress as qc
 from qubo_compress import sensitivity
+from qubo_compress.commands.arguments import menu_of
 from qubo_compress.commands.call import call_of
 from qubo_compress.commands.options import BEHAVIOUR, PANELS, said_by_options
 from qubo_compress.commands.recipe import DEEPEST, LARGEST, Said, read_recipe
@@ -22,6 +23,7 @@ from qubo_compress.commands.settings import settings as all_settings
 from qubo_compress.errors import CorruptArtifact, QuboCompressError, WrongUsage
 from qubo_compress.exports.formats import FORMATS, RUNTIMES
 from qubo_compress.menu import family_names
+from qubo_compress.menu.menu import PRESETS
 from qubo_compress.recovery.objectives import objectives
 from tests.commands import reference
 
@@ -99,7 +101,7 @@ def test_help_lists_every_name_that_is_allowed() -> None:
     allowed = {
         "metric": sensitivity.names(), "menu.families": family_names(), "recovery.objective": objectives.names(),
         "export.format": FORMATS, "export.runtime": RUNTIMES, "groups": ("layer", "filter", "channel", "branch"),
-        "loss": ("auto", "cross-entropy", "kl", "binary-cross-entropy", "squared-error"),
+        "menu.preset": PRESETS, "loss": ("auto", "cross-entropy", "kl", "binary-cross-entropy", "squared-error"),
     }  # fmt: skip
     for key, names in allowed.items():
         said = re.split(r"[ ,.;]+", SETTINGS[key].about.help)
@@ -118,6 +120,15 @@ def test_short_forms_and_empty_values(tmp_path: Path) -> None:
     recipe = call_of(written(tmp_path, "solver: exact\nmenu: ['quantize(bits=4)']\nseed:\nexport: torch\n"), {}).recipe
     assert (recipe.solver.name, recipe.menu.choices, recipe.seed) == ("exact", ("quantize(bits=4)",), None)
     assert recipe.export.format == "torch" and call_of(written(tmp_path, ""), {}).recipe == Recipe()
+
+
+def test_a_preset_is_named_as_in_python(tmp_path: Path) -> None:
+    menu = menu_of(call_of(written(tmp_path, "menu: {preset: smallest}"), {}))
+    assert menu is not None and menu.names == qc.Menu.preset("smallest").names
+    with pytest.raises(WrongUsage, match=r"menu \(--preset\): unknown preset 'small'; .*smallest"):
+        menu_of(call_of(None, {"menu.preset": Said("small", "--preset")}))
+    with pytest.raises(WrongUsage, match="give either preset or families, not both"):
+        menu_of(call_of(written(tmp_path, "menu: {preset: smallest, families: [prune]}"), {}))
 
 
 @pytest.mark.parametrize(

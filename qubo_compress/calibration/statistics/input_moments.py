@@ -138,9 +138,9 @@ class InputMoments(Statistic):
     def collect(self, calibration: Calibration, group: Group) -> tuple[Moments, ...]:
         """Run the network up to the layers that own the members, and gather later layers that fit into memory.
 
-        An embedding has no inputs: it picks rows, whose entries count alike.
+        An embedding has no inputs: it picks rows, whose entries count alike. So do inputs that are not observed.
         """
-        if group.module_type in LOOKED_UP:
+        if group.module_type in LOOKED_UP or any(member.name in calibration.unseen for member in group.members):
             return tuple(_alike(member) for member in group.members)
         return tuple(self._member(calibration, member) for member in group.members)
 

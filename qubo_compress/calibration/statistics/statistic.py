@@ -32,6 +32,7 @@ class Calibration:
         loss: of the measurement.
         run: inputs -> (M, C) float32 output rows; gradients flow where they are enabled.
         seed: of everything drawn.
+        unseen: parameters whose inputs are not observed, as those of an LSTM.
         ahead: statistic -> parameter -> what a run gathered on its way, until it is asked for.
     """
 
@@ -40,6 +41,7 @@ class Calibration:
     loss: Loss
     run: Callable[[Inputs], Tensor]
     seed: int
+    unseen: frozenset[str] = frozenset()
     ahead: dict[str, dict[str, Any]] = field(default_factory=dict)
     _last: dict[str, tuple[Hashable, Any]] = field(default_factory=dict)
 

@@ -362,6 +362,10 @@ class Coded(Operator):
         return self.inner.whole_numbers
 
     @property
+    def takes_unseen_inputs(self) -> bool:  # type: ignore[override]
+        return self.inner.takes_unseen_inputs
+
+    @property
     def needs(self) -> tuple[Statistic, ...]:
         return self.inner.needs
 

@@ -22,6 +22,7 @@ from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.plan import Plan
 from qubo_compress.sensitivity.cache import UnitCache
 from qubo_compress.sensitivity.choices import StoredChoices
+from qubo_compress.sensitivity.preparation import calls_of, unseen_inputs
 from qubo_compress.sensitivity.specimen import Specimen
 
 
@@ -74,10 +75,11 @@ class Remainder:
         """
         tensors, layout = NetworkTensors(self.model), discover_stored(self.model, "layer")
         payloads, used, size = dict[str, bytes](), dict[str, str](), fixed_bytes(layout, menu_names)
-        calibration = self._calibration()
+        calibration: Calibration | None = None
         for group in layout.groups:
             operator, name = self._suitable(group, tensors.parts(group), choices.get(group.name, "keep"))
             if looks_at_data(operator):
+                calibration = calibration or self._calibration()
                 made = StoredChoices(replace(layout, groups=(group,)), [{name: operator}], tensors, calibration)
                 made.make_from_data(0, UnitCache(None, {}))
                 stored = made.packed(0)[0]
@@ -118,4 +120,6 @@ class Remainder:
         def rows(inputs: Inputs) -> Tensor:
             return examples.reading.rows(run_model(self.model, inputs))
 
-        return Calibration(self.model, examples, make_loss(settings.loss), rows, settings.seed)
+        calls = calls_of(NetworkTensors(self.model), examples, None)
+        unseen = frozenset(unseen_inputs(discover_stored(self.model, "layer"), calls))
+        return Calibration(self.model, examples, make_loss(settings.loss), rows, settings.seed, unseen)

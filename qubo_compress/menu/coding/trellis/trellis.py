@@ -69,6 +69,7 @@ class Trellis(Compensating):
     """
 
     operator_name: ClassVar[str] = "trellis"
+    takes_unseen_inputs: ClassVar[bool] = True
     step: float
     rate: float = 1.0
     states: int = 8
@@ -92,7 +93,7 @@ class Trellis(Compensating):
         return cls(0.01), 0.03
 
     def refusal(self, group: Group, parts: Sequence[Tensor]) -> str | None:
-        """Accept all weights: nothing is compensated in those of embeddings, whose entries count alike."""
+        """Accept all weights: nothing is compensated in those of embeddings and LSTMs, whose inputs count alike."""
         return None if group.kind == "weight" else f"{group.kind} vectors have no inputs to compensate with"
 
     def at_price(self, price: float) -> Trellis | None:
