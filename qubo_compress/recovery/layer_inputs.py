@@ -12,8 +12,9 @@ gathered here: the two networks run on the same slice of examples, one after the
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -29,64 +30,66 @@ from qubo_compress.network.tensors import NetworkTensors
 
 @dataclass(eq=False)
 class LayerInputs:
-    """Sums over the inputs of one weight; lists have one entry per share of its output rows, such as a group.
+    """Sums over the inputs of one weight, whose output rows are in S equal shares with inputs of their own.
 
     Attributes:
-        own: (D, D) float64 weighted means of x' x'^T, with x' the compressed network's inputs.
-        between: (D, D) float64 weighted means of x x'^T, with x the original's.
-        own_mean: (D,) float64 means of x'.
-        original_mean: (D,) float64 means of x.
+        own: (S, D, D) float64 weighted sums of x' x'^T, with x' the compressed network's inputs.
+        between: (S, D, D) float64 weighted sums of x x'^T, with x the original's.
+        own_mean: (S, D) float64 sums of x'.
+        original_mean: (S, D) float64 sums of x.
+        weight: sum of the weights.
         columns: how many inputs there were.
     """
 
-    own: list[Tensor] = field(default_factory=list)
-    between: list[Tensor] = field(default_factory=list)
-    own_mean: list[Tensor] = field(default_factory=list)
-    original_mean: list[Tensor] = field(default_factory=list)
+    own: Tensor
+    between: Tensor
+    own_mean: Tensor
+    original_mean: Tensor
     weight: float = 0.0
     columns: int = 0
+
+    @classmethod
+    def none(cls, shares: int, size: int) -> LayerInputs:
+        """Sums over nothing yet."""
+        own = torch.zeros(shares, size, size, dtype=torch.float64)
+        mean = torch.zeros(shares, size, dtype=torch.float64)
+        return cls(own, own.clone(), mean, mean.clone())
 
     def add(self, original: WeightCall, compressed: WeightCall, weights: Tensor) -> None:
         """Add one call, which both networks made with inputs of one shape."""
         pairs = zip(_columns(original, weights), _columns(compressed, weights), strict=True)
-        for (before, _), (after, share) in pairs:
-            for number, (x, y) in enumerate(zip(before, after, strict=True)):
-                if number == len(self.own):
-                    for sums, size in ((self.own, 2), (self.between, 2), (self.own_mean, 1), (self.original_mean, 1)):
-                        sums.append(torch.zeros((len(y),) * size, dtype=torch.float64))
-                weighted = y * share
-                self.own[number] += (weighted @ y.T).double().cpu()
-                self.between[number] += (x @ weighted.T).double().cpu()
-                self.own_mean[number] += weighted.sum(1).double().cpu()
-                self.original_mean[number] += (x * share).sum(1).double().cpu()
+        for (x, _), (y, share) in pairs:
+            weighted = y * share
+            self.own += (weighted @ y.mT).double().cpu()
+            self.between += (x @ weighted.mT).double().cpu()
+            self.own_mean += weighted.sum(2).double().cpu()
+            self.original_mean += (x * share).sum(2).double().cpu()
             self.weight += float(share.double().sum())
-            self.columns += int((share > 0).sum())
+            self.columns += len(share)
 
     def means(self) -> LayerInputs:
-        """The sums divided by the weights of all columns."""
+        """The sums divided by the sum of the weights."""
         total = max(self.weight, 1e-300)
-        own = [(sums + sums.T) / (2 * total) for sums in self.own]
-        between, after, before = (
-            [sums / total for sums in every] for every in (self.between, self.own_mean, self.original_mean)
+        own, between, after, before = (
+            sums / total for sums in (self.own, self.between, self.own_mean, self.original_mean)
         )
-        return LayerInputs(own, between, after, before, 1.0, self.columns)
+        return LayerInputs((own + own.mT) / 2, between, after, before, 1.0, self.columns)
 
 
-def _columns(call: WeightCall, weights: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """((D, P) inputs of every share of the weight's rows, (P,) weights of the columns), some examples at a time."""
+def _columns(call: WeightCall, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """((S, D, P) inputs of every share of the weight's rows, (P,) weights of the columns), some examples at a time."""
     if call.sliding is None:
-        batches = list({id(batch): batch for batch in call.inputs}.values())
+        batches = _shares(call)
         share = row_weights(weights, batches[0].shape[0]).to(batches[0].device)
-        flat = [batch.float().reshape(-1, batch.shape[-1]).T for batch in batches]
-        yield flat, share.float().repeat_interleave(flat[0].shape[1] // len(share))
+        flat = torch.stack([batch.float().reshape(-1, batch.shape[-1]).T for batch in batches])
+        yield flat, share.float().repeat_interleave(flat.shape[2] // len(share))
         return
     patches_of, inputs = unfolder(call.sliding), call.inputs[0].float()
     share = row_weights(weights, inputs.shape[0]).to(inputs.device).float()
     step = max(1, PATCH_VALUES // max(1, patches_of(inputs[:1]).numel()))
     for start in range(0, inputs.shape[0], step):
-        patches = list(patches_of(inputs[start : start + step]))
-        part = share[start : start + step]
-        yield patches, part.repeat_interleave(patches[0].shape[1] // len(part))
+        patches, part = patches_of(inputs[start : start + step]), share[start : start + step]
+        yield patches, part.repeat_interleave(patches.shape[2] // len(part))
 
 
 class _LastCall(QuboCompressError):
@@ -146,7 +149,8 @@ def gathered(
         once: whether each weight is called exactly once in a run.
     """
     before, after = NetworkTensors(original), NetworkTensors(compressed)
-    found = {name: LayerInputs() for name in names}
+    found: dict[str, LayerInputs] = {}
+    left: set[str] = set()
     with every_layer_runs(), torch.no_grad():
         for part in examples.slices:
             waiting: dict[str, list[WeightCall]] = {name: [] for name in names}
@@ -162,13 +166,13 @@ def gathered(
             ) -> None:
                 earlier = waiting[name].pop(0) if waiting[name] else None
                 if earlier is None or not _alike(earlier, call):
-                    found.pop(name, None)
-                elif name in found:
-                    found[name].add(earlier, call, weights)
+                    left.add(name)
+                elif name not in left:
+                    found.setdefault(name, LayerInputs.none(*_form(call))).add(earlier, call, weights)
 
             _CallWatch(names, keep, once).run(original, before, part.inputs)
             _CallWatch(names, pair, once).run(compressed, after, part.inputs)
-    return {name: sums.means() for name, sums in found.items() if sums.own}
+    return {name: sums.means() for name, sums in found.items() if name not in left}
 
 
 def _copied(call: WeightCall) -> WeightCall:
@@ -179,7 +183,18 @@ def _copied(call: WeightCall) -> WeightCall:
     )  # fmt: skip
 
 
+def _shares(call: WeightCall) -> tuple[Tensor, ...]:
+    """The inputs of every share of the weight's rows; one where all have the same."""
+    return call.inputs[:1] if len({id(batch) for batch in call.inputs}) == 1 else call.inputs
+
+
+def _form(call: WeightCall) -> tuple[int, int]:
+    """Number of shares, and inputs per output row."""
+    if call.sliding is None:
+        return len(_shares(call)), call.inputs[0].shape[-1]
+    return call.sliding.groups, call.inputs[0].shape[1] // call.sliding.groups * math.prod(call.sliding.kernel)
+
+
 def _alike(one: WeightCall, other: WeightCall) -> bool:
-    shapes = ([batch.shape for batch in call.inputs] for call in (one, other))
-    first, second = shapes
-    return bool(first) and first == second
+    """Whether two calls can be compared: inputs of one shape, for all shares and in both."""
+    return len({batch.shape for call in (one, other) for batch in call.inputs}) == 1

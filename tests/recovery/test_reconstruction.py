@@ -131,17 +131,24 @@ def test_the_work_does_not_grow_with_the_square_of_the_depth(monkeypatch: pytest
     assert len(weights) >= 20
 
 
+def told_of(original: torch.Tensor, compressed: torch.Tensor) -> layer_inputs.LayerInputs:
+    """The means over (D, P) inputs."""
+    count = compressed.shape[1]
+    own, between = compressed @ compressed.T / count, original @ compressed.T / count
+    return layer_inputs.LayerInputs(own[None], between[None], compressed.mean(1)[None], original.mean(1)[None])
+
+
 def test_weights_that_undo_a_change_of_their_inputs_are_found() -> None:
     """If inputs arrive turned and stretched, the goal turns them back."""
     generator = torch.Generator().manual_seed(2)
     inputs = torch.randn(6, 500, generator=generator, dtype=torch.float64)
     mixing = torch.eye(6, dtype=torch.float64) + 0.2 * torch.randn(6, 6, generator=generator, dtype=torch.float64)
     other, weights = mixing @ inputs, torch.randn(4, 6, generator=generator)
-    told = layer_inputs.LayerInputs([other @ other.T / 500], [inputs @ other.T / 500])
+    told = told_of(inputs, other)
     goal = reconstruction._goal(weights, Moments(tuple(told.own), 0, 4), told, 0.01)
     wanted = weights.double() @ torch.linalg.inv(mixing)
     assert float((goal.double() - wanted).norm()) < 0.1 * float((weights.double() - wanted).norm())
-    unchanged = layer_inputs.LayerInputs([inputs @ inputs.T / 500], [inputs @ inputs.T / 500])
+    unchanged = told_of(inputs, inputs)
     same = reconstruction._goal(weights, Moments(tuple(unchanged.own), 0, 4), unchanged, 0.01)
     assert torch.allclose(same, weights, atol=1e-5)
 
