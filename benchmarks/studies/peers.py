@@ -191,6 +191,7 @@ def compressed(
     restored = qc.load(path, found.model)
     return {
         "cpu_tool": cpu, "resumed": result.table.provenance.resumed, "winner": result.taken.winner,
+        "reconstructed": result.reconstructed,
         **figures(network, restored, path.stat().st_size),
     }  # fmt: skip
 
