@@ -57,6 +57,9 @@ __all__ = ["CompressionResult", "compress"]
 
 logger = logging.getLogger(__name__)
 
+TRIAL = 512
+"""Examples that the best plans of every kind are repaired with, to choose among them; the winner gets all."""
+
 EXPORTED = 256
 """Held-out inputs that a result keeps, for checking exported files."""
 
@@ -123,8 +126,8 @@ def compress(
         time_limit: wall-clock seconds for each solve.
         rounds: refinement rounds: each re-measures every swap from the best plan so far.
         recover: repair normalisation statistics and biases, and fine-tune for ``epochs`` > 0; kept unless it did harm
-            on the held-out examples. Without validation batches and fine-tuning, a repair that is kept is repeated
-            with all examples; the scores are those of the repair without the held-out ones.
+            on the held-out examples. Without fine-tuning, a repair that is kept is repeated
+            with all examples; the scores are those of the repair without the held-out ones, and with at most 512.
         seed: of all random draws.
         cache: folder for the measurements, including those of the rounds, which are resumed from it; solving,
             checking and recovering start over.
@@ -238,7 +241,9 @@ def compress(
     if recover:
         tell("fine-tuning the best plan" if epochs else "repairing the best plan of each kind, without training")
     trained = reconstruct and epochs > 0  # then layers are stored again before the training
-    mend = (lambda applied: repair(applied, specimen.examples, epochs, trained)) if recover else None
+    few = epochs or specimen.examples.count <= TRIAL
+    some = specimen.examples if few else specimen.examples.spread(TRIAL)
+    mend = (lambda applied: repair(applied, some, epochs, trained)) if recover else None
     final = judged_repaired(history[last], judge, mend, epochs)
     if recover and reconstruct and not epochs:
         measured = HeldOut.of(judge.model, specimen.examples, judge.loss)
@@ -249,7 +254,7 @@ def compress(
     kept = chosen.repaired is not None and chosen.repaired.measure <= chosen.comparison.measure + TIE
     if kept and final.repaired is not None:
         small = final.repaired
-        if validation is None and not epochs:
+        if not epochs and some is not everything.examples:
             # The judged repair had not seen the held-out examples. Now they are too valuable to leave out.
             small = repair(final.repaired if final.reconstructed else final.applied, everything.examples, 0)
     return CompressionResult(
