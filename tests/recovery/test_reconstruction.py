@@ -189,6 +189,28 @@ def test_normalisations_are_matched_by_least_squares(chain: Any) -> None:
     assert bool((slope.abs() < 0.02).all())
 
 
+def test_rows_with_other_choices_stay_as_they_are(chain: Any) -> None:
+    model, batches = chain
+    menu = qc.Menu([TRELLIS, "quantize(bits=4)", "fold(bits=16)", "cast(bits=16)"])
+    table = qc.measure(model, batches, menu=menu, metric="magnitude", groups="filter", progress=False)
+    choices = {
+        group.name: names[-1] if TRELLIS not in names else TRELLIS if number % 2 else "quantize(bits=4)"
+        for number, (group, names) in enumerate(zip(table.layout.groups, table.choices, strict=True))
+    }
+    small = table.plan(choices).apply(model)
+    before = NetworkTensors(small)["rest.2.weight"].clone()
+    found = reconstruction.reconstructed(small, compression_of(small), model, read_examples(batches))
+    after, moved = NetworkTensors(small)["rest.2.weight"], 0
+    for group in table.layout.groups:
+        member = group.members[0]
+        if member.name == "rest.2.weight" and member.rows is not None:
+            same = torch.equal(member.part(before), member.part(after))
+            assert same or group.name in found
+            assert choices[group.name] == TRELLIS or same
+            moved += not same
+    assert moved
+
+
 def test_frozen_groups_stay_as_they_are(chain: Any) -> None:
     model, batches = chain
     small = compressed(model, batches)
