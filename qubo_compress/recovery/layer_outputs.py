@@ -1,4 +1,4 @@
-"""What a stored layer puts out, from the moments of its inputs, and the normalisation or bias behind it matched to that.
+"""What a stored layer puts out, from the moments of its inputs, and the normalisation behind it, matched to that.
 
 With weights W and inputs x in the original, Q and x' in the compressed network, the means of W x and Q x', the variance
 of Q x' and the covariance of both follow from the moments that :mod:`qubo_compress.recovery.layer_inputs` gathers, so

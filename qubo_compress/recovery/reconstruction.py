@@ -112,9 +112,13 @@ def _segments(layers: Sequence[CompensatedLayer], most: int) -> list[Sequence[Co
 
 
 def _stored_again(
-    layer: CompensatedLayer, inputs: LayerInputs, tensors: NetworkTensors, compression: Compression, original: NetworkTensors,
+    layer: CompensatedLayer,
+    inputs: LayerInputs,
+    tensors: NetworkTensors,
+    compression: Compression,
+    original: NetworkTensors,
     damping: float,
-) -> dict[str, Stored]:  # fmt: skip
+) -> dict[str, Stored]:
     """A layer's groups with codes for other inputs, and the statistics behind it; written to the network."""
     found: dict[str, Stored] = {}
     for group in layer.groups:
