@@ -12,6 +12,7 @@ from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Group, Member
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.plan import Compression
+from qubo_compress.recovery.trellis_steps import TrellisSteps, has_trained_steps
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -19,7 +20,7 @@ STATISTICS = ("running_mean", "running_var")
 class Latent:
     """The trainable numbers behind the codes: the members' values, or their parameters.
 
-    A group whose stored form has parameters trains its factors or coefficients.
+    A group whose stored form has parameters trains its factors or coefficients, and codes of a trellis their steps.
 
     Args:
         compression: carried by the compressed module.
@@ -32,11 +33,16 @@ class Latent:
         #: Group name -> stored form that values are projected with; a mask that moves is moved here.
         self.stored: dict[str, Stored] = dict(compression.stored)
         self._values: dict[str, list[Tensor]] = {}
+        self._steps: dict[str, TrellisSteps] = {}
         for group in compression.layout.groups:
             packed = self.stored[group.name]
             numbers = packed.parameters()
             if group.name in frozen:
                 self._values[group.name] = [value.to(held.device) for value in packed.tensors()]
+                continue
+            if has_trained_steps(packed):
+                self._steps[group.name] = TrellisSteps(packed, held.device)
+                self._values[group.name] = self._steps[group.name].factors
                 continue
             if numbers:
                 self._values[group.name] = [n.to(held.device, torch.float32).clone().requires_grad_() for n in numbers]
@@ -59,14 +65,18 @@ class Latent:
         return [v for values in self._values.values() for v in values if v.requires_grad]
 
     def values(self, group: str) -> list[Tensor]:
-        """The real-valued numbers of a group: its members' values, or its parameters."""
+        """The real-valued numbers of a group: its members' values, its parameters, or the factors of its steps."""
         return self._values[group]
 
     def packed(self) -> dict[str, Stored]:
-        """Group name -> the stored form of the present values."""
+        """Group name -> the stored form of the present values, in the bytes of the plan."""
+        return self._present() | {name: steps.packed() for name, steps in self._steps.items()}
+
+    def _present(self) -> dict[str, Stored]:
+        """The same, but with the first form of groups whose steps are trained: counting bytes takes time."""
         return {
             name: self.stored[name]
-            if name in self._frozen
+            if name in self._frozen or name in self._steps
             else self.stored[name].store([value.detach().cpu() for value in values], refit=True)
             for name, values in self._values.items()
         }
@@ -77,7 +87,7 @@ class Latent:
         Args:
             disturb: (group, stored) -> random errors to add to the members' values, or None for none.
         """
-        packed = self.packed()
+        packed = self._present()
         parts: list[tuple[Member, Tensor]] = []
         for group in self.groups:
             errors = None if disturb is None else disturb(group, packed[group.name])
@@ -93,6 +103,9 @@ class Latent:
         latent = self._values[group.name]
         if group.name in self._frozen:
             return [value.to(member.dtype) for member, value in zip(group.members, latent, strict=True)]
+        if group.name in self._steps:
+            found = self._steps[group.name].passed()
+            return [value.to(member.dtype) for member, value in zip(group.members, found, strict=True)]
         numbers = stored.parameters()
         if numbers:
             made = stored.assemble(

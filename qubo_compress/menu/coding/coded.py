@@ -136,6 +136,10 @@ class CodedGroup(Stored):
         """The same group in the bytes of another one, which must suffice; unused ones are zeros."""
         return replace(self, capacity=capacity)
 
+    def holding(self, inner: Stored) -> CodedGroup | None:
+        """Other codes of the same form in the same bytes; None if they do not fit."""
+        return replace(self, inner=inner, written=None) if self._judged(inner)[1] <= 0 else None
+
     def project(self, values: Sequence[Tensor], refit: bool = False) -> CodedGroup:
         """The nearest storable values whose coded bytes fit the capacity.
 
