@@ -28,7 +28,7 @@ class TrellisArguments(KernelArguments):
         odd: (states,) 1 where codes are of the second quantizer.
         half: half the distance between two values of one quantizer.
         reach: largest magnitude of a code.
-        bits: (classes, states, reach + 1) bits of every magnitude, times their price.
+        bits: (classes, quantizers, reach + 1) bits of every magnitude, times their price.
         classes: (columns, rows) which of these tables holds the bits of a code.
         spans: (spans + 1,) first row of the rows that share their moments, and the number of rows.
     """
@@ -46,11 +46,15 @@ class TrellisArguments(KernelArguments):
 class Memory(KernelArguments):
     """Memory of a search.
 
+    Of each quantizer and parity, only the best code matters, whatever the state: it is found once.
+
     Attributes:
         came: (rows, states) the state before, on the best path to a state after each row.
         code: (rows, states) the code on that path.
         near: (4, 3) magnitudes of the nearest codes of each quantizer and parity.
         apart: (4, 3) their squared distances.
+        least: (4,) error plus price of the best of them.
+        best: (4,) its magnitude.
         cost: (2, states) of the best path to each state, before and after a row.
     """
 
@@ -58,19 +62,22 @@ class Memory(KernelArguments):
     code: npt.NDArray[np.int16]
     near: Integers
     apart: Floats
+    least: Floats
+    best: Integers
     cost: Floats
 
 
 @compiled_part
-def near_codes(size: float, reach: int, memory: Memory) -> None:
+def near_codes(size: float, reach: int, quantizers: int, memory: Memory) -> None:
     """The magnitudes worth trying for a target, of each quantizer and parity: those around it, and the least.
 
     Args:
         size: the target's magnitude, in halves of the distance between two values of one quantizer.
         reach: largest magnitude of a code.
+        quantizers: 1 or 2.
         memory: of the search, where they are written.
     """
-    for quantizer in range(2):
+    for quantizer in range(quantizers):
         place = min((size + quantizer) * 0.5, reach + 1.0)
         for parity in range(2):
             kind = 2 * quantizer + parity
@@ -82,6 +89,25 @@ def near_codes(size: float, reach: int, memory: Memory) -> None:
                 value = 2.0 * tried - (quantizer if tried > 0 else 0)
                 memory.near[kind, rank] = min(tried, reach)
                 memory.apart[kind, rank] = (size - value) ** 2 if tried <= reach else np.inf
+
+
+@compiled_part
+def best_codes(weight: float, bits: Floats, memory: Memory) -> None:
+    """The best of the near codes, of each quantizer and parity.
+
+    Args:
+        weight: of the squared distance.
+        bits: (quantizers, reach + 1) of every magnitude, times their price.
+        memory: of the search, where they are written.
+    """
+    for quantizer in range(len(bits)):
+        for kind in range(2 * quantizer, 2 * quantizer + 2):
+            memory.least[kind], memory.best[kind] = np.inf, 0
+            for rank in range(3):
+                size = memory.near[kind, rank]
+                tried = weight * memory.apart[kind, rank] + bits[quantizer, size]
+                if tried < memory.least[kind]:
+                    memory.least[kind], memory.best[kind] = tried, size
 
 
 @compiled_part
@@ -98,16 +124,16 @@ def search_column(
         memory: of the search.
         codes: (rows,) where they are written.
     """
-    rows, states, spans = targets.size, trellis.odd.size, trellis.spans
-    cost, near, apart = memory.cost, memory.near, memory.apart
+    rows, states, spans, quantizers = targets.size, trellis.odd.size, trellis.spans, trellis.bits.shape[1]
+    cost = memory.cost
     before, after = 0, 1
     for state in range(states):
         cost[before, state] = 0.0 if state == 0 else np.inf
     for span in range(spans.size - 1):
         weight = weights[span] * trellis.half * trellis.half
         for row in range(spans[span], spans[span + 1]):
-            near_codes(abs(targets[row]) / trellis.half, trellis.reach, memory)
-            bits = trellis.bits[trellis.classes[column, row]]
+            near_codes(abs(targets[row]) / trellis.half, trellis.reach, quantizers, memory)
+            best_codes(weight, trellis.bits[trellis.classes[column, row]], memory)
             for state in range(states):
                 cost[after, state] = np.inf
             for state in range(states):
@@ -115,17 +141,11 @@ def search_column(
                 if start == np.inf:
                     continue
                 for parity in range(2):
-                    kind = 2 * trellis.odd[state] + parity
-                    least, best = np.inf, 0
-                    for rank in range(3):
-                        tried = weight * apart[kind, rank] + bits[state, near[kind, rank]]
-                        if tried < least:
-                            least, best = tried, near[kind, rank]
-                    there = trellis.following[state, parity]
-                    if start + least < cost[after, there]:
-                        cost[after, there] = start + least
+                    kind, there = 2 * trellis.odd[state] + parity, trellis.following[state, parity]
+                    if start + memory.least[kind] < cost[after, there]:
+                        cost[after, there] = start + memory.least[kind]
                         memory.came[row, there] = state
-                        memory.code[row, there] = best
+                        memory.code[row, there] = memory.best[kind]
             before, after = after, before
     state = 0
     for other in range(states):
@@ -158,7 +178,7 @@ def cost_of_column(
         for row in range(spans[span], spans[span + 1]):
             size = min(abs(codes[row]), trellis.reach)
             total += weights[span] * (values[row] - targets[row]) ** 2
-            total += trellis.bits[trellis.classes[column, row], state, size]
+            total += trellis.bits[trellis.classes[column, row], trellis.odd[state], size]
             state = trellis.following[state, codes[row] & 1]
     return total
 

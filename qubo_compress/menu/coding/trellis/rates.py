@@ -21,12 +21,14 @@ class Rates:
     """The bits, or prices, of the codes of a tensor.
 
     Attributes:
-        bits: (classes, max(states, 1), reach + 1) of every magnitude after each state, the sign included.
+        bits: (classes, quantizers, reach + 1) of every magnitude, the sign included; two quantizers with a trellis.
         classes: (columns, rows) class of every code: what the coder expects from the codes before it.
+        states: of the trellis.
     """
 
     bits: Floats
     classes: npt.NDArray[np.uint8]
+    states: int
 
     @classmethod
     def of(cls, codes: npt.NDArray[np.integer[Any]], layout: CodeLayout, reach: int) -> Rates:
@@ -43,15 +45,14 @@ class Rates:
             True
         """
         found = rate_table(codes.T, layout, reach)
-        second = SECOND_QUANTIZER[layout.states] if layout.states else FIRST_QUANTIZER
-        bits = np.ascontiguousarray(found.bits[second].transpose(1, 0, 2))
-        return cls(bits, np.ascontiguousarray(found.levels.T))
+        bits = np.ascontiguousarray(found.bits.transpose(1, 0, 2))
+        return cls(bits, np.ascontiguousarray(found.levels.T), layout.states)
 
     @classmethod
     def free(cls, layout: CodeLayout, reach: int) -> Rates:
         """Bits that cost nothing."""
-        bits = np.zeros((1, max(layout.states, 1), reach + 1))
-        return cls(bits, np.zeros((layout.columns, layout.rows), dtype=np.uint8))
+        bits = np.zeros((1, 2 if layout.states else 1, reach + 1))
+        return cls(bits, np.zeros((layout.columns, layout.rows), dtype=np.uint8), layout.states)
 
     def priced(self, price: float) -> Rates:
         """The same codes at a price per bit."""
@@ -59,6 +60,6 @@ class Rates:
 
     def total(self, codes: npt.NDArray[np.integer[Any]]) -> float:
         """Sum over (columns, rows) codes."""
-        count = self.bits.shape[1]
-        before = states_of(codes.T, count if count > 1 else 0).T
-        return float(self.bits[self.classes, before, np.abs(codes)].sum())
+        second = SECOND_QUANTIZER[self.states] if self.states else FIRST_QUANTIZER
+        quantizers = second[states_of(codes.T, self.states).T]
+        return float(self.bits[self.classes, quantizers, np.abs(codes)].sum())

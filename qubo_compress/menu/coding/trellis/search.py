@@ -144,7 +144,8 @@ def memory_for(rows: int, states: int) -> Memory:
     count = max(states, 1)
     return Memory(
         np.zeros((rows, count), dtype=np.uint8), np.zeros((rows, count), dtype=np.int16),
-        np.zeros((4, 3), dtype=np.int64), np.zeros((4, 3)), np.zeros((2, count)),
+        np.zeros((4, 3), dtype=np.int64), np.zeros((4, 3)), np.zeros(4), np.zeros(4, dtype=np.int64),
+        np.zeros((2, count)),
     )  # fmt: skip
 
 

@@ -42,8 +42,8 @@ def test_no_sequence_of_codes_is_better(states: int, rows: int, price: float, sc
         scale * generator.normal(size=(1, rows)),
         Quantizers(CodeLayout(rows, 1, states=states), 1.0, 2),
     )
-    bits = price * np.sort(generator.random((2, max(states, 1), 3)), axis=-1)
-    rates = Rates(bits, generator.integers(0, 2, (1, rows)).astype(np.uint8))
+    bits = price * np.sort(generator.random((2, 2 if states else 1, 3)), axis=-1)
+    rates = Rates(bits, generator.integers(0, 2, (1, rows)).astype(np.uint8), states)
 
     def cost(codes: np.ndarray) -> float:
         return float(((quantizers.values(codes) - values) ** 2).sum()) + rates.total(codes)
