@@ -134,7 +134,7 @@ class CodedGroup(Stored):
 
     def within(self, capacity: int) -> CodedGroup:
         """The same group in the bytes of another one, which must suffice; unused ones are zeros."""
-        return replace(self, capacity=capacity)
+        return replace(self, capacity=capacity, written=None)
 
     def holding(self, inner: Stored) -> CodedGroup | None:
         """Other codes of the same form in the same bytes; None if they do not fit."""

@@ -296,6 +296,7 @@ def test_what_is_known_of_the_bytes_goes_when_values_change() -> None:
     packed = Coded(of="quantize(bits=4)").encode(group, [weight])
     assert packed.written is not None and packed.written == replace(packed, written=None).to_bytes()
     moved = packed.project([0.5 * weight])
+    assert len(packed.within(packed.nbytes + 5).to_bytes()) == packed.nbytes + 5
     found, _ = Coded(of="quantize(bits=4)").decode(group, memoryview(moved.to_bytes()))
     assert torch.equal(found.tensors()[0], moved.tensors()[0]) and not torch.equal(found.tensors()[0], weight)
 
