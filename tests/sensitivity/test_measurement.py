@@ -15,7 +15,10 @@ import qubo_compress as qc
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.sensitivity.measurement import Measurement
 
-OWN = {"budget", "validation", "solver", "time_limit", "rounds", "recover", "epochs", "objective", "evaluations"}
+OWN = {
+    "budget", "validation", "solver", "time_limit", "rounds", "recover", "epochs", "objective", "evaluations",
+    "reconstruct",
+}  # fmt: skip
 """What ``compress`` asks beyond the settings of its measurement."""
 
 NOT_ASKED = {"max_rank", "interactions", "process_group"}
