@@ -251,12 +251,13 @@ def compress(
         final = judged_reconstructed(final, judge, measured, again)
     history[last] = final.round
     chosen, small = final.round.chosen, final.applied
-    kept = chosen.repaired is not None and chosen.repaired.measure <= chosen.comparison.measure + TIE
+    recovered = final.reconstructed or chosen.repaired
+    kept = recovered is not None and recovered.measure <= chosen.comparison.measure + TIE
     if kept and final.repaired is not None:
         small = final.repaired
         if not epochs and some is not everything.examples:
             # The judged repair had not seen the held-out examples. Now they are too valuable to leave out.
-            small = repair(final.repaired if final.reconstructed else final.applied, everything.examples, 0)
+            small = repair(final.applied if final.reconstructed is None else small, everything.examples, 0)
     return CompressionResult(
         model=small,
         original=judge.model,
@@ -269,7 +270,7 @@ def compress(
         compressed=judge.score(final.applied),
         recovered=None if final.repaired is None else judge.score(final.repaired),
         applied_comparison=chosen.comparison,
-        recovered_comparison=chosen.repaired,
+        recovered_comparison=recovered,
         recovery_kept=kept,
         held_out_is_validation=validation is not None,
         budget=budget,
@@ -277,7 +278,7 @@ def compress(
         decisions=decisions,
         inputs=tuple(part.inputs for part in judge.examples.leading(EXPORTED).slices),
         epochs=epochs if recover else 0,
-        reconstructed=final.reconstructed and kept,
+        reconstructed=final.reconstructed is not None,
     )
 
 

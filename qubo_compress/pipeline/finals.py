@@ -11,7 +11,7 @@ from qubo_compress.pipeline.refinement import Round
 from qubo_compress.plan import compression_of
 from qubo_compress.recovery.reconstruction import can_be_reconstructed
 from qubo_compress.selection.candidates import TIE, Candidate, finalists
-from qubo_compress.selection.comparison import HeldOut
+from qubo_compress.selection.comparison import Comparison, HeldOut
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +22,14 @@ class Final:
         round: the round whose winner is that plan.
         applied: the plan applied.
         repaired: the same after its repair, or None.
-        reconstructed: whether its layers were stored again for their inputs in the compressed network.
+        reconstructed: what ``repaired`` measures, if its layers were stored again for their inputs in the compressed
+            network; None if they were not. The candidates of the round keep the figures of their common repair.
     """
 
     round: Round
     applied: nn.Module
     repaired: nn.Module | None
-    reconstructed: bool = False
+    reconstructed: Comparison | None = None
 
 
 def judged_repaired(
@@ -79,9 +80,7 @@ def judged_reconstructed(
         return final
     network = reconstruct(before)
     gain = sum(part.examples.count * part.lead(before, network).mean for part in (judge, measured))
-    if not gain > 0:
+    compared = judge.compare(network)
+    if not gain > 0 or compared.measure > chosen.comparison.measure + TIE:
         return final
-    found, better = final.round, replace(chosen, repaired=judge.compare(network))
-    candidates = tuple(better if one is chosen else one for one in found.candidates)
-    taken = Round.of(found.table, found.solution, candidates, better, found.accepted)
-    return Final(taken, final.applied, network, reconstructed=True)
+    return replace(final, repaired=network, reconstructed=compared)

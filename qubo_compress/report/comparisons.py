@@ -66,7 +66,8 @@ def basis(result: CompressionResult) -> str:
         return ""
     if compared_repaired(result):
         helped = "" if result.recovery_kept else ", where it helped"
-        return f"All plans after the same repair{helped}."
+        again = " The plan taken was then reconstructed, which is not in these figures." * result.reconstructed
+        return f"All plans after the same repair{helped}.{again}"
     if result.epochs:
         passes = f"{result.epochs} epoch{'s' * (result.epochs != 1)}"
         return f"All plans before fine-tuning: only the plan taken was then fine-tuned, for {passes}."

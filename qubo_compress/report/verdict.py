@@ -177,6 +177,8 @@ def recovery_sentence(result: CompressionResult) -> str | None:
 def _repair_name(result: CompressionResult) -> str:
     if result.epochs:
         return "Fine-tuning"
+    if result.reconstructed:
+        return "The repair, which stored layers again for their inputs in the small network,"
     return "The repair" if compared_repaired(result) else "The repair or fine-tuning"
 
 

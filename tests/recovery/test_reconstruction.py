@@ -17,6 +17,7 @@ from qubo_compress.calibration.statistics.input_moments import Moments
 from qubo_compress.network.tensors import NetworkTensors
 from qubo_compress.plan import compression_of
 from qubo_compress.recovery import layer_inputs, reconstruction
+from qubo_compress.report.comparisons import basis
 from qubo_compress.testing import same_snapshot, snapshot
 from tests.conftest import make_sample
 
@@ -248,3 +249,19 @@ def test_compress_keeps_it_only_where_held_out_examples_agree(chain: Any, monkey
     )
     refused = measured()
     assert refused.recovered_comparison.measure <= plain.recovered_comparison.measure + 1e-12
+
+
+def test_alternatives_are_compared_after_the_same_repair(chain: Any) -> None:
+    model, batches = chain
+    menu = qc.Menu(
+        [f"coded(of='trellis(step={step})')" for step in (0.5, 1.0, 2.0)] + ["fold(bits=16)", "cast(bits=16)"]
+    )
+    found = qc.compress(
+        model, [(batch, model(batch).detach()) for batch in batches], qc.Budget(bytes=1_000), menu=menu,
+        loss="squared-error", progress=False,
+    )  # fmt: skip
+    assert found.reconstructed
+    chosen = found.taken.chosen
+    assert chosen.repaired is not None and found.recovered_comparison.measure < chosen.repaired.measure
+    assert "then reconstructed, which is not in these figures" in basis(found)
+    assert found.recovered_comparison.loss == pytest.approx(found.recovered.loss)
