@@ -149,7 +149,7 @@ def compress(
             measured examples, and on half of the held-out ones if there are at least 256. Its plan is taken only if it
             does better on the other held-out examples. 0: no search. The measurement and the checks are not counted.
         reconstruct: with ``recover``, store the compensated choices of the best plan again, layer after layer, for the
-            inputs that the compressed network gives them; kept if it does better on all examples together. See
+            inputs that the compressed network gives them; kept if it does better on the held-out examples. See
             :mod:`qubo_compress.recovery.reconstruction`. Other choices do not look at inputs and stay as they are.
 
     Raises:
@@ -246,9 +246,8 @@ def compress(
     mend = (lambda applied: repair(applied, some, epochs, trained)) if recover else None
     final = judged_repaired(history[last], judge, mend, epochs)
     if recover and reconstruct and not epochs:
-        measured = HeldOut.of(judge.model, specimen.examples, judge.loss)
         again = partial(repair, given=specimen.examples, passes=0, again=True)
-        final = judged_reconstructed(final, judge, measured, again)
+        final = judged_reconstructed(final, judge, again)
     history[last] = final.round
     chosen, small = final.round.chosen, final.applied
     recovered = final.reconstructed or chosen.repaired
