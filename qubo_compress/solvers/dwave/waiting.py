@@ -153,7 +153,7 @@ def _ask_again(job: Any, pause: float) -> Any:
 
 def _retrieved(job: Any) -> Any:
     again = job.solver.client.retrieve_answer(job.id)
-    again.solver = job.solver
+    again.solver, again.remote_status = job.solver, job.remote_status  # what is known, if no answer comes
     return again
 
 
@@ -171,8 +171,11 @@ def cancel(job: Any, patience: float = PATIENCE) -> None:
         with suppress(WaitTimeout):
             job.wait_id(patience)
     if job.done() and job.id is not None and job.remote_status in _UNDER_WAY:
-        job = _retrieved(job)  # only abandoned here, and the client cancels nothing that it has abandoned
-    job.cancel()
+        # Only abandoned here, and a future that is done cancels nothing. The client is told the identifier alone: with
+        # a future of the answer, it would go on asking a service that has just failed.
+        job.solver.client._cancel(job.id, None)
+    else:
+        job.cancel()
 
 
 def cloud_future(waiting: Any) -> Any:

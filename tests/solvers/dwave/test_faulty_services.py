@@ -173,7 +173,9 @@ def test_an_hour_is_not_waited_for(server, kind, status, expected, nothing_left_
     before = len(server.requests)
     with nothing_left_behind(), pytest.raises(expected, match=r"asks to wait 3600 s \(HTTP [0-9]+, Retry-After\)"):
         ask(server)
-    assert [request.kind for request in server.requests[before:]].count(kind) == 1
+    asked = [request.kind for request in server.requests[before:]]
+    assert asked.count(kind) == 1
+    assert set(asked[asked.index(kind) + 1 :]) <= {"cancel"}  # who asks to wait is asked for nothing more
 
 
 def test_a_cancellation_that_is_to_wait_an_hour_is_given_up(server, late, nothing_left_behind):

@@ -16,6 +16,7 @@ from qubo_compress import ChoiceProblem, solve
 from qubo_compress import errors as e
 from qubo_compress.solvers import make_solver
 from qubo_compress.solvers.dwave import leap
+from qubo_compress.solvers.dwave import waiting as dwave_waiting
 from qubo_compress.solvers.dwave.connection import Connection
 from qubo_compress.testing import solvers as conformance
 from qubo_compress.testing.loopback_leap import LoopbackLeap
@@ -255,7 +256,20 @@ def test_a_problem_that_is_given_up_is_cancelled_too(server, nothing_left_behind
     before = len(server.requests)
     with nothing_left_behind(), pytest.raises(e.InvalidToken):
         solve(PROBLEM, "leap-cqm", time_limit=ENOUGH, **options(server))
-    assert "cancel" in kinds(server, before)
+    asked = kinds(server, before)
+    assert asked[asked.index("poll") :] == ["poll", "cancel"]
+
+
+def test_a_problem_that_was_asked_for_again_in_vain_is_cancelled_too(server, monkeypatch, nothing_left_behind):
+    monkeypatch.setattr(dwave_waiting, "_PAUSES", (0.0,))
+    server.faults.next("solve", delay=NO_TEST_TAKES_SO_LONG)
+    for kind in ("poll", "load"):
+        server.faults.next(kind, drop=True)
+    before = len(server.requests)
+    with nothing_left_behind(), pytest.raises(e.ServiceFailed, match="connection broke"):
+        solve(PROBLEM, "leap-cqm", time_limit=ENOUGH, **options(server))
+    asked = kinds(server, before)
+    assert asked[asked.index("poll") :] == ["poll", "load", "cancel"]
 
 
 def test_the_polling_time_out_is_its_own_limit(server, nothing_left_behind):
