@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from qubo_compress.calibration.examples import Examples
-from qubo_compress.calibration.statistics.input_moments import PATCH_VALUES, row_weights, unfolder
+from qubo_compress.calibration.statistics.input_moments import PATCH_VALUES, alternate, parted, row_weights, unfolder
 from qubo_compress.errors import QuboCompressError
 from qubo_compress.network.calls import WeightCall, WeightCalls
 from qubo_compress.network.every_layer import every_layer_runs
@@ -39,6 +39,7 @@ class LayerInputs:
         original_mean: (S, D) float64 sums of x.
         weight: sum of the weights.
         columns: how many inputs there were.
+        half: the part of every second example in these sums, if known.
     """
 
     own: Tensor
@@ -47,6 +48,7 @@ class LayerInputs:
     original_mean: Tensor
     weight: float = 0.0
     columns: int = 0
+    half: LayerInputs | None = None
 
     @classmethod
     def none(cls, shares: int, size: int) -> LayerInputs:
@@ -55,9 +57,22 @@ class LayerInputs:
         mean = torch.zeros(shares, size, dtype=torch.float64)
         return cls(own, own.clone(), mean, mean.clone())
 
-    def add(self, original: WeightCall, compressed: WeightCall, weights: Tensor) -> None:
-        """Add one call, which both networks made with inputs of one shape."""
-        pairs = zip(_columns(original, weights), _columns(compressed, weights), strict=True)
+    def add(self, original: WeightCall, compressed: WeightCall, weights: Tensor, odd: Tensor) -> None:
+        """Add one call, which both networks made with inputs of one shape.
+
+        Args:
+            original: call.
+            compressed: call.
+            weights: (n,) of the examples.
+            odd: (n,) which of them are every second one.
+        """
+        if self.half is None:
+            self.half = LayerInputs.none(len(self.own), self.own.shape[-1])
+        for part, sums in enumerate((self.half, self)):
+            pairs = zip(_columns(original, weights, odd, part), _columns(compressed, weights, odd, part), strict=True)
+            sums._sum(pairs)
+
+    def _sum(self, pairs: Iterable[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]) -> None:
         for (x, _), (y, share) in pairs:
             weighted = y * share
             self.own += (weighted @ y.mT).double().cpu()
@@ -68,24 +83,43 @@ class LayerInputs:
             self.columns += len(share)
 
     def means(self) -> LayerInputs:
-        """The sums divided by the sum of the weights."""
-        total = max(self.weight, 1e-300)
+        """The sums over all examples, divided by the sum of the weights; those of the half by the same."""
+        if self.half is None:
+            return self._over(self.weight)
+        both = LayerInputs(
+            self.own + self.half.own, self.between + self.half.between, self.own_mean + self.half.own_mean,
+            self.original_mean + self.half.original_mean, self.weight + self.half.weight,
+            self.columns + self.half.columns,
+        )  # fmt: skip
+        return replace(both._over(both.weight), half=self.half._over(both.weight))
+
+    def _over(self, weight: float) -> LayerInputs:
+        total = max(weight, 1e-300)
         own, between, after, before = (
             sums / total for sums in (self.own, self.between, self.own_mean, self.original_mean)
         )
-        return LayerInputs((own + own.mT) / 2, between, after, before, 1.0, self.columns)
+        return LayerInputs((own + own.mT) / 2, between, after, before, self.weight / total, self.columns)
 
 
-def _columns(call: WeightCall, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """((S, D, P) inputs of every share of the weight's rows, (P,) weights of the columns), some examples at a time."""
+def _columns(call: WeightCall, weights: Tensor, odd: Tensor, half: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """((S, D, P) inputs of every share of the weight's rows, (P,) weights of the columns), some examples at a time.
+
+    Only the even examples, or only the odd ones.
+    """
     if call.sliding is None:
         batches = _shares(call)
-        share = row_weights(weights, batches[0].shape[0]).to(batches[0].device)
+        rows = parted(odd.to(batches[0].device), batches[0].shape[0])[half]
+        share = row_weights(weights, batches[0].shape[0]).to(batches[0].device)[rows]
+        if not len(share):
+            return
+        batches = tuple(batch[rows] for batch in batches)
         flat = torch.stack([batch.float().reshape(-1, batch.shape[-1]).T for batch in batches])
         yield flat, share.float().repeat_interleave(flat.shape[2] // len(share))
         return
     patches_of, inputs = unfolder(call.sliding), call.inputs[0].float()
-    share = row_weights(weights, inputs.shape[0]).to(inputs.device).float()
+    rows = parted(odd.to(inputs.device), inputs.shape[0])[half]
+    share = row_weights(weights, inputs.shape[0]).to(inputs.device).float()[rows]
+    inputs = inputs[rows]
     step = max(1, PATCH_VALUES // max(1, patches_of(inputs[:1]).numel()))
     for start in range(0, inputs.shape[0], step):
         patches, part = patches_of(inputs[start : start + step]), share[start : start + step]
@@ -152,7 +186,7 @@ def gathered(
     found: dict[str, LayerInputs] = {}
     left: set[str] = set()
     with every_layer_runs(), torch.no_grad():
-        for part in examples.slices:
+        for odd, part in alternate(examples):
             waiting: dict[str, list[WeightCall]] = {name: [] for name in names}
 
             def keep(name: str, call: WeightCall, waiting: dict[str, list[WeightCall]] = waiting) -> None:
@@ -163,12 +197,13 @@ def gathered(
                 call: WeightCall,
                 waiting: dict[str, list[WeightCall]] = waiting,
                 weights: Tensor = part.weights,
+                odd: Tensor = odd,
             ) -> None:
                 earlier = waiting[name].pop(0) if waiting[name] else None
                 if earlier is None or not _alike(earlier, call):
                     left.add(name)
                 elif name not in left:
-                    found.setdefault(name, LayerInputs.none(*_form(call))).add(earlier, call, weights)
+                    found.setdefault(name, LayerInputs.none(*_form(call))).add(earlier, call, weights, odd)
 
             _CallWatch(names, keep, once).run(original, before, part.inputs)
             _CallWatch(names, pair, once).run(compressed, after, part.inputs)

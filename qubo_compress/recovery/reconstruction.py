@@ -15,12 +15,14 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from qubo_compress.calibration.examples import Examples
-from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
+from qubo_compress.calibration.statistics.damping import least_costly
+from qubo_compress.calibration.statistics.input_moments import SILENT, InputMoments, Moments
 from qubo_compress.errors import QuboCompressError
 from qubo_compress.menu.coding.coded import CodedGroup
 from qubo_compress.menu.operator import Operator
@@ -38,11 +40,14 @@ logger = logging.getLogger(__name__)
 SEGMENTS = 24
 """Most runs of both networks."""
 
-DAMPING, WORTH_OF_EXAMPLES = 0.01, 20.0
-"""Share of the mean input moment that holds weights near the original's: the first, and more for few examples.
+DAMPING = 0.01
+"""Share of the mean input moment that holds weights near the original's, at least.
 
-Of ResNet-20 at 24x, the divergence on test images was least at 0.01 with 2,000 images, and at 0.1 with 500.
+More where weights from one half of the examples are worse on the other half.
 """
+
+Spans = Sequence[tuple[int, int, int]]
+"""(block, first row, last row but one)."""
 
 WORK = 2e12
 """Most multiplications by both networks and for their moments: about a minute of one core."""
@@ -84,16 +89,13 @@ def reconstructed(
     tensors, found = NetworkTensors(small), dict[str, Stored]()
     layers = compensated_layers(tensors, compression, examples, frozen)
     examples = examples.spread(_affordable(layers, examples.count))
-    damping = max(DAMPING, WORTH_OF_EXAMPLES / examples.count)
     for segment in _segments(layers, SEGMENTS):
         names = [layer.name for layer in segment]
         inputs = gathered(teacher, small, names, examples, once=all(layer.calls == 1 for layer in segment))
         advance(examples.count)
         for layer in segment:
             if layer.name in inputs:
-                found |= _stored_again(
-                    layer, inputs[layer.name], tensors, compression, NetworkTensors(teacher), damping
-                )
+                found |= _stored_again(layer, inputs[layer.name], tensors, compression, NetworkTensors(teacher))
     return found
 
 
@@ -117,7 +119,6 @@ def _stored_again(
     tensors: NetworkTensors,
     compression: Compression,
     original: NetworkTensors,
-    damping: float,
 ) -> dict[str, Stored]:
     """A layer's groups with codes for other inputs, and the statistics behind it; written to the network."""
     found: dict[str, Stored] = {}
@@ -126,9 +127,10 @@ def _stored_again(
         assert operator is not None  # noqa: S101 - layers are made of such groups
         member = group.members[0]
         first = 0 if member.rows is None else member.rows[0]
-        moments = Moments(tuple(inputs.own), first, member.shape[0])
+        halves = () if inputs.half is None else tuple(inputs.half.own)
+        moments = Moments(tuple(inputs.own), first, member.shape[0], halves=halves)
         weights = original.part(member).detach().cpu()
-        goal = _goal(weights, moments, inputs, damping)
+        goal = _goal(weights, moments, inputs)
         stored = _encoded(operator, group, goal, moments, compression.stored[group.name])
         if stored is not None:
             found[group.name] = stored
@@ -139,16 +141,42 @@ def _stored_again(
     return found | matched_behind(layer, inputs, tensors, compression, original)
 
 
-def _goal(weights: Tensor, moments: Moments, inputs: LayerInputs, damping: float) -> Tensor:
-    """The weights of least squares, in the form of the member's part."""
+def _goal(weights: Tensor, moments: Moments, inputs: LayerInputs) -> Tensor:
+    """The weights of least squares, in the form of the member's part, damped as far as the examples call for."""
     flat = weights.flatten(1).double()
+    spans, half = moments.spans(len(flat)), inputs.half
+    damping = DAMPING
+    if half is not None and bool((half.own.diagonal(dim1=1, dim2=2).sum(1) > 0).all()):
+        other = replace(inputs, own=inputs.own - half.own, between=inputs.between - half.between)
+
+        def cost(tried: float) -> float:
+            """The squared output error on each half of the examples of weights from the other half."""
+            sides = (half, other), (other, half)
+            return sum(_misfit(flat, _least_squares(flat, spans, a, tried), spans, b) for a, b in sides)
+
+        damping = least_costly(cost, DAMPING)
+    return _least_squares(flat, spans, inputs, damping).reshape(weights.shape).to(weights.dtype)
+
+
+def _least_squares(flat: Tensor, spans: Spans, inputs: LayerInputs, damping: float) -> Tensor:
+    """(R, D) weights whose outputs in the compressed network are nearest to the original's, held near to it."""
     moved = torch.empty_like(flat)
-    for block, first, last in moments.spans(len(flat)):
-        damped = moments.damped(block, damping)
-        extra = damped - moments.blocks[block]
-        rows = flat[first:last] @ (inputs.between[block] + extra)
-        moved[first:last] = torch.linalg.solve(damped, rows.T).T
-    return moved.reshape(weights.shape).to(weights.dtype)
+    for block, first, last in spans:
+        own, between = inputs.own[block].clone(), inputs.between[block].clone()
+        mean = float(own.diagonal().mean())
+        for matrix in (own, between):
+            matrix.diagonal().add_(damping * mean if mean > SILENT else 1.0)
+        moved[first:last] = torch.linalg.solve(own, (flat[first:last] @ between).T).T
+    return moved
+
+
+def _misfit(flat: Tensor, moved: Tensor, spans: Spans, inputs: LayerInputs) -> float:
+    """Squared difference of the original's outputs from those of other weights, less what no weights change."""
+    total = 0.0
+    for block, first, last in spans:
+        mine, theirs = moved[first:last], flat[first:last]
+        total += float(((mine @ inputs.own[block] - 2 * theirs @ inputs.between[block]) * mine).sum())
+    return total
 
 
 def _encoded(operator: Operator, group: Group, goal: Tensor, moments: Moments, before: Stored) -> Stored | None:

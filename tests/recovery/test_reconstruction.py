@@ -146,11 +146,11 @@ def test_weights_that_undo_a_change_of_their_inputs_are_found() -> None:
     mixing = torch.eye(6, dtype=torch.float64) + 0.2 * torch.randn(6, 6, generator=generator, dtype=torch.float64)
     other, weights = mixing @ inputs, torch.randn(4, 6, generator=generator)
     told = told_of(inputs, other)
-    goal = reconstruction._goal(weights, Moments(tuple(told.own), 0, 4), told, 0.01)
+    goal = reconstruction._goal(weights, Moments(tuple(told.own), 0, 4), told)
     wanted = weights.double() @ torch.linalg.inv(mixing)
     assert float((goal.double() - wanted).norm()) < 0.1 * float((weights.double() - wanted).norm())
     unchanged = told_of(inputs, inputs)
-    same = reconstruction._goal(weights, Moments(tuple(unchanged.own), 0, 4), unchanged, 0.01)
+    same = reconstruction._goal(weights, Moments(tuple(unchanged.own), 0, 4), unchanged)
     assert torch.allclose(same, weights, atol=1e-5)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qubo_compress.calibration.examples import Examples, Slice
+from qubo_compress.calibration.statistics.damping import validated_damping
 from qubo_compress.calibration.statistics.statistic import Calibration, Statistic
 from qubo_compress.errors import InvalidMenu, QuboCompressError
 from qubo_compress.network.calls import Sliding, WeightCall, WeightCalls
@@ -34,7 +36,7 @@ SILENT = 1e-200
 STACKED_VALUES = 4_000_000
 """Moments of several blocks are processed together up to this many values."""
 
-AHEAD_BYTES = 100_000_000
+AHEAD_BYTES = 200_000_000
 """Limit on the moments of later layers that a run gathers as well and keeps until needed.
 
 A run for every layer would make the time grow with the square of the depth.
@@ -54,12 +56,25 @@ class Moments:
         first_row: of the member's rows in the whole tensor.
         total_rows: of the whole tensor; they are shared evenly between the blocks.
         factors: (block, damping) -> factor of the inverse; filters of one layer share them.
+        halves: for every block, the share of every second example in it; empty where they cannot be told apart.
+        validated: what :meth:`at_least` found; filters of one layer share it.
     """
 
     blocks: tuple[Tensor, ...]
     first_row: int
     total_rows: int
     factors: dict[tuple[int, float], Tensor] = field(default_factory=dict)
+    halves: tuple[Tensor, ...] = ()
+    validated: dict[float, float] = field(default_factory=dict)
+
+    def at_least(self, damping: float) -> float:
+        """This damping, or more where compensation with one half of the examples fails on the other half.
+
+        See :mod:`qubo_compress.calibration.statistics.damping`.
+        """
+        if damping not in self.validated:
+            self.validated[damping] = validated_damping(self.halves, self.blocks, damping)
+        return self.validated[damping]
 
     def block_of(self, row: int) -> int:
         """Which matrix belongs to a row of the member."""
@@ -146,11 +161,11 @@ class InputMoments(Statistic):
 
     def _member(self, calibration: Calibration, member: Member) -> Moments:
         # Filters of one layer share its moments and their factors.
-        blocks, factors = calibration.remembered(
-            self.statistic_name, member.name, lambda: (_taken(calibration, self.statistic_name, member.name), {})
+        sums, factors, validated = calibration.remembered(
+            self.statistic_name, member.name, lambda: (_taken(calibration, self.statistic_name, member.name), {}, {})
         )
         first = 0 if member.rows is None else member.rows[0]
-        return Moments(blocks, first, member.shape[0], factors)
+        return Moments(sums.blocks, first, member.shape[0], factors, sums.halves, validated)
 
     def imagined(self, group: Group, parts: Sequence[Tensor], generator: torch.Generator) -> tuple[Moments, ...]:
         found = []
@@ -174,13 +189,29 @@ class _Reached(QuboCompressError):
     """Raised after the last layer of interest: the rest of the network need not run."""
 
 
-def _taken(calibration: Calibration, statistic: str, name: str) -> tuple[Tensor, ...]:
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Moments of a parameter's inputs, and what every second example contributed, one matrix per share of its rows."""
+
+    blocks: tuple[Tensor, ...]
+    halves: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, found: list[Tensor]) -> _Sums:
+        """From the matrices of every second example, followed by those of the others."""
+        shares = len(found) // 2
+        even = [(total + total.T) / 2 for total in found[:shares]]
+        odd = [(total + total.T) / 2 for total in found[shares:]]
+        return cls(tuple(one + other for one, other in zip(even, odd, strict=True)), tuple(even))
+
+
+def _taken(calibration: Calibration, statistic: str, name: str) -> _Sums:
     """A parameter's moments: gathered ahead, or by a new run that gathers others as well."""
     ahead = calibration.ahead.setdefault(statistic, {})
     if name not in ahead:
         ahead.clear()
         ahead.update(_gathered(calibration, name))
-    return cast(tuple[Tensor, ...], ahead.pop(name))
+    return cast(_Sums, ahead.pop(name))
 
 
 @dataclass(eq=False)
@@ -190,7 +221,8 @@ class _Gathering:
     Attributes:
         asked: the parameter that must be gathered; others only if they are cheap.
         weights: of the examples that run.
-        sums: parameter -> one matrix per share of its output rows.
+        odd: which of them are every second one.
+        sums: parameter -> one matrix per share of its output rows, first of even and then of odd examples.
         calls: parameter -> calls in this slice.
         left: parameters that are not gathered.
         once: whether every parameter was called exactly once in the first slice, so slices may end early.
@@ -198,6 +230,7 @@ class _Gathering:
 
     asked: str
     weights: Tensor
+    odd: Tensor
     sums: dict[str, list[Tensor]] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     left: set[str] = field(default_factory=set)
@@ -208,7 +241,7 @@ class _Gathering:
         if name in self.left:
             return
         try:
-            self._add(name, _second_moments(call, self.weights))
+            self._add(name, _second_moments(call, self.weights, self.odd))
         except InvalidMenu:
             if name == self.asked:
                 raise
@@ -241,17 +274,17 @@ class _Gathering:
         self.calls.clear()
 
 
-def _gathered(calibration: Calibration, name: str) -> dict[str, tuple[Tensor, ...]]:
+def _gathered(calibration: Calibration, name: str) -> dict[str, _Sums]:
     """(D, D) moments per share of the output rows, over every call that gets the tensor itself.
 
     For the parameter, and for later ones in the network as far as they fit.
     """
     behind = itertools.dropwhile(lambda other: other[0] != name, calibration.tensors.items())
     watched = {other: tensor for other, tensor in behind if other == name or tensor.ndim > 1}
-    gathering = _Gathering(name, torch.ones(1))
+    gathering = _Gathering(name, torch.ones(1), torch.zeros(1, dtype=torch.bool))
     with every_layer_runs(), WeightCalls(watched, gathering.add, frozenset(watched)), torch.no_grad():
-        for number, part in enumerate(calibration.examples.slices):
-            gathering.weights = part.weights
+        for number, (odd, part) in enumerate(alternate(calibration.examples)):
+            gathering.weights, gathering.odd = part.weights, odd
             with contextlib.suppress(_Reached):  # it has seen all that it needs
                 calibration.run(part.inputs)
             gathering.next_slice(number == 0)
@@ -260,26 +293,42 @@ def _gathered(calibration: Calibration, name: str) -> dict[str, tuple[Tensor, ..
             f"what {name} multiplies was not seen on the calibration data: no function that is known was given it; "
             "keep it out of choices that look at inputs, with a grouping that leaves it alone"
         )
-    return {other: tuple((total + total.T) / 2 for total in sums) for other, sums in gathering.sums.items()}
+    return {other: _Sums.of(sums) for other, sums in gathering.sums.items()}
 
 
-def _second_moments(call: WeightCall, weights: Tensor) -> list[Tensor]:
-    """Weighted sums of x x^T over examples and positions, one per share of the output rows."""
+def _second_moments(call: WeightCall, weights: Tensor, odd: Tensor) -> list[Tensor]:
+    """Weighted sums of x x^T over even examples and positions, one per share of the output rows; then over odd ones."""
     if not call.inputs:
         raise InvalidMenu(f"the inputs of {call.function} have no moments; leave its weight out of such choices")
     if call.sliding is not None:
         batch = call.inputs[0]
-        return _convolved(call.sliding, batch, row_weights(weights, batch.shape[0]).to(batch.device).sqrt())
-    found: dict[int, Tensor] = {}
+        root = row_weights(weights, batch.shape[0]).to(batch.device).sqrt()
+        parts = parted(odd.to(batch.device), batch.shape[0])
+        return [total for part in parts for total in _convolved(call.sliding, batch[part], root[part])]
+    found: dict[int, list[Tensor]] = {}
     for batch in call.inputs:
         if id(batch) not in found:
             scale = row_weights(weights, batch.shape[0]).to(batch.device).double().sqrt()
             rows = batch.double() * scale.reshape(-1, *[1] * (batch.ndim - 1))
-            flat = rows.reshape(-1, batch.shape[-1])
-            found[id(batch)] = (flat.T @ flat).cpu()
-    if len(found) == 1:
-        return list(found.values())
-    return [found[id(batch)] for batch in call.inputs]
+            flat = [rows[part].reshape(-1, batch.shape[-1]) for part in parted(odd.to(batch.device), len(rows))]
+            found[id(batch)] = [(half.T @ half).cpu() for half in flat]
+    shares = list(found.values()) if len(found) == 1 else [found[id(batch)] for batch in call.inputs]
+    return [share[half] for half in range(2) for share in shares]
+
+
+def alternate(examples: Examples) -> Iterator[tuple[Tensor, Slice]]:
+    """Every slice, and which of its examples are every second one of all."""
+    count = 0
+    for part in examples.slices:
+        yield (torch.arange(len(part)) + count) % 2 == 1, part
+        count += len(part)
+
+
+def parted(odd: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Which of ``count`` rows belong to even and to odd examples; all to even ones if rows are not of examples."""
+    of_examples = odd.numel() > 0 and count % odd.numel() == 0
+    rows = odd.repeat_interleave(count // odd.numel()) if of_examples else odd.new_zeros(count)
+    return ~rows, rows
 
 
 def row_weights(weights: Tensor, count: int) -> Tensor:

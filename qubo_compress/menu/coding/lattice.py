@@ -124,7 +124,8 @@ class Lattice(Compensating):
         step: in units of the root mean square of the tensor.
         rate: weight of a bit, relative to a bit's worth at the error reached without it (2 ln 2 times the
             mean squared error of a weight); 0: bits do not count.
-        damping: share of the mean input moment that is added to every input's.
+        damping: share of the mean input moment that is added to every input's, at least; more where there are few
+            examples, see :mod:`qubo_compress.calibration.statistics.damping`.
 
     Raises:
         InvalidMenu: for settings out of range.
@@ -167,7 +168,8 @@ class Lattice(Compensating):
         values = values_of(part).double()
         root = float(values.square().mean().sqrt())
         step = half_scale(torch.tensor(max(self.step * root, float(values.abs().max()) / LARGEST_CODE)))
-        codes = self._codes(values, step.double().expand(len(values), 1), moments)
+        enough = replace(self, damping=moments.at_least(self.damping))
+        codes = enough._codes(values, step.double().expand(len(values), 1), moments)
         return LatticeTensor(member, step, codes.to(torch.int16), int(codes.min()), int(codes.max()))
 
     def _codes(self, values: Tensor, steps: Tensor, moments: Moments) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -56,7 +56,8 @@ class Compensate(Compensating):
     Args:
         bits: bits per code, 2 to 16, or None: survivors keep the tensor's dtype.
         sparsity: share of weights set to zero, per tensor.
-        damping: share of the mean input moment that is added to every input's moment.
+        damping: share of the mean input moment that is added to every input's moment, at least; more where there are
+            few examples, see :mod:`qubo_compress.calibration.statistics.damping`.
         rounding: ``"descent"`` or ``"qubo"``, which then also rounds the weights of each output with the
             library's own annealer, see :mod:`qubo_compress.menu.compensation.qubo`; much slower.
 
@@ -103,10 +104,16 @@ class Compensate(Compensating):
         """Store the mask, scales and codes with the least output error."""
         found = zip(group.members, parts, evidence[InputMoments()], strict=True)
         if self.bits is None:
-            pruned = [self._pruned(part, moments) for _, part, moments in found]
+            pruned = [self._with_enough(moments)._pruned(part, moments) for _, part, moments in found]
             masks, survivors = zip(*pruned, strict=True)
             return PrunedTensors(masks, survivors, tuple(tuple(part.shape) for part in parts))
-        return QuantizedTensors(tuple(self._one(member, part, moments) for member, part, moments in found))
+        return QuantizedTensors(
+            tuple(self._with_enough(moments)._one(member, part, moments) for member, part, moments in found)
+        )
+
+    def _with_enough(self, moments: Moments) -> Compensate:
+        """The same with as much damping as the examples behind the moments call for."""
+        return replace(self, damping=moments.at_least(self.damping))
 
     def _mask(self, values: Tensor, moments: Moments) -> Tensor | None:
         if self.sparsity == 0:

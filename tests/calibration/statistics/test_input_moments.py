@@ -259,7 +259,7 @@ class Deep(nn.Module):
         return self.out(torch.tanh(self.layers[5](x)))
 
 
-@pytest.mark.parametrize(("bytes_ahead", "runs"), [(1 << 20, 1), (3 * 8 * 16, 2), (0, 7)])
+@pytest.mark.parametrize(("bytes_ahead", "runs"), [(1 << 20, 1), (6 * 8 * 16, 2), (0, 7)])
 def test_layers_share_runs_as_memory_allows(monkeypatch: pytest.MonkeyPatch, bytes_ahead: int, runs: int) -> None:
     from qubo_compress.calibration.statistics import input_moments
 

@@ -57,7 +57,8 @@ class Trellis(Compensating):
             steps and a high rate, all ``states`` need equally many bits.
         rate: weight of a bit; 0: bits do not count.
         states: 4 or 8; 0: one plain quantizer.
-        damping: share of the mean input moment that is added to every input's. A large one, such as 1e6, makes all
+        damping: share of the mean input moment that is added to every input's, at least; more where there are few
+            examples, see :mod:`qubo_compress.calibration.statistics.damping`. A large one, such as 1e6, makes all
             inputs independent and alike, so nothing is compensated.
 
     Raises:
@@ -112,7 +113,7 @@ class Trellis(Compensating):
         step = half_scale(torch.tensor(max(self.step * root, largest / (LARGEST_CODE - SPARE)) / shares))
         width = float(step) * shares
         reach = min(math.ceil(largest / width) + SPARE, LARGEST_CODE)
-        target = Target.of(values.numpy(), moments, self.damping)
+        target = Target.of(values.numpy(), moments, moments.at_least(self.damping))
         codes = self._codes(target, Quantizers(CodeLayout.of(member.part_shape, self.states), width, reach))
         stored = torch.from_numpy(np.ascontiguousarray(codes.T)).to(torch.int16)
         return TrellisTensor(member, self.states, step, stored, int(stored.abs().max()))
