@@ -39,6 +39,7 @@ from qubo_compress.recovery.training import Objective
 from qubo_compress.selection.candidates import TIE, select
 from qubo_compress.selection.comparison import HeldOut
 from qubo_compress.selection.evolution import refuse_too_few
+from qubo_compress.selection.weight_errors import weight_errors
 from qubo_compress.sensitivity.choices import StoredChoices
 from qubo_compress.sensitivity.coupled.remainder import Remainder
 from qubo_compress.sensitivity.latency_costs import with_latency
@@ -99,9 +100,9 @@ def compress(
     The given model is unchanged.
 
     Candidates are measured on held-out examples, and the one that measures best wins: the best plans of the solver's
-    pool, the optimum of the same table without interactions, ``uniform`` and ``greedy``. With recovery, the best plan
-    of each kind and the solver's own answer are then repaired, and the one that is best after it wins; with
-    fine-tuning, which is slow, only the best plan is fine-tuned. For losses on class outputs (``"cross-entropy"``,
+    pool, the optimum of the same table without interactions, ``uniform``, ``greedy`` and ``magnitude``. With recovery,
+    the best plan of each kind and the solver's own answer are then repaired, and the one that is best after it wins;
+    with fine-tuning, which is slow, only the best plan is fine-tuned. For losses on class outputs (``"cross-entropy"``,
     ``"kl"``, ``"binary-cross-entropy"``) the measure is the mean KL divergence from the original's outputs: for a
     calibrated network it is the expected rise of the loss, without the noise of drawn labels. For other losses it is
     the loss itself. The same measure decides whether a refinement is accepted and whether the recovered network is
@@ -214,7 +215,8 @@ def compress(
         problem = table.problem(limits)
         solution = solve(problem)
         tell(f"measuring the best plans on {judge.examples.count:,} held-out examples")
-        return Round.of(table, solution, *select(table, problem, solution, judge, seed=seed))
+        errors = weight_errors(network.model, table) if table.removals is None else None
+        return Round.of(table, solution, *select(table, problem, solution, judge, seed=seed, weight_errors=errors))
 
     def repair(applied: nn.Module, given: Examples, passes: int, again: bool = False) -> nn.Module:
         return recover_model(

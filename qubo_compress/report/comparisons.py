@@ -16,7 +16,7 @@ REPAIR = (
     "same bytes."
 )
 
-OPPONENTS = ("uniform", "additive", "greedy")
+OPPONENTS = ("uniform", "additive", "greedy", "magnitude")
 """The alternatives, in the order of their table."""
 
 

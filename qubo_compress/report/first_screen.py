@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from qubo_compress.timing import Elsewhere
 
 WHAT_THEY_ARE = (
-    "Uniform is one choice for all layers, additive the optimum without interactions, greedy the best next step."
+    "Uniform is one choice for all layers, additive the optimum without interactions, greedy the best next step, "
+    "magnitude the least squared error of the weights."
 )
 
 SPAN = 64

@@ -132,7 +132,8 @@ def _solver(result: CompressionResult) -> str:
 def _candidates(result: CompressionResult) -> str:
     caption = (
         "Plans are chosen by measurement, not by prediction. The solver's best plans compete with the "
-        "optimum of the same table without interactions, one choice for all groups (uniform) and greedy. Measured on "
+        "optimum of the same table without interactions, one choice for all groups (uniform), greedy, and the least "
+        "squared error of the weights (magnitude). Measured on "
         f"{amounts.counted(result.before.examples)}. {' '.join(column_sentences(result))}"
     )
     head = candidate_head(result)

@@ -51,7 +51,7 @@ UNCHANGED = 1e-3
 
 OPPONENTS = {
     "additive": "the optimum without interactions", "uniform": "one choice for all groups", "greedy": "greedy",
-    "layerwise": "the same choice for all parts of each layer",
+    "layerwise": "the same choice for all parts of each layer", "magnitude": "the least squared error of the weights",
 }  # fmt: skip
 
 

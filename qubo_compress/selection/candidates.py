@@ -1,9 +1,10 @@
 """Selects a plan: measures named candidates on held-out examples and takes the best.
 
-A solver's optimum is only as good as its loss model. The best plans of its pool therefore compete with three that rely
-less on the model: the optimum without interactions, ``uniform`` and ``greedy``. A table misled by few examples then
-costs little more than its measurement. Where groups are parts of layers, one more plan has one choice for all parts of
-each layer: with few examples, what tells filters apart is often luck.
+A solver's optimum is only as good as its loss model. The best plans of its pool therefore compete with some that rely
+less on the model: the optimum without interactions, ``uniform`` and ``greedy``, and ``magnitude``, the plan with the
+least squared error of the weights. A table misled by few examples then costs little more than its measurement. Where
+groups are parts of layers, one more plan has one choice for all parts of each layer: with few examples, what tells
+filters apart is often luck.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from dataclasses import dataclass, replace
 
 from qubo_compress.errors import InfeasibleBudget, InvalidProblem, NoFeasibleFound, ProblemTooLarge, UnsupportedProblem
 from qubo_compress.plan import Plan
-from qubo_compress.problem.choice_problem import ChoiceProblem
+from qubo_compress.problem.choice_problem import ChoiceProblem, FloatArray
 from qubo_compress.problem.ties import tie
 from qubo_compress.selection.comparison import Comparison, HeldOut
+from qubo_compress.selection.weight_errors import of_least_weight_errors
 from qubo_compress.sensitivity.table import SensitivityTable
 from qubo_compress.solvers.solution import RawSolution, Solution
 from qubo_compress.solvers.verification import solve, verify
@@ -50,8 +52,9 @@ class Candidate:
 
     Attributes:
         name: ``"solver"`` for the solver's best plan, ``"solver 2"`` and so on for others of its pool; ``"additive"``
-            for the optimum of the same table without interactions; ``"uniform"``; ``"greedy"``; ``"layerwise"`` for the
-            best one with the same choice for all parts of each layer; ``"evolved"``.
+            for the optimum of the same table without interactions; ``"uniform"``; ``"greedy"``; ``"magnitude"`` for
+            the least squared error of the weights; ``"layerwise"`` for the best one with the same choice for all parts
+            of each layer; ``"evolved"``.
         plan: the plan.
         predicted: loss change that the table predicts.
         expected: ``predicted``, corrected by the measurement of another candidate with a similar prediction; see
@@ -89,8 +92,8 @@ class Candidate:
 
     @property
     def sought(self) -> bool:
-        """Whether the table's predictions chose it: all except ``uniform``, which hardly depends on them."""
-        return "uniform" not in self.names
+        """Whether the table's predictions chose it: all except those that hardly depend on them."""
+        return not {"uniform", "magnitude"} & set(self.names)
 
     @property
     def measured_loss(self) -> float:
@@ -121,6 +124,7 @@ def select(
     held_out: HeldOut,
     verify: int = VERIFIED_PLANS,
     seed: int = 0,
+    weight_errors: FloatArray | None = None,
 ) -> tuple[tuple[Candidate, ...], Candidate]:
     """Measure every candidate; return all of them and the winner.
 
@@ -131,16 +135,19 @@ def select(
         held_out: measures the candidates.
         verify: how many plans of the solver's pool are measured.
         seed: of the opponents' solvers.
+        weight_errors: (V,) of the table's choices, see :mod:`qubo_compress.selection.weight_errors`; None leaves
+            ``magnitude`` out.
 
     Returns:
-        The candidates, the solver's first, then ``additive``, ``uniform``, ``greedy`` and, where groups are parts of
-        layers, ``layerwise``; and the winner: the lowest
+        The candidates, the solver's first, then ``additive``, ``uniform``, ``greedy``, ``magnitude`` and, where groups
+        are parts of layers, ``layerwise``; and the winner: the lowest
         :attr:`~qubo_compress.selection.comparison.Comparison.measure`, the KL divergence from the original's outputs
         for losses on class outputs, the loss itself for others. Within 1e-9 the earlier one wins.
     """
     plans: dict[str, Plan] = {}
     names: dict[str, list[str]] = {}
-    for name, found in (*_pool(solution, verify), *opponents(problem, seed)):
+    errors = None if weight_errors is None else weight_errors[table.allowed]
+    for name, found in (*_pool(solution, verify), *opponents(problem, seed, errors)):
         plan = table.plan(found)
         key = str(sorted(plan.choices.items()))
         plans.setdefault(key, plan)
@@ -217,9 +224,17 @@ def finalists(candidates: tuple[Candidate, ...], winner: Candidate) -> tuple[Can
     return (winner, *sorted(others, key=lambda c: c.comparison.measure))
 
 
-def opponents(problem: ChoiceProblem, seed: int = 0) -> list[tuple[str, Solution]]:
-    """The plans that rely less on the loss model, if they can be found."""
-    found = []
+def opponents(
+    problem: ChoiceProblem, seed: int = 0, weight_errors: FloatArray | None = None
+) -> list[tuple[str, Solution]]:
+    """The plans that rely less on the loss model, if they can be found.
+
+    Args:
+        problem: under the budget.
+        seed: of their solvers.
+        weight_errors: (V,) of the problem's choices; None leaves ``magnitude`` out.
+    """
+    found: list[tuple[str, Solution]] = []
     for name, given, solver in (
         ("additive", problem.without_interactions(), "exact"),
         ("uniform", problem, "uniform"),
@@ -229,6 +244,10 @@ def opponents(problem: ChoiceProblem, seed: int = 0) -> list[tuple[str, Solution
             found.append((name, solve(given, solver, time_limit=OPPONENT_SECONDS, seed=seed)))
         except (NoFeasibleFound, ProblemTooLarge) as reason:
             logger.info("%s is not compared: %s", name, reason)
+    usual = dict(found).get("additive")
+    if weight_errors is not None and usual is not None:
+        plainer = of_least_weight_errors(problem, weight_errors, usual.assignment)
+        found.append(("magnitude", solve(plainer, "exact", time_limit=OPPONENT_SECONDS, seed=seed)))
     return found + _layerwise(problem, seed)
 
 

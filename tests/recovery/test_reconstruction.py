@@ -92,28 +92,37 @@ class Chain(nn.Module):
         return values
 
 
-@pytest.fixture
-def chain() -> tuple[nn.Module, list[torch.Tensor]]:
-    generator = torch.Generator().manual_seed(5)
-    torch.manual_seed(5)
+def made_chain(seed: int) -> tuple[nn.Module, list[torch.Tensor]]:
+    """A network and its calibration batches."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
     model = Chain().eval()
     model.norm.running_mean.normal_(generator=generator)
     model.norm.running_var.uniform_(0.5, 2.0, generator=generator)
     return model, [torch.randn(64, 3, 6, 6, generator=generator) for _ in range(4)]
 
 
+@pytest.fixture
+def chain() -> tuple[nn.Module, list[torch.Tensor]]:
+    return made_chain(5)
+
+
 @pytest.mark.parametrize("wanted", [TRELLIS, "coded(of='lattice(step=1.5,rate=1.0)')", "compensate(bits=2)"])
-def test_outputs_come_nearer_by_what_a_repair_cannot_do(chain: Any, wanted: str) -> None:
-    model, batches = chain
-    small = compressed(model, batches, wanted)
-    repaired = qc.recover(small, batches, model, progress=False)
-    again = qc.recover(small, batches, model, reconstruct=True, progress=False)
+def test_outputs_come_nearer_by_what_a_repair_cannot_do(wanted: str) -> None:
+    """On the average of several networks: codes of one network may be lucky before."""
     inputs = torch.randn(500, 3, 6, 6, generator=torch.Generator().manual_seed(6))
-    with torch.no_grad():
-        errors = [float((net(inputs) - model(inputs)).square().mean()) for net in (repaired, again)]
-    assert errors[1] < 0.9 * errors[0]
-    sizes = [{name: stored.nbytes for name, stored in compression_of(net).stored.items()} for net in (small, again)]
-    assert sizes[0] == sizes[1]
+    shares = []
+    for seed in range(10):
+        model, batches = made_chain(seed)
+        small = compressed(model, batches, wanted)
+        repaired = qc.recover(small, batches, model, progress=False)
+        again = qc.recover(small, batches, model, reconstruct=True, progress=False)
+        with torch.no_grad():
+            errors = [float((net(inputs) - model(inputs)).square().mean()) for net in (repaired, again)]
+        shares.append(errors[1] / errors[0])
+        sizes = [{name: stored.nbytes for name, stored in compression_of(net).stored.items()} for net in (small, again)]
+        assert sizes[0] == sizes[1]
+    assert sum(shares) / len(shares) < 0.95
 
 
 def test_the_work_does_not_grow_with_the_square_of_the_depth(monkeypatch: pytest.MonkeyPatch) -> None:
