@@ -155,8 +155,12 @@ def _untouched(
 
 
 def _measured(runs: _ChoiceRuns, table: SensitivityTable, touched: npt.NDArray[np.int64]) -> FloatArray:
-    """Divergences of some choices from running each; a multiple of the table's if that fails or is not finite."""
+    """Divergences of some choices from running each; a multiple of the table's if that fails or is not finite.
+
+    They run on the examples that they were made from, so the table's correction applies to them, too.
+    """
     group_of = np.searchsorted(table.offsets, touched, side="right") - 1
+    optimism = np.ones(touched.size) if table.optimism is None else table.optimism[touched]
     found = LARGEST_CORRECTION * table.linear[touched]
     with every_layer_runs(), torch.no_grad():
         for position, (choice, group) in enumerate(zip(touched, group_of, strict=True)):
@@ -167,7 +171,7 @@ def _measured(runs: _ChoiceRuns, table: SensitivityTable, touched: npt.NDArray[n
                 logger.info("%s as %s was not run (%s)", table.group_names[group], name, cause)
                 continue
             if np.isfinite(value):
-                found[position] = max(0.0, value)
+                found[position] = max(0.0, value) * optimism[position]
     return found
 
 

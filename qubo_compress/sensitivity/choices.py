@@ -11,6 +11,8 @@ from typing import Any, overload
 import numpy as np
 from torch import Tensor
 
+from qubo_compress.calibration.statistics.damping import LEAST_DAMPING
+from qubo_compress.calibration.statistics.input_moments import InputMoments
 from qubo_compress.calibration.statistics.statistic import Calibration
 from qubo_compress.menu.operator import ALREADY_STORED, Operator, choice_name, looks_at_data, needs_data, stored_as
 from qubo_compress.menu.storage.many import Fits, encoded, of_equal_values
@@ -18,7 +20,7 @@ from qubo_compress.menu.storage.stored import Stored
 from qubo_compress.network.groups import Layout, Member
 from qubo_compress.network.rounding import InputRange
 from qubo_compress.network.tensors import NetworkTensors
-from qubo_compress.problem.choice_problem import IntArray
+from qubo_compress.problem.choice_problem import FloatArray, IntArray
 from qubo_compress.sensitivity.cache import Unit, UnitCache
 from qubo_compress.sensitivity.ranks import Arrays
 
@@ -50,6 +52,8 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
     Attributes:
         payloads: (group name, choice name) -> stored bytes of choices made from data; grows as they are made.
         fits: the search results of every choice's encoding, once the choices are priced.
+        optimism: (group name, choice name) -> how many times a choice made from inputs costs more on other examples;
+            only where it does, and was made here.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
         self.payloads = dict(payloads or {})
         self.kept_because = dict(kept_because or {})
         self.fits: Fits | None = None
+        self.optimism: dict[tuple[str, str], float] = {}
         self._offered = tuple(offered)
         # Groups share operators: there may be thousands of groups.
         every = {id(operator): operator for choices in offered for operator in choices.values()}
@@ -203,6 +208,11 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
         if driven:
             self._remember(group, driven, cache.get(f"payload_{group:05d}", partial(self._made, group, driven)))
 
+    def optimism_of_all(self) -> FloatArray:
+        """(V,) the optimism of every choice; 1 for those that look at no inputs."""
+        groups = zip(self.layout.groups, self._offered, strict=True)
+        return np.array([self.optimism.get((group.name, name), 1.0) for group, offered in groups for name in offered])
+
     def share_from_data(self, cache: UnitCache) -> None:
         """Make all groups' choices that need data; if several ranks share the work, each group on one rank."""
         if cache.ranks.size == 1:
@@ -232,11 +242,23 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
             made[name] = operator.encode_with(found, parts, evidence)
             self._kept.offer((group, name), made[name], found.numel)
         stored = [packed.to_bytes() for packed in made.values()]
-        return {str(number): np.frombuffer(data, dtype=np.uint8) for number, data in enumerate(stored)}
+        arrays = {str(number): np.frombuffer(data, dtype=np.uint8) for number, data in enumerate(stored)}
+        return {**arrays, "optimism": np.array([_optimism(operator, evidence) for operator in driven.values()])}
 
     def _remember(self, group: int, driven: Mapping[str, Operator], arrays: Arrays) -> None:
         for number, name in enumerate(driven):
-            self.payloads[self.layout.groups[group].name, name] = arrays[str(number)].tobytes()
+            key = self.layout.groups[group].name, name
+            self.payloads[key] = arrays[str(number)].tobytes()
+            if arrays["optimism"][number] > 1.0:
+                self.optimism[key] = float(arrays["optimism"][number])
+
+
+def _optimism(operator: Operator, evidence: Mapping[Any, tuple[Any, ...]]) -> float:
+    """How many times a choice costs more on other examples, where halves of the inputs can tell."""
+    if InputMoments() not in operator.needs:
+        return 1.0
+    members = [moments.validation(LEAST_DAMPING).optimism for moments in evidence[InputMoments()]]
+    return float(np.mean(members))
 
 
 class _Kept(dict[tuple[int, str], Stored]):

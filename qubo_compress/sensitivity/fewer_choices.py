@@ -41,6 +41,7 @@ def fewer_choices(table: SensitivityTable, names: Iterable[str]) -> dict[str, An
         "factor": None if table.factor is None else table.factor[index],
         "pairs": None if table.pairs is None else table.pairs[index][:, index],
         "divergence": None if table.divergence is None else table.divergence[index],
+        "optimism": None if table.optimism is None else table.optimism[index],
         "allowed": table.allowed[index],
         "payloads": {key: data for key, data in table.payloads.items() if key[1] in wanted},
         "pair_costs": {name: values[index][:, index] for name, values in table.pair_costs.items()},

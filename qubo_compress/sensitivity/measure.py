@@ -38,6 +38,7 @@ from qubo_compress.sensitivity.measurement import Measurement
 from qubo_compress.sensitivity.metric import Metric, MetricResult
 from qubo_compress.sensitivity.metrics.auto import multiplications, resolved
 from qubo_compress.sensitivity.noise import noise_terms
+from qubo_compress.sensitivity.optimism import on_other_examples
 from qubo_compress.sensitivity.preparation import prepared
 from qubo_compress.sensitivity.progress import progress_bar, say
 from qubo_compress.sensitivity.provenance import Provenance
@@ -191,6 +192,8 @@ def measure_specimen(
             result = _checked(chosen.measure(subject.with_progress(advance)), chosen, subject)
         noise = ranks.first(lambda: {"noise": noise_terms(subject, chosen.metric_name, prices.unreliable)})["noise"]
     _add_flips(subject, result, costs, fixed_costs)
+    optimism = subject.choices.optimism_of_all()
+    result = on_other_examples(result, optimism)
 
     def finished() -> Arrays:
         baseline = subject.mean_loss(subject.reference)
@@ -220,6 +223,7 @@ def measure_specimen(
         payloads=subject.choices.payloads,
         fits=subject.choices.fits,
         kept_because=subject.choices.kept_because,
+        optimism=optimism,
     )  # fmt: skip
 
 

@@ -63,6 +63,8 @@ class SensitivityTable:
         kept_because: group name -> why it has only ``keep``, if the menu is not the reason.
         pair_costs: budget name -> sparse symmetric (V, V) cost of two choices together, for decisions about channels.
         removals: what the decisions about channels need, or None.
+        optimism: (V,) by how much choices made from the examples were corrected, see
+            :mod:`qubo_compress.sensitivity.optimism`; None for a table that was read.
         remainder: for a table of a network that lacks channels of another one: that network, whose plans are made.
     """
 
@@ -84,6 +86,7 @@ class SensitivityTable:
     pair_costs: Mapping[str, sparse.csr_array] = field(default_factory=dict, repr=False)
     removals: RemovalChoices | None = field(default=None, repr=False)
     remainder: Remainder | None = field(default=None, repr=False)
+    optimism: FloatArray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.allowed is None:

@@ -11,24 +11,45 @@ T, unit errors of all weights therefore cost
 
 S is taken of one half of the examples and T of the other, both ways, and the damping with the least cost is halved for
 all examples together: in ridge regression, the best penalty falls as one over the number of examples.
+
+What errors cost on T, over what they cost on S, also tells by how much a choice is worse on other examples than on
+those that it was made from. A measurement on the same examples is corrected by this factor; see
+:mod:`qubo_compress.sensitivity.optimism`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-STEPS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+LEAST_DAMPING = 0.01
+"""What GPTQ (Frantar et al., ICLR 2023) uses for any number of examples."""
+
+STEPS = (LEAST_DAMPING, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Dampings that are compared; the search ends where the cost rises."""
 
 BLOCKS = 64
 """Most blocks that are looked at: all blocks of a layer get the same damping."""
 
 
-def validated_damping(halves: Sequence[Tensor], blocks: Sequence[Tensor], least: float) -> float:
-    """The damping for all examples, at least ``least``.
+@dataclass(frozen=True)
+class Validation:
+    """What one half of the examples says about choices that were made with the other half.
+
+    Attributes:
+        damping: for choices made with all examples.
+        optimism: how many times errors cost more on examples that they were not compensated for; at least 1.
+    """
+
+    damping: float
+    optimism: float = 1.0
+
+
+def validated(halves: Sequence[Tensor], blocks: Sequence[Tensor], least: float) -> Validation:
+    """The damping for all examples, at least ``least``, and the optimism of choices made with half of them.
 
     Args:
         halves: (D, D) moments of one half of the examples, one matrix per block; none if halves are not known.
@@ -38,26 +59,34 @@ def validated_damping(halves: Sequence[Tensor], blocks: Sequence[Tensor], least:
     Example:
         >>> inputs = torch.randn(8, 40, generator=torch.Generator().manual_seed(0)).double()
         >>> half = inputs[::2].T @ inputs[::2]
-        >>> validated_damping([half], [inputs.T @ inputs], least=0.01)
-        5.0
+        >>> found = validated([half], [inputs.T @ inputs], least=0.01)
+        >>> found.damping > 1, found.optimism > 1, validated([], [half], least=0.01)
+        (True, True, Validation(damping=0.01, optimism=1.0))
     """
     if not halves:
-        return least
+        return Validation(least)
     every = slice(None, None, -(-len(halves) // BLOCKS))
     one, whole = torch.stack(list(halves[every])), torch.stack(list(blocks[every]))
     other = whole - one
     alive = (_strength(one) > 0) & (_strength(other) > 0)
     if not bool(alive.any()) or not bool(torch.isfinite(whole[alive]).all()):
-        return least
+        return Validation(least)
     one, other = one[alive], other[alive]
-    return least_costly(lambda damping: _cost(one, other, damping) + _cost(other, one, damping), least)
+
+    def cost(damping: float) -> float:
+        """On unseen inputs."""
+        return _cost(one, other, damping) + _cost(other, one, damping)
+
+    best = least_costly(cost, least)
+    seen = _cost(one, one, best) + _cost(other, other, best)
+    return Validation(max(least, best / 2), max(1.0, cost(best) / seen) if seen > 0 else 1.0)
 
 
 def least_costly(cost: Callable[[float], float], least: float) -> float:
-    """The damping for all examples, from the cost of dampings made with half of them.
+    """The damping of the least cost, where the search for it ends.
 
     Args:
-        cost: of a damping, on the other half.
+        cost: of a damping.
         least: the first one tried.
     """
     best, lowest = least, float("inf")
@@ -66,7 +95,7 @@ def least_costly(cost: Callable[[float], float], least: float) -> float:
         if not found < lowest:
             break
         best, lowest = damping, found
-    return max(least, best / 2)
+    return best
 
 
 def _strength(moments: Tensor) -> Tensor:
@@ -80,9 +109,9 @@ def _cost(seen: Tensor, unseen: Tensor, damping: float) -> float:
     damped = seen + damping * _strength(seen)[:, None, None] * identity
     # With the order reversed, damped = R R^T for an upper triangular R, so U = R^-1.
     lower, failed = torch.linalg.cholesky_ex(damped.flip(-2, -1))
-    root, apart = torch.linalg.cholesky_ex(unseen + 1e-6 * _strength(unseen)[:, None, None] * identity)
-    if bool(failed.any()) or bool(apart.any()):
+    if bool(failed.any()):
         return float("inf")
     upper = lower.flip(-2, -1)
-    moved = torch.linalg.solve_triangular(upper, root, upper=True) * upper.diagonal(dim1=-2, dim2=-1)[..., None]
-    return float(moved.square().sum())
+    moved = torch.linalg.solve_triangular(upper, identity.expand_as(upper), upper=True)
+    moved = moved * upper.diagonal(dim1=-2, dim2=-1)[..., None]
+    return float(((moved @ unseen) * moved).sum())

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from qubo_compress.calibration.examples import Examples, Slice
-from qubo_compress.calibration.statistics.damping import validated_damping
+from qubo_compress.calibration.statistics.damping import Validation, validated
 from qubo_compress.calibration.statistics.statistic import Calibration, Statistic
 from qubo_compress.errors import InvalidMenu, QuboCompressError
 from qubo_compress.network.calls import Sliding, WeightCall, WeightCalls
@@ -57,7 +57,7 @@ class Moments:
         total_rows: of the whole tensor; they are shared evenly between the blocks.
         factors: (block, damping) -> factor of the inverse; filters of one layer share them.
         halves: for every block, the share of every second example in it; empty where they cannot be told apart.
-        validated: what :meth:`at_least` found; filters of one layer share it.
+        validations: by the least damping; filters of one layer share them.
     """
 
     blocks: tuple[Tensor, ...]
@@ -65,16 +65,20 @@ class Moments:
     total_rows: int
     factors: dict[tuple[int, float], Tensor] = field(default_factory=dict)
     halves: tuple[Tensor, ...] = ()
-    validated: dict[float, float] = field(default_factory=dict)
+    validations: dict[float, Validation] = field(default_factory=dict)
+
+    def validation(self, damping: float) -> Validation:
+        """What halves of the examples say about at least this damping."""
+        if damping not in self.validations:
+            self.validations[damping] = validated(self.halves, self.blocks, damping)
+        return self.validations[damping]
 
     def at_least(self, damping: float) -> float:
         """This damping, or more where compensation with one half of the examples fails on the other half.
 
         See :mod:`qubo_compress.calibration.statistics.damping`.
         """
-        if damping not in self.validated:
-            self.validated[damping] = validated_damping(self.halves, self.blocks, damping)
-        return self.validated[damping]
+        return self.validation(damping).damping
 
     def block_of(self, row: int) -> int:
         """Which matrix belongs to a row of the member."""
@@ -161,11 +165,11 @@ class InputMoments(Statistic):
 
     def _member(self, calibration: Calibration, member: Member) -> Moments:
         # Filters of one layer share its moments and their factors.
-        sums, factors, validated = calibration.remembered(
+        sums, factors, validations = calibration.remembered(
             self.statistic_name, member.name, lambda: (_taken(calibration, self.statistic_name, member.name), {}, {})
         )
         first = 0 if member.rows is None else member.rows[0]
-        return Moments(sums.blocks, first, member.shape[0], factors, sums.halves, validated)
+        return Moments(sums.blocks, first, member.shape[0], factors, sums.halves, validations)
 
     def imagined(self, group: Group, parts: Sequence[Tensor], generator: torch.Generator) -> tuple[Moments, ...]:
         found = []

@@ -19,7 +19,7 @@ from torch import Tensor
 from qubo_compress.calibration.statistics.input_moments import InputMoments, Moments
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.compensation.layer_error import Compensating
-from qubo_compress.menu.compensation.moments import Codebook, descended, output_error, propagated
+from qubo_compress.menu.compensation.moments import MOST_DAMPING, Codebook, descended, output_error, propagated
 from qubo_compress.menu.families import offer
 from qubo_compress.menu.operator import operators, values_of
 from qubo_compress.menu.quantize import half_scale
@@ -141,7 +141,7 @@ class Lattice(Compensating):
     damping: float = 0.01
 
     def __post_init__(self) -> None:
-        for name, low, high in (("step", 0.005, 10.0), ("rate", 0.0, LARGEST_RATE), ("damping", 1e-9, 10.0)):
+        for name, low, high in (("step", 0.005, 10.0), ("rate", 0.0, LARGEST_RATE), ("damping", 1e-9, MOST_DAMPING)):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and low <= value <= high):
                 raise InvalidMenu(f"{name} must be a number from {low} to {high}; got {value!r}")
@@ -168,7 +168,7 @@ class Lattice(Compensating):
         values = values_of(part).double()
         root = float(values.square().mean().sqrt())
         step = half_scale(torch.tensor(max(self.step * root, float(values.abs().max()) / LARGEST_CODE)))
-        enough = replace(self, damping=moments.at_least(self.damping))
+        enough = replace(self, damping=min(moments.at_least(self.damping), MOST_DAMPING))
         codes = enough._codes(values, step.double().expand(len(values), 1), moments)
         return LatticeTensor(member, step, codes.to(torch.int16), int(codes.min()), int(codes.max()))
 

@@ -14,6 +14,7 @@ from qubo_compress.calibration.statistics.input_moments import InputMoments, Mom
 from qubo_compress.errors import InvalidMenu
 from qubo_compress.menu.compensation.layer_error import Compensating
 from qubo_compress.menu.compensation.moments import (
+    MOST_DAMPING,
     Codebook,
     descended,
     output_error,
@@ -82,8 +83,8 @@ class Compensate(Compensating):
         check_sparsity(self.sparsity)
         if self.bits is None and self.sparsity == 0:
             raise InvalidMenu("without bits and without sparsity nothing is compressed; give one of them")
-        if not (isinstance(self.damping, (int, float)) and 0 < self.damping < 10):
-            raise InvalidMenu(f"damping must be above 0 and below 10; got {self.damping!r}")
+        if not (isinstance(self.damping, (int, float)) and 0 < self.damping <= MOST_DAMPING):
+            raise InvalidMenu(f"damping must be above 0 and at most {MOST_DAMPING:g}; got {self.damping!r}")
         if self.rounding not in ROUNDINGS:
             raise InvalidMenu(f"rounding must be one of {', '.join(ROUNDINGS)}; got {self.rounding!r}")
         if self.bits is None and self.rounding != ROUNDINGS[0]:
@@ -113,7 +114,7 @@ class Compensate(Compensating):
 
     def _with_enough(self, moments: Moments) -> Compensate:
         """The same with as much damping as the examples behind the moments call for."""
-        return replace(self, damping=moments.at_least(self.damping))
+        return replace(self, damping=min(moments.at_least(self.damping), MOST_DAMPING))
 
     def _mask(self, values: Tensor, moments: Moments) -> Tensor | None:
         if self.sparsity == 0:

@@ -20,6 +20,9 @@ from torch import Tensor
 
 from qubo_compress.menu.compensation.kernels import BookArguments, descend_blocks, descend_rows
 
+MOST_DAMPING = 10.0
+"""Largest share of the mean moment that ``compensate`` and ``lattice`` add to every input's."""
+
 SWEEPS = 12
 """Most passes of the descent over a row's columns."""
 
