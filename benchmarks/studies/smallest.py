@@ -29,6 +29,7 @@ import qubo_compress as qc
 from benchmarks.networks import Network, accuracy_and_loss, channels_last, load
 from benchmarks.records import Record, newest, table
 from benchmarks.study import Option, Options, Study, grid
+from qubo_compress.calibration.statistics.damping import Validation
 from qubo_compress.calibration.statistics.input_moments import InputMoments
 from qubo_compress.menu import choices_of, discover
 from qubo_compress.menu.coding.coded import Coded, coded_name
@@ -54,6 +55,7 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain codes": ("plain", {}),
     "not compensated": ("not compensated", {}),
     "older contexts": ("trellis", {}),
+    "fixed damping": ("trellis", {}),
     "one step for all": ("trellis", {}),
 }
 """What is left out -> the menu, and options of ``compress``."""
@@ -61,9 +63,19 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
 WITHOUT = {
     "everything": "nothing", "additive": "pairs of layers", "layers stored once": "reconstruction",
     "four states": "eight states (four)", "plain codes": "the trellis", "not compensated": "compensation",
-    "older contexts": "the adaptive coder", "one step for all": "steps per layer",
+    "older contexts": "the adaptive coder", "fixed damping": "damping and doubt from halves of the examples",
+    "one step for all": "steps per layer",
 }  # fmt: skip
 """A part's name -> what is missing, for the table."""
+
+REPLACED: dict[str, tuple[str, Any]] = {
+    "older contexts": ("qubo_compress.menu.coding.coded.can_be_adaptive", lambda *given: False),
+    "fixed damping": (
+        "qubo_compress.calibration.statistics.input_moments.validated",
+        lambda halves, blocks, least: Validation(least),
+    ),
+}
+"""A part that no option leaves out -> the function that is replaced, and by what."""
 
 FINEST, COARSEST, STEP_SEARCHES = 0.1, 12.0, 7
 """Steps between which the one for all is searched by bisection."""
@@ -143,10 +155,9 @@ def part(options: Options, part: str, ratio: float, **_: Any) -> Iterator[Record
         yield {"cpu_seconds": time.process_time() - started} | scored(mended, network)
         return
     menu, settings = PARTS[part]
-    older = mock.patch("qubo_compress.menu.coding.coded.can_be_adaptive", return_value=False)
-    stored = "older" if part == "older contexts" else menu
+    stored = part if part in REPLACED else menu
     folder = Path("out/smallest") / f"{options.network}_{options.images}_{options.seed}_{stored.replace(' ', '_')}"
-    with older if part == "older contexts" else contextlib.nullcontext():
+    with mock.patch(*REPLACED[part]) if part in REPLACED else contextlib.nullcontext():
         found = qc.compress(
             network.model, network.calibration, qc.Budget(ratio=ratio), menu=menu_of(menu), seed=options.seed,
             max_examples=options.images, progress=False, cache=folder, **settings,
