@@ -149,8 +149,8 @@ def compress(
             starts from the best plans so far; see :func:`qubo_compress.selection.evolution.evolve`. It runs on the
             measured examples, and on half of the held-out ones if there are at least 256. Its plan is taken only if it
             does better on the other held-out examples. 0: no search. The measurement and the checks are not counted.
-        reconstruct: with ``recover``, store the compensated choices of the best plan again, layer after layer, for the
-            inputs that the compressed network gives them; kept if it does better on the held-out examples. See
+        reconstruct: with ``recover``, store the compensated choices of the best plans again, layer after layer, for the
+            inputs that the compressed network gives them; kept if one does better on the held-out examples. See
             :mod:`qubo_compress.recovery.reconstruction`. Other choices do not look at inputs and stay as they are.
 
     Raises:
@@ -247,9 +247,10 @@ def compress(
     some = specimen.examples if few else specimen.examples.spread(TRIAL)
     mend = (lambda applied: repair(applied, some, epochs, trained)) if recover else None
     final = judged_repaired(history[last], judge, mend, epochs)
-    if recover and reconstruct and not epochs:
-        again = partial(repair, given=specimen.examples, passes=0, again=True)
-        final = judged_reconstructed(final, judge, again)
+    if mend is not None and reconstruct and not epochs:
+        again, all_of_them = partial(repair, passes=0, again=True), specimen.examples
+        thoroughly = None if some is all_of_them else partial(again, given=all_of_them)
+        final = judged_reconstructed(final, judge, mend, partial(again, given=some), thoroughly)
     history[last] = final.round
     chosen, small = final.round.chosen, final.applied
     recovered = final.reconstructed or chosen.repaired

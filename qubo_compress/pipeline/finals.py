@@ -13,6 +13,9 @@ from qubo_compress.recovery.reconstruction import can_be_reconstructed
 from qubo_compress.selection.candidates import TIE, Candidate, finalists
 from qubo_compress.selection.comparison import Comparison, HeldOut
 
+RUNNERS_UP = 2
+"""Plans whose layers are stored again beside those of the best one: each takes longer than its repair."""
+
 
 @dataclass(frozen=True, eq=False)
 class Final:
@@ -61,18 +64,52 @@ def judged_repaired(
     return Final(taken, best[1], best[2])
 
 
-def judged_reconstructed(final: Final, judge: HeldOut, reconstruct: Callable[[nn.Module], nn.Module]) -> Final:
-    """The plan with its layers stored again for their inputs in the compressed network, if that is better.
+def judged_reconstructed(
+    final: Final,
+    judge: HeldOut,
+    repair: Callable[[nn.Module], nn.Module],
+    reconstruct: Callable[[nn.Module], nn.Module],
+    thoroughly: Callable[[nn.Module], nn.Module] | None = None,
+) -> Final:
+    """The plan that is best with its layers stored again for their inputs in the compressed network, if that is better.
+
+    Like the repair, this changes the order of plans; and what a plan gained by luck on the held-out examples, it loses
+    when it is stored again. So it is tried on the best plans after repair, not only on the first.
 
     Args:
         final: the plan taken, repaired.
         judge: the held-out examples.
+        repair: applied network -> repaired one.
         reconstruct: repaired network -> the same with layers stored again.
+        thoroughly: the same with more examples, for the best plan; None if there are no more.
     """
-    if final.repaired is None or not can_be_reconstructed(compression_of(final.repaired)):
+    best: tuple[Candidate, Comparison, nn.Module, nn.Module] | None = None
+    for candidate in _leading(final.round):
+        first = candidate is final.round.chosen and final.repaired is not None
+        applied = final.applied if first else candidate.plan.apply(judge.model)
+        repaired = final.repaired if first else repair(applied)
+        if repaired is None or not can_be_reconstructed(compression_of(repaired)):
+            continue
+        network = reconstruct(repaired)
+        compared = judge.compare(network)
+        if best is None or compared.measure < best[1].measure:
+            best = candidate, compared, applied, network
+    if best is None:
         return final
-    network = reconstruct(final.repaired)
-    compared = judge.compare(network)
+    candidate, compared, applied, network = best
+    if thoroughly is not None:
+        other = thoroughly(repair(applied))
+        again = judge.compare(other)
+        if again.measure < compared.measure:
+            compared, network = again, other
     if not compared.measure < final.round.chosen.final_measure:
         return final
-    return replace(final, repaired=network, reconstructed=compared)
+    found = final.round
+    taken = Round.of(found.table, found.solution, found.candidates, candidate, found.accepted)
+    return Final(taken, applied, network, compared)
+
+
+def _leading(found: Round) -> list[Candidate]:
+    """The best plans after repair, the one taken first."""
+    others = [one for one in found.candidates if one.repaired is not None and one is not found.chosen]
+    return [found.chosen, *sorted(others, key=lambda one: one.final_measure)[:RUNNERS_UP]]

@@ -66,7 +66,7 @@ def basis(result: CompressionResult) -> str:
         return ""
     if compared_repaired(result):
         helped = "" if result.recovery_kept else ", where it helped"
-        again = " The plan taken was then reconstructed, which is not in these figures." * result.reconstructed
+        again = " The plan taken is the best after reconstruction, which these figures lack." * result.reconstructed
         return f"All plans after the same repair{helped}.{again}"
     if result.epochs:
         passes = f"{result.epochs} epoch{'s' * (result.epochs != 1)}"

@@ -271,5 +271,5 @@ def test_alternatives_are_compared_after_the_same_repair() -> None:
     assert found.reconstructed
     chosen = found.taken.chosen
     assert chosen.repaired is not None and found.recovered_comparison.measure < chosen.repaired.measure
-    assert "then reconstructed, which is not in these figures" in basis(found)
+    assert "the best after reconstruction, which these figures lack" in basis(found)
     assert found.recovered_comparison.loss == pytest.approx(found.recovered.loss)

@@ -56,7 +56,7 @@ class Moments:
         first_row: of the member's rows in the whole tensor.
         total_rows: of the whole tensor; they are shared evenly between the blocks.
         factors: (block, damping) -> factor of the inverse; filters of one layer share them.
-        halves: for every block, the share of every second example in it; empty where they cannot be told apart.
+        halves: for every block, the share of every second example in it; empty where they are not known.
         validations: by the least damping; filters of one layer share them.
     """
 
@@ -194,14 +194,14 @@ class _Reached(QuboCompressError):
 
 
 @dataclass(frozen=True, eq=False)
-class _Sums:
+class _HalvedSums:
     """Moments of a parameter's inputs, and what every second example contributed, one matrix per share of its rows."""
 
     blocks: tuple[Tensor, ...]
     halves: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, found: list[Tensor]) -> _Sums:
+    def of(cls, found: list[Tensor]) -> _HalvedSums:
         """From the matrices of every second example, followed by those of the others."""
         shares = len(found) // 2
         even = [(total + total.T) / 2 for total in found[:shares]]
@@ -209,13 +209,13 @@ class _Sums:
         return cls(tuple(one + other for one, other in zip(even, odd, strict=True)), tuple(even))
 
 
-def _taken(calibration: Calibration, statistic: str, name: str) -> _Sums:
+def _taken(calibration: Calibration, statistic: str, name: str) -> _HalvedSums:
     """A parameter's moments: gathered ahead, or by a new run that gathers others as well."""
     ahead = calibration.ahead.setdefault(statistic, {})
     if name not in ahead:
         ahead.clear()
         ahead.update(_gathered(calibration, name))
-    return cast(_Sums, ahead.pop(name))
+    return cast(_HalvedSums, ahead.pop(name))
 
 
 @dataclass(eq=False)
@@ -278,7 +278,7 @@ class _Gathering:
         self.calls.clear()
 
 
-def _gathered(calibration: Calibration, name: str) -> dict[str, _Sums]:
+def _gathered(calibration: Calibration, name: str) -> dict[str, _HalvedSums]:
     """(D, D) moments per share of the output rows, over every call that gets the tensor itself.
 
     For the parameter, and for later ones in the network as far as they fit.
@@ -297,7 +297,7 @@ def _gathered(calibration: Calibration, name: str) -> dict[str, _Sums]:
             f"what {name} multiplies was not seen on the calibration data: no function that is known was given it; "
             "keep it out of choices that look at inputs, with a grouping that leaves it alone"
         )
-    return {other: _Sums.of(sums) for other, sums in gathering.sums.items()}
+    return {other: _HalvedSums.of(sums) for other, sums in gathering.sums.items()}
 
 
 def _second_moments(call: WeightCall, weights: Tensor, odd: Tensor) -> list[Tensor]:
