@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from benchmarks.peers.curves import Difference, Point, at, difference, envelope, of_text
-from benchmarks.peers.roster import GPT, NETWORKS, PEERS
+from benchmarks.peers.roster import GPT, NETWORKS, PEERS, examples_of
 from benchmarks.records import Record, markdown, matching, newest, table
 
 TWO_ERRORS = 2.0
@@ -48,10 +48,8 @@ def _network(rows: list[Record], network: str, examples: int) -> str:
     """One network with some calibration examples: differences first, then the points of all curves."""
     first = rows[0]
     what = f"loss {first['original_loss']:.4f}" if network == GPT else f"{first['original']:.2f} %"
-    return (
-        f"## {network}, {examples:,} calibration examples\n\nThe original: {what}.\n\n{_differences(rows, network)}\n"
-        f"{_points(rows, network)}"
-    )
+    title = f"## {network}, {examples_of(network, examples):,} calibration examples"
+    return f"{title}\n\nThe original: {what}.\n\n{_differences(rows, network)}\n{_points(rows, network)}"
 
 
 def _name(row: Record) -> str:

@@ -31,7 +31,7 @@ from benchmarks.networks.scores import TestScore, score
 from benchmarks.peers.curves import as_text
 from benchmarks.peers.environments import LONGEST_MESSAGE, Unavailable
 from benchmarks.peers.files import Work, environment_of, nearest
-from benchmarks.peers.roster import EFFICIENT, GPT, NETWORKS, PEERS, Settings, named
+from benchmarks.peers.roster import GPT, NETWORKS, PEERS, Settings, examples_of, named
 from benchmarks.peers.tables import pages
 from benchmarks.processes import in_new_process, warm_up
 from benchmarks.records import Record
@@ -62,9 +62,8 @@ STUDY = Study(
 
 @lru_cache(maxsize=2)
 def loaded(network: str, examples: int, seed: int) -> Network:
-    """A network with the calibration examples of a seed; EfficientNet has 200 at most."""
-    most = min(examples, 200) if network == EFFICIENT else examples
-    return channels_last(load(network, calibration_examples=most, seed=seed))
+    """A network with the calibration examples of a seed."""
+    return channels_last(load(network, calibration_examples=examples_of(network, examples), seed=seed))
 
 
 @lru_cache(maxsize=1)
