@@ -39,8 +39,8 @@ METHODS = ("moments", "least-squares")
 REMEMBERED_BYTES = 600_000_000
 """Limit on the stored bytes of the original's outputs, which determines the number of examples."""
 
-BLOCK_VALUES = 4_000_000
-"""Most values of a layer in double precision at a time."""
+BLOCK_VALUES = 250_000
+"""Most values of a layer in double precision at a time: 2 MB, so that they stay in a cache."""
 
 BATCH_NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -205,44 +205,61 @@ def _repaired(
     return stored
 
 
-def _rows(tensor: Tensor, axis: int) -> Tensor:
-    """(values, channels)."""
-    return tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis])
+@dataclass(frozen=True, eq=False)
+class _JointMoments:
+    """(channels,) float64 means, variances and covariance of two tensors with the channels along the second axis."""
+
+    x_mean: Tensor
+    y_mean: Tensor
+    x_variance: Tensor
+    y_variance: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> _JointMoments:
+        """In one pass: blocks that fit a cache are six times as fast as whole tensors, and need no transposed copy.
+
+        The first value of each channel is subtracted, so that squares of large means do not cancel.
+        """
+        corner = (slice(0, 1), slice(None), *[slice(0, 1)] * (x.ndim - 2))
+        first, other = x[corner].double(), y[corner].double()
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        sums = torch.zeros(5, x.shape[1], dtype=torch.float64, device=x.device)
+        for one, two in zip(_blocks(x), _blocks(y), strict=True):
+            u, v = one.double() - first, two.double() - other
+            sums += torch.stack([part.sum(axes) for part in (u, v, u * u, v * v, u * v)])
+        u, v, uu, vv, uv = sums / (x.numel() // x.shape[1])
+        variances = (uu - u * u).clamp(min=0.0), (vv - v * v).clamp(min=0.0)
+        return cls(first.flatten() + u, other.flatten() + v, *variances, uv - u * v)
 
 
-def _mean(rows: Tensor) -> Tensor:
+def _mean(values: Tensor, axis: int) -> Tensor:
     """(channels,) float64."""
-    return torch.stack([block.double().sum(0) for block in _blocks(rows)]).sum(0) / len(rows)
+    others = [other for other in range(values.ndim) if other != axis % values.ndim]
+    total = sum(block.double().sum(others) for block in _blocks(values))
+    return torch.as_tensor(total) / (values.numel() // values.shape[axis])
 
 
-def _covariance(one: Tensor, one_mean: Tensor, other: Tensor, other_mean: Tensor) -> Tensor:
-    """(channels,) float64 of the rows of two tensors."""
-    pairs = zip(_blocks(one), _blocks(other), strict=True)
-    sums = [((x.double() - one_mean) * (y.double() - other_mean)).sum(0) for x, y in pairs]
-    return torch.stack(sums).sum(0) / len(one)
-
-
-def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(rows, max(1, BLOCK_VALUES // max(1, rows.shape[1])))
+def _blocks(values: Tensor) -> tuple[Tensor, ...]:
+    """Parts along the first axis."""
+    return torch.split(values, max(1, BLOCK_VALUES // max(1, values[0].numel())))
 
 
 def _normalisation(
     target: StatisticsTarget, tensors: NetworkTensors, given: Tensor, goal: Tensor, method: str
 ) -> list[Tensor]:
-    x, y = _rows(given, 1), _rows(goal, 1)
     current = {attribute(m.name): tensors[m.name].detach().double() for m in target.group.members}
     epsilon = target.group.epsilon or 0.0
     before = current["weight"] / torch.sqrt(current["running_var"] + epsilon)
-    x_mean, y_mean = _mean(x), _mean(y)
-    x_var = _covariance(x, x_mean, x, x_mean)
+    found = _JointMoments.of(given, goal)
+    spread = found.x_variance.clamp(min=SMALLEST_VARIANCE)
     if method == "moments":
-        y_var = _covariance(y, y_mean, y, y_mean)
-        scale = torch.sign(before) * torch.sqrt(y_var / x_var.clamp(min=SMALLEST_VARIANCE))
+        scale = torch.sign(before) * torch.sqrt(found.y_variance / spread)
     else:
-        scale = _covariance(x, x_mean, y, y_mean) / x_var.clamp(min=SMALLEST_VARIANCE)
+        scale = found.covariance / spread
     # The scale of a channel that is constant on these examples is unknown.
-    scale = torch.where((x_var > SMALLEST_VARIANCE) & torch.isfinite(scale), scale, before)
-    return folded_values(target.group, scale, y_mean - scale * x_mean)
+    scale = torch.where((found.x_variance > SMALLEST_VARIANCE) & torch.isfinite(scale), scale, before)
+    return folded_values(target.group, scale, found.y_mean - scale * found.x_mean)
 
 
 def folded_values(group: Group, scale: Tensor, shift: Tensor) -> list[Tensor]:
@@ -271,7 +288,7 @@ def _corrected_bias(
     for member in target.group.members:
         tensor = tensors[member.name].detach()
         if attribute(member.name) == "bias" and tensor.numel() == output.shape[axis]:
-            difference = _mean(_rows(goal, axis)) - _mean(_rows(output, axis))
+            difference = _mean(goal, axis) - _mean(output, axis)
             tensor = (tensor.double() + difference.reshape(tensor.shape)).to(tensor.dtype)
         values.append(tensor)
     return values
