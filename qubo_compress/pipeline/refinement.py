@@ -125,7 +125,8 @@ def refine(
         folder = f"round_{number}_{NetworkTensors(base).signature()[:12]}"
         cache = None if settings.cache is None else Path(settings.cache) / folder
         again = replace(settings, seed=settings.seed + number, cache=cache, seconds=None)
-        around = Around(base, _restriction(table, incumbent.plan, refinement.neighbourhood), table.payloads)
+        restrict = _restriction(table, incumbent.plan, refinement.neighbourhood)
+        around = Around(base, restrict, table.payloads, _optimism(table))
         measured = measure_specimen(replace(specimen, settings=again), around)
         problem = measured.problem(budget)
         solution = solve(problem)
@@ -138,6 +139,14 @@ def refine(
             break
         incumbent = found
     return history
+
+
+def _optimism(table: SensitivityTable) -> dict[tuple[str, str], float]:
+    """(group name, choice name) -> the optimism of a choice whose bytes the next round takes over."""
+    if table.optimism is None:
+        return {}
+    every = [(group, name) for group, names in zip(table.group_names, table.choices, strict=True) for name in names]
+    return dict(zip(every, table.optimism.tolist(), strict=True))
 
 
 def _restriction(

@@ -57,6 +57,11 @@ class LayerInputs:
         mean = torch.zeros(shares, size, dtype=torch.float64)
         return cls(own, own.clone(), mean, mean.clone())
 
+    @property
+    def alive(self) -> bool:
+        """Whether any inputs are not zero; single blocks may be dead, as channels of depthwise layers."""
+        return bool((self.own.diagonal(dim1=1, dim2=2) > 0).any())
+
     def add(self, original: WeightCall, compressed: WeightCall, weights: Tensor, odd: Tensor) -> None:
         """Add one call, which both networks made with inputs of one shape.
 

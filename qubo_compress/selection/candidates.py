@@ -240,15 +240,21 @@ def opponents(
         ("uniform", problem, "uniform"),
         ("greedy", problem, "greedy"),
     ):
-        try:
-            found.append((name, solve(given, solver, time_limit=OPPONENT_SECONDS, seed=seed)))
-        except (NoFeasibleFound, ProblemTooLarge) as reason:
-            logger.info("%s is not compared: %s", name, reason)
+        found += _solved(name, given, solver, seed)
     usual = dict(found).get("additive")
     if weight_errors is not None and usual is not None:
         plainer = of_least_weight_errors(problem, weight_errors, usual.assignment)
-        found.append(("magnitude", solve(plainer, "exact", time_limit=OPPONENT_SECONDS, seed=seed)))
+        found += _solved("magnitude", plainer, "exact", seed)
     return found + _layerwise(problem, seed)
+
+
+def _solved(name: str, problem: ChoiceProblem, solver: str, seed: int) -> list[tuple[str, Solution]]:
+    """An opponent's plan, or nothing if it cannot be found in its time."""
+    try:
+        return [(name, solve(problem, solver, time_limit=OPPONENT_SECONDS, seed=seed))]
+    except (NoFeasibleFound, ProblemTooLarge) as reason:
+        logger.info("%s is not compared: %s", name, reason)
+        return []
 
 
 def _layerwise(problem: ChoiceProblem, seed: int) -> list[tuple[str, Solution]]:

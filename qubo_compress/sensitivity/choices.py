@@ -48,12 +48,13 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
         calibration: the source of statistics for operators that need data.
         payloads: stored bytes of choices already made from data.
         kept_because: group name -> why it is offered only ``keep``.
+        optimism: of the choices already made.
 
     Attributes:
         payloads: (group name, choice name) -> stored bytes of choices made from data; grows as they are made.
         fits: the search results of every choice's encoding, once the choices are priced.
         optimism: (group name, choice name) -> how many times a choice made from inputs costs more on other examples;
-            only where it does, and was made here.
+            only where it does, and where halves of the inputs could tell.
     """
 
     def __init__(
@@ -64,12 +65,13 @@ class StoredChoices(Sequence[Mapping[str, Operator]]):
         calibration: Calibration | None = None,
         payloads: Mapping[tuple[str, str], bytes] | None = None,
         kept_because: Mapping[str, str] | None = None,
+        optimism: Mapping[tuple[str, str], float] | None = None,
     ) -> None:
         self.layout, self.original, self.calibration = layout, original, calibration
         self.payloads = dict(payloads or {})
         self.kept_because = dict(kept_because or {})
         self.fits: Fits | None = None
-        self.optimism: dict[tuple[str, str], float] = {}
+        self.optimism = dict(optimism or {})
         self._offered = tuple(offered)
         # Groups share operators: there may be thousands of groups.
         every = {id(operator): operator for choices in offered for operator in choices.values()}

@@ -57,6 +57,10 @@ Priced = Callable[[Mapping[str, IntArray], Mapping[str, int], StoredChoices], No
 a latency table are known by the names of the choices alone, and again when the choices are stored."""
 
 
+MADE = 2
+"""Part of a cache's signature. The number increases whenever choices are made from data in another way."""
+
+
 @torch.inference_mode(False)  # inference mode allows no gradients, and hides writes
 def measure(
     model: nn.Module,
@@ -239,7 +243,7 @@ def _signature(subject: Subject, weights: str, metric: str, specimen: Specimen) 
         "metric": metric,
         "loss": loss if isinstance(loss, str) else loss_signature(loss),
         "options": f"seed={subject.seed} columns={subject.max_columns} interactions={subject.interactions} sketch=2 "
-        f"output={output} class_axis={reading.class_axis}",
+        f"made={MADE} output={output} class_axis={reading.class_axis}",
         "version": _version(),
     }
 

@@ -82,8 +82,9 @@ def _offered(
         choices.append(offered if around is None or around.restrict is None else around.restrict(number, offered))
     loss = make_loss(specimen.loss)
     calibration = Calibration(original.model, examples, loss, rows, settings.seed, frozenset(unseen))
-    payloads = None if around is None else around.payloads
-    return StoredChoices(layout, choices, original, calibration, payloads, unreached)
+    if around is None:
+        return StoredChoices(layout, choices, original, calibration, None, unreached)
+    return StoredChoices(layout, choices, original, calibration, around.payloads, unreached, around.optimism)
 
 
 def _outputs(model: nn.Module, examples: Examples) -> list[Tensor]:

@@ -89,11 +89,13 @@ class Around:
         base: the network with the plan.
         restrict: may shorten a group's choices.
         payloads: stored bytes of choices made from data for an earlier table.
+        optimism: of these choices, see :mod:`qubo_compress.sensitivity.optimism`.
     """
 
     base: nn.Module
     restrict: Restriction | None = None
     payloads: Mapping[tuple[str, str], bytes] | None = None
+    optimism: Mapping[tuple[str, str], float] | None = None
 
     def private(self) -> Around:
         """The same with a private copy of the network."""

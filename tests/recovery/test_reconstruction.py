@@ -163,6 +163,30 @@ def test_weights_that_undo_a_change_of_their_inputs_are_found() -> None:
     assert torch.allclose(same, weights, atol=1e-5)
 
 
+def test_dead_channels_and_missing_halves_do_not_end_the_damping() -> None:
+    """Of few examples: a dead block beside others, and inputs of which nobody knows whose they are."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(6, 8, generator=generator, dtype=torch.float64)
+    other = inputs + torch.randn(6, 8, generator=generator, dtype=torch.float64)
+    weights = torch.randn(4, 6, generator=generator)
+
+    def goal(part: slice | None, dead: bool, fallback: float) -> torch.Tensor:
+        told = told_of(inputs, other)
+        told.half = told_of(inputs[:, part], other[:, part])._over(2.0) if part is not None else None
+        both = (told,) if told.half is None else (told, told.half)
+        for sums in both if dead else ():
+            for name in ("own", "between", "own_mean", "original_mean"):
+                setattr(sums, name, torch.cat([getattr(sums, name), torch.zeros_like(getattr(sums, name))]))
+        moments = Moments(tuple(told.own), 0, 8 if dead else 4)
+        found = reconstruction._goal(weights.repeat(2, 1) if dead else weights, moments, told, fallback)
+        return found[:4]
+
+    half = slice(0, None, 2)
+    assert torch.allclose(goal(half, True, 0.01), goal(half, False, 0.01), atol=1e-6)
+    nearer = float((goal(None, False, 2.5) - weights).norm())
+    assert nearer < float((goal(None, False, 0.01) - weights).norm())
+
+
 def test_means_are_those_of_the_inputs_of_both_networks(chain: Any) -> None:
     model, batches = chain
     small = compressed(model, batches)

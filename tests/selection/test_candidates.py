@@ -116,6 +116,20 @@ def test_an_opponent_without_an_answer_is_left_out(monkeypatch: pytest.MonkeyPat
     assert found["additive"].status == "optimal"
 
 
+def test_magnitude_that_is_not_found_in_time_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, errors = selection.solve, np.ones(15)
+
+    def failing(problem: Any, solver: str, **options: Any) -> Any:
+        if solver == "exact" and np.ptp(problem.linear) == 0:
+            raise NoFeasibleFound("out of time")
+        return real(problem, solver, **options)
+
+    problem = qc.ChoiceProblem.random(kind="low-rank", groups=5, choices=3, seed=0)
+    assert "magnitude" in dict(selection.opponents(problem, 0, errors))
+    monkeypatch.setattr(selection, "solve", failing)
+    assert set(dict(selection.opponents(problem, 0, errors))) == {"additive", "uniform", "greedy"}
+
+
 def test_parts_of_layers_have_a_layerwise_opponent() -> None:
     names = tuple(f"{layer}.weight[{part}]" for layer in "abc" for part in range(4))
     plain = qc.ChoiceProblem.random(kind="low-rank", groups=12, choices=3, seed=4)

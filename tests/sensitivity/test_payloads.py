@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 import qubo_compress as qc
 from qubo_compress.calibration.statistics import Calibration, Statistic
-from qubo_compress.errors import InvalidMenu, UnknownName, WrongModel
+from qubo_compress.errors import CacheMismatch, InvalidMenu, UnknownName, WrongModel
 from qubo_compress.menu.keep import Keep, KeptTensors
 from qubo_compress.menu.operator import needs_data, operators
 from qubo_compress.network.groups import Group
@@ -131,6 +132,42 @@ def test_a_cache_brings_the_payloads_back(net: nn.Module, batches: Any, tmp_path
     assert Count.collected == []
     assert second.payloads == first.payloads
     assert chosen(second).apply(net)[0].weight.equal(chosen(first).apply(net)[0].weight)
+
+
+def test_a_cache_of_choices_made_otherwise_is_refused(
+    net: nn.Module, batches: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Choices and their measurements of before damping was validated; the version was the same."""
+    measure = import_module("qubo_compress.sensitivity.measure")  # the package has a function of that name
+    signature = measure._signature
+    with monkeypatch.context() as earlier:
+        earlier.setattr(
+            measure,
+            "_signature",
+            lambda *given: {
+                name: text.replace(f"made={measure.MADE} ", "") for name, text in signature(*given).items()
+            },
+        )
+        measured(net, batches, cache=tmp_path)
+    with pytest.raises(CacheMismatch, match="options"):
+        measured(net, batches, cache=tmp_path)
+
+
+def test_a_round_knows_the_optimism_of_the_choices_it_takes_over() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    menu = qc.Menu(["compensate(bits=3)", "compensate(bits=5)", "quantize(bits=8)"])
+    data = [torch.randn(24, 12, generator=torch.Generator().manual_seed(1))]
+    result = qc.compress(net, data, qc.Budget(ratio=3), menu=menu, rounds=1, progress=False, recover=False)
+    first, second = (found.table for found in result.rounds)
+    assert first.optimism is not None and first.optimism.max() > 1.1
+    assert second.optimism is not None
+    keys = [
+        [(group, name) for group, names in zip(table.group_names, table.choices, strict=True) for name in names]
+        for table in (first, second)
+    ]
+    known = dict(zip(keys[0], first.optimism.tolist(), strict=True))
+    assert second.optimism.tolist() == [known[key] for key in keys[1]]
 
 
 def test_stitching_and_refinement_use_the_payloads(net: nn.Module, batches: Any) -> None:

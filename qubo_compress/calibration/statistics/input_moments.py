@@ -321,11 +321,12 @@ def _second_moments(call: WeightCall, weights: Tensor, odd: Tensor) -> list[Tens
 
 
 def alternate(examples: Examples) -> Iterator[tuple[Tensor, Slice]]:
-    """Every slice, and which of its examples are every second one of all."""
+    """Every slice, and which of its examples are every second one of all that count."""
     count = 0
     for part in examples.slices:
-        yield (torch.arange(len(part)) + count) % 2 == 1, part
-        count += len(part)
+        counting = part.weights > 0  # the others must not leave one half empty
+        yield (counting.cumsum(0) + count) % 2 == 0, part
+        count += int(counting.sum())
 
 
 def parted(odd: Tensor, count: int) -> tuple[Tensor, Tensor]:
