@@ -85,12 +85,11 @@ def judged_reconstructed(
     """
     best: tuple[Candidate, Comparison, nn.Module, nn.Module] | None = None
     for candidate in _leading(final.round):
-        first = candidate is final.round.chosen and final.repaired is not None
+        first = candidate is final.round.chosen
         applied = final.applied if first else candidate.plan.apply(judge.model)
-        repaired = final.repaired if first else repair(applied)
-        if repaired is None or not can_be_reconstructed(compression_of(repaired)):
+        if not can_be_reconstructed(compression_of(applied)):
             continue
-        network = reconstruct(repaired)
+        network = reconstruct(final.repaired if first and final.repaired is not None else repair(applied))
         compared = judge.compare(network)
         if best is None or compared.measure < best[1].measure:
             best = candidate, compared, applied, network

@@ -47,7 +47,7 @@ More where weights from one half of the examples are worse on the other half.
 """
 
 WORTH_OF_EXAMPLES = 20.0
-"""Where halves cannot be told apart, damping is at least this over the number of examples.
+"""Where halves are not known, damping is at least this over the number of examples.
 
 Of ResNet-20 at 24x, the divergence on test images was least at 0.01 with 2,000 images, and at 0.1 with 500.
 """

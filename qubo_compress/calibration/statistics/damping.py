@@ -34,7 +34,7 @@ STEPS = (LEAST_DAMPING, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 BLOCKS = 64
 """Most blocks that are looked at: all blocks of a layer get the same damping."""
 
-ROWS = 256
+ROWS = 512
 """Most inputs whose errors are weighed, evenly spread. All of 4,000 would take longer than storing the choices."""
 
 
