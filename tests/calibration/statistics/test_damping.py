@@ -128,9 +128,9 @@ def test_the_search_goes_on_past_dampings_that_are_too_little_to_factor() -> Non
 
 def test_some_rows_tell_as_much_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = torch.randn(32, 400, generator=torch.Generator().manual_seed(4), dtype=torch.float64).relu()
-    some = validated(*halved(inputs), LEAST_DAMPING)
-    monkeypatch.setattr(damping, "ROWS", 400)
     every = validated(*halved(inputs), LEAST_DAMPING)
+    monkeypatch.setattr(damping, "ROWS", 256)
+    some = validated(*halved(inputs), LEAST_DAMPING)
     assert some.damping == every.damping and some != every
     assert some.optimism == pytest.approx(every.optimism, rel=0.1)
 
