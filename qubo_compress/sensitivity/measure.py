@@ -197,7 +197,8 @@ def measure_specimen(
         noise = ranks.first(lambda: {"noise": noise_terms(subject, chosen.metric_name, prices.unreliable)})["noise"]
     _add_flips(subject, result, costs, fixed_costs)
     optimism = subject.choices.optimism_of_all()
-    result = on_other_examples(result, optimism)
+    if chosen.metric_name != "magnitude":  # which looks at no examples
+        result = on_other_examples(result, optimism)
 
     def finished() -> Arrays:
         baseline = subject.mean_loss(subject.reference)
