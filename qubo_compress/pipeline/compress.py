@@ -247,10 +247,10 @@ def compress(
     some = specimen.examples if few else specimen.examples.spread(TRIAL)
     mend = (lambda applied: repair(applied, some, epochs, trained)) if recover else None
     final = judged_repaired(history[last], judge, mend, epochs)
-    if mend is not None and reconstruct and not epochs:
+    if recover and reconstruct and not epochs:
         again, all_of_them = partial(repair, passes=0, again=True), specimen.examples
         thoroughly = None if some is all_of_them else partial(again, given=all_of_them)
-        final = judged_reconstructed(final, judge, mend, partial(again, given=some), thoroughly)
+        final = judged_reconstructed(final, judge, partial(again, given=some), thoroughly)
     history[last] = final.round
     chosen, small = final.round.chosen, final.applied
     recovered = final.reconstructed or chosen.repaired

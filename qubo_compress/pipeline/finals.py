@@ -67,7 +67,6 @@ def judged_repaired(
 def judged_reconstructed(
     final: Final,
     judge: HeldOut,
-    repair: Callable[[nn.Module], nn.Module],
     reconstruct: Callable[[nn.Module], nn.Module],
     thoroughly: Callable[[nn.Module], nn.Module] | None = None,
 ) -> Final:
@@ -79,17 +78,15 @@ def judged_reconstructed(
     Args:
         final: the plan taken, repaired.
         judge: the held-out examples.
-        repair: applied network -> repaired one.
-        reconstruct: repaired network -> the same with layers stored again.
+        reconstruct: applied network -> the same, repaired and with layers stored again.
         thoroughly: the same with more examples, for the best plan; None if there are no more.
     """
     best: tuple[Candidate, Comparison, nn.Module, nn.Module] | None = None
     for candidate in _leading(final.round):
-        first = candidate is final.round.chosen
-        applied = final.applied if first else candidate.plan.apply(judge.model)
+        applied = final.applied if candidate is final.round.chosen else candidate.plan.apply(judge.model)
         if not can_be_reconstructed(compression_of(applied)):
             continue
-        network = reconstruct(final.repaired if first and final.repaired is not None else repair(applied))
+        network = reconstruct(applied)
         compared = judge.compare(network)
         if best is None or compared.measure < best[1].measure:
             best = candidate, compared, applied, network
@@ -97,7 +94,7 @@ def judged_reconstructed(
         return final
     candidate, compared, applied, network = best
     if thoroughly is not None:
-        other = thoroughly(repair(applied))
+        other = thoroughly(applied)
         again = judge.compare(other)
         if again.measure < compared.measure:
             compared, network = again, other

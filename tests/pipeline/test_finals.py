@@ -78,8 +78,8 @@ def test_a_plan_that_is_best_after_it_is_taken_from_behind() -> None:
     ruin = copy.deepcopy(model)
     ruin.rest[0].weight.data.zero_()
     networks = [ruin, model, ruin]
-    found = finals.judged_reconstructed(final, judge, lambda applied: applied, lambda _: networks.pop(0))
+    found = finals.judged_reconstructed(final, judge, lambda _: networks.pop(0))
     assert found.repaired is model and found.round.winner != plain.taken.winner
     assert found.reconstructed is not None and found.reconstructed.measure == 0
     assert compression_of(found.applied).plan == found.round.plan
-    assert finals.judged_reconstructed(final, judge, lambda applied: applied, lambda _: ruin) is final
+    assert finals.judged_reconstructed(final, judge, lambda _: ruin) is final
