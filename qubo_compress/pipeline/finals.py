@@ -14,7 +14,10 @@ from qubo_compress.selection.candidates import TIE, Candidate, finalists
 from qubo_compress.selection.comparison import Comparison, HeldOut
 
 RUNNERS_UP = 1
-"""Plans whose layers are stored again beside those of the best one; each adds a fifth to the time of a deep network."""
+"""Plans whose layers are stored again beside those of the best one.
+
+For EfficientNet-Lite0 and 200 images, ``compress`` took 552 CPU seconds without any and 973 with two.
+"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,7 +39,7 @@ class LayerInputs:
         original_mean: (S, D) float64 sums of x.
         weight: sum of the weights.
         columns: how many inputs there were.
-        half: the part of every second example in these sums, if known.
+        half: the part of every second example, if known: in these sums once they are means, beside them before.
     """
 
     own: Tensor
